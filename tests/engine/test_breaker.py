@@ -1,0 +1,104 @@
+"""The breaker: an outage is paid for a few times, said once, and over by itself."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+import valkey
+
+from tests.requests import HELLO, Loader, asking
+from tests.support import ManualClock
+from tiercache import AgentCache, L2UnavailableError, ResilienceOptions
+from tiercache.embedded import EmbeddedValkey
+from tiercache.engine.breaker import Breaker
+from tiercache.l2.store import ValkeyLevel2
+
+LOST = L2UnavailableError("away")
+
+
+def test_it_opens_after_failures_in_a_row_and_asks_once_a_pause() -> None:
+    time = ManualClock()
+    breaker = Breaker(failures=3, pause=1.0, now=time.clock.monotonic)
+    for _ in range(2):
+        breaker.failed(LOST)
+    breaker.succeeded()
+    for _ in range(3):
+        assert breaker.allows()
+        breaker.failed(LOST)
+    assert breaker.is_open
+    assert not breaker.allows()
+    time.advance(1)
+    assert [breaker.allows() for _ in range(3)] == [True, False, False]
+    time.advance(1)  # Whoever was let through may never have answered.
+    assert breaker.allows()
+    breaker.failed(LOST)
+    assert not breaker.allows()
+    time.advance(1)
+    assert breaker.allows()
+    breaker.succeeded()
+    assert not breaker.is_open
+    assert breaker.allows()
+
+
+def test_an_outage_is_said_once_and_so_is_its_end(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "tiercache")
+    breaker = Breaker(failures=3, pause=1.0, now=lambda: 0.0)
+    for _ in range(2):
+        for _ in range(10):
+            breaker.failed(LOST)
+        for _ in range(10):
+            breaker.succeeded()
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"] * 2
+
+
+@pytest.fixture
+def own_server() -> Iterator[tuple[EmbeddedValkey, int]]:
+    """A server of this test's own, and its process id."""
+    server = EmbeddedValkey()
+    server.start()
+    with valkey.Valkey.from_url(server.url) as client:
+        pid = client.info("server")["process_id"]
+    yield server, pid
+    os.kill(pid, signal.SIGCONT)
+    server.stop()
+
+
+async def test_a_stopped_server_takes_nobody_down_and_is_used_again_when_it_goes_on(
+    own_server: tuple[EmbeddedValkey, int], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    server, pid = own_server
+    time = ManualClock()
+    asked = 0
+    get = ValkeyLevel2.get
+
+    async def counted(level2: ValkeyLevel2, key: str) -> object:
+        nonlocal asked
+        asked += 1
+        return await get(level2, key)
+
+    monkeypatch.setattr(ValkeyLevel2, "get", counted)
+    resilience = ResilienceOptions(l2_timeout=0.05, breaker_failures=3)
+    async with AgentCache.from_url(server.url, resilience=resilience, clock=time.clock) as cache:
+        await cache.llm.store(HELLO, "before")
+        os.kill(pid, signal.SIGSTOP)
+        assert (await cache.llm.check(HELLO)).source == "l1"
+        for n in range(100):
+            result = await cache.llm.get_or_load(asking(str(n)), Loader())
+            assert (result.source, result.degraded) == ("loader", True)
+        # Each of the first loads was followed by a fill that failed too: three failures came even sooner.
+        assert asked <= 3
+        assert cache.local_stats().degraded
+        counters = cache.local_stats().tiers["llm"]
+        assert counters.l2_errors == 100
+        assert counters.fills_dropped + counters.fill_errors + cache.local_stats().queued_write_count == 100
+        os.kill(pid, signal.SIGCONT)
+        await cache.flush_writes()
+        time.advance(1)
+        cache.clear_l1()
+        assert (await cache.llm.check(HELLO)).source == "l2"
+        assert not cache.local_stats().degraded
+    assert sum(record.levelname == "WARNING" for record in caplog.records) == 1

@@ -1,0 +1,291 @@
+"""A change of a key while it is read or loaded wins over the read and over the load, in L1 and in Valkey."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from tests.requests import HELLO, Loader, asking, turns
+from tiercache import AgentCache, LlmResponse
+from tiercache.engine.fences import Fence, Fences
+from tiercache.l2.store import ValkeyLevel2
+
+CHANGES: dict[str, Callable[[AgentCache], Awaitable[Any]]] = {
+    "invalidate": lambda cache: cache.llm.invalidate(HELLO),
+    "invalidate_by_model": lambda cache: cache.llm.invalidate_by_model("gpt-4o"),
+    "clear": lambda cache: cache.llm.clear(),
+    "store": lambda cache: cache.llm.store(HELLO, "stored"),
+}
+
+
+async def in_both_levels(cache: AgentCache) -> tuple[str | None, str | None]:
+    await cache.flush_writes()
+    l1 = await cache.llm.check(HELLO)
+    cache.clear_l1()
+    l2 = await cache.llm.check(HELLO)
+    return (l1.response if l1.source == "l1" else None), l2.response
+
+
+@pytest.mark.parametrize("change", CHANGES)
+async def test_a_change_during_a_load_wins_over_the_load(cache: AgentCache, change: str) -> None:
+    loader = Loader("older", held=True)
+    waiting = asyncio.create_task(cache.llm.get_or_load(HELLO, loader))
+    await loader.started.wait()
+    await CHANGES[change](cache)
+    loader.release()
+    assert (await waiting).response == "older"  # Whoever waited still gets the value.
+    expected = "stored" if change == "store" else None
+    assert await in_both_levels(cache) == (expected, expected)
+    assert cache.local_stats().tiers["llm"].overtaken == 1
+
+
+@pytest.mark.parametrize("change", CHANGES)
+async def test_a_caller_after_a_change_does_not_join_the_older_load(cache: AgentCache, change: str) -> None:
+    older, newer = Loader("older", held=True), Loader("newer")
+    waiting = asyncio.create_task(cache.llm.get_or_load(HELLO, older))
+    await older.started.wait()
+    await CHANGES[change](cache)
+    result = await cache.llm.get_or_load(HELLO, newer)
+    assert result.response == ("stored" if change == "store" else "newer")
+    older.release()
+    assert (await waiting).response == "older"
+    assert await in_both_levels(cache) == (result.response, result.response)
+
+
+async def test_without_the_fence_the_older_load_would_be_stored(
+    cache: AgentCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Fences, "break_key", lambda self, key: None)
+    with pytest.raises(AssertionError):
+        await test_a_change_during_a_load_wins_over_the_load(cache, "invalidate")
+
+
+async def test_an_invalidation_before_the_load_says_nothing_against_it(cache: AgentCache) -> None:
+    await cache.llm.invalidate(HELLO)
+    await cache.llm.get_or_load(HELLO, Loader())
+    assert await in_both_levels(cache) == ("answer", "answer")
+
+
+class SlowReads:
+    """Holds back the answers of Valkey until told to let them go: the read has happened, its value is on the way."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.answered = asyncio.Event()
+        self.release = asyncio.Event()
+        get = ValkeyLevel2.get
+
+        async def held(level2: ValkeyLevel2, key: str) -> Any:
+            stored = await get(level2, key)
+            self.answered.set()
+            await self.release.wait()
+            return stored
+
+        monkeypatch.setattr(ValkeyLevel2, "get", held)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+async def test_a_read_that_a_change_overtook_does_not_fill_l1(
+    cache: AgentCache, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await cache.llm.store(HELLO, "older")
+    cache.clear_l1()
+    reads = SlowReads(monkeypatch)
+    reading = asyncio.create_task(cache.llm.check(HELLO))
+    await reads.answered.wait()
+    await CHANGES[change](cache)
+    reads.release.set()
+    assert (await reading).response == "older"
+    expected = "stored" if change == "store" else None
+    assert await in_both_levels(cache) == (expected, expected)
+
+
+class HeldWrites:
+    """Holds back writes on their way to Valkey until told to let them go."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.sending = asyncio.Event()
+        self.release = asyncio.Event()
+        apply = ValkeyLevel2.apply
+
+        async def held(level2: ValkeyLevel2, writes: Any) -> Any:
+            self.sending.set()
+            await self.release.wait()
+            return await apply(level2, writes)
+
+        monkeypatch.setattr(ValkeyLevel2, "apply", held)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+async def test_a_read_between_the_first_drop_and_the_delete_does_not_stay_in_l1(
+    cache: AgentCache, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second drop: L1 is filled again with the older value while the change is on its way to Valkey."""
+    await cache.llm.store(HELLO, "older")
+    writes = HeldWrites(monkeypatch)
+    changing = asyncio.ensure_future(CHANGES[change](cache))
+    await writes.sending.wait()
+    assert (await cache.llm.check(HELLO)).source == "l2"
+    assert (await cache.llm.check(HELLO)).source == "l1"
+    writes.release.set()
+    await changing
+    expected = "stored" if change == "store" else None
+    assert (await cache.llm.check(HELLO)).response == expected
+
+
+@pytest.mark.parametrize("change", CHANGES)
+async def test_a_read_begun_during_a_change_and_answered_before_it_does_not_fill_l1_after_it(
+    cache: AgentCache, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await cache.llm.store(HELLO, "older")
+    writes = HeldWrites(monkeypatch)
+    changing = asyncio.ensure_future(CHANGES[change](cache))
+    await writes.sending.wait()
+    reads = SlowReads(monkeypatch)
+    reading = asyncio.create_task(cache.llm.check(HELLO))
+    await reads.answered.wait()
+    writes.release.set()
+    await changing
+    reads.release.set()
+    assert (await reading).response == "older"
+    expected = "stored" if change == "store" else None
+    assert await in_both_levels(cache) == (expected, expected)
+
+
+async def test_a_read_overtaken_by_a_refresh_does_not_bring_the_older_value_back(
+    cache: AgentCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await cache.llm.store(HELLO, "older")
+    cache.clear_l1()
+    with monkeypatch.context() as patch:
+        reads = SlowReads(patch)
+        loader = Loader("newer", held=True)
+        refreshing = asyncio.create_task(cache.llm.get_or_load(HELLO, loader, mode="refresh"))
+        await loader.started.wait()
+        reading = asyncio.create_task(cache.llm.check(HELLO))
+        await reads.answered.wait()
+        loader.release()
+        await refreshing
+        reads.release.set()
+        assert (await reading).response == "older"
+    assert await in_both_levels(cache) == ("newer", "newer")
+
+
+async def test_a_cancelled_store_still_drops_what_was_read_meanwhile(
+    cache: AgentCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await cache.llm.store(HELLO, "older")
+    writes = HeldWrites(monkeypatch)
+    storing = asyncio.create_task(cache.llm.store(HELLO, "newer"))
+    await writes.sending.wait()
+    assert (await cache.llm.check(HELLO)).response == "older"  # From Valkey, into L1.
+    storing.cancel()
+    writes.release.set()
+    await cache.flush_writes()
+    assert await in_both_levels(cache) == ("newer", "newer")
+
+
+async def test_the_last_of_several_stores_wins_in_both_levels(cache: AgentCache) -> None:
+    await asyncio.gather(*(cache.llm.store(HELLO, str(n)) for n in range(250)))
+    assert await in_both_levels(cache) == ("249", "249")
+
+
+async def test_an_older_load_that_ends_later_does_not_replace_a_refresh(cache: AgentCache) -> None:
+    older, newer = Loader("older", held=True), Loader("newer")
+    waiting = asyncio.create_task(cache.llm.get_or_load(HELLO, older))
+    await older.started.wait()
+    assert (await cache.llm.get_or_load(HELLO, newer, mode="refresh")).response == "newer"
+    older.release()
+    assert (await waiting).response == "older"
+    assert await in_both_levels(cache) == ("newer", "newer")
+
+
+async def test_an_older_load_that_ends_first_does_not_stop_the_refresh(cache: AgentCache) -> None:
+    older, newer = Loader("older", held=True), Loader("newer", held=True)
+    waiting = asyncio.create_task(cache.llm.get_or_load(HELLO, older))
+    await older.started.wait()
+    refreshing = asyncio.create_task(cache.llm.get_or_load(HELLO, newer, mode="refresh"))
+    await newer.started.wait()
+    older.release()
+    assert (await waiting).response == "older"
+    newer.release()
+    assert (await refreshing).response == "newer"
+    assert await in_both_levels(cache) == ("newer", "newer")
+
+
+async def test_a_fill_queued_before_an_invalidation_reaches_valkey_before_it(
+    cache: AgentCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apply = ValkeyLevel2.apply
+
+    async def slow(level2: ValkeyLevel2, writes: Any) -> Any:
+        await asyncio.sleep(0.02)
+        return await apply(level2, writes)
+
+    monkeypatch.setattr(ValkeyLevel2, "apply", slow)
+    await cache.llm.get_or_load(HELLO, Loader())
+    await cache.llm.invalidate(HELLO)
+    assert await in_both_levels(cache) == (None, None)
+
+
+async def test_a_clear_waits_for_fills_that_are_queued(cache: AgentCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    apply = ValkeyLevel2.apply
+
+    async def slow(level2: ValkeyLevel2, writes: Any) -> Any:
+        await asyncio.sleep(0.02)
+        return await apply(level2, writes)
+
+    monkeypatch.setattr(ValkeyLevel2, "apply", slow)
+    await asyncio.gather(*(cache.llm.get_or_load(asking(str(n)), Loader()) for n in range(20)))
+    assert await cache.llm.clear() == 20
+    await cache.flush_writes()
+    assert await cache.llm.clear() == 0
+
+
+async def test_a_load_that_says_so_is_handed_out_and_stored_nowhere(cache: AgentCache) -> None:
+    result = await cache.llm.get_or_load(HELLO, Loader(LlmResponse("once", store=False)))
+    assert result.response == "once"
+    assert await in_both_levels(cache) == (None, None)
+
+
+async def test_nothing_stays_registered(cache: AgentCache) -> None:
+    loader = Loader(held=True)
+    task = asyncio.create_task(cache.llm.get_or_load(HELLO, loader))
+    await loader.started.wait()
+    task.cancel()
+    await turns()
+    await cache.llm.invalidate(HELLO)
+    loader.release()
+    await turns()
+    runtime = await cache._engine.open()
+    assert len(runtime.fences) == 0
+    assert runtime.flights._by_key == {}
+
+
+async def test_a_load_cancelled_before_its_first_step_stays_registered_nowhere(
+    make_cache: Callable[..., AgentCache],
+) -> None:
+    from tiercache import TierOptions
+
+    cache = make_cache(llm=TierOptions(on_abandon="cancel"))
+    await cache.open()
+    task = asyncio.create_task(cache.llm.get_or_load(HELLO, Loader()))
+    await asyncio.sleep(0)  # The caller has run and started the load's task, which has not run yet.
+    task.cancel()
+    await turns()
+    assert task.cancelled()
+    runtime = await cache._engine.open()
+    assert len(runtime.fences) == 0
+    assert runtime.flights._by_key == {}
+
+
+def test_closing_a_fence_twice_leaves_a_later_one_on_the_key() -> None:
+    fences = Fences()
+    first, second = fences.open("k", ()), fences.open("k", ())
+    fences.close(first)
+    fences.close(first)
+    fences.break_key("k")
+    assert (first.holds, second.holds) == (True, False)
+    assert isinstance(second, Fence)

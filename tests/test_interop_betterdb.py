@@ -1,0 +1,105 @@
+"""betterdb-agent-cache and tiercache on one Valkey under one name: each reads what the other wrote."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+os.environ["BETTERDB_TELEMETRY"] = "false"
+
+import betterdb_agent_cache as betterdb
+import prometheus_client
+import pytest
+import valkey.asyncio
+from betterdb_agent_cache.types import LlmStoreOptions, TelemetryOptions, ToolStoreOptions
+
+from tests.requests import HELLO, asking
+from tiercache import AgentCache
+
+REQUESTS: list[dict[str, Any]] = [
+    HELLO,
+    asking("é 👍🏽 \u2028", temperature=0.7, max_tokens=5, stop=["\n"], seed=0),
+    {
+        "model": "gpt-4o-mini",
+        "messages": [{"role": "user", "content": [{"type": "text", "text": "x"}]}],
+        "tools": [{"type": "function", "function": {"name": "b"}}, {"type": "function", "function": {"name": "a"}}],
+        "tool_choice": "auto",
+        "response_format": {"type": "json_object"},
+        "reasoning_effort": "high",
+        "prompt_cache_key": "k",
+    },
+]
+
+
+@pytest.fixture
+async def peer(url: str) -> AsyncIterator[betterdb.AgentCache]:
+    async with valkey.asyncio.Valkey.from_url(url) as client:
+        cache = betterdb.AgentCache(
+            betterdb.AgentCacheOptions(
+                client=client,
+                name="shared",
+                telemetry=TelemetryOptions(registry=prometheus_client.CollectorRegistry()),
+            )
+        )
+        yield cache
+        await cache.shutdown()
+
+
+@pytest.fixture
+def ours(make_cache: Callable[..., AgentCache]) -> AgentCache:
+    return make_cache(name="shared")
+
+
+@pytest.mark.parametrize("params", REQUESTS)
+async def test_we_read_what_betterdb_wrote(peer: betterdb.AgentCache, ours: AgentCache, params: Any) -> None:
+    key = await peer.llm.store(params, "from the peer", LlmStoreOptions(tokens={"input": 3, "output": 4}, ttl=60))
+    result = await ours.llm.check(params)
+    assert (result.source, result.response, result.key) == ("l2", "from the peer", key)
+    assert result.tokens == {"input": 3, "output": 4}
+    assert result.cost is not None
+    assert result.ttl is not None
+    assert 58 < result.ttl <= 60
+
+
+@pytest.mark.parametrize("params", REQUESTS)
+async def test_betterdb_reads_what_we_wrote(peer: betterdb.AgentCache, ours: AgentCache, params: Any) -> None:
+    key = await ours.llm.store(params, "from us", tokens={"input": 3, "output": 4})
+    result = await peer.llm.check(params)
+    assert (result.hit, result.response, result.key) == (True, "from us", key)
+    assert (result.input_tokens, result.output_tokens) == (3, 4)
+
+
+async def test_blocks_go_both_ways(peer: betterdb.AgentCache, ours: AgentCache) -> None:
+    blocks: Any = [{"type": "text", "text": "Hi "}, {"type": "tool_call", "id": "1", "name": "n", "args": {"b": 1}}]
+    await peer.llm.store_multipart(HELLO, blocks)
+    assert (await ours.llm.check(HELLO)).content_blocks == blocks
+    await ours.llm.store_multipart(asking("x"), blocks)
+    theirs = await peer.llm.check(asking("x"))
+    assert (theirs.response, theirs.content_blocks) == ("Hi ", blocks)
+
+
+async def test_each_invalidates_what_the_other_wrote(peer: betterdb.AgentCache, ours: AgentCache) -> None:
+    await peer.llm.store(HELLO, "x")
+    await ours.llm.store(asking("y"), "y")
+    assert await ours.llm.invalidate_by_model("gpt-4o") == 2
+    await ours.llm.store(HELLO, "x")
+    assert await peer.llm.clear() == 1
+
+
+async def test_a_parameter_that_betterdb_ignores_is_not_answered_by_its_entry(
+    peer: betterdb.AgentCache, ours: AgentCache
+) -> None:
+    await peer.llm.store({**HELLO, "top_k": 1}, "for top_k 1")  # type: ignore[typeddict-unknown-key]
+    assert not (await ours.llm.check({**HELLO, "top_k": 2})).hit
+
+
+@pytest.mark.parametrize("args", [{"city": "Sofia", "n": 1.0}, None, [1, {"b": 1, "a": 2}], "text"])
+async def test_tool_results_go_both_ways(peer: betterdb.AgentCache, ours: AgentCache, args: Any) -> None:
+    key = await peer.tool.store("get_weather", args, "from the peer", ToolStoreOptions(cost=0.5, ttl=60))
+    result = await ours.tool.check("get_weather", args)
+    assert (result.source, result.value, result.cost, result.key) == ("l2", "from the peer", 0.5, key)
+    await ours.tool.store("get_weather", args, {"from": "us"})
+    theirs = await peer.tool.check("get_weather", args)
+    assert (theirs.hit, theirs.response) == (True, '{"from":"us"}')
+    assert await peer.tool.invalidate_by_tool("get_weather") == 1

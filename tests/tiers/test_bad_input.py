@@ -1,0 +1,241 @@
+"""What bad input gets: a UsageError that names the argument and the reason, and nothing stored."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+import valkey
+
+from tests.requests import HELLO, Loader
+from tiercache import (
+    AgentCache,
+    L1Options,
+    LlmResponse,
+    ResilienceOptions,
+    TierOptions,
+    UsageError,
+)
+
+Call = Callable[[AgentCache, Any], Awaitable[Any]]
+
+WITH_PARAMS: dict[str, Call] = {
+    "check": lambda cache, params: cache.llm.check(params),
+    "store": lambda cache, params: cache.llm.store(params, "x"),
+    "store_multipart": lambda cache, params: cache.llm.store_multipart(params, [{"type": "text", "text": "x"}]),
+    "get_or_load": lambda cache, params: cache.llm.get_or_load(params, lambda: "x"),
+    "invalidate": lambda cache, params: cache.llm.invalidate(params),
+}
+DEEP: list[Any] = []
+for _ in range(300):
+    DEEP = [DEEP]
+
+BAD_PARAMS = {
+    "no model": ({"messages": []}, "model"),
+    "no messages": ({"model": "m"}, "messages"),
+    "a model that is no str": ({"model": 5, "messages": []}, r"params\['model'\]"),
+    "a list": ([1], "params must be a mapping"),
+    "None": (None, "params must be a mapping"),
+    "a str": ("hello", "params must be a mapping"),
+    "a set": ({**HELLO, "stop": {1}}, "not JSON"),
+    "bytes": ({**HELLO, "stop": b"x"}, "not JSON"),
+    "keys of mixed types": ({**HELLO, "x": {1: 1, "a": 2}}, "not JSON"),
+    "a parameter name that is no str": ({**HELLO, 5: 1}, "no parameter name"),
+    "a lone surrogate": ({**HELLO, "user": "\udc00"}, "surrogate"),
+    "too deep": ({**HELLO, "x": DEEP}, "deeper than"),
+    "a name on the wire": ({**HELLO, "toolChoice": "auto"}, "toolChoice"),
+    "a reserved name": ({**HELLO, "__tc_scope": "x"}, "__tc_scope"),
+    "tools that are no list": ({**HELLO, "tools": "none"}, r"params\['tools'\]"),
+    "tools that are no mappings": ({**HELLO, "tools": ["a", "b"]}, r"params\['tools'\]"),
+    "tools with names of mixed types": ({**HELLO, "tools": [{"name": 1}, {"name": "a"}]}, r"params\['tools'\]"),
+}
+
+
+@pytest.mark.parametrize("method", WITH_PARAMS)
+@pytest.mark.parametrize("name", BAD_PARAMS)
+async def test_bad_params_are_named_and_store_nothing(
+    cache: AgentCache, plain: valkey.Valkey, method: str, name: str
+) -> None:
+    params, reason = BAD_PARAMS[name]
+    with pytest.raises(UsageError, match=reason):
+        await WITH_PARAMS[method](cache, params)
+    await cache.flush_writes()
+    assert plain.dbsize() == 0
+
+
+BAD_TTLS = [0, -1, -0.5, math.nan, math.inf, True, "soon", "", "1", "1h30", "-5s", [1], 10**12, 10**400]
+
+
+@pytest.mark.parametrize("ttl", BAD_TTLS, ids=repr)
+async def test_a_bad_ttl_is_named_also_on_a_hit(cache: AgentCache, plain: valkey.Valkey, ttl: Any) -> None:
+    loader = Loader()
+    for call in (
+        lambda: cache.llm.store(HELLO, "x", ttl=ttl),
+        lambda: cache.llm.store_multipart(HELLO, [], ttl=ttl),
+        lambda: cache.llm.get_or_load(HELLO, loader, ttl=ttl),
+    ):
+        with pytest.raises(UsageError, match="ttl must be"):
+            await call()
+    assert loader.calls == plain.dbsize() == 0
+    await cache.llm.store(HELLO, "x")
+    with pytest.raises(UsageError, match="ttl must be"):
+        await cache.llm.get_or_load(HELLO, loader, ttl=ttl)
+    for make in (
+        lambda: TierOptions(ttl=ttl),
+        lambda: AgentCache.in_memory(default_ttl=ttl),
+        lambda: LlmResponse("x", ttl=ttl),
+    ):
+        with pytest.raises(UsageError, match="ttl must be"):
+            make()
+
+
+@pytest.mark.parametrize("mode", ["", "USE", None, 3])
+async def test_an_unknown_mode_names_the_modes_there_are(cache: AgentCache, mode: Any) -> None:
+    with pytest.raises(UsageError, match=r"mode must be one of .*refresh"):
+        await cache.llm.get_or_load(HELLO, Loader(), mode=mode)
+
+
+@pytest.mark.parametrize("loader", [None, "text", 5])
+@pytest.mark.parametrize("hit", [False, True])
+async def test_a_loader_that_cannot_be_called_is_refused(cache: AgentCache, loader: Any, hit: bool) -> None:
+    if hit:
+        await cache.llm.store(HELLO, "x")
+    with pytest.raises(UsageError, match="loader must be a function"):
+        await cache.llm.get_or_load(HELLO, loader)
+
+
+@pytest.mark.parametrize("loader", [lambda a, b: "x", lambda *, key: "x"])
+async def test_a_loader_that_needs_other_arguments_is_refused(cache: AgentCache, loader: Any) -> None:
+    with pytest.raises(UsageError, match="loader must take"):
+        await cache.llm.get_or_load(HELLO, loader)
+
+
+@pytest.mark.parametrize("answer", [None, 5, b"bytes", {"response": "x"}, ["x"]])
+async def test_a_loader_that_returns_no_answer_is_told_to_everyone(
+    cache: AgentCache, plain: valkey.Valkey, answer: Any
+) -> None:
+    loader = Loader(answer)
+    results = await asyncio.gather(*(cache.llm.get_or_load(HELLO, loader) for _ in range(2)), return_exceptions=True)
+    assert all(isinstance(result, UsageError) and "str or an LlmResponse" in str(result) for result in results)
+    await cache.flush_writes()
+    assert (loader.calls, plain.dbsize()) == (1, 0)
+
+
+@pytest.mark.parametrize("response", [None, 5, b"x"])
+async def test_store_refuses_what_is_no_text(cache: AgentCache, plain: valkey.Valkey, response: Any) -> None:
+    with pytest.raises(UsageError, match="response must be a str"):
+        await cache.llm.store(HELLO, response)
+    assert plain.dbsize() == 0
+
+
+async def test_text_with_a_lone_surrogate_is_refused(cache: AgentCache, plain: valkey.Valkey) -> None:
+    with pytest.raises(UsageError, match=r"response .*surrogate"):
+        await cache.llm.store(HELLO, "\ud800")
+    with pytest.raises(UsageError, match=r"response .*surrogate"):
+        await cache.llm.get_or_load(HELLO, Loader("\ud800"))
+    assert plain.dbsize() == 0
+
+
+@pytest.mark.parametrize("tokens", [5, "many", [1], {"input": "1"}, {"input": -1}, {"output": 1.5}, {"input": True}])
+async def test_bad_token_counts_are_refused(cache: AgentCache, plain: valkey.Valkey, tokens: Any) -> None:
+    with pytest.raises(UsageError, match="tokens"):
+        await cache.llm.store(HELLO, "x", tokens=tokens)
+    with pytest.raises(UsageError, match="tokens"):
+        LlmResponse("x", tokens=tokens)
+    assert plain.dbsize() == 0
+
+
+@pytest.mark.parametrize("blocks", [None, "x", 5, ["x"], [{"type": "text", "text": 5}], {"type": "text"}])
+async def test_bad_blocks_are_refused(cache: AgentCache, plain: valkey.Valkey, blocks: Any) -> None:
+    with pytest.raises(UsageError, match="content_blocks"):
+        await cache.llm.store_multipart(HELLO, blocks)
+    assert plain.dbsize() == 0
+
+
+async def test_blocks_that_are_not_json_are_refused(cache: AgentCache, plain: valkey.Valkey) -> None:
+    with pytest.raises(UsageError, match="content_blocks is not JSON"):
+        await cache.llm.store_multipart(HELLO, [{"type": "image", "data": b"x"}])
+    assert plain.dbsize() == 0
+
+
+def test_an_answer_needs_a_text_or_blocks() -> None:
+    with pytest.raises(UsageError, match="response or content_blocks"):
+        LlmResponse(None)
+    with pytest.raises(UsageError, match=r"LlmResponse\.response"):
+        LlmResponse(5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("model", [None, 5])
+async def test_invalidate_by_model_wants_a_name(cache: AgentCache, model: Any) -> None:
+    with pytest.raises(UsageError, match="model must be a str"):
+        await cache.llm.invalidate_by_model(model)
+
+
+@pytest.mark.parametrize("name", ["", "a:b", "a b", "é", "x" * 129, "__stats", "a*", None, 5, "a\n"])
+def test_a_name_that_the_keys_cannot_carry_is_refused(name: Any) -> None:
+    with pytest.raises(UsageError, match="name must be"):
+        AgentCache.in_memory(name=name)
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda: TierOptions(l1_ttl=0), "l1_ttl"),
+        (lambda: TierOptions(l1_ttl="30"), "l1_ttl"),
+        (lambda: TierOptions(jitter=1), "jitter"),
+        (lambda: TierOptions(jitter=-0.1), "jitter"),
+        (lambda: TierOptions(on_abandon="stop"), "on_abandon"),
+        (lambda: TierOptions(ignore="user"), "ignore"),
+        (lambda: TierOptions(ignore=(5,)), "ignore"),
+        (lambda: TierOptions(key="model"), "key"),
+        (lambda: L1Options(max_entries=0), "max_entries"),
+        (lambda: L1Options(max_bytes=1.5), "max_bytes"),
+        (lambda: ResilienceOptions(l2_timeout=0), "l2_timeout"),
+        (lambda: ResilienceOptions(load_timeout=-1), "load_timeout"),
+        (lambda: ResilienceOptions(max_loads=0), "max_loads"),
+        (lambda: ResilienceOptions(breaker_failures=True), "breaker_failures"),
+        (lambda: AgentCache.in_memory(llm={"ttl": 5}), "llm must be a TierOptions"),
+        (lambda: AgentCache.in_memory(l1=5), "l1 must be"),
+        (lambda: AgentCache.in_memory(prices={"m": 5}), "prices"),
+        (lambda: AgentCache.in_memory(prices={"m": (1, -1)}), "prices"),
+        (lambda: AgentCache.in_memory(prices={"m": (1, math.nan)}), "prices"),
+        (lambda: AgentCache.in_memory(prices={"m": (1,)}), "prices"),
+        (lambda: AgentCache("valkey://localhost"), "client must be"),
+        (lambda: AgentCache(valkey.Valkey()), "client must be"),
+    ],
+)
+def test_a_bad_option_is_named(make: Callable[[], Any], reason: str) -> None:
+    with pytest.raises(UsageError, match=reason):
+        make()
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "localhost", "localhost:6379", "http://localhost", "valkey://localhost:abc", "valkey://h/0?db=x", None, 5,
+     "valkey://localhost:99999", "valkey://[::1", "valkey://localhost?no_such_option=1", "valkey://h?cluster=true"],
+)  # fmt: skip
+def test_a_bad_url_says_what_a_url_looks_like(url: Any) -> None:
+    with pytest.raises(UsageError, match=r"valkey://user:password@host:6379/0|cluster"):
+        AgentCache.from_url(url)
+
+
+def test_a_bad_url_does_not_show_its_password() -> None:
+    with pytest.raises(UsageError) as caught:
+        AgentCache.from_url("valkey://me:s3cret@localhost:abc")
+    assert "s3cret" not in str(caught.value)
+
+
+async def test_a_closed_cache_refuses_every_call(cache: AgentCache) -> None:
+    await cache.llm.store(HELLO, "x")
+    await cache.aclose()
+    for method, call in WITH_PARAMS.items():
+        with pytest.raises(UsageError, match="closed"):
+            await call(cache, HELLO)
+        assert method
+    for call in (cache.open, cache.llm.clear, cache.flush_writes, lambda: cache.llm.invalidate_by_model("m")):
+        with pytest.raises(UsageError, match="closed"):
+            await call()
+    await cache.aclose()

@@ -1,0 +1,82 @@
+"""Which requests share an answer."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+
+from tests.requests import HELLO, asking
+from tiercache import AgentCache, TierOptions, UsageError, last_user_turn
+from tiercache.tiers.llm_key import LlmKeys
+
+KEYS = LlmKeys("n:llm:")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"top_k": 1}, {"top_k": 2}),
+        ({"top_k": 1}, {}),
+        ({"max_completion_tokens": 5}, {}),
+        ({"max_completion_tokens": 5}, {"max_tokens": 5}),
+        ({"stream": True}, {"stream": False}),
+        ({"temperature": 1}, {"temperature": 1.0}),
+        ({"temperature": None}, {}),
+        ({"thinking": {"budget_tokens": 1}}, {"thinking": {"budget_tokens": 2}}),
+        ({"tools": []}, {}),
+    ],
+)
+def test_different_parameters_make_different_keys(one: dict[str, Any], other: dict[str, Any]) -> None:
+    assert KEYS.key({**HELLO, **one}) != KEYS.key({**HELLO, **other})
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"top_k": None}, {}),
+        ({"toolChoice": None}, {}),
+        ({"tools": None}, {}),
+        ({"temperature": 1, "top_p": 1}, {}),
+        (
+            {"tools": [{"function": {"name": "b"}}, {"name": "a"}]},
+            {"tools": ({"name": "a"}, {"function": {"name": "b"}})},
+        ),
+    ],
+)
+def test_what_says_the_same_makes_the_same_key(one: dict[str, Any], other: dict[str, Any]) -> None:
+    assert KEYS.key({**HELLO, **one}) == KEYS.key({**HELLO, **other})
+
+
+@pytest.mark.parametrize("wrap", [dict, OrderedDict, MappingProxyType])
+def test_any_mapping_is_taken(wrap: Any) -> None:
+    assert KEYS.key(wrap(HELLO)) == KEYS.key(HELLO)
+
+
+def test_ignored_parameters_do_not_take_part() -> None:
+    keys = LlmKeys("n:llm:", ignore=("user", "metadata"))
+    assert keys.key({**HELLO, "user": "alice", "metadata": {1, 2}}) == KEYS.key(HELLO)
+
+
+async def test_the_last_user_turn_can_be_the_key(make_cache: Callable[..., AgentCache]) -> None:
+    cache = make_cache(llm=TierOptions(key=last_user_turn))
+    chat = {"model": "gpt-4o", "messages": [{"role": "system", "content": "Be brief."}, *asking("Hello")["messages"]]}
+    await cache.llm.store(chat, "Hi")
+    assert (await cache.llm.check(HELLO)).response == "Hi"
+    assert not (await cache.llm.check(asking("Bye"))).hit
+
+
+@pytest.mark.parametrize(
+    ("transform", "reason"),
+    [
+        (lambda params: None, "must be a mapping"),
+        (lambda params: {"messages": []}, "'model'"),
+        (lambda params: {**params, "model": 5}, "model"),
+    ],
+)
+def test_a_key_function_that_returns_no_request_is_named(transform: Any, reason: str) -> None:
+    with pytest.raises(UsageError, match=reason):
+        LlmKeys("n:", transform=transform).key(HELLO)

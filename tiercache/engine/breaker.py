@@ -1,0 +1,105 @@
+"""The circuit breaker in front of Valkey: an outage is said once and not paid for on every call."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+from ..errors import L2CommandError, L2UnavailableError
+from .level2 import Level2, Stored, Write, WriteResult
+
+__all__ = ["Breaker", "GuardedLevel2"]
+
+_LOGGER: Final = logging.getLogger("tiercache")
+
+
+class Breaker:
+    """Decides whether Valkey is asked, from how the last exchanges went.
+
+    Closed: asked. After ``failures`` failures in a row it opens: not asked, except once every ``pause`` seconds; the
+    first answer closes it again (Nygard, "Release It!", circuit breaker). One warning is logged when an outage
+    begins, one line when it ends.
+    """
+
+    def __init__(self, *, failures: int, pause: float, now: Callable[[], float]) -> None:
+        self._limit = failures
+        self._pause = pause
+        self._now = now
+        self._failed_count = 0
+        self._ask_again_at = 0.0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether Valkey is taken for unavailable."""
+        return self._failed_count >= self._limit
+
+    def allows(self) -> bool:
+        """Return whether to ask now. While open, granting one question postpones the next by the pause."""
+        if not self.is_open:
+            return True
+        now = self._now()
+        if now < self._ask_again_at:
+            return False
+        self._ask_again_at = now + self._pause
+        return True
+
+    def succeeded(self) -> None:
+        """Note an answer, also a refusing one."""
+        if self._failed_count:
+            self._failed_count = 0
+            _LOGGER.info("Valkey answers again.")
+
+    def failed(self, error: Exception) -> None:
+        """Note that there was no answer."""
+        if not self._failed_count:
+            _LOGGER.warning("Valkey is unavailable, working without it until it answers: %s", error)
+        self._failed_count += 1
+        self._ask_again_at = self._now() + self._pause
+
+
+class GuardedLevel2:
+    """A Level2 whose every exchange is noted by a breaker, and whose lookups the breaker may refuse."""
+
+    def __init__(self, level2: Level2, breaker: Breaker) -> None:
+        self._level2 = level2
+        self._breaker = breaker
+
+    async def ping(self) -> None:
+        with self._noted():
+            await self._level2.ping()
+
+    async def get(self, key: str) -> Stored | None:
+        if not self._breaker.allows():
+            raise L2UnavailableError("Valkey is not asked at the moment, because it did not answer just now")
+        with self._noted():
+            return await self._level2.get(key)
+
+    async def get_values(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        with self._noted():
+            return await self._level2.get_values(keys)
+
+    async def apply(self, writes: Sequence[Write]) -> list[WriteResult]:
+        with self._noted():
+            return await self._level2.apply(writes)
+
+    async def scan(self, prefix: str) -> AsyncIterator[list[bytes]]:
+        with self._noted():
+            async for page in self._level2.scan(prefix):
+                yield page
+
+    async def aclose(self) -> None:
+        await self._level2.aclose()
+
+    @contextmanager
+    def _noted(self) -> Iterator[None]:
+        try:
+            yield
+        except L2UnavailableError as error:
+            self._breaker.failed(error)
+            raise
+        except L2CommandError:
+            self._breaker.succeeded()
+            raise
+        self._breaker.succeeded()

@@ -1,0 +1,79 @@
+"""Which event loop a cache belongs to: made without one, opened at first use, begun anew after a loop or a fork."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+
+from ..errors import UsageError, WrongLoopError
+from .runtime import Runtime
+
+__all__ = ["Lifecycle"]
+
+
+class Lifecycle:
+    """Holds the one runtime of a cache.
+
+    Args:
+        start: Makes a runtime for the running loop.
+    """
+
+    def __init__(self, start: Callable[[], Runtime]) -> None:
+        self._start = start
+        self._runtime: Runtime | None = None
+        self._inherited: list[Runtime] = []
+        self._closed = False
+
+    @property
+    def runtime(self) -> Runtime | None:
+        """The runtime there is, of whichever loop."""
+        return self._runtime
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether there is a runtime and it is the running loop's."""
+        runtime = self._runtime
+        return runtime is not None and runtime.loop is asyncio.get_running_loop()
+
+    async def open(self) -> Runtime:
+        """Return the runtime of the running loop, opened.
+
+        Raises:
+            UsageError: The cache is closed.
+            WrongLoopError: It belongs to another loop that is still open.
+            L2UnavailableError, L2CommandError: See ``Runtime.open``.
+        """
+        if self._closed:
+            raise UsageError("the cache is closed")
+        runtime = self._current()
+        if runtime is None:
+            self._runtime = runtime = self._start()
+        if not runtime.is_open:
+            await runtime.open()
+        return runtime
+
+    async def aclose(self) -> None:
+        """Close the runtime; ``open`` raises from now on."""
+        runtime = self._current()
+        self._closed = True
+        if runtime is not None:
+            await runtime.close()
+        self._runtime = None
+
+    def _current(self) -> Runtime | None:
+        runtime = self._runtime
+        if runtime is None or runtime.loop is asyncio.get_running_loop():
+            return runtime
+        if runtime.pid != os.getpid():
+            # Kept, because collecting it would close transports, and that takes the parent's sockets out of the
+            # epoll object which the fork shares with it.
+            self._inherited.append(runtime)
+            self._runtime = None
+            return None
+        if runtime.loop.is_closed():
+            return None
+        raise WrongLoopError(
+            "this cache belongs to another event loop that is still open; make one cache for each loop, "
+            "or close the other loop first"
+        )

@@ -1,0 +1,106 @@
+"""What the engine is told of a tier: its name, its rules, and how its values look in Valkey."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias
+
+from ..errors import UsageError
+from .counters import TierCounters
+from .entry import Group
+from .ttl import Ttl, resolve_ttl, shorten
+
+__all__ = ["Codec", "Fresh", "Load", "Mode", "Request", "TierPolicy", "UndecodableError", "check_mode"]
+
+Mode: TypeAlias = Literal["use", "refresh", "bypass", "only_cached", "store_only"]
+
+_MODES: Final = frozenset({"use", "refresh", "bypass", "only_cached", "store_only"})
+
+
+def check_mode(mode: object) -> None:
+    """Refuse an unknown mode.
+
+    Raises:
+        UsageError: It names the modes there are.
+    """
+    if mode not in _MODES:
+        raise UsageError(f"mode must be one of {', '.join(sorted(_MODES))}, not {mode!r}")
+
+
+class UndecodableError(ValueError):
+    """Bytes in Valkey are not of the tier's form. It never leaves the engine: such an entry is a miss."""
+
+
+class Codec(Protocol):
+    """How a tier's values look in Valkey, and what they weigh in memory."""
+
+    def decode(self, data: bytes) -> Any:
+        """Return the value, immutable; raise UndecodableError for anything foreign or corrupt."""
+        ...
+
+    def size_bytes(self, value: Any) -> int:
+        """Return the memory that ``value`` takes."""
+        ...
+
+    def stored_at(self, value: Any) -> float:
+        """Return when ``value`` was stored, in seconds since the epoch."""
+        ...
+
+
+class Fresh(NamedTuple):
+    """What a load brought.
+
+    Attributes:
+        value: The decoded form.
+        data: The bytes for Valkey.
+        ttl: The loader's own wish; None leaves it to the call, the tier and the default.
+        store: False to hand the value out and keep it nowhere.
+    """
+
+    value: Any
+    data: bytes
+    ttl: Ttl | None = None
+    store: bool = True
+
+
+Load: TypeAlias = Callable[[], Awaitable[Fresh]]
+
+
+@dataclass(frozen=True, slots=True)
+class TierPolicy:
+    """The resolved rules of one tier of one cache."""
+
+    tier: str
+    codec: Codec
+    ttl: Ttl | None
+    l1: bool
+    l1_ttl: float
+    jitter: float
+    finish_abandoned: bool
+    counters: TierCounters = field(default_factory=TierCounters)
+
+    @property
+    def group(self) -> Group:
+        """The group of all entries of this tier."""
+        return Group("tier", self.tier)
+
+    def lifetime(self, *wishes: Ttl | None) -> float | None:
+        """Return the seconds an entry lives in Valkey, None for ever: the first of ``wishes``, else the tier's."""
+        return shorten(resolve_ttl(*wishes, self.ttl), self.jitter)
+
+
+class Request(NamedTuple):
+    """What one call is about.
+
+    Attributes:
+        policy: The rules of its tier.
+        key: The key in Valkey.
+        groups: The groups that the key belongs to.
+        ttl: The call's own wish for a lifetime.
+    """
+
+    policy: TierPolicy
+    key: str
+    groups: tuple[Group, ...]
+    ttl: Ttl | None = None

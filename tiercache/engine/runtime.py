@@ -1,0 +1,154 @@
+"""What a cache holds for one event loop, and no longer: connections, flights, fences, queued writes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from ..errors import L2UnavailableError, UsageError
+from .breaker import Breaker, GuardedLevel2
+from .fences import Fences
+from .flights import Flight, Flights
+from .level2 import Level2
+from .loader import LoadLimits
+from .write_pipe import WritePipe
+
+__all__ = ["Connect", "Limits", "Runtime"]
+
+Connect: TypeAlias = Callable[[], Awaitable[Level2]]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The bounds of a runtime; see ``ResilienceOptions``."""
+
+    breaker_failures: int
+    breaker_pause: float
+    load_timeout: float | None
+    max_loads: int | None
+    drain_timeout: float
+    max_queue_bytes: int
+    require_l2: bool
+
+
+class Runtime:
+    """One life of a cache on one event loop.
+
+    Attributes:
+        loop: The loop it belongs to.
+        pid: The process it was made in. A copy inherited through a fork must not be touched.
+        is_open: Whether ``open`` has succeeded.
+        level2: The guarded store, None for a cache of process memory alone.
+        pipe: The write pipe to it, None likewise.
+    """
+
+    def __init__(self, connect: Connect | None, limits: Limits, now: Callable[[], float]) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.pid = os.getpid()
+        self.is_open = False
+        self.fences = Fences()
+        self.flights = Flights()
+        self.load_limits = LoadLimits(timeout=limits.load_timeout, max_loads=limits.max_loads)
+        self.breaker = Breaker(failures=limits.breaker_failures, pause=limits.breaker_pause, now=now)
+        self.level2: GuardedLevel2 | None = None
+        self.pipe: WritePipe | None = None
+        self._connect = connect
+        self._limits = limits
+        self._loading: dict[asyncio.Task[None], Flight] = {}
+        self._opening: asyncio.Task[None] | None = None
+        self._closing: asyncio.Task[None] | None = None
+        self._end_of_loop: AsyncGenerator[None, None] | None = None
+
+    async def open(self) -> None:
+        """Connect. Callers that come at once share one attempt; a failed one is tried anew by the next caller.
+
+        Raises:
+            L2UnavailableError: No answer, with ``require_l2``; without it the cache works on, degraded.
+            L2CommandError: Valkey refused the credentials.
+        """
+        if self._opening is None:
+            self._opening = self.loop.create_task(self._open(), name="tiercache-open")
+            self._opening.add_done_callback(self._opened)
+        await asyncio.shield(self._opening)
+
+    def _opened(self, task: asyncio.Task[None]) -> None:
+        self._opening = None
+        if not task.cancelled():
+            task.exception()  # Seen, also when every caller has been cancelled.
+
+    async def _open(self) -> None:
+        if self._connect is not None:
+            level2 = GuardedLevel2(await self._connect(), self.breaker)
+            try:
+                await level2.ping()
+            except L2UnavailableError:
+                if self._limits.require_l2:
+                    await level2.aclose()
+                    raise
+            except BaseException:
+                await level2.aclose()
+                raise
+            self.level2 = level2
+            self.pipe = WritePipe(level2, max_fill_bytes=self._limits.max_queue_bytes)
+        # A loop closes its asynchronous generators when it shuts down (asyncio.run, Runner): the one moment at
+        # which a cache that nobody closes can still finish its writes.
+        self._end_of_loop = self._close_at_end()
+        await anext(self._end_of_loop)
+        self.is_open = True
+
+    async def _close_at_end(self) -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            await self._close()
+
+    def start(self, flight: Flight, load: Coroutine[Any, Any, None]) -> None:
+        """Run ``load`` as the task of ``flight``."""
+        flight.task = self.loop.create_task(load, name="tiercache-load")
+        self._loading[flight.task] = flight
+        flight.task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        flight = self._loading.pop(task)
+        if task.cancelled():
+            # Cancelled before its first step, it has not come to its own ``land``.
+            flight.fail(asyncio.CancelledError())
+            self.land(flight)
+        else:
+            task.exception()  # The waiters have seen it.
+
+    def land(self, flight: Flight) -> None:
+        """Forget ``flight``. Called in the same step as its outcome: who asks next finds L1, or starts anew."""
+        self.flights.remove(flight)
+        self.fences.close(flight.fence)
+
+    async def close(self) -> None:
+        """Finish loads and writes under way within ``drain_timeout``, end the others, close the connections."""
+        if self._closing is None or self._closing.done():
+            self._closing = self.loop.create_task(self._end(), name="tiercache-close")
+        await asyncio.shield(self._closing)
+
+    async def _end(self) -> None:
+        if self._opening is not None:
+            await asyncio.wait([self._opening])
+        if self._end_of_loop is not None:
+            await self._end_of_loop.aclose()
+
+    async def _close(self) -> None:
+        self.is_open = False
+        deadline = self.loop.time() + self._limits.drain_timeout
+        if self._loading:
+            await asyncio.wait(self._loading, timeout=self._limits.drain_timeout)
+        if self._loading:
+            left = dict(self._loading)
+            for task, flight in left.items():
+                flight.fail(UsageError("the cache was closed while the value was being loaded"))
+                task.cancel()
+            await asyncio.wait(left)
+        if self.pipe is not None:
+            await self.pipe.drain(max(0.0, deadline - self.loop.time()))
+        if self.level2 is not None:
+            await self.level2.aclose()

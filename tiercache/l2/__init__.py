@@ -1,0 +1,1 @@
+"""The second level on Valkey: the only package that imports valkey."""

@@ -1,0 +1,128 @@
+"""The options of a cache: small frozen dataclasses, one a concern, checked when they are made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from .engine.ttl import Ttl, check_ttl
+from .errors import UsageError
+
+__all__ = ["L1Options", "OnAbandon", "ResilienceOptions", "TierOptions"]
+
+OnAbandon: TypeAlias = Literal["cancel", "finish"]
+
+
+@dataclass(frozen=True, slots=True)
+class TierOptions:
+    """How one tier keeps its entries.
+
+    Args:
+        ttl: Lifetime in Valkey: seconds (float), a string such as ``"90s"``, ``"1h30m"``, ``"7d"``, or
+            ``NO_EXPIRY``. None takes the cache's ``default_ttl``.
+        l1: Whether entries are also kept in process memory.
+        l1_ttl: Longest life of a copy in process memory, in seconds; None sets no limit of its own. It bounds
+            how long a change made by another process can stay unseen, so a cache without Valkey ignores it.
+        jitter: Fraction, 0 to 1, by which a lifetime is shortened at random, so that entries written together
+            do not expire together. An explicit ``NO_EXPIRY`` stays.
+        on_abandon: What happens to a load when its last waiter has been cancelled: ``"cancel"`` it, or let it
+            ``"finish"`` and be stored. None takes the tier's own default (``"finish"`` for llm, whose tokens are paid).
+        ignore: Names of request parameters that do not take part in the key.
+        key: Maps the request parameters to those that make the key; what it leaves out, or changes, does not
+            tell two requests apart. Must return a new mapping. Applied after ``ignore``.
+    """
+
+    ttl: Ttl | None = None
+    l1: bool = True
+    l1_ttl: float | None = 30.0
+    jitter: float = 0.0
+    on_abandon: OnAbandon | None = None
+    ignore: tuple[str, ...] = ()
+    key: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
+
+    def __post_init__(self) -> None:
+        if self.ttl is not None:
+            check_ttl(self.ttl, "TierOptions.ttl")
+        if self.l1_ttl is not None:
+            _check_seconds(self.l1_ttl, "TierOptions.l1_ttl")
+        if not _is_number(self.jitter) or not 0 <= self.jitter < 1:
+            raise UsageError(f"TierOptions.jitter must be a fraction from 0 to below 1, not {self.jitter!r}")
+        if self.on_abandon not in (None, "cancel", "finish"):
+            raise UsageError(f"TierOptions.on_abandon must be 'cancel' or 'finish', not {self.on_abandon!r}")
+        if not _are_names(self.ignore):
+            raise UsageError(f"TierOptions.ignore must be a sequence of parameter names, not {self.ignore!r}")
+        object.__setattr__(self, "ignore", tuple(self.ignore))
+        if self.key is not None and not callable(self.key):
+            raise UsageError(f"TierOptions.key must be callable, not {type(self.key).__name__}")
+
+
+@dataclass(frozen=True, slots=True)
+class L1Options:
+    """Bounds of the process memory that all tiers of a cache share.
+
+    Args:
+        max_entries: Most entries kept; the least recently used one goes first.
+        max_bytes: Most memory, in bytes, that keys, values and bookkeeping together may take. A value that is
+            larger by itself is served, but not kept in memory.
+    """
+
+    max_entries: int = 10_000
+    max_bytes: int = 64 * 1024 * 1024
+
+    def __post_init__(self) -> None:
+        for name in ("max_entries", "max_bytes"):
+            _check_count(getattr(self, name), f"L1Options.{name}")
+
+
+@dataclass(frozen=True, slots=True)
+class ResilienceOptions:
+    """How long the cache waits, and for what.
+
+    Args:
+        l2_timeout: Seconds that one exchange with Valkey may take before Valkey counts as unavailable.
+        breaker_failures: After so many failures in a row lookups no longer ask Valkey,
+        breaker_pause: ... except once in so many seconds, to see whether it is back.
+        load_timeout: Seconds that one load may take; then every waiter gets ``TimeoutError``. None: no limit.
+        max_loads: Most loads that run at once in this process; further ones wait their turn. A load that is
+            started from within a load does not count. None: no limit.
+        drain_timeout: Seconds that closing waits for loads and writes under way.
+        max_queue_bytes: Most bytes of filled values waiting to be written to Valkey; fills beyond it are dropped
+            and counted. Explicit writes and deletes are never dropped.
+    """
+
+    l2_timeout: float = 0.25
+    breaker_failures: int = 5
+    breaker_pause: float = 1.0
+    load_timeout: float | None = None
+    max_loads: int | None = None
+    drain_timeout: float = 5.0
+    max_queue_bytes: int = 32 * 1024 * 1024
+
+    def __post_init__(self) -> None:
+        for name in ("l2_timeout", "breaker_pause", "drain_timeout"):
+            _check_seconds(getattr(self, name), f"ResilienceOptions.{name}")
+        if self.load_timeout is not None:
+            _check_seconds(self.load_timeout, "ResilienceOptions.load_timeout")
+        for name in ("breaker_failures", "max_queue_bytes"):
+            _check_count(getattr(self, name), f"ResilienceOptions.{name}")
+        if self.max_loads is not None:
+            _check_count(self.max_loads, "ResilienceOptions.max_loads")
+
+
+def _are_names(value: object) -> bool:
+    return isinstance(value, Iterable) and not isinstance(value, str) and all(isinstance(name, str) for name in value)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _check_seconds(value: float, name: str) -> None:
+    if not _is_number(value) or not 0 < value < float("inf"):
+        raise UsageError(f"{name} must be a number of seconds above 0, not {value!r}")
+
+
+def _check_count(value: int, name: str) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise UsageError(f"{name} must be a whole number above 0, not {value!r}")

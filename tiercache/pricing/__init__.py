@@ -1,0 +1,1 @@
+"""What models cost: the bundled table as data, and the formula."""

@@ -1,0 +1,1 @@
+"""The tiers: parameters to keys, values to entries and back. Nothing about levels, sockets or metrics."""

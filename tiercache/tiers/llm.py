@@ -1,0 +1,223 @@
+"""The llm tier: answers of language models, by the request's parameters."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, TypeAlias, TypeVar
+
+from ..engine.engine import Engine
+from ..engine.entry import Group
+from ..engine.loader import check_loader, takes_argument
+from ..engine.policy import Fresh, Mode, Request, TierPolicy, UndecodableError, check_mode
+from ..engine.ttl import Ttl, check_ttl
+from ..errors import UsageError
+from ..pricing.prices import PriceTable
+from .llm_entry import encode, joined_text
+from .llm_key import LlmKeys
+from .llm_result import LlmResponse, LlmResult, check_blocks
+
+__all__ = ["LlmLoader", "LlmTier"]
+
+P = TypeVar("P", bound=Mapping[str, Any])
+
+_Answer: TypeAlias = str | LlmResponse
+LlmLoader: TypeAlias = Callable[[], _Answer | Awaitable[_Answer]] | Callable[[P], _Answer | Awaitable[_Answer]]
+
+
+class LlmTier:
+    """``cache.llm``. Requests are mappings with ``model`` and ``messages``, as chat-completions APIs take them.
+
+    Every method raises UsageError for a bad argument, having stored nothing, and on a closed cache;
+    WrongLoopError from another event loop.
+    """
+
+    def __init__(self, engine: Engine, policy: TierPolicy, keys: LlmKeys, prices: PriceTable, prefix: str) -> None:
+        self._engine = engine
+        self._policy = policy
+        self._keys = keys
+        self._prices = prices
+        self._prefix = prefix
+
+    async def check(self, params: Mapping[str, Any]) -> LlmResult:
+        """Return what the cache has for ``params``, without loading.
+
+        Raises:
+            L2CommandError: Valkey refused the read. An unreachable Valkey is a miss, marked ``degraded``.
+        """
+        engine = self._engine
+        key = self._keys.key(params)
+        now = engine.now()
+        entry = engine.peek(key, now, self._policy)
+        if entry is not None:
+            return LlmResult.from_l1(key, entry, now)
+        with engine.operation("llm.check"):
+            found = await engine.find(self._request(params, key))
+        return LlmResult.from_found(key, found, engine.now())
+
+    async def get_or_load(
+        self, params: P, loader: LlmLoader[P], *, ttl: Ttl | None = None, mode: Mode = "use"
+    ) -> LlmResult:
+        """Return the answer to ``params``, calling ``loader`` at most once at a time in this process.
+
+        Args:
+            params: The request. Keys that the cache does not know take part in the key as they are.
+            loader: Called with ``params`` if it has a required positional parameter, otherwise with nothing; async
+                or plain (a plain one runs on the event loop: wrap what blocks in ``asyncio.to_thread``). Returns
+                the text or an LlmResponse.
+            ttl: Lifetime of what is loaded; None takes the tier's, then the cache's.
+            mode: "use" the cache; "refresh": load anew, store, and let callers who come meanwhile share it;
+                "bypass": load, look up and store nothing; "only_cached": look up, load nothing;
+                "store_only": load for this caller alone, and store.
+
+        Returns:
+            As soon as the loader has. What it returned is written to Valkey in the background, in order.
+
+        Raises:
+            L2CommandError: Valkey refused the read. An unreachable Valkey is a miss, not an error.
+            TimeoutError: The load took longer than ``ResilienceOptions.load_timeout``.
+
+        What the loader raises reaches every waiter unchanged, and stores nothing. Cancelling one caller leaves the
+        others waiting; with the last one gone the load goes on to be stored, unless ``TierOptions.on_abandon`` is
+        "cancel". A change of the key while it is loaded (``store``, ``invalidate``, ...) wins: the answer is handed
+        to those who wait for it and stored nowhere.
+        """
+        engine = self._engine
+        key = self._keys.key(params)
+        check_loader(loader)
+        if ttl is not None:
+            check_ttl(ttl)
+        if mode == "use":
+            now = engine.now()
+            entry = engine.peek(key, now, self._policy)
+            if entry is not None:
+                return LlmResult.from_l1(key, entry, now)
+        else:
+            check_mode(mode)
+        with engine.operation("llm.get_or_load"):
+
+            async def load() -> Fresh:
+                answer: Any = loader(params) if takes_argument(loader) else loader()  # type: ignore[call-arg]
+                if inspect.isawaitable(answer):
+                    answer = await answer
+                return self._fresh_answer(params, answer)
+
+            found = await engine.get_or_load(self._request(params, key, ttl), load, mode)
+        return LlmResult.from_found(key, found, engine.now())
+
+    async def store(
+        self,
+        params: Mapping[str, Any],
+        response: str,
+        *,
+        ttl: Ttl | None = None,
+        tokens: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Store an answer and return its key, once Valkey has acknowledged it. Wins over loads under way.
+
+        Args:
+            tokens: Token counts, ``{"input": 12, "output": 34}``; with the model's price they give the cost.
+
+        Raises:
+            L2UnavailableError: The write may or may not have happened.
+            L2CommandError: Valkey refused it.
+        """
+        if not isinstance(response, str):
+            raise UsageError(f"response must be a str, not {type(response).__name__}")
+        return await self._store("llm.store", params, LlmResponse(response, tokens=tokens), ttl)
+
+    async def store_multipart(
+        self,
+        params: Mapping[str, Any],
+        blocks: Sequence[Mapping[str, Any]],
+        *,
+        ttl: Ttl | None = None,
+        tokens: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Store an answer made of content blocks; its ``response`` is the text of the text blocks, joined.
+
+        Arguments, result and errors as for ``store``.
+        """
+        check_blocks(blocks)
+        return await self._store("llm.store_multipart", params, LlmResponse(None, blocks, tokens), ttl)
+
+    async def _store(self, operation: str, params: Mapping[str, Any], answer: LlmResponse, ttl: Ttl | None) -> str:
+        key = self._keys.key(params)
+        if ttl is not None:
+            check_ttl(ttl)
+        fresh = self._fresh(params, answer)
+        with self._engine.operation(operation):
+            await self._engine.store(self._request(params, key, ttl), fresh)
+        return key
+
+    async def invalidate(self, params: Mapping[str, Any]) -> bool:
+        """Remove the answer to ``params``; return whether there was one.
+
+        Once it returns, no read that this process starts returns the older answer, and no load that had begun
+        stores one.
+
+        Raises:
+            L2UnavailableError: It is gone from this process, and may or may not be gone from Valkey.
+            L2CommandError: Valkey refused the delete.
+        """
+        key = self._keys.key(params)
+        with self._engine.operation("llm.invalidate"):
+            return await self._engine.invalidate(key)
+
+    async def invalidate_by_model(self, model: str) -> int:
+        """Remove every answer of ``model``; return how many there were. Looks at every llm entry in Valkey.
+
+        Errors as for ``invalidate``.
+        """
+        if not isinstance(model, str):
+            raise UsageError(f"model must be a str, not {type(model).__name__}")
+
+        def belongs(data: bytes) -> bool:
+            try:
+                return bool(self._policy.codec.decode(data).model == model)
+            except UndecodableError:
+                return False
+
+        with self._engine.operation("llm.invalidate_by_model"):
+            return await self._engine.invalidate_group(Group("model", model), self._prefix, belongs)
+
+    async def clear(self) -> int:
+        """Remove every entry of this tier; return how many there were. Errors as for ``invalidate``."""
+        with self._engine.operation("llm.clear"):
+            return await self._engine.invalidate_group(self._policy.group, self._prefix)
+
+    def _request(self, params: Mapping[str, Any], key: str, ttl: Ttl | None = None) -> Request:
+        if "model" not in params:
+            raise UsageError("params must have 'model'")  # TierOptions.key may have made one up.
+        groups = _groups_of(self._policy.tier, str.__str__(params["model"]))
+        return Request(self._policy, key, groups, ttl)
+
+    def _fresh_answer(self, params: Mapping[str, Any], answer: object) -> Fresh:
+        if isinstance(answer, str):
+            answer = LlmResponse(answer)
+        elif not isinstance(answer, LlmResponse):
+            raise UsageError(f"the loader must return a str or an LlmResponse, not {type(answer).__name__}")
+        return self._fresh(params, answer)
+
+    def _fresh(self, params: Mapping[str, Any], answer: LlmResponse) -> Fresh:
+        blocks, tokens = answer.content_blocks, answer.tokens
+        model = params["model"]
+        response = answer.response
+        if response is None:
+            response = joined_text(blocks or ())
+        entry, data = encode(
+            response=response,
+            model=model,
+            stored_at_ms=int(self._engine.wall() * 1000),
+            tokens=tokens,
+            cost=self._prices.cost(model, tokens) if tokens else None,
+            content_blocks=blocks,
+        )
+        return Fresh(entry, data, answer.ttl, answer.store)
+
+
+@lru_cache(maxsize=1024)
+def _groups_of(tier: str, model: str) -> tuple[Group, ...]:
+    """The groups of a model's entries: one tuple for all of them."""
+    return (Group("tier", tier), Group("model", model))

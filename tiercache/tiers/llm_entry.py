@@ -1,0 +1,127 @@
+"""An llm entry and its bytes in Valkey.
+
+    {"response":str,"model":str,"storedAt":int_ms[,"tokens":{...}][,"cost":float]}
+    {"response":str,"contentBlocks":[...],"model":str,"storedAt":int_ms[,"tokens":{...}][,"cost":float]}
+
+in this order, written as ``compact_json`` writes. ``storedAt`` is the wall clock in milliseconds. ``tokens`` is the
+caller's mapping, where there is one that is not empty. Readers accept further fields.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from ..engine.policy import UndecodableError
+from .canonical import compact_json
+from .wire import WireEntry, WireReader
+
+__all__ = ["LlmCodec", "LlmEntry", "encode", "joined_text"]
+
+
+class LlmEntry(msgspec.Struct, frozen=True):
+    """A decoded entry, immutable: lists and mappings stay JSON until a result is asked for them.
+
+    Attributes:
+        response: The answer's text.
+        model: The model that gave it.
+        stored_at_ms: Milliseconds since the epoch.
+        cost: Dollars that the answer cost, None where no price was known.
+        tokens: JSON object of token counts, or None.
+        content_blocks: JSON array of content blocks, or None.
+    """
+
+    response: str
+    model: str
+    stored_at_ms: float
+    cost: float | None = None
+    tokens: bytes | None = None
+    content_blocks: bytes | None = None
+
+
+def encode(
+    *,
+    response: str,
+    model: str,
+    stored_at_ms: int,
+    tokens: Mapping[str, Any] | None,
+    cost: float | None,
+    content_blocks: Sequence[Mapping[str, Any]] | None,
+) -> tuple[LlmEntry, bytes]:
+    """Return an entry and its bytes.
+
+    Raises:
+        UsageError: A part is not JSON.
+    """
+    blocks_json = None if content_blocks is None else compact_json(list(content_blocks), "content_blocks")
+    tokens_json = compact_json(dict(tokens), "tokens") if tokens else None
+    parts = [b'{"response":', compact_json(response, "response")]
+    if blocks_json is not None:
+        parts += [b',"contentBlocks":', blocks_json]
+    parts += [b',"model":', compact_json(model, "model"), b',"storedAt":', str(stored_at_ms).encode()]
+    if tokens_json is not None:
+        parts += [b',"tokens":', tokens_json]
+    if cost is not None:
+        parts += [b',"cost":', compact_json(cost, "cost")]
+    parts.append(b"}")
+    # What is kept is ours alone: plain text even where a str subclass came in. Its own __str__ may say something else.
+    entry = LlmEntry(str.__str__(response), str.__str__(model), stored_at_ms, cost, tokens_json, blocks_json)
+    return entry, b"".join(parts)
+
+
+def joined_text(content_blocks: Sequence[Mapping[str, Any]]) -> str:
+    """Return the text of the text blocks, joined."""
+    return "".join(block.get("text", "") for block in content_blocks if block.get("type") == "text")
+
+
+_NULL: Final = msgspec.Raw(b"null")
+
+
+class _Wire(WireEntry, kw_only=True):
+    model: str
+    # In a union with None a Raw would match null alone.
+    tokens: msgspec.Raw = _NULL
+    contentBlocks: msgspec.Raw = _NULL  # noqa: N815 - the name on the wire
+
+
+_READER = WireReader(_Wire, raw=("tokens", "contentBlocks"))
+
+
+class LlmCodec:
+    """The engine's view of llm entries."""
+
+    def decode(self, data: bytes) -> LlmEntry:
+        """Return the entry in ``data``; raise UndecodableError for anything else."""
+        wire = _READER.read(data)
+        return LlmEntry(
+            wire.response,
+            wire.model,
+            wire.storedAt,
+            wire.cost,
+            _part(wire.tokens, b"{"),
+            _part(wire.contentBlocks, b"["),
+        )
+
+    def size_bytes(self, value: LlmEntry) -> int:
+        """Return the memory that an entry takes."""
+        size = sys.getsizeof(value.response) + sys.getsizeof(value.model) + sys.getsizeof(value)
+        for part in (value.tokens, value.content_blocks):
+            if part is not None:
+                size += sys.getsizeof(part)
+        return size
+
+    def stored_at(self, value: LlmEntry) -> float:
+        """Return when the entry was stored, in seconds since the epoch."""
+        return value.stored_at_ms / 1000
+
+
+def _part(raw: msgspec.Raw, opening: bytes) -> bytes | None:
+    data = bytes(raw)
+    if data == b"null":
+        return None
+    if not data.startswith(opening):
+        raise UndecodableError("tokens or contentBlocks of the wrong type")
+    return data

@@ -1,0 +1,112 @@
+"""From request parameters to the key ``{name}:llm:{sha256 hex}``.
+
+Hashed is the canonical JSON of ``model``, ``messages``, ``temperature`` and ``top_p`` (1 where not given), of the
+parameters below under their names on the wire, and of every other parameter under its own name; a parameter that is
+None counts as absent, except an explicit ``temperature`` or ``top_p``. Without other parameters the key is the one that
+betterdb-agent-cache computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from hashlib import sha256
+from typing import Any, Final
+
+from ..errors import UsageError
+from .canonical import canonical_json
+
+__all__ = ["LlmKeys", "last_user_turn"]
+
+_WIRE_NAMES: Final = {
+    "tool_choice": "toolChoice",
+    "response_format": "responseFormat",
+    "reasoning_effort": "reasoningEffort",
+    "prompt_cache_key": "promptCacheKey",
+}
+# A parameter under one of these names would be taken for another one; the last is kept for tenants.
+_RESERVED: Final = frozenset(_WIRE_NAMES.values()) | {"__tc_scope"}
+
+
+class LlmKeys:
+    """Makes the keys of one cache's llm tier."""
+
+    def __init__(
+        self,
+        prefix: str,
+        *,
+        ignore: tuple[str, ...] = (),
+        transform: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
+    ) -> None:
+        self._prefix = prefix
+        self._ignore = frozenset(ignore)
+        self._transform = transform
+
+    def key(self, params: Mapping[str, Any]) -> str:
+        """Return the Valkey key of a request.
+
+        Raises:
+            UsageError: ``params`` is no mapping, lacks ``model`` (a str) or ``messages``, is not JSON, or has a
+                parameter under a reserved name.
+        """
+        if self._ignore or self._transform is not None:
+            params = self._reduced(params)
+        return self._prefix + sha256(canonical_json(_hashed(params), "params")).hexdigest()
+
+    def _reduced(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
+        _check_mapping(params, "params")
+        params = {name: value for name, value in params.items() if name not in self._ignore}
+        if self._transform is not None:
+            params = self._transform(params)
+            _check_mapping(params, "what TierOptions.key returned")
+        return params
+
+
+def _check_mapping(params: object, name: str) -> None:
+    if not isinstance(params, Mapping):
+        raise UsageError(f"{name} must be a mapping with 'model' and 'messages', not {type(params).__name__}")
+
+
+def _hashed(params: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        hashed = {"model": params["model"], "messages": params["messages"], "temperature": 1, "top_p": 1}
+    except KeyError as error:
+        raise UsageError(f"params must have {error.args[0]!r}") from error
+    except (TypeError, IndexError) as error:
+        _check_mapping(params, "params")
+        raise UsageError(f"params cannot be read: {error}") from error
+    if type(hashed["model"]) is not str and not isinstance(hashed["model"], str):
+        raise UsageError(f"params['model'] must be a str, not {type(hashed['model']).__name__}")
+    for name, value in params.items():
+        if name == "temperature" or name == "top_p":
+            hashed[name] = value
+        elif value is None or name == "model" or name == "messages":
+            continue
+        elif name == "tools":
+            hashed["tools"] = _sorted_tools(value)
+        elif name in _RESERVED or not isinstance(name, str):
+            raise UsageError(f"params has {name!r}, which is no parameter name that can be told apart in the key")
+        else:
+            hashed[_WIRE_NAMES.get(name, name)] = value
+    return hashed
+
+
+def _sorted_tools(tools: object) -> list[Any]:
+    if not isinstance(tools, list | tuple):
+        raise UsageError(f"params['tools'] must be a list, not {type(tools).__name__}")
+    try:
+        return sorted(tools, key=_tool_name)
+    except (AttributeError, TypeError) as error:
+        raise UsageError(f"params['tools'] must be a list of mappings whose names are str: {error}") from error
+
+
+def _tool_name(tool: Any) -> str:
+    return (tool.get("function") or {}).get("name") or tool.get("name") or ""
+
+
+def last_user_turn(params: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return ``params`` with the last user message as the only one, for ``TierOptions(key=last_user_turn)``.
+
+    Two conversations that end in the same question then share one answer, whatever was said before.
+    """
+    users = [message for message in params["messages"] if message.get("role") == "user"]
+    return {**params, "messages": users[-1:]}

@@ -1,0 +1,80 @@
+"""What every tier says of an answer: the answer, and where it came from."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Self
+
+from msgspec import Struct
+
+from ..engine.engine import Found, Source
+from ..engine.entry import Entry
+
+__all__ = ["Result"]
+
+
+class Result(Struct, frozen=True, kw_only=True):
+    """The outcome of a lookup or a load. Its own: changing what it holds changes nobody else's.
+
+    Attributes:
+        hit: Whether the answer came from the cache.
+        response: The answer's text, None for a miss.
+        key: The key in Valkey.
+        source: "l1", "l2", "loader" or "stale"; None for a miss.
+        cost: Dollars that the answer cost when it was made, None where that is not known.
+        age: Seconds since it was stored, None for a miss.
+        ttl: Seconds it had left in Valkey, None for a miss or where it does not expire.
+        coalesced: It came from a load that another caller had started.
+        degraded: Valkey should have been asked and did not answer.
+        stale: It is past its lifetime, and was served because nothing newer could be had.
+    """
+
+    hit: bool
+    response: str | None
+    key: str
+    source: Source | None
+    cost: float | None = None
+    age: float | None = None
+    ttl: float | None = None
+    coalesced: bool = False
+    degraded: bool = False
+    stale: bool = False
+    _entry: Any = None
+
+    @classmethod
+    def from_l1(cls, key: str, entry: Entry, now: float) -> Self:
+        """Return the result for an entry found in process memory at monotonic second ``now``."""
+        value = entry.value
+        return cls(
+            hit=True,
+            response=value.response,
+            key=key,
+            source="l1",
+            cost=value.cost,
+            age=now - entry.stored_at,
+            ttl=None if entry.expires_at == math.inf else entry.expires_at - now,
+            _entry=value,
+        )
+
+    @classmethod
+    def from_found(cls, key: str, found: Found, now: float) -> Self:
+        """Return the result for what the engine found, or did not find, at monotonic second ``now``."""
+        entry = found.entry
+        if entry is None:
+            return cls(hit=False, response=None, key=key, source=None, degraded=found.degraded)
+        return cls(
+            hit=found.source != "loader",
+            response=entry.value.response,
+            key=key,
+            source=found.source,
+            cost=entry.value.cost,
+            age=max(0.0, now - entry.stored_at),
+            ttl=None if entry.expires_at == math.inf else max(0.0, entry.expires_at - now),
+            coalesced=found.coalesced,
+            degraded=found.degraded,
+            _entry=entry.value,
+        )
+
+    def __repr__(self) -> str:
+        shown = (f"{name}={getattr(self, name)!r}" for name in self.__struct_fields__ if not name.startswith("_"))
+        return f"{type(self).__name__}({', '.join(shown)})"

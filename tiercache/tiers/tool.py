@@ -1,0 +1,183 @@
+"""The tool tier: results of tool calls, by the tool's name and its arguments.
+
+An entry lies under ``{name}:tool:{tool}:{sha256 hex}``, hashed being the canonical JSON of the arguments (of ``{}`` for
+None). The tool's name stands in the key as it is, and so may hold no ``:``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from hashlib import sha256
+from typing import Any
+
+from ..engine.engine import Engine
+from ..engine.entry import Group
+from ..engine.loader import check_loader, takes_any
+from ..engine.policy import Fresh, Mode, Request, TierPolicy, check_mode
+from ..engine.ttl import Ttl, check_ttl
+from ..errors import UsageError
+from .canonical import canonical_json
+from .tool_entry import encode_tool
+from .tool_result import ToolResult
+
+__all__ = ["ToolTier"]
+
+
+class ToolTier:
+    """``cache.tool``. Every method raises UsageError for a bad argument, having stored nothing, and on a closed cache;
+    WrongLoopError from another event loop.
+
+    Args named ``tool`` are names: not empty, without ``:``. Args named ``args`` are JSON: a mapping of keyword
+    arguments, None for none.
+    """
+
+    def __init__(self, engine: Engine, policy: TierPolicy, prefix: str) -> None:
+        self._engine = engine
+        self._policy = policy
+        self._prefix = prefix
+
+    async def check(self, tool: str, args: Any) -> ToolResult:
+        """Return what the cache has for a call, without making it.
+
+        Raises:
+            L2CommandError: Valkey refused the read. An unreachable Valkey is a miss, marked ``degraded``.
+        """
+        engine = self._engine
+        key = self._key(tool, args)
+        now = engine.now()
+        entry = engine.peek(key, now, self._policy)
+        if entry is not None:
+            return ToolResult.from_l1(key, entry, now)
+        with engine.operation("tool.check"):
+            found = await engine.find(self._request(tool, key))
+        return ToolResult.from_found(key, found, engine.now())
+
+    async def get_or_load(
+        self,
+        tool: str,
+        args: Any,
+        loader: Callable[..., Any],
+        *,
+        ttl: Ttl | None = None,
+        cost: float | None = None,
+        mode: Mode = "use",
+    ) -> ToolResult:
+        """Return the result of a call, making it at most once at a time in this process.
+
+        Args:
+            loader: The tool. Called with ``args`` as keywords if it takes any argument, otherwise with nothing; async
+                or plain. May return any JSON value.
+            ttl: Lifetime of what is loaded; None takes the tier's, then the cache's.
+            cost: Dollars that the call costs, counted as saved by each later hit.
+            mode: As for ``LlmTier.get_or_load``, which also says what is returned when, and what cancelling does.
+
+        Raises:
+            L2CommandError: Valkey refused the read. An unreachable Valkey is a miss, not an error.
+            TimeoutError: The load took longer than ``ResilienceOptions.load_timeout``.
+        """
+        engine = self._engine
+        key = self._key(tool, args)
+        check_loader(loader)
+        if ttl is not None:
+            check_ttl(ttl)
+        if cost is not None:
+            _check_cost(cost)
+        if mode == "use":
+            now = engine.now()
+            entry = engine.peek(key, now, self._policy)
+            if entry is not None:
+                return ToolResult.from_l1(key, entry, now)
+        else:
+            check_mode(mode)
+        with engine.operation("tool.get_or_load"):
+
+            async def load() -> Fresh:
+                value = loader(**_keywords(loader, args))
+                if inspect.isawaitable(value):
+                    value = await value
+                return self._fresh(tool, args, value, cost)
+
+            found = await engine.get_or_load(self._request(tool, key, ttl), load, mode)
+        return ToolResult.from_found(key, found, engine.now())
+
+    async def store(
+        self, tool: str, args: Any, response: Any, *, ttl: Ttl | None = None, cost: float | None = None
+    ) -> str:
+        """Store a result, a str or any other JSON value, and return its key once Valkey has acknowledged it.
+
+        Raises:
+            L2UnavailableError: The write may or may not have happened.
+            L2CommandError: Valkey refused it.
+        """
+        key = self._key(tool, args)
+        if ttl is not None:
+            check_ttl(ttl)
+        if cost is not None:
+            _check_cost(cost)
+        fresh = self._fresh(tool, args, response, cost)
+        with self._engine.operation("tool.store"):
+            await self._engine.store(self._request(tool, key, ttl), fresh)
+        return key
+
+    async def invalidate(self, tool: str, args: Any) -> bool:
+        """Remove the result of a call; return whether there was one. Promise and errors as for the llm tier's."""
+        key = self._key(tool, args)
+        with self._engine.operation("tool.invalidate"):
+            return await self._engine.invalidate(key)
+
+    async def invalidate_by_tool(self, tool: str) -> int:
+        """Remove every result of ``tool``; return how many there were. Errors as for ``invalidate``."""
+        _check_tool(tool)
+        with self._engine.operation("tool.invalidate_by_tool"):
+            return await self._engine.invalidate_group(Group("tool", tool), f"{self._prefix}{tool}:")
+
+    async def clear(self) -> int:
+        """Remove every entry of this tier; return how many there were. Errors as for ``invalidate``."""
+        with self._engine.operation("tool.clear"):
+            return await self._engine.invalidate_group(self._policy.group, self._prefix)
+
+    def _key(self, tool: str, args: Any) -> str:
+        _check_tool(tool)
+        digest = sha256(canonical_json({} if args is None else args, "args")).hexdigest()
+        return f"{self._prefix}{tool}:{digest}"
+
+    def _request(self, tool: str, key: str, ttl: Ttl | None = None) -> Request:
+        return Request(self._policy, key, _groups_of(self._policy.tier, str.__str__(tool)), ttl)
+
+    def _fresh(self, tool: str, args: Any, value: object, cost: float | None) -> Fresh:
+        entry, data = encode_tool(
+            value=value, tool=tool, args=args, stored_at_ms=int(self._engine.wall() * 1000), cost=cost
+        )
+        return Fresh(entry, data)
+
+
+def _check_tool(tool: object) -> None:
+    if not isinstance(tool, str) or not tool or ":" in tool:
+        raise UsageError(f"tool must be a name that is not empty and has no ':', not {tool!r}")
+    try:
+        tool.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"tool has text that is not Unicode (a lone surrogate): {error}") from error
+
+
+def _check_cost(cost: object) -> None:
+    if not isinstance(cost, int | float) or isinstance(cost, bool) or not 0 <= cost < math.inf:
+        raise UsageError(f"cost must be dollars from 0, not {cost!r}")
+
+
+def _keywords(loader: Callable[..., Any], args: Any) -> Mapping[str, Any]:
+    """Return what to call ``loader`` with: ``args``, or nothing if it takes nothing."""
+    if args is None or not takes_any(loader):
+        return {}
+    if not isinstance(args, Mapping) or not all(isinstance(name, str) for name in args):
+        raise UsageError("args must be a mapping of keyword arguments, or the loader take none")
+    return args
+
+
+@lru_cache(maxsize=1024)
+def _groups_of(tier: str, tool: str) -> tuple[Group, ...]:
+    """The groups of a tool's entries: one tuple for all of them."""
+    return (Group("tier", tier), Group("tool", tool))
