@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,10 +25,10 @@ def is_running(pid: int) -> bool:
         return False
 
 
-def wait_until_gone(pid: int) -> None:
+def wait_until(condition: Callable[[], bool]) -> None:
     give_up_at = time.monotonic() + 20
-    while is_running(pid):
-        assert time.monotonic() < give_up_at, f"process {pid} still runs"
+    while not condition():
+        assert time.monotonic() < give_up_at
         time.sleep(0.02)
 
 
@@ -108,7 +109,7 @@ async def main():
     await cache.llm.store({"model": "m", "messages": []}, "x")
 asyncio.run(main())
 with valkey.Valkey.from_url(cache._server.url) as client:
-    print(client.info("server")["process_id"], flush=True)
+    print(client.info("server")["process_id"], cache._server._run_dir, flush=True)
 if sys.argv[1] == "wait":
     time.sleep(60)
 asyncio.run(main())
@@ -120,13 +121,20 @@ def test_the_server_ends_with_its_owner(end: signal.Signals | None) -> None:
     command = [sys.executable, "-c", OWNER, "go on" if end is None else "wait"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
-        pid = int(process.stdout.readline())
+        pid_and_folder = process.stdout.readline().decode().split()
+        pid, run_dir = int(pid_and_folder[0]), Path(pid_and_folder[1])
         if end is not None:
             assert is_running(pid)
             process.send_signal(end)
         _, errors = process.communicate(timeout=30)
     assert (process.returncode == 0) == (end is None), errors
-    wait_until_gone(pid)
+    wait_until(lambda: not is_running(pid) and not run_dir.exists())
+
+
+def test_a_temporary_directory_with_too_long_a_path_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / ("x" * 100)))
+    with pytest.raises(UsageError, match=r"temporary directory.*too long"):
+        EmbeddedValkey().start()
 
 
 def test_a_forked_child_leaves_its_parents_server_running() -> None:

@@ -29,14 +29,20 @@ __all__ = ["EmbeddedValkey"]
 _START_TIMEOUT: Final = 10.0
 _STOP_TIMEOUT: Final = 10.0
 
-# The watcher reads until the pipe ends and then asks the server to stop; the shell ends with the server.
+# Longest path of a Unix socket on Linux (108) and macOS (104), the zero at its end taken off; see unix(7).
+_SOCKET_PATH_BYTES: Final = 103
+
+# The watcher reads until the pipe ends and then asks the server to stop; the shell ends with the server. The directory
+# goes with a server that was asked to stop: its owner may be gone. After any other end the owner still reads the log.
 _SUPERVISOR: Final = """
+run_dir=$1; shift
 exec 3<&0
 "$@" </dev/null & server=$!
 { read -r _ <&3; kill "$server"; } & watcher=$!
 exec 3<&-
 wait "$server"; code=$?
 kill "$watcher" 2>/dev/null
+[ "$code" -ne 0 ] || rm -rf -- "$run_dir"
 exit "$code"
 """
 
@@ -69,12 +75,15 @@ class EmbeddedValkey:
         """Start the server and return when it answers. Does nothing if it runs. Blocks.
 
         Raises:
-            UsageError: ``data_dir`` cannot be used, or another server uses it.
+            UsageError: ``data_dir`` cannot be used or is in use, or the temporary directory has too long a path.
             L2UnavailableError: The server did not come up; the message has the end of its log.
         """
         with self._lock:
             if self._stop is not None:
                 return
+            socket_path = os.fsencode(_socket_path(self._run_dir))
+            if len(socket_path) > _SOCKET_PATH_BYTES:
+                raise UsageError(f"the temporary directory's path is too long for a socket in it: {socket_path!r}")
             self._run_dir.mkdir(mode=0o700)
             try:
                 lock = _locked(self._data_dir) if self._data_dir is not None else None
@@ -130,7 +139,7 @@ def _launch(run_dir: Path, data_dir: Path | None) -> subprocess.Popen[bytes]:
     arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
     with (run_dir / "valkey.log").open("wb") as log:
         return subprocess.Popen(
-            ["/bin/sh", "-c", _SUPERVISOR, "tiercache-embedded", str(get_binary_path()), *arguments],
+            ["/bin/sh", "-c", _SUPERVISOR, "tiercache-embedded", str(run_dir), str(get_binary_path()), *arguments],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 import valkey
 
-from tests.requests import HELLO, Loader, asking
+from tests.requests import HELLO, Loader, asking, turns
 from tiercache import AgentCache, L2UnavailableError, WrongLoopError
+from tiercache.l2.store import ValkeyLevel2
 
 
 def in_thread(work: Callable[[], object]) -> None:
@@ -163,6 +164,28 @@ async def test_a_cancelled_opening_does_not_spoil_the_next_use(url: str) -> None
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     assert not (await cache.llm.check(HELLO)).degraded
+    await cache.aclose()
+
+
+async def test_who_shares_an_opening_is_not_cancelled_with_the_one_who_began_it(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = asyncio.Event()
+    ping = ValkeyLevel2.ping
+
+    async def held(level2: ValkeyLevel2) -> None:
+        await release.wait()
+        await ping(level2)
+
+    monkeypatch.setattr(ValkeyLevel2, "ping", held)
+    cache = AgentCache.from_url(url)
+    first, second = asyncio.create_task(cache.llm.check(HELLO)), asyncio.create_task(cache.llm.check(HELLO))
+    await turns()
+    first.cancel()
+    await turns()
+    release.set()
+    assert not (await second).degraded
+    assert first.cancelled()
     await cache.aclose()
 
 

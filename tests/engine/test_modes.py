@@ -57,6 +57,25 @@ async def test_refresh_starts_a_load_of_its_own_that_later_callers_share(cache: 
     assert [(await t).response for t in (first, second, third)] == ["running", "fresh", "fresh"]
 
 
+async def test_a_load_that_a_refresh_displaced_ends_without_taking_the_refresh_with_it(cache: AgentCache) -> None:
+    running, fresh, unused = Loader("running", held=True), Loader("fresh", held=True), Loader("unused")
+    first = asyncio.create_task(cache.llm.get_or_load(HELLO, running, mode="store_only"))
+    displaced = asyncio.create_task(cache.llm.get_or_load(HELLO, running))
+    await running.started.wait()
+    await asyncio.sleep(0.01)
+    second = asyncio.create_task(cache.llm.get_or_load(HELLO, fresh, mode="refresh"))
+    await fresh.started.wait()
+    running.release()
+    await asyncio.gather(first, displaced)
+    await cache.llm.invalidate(asking("something else"))
+    cache.clear_l1()
+    third = asyncio.create_task(cache.llm.get_or_load(HELLO, unused))
+    await asyncio.sleep(0)
+    fresh.release()
+    assert [(await t).response for t in (second, third)] == ["fresh", "fresh"]
+    assert (third.result().coalesced, unused.calls) == (True, 0)
+
+
 async def test_a_refresh_that_fails_leaves_what_was_there(cache: AgentCache) -> None:
     await cache.llm.store(HELLO, "older")
     with pytest.raises(ValueError, match="boom"):

@@ -264,18 +264,16 @@ async def test_nothing_stays_registered(cache: AgentCache) -> None:
     assert runtime.flights._by_key == {}
 
 
-async def test_a_load_cancelled_before_its_first_step_stays_registered_nowhere(
-    make_cache: Callable[..., AgentCache],
-) -> None:
-    from tiercache import TierOptions
-
-    cache = make_cache(llm=TierOptions(on_abandon="cancel"))
-    await cache.open()
-    task = asyncio.create_task(cache.llm.get_or_load(HELLO, Loader()))
+async def test_a_load_cancelled_from_outside_before_its_first_step_leaves_nobody_waiting(cache: AgentCache) -> None:
+    loader = Loader()
+    waiting = asyncio.create_task(cache.llm.get_or_load(HELLO, loader))
     await asyncio.sleep(0)  # The caller has run and started the load's task, which has not run yet.
-    task.cancel()
-    await turns()
-    assert task.cancelled()
+    (loading,) = (task for task in asyncio.all_tasks() if task.get_name() == "tiercache-load")
+    loading.cancel()
+    async with asyncio.timeout(10):
+        results = await asyncio.gather(waiting, return_exceptions=True)
+    assert isinstance(results[0], asyncio.CancelledError)
+    assert loader.calls == 0
     runtime = await cache._engine.open()
     assert len(runtime.fences) == 0
     assert runtime.flights._by_key == {}

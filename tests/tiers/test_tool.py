@@ -144,7 +144,7 @@ async def test_a_bad_tool_name_is_refused_everywhere(cache: AgentCache, plain: v
 
 
 @pytest.mark.parametrize("method", CALLS)
-@pytest.mark.parametrize("args", [{"a": {1}}, b"x", object(), {"a": "\udc00"}, {1: 1, "a": 2}], ids=repr)
+@pytest.mark.parametrize("args", [{"a": {1}}, b"x", object(), {"a": "\udc00"}, {1: 1, "a": 2}])
 async def test_args_that_are_not_json_are_refused(
     cache: AgentCache, plain: valkey.Valkey, method: str, args: Any
 ) -> None:
@@ -164,7 +164,7 @@ async def test_a_cost_that_is_no_amount_of_money_is_refused(cache: AgentCache, p
     assert plain.dbsize() == 0
 
 
-@pytest.mark.parametrize("value", [{1}, b"x", object(), "\ud800"], ids=repr)
+@pytest.mark.parametrize("value", [{1}, b"x", object(), "\ud800"])
 async def test_a_result_that_is_not_json_is_refused(cache: AgentCache, plain: valkey.Valkey, value: Any) -> None:
     with pytest.raises(UsageError, match="response"):
         await cache.tool.store("t", {}, value)

@@ -26,6 +26,6 @@ class ToolResult(Result, frozen=True, kw_only=True):
         """
         if self._value is UNSET:
             entry = self._entry
-            is_json = entry is not None and entry.is_json
-            force_setattr(self, "_value", json.loads(entry.response) if is_json else self.response)
+            text = self.response
+            force_setattr(self, "_value", json.loads(entry.response) if entry and entry.is_json else text)
         return self._value

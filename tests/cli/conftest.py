@@ -1,0 +1,46 @@
+"""A running endpoint, and demos in processes of their own whose children can be followed."""
+
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tiercache.cli.demo.endpoint import Endpoint
+
+from .running_demo import PROC, RunningDemo
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Endpoint]:
+    """An endpoint that answers without delay."""
+    server = Endpoint(scale=0.0)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def start_demo() -> Iterator[Callable[..., RunningDemo]]:
+    """``start_demo(*arguments)`` starts a demo; what still runs after the test is killed.
+
+    Its temporary files have a folder with a short name, because the path of a Unix socket has at most 107 bytes.
+    """
+    if not PROC.joinpath("self", "stat").exists():
+        pytest.skip("the processes of the demo are followed through /proc")
+    demos: list[RunningDemo] = []
+    with tempfile.TemporaryDirectory(prefix="tc") as folder:
+
+        def start(*arguments: str) -> RunningDemo:
+            demos.append(RunningDemo(Path(folder), *arguments))
+            return demos[-1]
+
+        yield start
+        for demo in demos:
+            if demo.process.poll() is None:
+                demo.process.terminate()
+                demo.process.communicate()

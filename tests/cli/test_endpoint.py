@@ -1,0 +1,185 @@
+"""The endpoint speaks the OpenAI chat-completions wire format, over real HTTP."""
+
+import http.client
+import json
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+
+from tiercache.cli.demo.answers import answer
+from tiercache.cli.demo.client import EndpointClient
+from tiercache.cli.demo.endpoint import COMPLETIONS_PATH, MAX_BODY_BYTES, MODELS_PATH, Endpoint
+from tiercache.cli.demo.workload import build_catalog
+
+WORDS = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "What is a lease?"}], "temperature": 0}
+TOOLS = next(params for params in (r.params() for r in build_catalog()) if params.get("tool_choice") == "auto")
+
+Ask = Callable[..., tuple[int, Any]]
+
+
+@pytest.fixture
+def ask(endpoint: Endpoint) -> Iterator[Ask]:
+    """One kept-alive connection: ``ask(body, path=, method=)`` gives the status and the decoded body."""
+    connection = http.client.HTTPConnection(*endpoint.server_address[:2], timeout=10)
+
+    def send(
+        body: bytes | dict[str, Any] | None, path: str = COMPLETIONS_PATH, method: str = "POST"
+    ) -> tuple[int, Any]:
+        data = json.dumps(body).encode() if isinstance(body, dict) else body
+        connection.request(method, path, data, {"Content-Type": "application/json"})
+        reply = connection.getresponse()
+        assert reply.headers["Content-Type"] == "application/json"
+        return reply.status, json.loads(reply.read())
+
+    yield send
+    connection.close()
+
+
+def test_an_answer_in_words_has_the_shape_of_a_chat_completion(ask: Ask) -> None:
+    status, completion = ask(WORDS)
+    said = answer(WORDS)
+    assert status == 200
+    assert completion["object"] == "chat.completion"
+    assert completion["id"] == f"chatcmpl-{said.digest}"
+    assert completion["model"] == "gpt-4o-mini"
+    assert isinstance(completion["created"], int)
+    (choice,) = completion["choices"]
+    assert choice["index"] == 0
+    assert choice["finish_reason"] == "stop"
+    assert choice["message"]["role"] == "assistant"
+    assert choice["message"]["content"] == said.text
+    assert said.digest in choice["message"]["content"]
+    assert "tool_calls" not in choice["message"]
+    usage = completion["usage"]
+    assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+    assert (usage["prompt_tokens"], usage["completion_tokens"]) == (said.prompt_tokens, said.completion_tokens)
+
+
+def test_a_tool_call_has_arguments_in_a_json_string(ask: Ask) -> None:
+    status, completion = ask(TOOLS)
+    said = answer(TOOLS)
+    (choice,) = completion["choices"]
+    (call,) = choice["message"]["tool_calls"]
+    assert status == 200
+    assert choice["finish_reason"] == "tool_calls"
+    assert choice["message"]["content"] is None
+    assert said.tool_call is not None
+    assert call["type"] == "function"
+    assert call["id"] == f"call_{said.digest}"
+    assert call["function"]["name"] == said.tool_call.name
+    assert json.loads(call["function"]["arguments"]) == said.tool_call.arguments
+
+
+def test_the_official_client_reads_the_answers(endpoint: Endpoint) -> None:
+    openai = pytest.importorskip("openai")
+    host, port = endpoint.server_address[:2]
+    with openai.OpenAI(base_url=f"http://{host}:{port}/v1", api_key="none", max_retries=0) as client:
+        words = client.chat.completions.create(**WORDS)
+        assert words.choices[0].message.content == answer(WORDS).text
+        call = client.chat.completions.create(**TOOLS).choices[0].message.tool_calls[0]
+        assert call.id == f"call_{answer(TOOLS).digest}"
+        with pytest.raises(openai.NotFoundError, match="does not exist"):
+            client.chat.completions.create(**{**WORDS, "model": "no-such-model"})
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "param", "says"),
+    [
+        (b"{not json", 400, None, "could not parse the JSON body"),
+        (b"\xff\xfe", 400, None, "could not parse the JSON body"),
+        (b"[1, 2]", 400, None, "has to be an object"),
+        ({"messages": WORDS["messages"]}, 400, "model", "model"),
+        ({**WORDS, "model": ""}, 400, "model", "model"),
+        ({**WORDS, "model": "no-such-model"}, 404, "model", "no-such-model"),
+        ({"model": "gpt-4o"}, 400, "messages", "messages"),
+        ({"model": "gpt-4o", "messages": []}, 400, "messages", "messages"),
+        ({"model": "gpt-4o", "messages": "hello"}, 400, "messages", "messages"),
+        ({"model": "gpt-4o", "messages": ["hello"]}, 400, "messages", "messages"),
+        ({**WORDS, "stream": True}, 400, "stream", "stream"),
+    ],
+)
+def test_a_bad_request_gets_an_error_object_and_the_connection_lives_on(
+    ask: Ask, body: Any, status: int, param: str | None, says: str
+) -> None:
+    got, reply = ask(body)
+    assert got == status
+    assert set(reply) == {"error"}
+    assert set(reply["error"]) == {"message", "type", "param", "code"}
+    assert reply["error"]["type"] == "invalid_request_error"
+    assert reply["error"]["param"] == param
+    assert says in reply["error"]["message"]
+    assert ask(WORDS)[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("POST", "/v1/completions", 404, "unknown_url"),
+        ("GET", "/", 404, "unknown_url"),
+        ("GET", COMPLETIONS_PATH, 405, "method_not_supported"),
+        ("DELETE", COMPLETIONS_PATH, 501, None),
+    ],
+)
+def test_a_wrong_url_or_method_is_named(ask: Ask, method: str, path: str, status: int, code: str | None) -> None:
+    got, reply = ask({} if method == "POST" else None, path, method)
+    assert got == status
+    assert reply["error"]["code"] == code
+    assert method in reply["error"]["message"]
+
+
+def test_a_body_without_a_length_or_over_the_limit_is_refused(endpoint: Endpoint) -> None:
+    for headers, status in (
+        ({}, 411),
+        ({"Content-Length": "soon"}, 411),
+        ({"Content-Length": str(MAX_BODY_BYTES + 1)}, 413),
+    ):
+        connection = http.client.HTTPConnection(*endpoint.server_address[:2], timeout=10)
+        connection.putrequest("POST", COMPLETIONS_PATH)
+        for name, value in headers.items():
+            connection.putheader(name, value)
+        connection.endheaders()
+        reply = connection.getresponse()
+        assert reply.status == status
+        assert "Content-Length" in json.loads(reply.read())["error"]["message"]
+        connection.close()
+
+
+def test_the_models_are_listed(ask: Ask) -> None:
+    status, reply = ask(None, MODELS_PATH, "GET")
+    assert status == 200
+    assert reply["object"] == "list"
+    assert "gpt-4o" in {model["id"] for model in reply["data"]}
+
+
+def test_completions_and_errors_are_counted_apart(ask: Ask, endpoint: Endpoint) -> None:
+    for _ in range(3):
+        ask(WORDS)
+    ask(b"{")
+    assert (endpoint.completions, endpoint.errors) == (3, 1)
+
+
+@pytest.fixture
+def client(endpoint: Endpoint) -> Iterator[EndpointClient]:
+    """The client that the workers use."""
+    with closing(EndpointClient(endpoint.server_address[1], concurrency=2)) as client:
+        yield client
+
+
+async def test_the_workers_client_brings_text_tool_calls_and_tokens(client: EndpointClient) -> None:
+    words, tools = await client.call_llm(WORDS), await client.call_llm(TOOLS)
+    said = answer(TOOLS)
+    assert words.response == answer(WORDS).text
+    assert words.content_blocks is None
+    assert tools.response == ""
+    assert said.tool_call is not None
+    assert tools.content_blocks == [
+        {"type": "tool_call", "id": said.tool_call.id, "name": said.tool_call.name, "args": said.tool_call.arguments}
+    ]
+    assert tools.tokens == {"input": said.prompt_tokens, "output": said.completion_tokens}
+
+
+async def test_the_workers_client_raises_what_the_endpoint_refuses(client: EndpointClient) -> None:
+    with pytest.raises(RuntimeError, match="answered 404: The model `none` does not exist"):
+        await client.call_llm({**WORDS, "model": "none"})

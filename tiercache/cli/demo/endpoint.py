@@ -1,0 +1,199 @@
+"""The endpoint: a program that speaks the OpenAI chat-completions wire format on 127.0.0.1, as slowly as a model.
+
+It stands in for the model provider, in a process of its own. What it says and how long it takes is decided in
+``answers``. Wire format: https://platform.openai.com/docs/api-reference/chat (not streamed).
+"""
+
+import json
+import os
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from .answers import Answer, answer
+from .bundled import bundled
+from .messages import EndpointDone, EndpointReady, EndpointSettings, decode, listen_to_parent, send
+
+COMPLETIONS_PATH = "/v1/chat/completions"
+MODELS_PATH = "/v1/models"
+MAX_BODY_BYTES = 4 * 1024 * 1024
+
+
+class RequestError(Exception):
+    """A request that is answered with an OpenAI-shaped error object."""
+
+    def __init__(self, status: int, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.body = {"error": {"message": message, "type": "invalid_request_error", "param": param, "code": code}}
+
+
+def parse_request(body: bytes) -> dict[str, Any]:
+    """Return the parameters of a chat completion.
+
+    Raises:
+        RequestError: The body is not JSON, lacks a model or messages, or asks for what is not offered.
+    """
+    try:
+        params = json.loads(body)
+    except ValueError as error:
+        raise RequestError(400, f"We could not parse the JSON body of your request: {error}") from error
+    if not isinstance(params, dict):
+        raise RequestError(400, "The JSON body of your request has to be an object.")
+    model = params.get("model")
+    if not isinstance(model, str) or not model:
+        raise RequestError(400, "you must provide a model parameter", param="model")
+    if model not in bundled("models"):
+        raise RequestError(404, f"The model `{model}` does not exist.", param="model", code="model_not_found")
+    messages = params.get("messages")
+    if not messages:
+        message = "Missing required parameter: 'messages'."
+        raise RequestError(400, message, param="messages", code="missing_required_parameter")
+    if not isinstance(messages, list) or not all(isinstance(item, dict) and "role" in item for item in messages):
+        message = "Invalid type for 'messages': expected an array of objects with a role."
+        raise RequestError(400, message, param="messages", code="invalid_type")
+    if params.get("stream"):
+        message = "Unsupported value: 'stream' does not support true with this endpoint."
+        raise RequestError(400, message, param="stream", code="unsupported_value")
+    return params
+
+
+def completion_object(params: dict[str, Any], said: Answer, created: int) -> dict[str, Any]:
+    """Return the chat.completion object for ``said``."""
+    message: dict[str, Any] = {"role": "assistant", "content": said.text, "refusal": None}
+    if said.tool_call is not None:
+        function = {"name": said.tool_call.name, "arguments": json.dumps(said.tool_call.arguments)}
+        message["tool_calls"] = [{"id": said.tool_call.id, "type": "function", "function": function}]
+    reason = "stop" if said.tool_call is None else "tool_calls"
+    return {
+        "id": f"chatcmpl-{said.digest}",
+        "object": "chat.completion",
+        "created": created,
+        "model": params["model"],
+        "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": reason}],
+        "usage": {
+            "prompt_tokens": said.prompt_tokens,
+            "completion_tokens": said.completion_tokens,
+            "total_tokens": said.prompt_tokens + said.completion_tokens,
+        },
+        "system_fingerprint": "fp_tiercache_demo",
+    }
+
+
+class Endpoint(ThreadingHTTPServer):
+    """The server, its scale and its counts."""
+
+    daemon_threads = True
+    request_queue_size = 512  # all agents connect in the same moment
+
+    def __init__(self, scale: float) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.scale = scale
+        self.completions = 0
+        self.errors = 0
+        self._lock = threading.Lock()
+
+    def count(self, *, failed: bool) -> None:
+        """Count one request; called from the thread of its connection."""
+        with self._lock:
+            if failed:
+                self.errors += 1
+            else:
+                self.completions += 1
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Stay silent about a client that hung up, as a worker that is stopped does; let all else be printed."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One connection, kept alive."""
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def do_POST(self) -> None:
+        """Answer a chat completion."""
+        started = time.perf_counter()
+        try:
+            body = self._read_body()
+            if self.path != COMPLETIONS_PATH:
+                raise self._wrong_url()
+            params = parse_request(body)
+        except RequestError as error:
+            self._reply_error(error)
+            return
+        said = answer(params)
+        self._endpoint.count(failed=False)
+        time.sleep(max(0.0, said.latency * self._endpoint.scale - (time.perf_counter() - started)))
+        took_ms = str(round((time.perf_counter() - started) * 1000))
+        self._reply(200, completion_object(params, said, int(time.time())), {"openai-processing-ms": took_ms})
+
+    def do_GET(self) -> None:
+        """List the models; any other URL is an error."""
+        if self.path == MODELS_PATH:
+            models = [{"id": name, "object": "model", "created": 0, "owned_by": "demo"} for name in bundled("models")]
+            self._reply(200, {"object": "list", "data": models})
+        else:
+            self._reply_error(self._wrong_url())
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Answer what the HTTP parser refuses in the same form as every other error, and hang up."""
+        self.close_connection = True
+        self._reply_error(RequestError(code, message or explain or "Bad request."))
+
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+        """Write no log: standard error belongs to what goes wrong."""
+
+    @property
+    def _endpoint(self) -> Endpoint:
+        assert isinstance(self.server, Endpoint)
+        return self.server
+
+    def _wrong_url(self) -> RequestError:
+        if self.path in (COMPLETIONS_PATH, MODELS_PATH):
+            return RequestError(405, f"Not allowed to {self.command} on {self.path}.", code="method_not_supported")
+        return RequestError(404, f"Unknown request URL: {self.command} {self.path}.", code="unknown_url")
+
+    def _read_body(self) -> bytes:
+        length = self.headers.get("Content-Length", "")
+        if not length.isdecimal() or int(length) > MAX_BODY_BYTES:
+            self.close_connection = True  # the body stays unread, so the next request cannot be found
+            raise RequestError(
+                413 if length.isdecimal() else 411, f"A Content-Length of at most {MAX_BODY_BYTES} is needed."
+            )
+        return self.rfile.read(int(length))
+
+    def _reply_error(self, error: RequestError) -> None:
+        self._endpoint.count(failed=True)
+        self._reply(error.status, error.body)
+
+    def _reply(self, status: int, payload: dict[str, Any], headers: dict[str, str] | None = None) -> None:
+        data = json.dumps(payload, ensure_ascii=False).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(data)
+
+
+def main() -> None:
+    """Serve until standard input ends, then say how many completions were asked for."""
+    endpoint = Endpoint(decode(sys.argv[1], EndpointSettings).scale)
+
+    def finish() -> None:
+        try:
+            send(EndpointDone(endpoint.completions, endpoint.errors))
+        finally:
+            os._exit(0)  # the threads of open connections may still sleep
+
+    listen_to_parent(finish)
+    send(EndpointReady(endpoint.server_address[1]))
+    endpoint.serve_forever()
