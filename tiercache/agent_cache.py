@@ -212,7 +212,7 @@ class AgentCache:
         """Return what this process has counted since the cache was made."""
         engine = self._engine
         return LocalStats(
-            tiers={policy.tier: policy.counters.copy() for policy in self._policies},
+            tiers={policy.tier: policy.counters.total() for policy in self._policies},
             operations=engine.operations.snapshot(),
             l1_entry_count=engine.l1.entry_count,
             l1_bytes=engine.l1.size_bytes,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
 from ..errors import L2CommandError, L2UnavailableError
-from .level2 import Level2, Stored, Write, WriteResult
+from .level2 import Command, Level2, Stored, Write, WriteResult
 
 __all__ = ["Breaker", "GuardedLevel2"]
 
@@ -88,6 +88,10 @@ class GuardedLevel2:
         with self._noted():
             async for page in self._level2.scan(prefix):
                 yield page
+
+    async def execute(self, commands: Sequence[Command]) -> list[Any]:
+        with self._noted():
+            return await self._level2.execute(commands)
 
     async def aclose(self) -> None:
         await self._level2.aclose()

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from ..errors import L2UnavailableError
 from .clock import Clock
+from .counters import TierCounters
 from .entry import ENTRY_OVERHEAD_BYTES, Entry, Group
 from .fences import Fence
 from .flights import CURRENT_FLIGHT, Flight
@@ -20,7 +21,7 @@ from .level2 import Delete, WriteSet
 from .lifecycle import Lifecycle
 from .operation import Operation, OperationLog
 from .policy import Fresh, Load, Mode, Request, TierPolicy, UndecodableError
-from .runtime import Connect, Limits, Runtime
+from .runtime import Connect, Limits, Runtime, Service
 
 __all__ = ["Engine", "Found", "Source"]
 
@@ -48,13 +49,16 @@ class Found(NamedTuple):
 class Engine:
     """One cache's levels, in one process."""
 
-    def __init__(self, *, l1: L1, connect: Connect | None, limits: Limits, clock: Clock) -> None:
+    def __init__(
+        self, *, l1: L1, connect: Connect | None, limits: Limits, clock: Clock, services: Sequence[Service] = ()
+    ) -> None:
         self.l1 = l1
         self.now = clock.monotonic
         self.wall = clock.wall
         self.operations = OperationLog(clock.monotonic)
         self._connect = connect
         self._limits = limits
+        self._services = services
         self._life = Lifecycle(self._start)
         self._refusal_logged = False
 
@@ -71,11 +75,11 @@ class Engine:
         if self._connect is not None:
             # What other processes have changed since the last loop, nobody told this one.
             self.l1.clear()
-        return Runtime(self._connect, self._limits, self.now)
+        return Runtime(self._connect, self._services, self._limits, self.now)
 
     # Reading
 
-    def peek(self, key: str, now: float, policy: TierPolicy) -> Entry | None:
+    def peek(self, key: str, now: float, counters: TierCounters) -> Entry | None:
         """Return the entry in process memory, without a task, a lock or an await; counts a hit.
 
         None says nothing about the loop or whether the cache is open: ``find`` and ``get_or_load`` do.
@@ -84,25 +88,27 @@ class Engine:
             return None
         entry = self.l1.get(key, now)
         if entry is not None:
-            policy.counters.l1_hits += 1
+            counters.l1_hits += 1
+            counters.saved_micros += entry.cost_micros
         return entry
 
     async def find(self, request: Request) -> Found:
         """Look a key up in both levels."""
         runtime = await self.open()
-        entry = self.peek(request.key, self.now(), request.policy)
+        entry = self.peek(request.key, self.now(), request.counters)
         if entry is not None:
             return Found(entry, "l1")
         fence = runtime.fences.open(request.key, request.groups)
         try:
-            found = await self._read(runtime, request.policy, fence)
+            found = await self._read(runtime, request, fence)
         finally:
             runtime.fences.close(fence)
-        _count(request.policy, found)
+        _count(request.counters, found)
         return found
 
-    async def _read(self, runtime: Runtime, policy: TierPolicy, fence: Fence) -> Found:
+    async def _read(self, runtime: Runtime, request: Request, fence: Fence) -> Found:
         """Ask Valkey, fill L1. The one place where an unavailable Valkey becomes a miss."""
+        policy, counters = request.policy, request.counters
         if runtime.level2 is None:
             return Found(None, None)
         sent_at = self.now()
@@ -110,7 +116,7 @@ class Engine:
         try:
             stored = await runtime.level2.get(fence.key)
         except L2UnavailableError:
-            policy.counters.l2_errors += 1
+            counters.l2_errors += 1
             return Found(None, None, degraded=True)
         finally:
             fence.reading = False
@@ -121,7 +127,7 @@ class Engine:
                 raise UndecodableError("not a string")
             value = policy.codec.decode(stored.value)
         except UndecodableError:
-            policy.counters.undecodable += 1
+            counters.undecodable += 1
             return Found(None, None)
         entry = self._entry(policy, fence, value, stored.ttl, since=sent_at)
         if policy.l1 and fence.holds:
@@ -132,6 +138,7 @@ class Engine:
         """Return the entry for a value that has ``ttl`` seconds to live in Valkey, counted from ``since``."""
         expires_at = math.inf if ttl is None else since + ttl
         age = max(0.0, self.wall() - policy.codec.stored_at(value))
+        cost = policy.codec.cost(value)
         return Entry(
             value,
             # A copy that outlives Valkey's would serve what is gone; one with no Valkey behind it is no copy.
@@ -140,6 +147,7 @@ class Engine:
             stored_at=self.now() - age,
             groups=of.groups,
             size_bytes=ENTRY_OVERHEAD_BYTES + len(of.key) + policy.codec.size_bytes(value),
+            cost_micros=0 if cost is None else round(cost * 1_000_000),
         )
 
     # Loading
@@ -160,15 +168,15 @@ class Engine:
             return await self._load_privately(runtime, request, load)
         if mode != "use":
             return await self._fly(runtime, request, load, read=False, shared=mode == "refresh")
-        entry = self.peek(request.key, self.now(), request.policy)
+        entry = self.peek(request.key, self.now(), request.counters)
         if entry is not None:
             return Found(entry, "l1")
         try:
             found = await self._join_or_fly(runtime, request, load)
         except Exception:
-            request.policy.counters.misses += 1
+            request.counters.misses += 1
             raise
-        _count(request.policy, found)
+        _count(request.counters, found)
         return found
 
     async def _join_or_fly(self, runtime: Runtime, request: Request, load: Load) -> Found:
@@ -199,10 +207,10 @@ class Engine:
         """The body of a flight's task: read, load, fill, hand out."""
         CURRENT_FLIGHT.set(flight)
         try:
-            found = await self._read(runtime, request.policy, flight.fence) if read else Found(None, None)
+            found = await self._read(runtime, request, flight.fence) if read else Found(None, None)
             if found.entry is None:
                 # A lease on the key, which makes one process load, belongs here: on a miss only.
-                fresh = await self._load(runtime, request.policy, load, nested=nested)
+                fresh = await self._load(runtime, request.counters, load, nested=nested)
                 entry = self._fill(runtime, request, flight.fence, fresh)
                 found = Found(entry, "loader", degraded=found.degraded)
             flight.resolve(found)
@@ -212,25 +220,25 @@ class Engine:
         finally:
             runtime.land(flight)
 
-    async def _load(self, runtime: Runtime, policy: TierPolicy, load: Load, *, nested: bool) -> Fresh:
-        policy.counters.loads += 1
+    async def _load(self, runtime: Runtime, counters: TierCounters, load: Load, *, nested: bool) -> Fresh:
+        counters.loads += 1
         try:
             return await runtime.load_limits.run(load, nested=nested)
         except Exception:
-            policy.counters.load_errors += 1
+            counters.load_errors += 1
             raise
 
     async def _load_privately(self, runtime: Runtime, request: Request, load: Load) -> Found:
         """Load for one caller, in its own task; store nothing."""
         policy = request.policy
-        fresh = await self._load(runtime, policy, load, nested=CURRENT_FLIGHT.get() is not None)
+        fresh = await self._load(runtime, request.counters, load, nested=CURRENT_FLIGHT.get() is not None)
         lifetime = policy.lifetime(fresh.ttl, request.ttl)
         return Found(self._entry(policy, request, fresh.value, lifetime, since=self.now()), "loader")
 
     def _fill(self, runtime: Runtime, request: Request, fence: Fence, fresh: Fresh) -> Entry:
         # No await here: the fence is looked at, L1 filled and the write queued in one step, so that an invalidation
         # comes either before (and nothing is stored) or after (and its delete is queued behind this write).
-        policy, counters = request.policy, request.policy.counters
+        policy, counters = request.policy, request.counters
         lifetime = policy.lifetime(fresh.ttl, request.ttl)
         entry = self._entry(policy, request, fresh.value, lifetime, since=self.now())
         if not fresh.store:
@@ -366,10 +374,10 @@ class Engine:
         return runtime is not None and runtime.breaker.is_open
 
 
-def _count(policy: TierPolicy, found: Found) -> None:
-    counters = policy.counters
-    if found.source == "l2":
+def _count(counters: TierCounters, found: Found) -> None:
+    if found.entry is not None and found.source == "l2":
         counters.l2_hits += 1
+        counters.saved_micros += found.entry.cost_micros
     else:
         counters.misses += 1
         counters.coalesced += found.coalesced

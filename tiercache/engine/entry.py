@@ -27,10 +27,11 @@ class Entry:
         expires_at: Monotonic second at which it leaves Valkey (inf: never); never before ``deadline``.
         stored_at: Monotonic second at which it was stored, by whoever stored it.
         groups: The groups it is invalidated with.
+        cost_micros: Millionths of a dollar that it cost to make, and that each hit saves.
         size_bytes: What it takes of ``L1Options.max_bytes``.
     """
 
-    __slots__ = ("deadline", "expires_at", "groups", "size_bytes", "stored_at", "value")
+    __slots__ = ("cost_micros", "deadline", "expires_at", "groups", "size_bytes", "stored_at", "value")
 
     def __init__(
         self,
@@ -41,6 +42,7 @@ class Entry:
         stored_at: float,
         groups: tuple[Group, ...],
         size_bytes: int,
+        cost_micros: int = 0,
     ) -> None:
         self.value = value
         self.deadline = deadline
@@ -48,3 +50,4 @@ class Entry:
         self.stored_at = stored_at
         self.groups = groups
         self.size_bytes = size_bytes
+        self.cost_micros = cost_micros

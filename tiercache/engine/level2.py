@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from ..errors import TierCacheError
 
-__all__ = ["Delete", "Level2", "Stored", "Write", "WriteResult", "WriteSet"]
+__all__ = ["Command", "Delete", "Level2", "Stored", "Write", "WriteResult", "WriteSet"]
 
 
 class Stored(NamedTuple):
@@ -50,6 +50,8 @@ class Delete:
 
 
 Write: TypeAlias = WriteSet | Delete
+# A command and its arguments, as redis-cli takes them: ("HINCRBY", key, field, 1).
+Command: TypeAlias = tuple[str | bytes | int | float, ...]
 WriteResult: TypeAlias = int | TierCacheError
 
 
@@ -83,6 +85,13 @@ class Level2(Protocol):
 
     def scan(self, prefix: str) -> AsyncIterator[list[bytes]]:
         """Yield the keys that begin with ``prefix``, in pages, each at least once."""
+        ...
+
+    async def execute(self, commands: Sequence[Command]) -> list[Any]:
+        """Send Valkey commands together, in order; return a reply, or the error in its place, for each.
+
+        For what is no entry: statistics, registration, policies. Never sent twice.
+        """
         ...
 
     async def aclose(self) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias
 
 from ..errors import UsageError
-from .counters import TierCounters
+from .counters import CounterBook, TierCounters
 from .entry import Group
 from .ttl import Ttl, resolve_ttl, shorten
 
@@ -41,6 +41,10 @@ class Codec(Protocol):
 
     def size_bytes(self, value: Any) -> int:
         """Return the memory that ``value`` takes."""
+        ...
+
+    def cost(self, value: Any) -> float | None:
+        """Return the dollars that ``value`` cost to make, None where that is not known."""
         ...
 
     def stored_at(self, value: Any) -> float:
@@ -78,7 +82,7 @@ class TierPolicy:
     l1_ttl: float
     jitter: float
     finish_abandoned: bool
-    counters: TierCounters = field(default_factory=TierCounters)
+    counters: CounterBook = field(default_factory=CounterBook)
 
     @property
     def group(self) -> Group:
@@ -97,10 +101,12 @@ class Request(NamedTuple):
         policy: The rules of its tier.
         key: The key in Valkey.
         groups: The groups that the key belongs to.
+        counters: Where the call is counted.
         ttl: The call's own wish for a lifetime.
     """
 
     policy: TierPolicy
     key: str
     groups: tuple[Group, ...]
+    counters: TierCounters
     ttl: Ttl | None = None

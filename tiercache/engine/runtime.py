@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from ..errors import L2UnavailableError, UsageError
 from .breaker import Breaker, GuardedLevel2
@@ -16,9 +16,25 @@ from .level2 import Level2
 from .loader import LoadLimits
 from .write_pipe import WritePipe
 
-__all__ = ["Connect", "Limits", "Runtime"]
+__all__ = ["Connect", "Limits", "Runtime", "Service"]
 
 Connect: TypeAlias = Callable[[], Awaitable[Level2]]
+
+
+class Service(Protocol):
+    """Something that lives beside the entries as long as a runtime: statistics, registration, policies."""
+
+    async def open(self, level2: Level2) -> None:
+        """Prepare, before the first request is served. Raises UsageError if the cache must not open."""
+        ...
+
+    async def run(self, level2: Level2) -> None:
+        """Work in the background until cancelled."""
+        ...
+
+    async def close(self, level2: Level2) -> None:
+        """Finish, after the last load and write."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +61,9 @@ class Runtime:
         pipe: The write pipe to it, None likewise.
     """
 
-    def __init__(self, connect: Connect | None, limits: Limits, now: Callable[[], float]) -> None:
+    def __init__(
+        self, connect: Connect | None, services: Sequence[Service], limits: Limits, now: Callable[[], float]
+    ) -> None:
         self.loop = asyncio.get_running_loop()
         self.pid = os.getpid()
         self.is_open = False
@@ -56,6 +74,8 @@ class Runtime:
         self.level2: GuardedLevel2 | None = None
         self.pipe: WritePipe | None = None
         self._connect = connect
+        self._services = services
+        self._running: list[asyncio.Task[None]] = []
         self._limits = limits
         self._loading: dict[asyncio.Task[None], Flight] = {}
         self._opening: asyncio.Task[None] | None = None
@@ -83,14 +103,13 @@ class Runtime:
         if self._connect is not None:
             level2 = GuardedLevel2(await self._connect(), self.breaker)
             try:
-                await level2.ping()
-            except L2UnavailableError:
-                if self._limits.require_l2:
-                    await level2.aclose()
-                    raise
+                await self._prepare(level2)
             except BaseException:
                 await level2.aclose()
                 raise
+            self._running = [
+                self.loop.create_task(service.run(level2), name="tiercache-service") for service in self._services
+            ]
             self.level2 = level2
             self.pipe = WritePipe(level2, max_fill_bytes=self._limits.max_queue_bytes)
         # A loop closes its asynchronous generators when it shuts down (asyncio.run, Runner): the one moment at
@@ -98,6 +117,15 @@ class Runtime:
         self._end_of_loop = self._close_at_end()
         await anext(self._end_of_loop)
         self.is_open = True
+
+    async def _prepare(self, level2: Level2) -> None:
+        try:
+            await level2.ping()
+        except L2UnavailableError:
+            if self._limits.require_l2:
+                raise
+        for service in self._services:
+            await service.open(level2)
 
     async def _close_at_end(self) -> AsyncGenerator[None, None]:
         try:
@@ -150,5 +178,10 @@ class Runtime:
             await asyncio.wait(left)
         if self.pipe is not None:
             await self.pipe.drain(max(0.0, deadline - self.loop.time()))
+        for running in self._running:
+            running.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
         if self.level2 is not None:
+            for service in self._services:
+                await service.close(self.level2)
             await self.level2.aclose()

@@ -14,7 +14,7 @@ from valkey.asyncio.connection import AbstractConnection
 from valkey.exceptions import ConnectionError as ValkeyConnectionError
 from valkey.exceptions import ResponseError, ValkeyError
 
-from ..engine.level2 import Delete, Stored, Write, WriteResult
+from ..engine.level2 import Command, Delete, Stored, Write, WriteResult
 from ..engine.ttl import to_milliseconds
 from ..errors import L2CommandError, L2UnavailableError
 from .connect import Settings
@@ -82,6 +82,10 @@ class ValkeyLevel2:
                 yield keys
             if cursor == 0:
                 return
+
+    async def execute(self, commands: Sequence[Command]) -> list[Any]:
+        replies = await self._within("a batch of commands", lambda: self._exchange(commands))
+        return [_mapped(reply) for reply in replies]
 
     async def aclose(self) -> None:
         # What may fail is saying goodbye to a server that is gone; there is nothing left to do or to count.
@@ -157,6 +161,10 @@ async def _reply(connection: AbstractConnection) -> Any:
         return await connection.read_response()
     except ResponseError as error:
         return error
+
+
+def _mapped(reply: Any) -> Any:
+    return (map_error(reply, "a command") or reply) if isinstance(reply, ResponseError) else reply
 
 
 def _command(write: Write) -> tuple[Any, ...]:

@@ -49,7 +49,7 @@ class LlmTier:
         engine = self._engine
         key = self._keys.key(params)
         now = engine.now()
-        entry = engine.peek(key, now, self._policy)
+        entry = engine.peek(key, now, self._policy.counters.of(_model(params)))
         if entry is not None:
             return LlmResult.from_l1(key, entry, now)
         with engine.operation("llm.check"):
@@ -90,7 +90,7 @@ class LlmTier:
             check_ttl(ttl)
         if mode == "use":
             now = engine.now()
-            entry = engine.peek(key, now, self._policy)
+            entry = engine.peek(key, now, self._policy.counters.of(_model(params)))
             if entry is not None:
                 return LlmResult.from_l1(key, entry, now)
         else:
@@ -188,10 +188,9 @@ class LlmTier:
             return await self._engine.invalidate_group(self._policy.group, self._prefix)
 
     def _request(self, params: Mapping[str, Any], key: str, ttl: Ttl | None = None) -> Request:
-        if "model" not in params:
-            raise UsageError("params must have 'model'")  # TierOptions.key may have made one up.
-        groups = _groups_of(self._policy.tier, str.__str__(params["model"]))
-        return Request(self._policy, key, groups, ttl)
+        model = _model(params)
+        groups = _groups_of(self._policy.tier, str.__str__(model))
+        return Request(self._policy, key, groups, self._policy.counters.of(model), ttl)
 
     def _fresh_answer(self, params: Mapping[str, Any], answer: object) -> Fresh:
         if isinstance(answer, str):
@@ -215,6 +214,14 @@ class LlmTier:
             content_blocks=blocks,
         )
         return Fresh(entry, data, answer.ttl, answer.store)
+
+
+def _model(params: Mapping[str, Any]) -> str:
+    """Return the model of params that make a key."""
+    try:
+        return params["model"]  # type: ignore[no-any-return]
+    except KeyError as error:  # TierOptions.key has made one up.
+        raise UsageError("params must have 'model'") from error
 
 
 @lru_cache(maxsize=1024)

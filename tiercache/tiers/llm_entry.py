@@ -113,6 +113,10 @@ class LlmCodec:
                 size += sys.getsizeof(part)
         return size
 
+    def cost(self, value: LlmEntry) -> float | None:
+        """Return the dollars that the answer cost."""
+        return value.cost
+
     def stored_at(self, value: LlmEntry) -> float:
         """Return when the entry was stored, in seconds since the epoch."""
         return value.stored_at_ms / 1000

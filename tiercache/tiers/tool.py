@@ -48,7 +48,7 @@ class ToolTier:
         engine = self._engine
         key = self._key(tool, args)
         now = engine.now()
-        entry = engine.peek(key, now, self._policy)
+        entry = engine.peek(key, now, self._policy.counters.of(tool))
         if entry is not None:
             return ToolResult.from_l1(key, entry, now)
         with engine.operation("tool.check"):
@@ -87,7 +87,7 @@ class ToolTier:
             _check_cost(cost)
         if mode == "use":
             now = engine.now()
-            entry = engine.peek(key, now, self._policy)
+            entry = engine.peek(key, now, self._policy.counters.of(tool))
             if entry is not None:
                 return ToolResult.from_l1(key, entry, now)
         else:
@@ -145,7 +145,8 @@ class ToolTier:
         return f"{self._prefix}{tool}:{digest}"
 
     def _request(self, tool: str, key: str, ttl: Ttl | None = None) -> Request:
-        return Request(self._policy, key, _groups_of(self._policy.tier, str.__str__(tool)), ttl)
+        groups = _groups_of(self._policy.tier, str.__str__(tool))
+        return Request(self._policy, key, groups, self._policy.counters.of(tool), ttl)
 
     def _fresh(self, tool: str, args: Any, value: object, cost: float | None) -> Fresh:
         entry, data = encode_tool(

@@ -81,6 +81,10 @@ class ToolCodec:
         """Return the memory that an entry takes."""
         return sys.getsizeof(value.response) + sys.getsizeof(value)
 
+    def cost(self, value: ToolEntry) -> float | None:
+        """Return the dollars that the answer cost."""
+        return value.cost
+
     def stored_at(self, value: ToolEntry) -> float:
         """Return when the entry was stored, in seconds since the epoch."""
         return value.stored_at_ms / 1000
