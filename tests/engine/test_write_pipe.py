@@ -9,7 +9,7 @@ import pytest
 
 from tests.requests import turns
 from tiercache import L2CommandError, L2UnavailableError
-from tiercache.engine.level2 import Delete, Stored, Write, WriteResult, WriteSet
+from tiercache.engine.level2 import Delete, Run, Stored, Write, WriteResult, WriteSet
 from tiercache.engine.write_pipe import WritePipe
 
 
@@ -18,6 +18,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self.batches: list[list[Write]] = []
+        self.calls = 0
         self.error: Exception | None = None
         self.refused: set[str] = set()
         self.open = asyncio.Event()
@@ -25,6 +26,7 @@ class Ledger:
 
     async def apply(self, writes: Sequence[Write]) -> list[WriteResult]:
         await self.open.wait()
+        self.calls += 1
         if self.error is not None:
             raise self.error
         self.batches.append(list(writes))
@@ -180,3 +182,43 @@ async def test_a_drain_ends_in_time_and_fails_what_is_left(pipe: WritePipe, ledg
     with pytest.raises(L2UnavailableError, match="closed before"):
         await writing
     assert (pipe.queued_count, pipe.queued_bytes) == (0, 0)
+
+
+async def test_a_task_cancelled_before_its_first_step_stops_nothing(pipe: WritePipe, ledger: Ledger) -> None:
+    """As by a signal handler that cancels every task and lets the loop go on."""
+    writing = asyncio.create_task(pipe.write(write("a")))
+    await asyncio.sleep(0)
+    (task,) = (task for task in asyncio.all_tasks() if task.get_name() == "tiercache-writes")
+    task.cancel()
+    async with asyncio.timeout(10):
+        assert await pipe.write(write("b")) == 1
+        assert await writing == 1
+    assert ledger.keys == ["a", "b"]
+
+
+async def test_a_silent_server_fails_at_once_everything_that_was_queued(pipe: WritePipe, ledger: Ledger) -> None:
+    ledger.open.clear()
+    ledger.error = L2UnavailableError("away")
+    waiting = [asyncio.create_task(pipe.write(write(n))) for n in range(350)]
+    await turns()
+    late = asyncio.create_task(pipe.write(write("late")))
+    await turns()
+    ledger.calls = 0
+    ledger.open.set()
+    outcomes = await asyncio.gather(*waiting, late, return_exceptions=True)
+    assert {type(outcome) for outcome in outcomes} == {L2UnavailableError}
+    assert ledger.calls == 2  # The batch under way, and what came while it was: not four, and not one for each hundred.
+    assert not pipe.is_writing("0")
+
+
+async def test_it_is_known_what_is_on_its_way(pipe: WritePipe, ledger: Ledger) -> None:
+    ledger.open.clear()
+    pipe.fill(write("a"), ignore)
+    pipe.fill(write("b"), ignore)
+    waiting = [asyncio.create_task(pipe.write(w)) for w in (write("b"), Delete(("c", "d")), Run(("INCR", "e")))]
+    await turns()
+    assert [pipe.is_writing(key) for key in "abcde"] == [True, True, True, True, False]
+    assert [pipe.is_changing(key) for key in "abcde"] == [False, True, True, True, False]
+    ledger.open.set()
+    await asyncio.gather(*waiting)
+    assert not any(pipe.is_writing(key) or pipe.is_changing(key) for key in "abcde")

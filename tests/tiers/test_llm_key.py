@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
 from types import MappingProxyType
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.engine.test_overtaking import SlowReads
 from tests.requests import HELLO, asking
 from tiercache import AgentCache, TierOptions, UsageError, last_user_turn
 from tiercache.tiers.llm_key import LlmKeys
@@ -67,6 +69,38 @@ async def test_the_last_user_turn_can_be_the_key(make_cache: Callable[..., Agent
     await cache.llm.store(chat, "Hi")
     assert (await cache.llm.check(HELLO)).response == "Hi"
     assert not (await cache.llm.check(asking("Bye"))).hit
+
+
+async def test_answers_that_models_share_are_invalidated_by_the_model_that_gave_them(
+    make_cache: Callable[..., AgentCache],
+) -> None:
+    cache = make_cache(llm=TierOptions(key=lambda params: {**params, "model": "any"}))
+    await cache.llm.store(asking("x", model="a"), "by a")
+    cache.clear_l1()
+    assert (await cache.llm.check(asking("x", model="b"))).response == "by a"  # Into L1, asked for by b.
+    assert await cache.llm.invalidate_by_model("a") == 1
+    assert not (await cache.llm.check(asking("x", model="b"))).hit
+
+
+async def test_a_read_of_an_answer_that_models_share_is_overtaken_whoever_reads(
+    make_cache: Callable[..., AgentCache], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = make_cache(llm=TierOptions(key=lambda params: {**params, "model": "any"}))
+    await cache.llm.store(asking("x", model="a"), "by a")
+    cache.clear_l1()
+    reads = SlowReads(monkeypatch)
+    reading = asyncio.create_task(cache.llm.check(asking("x", model="b")))
+    await reads.answered.wait()
+    assert await cache.llm.invalidate_by_model("a") == 1
+    reads.release.set()
+    assert (await reading).response == "by a"
+    assert not (await cache.llm.check(asking("x", model="b"))).hit
+
+
+@pytest.mark.parametrize("messages", [None, "text", ["text"], 5])
+def test_a_last_user_turn_needs_messages(messages: Any) -> None:
+    with pytest.raises(UsageError, match="messages"):
+        LlmKeys("n:", transform=last_user_turn).key({"model": "m", "messages": messages})
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 import valkey
 
 from tests.requests import Loader
+from tests.support import entry_keys
 from tiercache import AgentCache, TierOptions, UsageError
 
 MakeCache = Callable[..., AgentCache]
@@ -74,6 +75,36 @@ async def test_a_loader_is_called_with_the_args_as_keywords(
     assert (await cache.tool.get_or_load("get_weather", args, loader)).value == expected
 
 
+async def test_a_result_whose_args_were_changed_meanwhile_is_stored_nowhere(cache: AgentCache) -> None:
+    args = {"query": {"n": 1}}
+    loader = Loader(held=True)
+    loading = asyncio.create_task(cache.tool.get_or_load("t", args, loader))
+    await loader.started.wait()
+    args["query"]["n"] = 2
+    loader.release()
+    assert (await loading).value == "answer"
+    await cache.flush_writes()
+    for n in (1, 2):
+        assert not (await cache.tool.check("t", {"query": {"n": n}})).hit
+
+
+class Named(str):
+    __slots__ = ()
+
+    def __format__(self, spec: str) -> str:
+        return "a:b"
+
+    def __str__(self) -> str:
+        return "something else"
+
+
+async def test_a_tool_is_called_what_its_name_is(cache: AgentCache) -> None:
+    key = await cache.tool.store(Named("search"), {}, "x")
+    assert key.startswith("test:tool:search:")
+    assert await cache.tool.invalidate_by_tool("search") == 1
+    assert not (await cache.tool.check(Named("search"), {})).hit
+
+
 async def test_the_order_of_arguments_does_not_matter_and_their_types_do(cache: AgentCache) -> None:
     await cache.tool.store("t", {"a": 1, "b": {"c": 2, "d": 3}}, "x")
     assert (await cache.tool.check("t", {"b": {"d": 3, "c": 2}, "a": 1})).hit
@@ -106,7 +137,7 @@ async def test_a_tool_is_invalidated_without_touching_another(make_cache: MakeCa
     assert (await cache.tool.check("search2", {"n": 1})).source == "l1"
     assert await cache.tool.invalidate_by_tool("se*rch") == 3
     assert await cache.tool.clear() == 3
-    assert plain.dbsize() == 0
+    assert len(entry_keys(plain)) == 0
 
 
 async def test_clearing_one_tier_leaves_the_other(cache: AgentCache) -> None:
@@ -140,7 +171,7 @@ async def test_a_bad_tool_name_is_refused_everywhere(cache: AgentCache, plain: v
     for call in (*CALLS.values(), lambda cache, tool, args: cache.tool.invalidate_by_tool(tool)):
         with pytest.raises(UsageError, match="tool "):
             await call(cache, tool, {})
-    assert plain.dbsize() == 0
+    assert len(entry_keys(plain)) == 0
 
 
 @pytest.mark.parametrize("method", CALLS)
@@ -150,7 +181,7 @@ async def test_args_that_are_not_json_are_refused(
 ) -> None:
     with pytest.raises(UsageError, match="args"):
         await CALLS[method](cache, "t", args)
-    assert plain.dbsize() == 0
+    assert len(entry_keys(plain)) == 0
 
 
 @pytest.mark.parametrize("cost", [-1, float("nan"), float("inf"), "1", True])
@@ -161,7 +192,7 @@ async def test_a_cost_that_is_no_amount_of_money_is_refused(cache: AgentCache, p
     ):
         with pytest.raises(UsageError, match="cost must be"):
             await call()
-    assert plain.dbsize() == 0
+    assert len(entry_keys(plain)) == 0
 
 
 @pytest.mark.parametrize("value", [{1}, b"x", object(), "\ud800"])
@@ -170,7 +201,7 @@ async def test_a_result_that_is_not_json_is_refused(cache: AgentCache, plain: va
         await cache.tool.store("t", {}, value)
     with pytest.raises(UsageError, match="response"):
         await cache.tool.get_or_load("t", {}, lambda: value)
-    assert plain.dbsize() == 0
+    assert len(entry_keys(plain)) == 0
 
 
 async def test_positional_args_and_a_loader_that_wants_some_are_refused(cache: AgentCache) -> None:

@@ -19,8 +19,8 @@ class Breaker:
     """Decides whether Valkey is asked, from how the last exchanges went.
 
     Closed: asked. After ``failures`` failures in a row it opens: not asked, except once every ``pause`` seconds; the
-    first answer closes it again (Nygard, "Release It!", circuit breaker). One warning is logged when an outage
-    begins, one line when it ends.
+    first answer closes it again (Nygard, "Release It!", circuit breaker). One warning is logged when it opens, one line
+    when it closes.
     """
 
     def __init__(self, *, failures: int, pause: float, now: Callable[[], float]) -> None:
@@ -47,16 +47,22 @@ class Breaker:
 
     def succeeded(self) -> None:
         """Note an answer, also a refusing one."""
-        if self._failed_count:
-            self._failed_count = 0
+        if self.is_open:
             _LOGGER.info("Valkey answers again.")
+        self._failed_count = 0
 
     def failed(self, error: Exception) -> None:
         """Note that there was no answer."""
-        if not self._failed_count:
-            _LOGGER.warning("Valkey is unavailable, working without it until it answers: %s", error)
         self._failed_count += 1
         self._ask_again_at = self._now() + self._pause
+        if self._failed_count == self._limit:
+            _LOGGER.warning("Valkey is unavailable, working without it until it answers: %s", error)
+
+    def trip(self, error: Exception) -> None:
+        """Open at once: there was no answer although there was time."""
+        if not self.is_open:
+            self._failed_count = self._limit - 1
+            self.failed(error)
 
 
 class GuardedLevel2:
@@ -66,15 +72,24 @@ class GuardedLevel2:
         self._level2 = level2
         self._breaker = breaker
 
+    @property
+    def is_answering(self) -> bool:
+        """Whether the store is not taken for unavailable."""
+        return not self._breaker.is_open
+
     async def ping(self) -> None:
         with self._noted():
             await self._level2.ping()
 
     async def get(self, key: str) -> Stored | None:
-        if not self._breaker.allows():
-            raise L2UnavailableError("Valkey is not asked at the moment, because it did not answer just now")
+        self._check_allowed()
         with self._noted():
             return await self._level2.get(key)
+
+    async def get_many(self, keys: Sequence[str]) -> list[Stored | None]:
+        self._check_allowed()
+        with self._noted():
+            return await self._level2.get_many(keys)
 
     async def get_values(self, keys: Sequence[bytes]) -> list[bytes | None]:
         with self._noted():
@@ -95,6 +110,10 @@ class GuardedLevel2:
 
     async def aclose(self) -> None:
         await self._level2.aclose()
+
+    def _check_allowed(self) -> None:
+        if not self._breaker.allows():
+            raise L2UnavailableError("Valkey is not asked at the moment, because it did not answer just now")
 
     @contextmanager
     def _noted(self) -> Iterator[None]:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Final
 
-__all__ = ["OTHER", "CounterBook", "OperationCounters", "TierCounters"]
+__all__ = ["DURATION_BOUNDS", "OTHER", "CounterBook", "OperationCounters", "TierCounters"]
 
 # The label under which those are counted that came when the book was full. No tool can have this name.
 OTHER: Final = ":other"
+
+# Upper bounds, in seconds, of the durations that are counted together; those above the last have a place of their own.
+# From a millisecond up they are betterdb-agent-cache's.
+DURATION_BOUNDS: Final = (
+    *(0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005),
+    *(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0),
+)
 
 
 @dataclass(slots=True)
@@ -27,6 +35,7 @@ class TierCounters:
         fill_errors: Values whose write to Valkey failed.
         l2_errors: Lookups that Valkey did not answer; each became a miss.
         undecodable: Entries in Valkey that are not of this tier's form; each became a miss.
+        stored_bytes: Bytes of the values that were stored, explicitly or by a load.
     """
 
     l1_hits: int = 0
@@ -41,11 +50,12 @@ class TierCounters:
     fill_errors: int = 0
     l2_errors: int = 0
     undecodable: int = 0
+    stored_bytes: int = 0
 
     def add(self, other: TierCounters) -> None:
         """Add what ``other`` has counted."""
-        for field in fields(self):
-            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
+        for each in fields(self):
+            setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
 
 
 class CounterBook:
@@ -83,8 +93,30 @@ class CounterBook:
 
 @dataclass(slots=True)
 class OperationCounters:
-    """How often one operation ran past L1, how often it raised, and how long it took in all (seconds)."""
+    """How often one operation ran past L1, how often it raised, and how long it took.
+
+    Attributes:
+        calls: How often it ran.
+        errors: How often it raised; a cancellation does not count.
+        seconds: How long it took in all.
+        buckets: Calls by duration, one count for each of DURATION_BOUNDS and one for longer ones.
+    """
 
     calls: int = 0
     errors: int = 0
     seconds: float = 0.0
+    buckets: list[int] = field(default_factory=lambda: [0] * (len(DURATION_BOUNDS) + 1))
+
+    def count(self, seconds: float, *, failed: bool) -> None:
+        """Count one call."""
+        self.calls += 1
+        self.errors += failed
+        self.seconds += seconds
+        self.buckets[bisect_left(DURATION_BOUNDS, seconds)] += 1
+
+    def add(self, other: OperationCounters) -> None:
+        """Add what ``other`` has counted."""
+        self.calls += other.calls
+        self.errors += other.errors
+        self.seconds += other.seconds
+        self.buckets = [count + more for count, more in zip(self.buckets, other.buckets, strict=True)]

@@ -18,15 +18,18 @@ class Fence:
     Attributes:
         holds: Whether nothing has changed the key since this fence was opened.
         reading: Whether what it would store is being read from Valkey, not loaded.
+        keeps_reads: Whether what is read is kept in L1: not while a write of the key is on its way there, because what
+            is read may be older.
     """
 
-    __slots__ = ("groups", "holds", "key", "reading")
+    __slots__ = ("groups", "holds", "keeps_reads", "key", "reading")
 
     def __init__(self, key: str, groups: tuple[Group, ...]) -> None:
         self.key = key
         self.groups = groups
         self.holds = True
         self.reading = False
+        self.keeps_reads = True
 
 
 class Fences:

@@ -7,42 +7,55 @@ others waiting. Waiters are counted; when the last one has gone the load is canc
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any, Final
 
 from .fences import Fence
 
-__all__ = ["CURRENT_FLIGHT", "Flight", "Flights"]
+__all__ = ["CURRENT_FLIGHT", "Flight", "Flights", "wait_all"]
 
 
 class Flight:
-    """One load in progress.
+    """One load in progress. Flights whose values one call brings form up behind a leader, and share its task.
 
     Attributes:
         fence: The right to store its result. A flight is joined only while the fence holds.
         finish: Whether the load is finished when nobody waits for it any more.
-        task: The task that loads; set by whoever starts it.
+        task: The task that loads; set, on the leader, by whoever starts it.
     """
 
-    __slots__ = ("_done", "_waiters", "_waits_for", "fence", "finish", "task")
+    __slots__ = ("_done", "_followers", "_leader", "_waiters", "_waits_for", "fence", "finish", "task")
 
-    def __init__(self, fence: Fence, *, finish: bool) -> None:
+    def __init__(self, fence: Fence, *, finish: bool, leader: Flight | None = None) -> None:
         self.fence = fence
         self.finish = finish
         self.task: asyncio.Task[None] | None = None
         self._done = False
         self._waiters: dict[asyncio.Future[Any], None] = {}
         self._waits_for: list[Flight] = []
+        self._leader = leader
+        self._followers: list[Flight] = []
+        if leader is not None:
+            leader._followers.append(self)
+
+    @property
+    def leader(self) -> Flight:
+        """The flight whose task loads: this one, unless it follows another."""
+        return self._leader or self
+
+    def formation(self) -> Iterator[Flight]:
+        """Yield the flights that share the load, the leader first."""
+        leader = self.leader
+        yield leader
+        yield from leader._followers
 
     async def wait(self) -> Any:
         """Return what the flight brings, or raise what it raised.
 
         Cancelling the caller leaves the other waiters as they are; the last one to go abandons the flight.
         """
-        # A future for each waiter and no shield around a shared one: a shield reports the exception of a load
-        # whose waiter has left as unhandled.
-        waiter = asyncio.get_running_loop().create_future()
-        self._waiters[waiter] = None
+        waiter = self._join()
         parent = CURRENT_FLIGHT.get()
         if parent is not None:
             parent._waits_for.append(self)
@@ -53,14 +66,30 @@ class Flight:
                 parent._waits_for.remove(self)
             self._leave(waiter)
 
+    def _join(self) -> asyncio.Future[Any]:
+        # A future for each waiter and no shield around a shared one: a shield reports the exception of a load
+        # whose waiter has left as unhandled.
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters[waiter] = None
+        return waiter
+
     def _leave(self, waiter: asyncio.Future[Any]) -> None:
         if self._done:
             return
         del self._waiters[waiter]
-        if not self._waiters and not self.finish and self.task is not None:
-            # Broken at once, so that nobody joins a load that is on its way out.
-            self.fence.holds = False
-            self.task.cancel()
+        if self._waiters or self.finish:
+            return
+        task = self.leader.task
+        if task is not None and not any(flight.is_awaited for flight in self.formation()):
+            for flight in self.formation():
+                # Broken at once, so that nobody joins a load that is on its way out.
+                flight.fence.holds = False
+            task.cancel()
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether anybody waits for what it brings."""
+        return not self._done and bool(self._waiters)
 
     def resolve(self, value: Any) -> None:
         """Hand ``value`` to every waiter."""
@@ -83,19 +112,44 @@ class Flight:
                 waiter.set_exception(error)
 
     def depends_on(self, other: Flight) -> bool:
-        """Return whether this flight is ``other`` or waits, through any number of flights, for it."""
-        if self is other:
-            return True
+        """Return whether this flight shares the load of ``other`` or waits, through any number of flights, for it."""
         seen: set[int] = set()
-        stack = list(self._waits_for)
+        stack: list[Flight] = [self]
         while stack:
-            flight = stack.pop()
-            if flight is other:
+            flight = stack.pop().leader
+            if flight is other.leader:
                 return True
             if id(flight) not in seen:
                 seen.add(id(flight))
                 stack.extend(flight._waits_for)
         return False
+
+
+async def wait_all(flights: Sequence[Flight]) -> list[Any]:
+    """Return what each of ``flights`` brings, in order; raise as soon as one has failed.
+
+    The caller counts as a waiter of all of them from the start. Cancelling it is as for ``Flight.wait``.
+    """
+    waiters = [flight._join() for flight in flights]
+    parent = CURRENT_FLIGHT.get()
+    if parent is not None:
+        parent._waits_for.extend(flights)
+    try:
+        if waiters:
+            await asyncio.wait(waiters, return_when=asyncio.FIRST_EXCEPTION)
+        for waiter in waiters:
+            if waiter.done():
+                waiter.result()
+        return [waiter.result() for waiter in waiters]
+    finally:
+        if parent is not None:
+            for flight in flights:
+                parent._waits_for.remove(flight)
+        # Backwards: whether a load is still wanted is looked for from its first flight on, and found there at once.
+        for flight, waiter in zip(reversed(flights), reversed(waiters), strict=True):
+            flight._leave(waiter)
+            if waiter.done() and not waiter.cancelled():
+                waiter.exception()  # Seen: the caller gets one of them.
 
 
 # The flight whose loader is running in this context: how a loader that asks the cache again is recognised.

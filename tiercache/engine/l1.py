@@ -56,9 +56,10 @@ class L1:
             # The older value must not outlive the newer one only because that is too large.
             self.drop(key)
             return False
-        if key not in lru:
-            while len(lru) >= self._max_entries:
-                lru.popitem()
+        # Out first: replaced in place by a larger one, it could push out a neighbour although there is room.
+        self.drop(key)
+        while len(lru) >= self._max_entries:
+            lru.popitem()
         lru[key] = entry
         return True
 

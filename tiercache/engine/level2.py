@@ -6,9 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
-from ..errors import TierCacheError
-
-__all__ = ["Command", "Delete", "Level2", "Stored", "Write", "WriteResult", "WriteSet"]
+__all__ = ["Command", "Delete", "Level2", "Run", "Stored", "Write", "WriteResult", "WriteSet"]
 
 
 class Stored(NamedTuple):
@@ -32,6 +30,11 @@ class WriteSet:
     ttl: float | None
 
     @property
+    def keys(self) -> tuple[str | bytes, ...]:
+        """The keys that it changes."""
+        return (self.key,)
+
+    @property
     def size_bytes(self) -> int:
         """What it weighs in the queue."""
         return len(self.key) + len(self.value)
@@ -49,10 +52,30 @@ class Delete:
         return sum(map(len, self.keys))
 
 
-Write: TypeAlias = WriteSet | Delete
 # A command and its arguments, as redis-cli takes them: ("HINCRBY", key, field, 1).
 Command: TypeAlias = tuple[str | bytes | int | float, ...]
-WriteResult: TypeAlias = int | TierCacheError
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Run a command of a tier's own, such as a script; the result is its reply. It is never sent twice.
+
+    Attributes:
+        keys: The keys whose values it changes.
+    """
+
+    command: Command
+    keys: tuple[str | bytes, ...] = ()
+
+    @property
+    def size_bytes(self) -> int:
+        """What it weighs in the queue."""
+        return sum(len(part) for part in self.command if isinstance(part, str | bytes))
+
+
+Write: TypeAlias = WriteSet | Delete | Run
+# The count of keys touched, for a Run its reply, or the TierCacheError with which it was refused.
+WriteResult: TypeAlias = Any
 
 
 class Level2(Protocol):
@@ -71,6 +94,10 @@ class Level2(Protocol):
         """Return what ``key`` holds together with its remaining lifetime, in one round trip; None if nothing."""
         ...
 
+    async def get_many(self, keys: Sequence[str]) -> list[Stored | None]:
+        """Return for each of ``keys`` what ``get`` does, all in one round trip."""
+        ...
+
     async def get_values(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """Return the values of ``keys``, in order; None for what is missing or no string."""
         ...
@@ -79,7 +106,8 @@ class Level2(Protocol):
         """Carry out ``writes`` in order, in one round trip.
 
         Returns:
-            For each write the count of keys it touched, or the error with which that one was refused.
+            For each write the count of keys it touched, the reply to a ``Run``, or the error with which that one
+            was refused.
         """
         ...
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 
 from ..errors import UsageError, WrongLoopError
+from .flights import CURRENT_FLIGHT
 from .runtime import Runtime
 
 __all__ = ["Lifecycle"]
@@ -44,7 +45,8 @@ class Lifecycle:
             WrongLoopError: It belongs to another loop that is still open.
             L2UnavailableError, L2CommandError: See ``Runtime.open``.
         """
-        if self._closed:
+        # A load that the closing waits for may still ask the cache itself.
+        if self._closed and (self._runtime is None or CURRENT_FLIGHT.get() is None):
             raise UsageError("the cache is closed")
         runtime = self._current()
         if runtime is None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable
-from contextlib import nullcontext
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from typing import Any, Final, TypeVar
 
 from ..errors import UsageError
 
@@ -52,6 +53,33 @@ def takes_any(loader: Callable[..., Any]) -> bool:
         return True
 
 
+class _Load:
+    """One load. Of loads within each other the outermost holds the slot.
+
+    Attributes:
+        outermost: The load that holds the slot for this one.
+        holds: Whether it holds its slot at the moment.
+        lent: How many waits it lends its slot for.
+        is_over: Whether ``run`` has returned.
+    """
+
+    __slots__ = ("holds", "is_over", "lent", "outermost")
+
+    def __init__(self, outermost: _Load | None) -> None:
+        self.outermost = outermost or self
+        self.holds = False
+        self.lent = 0
+        self.is_over = False
+
+    def wants_slot(self) -> bool:
+        """Return whether it is to hold its slot: while it runs, and waits for no other load."""
+        return not self.is_over and not self.lent
+
+
+# The load that the running code is part of, if it is part of one: tasks that a loader starts inherit it.
+_CURRENT_LOAD: Final[ContextVar[_Load | None]] = ContextVar("tiercache_current_load", default=None)
+
+
 class LoadLimits:
     """The limits that all loads of one runtime share."""
 
@@ -59,25 +87,65 @@ class LoadLimits:
         self._timeout = timeout
         self._slots = None if max_loads is None else asyncio.Semaphore(max_loads)
 
-    async def run(self, load: Callable[[], Awaitable[T]], *, nested: bool) -> T:
+    async def run(self, load: Callable[[], Awaitable[T]]) -> T:
         """Return what ``load`` returns.
 
-        Args:
-            nested: The load is part of another one. It takes no slot of its own: the other one holds a slot
-                until this ends, and with every slot so held none would ever be free.
+        A load that is part of another one takes no slot of its own: the other one holds a slot until this ends, and
+        with every slot so held none would ever be free.
 
         Raises:
             TimeoutError: It took longer than ``ResilienceOptions.load_timeout``. Time spent waiting for a slot
                 does not count.
         """
-        async with nullcontext() if nested or self._slots is None else self._slots:
-            if self._timeout is None:
+        outer = _CURRENT_LOAD.get()
+        current = _Load(None if outer is None or outer.is_over else outer.outermost)
+        if self._slots is not None and current.outermost is current:
+            await self._slots.acquire()
+            current.holds = True
+        token = _CURRENT_LOAD.set(current)
+        try:
+            return await self._in_time(load)
+        finally:
+            current.is_over = True
+            _CURRENT_LOAD.reset(token)
+            self._give_back(current)
+
+    @asynccontextmanager
+    async def lent(self) -> AsyncIterator[None]:
+        """Lend the slot of the load that the caller is part of, if it is, while the caller waits for another load.
+
+        The other one may be waiting for a slot itself: if both kept to what they have, none would ever go on.
+        """
+        current = _CURRENT_LOAD.get()
+        holder = None if current is None or current.is_over else current.outermost
+        if holder is None or self._slots is None:
+            yield
+            return
+        holder.lent += 1
+        self._give_back(holder)
+        try:
+            yield
+        finally:
+            holder.lent -= 1
+            if holder.wants_slot():
+                await self._slots.acquire()
+                holder.holds = True
+                if not holder.wants_slot():
+                    self._give_back(holder)
+
+    def _give_back(self, load: _Load) -> None:
+        if load.holds and self._slots is not None:
+            load.holds = False
+            self._slots.release()
+
+    async def _in_time(self, load: Callable[[], Awaitable[T]]) -> T:
+        if self._timeout is None:
+            return await load()
+        deadline = asyncio.timeout(self._timeout)
+        try:
+            async with deadline:
                 return await load()
-            deadline = asyncio.timeout(self._timeout)
-            try:
-                async with deadline:
-                    return await load()
-            except TimeoutError as error:
-                if not deadline.expired():
-                    raise
-                raise TimeoutError(f"the load took longer than load_timeout={self._timeout} s") from error
+        except TimeoutError as error:
+            if not deadline.expired():
+                raise
+            raise TimeoutError(f"the load took longer than load_timeout={self._timeout} s") from error

@@ -8,7 +8,8 @@ from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias
 
 from ..errors import UsageError
 from .counters import CounterBook, TierCounters
-from .entry import Group
+from .entry import Entry, Group
+from .fences import Fence
 from .ttl import Ttl, resolve_ttl, shorten
 
 __all__ = ["Codec", "Fresh", "Load", "Mode", "Request", "TierPolicy", "UndecodableError", "check_mode"]
@@ -24,7 +25,7 @@ def check_mode(mode: object) -> None:
     Raises:
         UsageError: It names the modes there are.
     """
-    if mode not in _MODES:
+    if not isinstance(mode, str) or mode not in _MODES:
         raise UsageError(f"mode must be one of {', '.join(sorted(_MODES))}, not {mode!r}")
 
 
@@ -73,7 +74,14 @@ Load: TypeAlias = Callable[[], Awaitable[Fresh]]
 
 @dataclass(frozen=True, slots=True)
 class TierPolicy:
-    """The resolved rules of one tier of one cache."""
+    """The resolved rules of one tier of one cache.
+
+    Attributes:
+        groups_of: Where requests of several groups may share an entry: returns the groups of a value. None: an entry
+            belongs to the groups of whoever asked for it.
+        is_state: Whether the values are state and no copies of something: an unavailable Valkey is then no miss, but an
+            error.
+    """
 
     tier: str
     codec: Codec
@@ -82,12 +90,18 @@ class TierPolicy:
     l1_ttl: float
     jitter: float
     finish_abandoned: bool
+    groups_of: Callable[[Any], tuple[Group, ...]] | None = None
+    is_state: bool = False
     counters: CounterBook = field(default_factory=CounterBook)
 
     @property
     def group(self) -> Group:
         """The group of all entries of this tier."""
         return Group("tier", self.tier)
+
+    def default_lifetime(self) -> float | None:
+        """Return the seconds that an entry lives for which nobody said anything, None for ever."""
+        return resolve_ttl(self.ttl)
 
     def lifetime(self, *wishes: Ttl | None) -> float | None:
         """Return the seconds an entry lives in Valkey, None for ever: the first of ``wishes``, else the tier's."""
@@ -100,9 +114,11 @@ class Request(NamedTuple):
     Attributes:
         policy: The rules of its tier.
         key: The key in Valkey.
-        groups: The groups that the key belongs to.
+        groups: The groups whose invalidation overtakes the call.
         counters: Where the call is counted.
         ttl: The call's own wish for a lifetime.
+        fill: Where the tier itself stores what was loaded (``Fresh.store`` is False then): does so, or raises what the
+            waiters get in place of the value.
     """
 
     policy: TierPolicy
@@ -110,3 +126,4 @@ class Request(NamedTuple):
     groups: tuple[Group, ...]
     counters: TierCounters
     ttl: Ttl | None = None
+    fill: Callable[[Fence, Entry], Awaitable[None]] | None = None

@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 from ..errors import L2UnavailableError, UsageError
 from .breaker import Breaker, GuardedLevel2
@@ -18,21 +18,23 @@ from .write_pipe import WritePipe
 
 __all__ = ["Connect", "Limits", "Runtime", "Service"]
 
+_LAST_WORD_SECONDS: Final = 1.0
+
 Connect: TypeAlias = Callable[[], Awaitable[Level2]]
 
 
 class Service(Protocol):
     """Something that lives beside the entries as long as a runtime: statistics, registration, policies."""
 
-    async def open(self, level2: Level2) -> None:
+    async def open(self, level2: GuardedLevel2) -> None:
         """Prepare, before the first request is served. Raises UsageError if the cache must not open."""
         ...
 
-    async def run(self, level2: Level2) -> None:
+    async def run(self, level2: GuardedLevel2) -> None:
         """Work in the background until cancelled."""
         ...
 
-    async def close(self, level2: Level2) -> None:
+    async def close(self, level2: GuardedLevel2) -> None:
         """Finish, after the last load and write."""
         ...
 
@@ -118,12 +120,14 @@ class Runtime:
         await anext(self._end_of_loop)
         self.is_open = True
 
-    async def _prepare(self, level2: Level2) -> None:
+    async def _prepare(self, level2: GuardedLevel2) -> None:
         try:
             await level2.ping()
-        except L2UnavailableError:
+        except L2UnavailableError as error:
             if self._limits.require_l2:
                 raise
+            self.breaker.trip(error)
+            return
         for service in self._services:
             await service.open(level2)
 
@@ -131,10 +135,20 @@ class Runtime:
         try:
             yield
         finally:
-            await self._close()
+            try:
+                await self._close()
+            except asyncio.CancelledError:
+                # The loop ends while the cache is being closed, and has cancelled every task. Once more: nothing
+                # comes after this that could still finish the writes.
+                await self._close()
+                raise
+
+    def is_writing(self, key: str) -> bool:
+        """Return whether a write of ``key`` is on its way to Valkey."""
+        return self.pipe is not None and self.pipe.is_writing(key)
 
     def start(self, flight: Flight, load: Coroutine[Any, Any, None]) -> None:
-        """Run ``load`` as the task of ``flight``."""
+        """Run ``load`` as the task of ``flight`` and of those that follow it."""
         flight.task = self.loop.create_task(load, name="tiercache-load")
         self._loading[flight.task] = flight
         flight.task.add_done_callback(self._ended)
@@ -143,8 +157,9 @@ class Runtime:
         flight = self._loading.pop(task)
         if task.cancelled():
             # Cancelled before its first step, it has not come to its own ``land``.
-            flight.fail(asyncio.CancelledError())
-            self.land(flight)
+            for member in flight.formation():
+                member.fail(asyncio.CancelledError())
+                self.land(member)
         else:
             task.exception()  # The waiters have seen it.
 
@@ -166,22 +181,26 @@ class Runtime:
             await self._end_of_loop.aclose()
 
     async def _close(self) -> None:
-        self.is_open = False
         deadline = self.loop.time() + self._limits.drain_timeout
         if self._loading:
             await asyncio.wait(self._loading, timeout=self._limits.drain_timeout)
         if self._loading:
             left = dict(self._loading)
             for task, flight in left.items():
-                flight.fail(UsageError("the cache was closed while the value was being loaded"))
+                for member in flight.formation():
+                    member.fail(UsageError("the cache was closed while the value was being loaded"))
                 task.cancel()
-            await asyncio.wait(left)
+            # A load that does not heed its cancellation is not waited for.
+            await asyncio.wait(left, timeout=_LAST_WORD_SECONDS)
         if self.pipe is not None:
             await self.pipe.drain(max(0.0, deadline - self.loop.time()))
         for running in self._running:
             running.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
         if self.level2 is not None:
-            for service in self._services:
-                await service.close(self.level2)
-            await self.level2.aclose()
+            try:
+                for service in self._services:
+                    await service.close(self.level2)
+            finally:
+                await self.level2.aclose()
+        self.is_open = False

@@ -27,6 +27,7 @@ Ttl: TypeAlias = float | str | Literal[NoExpiry.NO_EXPIRY]
 _LONGEST: Final = 100 * 365 * 86_400.0
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
 _PART: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)")
+_WHOLE: Final = re.compile(rf"\s*(?:{_PART.pattern}\s*)+")
 _FORMS: Final = "seconds above 0, a string such as '90s' or '1h30m', or NO_EXPIRY"
 
 
@@ -46,16 +47,21 @@ def check_ttl(ttl: object, name: str = "ttl") -> float | None:
     else:
         raise UsageError(f"{name} must be {_FORMS}, not {ttl!r}")
     if not 0 < seconds <= _LONGEST:
-        raise UsageError(f"{name} must be {_FORMS}, at most 100 years, not {ttl!r}")
+        raise UsageError(f"{name} must be {_FORMS}, at most 100 years, not {_shown(ttl)}")
     return seconds
 
 
 def _parse(text: str, name: str) -> float:
-    compact = text.replace(" ", "")
-    parts = _PART.findall(compact)
-    if not parts or "".join(number + unit for number, unit in parts) != compact:
+    if not _WHOLE.fullmatch(text):
         raise UsageError(f"{name} must be {_FORMS}, not {text!r}")
-    return sum(float(number) * _UNITS[unit] for number, unit in parts)
+    return sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text))
+
+
+def _shown(value: object) -> str:
+    try:
+        return repr(value)
+    except ValueError:  # An int of more digits than Python turns into text.
+        return f"so large an {type(value).__name__}"
 
 
 def resolve_ttl(*candidates: Ttl | None) -> float | None:

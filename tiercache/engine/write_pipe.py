@@ -7,32 +7,37 @@ queued before an invalidation arrive before it.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
 from ..errors import L2UnavailableError
-from .level2 import Level2, Write, WriteSet
+from .level2 import Level2, Run, Write
 
-__all__ = ["WritePipe"]
+__all__ = ["OnDone", "WritePipe"]
 
 _MAX_BATCH_COUNT: Final = 100
 _MAX_BATCH_BYTES: Final = 4 * 1024 * 1024
 
-# Called with the count of keys touched, or the error, at the moment the outcome is known and before any waiter runs.
-OnDone = Callable[[int | Exception], object]
+# Called with the count of keys touched, the reply to a Run or the error, at the moment the outcome is known and before
+# any waiter runs.
+OnDone = Callable[[Any], object]
 
 
 class _Queued:
-    __slots__ = ("answered", "future", "on_done", "write")
+    __slots__ = ("answered", "future", "is_awaited", "on_done", "write")
 
-    def __init__(self, write: Write, on_done: OnDone | None, future: asyncio.Future[int] | None) -> None:
+    def __init__(
+        self, write: Write, on_done: OnDone | None, future: asyncio.Future[Any] | None, *, is_awaited: bool = True
+    ) -> None:
         self.write = write
+        self.is_awaited = is_awaited
         self.on_done = on_done
         self.future = future
         self.answered: asyncio.Future[None] | None = None
 
-    def finish(self, outcome: int | Exception) -> None:
+    def finish(self, outcome: Any) -> None:
         if self.on_done is not None:
             self.on_done(outcome)
         if self.answered is not None and not self.answered.done():
@@ -54,6 +59,18 @@ class WritePipe:
         self._queue: deque[_Queued] = deque()
         self._queued_bytes = 0
         self._task: asyncio.Task[None] | None = None
+        self._is_stopped = False
+        # How many writes, and how many of them awaited ones, are on their way for a key.
+        self._on_their_way: Counter[str | bytes] = Counter()
+        self._awaited: Counter[str | bytes] = Counter()
+
+    def is_writing(self, key: str) -> bool:
+        """Return whether a write of ``key`` is queued or unanswered: what Valkey holds may be older."""
+        return key in self._on_their_way
+
+    def is_changing(self, key: str) -> bool:
+        """Return whether such a write is an explicit one, and not a fill."""
+        return key in self._awaited
 
     async def write(self, write: Write, on_done: OnDone | None = None) -> int:
         """Queue ``write`` and return, once it is acknowledged, the count of keys it touched.
@@ -64,15 +81,52 @@ class WritePipe:
             L2UnavailableError: No answer; the write may or may not have happened.
             L2CommandError: Valkey refused it.
         """
-        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        count: int = await self._written(write, on_done)
+        return count
+
+    async def run(self, run: Run, on_done: OnDone | None = None) -> Any:
+        """Queue a command and return, once it is acknowledged, the reply. Otherwise as ``write``."""
+        return await self._written(run, on_done)
+
+    async def _written(self, write: Write, on_done: OnDone | None) -> Any:
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._append(_Queued(write, on_done, future))
         return await future
 
-    def fill(self, write: WriteSet, on_done: OnDone) -> bool:
+    async def write_all(self, writes: Sequence[tuple[Write, OnDone]]) -> list[int]:
+        """Queue ``writes`` together; return, once every one has been answered, the count of keys that each touched.
+
+        Cancelling the caller is as for ``write``.
+
+        Raises:
+            L2UnavailableError, L2CommandError: As for ``write``, for the first that failed. The others may be done.
+        """
+        if not writes:
+            return []
+        all_answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        outcomes: list[int | Exception] = []
+
+        def note(on_done: OnDone, outcome: int | Exception) -> None:
+            on_done(outcome)
+            outcomes.append(outcome)
+            if len(outcomes) == len(writes) and not all_answered.done():
+                all_answered.set_result(None)
+
+        for write, on_done in writes:
+            self._append(_Queued(write, partial(note, on_done), None))
+        await all_answered
+        counts: list[int] = []
+        for outcome in outcomes:
+            if isinstance(outcome, Exception):
+                raise outcome
+            counts.append(outcome)
+        return counts
+
+    def fill(self, write: Write, on_done: OnDone) -> bool:
         """Queue a write that nobody waits for; return False, having dropped it, when the queue is full."""
         if self._queued_bytes + write.size_bytes > self._max_fill_bytes:
             return False
-        self._append(_Queued(write, on_done, None))
+        self._append(_Queued(write, on_done, None, is_awaited=False))
         return True
 
     async def flush(self) -> None:
@@ -91,6 +145,7 @@ class WritePipe:
                 while self._queue:
                     await self.flush()
         except TimeoutError:
+            self._is_stopped = True
             if self._task is not None:
                 self._task.cancel()
                 await asyncio.wait([self._task])
@@ -111,20 +166,38 @@ class WritePipe:
     def _append(self, queued: _Queued) -> None:
         self._queue.append(queued)
         self._queued_bytes += queued.write.size_bytes
+        for key in queued.write.keys:
+            self._on_their_way[key] += 1
+            if queued.is_awaited:
+                self._awaited[key] += 1
         self._start()
 
     def _start(self) -> None:
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._send_all(), name="tiercache-writes")
+            self._task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        # Cancelled from outside, it may not even have come to its first step; what is queued still wants to be sent.
+        if self._task is task:
+            self._task = None
+        if self._queue and not self._is_stopped:
+            self._start()
 
     async def _send_all(self) -> None:
         try:
             while self._queue:
-                batch = self._next_batch()
+                batch, queued = self._next_batch(), list(self._queue)
                 try:
                     outcomes = await self._level2.apply([queued.write for queued in batch])
+                except asyncio.CancelledError:
+                    self._give_up_runs(batch)
+                    raise
                 # Not only the errors a Level2 may raise: a defect in one must not block the queue. It reaches
-                # whoever waits for the batch. A cancelled batch stays at the head of the queue, to be sent again.
+                # whoever waits for the batch.
+                except L2UnavailableError as error:
+                    # Everything that was queued then: a server that is silent is not waited for once a batch.
+                    self._take(queued, [error] * len(queued))
                 except Exception as error:
                     self._take(batch, [error] * len(batch))
                 else:
@@ -143,9 +216,31 @@ class WritePipe:
             batch.append(queued)
         return batch
 
-    def _take(self, batch: list[_Queued], outcomes: Sequence[int | Exception]) -> None:
+    def _give_up_runs(self, batch: list[_Queued]) -> None:
+        # What else is in a cancelled batch stays at the head of the queue, to be sent again. That would be harmless for
+        # a SET; an increment may have been carried out already.
+        for queued in batch:
+            if isinstance(queued.write, Run):
+                self._queue.remove(queued)
+                self._forget(queued)
+                queued.finish(L2UnavailableError("broken off before Valkey acknowledged it; it may have happened"))
+
+    def _take(self, batch: list[_Queued], outcomes: Sequence[Any]) -> None:
         # No await here: every outcome takes effect before anybody else runs.
         for queued, outcome in zip(batch, outcomes, strict=True):
             self._queue.popleft()
-            self._queued_bytes -= queued.write.size_bytes
+            self._forget(queued)
             queued.finish(outcome)
+
+    def _forget(self, queued: _Queued) -> None:
+        self._queued_bytes -= queued.write.size_bytes
+        for key in queued.write.keys:
+            _count_down(self._on_their_way, key)
+            if queued.is_awaited:
+                _count_down(self._awaited, key)
+
+
+def _count_down(counter: Counter[str | bytes], key: str | bytes) -> None:
+    counter[key] -= 1
+    if not counter[key]:
+        del counter[key]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 from urllib.parse import parse_qs, urlsplit
 
 from valkey.asyncio import Valkey
 from valkey.asyncio.connection import AbstractConnection, BlockingConnectionPool, ConnectionPool
+from valkey.exceptions import ValkeyError
 
 from ..errors import UsageError
 
@@ -33,7 +34,7 @@ class Settings:
     """
 
     connection_class: type[AbstractConnection]
-    kwargs: dict[str, Any]
+    kwargs: dict[str, Any] = field(repr=False)
     max_connections: int
 
     @classmethod
@@ -57,7 +58,7 @@ class Settings:
         kwargs.update(protocol=2, cache_enabled=False, client_cache=None)
         try:
             pool.connection_class(**kwargs)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, ValkeyError) as error:
             raise UsageError(f"the connection has an option that cannot be used ({error}); {_LOOKS_LIKE}") from error
         limited = pool.max_connections < 2**31
         return cls(pool.connection_class, kwargs, pool.max_connections if limited else _DEFAULT_MAX_CONNECTIONS)
@@ -79,11 +80,12 @@ def client_from_url(url: str) -> Client:
         parts = urlsplit(url)
         parts.port  # noqa: B018 - raises ValueError for a port that is no number
         if parts.scheme not in _SCHEMES:
-            raise UsageError(f"url has the scheme {parts.scheme!r}, not one of {', '.join(_SCHEMES)}; {_LOOKS_LIKE}")
+            raise UsageError(f"url must begin with one of {', '.join(_SCHEMES)} and '://'; {_LOOKS_LIKE}")
         if "cluster" in parse_qs(parts.query):
             raise UsageError("url asks for a cluster, which this version does not support yet")
         return Valkey(connection_pool=ConnectionPool.from_url(url))
     except UsageError:
         raise
-    except (ValueError, TypeError) as error:
-        raise UsageError(f"url cannot be parsed ({error}); {_LOOKS_LIKE}") from error
+    except (ValueError, TypeError):
+        # Without the cause: it may quote a part of the password.
+        raise UsageError(f"url cannot be parsed; {_LOOKS_LIKE}") from None

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from valkey.asyncio import Valkey
 from valkey.asyncio.connection import AbstractConnection
 from valkey.exceptions import ConnectionError as ValkeyConnectionError
 from valkey.exceptions import ResponseError, ValkeyError
 
-from ..engine.level2 import Command, Delete, Stored, Write, WriteResult
+from ..engine.level2 import Command, Delete, Run, Stored, Write, WriteResult, WriteSet
 from ..engine.ttl import to_milliseconds
 from ..errors import L2CommandError, L2UnavailableError
 from .connect import Settings
 from .errors import map_error, map_errors
+from .reads import CHUNK_COUNT, BatchReader
 
 __all__ = ["ValkeyLevel2"]
 
@@ -31,8 +32,29 @@ _BYTES_PER_SECOND: Final = 16 * 1024 * 1024
 _CONNECT_DEADLINES: Final = 4
 
 
+class _Deadline:
+    """The time that one exchange has. Making a connection for it has time of its own."""
+
+    def __init__(self, seconds: float, connecting: float) -> None:
+        self._seconds = seconds
+        self._connecting = connecting
+        self._now = asyncio.get_running_loop().time
+        self.timeout = asyncio.timeout(seconds)
+
+    def begin_connecting(self) -> None:
+        """Grant the time for making a connection."""
+        self.timeout.reschedule(self._now() + self._connecting)
+
+    def begin_exchange(self) -> None:
+        """Grant the time for the exchange, anew."""
+        self.timeout.reschedule(self._now() + self._seconds)
+
+
 class ValkeyLevel2:
     """A Level2 on a pool of its own, bound to the running loop from the first call on.
+
+    Writes have a connection of their own. When one of its exchanges is broken off, what was sent may still arrive; the
+    next connection has the server end the old one before it writes, so that no write lands behind a later one.
 
     Args:
         settings: How to connect.
@@ -42,16 +64,25 @@ class ValkeyLevel2:
     def __init__(self, settings: Settings, *, timeout: float) -> None:
         self._timeout = timeout
         self._pool = settings.pool()
-        self._client = Valkey(connection_pool=self._pool)
-        self._free = asyncio.Semaphore(settings.max_connections)
+        self._permit_count = settings.max_connections
+        self._free = asyncio.Semaphore(self._permit_count)
         self._silent_at = -1.0
+        self._is_closed = False
         self._reading: list[AbstractConnection] = []
+        self._writing: AbstractConnection | None = None
+        self._writing_id: int | None = None
+        self._broken_ids: list[int] = []
+        self._batch_reader = BatchReader()
 
     async def ping(self) -> None:
-        await self._within("PING", self._client.ping, self._timeout * _CONNECT_DEADLINES)
+        (reply,) = await self._within(
+            "PING", lambda deadline: self._exchange(deadline, [("PING",)]), self._timeout * _CONNECT_DEADLINES
+        )
+        if isinstance(reply, ResponseError):
+            raise map_error(reply, "PING") or reply
 
     async def get(self, key: str) -> Stored | None:
-        value, ttl = await self._within("GET", lambda: self._read([("GET", key), ("PTTL", key)]))
+        value, ttl = await self._within("GET", lambda deadline: self._read(deadline, [("GET", key), ("PTTL", key)]))
         if isinstance(value, ResponseError):
             if str(value).startswith("WRONGTYPE"):
                 return Stored(None, None)
@@ -62,37 +93,61 @@ class ValkeyLevel2:
             return None  # Gone; -2: between the two commands.
         return Stored(value, None if ttl == -1 else ttl / 1000)
 
+    async def get_many(self, keys: Sequence[str]) -> list[Stored | None]:
+        # What the answer weighs is not known beforehand: each chunk has the time of one exchange.
+        timeout = self._timeout * max(1, math.ceil(len(keys) / CHUNK_COUNT))
+        return await self._within(
+            "a read of many keys",
+            lambda deadline: self._batch_reader.read(keys, partial(self._read, deadline)),
+            timeout,
+        )
+
     async def get_values(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        return await self._within("MGET", lambda: self._client.mget(keys))
+        (values,) = await self._within("MGET", lambda deadline: self._read(deadline, [("MGET", *keys)]))
+        if isinstance(values, ResponseError):
+            raise map_error(values, "MGET") or values
+        return list(values)
 
     async def apply(self, writes: Sequence[Write]) -> list[WriteResult]:
         commands = [_command(write) for write in writes]
         size_bytes = sum(write.size_bytes for write in writes)
         timeout = self._timeout + size_bytes / _BYTES_PER_SECOND
-        replies = await self._within("a batch of writes", lambda: self._exchange(commands), timeout)
+        replies = await self._within("a batch of writes", lambda deadline: self._write(deadline, commands), timeout)
         return [_result(write, reply) for write, reply in zip(writes, replies, strict=True)]
 
     async def scan(self, prefix: str) -> AsyncIterator[list[bytes]]:
         pattern = re.sub(r"([\\*?\[\]])", r"\\\1", prefix) + "*"
-        cursor = 0
+        cursor: int | bytes = 0
         while True:
-            scan = partial(self._client.scan, cursor, match=pattern, count=_SCAN_COUNT)
-            cursor, keys = await self._within("SCAN", scan)
+            command = ("SCAN", cursor, "MATCH", pattern, "COUNT", _SCAN_COUNT)
+            (reply,) = await self._within("SCAN", partial(self._read, commands=[command]))
+            if isinstance(reply, ResponseError):
+                raise map_error(reply, "SCAN") or reply
+            cursor, keys = reply
             if keys:
                 yield keys
-            if cursor == 0:
+            if int(cursor) == 0:
                 return
 
     async def execute(self, commands: Sequence[Command]) -> list[Any]:
-        replies = await self._within("a batch of commands", lambda: self._exchange(commands))
+        replies = await self._within("a batch of commands", lambda deadline: self._exchange(deadline, commands))
         return [_mapped(reply) for reply in replies]
 
     async def aclose(self) -> None:
-        # What may fail is saying goodbye to a server that is gone; there is nothing left to do or to count.
-        with suppress(ValkeyError, OSError):
-            await self._pool.disconnect()
+        self._is_closed = True
+        # What may fail is waiting for exchanges under way, or saying goodbye to a server that is gone; there is nothing
+        # left to do then, and nothing to count.
+        with suppress(ValkeyError, OSError, TimeoutError):
+            async with asyncio.timeout(self._timeout):
+                for _ in range(self._permit_count):
+                    await self._free.acquire()
+        with suppress(ValkeyError, OSError, TimeoutError):
+            async with asyncio.timeout(self._timeout):
+                await self._pool.disconnect()
 
-    async def _within(self, action: str, exchange: Callable[[], Awaitable[T]], timeout: float | None = None) -> T:
+    async def _within(
+        self, action: str, exchange: Callable[[_Deadline], Awaitable[T]], timeout: float | None = None
+    ) -> T:
         """Return what ``exchange`` returns, within the deadline; errors are mapped."""
         # No asynccontextmanager: this runs while the loop shuts down, when it starts no asynchronous generator.
         now = asyncio.get_running_loop().time
@@ -100,17 +155,28 @@ class ValkeyLevel2:
         # The wait for a connection is outside the deadline: ten thousand reads at once take their turns, and none of
         # them is an outage. Only when others have gone unanswered meanwhile is it no use to try as long again.
         async with self._free:
+            if self._is_closed:
+                raise L2UnavailableError(f"the cache was closed ({action})")
             if self._silent_at > queued_at:
                 raise L2UnavailableError(f"Valkey did not answer others in time ({action} waited for its turn)")
             with map_errors(action):
+                deadline = _Deadline(timeout or self._timeout, self._timeout * _CONNECT_DEADLINES)
                 try:
-                    async with asyncio.timeout(self._timeout if timeout is None else timeout):
-                        return await exchange()
+                    async with deadline.timeout:
+                        return await exchange(deadline)
                 except TimeoutError:
                     self._silent_at = now()
+                    await self._drop_idle()
                     raise
 
-    async def _read(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+    async def _drop_idle(self) -> None:
+        """Let go of connections that may be as dead as the one that was not answered on."""
+        while self._reading:
+            connection = self._reading.pop()
+            await connection.disconnect(nowait=True)
+            await self._pool.release(connection)
+
+    async def _read(self, deadline: _Deadline, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """As ``_exchange``, for commands that may be sent twice.
 
         The pool looks at each connection before it hands it out, which costs a sixth of a read. A read takes one that
@@ -128,7 +194,7 @@ class ValkeyLevel2:
             else:
                 self._reading.append(connection)
                 return replies
-        connection = await self._connection()
+        connection = await self._connection(deadline)
         try:
             replies = await _send(connection, commands)
         except BaseException:
@@ -137,17 +203,60 @@ class ValkeyLevel2:
         self._reading.append(connection)
         return replies
 
-    async def _exchange(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+    async def _write(self, deadline: _Deadline, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """As ``_exchange``, on the connection of the writes. One at a time: the pipe sends a batch after the other."""
+        connection = self._writing
+        if connection is not None and await _has_died(connection):
+            # Between two exchanges: nothing of its can still arrive.
+            self._writing = None
+            await self._pool.release(connection)
+            connection = None
+        if connection is None:
+            connection = await self._connection_for_writes(deadline)
+        try:
+            return await _send(connection, commands)
+        except BaseException:
+            self._writing = None
+            if self._writing_id is not None:
+                self._broken_ids.append(self._writing_id)
+            await self._pool.release(connection)
+            raise
+
+    async def _connection_for_writes(self, deadline: _Deadline) -> AbstractConnection:
+        connection = await self._connection(deadline)
+        kills = [("CLIENT", "KILL", "ID", broken) for broken in self._broken_ids]
+        try:
+            client_id, *_ = await _send(connection, [("CLIENT", "ID"), *kills])
+        except BaseException:
+            await self._pool.release(connection)
+            raise
+        # A user who may not ask or kill goes without: the order then holds unless an exchange is broken off.
+        self._writing_id = client_id if isinstance(client_id, int) else None
+        self._broken_ids.clear()
+        self._writing = connection
+        deadline.begin_exchange()
+        return connection
+
+    async def _exchange(self, deadline: _Deadline, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Send ``commands`` in one write and return a reply, or the error in its place, for each."""
-        connection = await self._connection()
+        connection = await self._connection(deadline)
         try:
             return await _send(connection, commands)
         finally:
             await self._pool.release(connection)
 
-    async def _connection(self) -> AbstractConnection:
+    async def _connection(self, deadline: _Deadline) -> AbstractConnection:
+        deadline.begin_connecting()
         connection: AbstractConnection = await self._pool.get_connection("PIPELINE")  # type: ignore[no-untyped-call]
+        deadline.begin_exchange()
         return connection
+
+
+async def _has_died(connection: AbstractConnection) -> bool:
+    try:
+        return not connection.is_connected or bool(await connection.can_read_destructive())  # type: ignore[no-untyped-call]
+    except (ValkeyConnectionError, OSError):
+        return True
 
 
 async def _send(connection: AbstractConnection, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
@@ -167,18 +276,21 @@ def _mapped(reply: Any) -> Any:
     return (map_error(reply, "a command") or reply) if isinstance(reply, ResponseError) else reply
 
 
+_ACTIONS: Final = {WriteSet: "SET", Delete: "DEL", Run: "a script"}
+
+
 def _command(write: Write) -> tuple[Any, ...]:
     if isinstance(write, Delete):
         return ("DEL", *write.keys)
+    if isinstance(write, Run):
+        return write.command
     if write.ttl is None:
         return ("SET", write.key, write.value)
     return ("SET", write.key, write.value, "PX", to_milliseconds(write.ttl))
 
 
 def _result(write: Write, reply: Any) -> WriteResult:
-    if isinstance(reply, int):
-        return reply
     if isinstance(reply, ResponseError):
-        mapped = map_error(reply, "DEL" if isinstance(write, Delete) else "SET")
+        mapped = map_error(reply, _ACTIONS[type(write)])
         return mapped or L2CommandError(str(reply))
-    return 1
+    return reply if isinstance(write, Run) or isinstance(reply, int) else 1

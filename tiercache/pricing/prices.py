@@ -59,8 +59,20 @@ class PriceTable:
     """
 
     def __init__(self, overrides: Mapping[str, ModelPrice | tuple[float, float]] | None, *, use_default: bool) -> None:
+        if overrides is not None and not isinstance(overrides, Mapping):
+            raise UsageError(f"prices must be a mapping of models to prices, not {type(overrides).__name__}")
         self._overrides = {model: _checked(model, price) for model, price in (overrides or {}).items()}
         self._default: Mapping[str, ModelPrice] = DEFAULT_COST_TABLE if use_default else {}
+
+    @property
+    def uses_default(self) -> bool:
+        """Whether the bundled table is looked at."""
+        return self._default is DEFAULT_COST_TABLE
+
+    @property
+    def has_prices(self) -> bool:
+        """Whether there is any price."""
+        return self.uses_default or bool(self._overrides)
 
     def cost(self, model: str, tokens: Mapping[str, Any]) -> float | None:
         """Return the dollars that ``tokens`` cost, None without a price or without a count of either kind."""
@@ -78,7 +90,7 @@ class PriceTable:
 def _checked(model: str, price: object) -> ModelPrice:
     try:
         checked = ModelPrice(*map(float, price))  # type: ignore[call-overload]
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise UsageError(f"prices[{model!r}] must be (input_per_1k, output_per_1k), not {price!r}") from error
     if not all(0 <= amount < math.inf for amount in checked):
         raise UsageError(f"prices[{model!r}] must be amounts of money, not {price!r}")

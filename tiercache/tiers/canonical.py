@@ -35,8 +35,8 @@ def canonical_json(value: object, name: str) -> bytes:
     try:
         if _orjson_agrees(value, MAX_DEPTH):
             return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
-    except orjson.JSONEncodeError:
-        pass  # Integers past 64 bits, or what json refuses too.
+    except (orjson.JSONEncodeError, RecursionError):
+        pass  # Integers past 64 bits, what json refuses too, or hardly any call stack left.
     return _encode(value, name, sort=True)
 
 
@@ -44,8 +44,9 @@ def compact_json(value: object, name: str) -> bytes:
     """Return ``value`` as compact JSON, dict keys in the caller's order. Arguments and errors as ``canonical_json``."""
     try:
         if _orjson_agrees(value, MAX_DEPTH):
-            return orjson.dumps(value)
-    except orjson.JSONEncodeError:
+            # A copy: the buffer that orjson wrote into stays as large as it was made, some kilobytes for a few bytes.
+            return bytes(memoryview(orjson.dumps(value)))
+    except (orjson.JSONEncodeError, RecursionError):
         pass
     return _encode(value, name, sort=False)
 

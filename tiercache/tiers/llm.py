@@ -18,7 +18,7 @@ from .llm_entry import encode, joined_text
 from .llm_key import LlmKeys
 from .llm_result import LlmResponse, LlmResult, check_blocks
 
-__all__ = ["LlmLoader", "LlmTier"]
+__all__ = ["LlmLoader", "LlmTier", "groups_of_model"]
 
 P = TypeVar("P", bound=Mapping[str, Any])
 
@@ -51,9 +51,12 @@ class LlmTier:
         now = engine.now()
         entry = engine.peek(key, now, self._policy.counters.of(_model(params)))
         if entry is not None:
+            if engine.tracer is not None:
+                engine.trace_hit("llm.check", key=key, model=params["model"])
             return LlmResult.from_l1(key, entry, now)
-        with engine.operation("llm.check"):
+        with engine.operation("llm.check", key=key, model=params["model"]) as operation:
             found = await engine.find(self._request(params, key))
+            operation.found(found)
         return LlmResult.from_found(key, found, engine.now())
 
     async def get_or_load(
@@ -92,18 +95,23 @@ class LlmTier:
             now = engine.now()
             entry = engine.peek(key, now, self._policy.counters.of(_model(params)))
             if entry is not None:
+                if engine.tracer is not None:
+                    engine.trace_hit("llm.get_or_load", key=key, model=params["model"])
                 return LlmResult.from_l1(key, entry, now)
         else:
             check_mode(mode)
-        with engine.operation("llm.get_or_load"):
+        with engine.operation("llm.get_or_load", key=key, model=_model(params)) as operation:
+            model = _model(params)
 
             async def load() -> Fresh:
                 answer: Any = loader(params) if takes_argument(loader) else loader()  # type: ignore[call-arg]
                 if inspect.isawaitable(answer):
                     answer = await answer
-                return self._fresh_answer(params, answer)
+                fresh = self._fresh_answer(model, answer)
+                return fresh if self._is_key_of(key, params) else fresh._replace(store=False)
 
             found = await engine.get_or_load(self._request(params, key, ttl), load, mode)
+            operation.found(found)
         return LlmResult.from_found(key, found, engine.now())
 
     async def store(
@@ -142,13 +150,13 @@ class LlmTier:
         check_blocks(blocks)
         return await self._store("llm.store_multipart", params, LlmResponse(None, blocks, tokens), ttl)
 
-    async def _store(self, operation: str, params: Mapping[str, Any], answer: LlmResponse, ttl: Ttl | None) -> str:
+    async def _store(self, name: str, params: Mapping[str, Any], answer: LlmResponse, ttl: Ttl | None) -> str:
         key = self._keys.key(params)
         if ttl is not None:
             check_ttl(ttl)
-        fresh = self._fresh(params, answer)
-        with self._engine.operation(operation):
-            await self._engine.store(self._request(params, key, ttl), fresh)
+        fresh = self._fresh(_model(params), answer)
+        with self._engine.operation(name, key=key, model=_model(params), bytes=len(fresh.data)) as operation:
+            operation.set("ttl", await self._engine.store(self._request(params, key, ttl), fresh))
         return key
 
     async def invalidate(self, params: Mapping[str, Any]) -> bool:
@@ -162,8 +170,10 @@ class LlmTier:
             L2CommandError: Valkey refused the delete.
         """
         key = self._keys.key(params)
-        with self._engine.operation("llm.invalidate"):
-            return await self._engine.invalidate(key)
+        with self._engine.operation("llm.invalidate", key=key) as operation:
+            existed = await self._engine.invalidate(key)
+            operation.set("deleted_count", int(existed))
+        return existed
 
     async def invalidate_by_model(self, model: str) -> int:
         """Remove every answer of ``model``; return how many there were. Looks at every llm entry in Valkey.
@@ -179,29 +189,45 @@ class LlmTier:
             except UndecodableError:
                 return False
 
-        with self._engine.operation("llm.invalidate_by_model"):
-            return await self._engine.invalidate_group(Group("model", model), self._prefix, belongs)
+        with self._engine.operation("llm.invalidate_by_model", model=model) as operation:
+            # Where requests for several models may share an entry, any of them may be bringing this model's.
+            overtakes = self._policy.group if self._policy.groups_of else None
+            group = Group("model", model)
+            count = await self._engine.invalidate_group(group, self._prefix, belongs, overtakes=overtakes)
+            operation.set("deleted_count", count)
+        return count
 
     async def clear(self) -> int:
         """Remove every entry of this tier; return how many there were. Errors as for ``invalidate``."""
-        with self._engine.operation("llm.clear"):
-            return await self._engine.invalidate_group(self._policy.group, self._prefix)
+        with self._engine.operation("llm.clear") as operation:
+            count = await self._engine.invalidate_group(self._policy.group, self._prefix)
+            operation.set("deleted_count", count)
+        return count
 
     def _request(self, params: Mapping[str, Any], key: str, ttl: Ttl | None = None) -> Request:
         model = _model(params)
-        groups = _groups_of(self._policy.tier, str.__str__(model))
+        groups = groups_of_model(str.__str__(model))
         return Request(self._policy, key, groups, self._policy.counters.of(model), ttl)
 
-    def _fresh_answer(self, params: Mapping[str, Any], answer: object) -> Fresh:
+    def _is_key_of(self, key: str, params: Mapping[str, Any]) -> bool:
+        """Return whether ``params`` are still those that made ``key``: an answer to others must not be stored there."""
+        try:
+            if self._keys.key(params) == key:
+                return True
+        except UsageError:
+            pass
+        self._engine.warn_once("The params of a request were changed while it was loaded: its answer is not stored")
+        return False
+
+    def _fresh_answer(self, model: str, answer: object) -> Fresh:
         if isinstance(answer, str):
             answer = LlmResponse(answer)
         elif not isinstance(answer, LlmResponse):
             raise UsageError(f"the loader must return a str or an LlmResponse, not {type(answer).__name__}")
-        return self._fresh(params, answer)
+        return self._fresh(model, answer)
 
-    def _fresh(self, params: Mapping[str, Any], answer: LlmResponse) -> Fresh:
+    def _fresh(self, model: str, answer: LlmResponse) -> Fresh:
         blocks, tokens = answer.content_blocks, answer.tokens
-        model = params["model"]
         response = answer.response
         if response is None:
             response = joined_text(blocks or ())
@@ -218,13 +244,13 @@ class LlmTier:
 
 def _model(params: Mapping[str, Any]) -> str:
     """Return the model of params that make a key."""
-    try:
-        return params["model"]  # type: ignore[no-any-return]
-    except KeyError as error:  # TierOptions.key has made one up.
-        raise UsageError("params must have 'model'") from error
+    model = params.get("model")
+    if not isinstance(model, str):  # TierOptions.key has made one up.
+        raise UsageError(f"params['model'] must be a str, not {type(model).__name__}")
+    return model
 
 
 @lru_cache(maxsize=1024)
-def _groups_of(tier: str, model: str) -> tuple[Group, ...]:
-    """The groups of a model's entries: one tuple for all of them."""
-    return (Group("tier", tier), Group("model", model))
+def groups_of_model(model: str) -> tuple[Group, ...]:
+    """Return the groups of a model's entries: one tuple for all of them."""
+    return (Group("tier", "llm"), Group("model", model))

@@ -9,6 +9,7 @@ caller's mapping, where there is one that is not empty. Readers accept further f
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -128,4 +129,9 @@ def _part(raw: msgspec.Raw, opening: bytes) -> bytes | None:
         return None
     if not data.startswith(opening):
         raise UndecodableError("tokens or contentBlocks of the wrong type")
+    # Looked at here, where a bad entry is a miss, and not when somebody asks a result for its blocks.
+    try:
+        json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise UndecodableError("tokens or contentBlocks that cannot be read") from error
     return data

@@ -67,13 +67,12 @@ def _check_mapping(params: object, name: str) -> None:
 
 
 def _hashed(params: Mapping[str, Any]) -> dict[str, Any]:
+    if type(params) is not dict:
+        _check_mapping(params, "params")
     try:
         hashed = {"model": params["model"], "messages": params["messages"], "temperature": 1, "top_p": 1}
     except KeyError as error:
         raise UsageError(f"params must have {error.args[0]!r}") from error
-    except (TypeError, IndexError) as error:
-        _check_mapping(params, "params")
-        raise UsageError(f"params cannot be read: {error}") from error
     if type(hashed["model"]) is not str and not isinstance(hashed["model"], str):
         raise UsageError(f"params['model'] must be a str, not {type(hashed['model']).__name__}")
     for name, value in params.items():
@@ -107,6 +106,12 @@ def last_user_turn(params: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return ``params`` with the last user message as the only one, for ``TierOptions(key=last_user_turn)``.
 
     Two conversations that end in the same question then share one answer, whatever was said before.
+
+    Raises:
+        UsageError: The messages are no list of mappings.
     """
-    users = [message for message in params["messages"] if message.get("role") == "user"]
+    messages = params.get("messages")
+    if not isinstance(messages, list | tuple) or not all(isinstance(message, Mapping) for message in messages):
+        raise UsageError("params['messages'] must be a list of mappings, for its last user turn to be the key")
+    users = [message for message in messages if message.get("role") == "user"]
     return {**params, "messages": users[-1:]}

@@ -63,7 +63,7 @@ def check_tokens(tokens: object) -> None:
         raise UsageError(f"tokens must be a mapping such as {{'input': 12, 'output': 34}}, not {type(tokens).__name__}")
     for name in ("input", "output"):
         count = tokens.get(name, 0)
-        if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+        if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count < 2**63:
             raise UsageError(f"tokens[{name!r}] must be a whole number from 0, not {count!r}")
 
 

@@ -19,6 +19,7 @@ from ..engine.loader import check_loader, takes_any
 from ..engine.policy import Fresh, Mode, Request, TierPolicy, check_mode
 from ..engine.ttl import Ttl, check_ttl
 from ..errors import UsageError
+from ..monitor.policies import ToolPolicies, ToolPolicy
 from .canonical import canonical_json
 from .tool_entry import encode_tool
 from .tool_result import ToolResult
@@ -34,9 +35,10 @@ class ToolTier:
     arguments, None for none.
     """
 
-    def __init__(self, engine: Engine, policy: TierPolicy, prefix: str) -> None:
+    def __init__(self, engine: Engine, policy: TierPolicy, policies: ToolPolicies, prefix: str) -> None:
         self._engine = engine
         self._policy = policy
+        self._policies = policies
         self._prefix = prefix
 
     async def check(self, tool: str, args: Any) -> ToolResult:
@@ -50,9 +52,12 @@ class ToolTier:
         now = engine.now()
         entry = engine.peek(key, now, self._policy.counters.of(tool))
         if entry is not None:
+            if engine.tracer is not None:
+                engine.trace_hit("tool.check", key=key, tool_name=tool)
             return ToolResult.from_l1(key, entry, now)
-        with engine.operation("tool.check"):
+        with engine.operation("tool.check", key=key, tool_name=tool) as operation:
             found = await engine.find(self._request(tool, key))
+            operation.found(found)
         return ToolResult.from_found(key, found, engine.now())
 
     async def get_or_load(
@@ -70,7 +75,7 @@ class ToolTier:
         Args:
             loader: The tool. Called with ``args`` as keywords if it takes any argument, otherwise with nothing; async
                 or plain. May return any JSON value.
-            ttl: Lifetime of what is loaded; None takes the tier's, then the cache's.
+            ttl: Lifetime of what is loaded; None takes that of the tool's policy, then the tier's, then the cache's.
             cost: Dollars that the call costs, counted as saved by each later hit.
             mode: As for ``LlmTier.get_or_load``, which also says what is returned when, and what cancelling does.
 
@@ -89,18 +94,24 @@ class ToolTier:
             now = engine.now()
             entry = engine.peek(key, now, self._policy.counters.of(tool))
             if entry is not None:
+                if engine.tracer is not None:
+                    engine.trace_hit("tool.get_or_load", key=key, tool_name=tool)
                 return ToolResult.from_l1(key, entry, now)
         else:
             check_mode(mode)
-        with engine.operation("tool.get_or_load"):
+        with engine.operation("tool.get_or_load", key=key, tool_name=tool) as operation:
 
             async def load() -> Fresh:
                 value = loader(**_keywords(loader, args))
                 if inspect.isawaitable(value):
                     value = await value
-                return self._fresh(tool, args, value, cost)
+                if self._is_key_of(key, tool, args):
+                    return self._fresh(tool, args, value, cost)
+                return self._fresh(tool, None, value, cost)._replace(store=False)
 
+            await engine.open()  # Which reads the policies: the first call already knows them.
             found = await engine.get_or_load(self._request(tool, key, ttl), load, mode)
+            operation.found(found)
         return ToolResult.from_found(key, found, engine.now())
 
     async def store(
@@ -118,34 +129,80 @@ class ToolTier:
         if cost is not None:
             _check_cost(cost)
         fresh = self._fresh(tool, args, response, cost)
-        with self._engine.operation("tool.store"):
-            await self._engine.store(self._request(tool, key, ttl), fresh)
+        with self._engine.operation("tool.store", key=key, tool_name=tool, bytes=len(fresh.data)) as operation:
+            await self._engine.open()
+            operation.set("ttl", await self._engine.store(self._request(tool, key, ttl), fresh))
         return key
 
     async def invalidate(self, tool: str, args: Any) -> bool:
         """Remove the result of a call; return whether there was one. Promise and errors as for the llm tier's."""
         key = self._key(tool, args)
-        with self._engine.operation("tool.invalidate"):
-            return await self._engine.invalidate(key)
+        with self._engine.operation("tool.invalidate", key=key, tool_name=tool) as operation:
+            existed = await self._engine.invalidate(key)
+            operation.set("deleted_count", int(existed))
+        return existed
 
     async def invalidate_by_tool(self, tool: str) -> int:
         """Remove every result of ``tool``; return how many there were. Errors as for ``invalidate``."""
         _check_tool(tool)
-        with self._engine.operation("tool.invalidate_by_tool"):
-            return await self._engine.invalidate_group(Group("tool", tool), f"{self._prefix}{tool}:")
+        with self._engine.operation("tool.invalidate_by_tool", tool_name=tool) as operation:
+            name = str.__str__(tool)
+            count = await self._engine.invalidate_group(Group("tool", name), f"{self._prefix}{name}:")
+            operation.set("deleted_count", count)
+        return count
+
+    async def set_policy(self, tool: str, policy: ToolPolicy) -> None:
+        """Give ``tool`` a lifetime of its own, in every process: the others read it within half a minute.
+
+        Raises:
+            L2UnavailableError, L2CommandError: It was not written, as far as is known, and is not used here.
+        """
+        _check_tool(tool)
+        if not isinstance(policy, ToolPolicy):
+            raise UsageError(f"policy must be a ToolPolicy, not {type(policy).__name__}")
+        runtime = await self._engine.open()
+        with self._engine.operation("tool.set_policy", tool_name=tool):
+            await self._policies.set(runtime.level2, str.__str__(tool), policy)
+
+    def get_policy(self, tool: str) -> ToolPolicy | None:
+        """Return the policy of ``tool`` as this process knows it, None for none."""
+        _check_tool(tool)
+        return self._policies.get(tool)
+
+    async def refresh_policies(self) -> bool:
+        """Read the policies of all tools now; return False, and keep those known, if Valkey does not give them."""
+        runtime = await self._engine.open()
+        with self._engine.operation("tool.refresh_policies"):
+            return runtime.level2 is None or await self._policies.refresh(runtime.level2)
 
     async def clear(self) -> int:
         """Remove every entry of this tier; return how many there were. Errors as for ``invalidate``."""
-        with self._engine.operation("tool.clear"):
-            return await self._engine.invalidate_group(self._policy.group, self._prefix)
+        with self._engine.operation("tool.clear") as operation:
+            count = await self._engine.invalidate_group(self._policy.group, self._prefix)
+            operation.set("deleted_count", count)
+        return count
+
+    def _is_key_of(self, key: str, tool: str, args: Any) -> bool:
+        """Return whether ``args`` are still those that made ``key``: a result for others must not be stored there."""
+        try:
+            if self._key(tool, args) == key:
+                return True
+        except UsageError:
+            pass
+        self._engine.warn_once("The args of a tool call were changed while it was made: its result is not stored")
+        return False
 
     def _key(self, tool: str, args: Any) -> str:
         _check_tool(tool)
+        tool = str.__str__(tool)  # Of a subclass, what it is and not what it says it is.
         digest = sha256(canonical_json({} if args is None else args, "args")).hexdigest()
         return f"{self._prefix}{tool}:{digest}"
 
     def _request(self, tool: str, key: str, ttl: Ttl | None = None) -> Request:
         groups = _groups_of(self._policy.tier, str.__str__(tool))
+        if ttl is None:
+            policy = self._policies.get(tool)
+            ttl = None if policy is None else policy.ttl
         return Request(self._policy, key, groups, self._policy.counters.of(tool), ttl)
 
     def _fresh(self, tool: str, args: Any, value: object, cost: float | None) -> Fresh:

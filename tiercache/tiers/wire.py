@@ -46,7 +46,7 @@ class WireReader(Generic[E_]):
         """
         try:
             entry = self._decoder.decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             entry = self._read_as_json_does(data)
         if entry.cost is not None and not 0 <= entry.cost < math.inf:
             raise UndecodableError("a cost that is no amount of money")

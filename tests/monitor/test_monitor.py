@@ -1,0 +1,337 @@
+"""Playing BetterDB Monitor against live caches, with plain commands and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+import valkey
+
+from tests.requests import HELLO, asking
+from tiercache import AgentCache, DiscoveryOptions, L2UnavailableError, TierOptions, ToolPolicy, UsageError
+from tiercache.l2.store import ValkeyLevel2
+from tiercache.monitor import discovery, service
+
+MakeCache = Callable[..., AgentCache]
+HEARTBEAT = "__betterdb:heartbeat:test"
+
+
+def marker_of(plain: valkey.Valkey, name: str = "test") -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(plain.hget("__betterdb:caches", name))
+    return found
+
+
+def stats_of(plain: valkey.Valkey, name: str = "test") -> dict[str, int]:
+    return {field.decode(): int(value) for field, value in plain.hgetall(f"{name}:__stats").items()}
+
+
+async def test_the_registry_says_what_the_cache_is(make_cache: MakeCache, plain: valkey.Valkey) -> None:
+    plain.hset("test:__tool_policies", "search", '{"ttl":5}')
+    cache = make_cache(name="test", default_ttl="1h", tool=TierOptions(ttl=90))
+    await cache.open()
+    await cache.tool.set_policy("lookup", ToolPolicy(5))
+    marker = marker_of(plain)
+    assert datetime.fromisoformat(marker.pop("started_at")).tzinfo == UTC
+    assert marker.pop("version").count(".") >= 1
+    assert marker == {
+        "type": "agent_cache",
+        "prefix": "test",
+        "protocol_version": 1,
+        "capabilities": ["tool_ttl_adjust", "invalidate_by_tool", "tool_effectiveness"],
+        "stats_key": "test:__stats",
+        "tiers": {
+            "llm": {"enabled": True, "ttl_default": 3600},
+            "tool": {"enabled": True, "ttl_default": 90},
+            "session": {"enabled": True, "ttl_default": 3600},
+        },
+        "has_cost_table": True,
+        "uses_default_cost_table": True,
+        "pid": os.getpid(),
+        "hostname": socket.gethostname(),
+        "tool_policies": [],
+        "engine": "tiercache",
+    }
+    assert plain.get("__betterdb:protocol") == b"1"
+    assert plain.ttl("__betterdb:protocol") == -1
+    assert 55 < plain.ttl(HEARTBEAT) <= 60
+    assert datetime.fromisoformat(plain.get(HEARTBEAT).decode()).tzinfo == UTC
+
+
+async def test_a_beat_rewrites_the_marker_and_brings_back_what_was_flushed(
+    make_cache: MakeCache, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "_SEND_SECONDS", 0.01)
+    monkeypatch.setattr(service, "_BEAT_SECONDS", 0.02)
+    cache = make_cache(name="test")
+    await cache.open()
+    await cache.tool.set_policy("search", ToolPolicy(5))
+    await until(lambda: marker_of(plain)["tool_policies"] == ["search"])
+    plain.flushall()
+    await until(lambda: plain.exists(HEARTBEAT, "__betterdb:caches", "__betterdb:protocol", "test:__tc:alive") == 4)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - what it waits for happens on the server
+            await asyncio.sleep(0.01)
+
+
+async def test_many_policies_are_named_up_to_five_hundred(make_cache: MakeCache, plain: valkey.Valkey) -> None:
+    plain.hset("test:__tool_policies", mapping={f"t{n:03}": '{"ttl":5}' for n in range(501)})
+    cache = make_cache(name="test")
+    await cache.open()
+    await cache._discovery.beat((await cache._engine.open()).level2)  # type: ignore[union-attr, arg-type]
+    marker = marker_of(plain)
+    assert (len(marker["tool_policies"]), marker["tool_policies_truncated"]) == (500, True)
+
+
+async def test_the_last_process_to_leave_takes_the_heartbeat_with_it(
+    make_cache: MakeCache, plain: valkey.Valkey
+) -> None:
+    caches = [make_cache(name="test") for _ in range(3)]
+    for cache in caches:
+        await cache.open()
+    for cache in caches:
+        assert plain.exists(HEARTBEAT)
+        await cache.aclose()
+    assert not plain.exists(HEARTBEAT)
+    assert plain.hexists("__betterdb:caches", "test")
+
+
+async def test_a_process_that_died_does_not_keep_the_heartbeat_for_ever(
+    make_cache: MakeCache, plain: valkey.Valkey
+) -> None:
+    cache = make_cache(name="test")
+    await cache.open()
+    plain.zadd("test:__tc:alive", {"died long ago": 1})
+    await cache.aclose()
+    assert not plain.exists(HEARTBEAT)
+
+
+async def test_another_kind_of_cache_under_the_name_is_refused(make_cache: MakeCache, plain: valkey.Valkey) -> None:
+    plain.hset("__betterdb:caches", "test", '{"type":"semantic_cache"}')
+    cache = make_cache(name="test")
+    with pytest.raises(UsageError, match="semantic_cache"):
+        await cache.open()
+    with pytest.raises(UsageError, match="semantic_cache"):
+        await cache.llm.store(HELLO, "x")
+    assert plain.hget("__betterdb:caches", "test") == b'{"type":"semantic_cache"}'
+    assert plain.dbsize() == 1
+
+
+@pytest.mark.parametrize("marker", ["junk", "[]", "5", "{}", '{"type":"agent_cache","version":"0.0.1"}', "\ufffd"])
+async def test_a_marker_that_is_ours_or_nobodys_is_overwritten(
+    make_cache: MakeCache, plain: valkey.Valkey, marker: str
+) -> None:
+    plain.hset("__betterdb:caches", "test", marker)
+    await make_cache(name="test").open()
+    assert marker_of(plain)["engine"] == "tiercache"
+
+
+async def test_a_cache_may_stay_out_of_the_registry(make_cache: MakeCache, plain: valkey.Valkey) -> None:
+    cache = make_cache(name="test", discovery=DiscoveryOptions(enabled=False))
+    await cache.open()
+    await cache.aclose()
+    assert plain.dbsize() == 0
+
+
+async def test_without_permission_for_the_registry_the_cache_works(
+    url: str, plain: valkey.Valkey, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain.acl_setuser("own", enabled=True, passwords=["+pw"], categories=["+@all"], keys=["test:*"])
+    try:
+        async with AgentCache.from_url(f"{url}?username=own&password=pw", name="test") as cache:
+            await cache.llm.store(HELLO, "x")
+            assert (await cache.llm.check(HELLO)).hit
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        assert cache._discovery is not None
+        assert cache._discovery.write_failed_count >= 2
+    finally:
+        plain.acl_deluser("own")
+
+
+async def test_the_numbers_are_those_that_were_counted_here(make_cache: MakeCache, plain: valkey.Valkey) -> None:
+    """10,000 L1 hits, 2,000 L2 hits and 500 misses over three tools, and the money to the micro-dollar."""
+    cache, reader = make_cache(name="test"), make_cache(name="test", tool=TierOptions(l1=False))
+    tools = {"a": 0.25, "b": 0.000001, "c": None}
+    expected = {tool: {"hits": 0, "misses": 0} for tool in tools}
+    for tool, cost in tools.items():
+        await cache.tool.store(tool, {}, "x", cost=cost)
+    for n in range(10_000):
+        tool = "abc"[n % 3]
+        assert (await cache.tool.check(tool, {})).source == "l1"
+        expected[tool]["hits"] += 1
+    for n in range(2_000):
+        tool = "abc"[n % 3]
+        assert (await reader.tool.check(tool, {})).source == "l2"
+        expected[tool]["hits"] += 1
+    for n in range(500):
+        tool = "abc"[n % 3]
+        assert not (await cache.tool.check(tool, {"n": n})).hit
+        expected[tool]["misses"] += 1
+    await cache.aclose()
+    await reader.aclose()
+    fields = stats_of(plain)
+    assert fields["tool:hits"] == 12_000
+    assert fields["tool:misses"] == 500
+    for tool, counts in expected.items():
+        assert fields[f"tool:{tool}:hits"] == counts["hits"]
+        assert fields[f"tool:{tool}:misses"] == counts["misses"]
+    saved = {"a": 250_000 * expected["a"]["hits"], "b": expected["b"]["hits"]}
+    assert {tool: fields.get(f"tool:{tool}:cost_saved_micros") for tool in "abc"} == {**saved, "c": None}
+    assert fields["cost_saved_micros"] == sum(saved.values())
+    assert not {"hits", "misses", "total"} & fields.keys()
+
+
+async def test_llm_answers_count_too_and_a_waiter_is_a_miss(make_cache: MakeCache, plain: valkey.Valkey) -> None:
+    cache = make_cache(name="test", prices={"m": (1000.0, 0.0)})
+    await cache.llm.store(asking("x", model="m"), "x", tokens={"input": 12, "output": 0})  # 12 dollars.
+    assert (await cache.llm.check(asking("x", model="m"))).hit
+    release = asyncio.Event()
+
+    async def load() -> str:
+        await release.wait()
+        return "x"
+
+    loading = [asyncio.create_task(cache.llm.get_or_load(HELLO, load)) for _ in range(5)]
+    await asyncio.sleep(0.01)
+    release.set()
+    await asyncio.gather(*loading)
+    for mode in ("refresh", "bypass", "store_only"):
+        await cache.llm.get_or_load(HELLO, lambda: "x", mode=mode)  # type: ignore[arg-type]
+    await cache.aclose()
+    assert stats_of(plain) == {
+        "llm:hits": 1,
+        "llm:misses": 5,
+        "tc:llm:coalesced": 4,
+        "cost_saved_micros": 12_000_000,
+    }
+
+
+async def test_ten_thousand_hits_are_sent_in_at_most_two_exchanges_a_second(
+    cache: AgentCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await cache.llm.store(HELLO, "x")
+    exchanges = 0
+    within = ValkeyLevel2._within
+
+    async def counted(level2: ValkeyLevel2, *arguments: Any) -> Any:
+        nonlocal exchanges
+        exchanges += 1
+        return await within(level2, *arguments)
+
+    monkeypatch.setattr(ValkeyLevel2, "_within", counted)
+    began = asyncio.get_running_loop().time()
+    for n in range(10_000):
+        assert (await cache.llm.check(HELLO)).source == "l1"
+        if n % 100 == 0:
+            await asyncio.sleep(0.025)
+    seconds = asyncio.get_running_loop().time() - began
+    assert 1 <= exchanges <= 2 * seconds
+
+
+async def test_an_increment_is_sent_once_whatever_becomes_of_it(
+    make_cache: MakeCache, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = make_cache(name="test")
+    await cache.llm.store(HELLO, "x")
+    await cache.llm.check(HELLO)
+    execute = ValkeyLevel2.execute
+
+    async def lost(level2: ValkeyLevel2, commands: Sequence[Any]) -> list[Any]:
+        await execute(level2, commands)
+        raise L2UnavailableError("the answer was lost")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ValkeyLevel2, "execute", lost)
+        with pytest.raises(L2UnavailableError):
+            await cache.stats()
+    await cache.llm.check(HELLO)
+    assert (await cache.stats()).llm.hits == 2
+    await cache.aclose()
+    assert stats_of(plain)["llm:hits"] == 2
+
+
+async def test_stats_are_the_whole_fleets(make_cache: MakeCache, plain: valkey.Valkey) -> None:
+    one, other = make_cache(name="test"), make_cache(name="test")
+    await one.tool.set_policy("search", ToolPolicy(60))
+    await one.tool.get_or_load("search", {}, lambda: "x", cost=0.5)
+    await one.flush_writes()
+    await other.tool.get_or_load("search", {}, lambda: "x")
+    await other.stats()  # Sends what it has counted.
+    plain.hset("test:__stats", "tool:broken:hits", "many")
+    plain.hset("test:__stats", b"\xff", "1")
+    stats = await one.stats()
+    assert (stats.tool.hits, stats.tool.misses, stats.tool.total, stats.tool.hit_rate) == (1, 1, 2, 0.5)
+    assert stats.cost_saved_micros == 500_000
+    assert stats.per_tool["search"].ttl == 60
+    assert (stats.per_tool["search"].hits, stats.per_tool["search"].cost_saved_micros) == (1, 500_000)
+    assert "broken" not in stats.per_tool
+    assert (stats.llm.total, stats.llm.hit_rate) == (0, 0.0)
+
+
+async def test_a_cache_of_memory_alone_has_statistics_too() -> None:
+    async with AgentCache.in_memory() as cache:
+        for _ in range(4):
+            await cache.tool.get_or_load("t", {}, lambda: "x", cost=1)
+        for _ in range(2):
+            stats = await cache.stats()
+            assert (stats.tool.hits, stats.tool.misses, stats.cost_saved_micros) == (3, 1, 3_000_000)
+
+
+@pytest.mark.parametrize(
+    ("hits", "misses", "ttl", "expected"),
+    [
+        (9, 1, 60, "increase_ttl"),
+        (9, 1, 3600, "optimal"),
+        (9, 1, None, "optimal"),
+        (8, 2, 60, "optimal"),
+        (4, 6, 60, "optimal"),
+        (3, 7, 60, "decrease_ttl_or_disable"),
+        (0, 1, None, "decrease_ttl_or_disable"),
+    ],
+)
+async def test_the_recommendations_are_the_monitors(
+    make_cache: MakeCache, plain: valkey.Valkey, hits: int, misses: int, ttl: int | None, expected: str
+) -> None:
+    cache = make_cache(name="test", tool=TierOptions(ttl=ttl))
+    plain.hset("test:__stats", mapping={"tool:t:hits": hits, "tool:t:misses": misses, "tool:t:cost_saved_micros": 5})
+    plain.hset("test:__stats", mapping={"tool:rich:hits": 1, "tool:rich:misses": 0, "tool:rich:cost_saved_micros": 9})
+    rich, plain_tool = await cache.tool_effectiveness()
+    assert (rich.tool, plain_tool.tool) == ("rich", "t")  # Most saved first.
+    assert plain_tool.recommendation == expected
+    assert (plain_tool.hit_rate, plain_tool.cost_saved) == (hits / (hits + misses), 0.000005)
+    judged = [verdict.tool for verdict in await cache.tool_effectiveness(min_samples=2)]
+    assert judged == (["t"] if hits + misses > 1 else [])
+    with pytest.raises(UsageError, match="min_samples"):
+        await cache.tool_effectiveness(min_samples=0)
+
+
+async def test_a_policy_decides_the_recommendation_before_the_tier(make_cache: MakeCache, plain: valkey.Valkey) -> None:
+    cache = make_cache(name="test", tool=TierOptions(ttl=60))
+    plain.hset("test:__stats", mapping={"tool:t:hits": 9, "tool:t:misses": 1})
+    await cache.tool.set_policy("t", ToolPolicy("2h"))
+    assert [verdict.recommendation for verdict in await cache.tool_effectiveness()] == ["optimal"]
+
+
+async def test_what_the_monitor_deletes_is_gone_for_whoever_asks_valkey(
+    make_cache: MakeCache, plain: valkey.Valkey
+) -> None:
+    cache = make_cache(name="test", tool=TierOptions(l1=False))
+    for n in range(10):
+        await cache.tool.store("search", {"n": n}, "x")
+    await cache.tool.store("other", {}, "x")
+    assert plain.delete(*plain.scan_iter("test:tool:search:*")) == 10
+    assert not (await cache.tool.check("search", {"n": 1})).hit
+    assert (await cache.tool.check("other", {})).hit
+
+
+def test_the_heartbeat_outlives_its_interval() -> None:
+    assert discovery._HEARTBEAT_SECONDS == 60
+    assert service._BEAT_SECONDS == 30

@@ -1,0 +1,111 @@
+"""State: values that are changed by commands of their tier's own, and whose loss is an error.
+
+Another part of ``Engine``, whose helpers it uses: what the engine does around a SET or DEL, this does around a ``Run``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..errors import L2UnavailableError
+from .engine import Engine
+from .entry import Entry, Group
+from .fences import Fence
+from .level2 import Command, Run
+from .policy import Fresh, Request
+from .runtime import Runtime
+from .write_pipe import WritePipe
+
+__all__ = ["ask", "change", "change_group", "fill", "renew", "run", "store"]
+
+
+async def ask(runtime: Runtime, command: Command) -> Any:
+    """Return the reply to a command that is not sent through the write pipe: it may overtake queued writes.
+
+    Raises:
+        L2UnavailableError: No answer, also while the breaker is open.
+        L2CommandError: Valkey refused.
+    """
+    if runtime.level2 is None or not runtime.breaker.allows():
+        raise L2UnavailableError("Valkey is not asked at the moment, because it did not answer just now")
+    (reply,) = await runtime.level2.execute([command])
+    if isinstance(reply, Exception):
+        raise reply
+    return reply
+
+
+async def run(runtime: Runtime, command: Command) -> Any:
+    """Return the reply to a command that waits for its turn among the writes. Errors as for ``WritePipe.write``."""
+    return await _pipe(runtime).run(Run(command))
+
+
+async def store(engine: Engine, request: Request, fresh: Fresh, command: Command) -> None:
+    """As ``Engine.store``, by ``command``."""
+    runtime = await engine.open()
+    _, keep = engine._storing(runtime, request, fresh)
+    engine._drop(runtime, request.key)
+    await _pipe(runtime).run(Run(command, (request.key,)), keep)
+
+
+async def change(engine: Engine, key: str, command: Command) -> Any:
+    """Send a command that changes what ``key`` holds; return its reply. L1 forgets the key before and after.
+
+    Raises:
+        L2UnavailableError: It may or may not have happened.
+        L2CommandError: Valkey refused it.
+    """
+    runtime = await engine.open()
+    engine._drop(runtime, key)
+    return await _pipe(runtime).run(Run(command, (key,)), lambda _: engine._drop(runtime, key))
+
+
+async def change_group(engine: Engine, group: Group, commands: Sequence[Command]) -> list[Any]:
+    """As ``change``, for commands that change keys of ``group``, one after the other."""
+    runtime = await engine.open()
+
+    def drop(_: Any = None) -> None:
+        engine._drop_group(runtime, group, group)
+
+    drop()
+    return [await _pipe(runtime).run(Run(command), drop) for command in commands]
+
+
+async def fill(
+    engine: Engine, runtime: Runtime, request: Request, fence: Fence, entry: Entry, command: Command
+) -> bool:
+    """Store what was loaded under ``fence`` by ``command``, which replies 0 if it did not; return whether it is stored.
+
+    Errors as for ``change``; the loaded value is then nowhere.
+    """
+    # No await before the command is queued: a change comes either before (and nothing is stored) or after (and is
+    # queued behind it).
+    stored = False
+    if fence.holds:
+        runtime.fences.overtake(fence)
+
+        def keep(outcome: Any) -> None:
+            nonlocal stored
+            stored = not isinstance(outcome, Exception) and outcome != 0
+            # Also where the fence no longer holds: whoever broke it drops the key once more when that is answered.
+            if stored and request.policy.l1:
+                engine.l1.put(fence.key, entry)
+
+        await _pipe(runtime).run(Run(command, (fence.key,)), keep)
+    if not stored:
+        request.counters.overtaken += 1
+    return stored
+
+
+def renew(engine: Engine, command: Command, on_done: Callable[[Any], object]) -> bool:
+    """Queue a command that nobody waits for; return False, having dropped it, where it would not get through now."""
+    runtime = engine._life.runtime
+    if runtime is None or runtime.pipe is None or runtime.breaker.is_open:
+        return False
+    return runtime.pipe.fill(Run(command), on_done)
+
+
+def _pipe(runtime: Runtime) -> WritePipe:
+    if runtime.pipe is None:
+        raise L2UnavailableError("the cache has no Valkey")
+    return runtime.pipe

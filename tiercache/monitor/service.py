@@ -1,0 +1,84 @@
+"""The one background worker of a cache: statistics every second, registration and policies every half minute."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from typing import Final
+
+from ..engine.breaker import GuardedLevel2
+from ..errors import TierCacheError, UsageError
+from .discovery import Discovery
+from .policies import ToolPolicies
+from .statistics import StatsHash
+
+__all__ = ["MonitorService"]
+
+_LOGGER: Final = logging.getLogger("tiercache")
+_SEND_SECONDS: Final = 1.0
+_BEAT_SECONDS: Final = 30.0
+
+
+class MonitorService:
+    """Keeps what the Monitor reads up to date, and this process up to date with what the Monitor writes.
+
+    Args:
+        discovery: None leaves the cache unregistered.
+    """
+
+    def __init__(self, statistics: StatsHash, policies: ToolPolicies, discovery: Discovery | None) -> None:
+        self._statistics = statistics
+        self._policies = policies
+        self._discovery = discovery
+        self._registered = False
+
+    async def open(self, level2: GuardedLevel2) -> None:
+        """Register, and read the policies: the first store already knows them.
+
+        Raises:
+            UsageError: The name is taken by another kind of cache.
+        """
+        if self._discovery is not None:
+            await self._discovery.check(level2)
+        await self._beat(level2)
+
+    async def run(self, level2: GuardedLevel2) -> None:
+        """Send, beat and refresh until cancelled."""
+        loop = asyncio.get_running_loop()
+        beat_at = loop.time() + _BEAT_SECONDS
+        while True:
+            await asyncio.sleep(_SEND_SECONDS)
+            if not level2.is_answering:
+                # Increments are kept until Valkey is back: what is sent and not answered is lost.
+                with suppress(TierCacheError):
+                    await level2.ping()
+                continue
+            await self._statistics.send(level2)
+            # What failed while Valkey was away is made up for as soon as it is back.
+            if loop.time() >= beat_at or (self._discovery is not None and not self._registered):
+                beat_at = loop.time() + _BEAT_SECONDS
+                await self._register_late(level2)
+                await self._beat(level2)
+
+    async def _register_late(self, level2: GuardedLevel2) -> None:
+        if self._discovery is None or self._registered:
+            return
+        try:
+            await self._discovery.check(level2)
+        except UsageError as error:
+            # Nobody is left to refuse to: the cache has been at work without Valkey since it was opened.
+            _LOGGER.error("The cache is not registered: %s", error)
+            self._discovery = None
+
+    async def _beat(self, level2: GuardedLevel2) -> None:
+        """Rewrite the registration and read the policies anew."""
+        if self._discovery is not None:
+            self._registered = await self._discovery.beat(level2)
+        await self._policies.refresh(level2)
+
+    async def close(self, level2: GuardedLevel2) -> None:
+        """Send what is left and leave the registry."""
+        await self._statistics.send(level2)
+        if self._discovery is not None:
+            await self._discovery.leave(level2)

@@ -1,0 +1,212 @@
+"""The statistics hash: what every process of the fleet has counted, added up in Valkey.
+
+``{name}:__stats`` is a hash of integers that are only ever incremented. ``llm:hits``, ``llm:misses``, ``tool:hits``,
+``tool:misses``, the same for each tool as ``tool:{tool}:hits``, ``cost_saved_micros`` and
+``tool:{tool}:cost_saved_micros``, ``session:reads`` and ``session:writes`` are those of betterdb-agent-cache; what is
+tiercache's own lies under ``tc:``. A process counts in memory and sends what has come since, about once a second and
+when it closes. An increment is sent once: after a fault the hash may be too low, never too high.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from ..engine.counters import OTHER, CounterBook, TierCounters
+from ..engine.level2 import Level2
+from ..errors import TierCacheError
+from .commands import send
+
+__all__ = ["CacheStats", "SessionStats", "StatsHash", "TierStats", "ToolStats", "parse"]
+
+_LOGGER: Final = logging.getLogger("tiercache")
+_TOOL_FIELD: Final = re.compile(r"tool:([^:]+):(hits|misses|cost_saved_micros)")
+
+
+@dataclass(frozen=True, slots=True)
+class TierStats:
+    """How often a tier was asked, by every process."""
+
+    hits: int
+    misses: int
+
+    @property
+    def total(self) -> int:
+        """Hits and misses."""
+        return self.hits + self.misses
+
+    @property
+    def hit_rate(self) -> float:
+        """Hits as a fraction of all, 0 to 1; 0 when nobody asked."""
+        return self.hits / self.total if self.total else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ToolStats(TierStats):
+    """How often a tool's results were asked for, and what the hits saved."""
+
+    cost_saved_micros: int
+    ttl: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class SessionStats:
+    """How often session fields were read and written."""
+
+    reads: int
+    writes: int
+
+
+@dataclass(frozen=True, slots=True)
+class CacheStats:
+    """What the whole fleet has counted under one cache name.
+
+    Attributes:
+        llm, tool: Hits and misses by tier.
+        session: Reads and writes.
+        cost_saved_micros: Millionths of a dollar that the hits saved.
+        per_tool: The same by tool.
+        coalesced: Callers, among the misses, that waited on another caller's load, by tier.
+    """
+
+    llm: TierStats
+    tool: TierStats
+    session: SessionStats
+    cost_saved_micros: int
+    per_tool: Mapping[str, ToolStats]
+    coalesced: Mapping[str, int]
+
+
+class _Sent(NamedTuple):
+    hits: int = 0
+    misses: int = 0
+    coalesced: int = 0
+    saved_micros: int = 0
+
+
+class StatsHash:
+    """Collects what the tiers have counted since it was last asked, and sends it.
+
+    Args:
+        name: The cache's.
+        books: The counters of each tier by its name.
+        totals: Further fields: name to a function that returns a count that only rises.
+    """
+
+    def __init__(
+        self, name: str, books: Callable[[], Iterable[tuple[str, CounterBook]]], totals: Mapping[str, Callable[[], int]]
+    ) -> None:
+        self._key = f"{name}:__stats"
+        self._books = books
+        self._totals = totals
+        self._sent: dict[tuple[str, str], _Sent] = {}
+        self._sent_totals: Counter[str] = Counter()
+
+    def collect(self) -> dict[str, int]:
+        """Return the increments since the last call, by field. They count as sent from here on."""
+        fields: Counter[str] = Counter()
+        for tier, book in self._books():
+            for label, counters in book.items():
+                now = _now(counters)
+                before = self._sent.get((tier, label), _Sent())
+                if now != before:
+                    self._sent[tier, label] = now
+                    since = _Sent(*(new - old for new, old in zip(now, before, strict=True)))
+                    fields.update(_fields(tier, label, since))
+        for field, total in self._totals.items():
+            count = total()
+            fields[field] += count - self._sent_totals[field]
+            self._sent_totals[field] = count
+        return {field: count for field, count in fields.items() if count}
+
+    async def send(self, level2: Level2) -> bool:
+        """Add the increments to the hash, in one round trip; return False if they are lost."""
+        increments = self.collect()
+        if not increments:
+            return True
+        try:
+            await send(level2, [("HINCRBY", self._key, field, count) for field, count in increments.items()])
+        except TierCacheError as error:
+            # Some may have been carried out: sending them again could count them twice.
+            _LOGGER.debug("Increments of the statistics are lost: %s", error)
+            return False
+        return True
+
+    async def read(self, level2: Level2) -> dict[str, int]:
+        """Return the hash. Fields that are no integers are passed over with a warning.
+
+        Raises:
+            L2UnavailableError, L2CommandError: It could not be read.
+        """
+        (reply,) = await send(level2, [("HGETALL", self._key)])
+        fields = {}
+        for field, value in zip(reply[::2], reply[1::2], strict=True):
+            try:
+                fields[field.decode()] = int(value)
+            except ValueError:
+                _LOGGER.warning("A field of the statistics is passed over, it is no number: %r = %r", field, value)
+        return fields
+
+
+def _now(counters: TierCounters) -> _Sent:
+    return _Sent(counters.l1_hits + counters.l2_hits, counters.misses, counters.coalesced, counters.saved_micros)
+
+
+def _fields(tier: str, label: str, since: _Sent) -> dict[str, int]:
+    """Return the fields in which what was counted under one label goes down."""
+    if tier not in ("llm", "tool"):
+        return {
+            f"tc:{tier}:{label}:lookups": since.hits + since.misses,
+            f"tc:{tier}:{label}:found": since.hits,
+            f"tc:{tier}:{label}:coalesced": since.coalesced,
+        }
+    fields = {
+        f"{tier}:hits": since.hits,
+        f"{tier}:misses": since.misses,
+        f"tc:{tier}:coalesced": since.coalesced,
+        "cost_saved_micros": since.saved_micros,
+    }
+    if tier == "tool" and label != OTHER:
+        fields |= {
+            f"tool:{label}:hits": since.hits,
+            f"tool:{label}:misses": since.misses,
+            f"tool:{label}:cost_saved_micros": since.saved_micros,
+        }
+    return fields
+
+
+def parse(fields: Mapping[str, int], ttl_of: Callable[[str], int | None]) -> CacheStats:
+    """Return what ``fields`` of the hash say.
+
+    Args:
+        ttl_of: The lifetime that a tool's policy gives it.
+    """
+    tools: dict[str, dict[str, int]] = {}
+    for field, count in fields.items():
+        match = _TOOL_FIELD.fullmatch(field)
+        if match:
+            tools.setdefault(match[1], {})[match[2]] = count
+
+    def tier(name: str) -> TierStats:
+        return TierStats(fields.get(f"{name}:hits", 0), fields.get(f"{name}:misses", 0))
+
+    return CacheStats(
+        llm=tier("llm"),
+        tool=tier("tool"),
+        session=SessionStats(fields.get("session:reads", 0), fields.get("session:writes", 0)),
+        cost_saved_micros=fields.get("cost_saved_micros", 0),
+        per_tool={
+            tool: ToolStats(
+                hits=counts.get("hits", 0),
+                misses=counts.get("misses", 0),
+                cost_saved_micros=counts.get("cost_saved_micros", 0),
+                ttl=ttl_of(tool),
+            )
+            for tool, counts in sorted(tools.items())
+        },
+        coalesced={name: fields.get(f"tc:{name}:coalesced", 0) for name in ("llm", "tool")},
+    )

@@ -1,0 +1,162 @@
+"""Every metric, every span attribute, and what spans are called: said here once, for dashboards depend on it.
+
+A metric's full name is ``{TelemetryOptions.metrics_prefix}_{name}``, ``agent_cache`` unless chosen otherwise. A span
+is called ``agent_cache.{tier}.{method}``. Those marked "shared" are betterdb-agent-cache's too, under these labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final, Literal, NamedTuple
+
+__all__ = [
+    "ACTIVE_SESSIONS",
+    "ATTRIBUTES",
+    "ATTRIBUTE_PREFIX",
+    "BREAKER_OPEN",
+    "CACHE_COUNTERS",
+    "CACHE_GAUGES",
+    "CONFIG_REFRESH_FAILED",
+    "COST_SAVED",
+    "DISCOVERY_WRITE_FAILED",
+    "L1_BYTES",
+    "L1_ENTRIES",
+    "L1_EVICTIONS",
+    "LEVEL_HITS",
+    "METRICS",
+    "OPERATION_DURATION",
+    "OPERATION_ERRORS",
+    "OTHER_LABEL",
+    "REQUESTS",
+    "SPAN_PREFIX",
+    "TIER_COUNTERS",
+    "WRITE_QUEUE_DEPTH",
+    "Metric",
+]
+
+
+class Metric(NamedTuple):
+    """One metric: its name without the prefix, its type, its labels and its help text."""
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    labels: tuple[str, ...]
+    help: str
+
+
+_BY_CACHE: Final = ("cache_name",)
+_BY_TIER: Final = ("cache_name", "tier")
+
+# The label of all tools, or models, that came when ``TelemetryOptions.max_labels`` others had been seen.
+OTHER_LABEL: Final = "other"
+
+REQUESTS: Final = Metric(  # Shared.
+    "requests_total",
+    "counter",
+    ("cache_name", "tier", "result", "tool_name"),
+    "Lookups, those answered by process memory included, by result: hit or miss. tool_name is empty but for tools.",
+)
+OPERATION_DURATION: Final = Metric(  # Shared.
+    "operation_duration_seconds",
+    "histogram",
+    ("cache_name", "tier", "operation"),
+    "Duration of operations. What process memory answers is no operation and is not timed: see level_hits_total.",
+)
+COST_SAVED: Final = Metric(  # Shared.
+    "cost_saved_total",
+    "counter",
+    ("cache_name", "tier", "model", "tool_name"),
+    "Dollars that the answers of the hits had cost to make.",
+)
+OPERATION_ERRORS: Final = Metric(
+    "operation_errors_total",
+    "counter",
+    ("cache_name", "tier", "operation"),
+    "Operations that raised, cancelled ones not counted.",
+)
+LEVEL_HITS: Final = Metric(
+    "level_hits_total",
+    "counter",
+    ("cache_name", "tier", "level"),
+    "Hits by the level that answered: l1 (process memory) or l2 (Valkey).",
+)
+
+# By the field of TierCounters that is shown.
+TIER_COUNTERS: Final[Mapping[str, Metric]] = MappingProxyType(
+    {
+        "stored_bytes": Metric(  # Shared.
+            "stored_bytes_total", "counter", _BY_TIER, "Bytes of the values that were stored, explicitly or by a load."
+        ),
+        "loads": Metric("loads_total", "counter", _BY_TIER, "Loader calls."),
+        "load_errors": Metric("load_errors_total", "counter", _BY_TIER, "Loader calls that raised or timed out."),
+        "coalesced": Metric(
+            "coalesced_total", "counter", _BY_TIER, "Misses that waited on a load another caller had started."
+        ),
+        "overtaken": Metric(
+            "overtaken_total", "counter", _BY_TIER, "Loaded values stored nowhere, their key having been changed."
+        ),
+        "l2_errors": Metric("l2_errors_total", "counter", _BY_TIER, "Lookups that Valkey did not answer."),
+        "undecodable": Metric(
+            "undecodable_total", "counter", _BY_TIER, "Entries in Valkey that are not of the tier's form."
+        ),
+        "fills_dropped": Metric(
+            "fills_dropped_total",
+            "counter",
+            _BY_TIER,
+            "Loaded values not written to Valkey: the queue was full, or Valkey taken for unavailable.",
+        ),
+        "fill_errors": Metric("fill_errors_total", "counter", _BY_TIER, "Loaded values whose write to Valkey failed."),
+    }
+)
+
+L1_EVICTIONS: Final = Metric(
+    "l1_evictions_total", "counter", _BY_CACHE, "Entries that newer ones pushed out of process memory."
+)
+CONFIG_REFRESH_FAILED: Final = Metric(  # Shared.
+    "config_refresh_failed_total", "counter", _BY_CACHE, "Refreshes of the tool policies that failed."
+)
+DISCOVERY_WRITE_FAILED: Final = Metric(  # Shared.
+    "discovery_write_failed_total", "counter", _BY_CACHE, "Writes of the discovery marker or heartbeat that failed."
+)
+CACHE_COUNTERS: Final = (L1_EVICTIONS, CONFIG_REFRESH_FAILED, DISCOVERY_WRITE_FAILED)
+
+ACTIVE_SESSIONS: Final = Metric("active_sessions", "gauge", _BY_CACHE, "Session threads in use of late.")  # Shared.
+L1_ENTRIES: Final = Metric("l1_entries", "gauge", _BY_CACHE, "Entries in process memory.")
+L1_BYTES: Final = Metric("l1_bytes", "gauge", _BY_CACHE, "Bytes that process memory accounts for.")
+WRITE_QUEUE_DEPTH: Final = Metric("write_queue_depth", "gauge", _BY_CACHE, "Writes that Valkey has not answered yet.")
+BREAKER_OPEN: Final = Metric("breaker_open", "gauge", _BY_CACHE, "Caches that take Valkey for unavailable.")
+CACHE_GAUGES: Final = (ACTIVE_SESSIONS, L1_ENTRIES, L1_BYTES, WRITE_QUEUE_DEPTH, BREAKER_OPEN)
+
+METRICS: Final = (
+    REQUESTS,
+    OPERATION_DURATION,
+    COST_SAVED,
+    OPERATION_ERRORS,
+    LEVEL_HITS,
+    *TIER_COUNTERS.values(),
+    *CACHE_COUNTERS,
+    *CACHE_GAUGES,
+)
+
+SPAN_PREFIX: Final = "agent_cache."
+
+# An operation names an attribute without this prefix.
+ATTRIBUTE_PREFIX: Final = "cache."
+ATTRIBUTES: Final = frozenset(
+    {
+        "cache.key",
+        "cache.model",
+        "cache.tool_name",
+        "cache.thread_id",
+        "cache.field",
+        "cache.hit",
+        "cache.source",  # l1, l2, loader or stale; missing for a miss.
+        "cache.coalesced",
+        "cache.ttl",  # Seconds, rounded up; -1: no expiry.
+        "cache.bytes",
+        "cache.deleted_count",
+        "cache.field_count",
+        "cache.touched_count_approx",
+    }
+)

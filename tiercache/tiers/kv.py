@@ -1,0 +1,313 @@
+"""The kv tiers: anything JSON, text or bytes, by a key of the caller's own.
+
+An entry lies under ``{name}:__tc:kv:{tier}:{key}``. The key stands there as it is; no tier's name holds a ``:``, so
+that tiers cannot meet.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, TypeAlias
+
+from ..engine.batch import find_many, get_or_load_many, invalidate_many, store_many
+from ..engine.engine import Engine
+from ..engine.loader import check_loader, takes_argument
+from ..engine.policy import Fresh, Mode, Request, TierPolicy, check_mode
+from ..engine.ttl import Ttl, check_ttl
+from ..errors import UsageError
+from .kv_entry import encode_kv
+from .kv_result import KvResult
+
+__all__ = ["KvBatchLoader", "KvLoader", "KvTier"]
+
+KvLoader: TypeAlias = Callable[[], Any] | Callable[[str], Any]
+_Batch: TypeAlias = Mapping[str, Any] | Sequence[Any]
+KvBatchLoader: TypeAlias = Callable[[list[str]], _Batch | Awaitable[_Batch]]
+
+_MAX_KEY_BYTES: Final = 512
+
+
+class KvTier:
+    """``cache.kv``, or one of the tiers that ``cache.tier`` makes.
+
+    Keys are any text that is not empty; with what the cache puts before it, at most 512 bytes of UTF-8. Values are any
+    JSON value, str or bytes; None and other falsy values are values. What JSON has no form for comes back as what it
+    has: a tuple as a list, keys of a dict as str. A value that comes out is the caller's own.
+
+    Every method raises UsageError for a bad argument, having stored nothing, and on a closed cache; WrongLoopError
+    from another event loop.
+    """
+
+    def __init__(self, engine: Engine, policy: TierPolicy, prefix: str) -> None:
+        self._engine = engine
+        self._policy = policy
+        self._prefix = prefix
+        self._groups = (policy.group,)
+        self._counters = policy.counters.of(policy.tier)
+
+    async def get(self, key: str, default: Any = None) -> Any:
+        """Return the value of ``key``, ``default`` where there is none. ``MISS`` tells that from a stored None.
+
+        Raises:
+            L2CommandError: Valkey refused the read. An unreachable Valkey is a miss.
+        """
+        engine = self._engine
+        full_key = self._key(key)
+        entry = engine.peek(full_key, engine.now(), self._counters)
+        if entry is not None:
+            if engine.tracer is not None:
+                engine.trace_hit("kv.get", key=full_key)
+            return entry.value.value()
+        with engine.operation("kv.get", key=full_key) as operation:
+            found = await engine.find(self._request(full_key))
+            operation.found(found)
+        return default if found.entry is None else found.entry.value.value()
+
+    async def exists(self, key: str) -> bool:
+        """Return whether ``get`` would find a value. Counts as a lookup; errors as for ``get``."""
+        engine = self._engine
+        full_key = self._key(key)
+        if engine.peek(full_key, engine.now(), self._counters) is not None:
+            if engine.tracer is not None:
+                engine.trace_hit("kv.exists", key=full_key)
+            return True
+        with engine.operation("kv.exists", key=full_key) as operation:
+            found = await engine.find(self._request(full_key))
+            operation.found(found)
+        return found.entry is not None
+
+    async def set(self, key: str, value: Any, *, ttl: Ttl | None = None) -> None:
+        """Store a value; return once Valkey has acknowledged it. Wins over loads under way.
+
+        Args:
+            ttl: Lifetime; None takes the tier's, then the cache's.
+
+        Raises:
+            L2UnavailableError: The write may or may not have happened; this process has forgotten the key.
+            L2CommandError: Valkey refused it.
+        """
+        full_key = self._key(key)
+        if ttl is not None:
+            check_ttl(ttl)
+        fresh = self._fresh(value, "value")
+        with self._engine.operation("kv.set", key=full_key, bytes=len(fresh.data)) as operation:
+            operation.set("ttl", await self._engine.store(self._request(full_key, ttl), fresh))
+
+    async def delete(self, key: str) -> bool:
+        """Remove a value; return whether there was one. Promise and errors as for ``LlmTier.invalidate``."""
+        full_key = self._key(key)
+        with self._engine.operation("kv.delete", key=full_key) as operation:
+            existed = await self._engine.invalidate(full_key)
+            operation.set("deleted_count", int(existed))
+        return existed
+
+    async def clear(self) -> int:
+        """Remove every value of this tier, and of no other; return how many there were. Errors as for ``delete``."""
+        with self._engine.operation("kv.clear") as operation:
+            count = await self._engine.invalidate_group(self._policy.group, self._prefix)
+            operation.set("deleted_count", count)
+        return count
+
+    async def get_or_load(self, key: str, loader: KvLoader, *, ttl: Ttl | None = None, mode: Mode = "use") -> KvResult:
+        """Return the value of ``key``, calling ``loader`` at most once at a time in this process.
+
+        Args:
+            loader: Called with ``key`` if it has a required positional parameter, otherwise with nothing; async or
+                plain.
+            ttl: Lifetime of what is loaded; None takes the tier's, then the cache's.
+            mode: As for ``LlmTier.get_or_load``, which also says what is returned when, and what cancelling does;
+                with the last caller gone the load is cancelled, unless ``TierOptions.on_abandon`` is "finish".
+
+        Raises:
+            L2CommandError: Valkey refused the read. An unreachable Valkey is a miss, not an error.
+            TimeoutError: The load took longer than ``ResilienceOptions.load_timeout``.
+        """
+        engine = self._engine
+        full_key = self._key(key)
+        check_loader(loader)
+        if ttl is not None:
+            check_ttl(ttl)
+        if mode == "use":
+            now = engine.now()
+            entry = engine.peek(full_key, now, self._counters)
+            if entry is not None:
+                if engine.tracer is not None:
+                    engine.trace_hit("kv.get_or_load", key=full_key)
+                return KvResult.from_l1(full_key, entry, now)
+        else:
+            check_mode(mode)
+        with engine.operation("kv.get_or_load", key=full_key) as operation:
+
+            async def load() -> Fresh:
+                value: Any = loader(self._own_key(full_key)) if takes_argument(loader) else loader()  # type: ignore[call-arg]
+                if inspect.isawaitable(value):
+                    value = await value
+                return self._fresh(value, "what the loader returned")
+
+            found = await engine.get_or_load(self._request(full_key, ttl), load, mode)
+            operation.found(found)
+        return KvResult.from_found(full_key, found, engine.now())
+
+    async def get_many(self, keys: Iterable[str], default: Any = None) -> dict[str, Any]:
+        """Return the value of each key, ``default`` where there is none, in the order of ``keys``.
+
+        What is not in process memory is read from Valkey in one round trip. Errors as for ``get``.
+        """
+        engine = self._engine
+        full_keys = self._keys(keys)
+        entries, missing = self._peek(full_keys)
+        if missing:
+            with engine.operation("kv.get_many"):
+                founds = await find_many(engine, [self._request(full_key) for full_key in missing])
+            entries.update((full_key, found.entry) for full_key, found in zip(missing, founds, strict=True))
+        elif engine.tracer is not None:
+            engine.trace_hit("kv.get_many")
+        values: dict[str, Any] = {}
+        for full_key in full_keys:
+            entry = entries[full_key]
+            values[self._own_key(full_key)] = default if entry is None else entry.value.value()
+        return values
+
+    async def set_many(self, mapping: Mapping[str, Any], *, ttl: Ttl | None = None) -> None:
+        """Store the values of a mapping; return once Valkey has acknowledged all. Arguments as for ``set``.
+
+        Raises:
+            L2UnavailableError: Each write may or may not have happened.
+            L2CommandError: Valkey refused one. The others are done.
+        """
+        if not isinstance(mapping, Mapping):
+            raise UsageError(f"mapping must be a mapping of keys to values, not {type(mapping).__name__}")
+        if ttl is not None:
+            check_ttl(ttl)
+        pairs = [
+            (self._request(self._key(key), ttl), self._fresh(value, f"the value of {key!r}"))
+            for key, value in mapping.items()
+        ]
+        size_bytes = sum(len(fresh.data) for _, fresh in pairs)
+        with self._engine.operation("kv.set_many", bytes=size_bytes):
+            await store_many(self._engine, pairs)
+
+    async def delete_many(self, keys: Iterable[str]) -> int:
+        """Remove values; return how many there were. Errors as for ``delete``, for any of them."""
+        full_keys = self._keys(keys)
+        with self._engine.operation("kv.delete_many") as operation:
+            count = await invalidate_many(self._engine, full_keys)
+            operation.set("deleted_count", count)
+        return count
+
+    async def get_or_load_many(
+        self, keys: Iterable[str], loader: KvBatchLoader, *, ttl: Ttl | None = None
+    ) -> dict[str, Any]:
+        """Return the value of each key, in the order of ``keys``, calling ``loader`` once for all that are missing.
+
+        A key that is being loaded by somebody else is waited for. For the others Valkey is asked once; what it does
+        not have ``loader`` gets as one list.
+
+        Args:
+            loader: Called with the list of missing keys, unless it is empty; async or plain. Returns a mapping that
+                has each of them, or their values in the same order.
+            ttl: Lifetime of what is loaded; None takes the tier's, then the cache's.
+
+        Raises:
+            UsageError: Also where what the loader returned lacks a key or is of another length; nothing is stored.
+            L2CommandError: Valkey refused the read. An unreachable Valkey makes every key a miss, and is no error.
+            TimeoutError: The load took longer than ``ResilienceOptions.load_timeout``.
+
+        What the loader raises reaches everyone who waits for one of its keys. Cancelling one caller leaves the others
+        waiting; when nobody waits for any of the keys the load is cancelled, unless ``TierOptions.on_abandon`` is
+        "finish". A change of a key while it is loaded wins, for that key.
+        """
+        engine = self._engine
+        full_keys = self._keys(keys)
+        check_loader(loader)
+        if ttl is not None:
+            check_ttl(ttl)
+        entries, missing = self._peek(full_keys)
+        if missing:
+
+            async def load(wanted: list[str]) -> list[Fresh]:
+                own_keys = [self._own_key(full_key) for full_key in wanted]
+                loaded: Any = loader(own_keys.copy())
+                if inspect.isawaitable(loaded):
+                    loaded = await loaded
+                values = _in_order(loaded, own_keys)
+                return [
+                    self._fresh(value, f"the loader's value of {key!r}")
+                    for key, value in zip(own_keys, values, strict=True)
+                ]
+
+            with engine.operation("kv.get_or_load_many"):
+                requests = [self._request(full_key, ttl) for full_key in missing]
+                founds = await get_or_load_many(engine, requests, load)
+            entries.update((full_key, found.entry) for full_key, found in zip(missing, founds, strict=True))
+        elif engine.tracer is not None:
+            engine.trace_hit("kv.get_or_load_many")
+        return {self._own_key(full_key): entries[full_key].value.value() for full_key in full_keys}
+
+    def _peek(self, full_keys: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+        """Return the entries in process memory, counted as hits, and the keys that are not there."""
+        engine = self._engine
+        now = engine.now()
+        entries: dict[str, Any] = {}
+        for full_key in full_keys:
+            entry = engine.peek(full_key, now, self._counters)
+            if entry is not None:
+                entries[full_key] = entry
+        return entries, [full_key for full_key in full_keys if full_key not in entries]
+
+    def _key(self, key: object) -> str:
+        """Return the key in Valkey: plain text, nothing of the caller's."""
+        if not isinstance(key, str):
+            raise UsageError(f"key must be a str, not {type(key).__name__}")
+        plain = str.__str__(key)
+        if not plain:
+            raise UsageError("key must not be empty")
+        full_key = self._prefix + plain
+        if full_key.isascii():
+            size_bytes = len(full_key)
+        else:
+            try:
+                size_bytes = len(full_key.encode())
+            except UnicodeEncodeError as error:
+                raise UsageError(f"key has text that is not Unicode (a lone surrogate): {error}") from error
+        if size_bytes > _MAX_KEY_BYTES:
+            most = _MAX_KEY_BYTES - len(self._prefix)
+            raise UsageError(f"key must be at most {most} bytes of UTF-8, not {size_bytes - len(self._prefix)}")
+        return full_key
+
+    def _keys(self, keys: Iterable[str]) -> list[str]:
+        """Return the keys in Valkey, each once."""
+        # A str is an iterable of str, and never what was meant.
+        if isinstance(keys, str) or not isinstance(keys, Iterable):
+            raise UsageError(f"keys must be an iterable of keys, not {type(keys).__name__}")
+        return list(dict.fromkeys(map(self._key, keys)))
+
+    def _own_key(self, full_key: str) -> str:
+        return full_key[len(self._prefix) :]
+
+    def _request(self, full_key: str, ttl: Ttl | None = None) -> Request:
+        return Request(self._policy, full_key, self._groups, self._counters, ttl)
+
+    def _fresh(self, value: object, name: str) -> Fresh:
+        entry, data = encode_kv(value, name, self._engine.wall())
+        return Fresh(entry, data)
+
+
+def _in_order(loaded: object, keys: Sequence[str]) -> list[Any]:
+    """Return what a batch loader returned, as a list in the order of ``keys``."""
+    if isinstance(loaded, Mapping):
+        for key in keys:
+            if key not in loaded:
+                raise UsageError(f"the loader returned a mapping without the key {key!r}")
+        return [loaded[key] for key in keys]
+    if not isinstance(loaded, list | tuple):
+        raise UsageError(f"the loader must return a mapping or a list, not {type(loaded).__name__}")
+    if len(loaded) != len(keys):
+        raise UsageError(f"the loader returned {len(loaded)} values for the {len(keys)} keys {_some(keys)}")
+    return list(loaded)
+
+
+def _some(keys: Sequence[str]) -> str:
+    shown = ", ".join(map(repr, keys[:3]))
+    return shown if len(keys) <= 3 else f"{shown}, ..."

@@ -1,0 +1,91 @@
+"""Where a session field lies: the keys of WIRE, and what may be part of one.
+
+    {name}:session:{thread_id}:{field}      the field's value
+    {name}:__tc:thread:{thread_id}          the windows of the thread's fields
+
+``%`` and ``:`` of a thread id are percent-encoded in both, so that no thread's keys begin with another's. A field
+stands at the end, and may hold anything.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ..engine.entry import Group
+from ..errors import UsageError
+
+__all__ = ["Place", "Thread", "Threads", "check_text"]
+
+
+class Thread(NamedTuple):
+    """A thread's keys.
+
+    Attributes:
+        id: As the caller has it.
+        prefix: What the keys of its fields begin with.
+        windows: The key of its hash.
+    """
+
+    id: str
+    prefix: str
+    windows: str
+
+    @property
+    def group(self) -> Group:
+        """The group of its fields in process memory."""
+        return Group("thread", self.id)
+
+
+class Place(NamedTuple):
+    """A field of a thread, and the key of its value."""
+
+    thread: Thread
+    field: str
+    key: str
+
+
+class Threads:
+    """Finds the keys of threads and fields; refuses what cannot be one."""
+
+    def __init__(self, name: str) -> None:
+        self._values = f"{name}:session:"
+        self._windows = f"{name}:__tc:thread:"
+
+    def thread(self, thread_id: object) -> Thread:
+        """Return the keys of a thread.
+
+        Raises:
+            UsageError: It is no text, or empty.
+        """
+        thread_id = _checked(thread_id, "thread_id")
+        encoded = thread_id.replace("%", "%25").replace(":", "%3A")
+        return Thread(thread_id, f"{self._values}{encoded}:", f"{self._windows}{encoded}")
+
+    def place(self, thread_id: object, field: object) -> Place:
+        """Return the keys of a field. Errors as for ``thread``."""
+        thread = self.thread(thread_id)
+        field = _checked(field, "field")
+        return Place(thread, field, thread.prefix + field)
+
+
+def check_text(value: object, name: str, otherwise: str = "") -> str:
+    """Return ``value``, a plain str.
+
+    Raises:
+        UsageError: It is no str, or not Unicode; ``otherwise`` says what else to do.
+    """
+    if not isinstance(value, str):
+        raise UsageError(f"{name} must be a str, not {type(value).__name__}{otherwise}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{name} has text that is not Unicode (a lone surrogate): {error}") from error
+    # A plain str, whatever a subclass makes of itself.
+    return str.__str__(value)
+
+
+def _checked(value: object, name: str) -> str:
+    value = check_text(value, name)
+    if not value:
+        raise UsageError(f"{name} must not be empty")
+    return value

@@ -1,0 +1,186 @@
+"""Sessions in Valkey: each change is one script, sent through the write pipe, with L1 in front of the reads.
+
+A script sees the thread's hash and the field's value in one step. The two keys do not share a slot: in a cluster a
+script would have to become two.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+from ..engine import state
+from ..engine.engine import Engine
+from ..engine.entry import Entry
+from ..engine.fences import Fence
+from ..engine.level2 import Command
+from ..engine.policy import Fresh, Load, Request, TierPolicy
+from ..engine.ttl import NO_EXPIRY, to_milliseconds
+from ..l2.scripts import session_script
+from .session_entry import Held
+from .session_place import Place, Thread
+from .session_slides import Slides
+
+__all__ = ["ValkeySessions"]
+
+# Fields a script: it bounds how long the server does nothing else.
+_CHUNK_COUNT: Final = 250
+
+
+class ValkeySessions:
+    """A SessionStore in Valkey. Windows and lives are in seconds, inf for no end."""
+
+    def __init__(self, engine: Engine, policy: TierPolicy) -> None:
+        self._engine = engine
+        self._policy = policy
+        self._counters = policy.counters.of(policy.tier)
+        self._slides = Slides()
+        lifetime = policy.default_lifetime()
+        self._tier_window = 0 if lifetime is None else to_milliseconds(lifetime)
+
+    # Reading
+
+    def peek(self, place: Place) -> Held | None:
+        entry = self._engine.peek(place.key, self._engine.now(), self._counters)
+        return None if entry is None else self._read(place, entry, "l1")
+
+    async def get(self, place: Place, *, fresh: bool) -> Held | None:
+        found = await self._engine.find(self._request(place), fresh=fresh)
+        if found.entry is None:
+            self._slides.forget(place.key)
+            return None
+        return self._read(place, found.entry, found.source)
+
+    async def get_or_load(self, place: Place, load: Load, window: float) -> Held:
+        # Of the loop that the load begins on: while the cache is being closed no other is to be had.
+        runtime = await self._engine.open()
+        request = self._request(place)
+
+        async def fill(fence: Fence, entry: Entry) -> None:
+            command = _command("fill", place, _milliseconds(window), entry.value)
+            began = self._engine.now()
+            if await state.fill(self._engine, runtime, request, fence, entry, command):
+                self._counters.stored_bytes += len(entry.value.encode())
+                self._slides.note(place.key, began, window)
+
+        found = await self._engine.get_or_load(request._replace(fill=fill), load, "use")
+        assert found.entry is not None
+        if found.source == "loader":
+            return Held(found.entry.value, self._engine.now() + window, "loader", found.coalesced)
+        return self._read(place, found.entry, found.source)
+
+    def _read(self, place: Place, entry: Entry, source: Any) -> Held:
+        """Return what was read, its life being renewed if that is due."""
+        now = self._engine.now()
+        if self._slides.is_due(place.key, entry.expires_at, now):
+            self._renew(place, now)
+        return Held(entry.value, entry.expires_at, source)
+
+    def _renew(self, place: Place, now: float) -> None:
+        key = place.key
+
+        def renewed(outcome: Any) -> None:
+            if isinstance(outcome, Exception) or outcome == -2:
+                self._slides.forget(key)
+            else:
+                self._slides.note(key, now, math.inf if outcome == -1 else outcome / 1000)
+
+        if state.renew(self._engine, _command("slide", place, self._tier_window), renewed):
+            self._slides.asked(key, now)
+
+    # Changing
+
+    async def set(self, place: Place, text: str, window: float) -> None:
+        began = self._engine.now()
+        command = _command("set", place, _milliseconds(window), text)
+        fresh = Fresh(text, text.encode(), NO_EXPIRY if window == math.inf else window)
+        await state.store(self._engine, self._request(place), fresh, command)
+        self._slides.note(place.key, began, window)
+
+    async def delete(self, place: Place) -> bool:
+        count: int = await state.change(self._engine, place.key, _command("delete", place))
+        self._slides.forget(place.key)
+        return count > 0
+
+    async def append(self, place: Place, item: str, window: float | None) -> int | None:
+        count: int | None = await self._change("append", place, window, item)
+        return count
+
+    async def incr(self, place: Place, by: int, window: float | None) -> int | None:
+        total: bytes | None = await self._change("incr", place, window, by)
+        return None if total is None else int(total)
+
+    async def compare_and_set(self, place: Place, expected: str | None, text: str, window: float | None) -> bool:
+        given = ("", "") if expected is None else ("1", expected)
+        changed: int = await self._change("compare_and_set", place, window, *given, text)
+        return changed == 1
+
+    async def _change(self, script: str, place: Place, window: float | None, *args: str | int) -> Any:
+        call = "" if window is None else _milliseconds(window)
+        command = _command(script, place, self._tier_window, call, *args)
+        reply = await state.change(self._engine, place.key, command)
+        self._slides.forget(place.key)
+        return reply
+
+    # Whole threads
+
+    async def get_all(self, thread: Thread, *, sweep: bool) -> dict[str, str]:
+        runtime = await self._engine.open()
+        fields = await state.ask(runtime, ("HKEYS", thread.windows))
+        found: dict[str, str] = {}
+        for command in _commands("get_all", thread, await self._with_others(thread, fields, sweep), self._tier_window):
+            reply = await state.ask(runtime, command)
+            for field, value in zip(reply[::2], reply[1::2], strict=True):
+                try:
+                    found[field.decode()] = value.decode()
+                except UnicodeDecodeError:
+                    self._counters.undecodable += 1
+        return found
+
+    async def touch(self, thread: Thread, *, sweep: bool) -> int:
+        count = 0
+        for command in _commands("touch", thread, await self._fields(thread, sweep), self._tier_window):
+            count += await state.run(await self._engine.open(), command)
+        return count
+
+    async def destroy(self, thread: Thread, *, sweep: bool) -> int:
+        await state.change_group(self._engine, thread.group, ())  # L1 forgets it even if Valkey does not answer.
+        commands = _commands("delete", thread, await self._fields(thread, sweep))
+        return sum(await state.change_group(self._engine, thread.group, list(commands)))
+
+    async def _fields(self, thread: Thread, sweep: bool) -> list[bytes]:
+        """Return the fields of a thread, those that are being written included."""
+        fields = await state.run(await self._engine.open(), ("HKEYS", thread.windows))
+        return await self._with_others(thread, fields, sweep)
+
+    async def _with_others(self, thread: Thread, fields: list[bytes], sweep: bool) -> list[bytes]:
+        """Return ``fields``, and with ``sweep`` those that have keys and are not among them."""
+        runtime = await self._engine.open()
+        if not sweep or runtime.level2 is None:
+            return fields
+        start = len(thread.prefix.encode())
+        all_fields = dict.fromkeys(fields)
+        async for page in runtime.level2.scan(thread.prefix):
+            all_fields.update(dict.fromkeys(key[start:] for key in page))
+        return list(all_fields)
+
+    def _request(self, place: Place) -> Request:
+        return Request(self._policy, place.key, (self._policy.group, place.thread.group), self._counters)
+
+
+def _command(script: str, place: Place, *args: str | int) -> Command:
+    return ("EVAL", session_script(script), 2, place.thread.windows, place.key, place.field, *args)
+
+
+def _commands(script: str, thread: Thread, fields: Sequence[bytes], *args: int) -> Iterator[Command]:
+    """Yield the commands that run ``script`` for all ``fields``."""
+    prefix = thread.prefix.encode()
+    for start in range(0, len(fields), _CHUNK_COUNT):
+        chunk = fields[start : start + _CHUNK_COUNT]
+        keys = [prefix + field for field in chunk]
+        yield ("EVAL", session_script(script), 1 + len(keys), thread.windows, *keys, *args, *chunk)
+
+
+def _milliseconds(window: float) -> int:
+    return 0 if window == math.inf else to_milliseconds(window)
