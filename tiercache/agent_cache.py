@@ -1,4 +1,4 @@
-"""AgentCache: where the parts are put together."""
+"""AgentCache: where the parts are put together. As long as it is because every option is described here, once."""
 
 from __future__ import annotations
 
@@ -308,6 +308,29 @@ class AgentCache:
         """Return when every write queued so far, fills included, has been answered by Valkey, well or ill."""
         await self._engine.flush_writes()
 
+    async def flush(self, *, include_session: bool = False) -> int:
+        """Remove every entry of the llm, tool and kv tiers; return how many there were.
+
+        Args:
+            include_session: Remove the sessions too. They are state that is nowhere else, and stay otherwise.
+
+        Statistics, tool policies, and whatever lies under other names, stay.
+
+        Raises:
+            L2UnavailableError, L2CommandError: Some may be left in Valkey; this process has forgotten all of them.
+        """
+        self._engine.l1.clear()
+        count = await self._llm.clear() + await self._tool.clear()
+        for _, tier in tuple(self._kv_tiers.values()):
+            count += await tier.clear()
+        with self._engine.operation("flush"):
+            # The tiers that only other processes have made.
+            prefix = f"{self._name}:__tc:kv:"
+            count += await self._engine.invalidate_group(Group("tier", ":others"), prefix)
+        if include_session:
+            count += await self._session.clear()
+        return count
+
     async def stats(self) -> CacheStats:
         """Return what all processes have counted under this name, this one up to now.
 
@@ -358,11 +381,15 @@ class AgentCache:
         return ValkeyLevel2(settings, timeout=self._l2_timeout)
 
     def _new_statistics(self) -> StatsHash:
-        return StatsHash(self._name, self._books, {})
+        totals = {"session:reads": lambda: self._session.reads, "session:writes": lambda: self._session.writes}
+        return StatsHash(self._name, self._books, totals)
 
     def _books(self) -> Iterator[tuple[str, CounterBook]]:
         for policy in self._policies:
-            yield policy.tier, policy.counters
+            if policy.tier in ("llm", "tool"):
+                yield policy.tier, policy.counters
+            elif policy.tier != "session":
+                yield "kv", policy.counters
 
     def _new_source(self) -> CacheSource:
         source = CacheSource(self._name, self._engine, self._policies)

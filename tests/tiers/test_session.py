@@ -618,6 +618,30 @@ async def test_an_absent_valkey_is_an_error_and_nothing_is_repeated_when_it_is_b
         assert cache.session.writes == writes == 2
 
 
+async def test_an_absent_valkey_is_not_asked_over_and_over(
+    own_server: tuple[EmbeddedValkey, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, pid = own_server
+    time = ManualClock()
+    resilience = ResilienceOptions(l2_timeout=0.05, breaker_failures=2)
+    async with AgentCache.from_url(server.url, resilience=resilience, clock=time.clock) as cache:
+        await cache.session.set("t", "a", "x", ttl=2)
+        os.kill(pid, signal.SIGSTOP)
+        for _ in range(2):
+            with pytest.raises(L2UnavailableError):
+                await cache.session.get("t", "a", fresh=True)
+        asked: list[Any] = []
+        monkeypatch.setattr(ValkeyLevel2, "execute", lambda level2, commands: asked.append(commands))
+        with pytest.raises(L2UnavailableError):
+            await cache.session.get_all("t")
+        assert asked == []
+        time.advance(0.6)
+        assert await cache.session.get("t", "a") == "x"  # From L1, and due to be renewed.
+        assert cache.local_stats().queued_write_count == 0
+        monkeypatch.undo()
+        os.kill(pid, signal.SIGCONT)
+
+
 async def test_a_load_is_not_paid_for_while_valkey_is_away(own_server: tuple[EmbeddedValkey, int]) -> None:
     server, pid = own_server
     calls = []

@@ -402,6 +402,33 @@ async def test_a_field_that_another_process_sets_during_the_load_is_not_overwrit
     assert await on_valkey.session.get("t", "a") == "newer"
 
 
+async def test_a_read_that_the_loaded_value_overtook_does_not_fill_l1(
+    on_valkey: AgentCache, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loader = Loader("loaded", held=True)
+    waiting = asyncio.create_task(on_valkey.session.get_or_load("t", "a", loader))  # type: ignore[arg-type]
+    await loader.started.wait()
+    plain.set("test:session:t:a", "from elsewhere")
+    answered, release = asyncio.Event(), asyncio.Event()
+    get = ValkeyLevel2.get
+
+    async def held(level2: ValkeyLevel2, key: str) -> Any:
+        stored = await get(level2, key)
+        answered.set()
+        await release.wait()
+        return stored
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ValkeyLevel2, "get", held)
+        reading = asyncio.create_task(on_valkey.session.get("t", "a"))
+        await answered.wait()
+        loader.release()
+        assert await waiting == "loaded"
+        release.set()
+        assert await reading == "from elsewhere"
+    assert await on_valkey.session.get("t", "a") == "loaded"
+
+
 async def test_what_a_loader_raises_reaches_every_waiter_and_stores_nothing(cache: AgentCache) -> None:
     loader = Loader(RuntimeError("no"), held=True)
     waiting = [asyncio.create_task(cache.session.get_or_load("t", "a", loader)) for _ in range(3)]  # type: ignore[arg-type]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import enum
 import math
-from typing import Any, Final, Literal, Self, TypeAlias
+from typing import Any, Final, Self
 
 from msgspec import Struct
 
 from ..engine.entry import Entry
 from ..engine.found import Found, Source
 
-__all__ = ["MISS", "KvResult", "Miss", "MissType"]
+__all__ = ["MISS", "KvResult", "MissType"]
 
 
 class MissType(enum.Enum):
@@ -28,7 +28,6 @@ class MissType(enum.Enum):
 
 # The absence of a value: for where None is one. False in a condition, as None is; cannot be stored.
 MISS: Final = MissType.MISS
-Miss: TypeAlias = Literal[MissType.MISS]
 
 
 class KvResult(Struct, frozen=True, kw_only=True):

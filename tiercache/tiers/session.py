@@ -1,4 +1,4 @@
-"""The session tier: the state of agents' threads, field by field. Keys and TTLs are those of WIRE, in session_place.
+"""The session tier: the state of agents' threads, field by field, under the keys that session_place describes.
 
 A field lives for a window: that of the call that set it, else the tier's, else the cache's. Each read starts it anew.
 """
@@ -80,6 +80,10 @@ class SessionStore(Protocol):
 
     async def destroy(self, thread: Thread, *, sweep: bool) -> int:
         """Delete the thread's fields; return how many there were."""
+        ...
+
+    async def clear(self, threads: Threads) -> int:
+        """Delete every field of every thread; return how many there were."""
         ...
 
 
@@ -204,7 +208,7 @@ class SessionTier:
         self._seen(place.thread, held.expires_at)
         return held.text
 
-    # Changes in one step. They leave a field its window unless the call gives one.
+    # JSON
 
     async def get_json(self, thread_id: str, field: str, default: Any = None) -> Any:
         """Return the JSON value that the field holds, ``default`` if nothing. What is not JSON is a counted nothing."""
@@ -220,6 +224,8 @@ class SessionTier:
     async def set_json(self, thread_id: str, field: str, value: Any, *, ttl: Ttl | None = None) -> None:
         """Set the field to a JSON value, as compact text."""
         await self.set(thread_id, field, compact_json(value, "value").decode(), ttl=ttl)
+
+    # Changes in one step. They leave a field its window unless the call gives one.
 
     async def append(self, thread_id: str, field: str, item: Any, *, ttl: Ttl | None = None) -> int:
         """Append a JSON value to the JSON list in the field, and return how many items it has.
@@ -305,6 +311,14 @@ class SessionTier:
             count = await self._store.destroy(thread, sweep=sweep)
             operation.set("deleted_count", count)
         self._active.forget(thread.id)
+        return count
+
+    async def clear(self) -> int:
+        """Delete every field of every thread; return how many there were. If it raises, some may be left."""
+        with self._engine.operation("session.clear") as operation:
+            count = await self._store.clear(self._threads)
+            operation.set("deleted_count", count)
+        self._active.clear()
         return count
 
     def _operation(self, name: str, place: Place) -> Any:

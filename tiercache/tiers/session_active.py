@@ -33,6 +33,10 @@ class ActiveThreads:
         """Note that the thread is no more."""
         self._ends.pop(thread_id, None)
 
+    def clear(self) -> None:
+        """Note that no thread is left."""
+        self._ends.clear()
+
     def count(self, now: float) -> int:
         """Return how many are in use. May be called from any thread."""
         return sum(end > now for end in tuple(self._ends.values()))

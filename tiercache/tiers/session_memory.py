@@ -18,7 +18,7 @@ from ..engine.entry import Entry
 from ..engine.fences import Fence
 from ..engine.policy import Load, Request, TierPolicy
 from .session_entry import Held
-from .session_place import Place, Thread
+from .session_place import Place, Thread, Threads
 
 __all__ = ["MemorySessions"]
 
@@ -96,6 +96,15 @@ class MemorySessions:
         runtime = await self._engine.open()
         runtime.fences.break_group(thread.group)
         return sum(self._remove(place) for place, _ in self._values_of(thread))
+
+    async def clear(self, threads: Threads) -> int:
+        runtime = await self._engine.open()
+        runtime.fences.break_group(self._policy.group)
+        self._sweep()
+        count = self._count
+        self._threads.clear()
+        self._count = 0
+        return count
 
     async def append(self, place: Place, item: str, window: float | None) -> int | None:
         await self._overtake(place)

@@ -1,4 +1,4 @@
-"""Where a session field lies: the keys of WIRE, and what may be part of one.
+"""Where a session field lies: its keys, and what may be part of one.
 
     {name}:session:{thread_id}:{field}      the field's value
     {name}:__tc:thread:{thread_id}          the windows of the thread's fields
@@ -45,11 +45,15 @@ class Place(NamedTuple):
 
 
 class Threads:
-    """Finds the keys of threads and fields; refuses what cannot be one."""
+    """Finds the keys of threads and fields; refuses what cannot be one.
+
+    Attributes:
+        values_prefix, windows_prefix: What the keys of all fields, and of all hashes, begin with.
+    """
 
     def __init__(self, name: str) -> None:
-        self._values = f"{name}:session:"
-        self._windows = f"{name}:__tc:thread:"
+        self.values_prefix = f"{name}:session:"
+        self.windows_prefix = f"{name}:__tc:thread:"
 
     def thread(self, thread_id: object) -> Thread:
         """Return the keys of a thread.
@@ -59,7 +63,7 @@ class Threads:
         """
         thread_id = _checked(thread_id, "thread_id")
         encoded = thread_id.replace("%", "%25").replace(":", "%3A")
-        return Thread(thread_id, f"{self._values}{encoded}:", f"{self._windows}{encoded}")
+        return Thread(thread_id, f"{self.values_prefix}{encoded}:", f"{self.windows_prefix}{encoded}")
 
     def place(self, thread_id: object, field: object) -> Place:
         """Return the keys of a field. Errors as for ``thread``."""

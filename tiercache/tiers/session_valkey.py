@@ -19,7 +19,7 @@ from ..engine.policy import Fresh, Load, Request, TierPolicy
 from ..engine.ttl import NO_EXPIRY, to_milliseconds
 from ..l2.scripts import session_script
 from .session_entry import Held
-from .session_place import Place, Thread
+from .session_place import Place, Thread, Threads
 from .session_slides import Slides
 
 __all__ = ["ValkeySessions"]
@@ -148,6 +148,12 @@ class ValkeySessions:
         await state.change_group(self._engine, thread.group, ())  # L1 forgets it even if Valkey does not answer.
         commands = _commands("delete", thread, await self._fields(thread, sweep))
         return sum(await state.change_group(self._engine, thread.group, list(commands)))
+
+    async def clear(self, threads: Threads) -> int:
+        group = self._policy.group
+        count = await self._engine.invalidate_group(group, threads.values_prefix)
+        await self._engine.invalidate_group(group, threads.windows_prefix)
+        return count
 
     async def _fields(self, thread: Thread, sweep: bool) -> list[bytes]:
         """Return the fields of a thread, those that are being written included."""
