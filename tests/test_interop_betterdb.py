@@ -103,3 +103,19 @@ async def test_tool_results_go_both_ways(peer: betterdb.AgentCache, ours: AgentC
     theirs = await peer.tool.check("get_weather", args)
     assert (theirs.hit, theirs.response) == (True, '{"from":"us"}')
     assert await peer.tool.invalidate_by_tool("get_weather") == 1
+
+
+async def test_the_statistics_add_up_what_both_have_counted(peer: betterdb.AgentCache, ours: AgentCache) -> None:
+    await peer.llm.check(HELLO)
+    await peer.llm.store(HELLO, "x", LlmStoreOptions(tokens={"input": 1000, "output": 0}))
+    await peer.llm.check(HELLO)
+    await ours.llm.check(HELLO)
+    await ours.llm.check(HELLO)
+    await ours.llm.check(asking("nobody knows"))
+    await peer.tool.check("search", {})
+    await ours.tool.check("search", {})
+    stats, theirs = await ours.stats(), await peer.stats()
+    assert (stats.llm.hits, stats.llm.misses) == (theirs.llm.hits, theirs.llm.misses) == (3, 2)
+    assert (stats.tool.misses, stats.per_tool["search"].misses) == (2, 2)
+    assert theirs.per_tool["search"].misses == 2
+    assert stats.cost_saved_micros == theirs.cost_saved_micros == 3 * 2500

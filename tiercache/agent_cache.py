@@ -444,6 +444,7 @@ class AgentCache:
             jitter=options.jitter,
             finish_abandoned=finish_abandoned if options.on_abandon is None else options.on_abandon == "finish",
             groups_of=groups_of,
+            store_when=options.store_when,
             is_state=is_state,
         )
         self._policies.append(policy)
@@ -477,8 +478,10 @@ def _plain(options: TierOptions | None, name: str) -> TierOptions:
 
 def _for_session(options: TierOptions | None) -> TierOptions:
     options = _plain(options, "session")
-    if options.jitter:
-        raise UsageError("session must be TierOptions without jitter: a field lives as long as its window says")
+    if options.jitter or options.store_when is not None:
+        raise UsageError(
+            "session must be TierOptions without jitter and store_when: what is set is kept for its window"
+        )
     l1_ttl = math.inf if options.l1_ttl is None else options.l1_ttl
     return replace(options, l1_ttl=min(l1_ttl, _SESSION_L1_TTL))
 

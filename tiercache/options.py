@@ -34,6 +34,8 @@ class TierOptions:
         on_abandon: What happens to a load when its last waiter has been cancelled: ``"cancel"`` it, or let it
             ``"finish"`` and be stored. None takes the tier's own default (``"finish"`` for llm, whose tokens are paid).
         ignore: Names of request parameters that do not take part in the key.
+        store_when: Called with what a loader returned, for llm an LlmResponse; False hands it to those who wait for it
+            and keeps it nowhere, such as an answer that was cut off. What it raises counts as False, and is logged.
         key: Maps the request parameters to those that make the key; what it leaves out, or changes, does not
             tell two requests apart. Must return a new mapping. Applied after ``ignore``.
     """
@@ -45,6 +47,7 @@ class TierOptions:
     on_abandon: OnAbandon | None = None
     ignore: tuple[str, ...] = ()
     key: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
+    store_when: Callable[[Any], bool] | None = None
 
     def __post_init__(self) -> None:
         if self.ttl is not None:
@@ -58,6 +61,8 @@ class TierOptions:
         object.__setattr__(self, "ignore", _names(self.ignore))
         if self.key is not None and not callable(self.key):
             raise UsageError(f"TierOptions.key must be callable, not {type(self.key).__name__}")
+        if self.store_when is not None and not callable(self.store_when):
+            raise UsageError(f"TierOptions.store_when must be callable, not {type(self.store_when).__name__}")
 
 
 @dataclass(frozen=True, slots=True)

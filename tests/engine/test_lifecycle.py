@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -17,7 +18,7 @@ import valkey
 
 from tests.requests import HELLO, Loader, asking, turns
 from tests.support import entry_keys
-from tiercache import AgentCache, L2UnavailableError, WrongLoopError
+from tiercache import AgentCache, L2UnavailableError, ResilienceOptions, UsageError, WrongLoopError
 from tiercache.l2.store import ValkeyLevel2
 
 
@@ -139,6 +140,60 @@ async def test_closing_waits_for_a_load_under_way(url: str, plain: valkey.Valkey
     assert (await waiting).response == "answer"
     await closing
     assert len(entry_keys(plain)) == 1
+
+
+def test_a_loop_that_ends_while_the_cache_is_being_closed_loses_nothing(url: str, plain: valkey.Valkey) -> None:
+    """As by Ctrl-C during the closing: every task is cancelled, that of the closing among them."""
+
+    async def use(cache: AgentCache) -> None:
+        await asyncio.gather(*(cache.llm.get_or_load(asking(str(n)), lambda: "x") for n in range(300)))
+        closing = asyncio.ensure_future(cache.aclose())
+        await asyncio.sleep(0)
+        assert not closing.done()
+
+    in_thread(lambda: asyncio.run(use(AgentCache.from_url(url))))
+    assert len(entry_keys(plain)) == 300
+
+
+async def test_a_load_that_the_closing_waits_for_may_still_ask_the_cache(url: str, plain: valkey.Valkey) -> None:
+    cache = AgentCache.from_url(url)
+    started, go = asyncio.Event(), asyncio.Event()
+
+    async def outer() -> str:
+        started.set()
+        await go.wait()
+        return f"outer of {(await cache.llm.get_or_load(asking('inner'), lambda: 'inner')).response}"
+
+    loading = asyncio.create_task(cache.llm.get_or_load(HELLO, outer))
+    await started.wait()
+    closing = asyncio.create_task(cache.aclose())
+    await asyncio.sleep(0.01)
+    with pytest.raises(UsageError, match="closed"):
+        await cache.llm.check(HELLO)
+    go.set()
+    assert (await loading).response == "outer of inner"
+    await closing
+    assert len(entry_keys(plain)) == 2
+
+
+async def test_a_load_that_does_not_heed_its_cancellation_does_not_hold_up_the_closing(url: str) -> None:
+    cache = AgentCache.from_url(url, resilience=ResilienceOptions(drain_timeout=0.05))
+    release = asyncio.Event()
+
+    async def stubborn() -> str:
+        while not release.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await release.wait()
+        return "x"
+
+    loading = asyncio.create_task(cache.llm.get_or_load(HELLO, stubborn))
+    await asyncio.sleep(0.02)
+    async with asyncio.timeout(10):
+        await cache.aclose()
+    with pytest.raises(UsageError, match="closed while"):
+        await loading
+    release.set()
+    await turns()
 
 
 async def test_two_may_close_at_once_and_one_be_cancelled(url: str) -> None:

@@ -285,6 +285,17 @@ class Engine:
         if not isinstance(error, L2UnavailableError):
             self.warn_once("A loaded value was not stored in Valkey (counted as fill_errors): %s", error)
 
+    def is_wanted(self, policy: TierPolicy, loaded: object) -> bool:
+        """Return whether what a loader returned is to be stored, as the tier's ``store_when`` says."""
+        if policy.store_when is None:
+            return True
+        try:
+            return bool(policy.store_when(loaded))
+        # The caller's function may raise anything; what was loaded and paid for reaches those who wait all the same.
+        except Exception as error:
+            self.warn_once("TierOptions.store_when raised, so that nothing is stored: %r", error)
+            return False
+
     def warn_once(self, message: str, *arguments: object) -> None:
         """Log a warning, each message once for this cache."""
         if message not in self._warned:

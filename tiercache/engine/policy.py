@@ -79,6 +79,7 @@ class TierPolicy:
     Attributes:
         groups_of: Where requests of several groups may share an entry: returns the groups of a value. None: an entry
             belongs to the groups of whoever asked for it.
+        store_when: Tells from what a loader returned whether it is to be stored. None: it is.
         is_state: Whether the values are state and no copies of something: an unavailable Valkey is then no miss, but an
             error.
     """
@@ -91,6 +92,7 @@ class TierPolicy:
     jitter: float
     finish_abandoned: bool
     groups_of: Callable[[Any], tuple[Group, ...]] | None = None
+    store_when: Callable[[Any], bool] | None = None
     is_state: bool = False
     counters: CounterBook = field(default_factory=CounterBook)
 

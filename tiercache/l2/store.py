@@ -135,12 +135,16 @@ class ValkeyLevel2:
 
     async def aclose(self) -> None:
         self._is_closed = True
+        permit_count = 0
         # What may fail is waiting for exchanges under way, or saying goodbye to a server that is gone; there is nothing
         # left to do then, and nothing to count.
-        with suppress(ValkeyError, OSError, TimeoutError):
+        with suppress(TimeoutError):
             async with asyncio.timeout(self._timeout):
-                for _ in range(self._permit_count):
+                while permit_count < self._permit_count:
                     await self._free.acquire()
+                    permit_count += 1
+        for _ in range(permit_count):
+            self._free.release()  # Who comes now is told that the cache is closed.
         with suppress(ValkeyError, OSError, TimeoutError):
             async with asyncio.timeout(self._timeout):
                 await self._pool.disconnect()

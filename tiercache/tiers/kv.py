@@ -143,7 +143,7 @@ class KvTier:
                 value: Any = loader(self._own_key(full_key)) if takes_argument(loader) else loader()  # type: ignore[call-arg]
                 if inspect.isawaitable(value):
                     value = await value
-                return self._fresh(value, "what the loader returned")
+                return self._loaded(value, "what the loader returned")
 
             found = await engine.get_or_load(self._request(full_key, ttl), load, mode)
             operation.found(found)
@@ -233,7 +233,7 @@ class KvTier:
                     loaded = await loaded
                 values = _in_order(loaded, own_keys)
                 return [
-                    self._fresh(value, f"the loader's value of {key!r}")
+                    self._loaded(value, f"the loader's value of {key!r}")
                     for key, value in zip(own_keys, values, strict=True)
                 ]
 
@@ -288,6 +288,10 @@ class KvTier:
 
     def _request(self, full_key: str, ttl: Ttl | None = None) -> Request:
         return Request(self._policy, full_key, self._groups, self._counters, ttl)
+
+    def _loaded(self, value: object, name: str) -> Fresh:
+        fresh = self._fresh(value, name)
+        return fresh if self._engine.is_wanted(self._policy, value) else fresh._replace(store=False)
 
     def _fresh(self, value: object, name: str) -> Fresh:
         entry, data = encode_kv(value, name, self._engine.wall())

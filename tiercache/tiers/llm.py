@@ -224,7 +224,8 @@ class LlmTier:
             answer = LlmResponse(answer)
         elif not isinstance(answer, LlmResponse):
             raise UsageError(f"the loader must return a str or an LlmResponse, not {type(answer).__name__}")
-        return self._fresh(model, answer)
+        fresh = self._fresh(model, answer)
+        return fresh if self._engine.is_wanted(self._policy, answer) else fresh._replace(store=False)
 
     def _fresh(self, model: str, answer: LlmResponse) -> Fresh:
         blocks, tokens = answer.content_blocks, answer.tokens

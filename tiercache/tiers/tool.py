@@ -105,7 +105,7 @@ class ToolTier:
                 value = loader(**_keywords(loader, args))
                 if inspect.isawaitable(value):
                     value = await value
-                if self._is_key_of(key, tool, args):
+                if self._is_key_of(key, tool, args) and engine.is_wanted(self._policy, value):
                     return self._fresh(tool, args, value, cost)
                 return self._fresh(tool, None, value, cost)._replace(store=False)
 
