@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
+import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from typing import Any
@@ -22,6 +24,18 @@ def server() -> Iterator[EmbeddedValkey]:
     server = EmbeddedValkey()
     server.start()
     yield server
+    server.stop()
+
+
+@pytest.fixture
+def own_server() -> Iterator[tuple[EmbeddedValkey, int]]:
+    """A server of this test's own, and its process id."""
+    server = EmbeddedValkey()
+    server.start()
+    with valkey.Valkey.from_url(server.url) as client:
+        pid = client.info("server")["process_id"]
+    yield server, pid
+    os.kill(pid, signal.SIGCONT)
     server.stop()
 
 

@@ -1,14 +1,17 @@
-"""Clocks for the tests, and a look at the server."""
+"""What several tests use: clocks, a look at the server, and ways to hold things up."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import time
+from typing import Any
 
+import pytest
 import valkey
 
 from tiercache import Clock
+from tiercache.l2.store import ValkeyLevel2
 
 
 class ManualClock:
@@ -33,6 +36,39 @@ def entry_keys(plain: valkey.Valkey) -> list[str]:
     keys = (key.decode(errors="backslashreplace") for key in plain.scan_iter(count=1000))
     own = ("__betterdb:", ":__stats", ":__tc:alive")
     return sorted(key for key in keys if not any(part in key for part in own))
+
+
+class HeldReads:
+    """Holds back the answers of Valkey until told to let them go: the read has happened, its value is on the way."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, method: str = "get") -> None:
+        self.answered = asyncio.Event()
+        self.release = asyncio.Event()
+        read = getattr(ValkeyLevel2, method)
+
+        async def held(level2: ValkeyLevel2, keys: Any) -> Any:
+            stored = await read(level2, keys)
+            self.answered.set()
+            await self.release.wait()
+            return stored
+
+        monkeypatch.setattr(ValkeyLevel2, method, held)
+
+
+class HeldWrites:
+    """Holds back writes on their way to Valkey until told to let them go."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.sending = asyncio.Event()
+        self.release = asyncio.Event()
+        apply = ValkeyLevel2.apply
+
+        async def held(level2: ValkeyLevel2, writes: Any) -> Any:
+            self.sending.set()
+            await self.release.wait()
+            return await apply(level2, writes)
+
+        monkeypatch.setattr(ValkeyLevel2, "apply", held)
 
 
 class StallingProxy:

@@ -10,7 +10,7 @@ import pytest
 import valkey
 
 from tests.requests import turns
-from tests.support import ManualClock
+from tests.support import HeldReads, HeldWrites, ManualClock
 from tiercache import (
     MISS,
     AgentCache,
@@ -70,39 +70,6 @@ class Batches:
         if self._error is not None:
             raise self._error
         return {key: f"{key}!" for key in keys}
-
-
-class HeldReads:
-    """Holds back Valkey's answers to batches: the read has happened, its values are on the way."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.answered = asyncio.Event()
-        self.release = asyncio.Event()
-        get_many = ValkeyLevel2.get_many
-
-        async def held(level2: ValkeyLevel2, keys: Any) -> Any:
-            stored = await get_many(level2, keys)
-            self.answered.set()
-            await self.release.wait()
-            return stored
-
-        monkeypatch.setattr(ValkeyLevel2, "get_many", held)
-
-
-class HeldWrites:
-    """Holds back writes on their way to Valkey."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.sending = asyncio.Event()
-        self.release = asyncio.Event()
-        apply = ValkeyLevel2.apply
-
-        async def held(level2: ValkeyLevel2, writes: Any) -> Any:
-            self.sending.set()
-            await self.release.wait()
-            return await apply(level2, writes)
-
-        monkeypatch.setattr(ValkeyLevel2, "apply", held)
 
 
 def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
@@ -218,7 +185,7 @@ async def test_a_batch_read_that_a_change_overtook_does_not_fill_l1(
 ) -> None:
     await cache.kv.set_many({"a": "older", "b": "b"})
     cache.clear_l1()
-    reads = HeldReads(monkeypatch)
+    reads = HeldReads(monkeypatch, "get_many")
     reading = asyncio.create_task(cache.kv.get_many(["b", "a"]))
     await reads.answered.wait()
     await CHANGES[change](cache)
@@ -243,7 +210,7 @@ async def test_a_batch_read_overtaken_by_a_refresh_does_not_bring_the_older_valu
     await cache.kv.set("a", "older")
     cache.clear_l1()
     with monkeypatch.context() as patch:
-        reads = HeldReads(patch)
+        reads = HeldReads(patch, "get_many")
         newer = asyncio.Event()
 
         async def load() -> str:
@@ -283,7 +250,7 @@ async def test_a_read_begun_during_a_batch_of_writes_and_answered_before_them_do
     writes = HeldWrites(monkeypatch)
     changing = asyncio.ensure_future(CHANGES[change](cache))
     await writes.sending.wait()
-    reads = HeldReads(monkeypatch)
+    reads = HeldReads(monkeypatch, "get_many")
     reading = asyncio.create_task(cache.kv.get_many(["a"]))
     await reads.answered.wait()
     writes.release.set()
@@ -451,7 +418,7 @@ async def test_a_change_during_the_read_of_a_batch_load_wins(
 ) -> None:
     await cache.kv.set("a", "older")
     cache.clear_l1()
-    reads = HeldReads(monkeypatch)
+    reads = HeldReads(monkeypatch, "get_many")
     waiting = asyncio.create_task(cache.kv.get_or_load_many(["b", "a"], Batches()))
     await reads.answered.wait()
     await CHANGES[change](cache)

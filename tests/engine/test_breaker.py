@@ -5,10 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import Iterator
 
 import pytest
-import valkey
 
 from tests.requests import HELLO, Loader, asking
 from tests.support import ManualClock
@@ -53,18 +51,6 @@ def test_an_outage_is_said_once_and_so_is_its_end(caplog: pytest.LogCaptureFixtu
         for _ in range(10):
             breaker.succeeded()
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"] * 2
-
-
-@pytest.fixture
-def own_server() -> Iterator[tuple[EmbeddedValkey, int]]:
-    """A server of this test's own, and its process id."""
-    server = EmbeddedValkey()
-    server.start()
-    with valkey.Valkey.from_url(server.url) as client:
-        pid = client.info("server")["process_id"]
-    yield server, pid
-    os.kill(pid, signal.SIGCONT)
-    server.stop()
 
 
 async def test_a_stopped_server_takes_nobody_down_and_is_used_again_when_it_goes_on(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.requests import HELLO, Loader, asking, turns
+from tests.support import HeldReads, HeldWrites
 from tiercache import AgentCache, LlmResponse
 from tiercache.engine.fences import Fence, Fences
 from tiercache.l2.store import ValkeyLevel2
@@ -69,30 +70,13 @@ async def test_an_invalidation_before_the_load_says_nothing_against_it(cache: Ag
     assert await in_both_levels(cache) == ("answer", "answer")
 
 
-class SlowReads:
-    """Holds back the answers of Valkey until told to let them go: the read has happened, its value is on the way."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.answered = asyncio.Event()
-        self.release = asyncio.Event()
-        get = ValkeyLevel2.get
-
-        async def held(level2: ValkeyLevel2, key: str) -> Any:
-            stored = await get(level2, key)
-            self.answered.set()
-            await self.release.wait()
-            return stored
-
-        monkeypatch.setattr(ValkeyLevel2, "get", held)
-
-
 @pytest.mark.parametrize("change", CHANGES)
 async def test_a_read_that_a_change_overtook_does_not_fill_l1(
     cache: AgentCache, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await cache.llm.store(HELLO, "older")
     cache.clear_l1()
-    reads = SlowReads(monkeypatch)
+    reads = HeldReads(monkeypatch)
     reading = asyncio.create_task(cache.llm.check(HELLO))
     await reads.answered.wait()
     await CHANGES[change](cache)
@@ -100,22 +84,6 @@ async def test_a_read_that_a_change_overtook_does_not_fill_l1(
     assert (await reading).response == "older"
     expected = "stored" if change == "store" else None
     assert await in_both_levels(cache) == (expected, expected)
-
-
-class HeldWrites:
-    """Holds back writes on their way to Valkey until told to let them go."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.sending = asyncio.Event()
-        self.release = asyncio.Event()
-        apply = ValkeyLevel2.apply
-
-        async def held(level2: ValkeyLevel2, writes: Any) -> Any:
-            self.sending.set()
-            await self.release.wait()
-            return await apply(level2, writes)
-
-        monkeypatch.setattr(ValkeyLevel2, "apply", held)
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -144,7 +112,7 @@ async def test_a_read_begun_during_a_change_and_answered_before_it_does_not_fill
     writes = HeldWrites(monkeypatch)
     changing = asyncio.ensure_future(CHANGES[change](cache))
     await writes.sending.wait()
-    reads = SlowReads(monkeypatch)
+    reads = HeldReads(monkeypatch)
     reading = asyncio.create_task(cache.llm.check(HELLO))
     await reads.answered.wait()
     writes.release.set()
@@ -202,7 +170,7 @@ async def test_a_read_overtaken_by_a_refresh_does_not_bring_the_older_value_back
     await cache.llm.store(HELLO, "older")
     cache.clear_l1()
     with monkeypatch.context() as patch:
-        reads = SlowReads(patch)
+        reads = HeldReads(patch)
         loader = Loader("newer", held=True)
         refreshing = asyncio.create_task(cache.llm.get_or_load(HELLO, loader, mode="refresh"))
         await loader.started.wait()

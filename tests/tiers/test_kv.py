@@ -10,7 +10,7 @@ import os
 import pickle
 import signal
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -495,18 +495,6 @@ async def test_a_value_written_by_hand_is_read(cache: AgentCache, plain: valkey.
     plain.set("test:__tc:kv:kv:l", b"j[1e400, NaN]")
     assert await cache.kv.get("k") == "text"
     assert json.dumps(await cache.kv.get("l")) == "[Infinity, NaN]"
-
-
-@pytest.fixture
-def own_server() -> Iterator[tuple[EmbeddedValkey, int]]:
-    """A server of this test's own, and its process id."""
-    server = EmbeddedValkey()
-    server.start()
-    with valkey.Valkey.from_url(server.url) as client:
-        pid = client.info("server")["process_id"]
-    yield server, pid
-    os.kill(pid, signal.SIGCONT)
-    server.stop()
 
 
 async def test_without_valkey_lookups_miss_loads_load_and_writes_say_so(own_server: tuple[EmbeddedValkey, int]) -> None:

@@ -183,7 +183,7 @@ async def test_clear_leaves_other_names_and_other_keys(cache: AgentCache, plain:
         b'{"response":"x","model":"m","storedAt":1,"tokens":[1]}',
         b'{"response":"x","model":"m","storedAt":1,"contentBlocks":"x"}',
         b'{"response":"x","model":"m","storedAt":1', b"tiercache-lease 1", b"[" * 100_000,
-        b'{"response":"x","model":"m","storedAt":1,"contentBlocks":[' + b"[" * 3_000 + b"]" * 3_000 + b"]}",
+        b'{"response":"x","model":"m","storedAt":1,"contentBlocks":[' + b"[" * 100_000 + b"]" * 100_000 + b"]}",
         b'{"response":"x","model":"m","storedAt":1,"further":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
         b'{"response":"x","model":"m","storedAt":1,"contentBlocks":["\xff"]}',
         b'{"response":"x","model":"m","storedAt":1,"tokens":{"input":' + b"9" * 5_000 + b"}}",

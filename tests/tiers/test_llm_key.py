@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.engine.test_overtaking import SlowReads
 from tests.requests import HELLO, asking
+from tests.support import HeldReads
 from tiercache import AgentCache, TierOptions, UsageError, last_user_turn
 from tiercache.tiers.llm_key import LlmKeys
 
@@ -88,7 +88,7 @@ async def test_a_read_of_an_answer_that_models_share_is_overtaken_whoever_reads(
     cache = make_cache(llm=TierOptions(key=lambda params: {**params, "model": "any"}))
     await cache.llm.store(asking("x", model="a"), "by a")
     cache.clear_l1()
-    reads = SlowReads(monkeypatch)
+    reads = HeldReads(monkeypatch)
     reading = asyncio.create_task(cache.llm.check(asking("x", model="b")))
     await reads.answered.wait()
     assert await cache.llm.invalidate_by_model("a") == 1

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 os.environ["BETTERDB_TELEMETRY"] = "false"
@@ -560,18 +560,6 @@ async def test_a_server_without_memory_left_still_answers_reads_and_deletes(
 
 
 # An absent Valkey
-
-
-@pytest.fixture
-def own_server() -> Iterator[tuple[EmbeddedValkey, int]]:
-    """A server of this test's own, and its process id."""
-    server = EmbeddedValkey()
-    server.start()
-    with valkey.Valkey.from_url(server.url) as client:
-        pid = client.info("server")["process_id"]
-    yield server, pid
-    os.kill(pid, signal.SIGCONT)
-    server.stop()
 
 
 CALLS: dict[str, Callable[[AgentCache], Awaitable[Any]]] = {
