@@ -57,10 +57,11 @@ async def test_without_ending_the_broken_connection_it_would(
 
 
 async def test_making_a_connection_has_time_of_its_own(url: str) -> None:
-    """An exchange fits into the deadline; the handshake, the exchange and a lookup of the name before it do not."""
+    """An exchange fits into the deadline; the two round trips of the handshake before it do not."""
     proxy = StallingProxy(url)
-    proxy.delay = 0.07
-    async with proxy as through, AgentCache.from_url(through, name="test", resilience=PATIENCE) as cache:
+    proxy.delay = 0.3
+    patience = ResilienceOptions(l2_timeout=0.5, breaker_failures=100)
+    async with proxy as through, AgentCache.from_url(f"{through}?client_name=far", resilience=patience) as cache:
         await cache.llm.store(HELLO, "x")
         cache.clear_l1()
         results = await asyncio.gather(*(cache.llm.check(HELLO) for _ in range(5)))
