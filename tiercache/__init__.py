@@ -7,7 +7,14 @@ from .errors import L2CommandError, L2UnavailableError, TierCacheError, UsageErr
 from .monitor.effectiveness import ToolEffectiveness
 from .monitor.policies import ToolPolicy
 from .monitor.statistics import CacheStats, SessionStats, TierStats, ToolStats
-from .options import DiscoveryOptions, L1Options, ResilienceOptions, TelemetryOptions, TierOptions
+from .options import (
+    CoherenceOptions,
+    DiscoveryOptions,
+    L1Options,
+    ResilienceOptions,
+    TelemetryOptions,
+    TierOptions,
+)
 from .pricing.prices import DEFAULT_COST_TABLE, ModelPrice
 from .stats import LocalStats
 from .tiers.kv import KvTier
@@ -26,6 +33,7 @@ __all__ = [
     "AgentCache",
     "CacheStats",
     "Clock",
+    "CoherenceOptions",
     "DiscoveryOptions",
     "KvResult",
     "KvTier",

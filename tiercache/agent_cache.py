@@ -7,7 +7,6 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self, TypedDict, TypeVar, Unpack
@@ -17,8 +16,10 @@ from .engine.clock import SYSTEM_CLOCK, Clock
 from .engine.counters import CounterBook
 from .engine.engine import Engine
 from .engine.entry import Group
+from .engine.invalidation import invalidate_group, invalidate_indexed
 from .engine.l1 import L1
 from .engine.level2 import Level2
+from .engine.link import Bounds
 from .engine.policy import Codec, TierPolicy
 from .engine.runtime import Limits
 from .engine.ttl import Ttl, check_ttl
@@ -30,14 +31,15 @@ from .monitor.effectiveness import ToolEffectiveness, rate
 from .monitor.policies import ToolPolicies
 from .monitor.service import MonitorService
 from .monitor.statistics import CacheStats, StatsHash, parse
-from .options import DiscoveryOptions, L1Options, ResilienceOptions, TelemetryOptions, TierOptions
+from .options import CoherenceOptions, DiscoveryOptions, L1Options, ResilienceOptions, TelemetryOptions, TierOptions
 from .pricing.prices import ModelPrice, PriceTable
 from .stats import LocalStats
 from .telemetry import names
 from .telemetry.otel import Tracing
 from .telemetry.prometheus import report
 from .telemetry.source import CacheSource
-from .tiers.kv import KvTier
+from .tiers.indexes import index_key, tag_groups
+from .tiers.kv import ALL_KV, KvTier
 from .tiers.kv_entry import KvCodec
 from .tiers.llm import LlmTier, groups_of_model
 from .tiers.llm_entry import LlmCodec, LlmEntry
@@ -52,8 +54,6 @@ __all__ = ["AgentCache", "CacheOptions"]
 T = TypeVar("T")
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,128}")
-# Until invalidations are broadcast, how long the change of a session by another process may stay unseen.
-_SESSION_L1_TTL: Final = 1.0
 _TIER_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 
@@ -67,6 +67,7 @@ class CacheOptions(TypedDict, total=False):
     session: TierOptions
     kv: TierOptions
     l1: L1Options
+    coherence: CoherenceOptions
     resilience: ResilienceOptions
     telemetry: TelemetryOptions
     discovery: DiscoveryOptions
@@ -93,6 +94,7 @@ class AgentCache:
         session: Options of the session tier, likewise and without ``jitter``. Its ``l1_ttl`` is a second at most.
         kv: Options of the kv tier, as the tool tier's.
         l1: Bounds of process memory.
+        coherence: How it follows what other processes change.
         resilience: Deadlines and limits.
         telemetry: What Prometheus and OpenTelemetry see of it.
         discovery: Whether the cache registers itself for BetterDB Monitor.
@@ -116,6 +118,7 @@ class AgentCache:
         session: TierOptions | None = None,
         kv: TierOptions | None = None,
         l1: L1Options | None = None,
+        coherence: CoherenceOptions | None = None,
         resilience: ResilienceOptions | None = None,
         telemetry: TelemetryOptions | None = None,
         discovery: DiscoveryOptions | None = None,
@@ -128,7 +131,8 @@ class AgentCache:
             raise UsageError(f"name must be 1 to 128 of A-Z a-z 0-9 _ . - and not begin with '__', not {name!r}")
         if default_ttl is not None:
             check_ttl(default_ttl, "default_ttl")
-        bounds = _checked(l1, "l1", L1Options)
+        memory = _checked(l1, "l1", L1Options)
+        coherence = _checked(coherence, "coherence", CoherenceOptions)
         resilience = _checked(resilience, "resilience", ResilienceOptions)
         telemetry = _checked(telemetry, "telemetry", TelemetryOptions)
         tracing = Tracing(telemetry.tracer_name, telemetry.tracer_provider)
@@ -143,11 +147,12 @@ class AgentCache:
         self._discovery = Discovery(name, self._describe) if listed and client is not None else None
         monitor = MonitorService(self._statistics, self._tool_policies, self._discovery)
         self._engine = Engine(
-            l1=L1(max_entries=bounds.max_entries, max_bytes=bounds.max_bytes),
+            l1=L1(max_entries=memory.max_entries, max_bytes=memory.max_bytes, max_staleness=coherence.max_staleness),
             connect=None if client is None else partial(self._connect, Settings.from_client(client)),
             limits=_limits(resilience, require_l2=require_l2),
+            bounds=_bounds(coherence),
             clock=clock,
-            services=() if client is None else (monitor,),
+            service=None if client is None else monitor,
             find_tracer=tracing.find_tracer if telemetry.tracing else None,
         )
         self._policies: list[TierPolicy] = []
@@ -155,16 +160,15 @@ class AgentCache:
             self._engine,
             self._policy("tool", _plain(tool, "tool"), ToolCodec(), finish_abandoned=False),
             self._tool_policies,
-            f"{name}:tool:",
+            name,
         )
         options = _checked(llm, "llm", TierOptions)
-        prefix = f"{name}:llm:"
         self._llm = LlmTier(
             self._engine,
             self._policy("llm", options, LlmCodec(), finish_abandoned=True, groups_of=_groups_of(options)),
-            LlmKeys(prefix, ignore=options.ignore, transform=options.key),
+            LlmKeys(f"{name}:llm:", ignore=options.ignore, transform=options.key),
             self._prices,
-            prefix,
+            name,
         )
         self._session = SessionTier(
             self._engine,
@@ -294,7 +298,7 @@ class AgentCache:
             name = str.__str__(name)
             options = _plain(options, name)
             policy = self._policy(name, options, KvCodec(), finish_abandoned=False)
-            made = options, KvTier(self._engine, policy, f"{self._name}:__tc:kv:{name}:")
+            made = options, KvTier(self._engine, policy, self._name)
             self._kv_tiers[name] = made
         elif options is not None and _plain(options, name) != made[0]:
             raise UsageError(f"the tier {name!r} has been made with other options: {made[0]}")
@@ -321,14 +325,29 @@ class AgentCache:
         """
         self._engine.l1.clear()
         count = await self._llm.clear() + await self._tool.clear()
-        for _, tier in tuple(self._kv_tiers.values()):
-            count += await tier.clear()
         with self._engine.operation("flush"):
-            # The tiers that only other processes have made.
+            # Of all kv tiers, also those that only other processes have made.
             prefix = f"{self._name}:__tc:kv:"
-            count += await self._engine.invalidate_group(Group("tier", ":others"), prefix)
+            count += await invalidate_group(self._engine, ALL_KV, prefix)
         if include_session:
             count += await self._session.clear()
+        return count
+
+    async def invalidate_tag(self, *tags: str) -> int:
+        """Remove every entry that was stored with any of ``tags``, in whichever tier; return how many there were.
+
+        Promise as for ``LlmTier.invalidate``. A tag costs what it has been given to, not what Valkey holds.
+
+        Raises:
+            L2UnavailableError: They may not be gone from Valkey. It is repeated until they are, and meanwhile this
+                process reads no entry of the llm, tool and kv tiers from Valkey: any may be one of them.
+            L2CommandError: Valkey refused.
+        """
+        count = 0
+        with self._engine.operation("invalidate_tag") as operation:
+            for group in tag_groups(tags):
+                count += await invalidate_indexed(self._engine, group, index_key(self._name, group))
+            operation.set("deleted_count", count)
         return count
 
     async def stats(self) -> CacheStats:
@@ -374,11 +393,11 @@ class AgentCache:
     def __repr__(self) -> str:
         return f"<AgentCache {self._name!r}>"
 
-    async def _connect(self, settings: Settings) -> Level2:
+    async def _connect(self, settings: Settings, origin: str) -> Level2:
         if self._server is not None:
             await asyncio.to_thread(self._server.start)
             settings = Settings.from_client(client_from_url(self._server.url))
-        return ValkeyLevel2(settings, timeout=self._l2_timeout)
+        return ValkeyLevel2(settings, timeout=self._l2_timeout, name=self._name, origin=origin)
 
     def _new_statistics(self) -> StatsHash:
         totals = {"session:reads": lambda: self._session.reads, "session:writes": lambda: self._session.writes}
@@ -442,6 +461,7 @@ class AgentCache:
             l1=options.l1,
             l1_ttl=math.inf if options.l1_ttl is None else float(options.l1_ttl),
             jitter=options.jitter,
+            lease=options.lease,
             finish_abandoned=finish_abandoned if options.on_abandon is None else options.on_abandon == "finish",
             groups_of=groups_of,
             store_when=options.store_when,
@@ -459,7 +479,17 @@ def _limits(options: ResilienceOptions, *, require_l2: bool) -> Limits:
         max_loads=options.max_loads,
         drain_timeout=options.drain_timeout,
         max_queue_bytes=options.max_queue_bytes,
+        serve_untrusted=float(options.serve_untrusted),
         require_l2=require_l2,
+    )
+
+
+def _bounds(options: CoherenceOptions) -> Bounds:
+    return Bounds(
+        max_staleness=float(options.max_staleness),
+        tracking=options.tracking,
+        lease_ttl=float(options.lease_ttl),
+        lease_wait=options.lease_wait,
     )
 
 
@@ -482,8 +512,7 @@ def _for_session(options: TierOptions | None) -> TierOptions:
         raise UsageError(
             "session must be TierOptions without jitter and store_when: what is set is kept for its window"
         )
-    l1_ttl = math.inf if options.l1_ttl is None else options.l1_ttl
-    return replace(options, l1_ttl=min(l1_ttl, _SESSION_L1_TTL))
+    return options
 
 
 def _checked(options: T | None, name: str, kind: type[T]) -> T:

@@ -10,11 +10,21 @@ from typing import Any, Final, Literal, Protocol, TypeAlias
 from .engine.ttl import Ttl, check_ttl
 from .errors import UsageError
 
-__all__ = ["DiscoveryOptions", "L1Options", "OnAbandon", "ResilienceOptions", "TelemetryOptions", "TierOptions"]
+__all__ = [
+    "CoherenceOptions",
+    "DiscoveryOptions",
+    "L1Options",
+    "OnAbandon",
+    "ResilienceOptions",
+    "TelemetryOptions",
+    "TierOptions",
+    "TrackingMode",
+]
 
 _LONGEST_SECONDS: Final = 100 * 365 * 86_400
 
 OnAbandon: TypeAlias = Literal["cancel", "finish"]
+TrackingMode: TypeAlias = Literal["auto", "on", "off"]
 
 _METRIC_NAME: Final = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 
@@ -29,6 +39,9 @@ class TierOptions:
         l1: Whether entries are also kept in process memory.
         l1_ttl: Longest life of a copy in process memory, in seconds; None sets no limit of its own. It bounds
             how long a change made by another process can stay unseen, so a cache without Valkey ignores it.
+        lease: Whether a load takes a lease in Valkey first, so that one process of all loads a key, and a load that an
+            invalidation by any process has overtaken is not stored in Valkey. Without, both hold within one process.
+            Sessions and caches without Valkey have no leases.
         jitter: Fraction, 0 to 1, by which a lifetime is shortened at random, so that entries written together
             do not expire together. An explicit ``NO_EXPIRY`` stays.
         on_abandon: What happens to a load when its last waiter has been cancelled: ``"cancel"`` it, or let it
@@ -43,6 +56,7 @@ class TierOptions:
     ttl: Ttl | None = None
     l1: bool = True
     l1_ttl: float | None = 30.0
+    lease: bool = True
     jitter: float = 0.0
     on_abandon: OnAbandon | None = None
     ignore: tuple[str, ...] = ()
@@ -84,6 +98,37 @@ class L1Options:
 
 
 @dataclass(frozen=True, slots=True)
+class CoherenceOptions:
+    """How the process memories of a fleet follow each other.
+
+    Args:
+        max_staleness: Seconds after an invalidation was acknowledged from which no process returns the older value from
+            its memory, whatever happens to the connection that tells it. Without word from Valkey an entry is served
+            from memory for so long after it was loaded or read.
+        tracking: Whether Valkey tells of changes that others than tiercache make (``CLIENT TRACKING``): "auto" where
+            the server allows it, "on" or opening fails with L2CommandError, "off" not at all. Without it such a change
+            is seen after ``TierOptions.l1_ttl`` at the latest.
+        lease_ttl: Seconds that a lease lives unless it is renewed, which its holder does as long as it loads. So long
+            others wait for a process that has died.
+        lease_wait: Most seconds that a load waits for another process's lease; then it loads by itself, and what it
+            loads is not stored in Valkey. None: as long as the lease is renewed.
+    """
+
+    max_staleness: float = 3.0
+    tracking: TrackingMode = "auto"
+    lease_ttl: float = 10.0
+    lease_wait: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("max_staleness", "lease_ttl"):
+            _check_seconds(getattr(self, name), f"CoherenceOptions.{name}")
+        if self.lease_wait is not None:
+            _check_seconds(self.lease_wait, "CoherenceOptions.lease_wait")
+        if self.tracking not in ("auto", "on", "off"):
+            raise UsageError(f"CoherenceOptions.tracking must be 'auto', 'on' or 'off', not {self.tracking!r}")
+
+
+@dataclass(frozen=True, slots=True)
 class DiscoveryOptions:
     """Whether BetterDB Monitor finds the cache.
 
@@ -108,6 +153,8 @@ class ResilienceOptions:
         drain_timeout: Seconds that closing waits for loads and writes under way.
         max_queue_bytes: Most bytes of filled values waiting to be written to Valkey; fills beyond it are dropped
             and counted. Explicit writes and deletes are never dropped.
+        serve_untrusted: Seconds by which ``CoherenceOptions.max_staleness`` is exceeded while Valkey does not answer:
+            what is older than it may be is then served as ``source="stale"`` instead of loaded anew.
     """
 
     l2_timeout: float = 0.25
@@ -117,10 +164,13 @@ class ResilienceOptions:
     max_loads: int | None = None
     drain_timeout: float = 5.0
     max_queue_bytes: int = 32 * 1024 * 1024
+    serve_untrusted: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("l2_timeout", "breaker_pause", "drain_timeout"):
             _check_seconds(getattr(self, name), f"ResilienceOptions.{name}")
+        if self.serve_untrusted != 0:
+            _check_seconds(self.serve_untrusted, "ResilienceOptions.serve_untrusted")
         if self.load_timeout is not None:
             _check_seconds(self.load_timeout, "ResilienceOptions.load_timeout")
         for name in ("breaker_failures", "max_queue_bytes"):

@@ -17,7 +17,7 @@ A, B = Group("model", "a"), Group("model", "b")
 
 
 def entry(value: object = "v", *, deadline: float = 1e9, size: int = 1, groups: tuple[Group, ...] = ()) -> Entry:
-    return Entry(value, deadline=deadline, expires_at=deadline, stored_at=0, groups=groups, size_bytes=size)
+    return Entry(value, deadline=deadline, expires_at=deadline, stored_at=0, began=0, groups=groups, size_bytes=size)
 
 
 def test_the_least_recently_used_entry_goes_first() -> None:

@@ -10,12 +10,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import nullcontext
 from typing import NamedTuple, TypeAlias
 
-from ..errors import L2UnavailableError
 from .engine import Engine, count_found
-from .fences import Fence
 from .flights import CURRENT_FLIGHT, Flight, wait_all
 from .found import Found
+from .leases import Lease
 from .level2 import Delete, Write
+from .loading import fill, load_in_turn, may_lease
 from .policy import Fresh, Request
 from .runtime import Runtime
 from .write_pipe import OnDone
@@ -36,7 +36,7 @@ async def find_many(engine: Engine, requests: Sequence[Request]) -> list[Found]:
     missing = [request for request in requests if request.key not in founds]
     fences = [runtime.fences.open(request.key, request.groups) for request in missing]
     try:
-        read = await read_many(engine, runtime, missing, fences)
+        read = await engine.read_many(runtime, missing, fences)
     finally:
         for fence in fences:
             runtime.fences.close(fence)
@@ -50,31 +50,6 @@ def _peek_all(engine: Engine, requests: Sequence[Request]) -> dict[str, Found]:
     now = engine.now()
     entries = ((request.key, engine.peek(request.key, now, request.counters)) for request in requests)
     return {key: Found(entry, "l1") for key, entry in entries if entry is not None}
-
-
-async def read_many(
-    engine: Engine, runtime: Runtime, requests: Sequence[Request], fences: Sequence[Fence]
-) -> list[Found]:
-    """Ask Valkey once, fill L1; as ``Engine._read`` does for one key."""
-    if runtime.level2 is None or not requests:
-        return [Found(None, None)] * len(requests)
-    sent_at = engine.now()
-    for fence in fences:
-        fence.reading = True
-        fence.keeps_reads = not runtime.is_writing(fence.key)
-    try:
-        answers = await runtime.level2.get_many([request.key for request in requests])
-    except L2UnavailableError:
-        for request in requests:
-            request.counters.l2_errors += 1
-        return [Found(None, None, degraded=True)] * len(requests)
-    finally:
-        for fence in fences:
-            fence.reading = False
-    return [
-        engine._received(request, fence, stored, sent_at)
-        for request, fence, stored in zip(requests, fences, answers, strict=True)
-    ]
 
 
 # Loading
@@ -159,11 +134,11 @@ async def _run(engine: Engine, runtime: Runtime, own: Sequence[_Own], load: Load
     """The body of the flights' task: read, load what is missing, fill, hand out."""
     CURRENT_FLIGHT.set(own[0].flight)
     try:
-        read = await read_many(engine, runtime, [o.request for o in own], [o.flight.fence for o in own])
-        missing: list[tuple[_Own, bool]] = []
+        read = await engine.read_many(runtime, [o.request for o in own], [o.flight.fence for o in own])
+        missing: list[tuple[_Own, Found]] = []
         for one, found in zip(own, read, strict=True):
             if found.entry is None:
-                missing.append((one, found.degraded))
+                missing.append((one, found))
             else:
                 # Whoever waits for this key alone need not wait for the loader.
                 one.flight.resolve(found)
@@ -179,14 +154,36 @@ async def _run(engine: Engine, runtime: Runtime, own: Sequence[_Own], load: Load
             runtime.land(one.flight)
 
 
-async def _load(engine: Engine, runtime: Runtime, missing: Sequence[tuple[_Own, bool]], load: LoadMany) -> None:
+async def _load(engine: Engine, runtime: Runtime, missing: Sequence[tuple[_Own, Found]], load: LoadMany) -> None:
     keys = [one.request.key for one, _ in missing]
-    loaded = await engine._load(runtime, missing[0][0].request.counters, lambda: load(keys))
-    # No await from here on, as in ``Engine._fill``.
-    for (one, degraded), fresh in zip(missing, loaded, strict=True):
-        fence = one.flight.fence
-        entry = engine._fill(runtime, one.request, fence, fresh if one.is_shared else fresh._replace(store=False))
-        one.flight.resolve(Found(entry, "loader", degraded=degraded))
+    leases = await _take_leases(runtime, missing)
+    try:
+        loaded = await load_in_turn(runtime, missing[0][0].request.counters, lambda: load(keys))
+        # No await from here on, as in ``loading.fill``.
+        for (one, found), fresh in zip(missing, loaded, strict=True):
+            wanted = fresh if one.is_shared else fresh._replace(store=False)
+            lease = leases.pop(one.request.key, None)
+            entry = fill(engine, runtime, one.request, one.flight.fence, wanted, lease)
+            one.flight.resolve(Found(entry, "loader", degraded=found.degraded))
+    finally:
+        for lease in leases.values():
+            if runtime.link is not None:
+                runtime.link.leases.give_up(lease)
+
+
+async def _take_leases(runtime: Runtime, missing: Sequence[tuple[_Own, Found]]) -> dict[str, Lease]:
+    """Return the leases on those keys that no other process loads. The others are loaded all the same, for this call."""
+    wanted = [
+        one.request
+        for one, found in missing
+        if one.is_shared and found.placeholder is None and may_lease(runtime, one.request, one.flight.fence, found)
+    ]
+    for one, _ in missing:
+        runtime.fences.renew(one.flight.fence)
+    if runtime.link is None or not wanted:
+        return {}
+    taken = await runtime.link.leases.take_many([(request.key, request.indexes) for request in wanted])
+    return {request.key: lease for request, lease in zip(wanted, taken, strict=True) if lease is not None}
 
 
 # Writing
@@ -202,9 +199,7 @@ async def store_many(engine: Engine, pairs: Sequence[tuple[Request, Fresh]]) -> 
     runtime = await engine.open()
     writes: list[tuple[Write, OnDone]] = []
     for request, fresh in pairs:
-        write, keep = engine._storing(runtime, request, fresh)
-        engine._drop(runtime, request.key)
-        writes.append((write, keep))
+        writes.append(engine.storing(runtime, request, fresh))
     await _apply(runtime, writes)
 
 
@@ -216,14 +211,12 @@ async def invalidate_many(engine: Engine, keys: Sequence[str]) -> int:
         L2CommandError: Valkey refused one. The others are gone.
     """
     runtime = await engine.open()
-    were_here = [engine._drop(runtime, key) for key in keys]
-    drops: list[tuple[Write, OnDone]] = [(Delete((key,)), _dropping(engine, runtime, key)) for key in keys]
+    were_here = [engine.drop(runtime, key) for key in keys]
+    drops: list[tuple[Write, OnDone]] = [
+        (Delete((key,), announced=True), engine.dropping(runtime, (key,))) for key in keys
+    ]
     counts = await _apply(runtime, drops)
     return sum(was_here or count > 0 for was_here, count in zip(were_here, counts, strict=True))
-
-
-def _dropping(engine: Engine, runtime: Runtime, key: str) -> OnDone:
-    return lambda _: engine._drop(runtime, key)
 
 
 async def _apply(runtime: Runtime, writes: Sequence[tuple[Write, OnDone]]) -> list[int]:

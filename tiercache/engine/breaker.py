@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from ..errors import L2CommandError, L2UnavailableError
-from .level2 import Command, Level2, Stored, Write, WriteResult
+from .level2 import Command, Level2, Position, Stored, Subscription, Write, WriteResult
 
 __all__ = ["Breaker", "GuardedLevel2"]
 
@@ -107,6 +107,14 @@ class GuardedLevel2:
     async def execute(self, commands: Sequence[Command]) -> list[Any]:
         with self._noted():
             return await self._level2.execute(commands)
+
+    async def subscribe(self) -> Subscription:
+        # Not noted: it says nothing of whether commands are answered.
+        return await self._level2.subscribe()
+
+    async def position(self) -> Position:
+        with self._noted():
+            return await self._level2.position()
 
     async def aclose(self) -> None:
         await self._level2.aclose()

@@ -30,8 +30,10 @@ class TierCounters:
         saved_micros: Millionths of a dollar that the answers of the hits had cost.
         loads: Loader calls.
         load_errors: Loader calls that raised or timed out.
+        lease_waits: Loads that waited for another process to load the key.
         overtaken: Values stored nowhere, because their key was changed while they were loaded.
-        fills_dropped: Values not written to Valkey, because the queue was full or Valkey was taken for unavailable.
+        fills_dropped: Values not written to Valkey, because the queue was full, Valkey was taken for unavailable, or
+            another process had the lease.
         fill_errors: Values whose write to Valkey failed.
         l2_errors: Lookups that Valkey did not answer; each became a miss.
         undecodable: Entries in Valkey that are not of this tier's form; each became a miss.
@@ -45,6 +47,7 @@ class TierCounters:
     saved_micros: int = 0
     loads: int = 0
     load_errors: int = 0
+    lease_waits: int = 0
     overtaken: int = 0
     fills_dropped: int = 0
     fill_errors: int = 0

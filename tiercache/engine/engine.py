@@ -1,38 +1,35 @@
-"""The engine: one lookup through the levels, one load through a flight, one rule for writes and invalidations.
+"""The engine: one lookup through the levels, one rule for writes and invalidations.
 
-Tiers hand it requests, codecs and loads; it knows nothing of prompts, prices, sockets or metrics.
+Tiers hand it requests and codecs; it knows nothing of prompts, prices, sockets or metrics. Its other parts, which use
+what it has, are ``loading``, ``batch``, ``invalidation`` and ``state``.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 from ..errors import L2UnavailableError
 from .clock import Clock
 from .counters import TierCounters
-from .entry import ENTRY_OVERHEAD_BYTES, Entry, Group
+from .entry import ENTRY_OVERHEAD_BYTES, Entry
 from .fences import Fence
-from .flights import CURRENT_FLIGHT, Flight
 from .found import Found, Source
 from .l1 import L1
-from .level2 import Delete, Level2, Stored, WriteSet
+from .leases import is_placeholder
+from .level2 import Delete, Stored, WriteSet
 from .lifecycle import Lifecycle
+from .link import Bounds, Connect
 from .operation import Operation, OperationLog, Tracer
-from .policy import Fresh, Load, Mode, Request, TierPolicy, UndecodableError
-from .runtime import Connect, Limits, Runtime, Service
+from .policy import Fresh, Request, TierPolicy, UndecodableError
+from .runtime import Limits, Runtime, Service
 from .write_pipe import OnDone
 
 __all__ = ["Engine", "Found", "Source", "count_found"]
 
-T = TypeVar("T")
-
 _LOGGER: Final = logging.getLogger("tiercache")
-
-# Values read at once to see whether they belong to a group: large answers must fit into the deadline of one exchange.
-_READ_COUNT: Final = 50
 
 
 class Engine:
@@ -48,8 +45,9 @@ class Engine:
         l1: L1,
         connect: Connect | None,
         limits: Limits,
+        bounds: Bounds,
         clock: Clock,
-        services: Sequence[Service] = (),
+        service: Service | None = None,
         find_tracer: Callable[[], Tracer | None] | None = None,
     ) -> None:
         self.l1 = l1
@@ -60,7 +58,8 @@ class Engine:
         self._find_tracer = find_tracer or (lambda: None)
         self._connect = connect
         self._limits = limits
-        self._services = services
+        self._bounds = bounds
+        self._service = service
         self._life = Lifecycle(self._start)
         self._warned: set[str] = set()
 
@@ -77,8 +76,9 @@ class Engine:
         if self._connect is not None:
             # What other processes have changed since the last loop, nobody told this one.
             self.l1.clear()
+        self.l1.trusted_until = math.inf if self._connect is None else -math.inf
         self.tracer = self._find_tracer()
-        return Runtime(self._connect, self._services, self._limits, self.now)
+        return Runtime(self._connect, self._service, self._limits, self._bounds, self.l1, self.now)
 
     # Reading
 
@@ -103,35 +103,62 @@ class Engine:
             return Found(entry, "l1")
         fence = runtime.fences.open(request.key, request.groups)
         try:
-            found = await self._read(runtime, request, fence)
+            found = await self.read(runtime, request, fence)
         finally:
             runtime.fences.close(fence)
         count_found(request.counters, found)
         return found
 
-    async def _read(self, runtime: Runtime, request: Request, fence: Fence) -> Found:
-        """Ask Valkey, fill L1. Here, and for a batch in ``batch.read_many``, an unavailable Valkey becomes a miss."""
-        if runtime.level2 is None:
-            return Found(None, None)
-        sent_at = self.now()
-        fence.reading = True
-        fence.keeps_reads = not runtime.is_writing(fence.key)
-        try:
-            stored = await runtime.level2.get(fence.key)
-        except L2UnavailableError:
-            request.counters.l2_errors += 1
-            if request.policy.is_state:
-                raise
-            return Found(None, None, degraded=True)
-        finally:
-            fence.reading = False
-        return self._received(request, fence, stored, sent_at)
+    async def read(self, runtime: Runtime, request: Request, fence: Fence) -> Found:
+        """Ask Valkey, fill L1 unless the fence is broken. An unavailable Valkey is a miss, but for state an error."""
+        (found,) = await self.read_many(runtime, [request], [fence])
+        return found
 
-    def _received(self, request: Request, fence: Fence, stored: Stored | None, sent_at: float) -> Found:
+    async def read_many(self, runtime: Runtime, requests: Sequence[Request], fences: Sequence[Fence]) -> list[Found]:
+        """As ``read``, for requests of one tier in one round trip."""
+        link = runtime.link
+        if link is None or not requests:
+            return [Found(None, None)] * len(requests)
+        if link.unsettled and any(link.unsettled.covers(request.key, request.groups) for request in requests):
+            return [self._without_valkey(request) for request in requests]
+        sent_at = self.now()
+        for fence in fences:
+            fence.reading = True
+            fence.keeps_reads = not runtime.is_writing(fence.key)
+        try:
+            if len(requests) == 1:
+                answers = [await link.level2.get(requests[0].key)]
+            else:
+                answers = await link.level2.get_many([request.key for request in requests])
+        except L2UnavailableError:
+            for request in requests:
+                request.counters.l2_errors += 1
+            if requests[0].policy.is_state:
+                raise
+            return [self._without_valkey(request) for request in requests]
+        finally:
+            for fence in fences:
+                fence.reading = False
+        return [
+            self._received(runtime, request, fence, stored, sent_at)
+            for request, fence, stored in zip(requests, fences, answers, strict=True)
+        ]
+
+    def _without_valkey(self, request: Request) -> Found:
+        """Return what there is to say while Valkey cannot be asked."""
+        longer = self._limits.serve_untrusted
+        entry = self.l1.get_untrusted(request.key, self.now(), longer) if longer else None
+        return Found(entry, None if entry is None else "stale", degraded=True)
+
+    def _received(
+        self, runtime: Runtime, request: Request, fence: Fence, stored: Stored | None, sent_at: float
+    ) -> Found:
         """Return what Valkey's answer means, having filled L1 with it unless the fence is broken."""
         policy, counters = request.policy, request.counters
         if stored is None:
             return Found(None, None)
+        if stored.value is not None and not policy.is_state and is_placeholder(stored.value):
+            return Found(None, None, placeholder=stored.value)
         try:
             if stored.value is None:
                 raise UndecodableError("not a string")
@@ -139,13 +166,23 @@ class Engine:
         except UndecodableError:
             counters.undecodable += 1
             return Found(None, None)
-        entry = self._entry(policy, fence, value, stored.ttl, since=sent_at)
-        if policy.l1 and fence.holds and fence.keeps_reads:
+        entry = self.entry(policy, fence, value, stored.ttl, since=sent_at, began=sent_at)
+        if policy.l1 and fence.keeps_reads and self.may_keep(runtime, fence):
             self.l1.put(fence.key, entry)
         return Found(entry, "l2")
 
-    def _entry(self, policy: TierPolicy, of: Fence | Request, value: Any, ttl: float | None, *, since: float) -> Entry:
-        """Return the entry for a value that has ``ttl`` seconds to live in Valkey, counted from ``since``."""
+    def may_keep(self, runtime: Runtime, fence: Fence) -> bool:
+        """Return whether what was brought back under ``fence`` may be kept in this process."""
+        return fence.holds and not fence.in_doubt and not runtime.fences.is_barred(fence)
+
+    def entry(
+        self, policy: TierPolicy, of: Fence | Request, value: Any, ttl: float | None, *, since: float, began: float
+    ) -> Entry:
+        """Return the entry for a value that has ``ttl`` seconds to live in Valkey, counted from ``since``.
+
+        Args:
+            began: When it is known to have been current.
+        """
         expires_at = math.inf if ttl is None else since + ttl
         age = max(0.0, self.wall() - policy.codec.stored_at(value))
         cost = policy.codec.cost(value)
@@ -153,6 +190,7 @@ class Engine:
             value,
             # A copy that outlives Valkey's would serve what is gone; one with no Valkey behind it is no copy.
             deadline=expires_at if self._connect is None else min(expires_at, since + policy.l1_ttl),
+            began=began,
             expires_at=expires_at,
             stored_at=self.now() - age,
             groups=of.groups if policy.groups_of is None else policy.groups_of(value),
@@ -160,127 +198,9 @@ class Engine:
             cost_micros=0 if cost is None else round(cost * 1_000_000),
         )
 
-    # Loading
+    # Being told
 
-    async def get_or_load(self, request: Request, load: Load, mode: Mode) -> Found:
-        """Return the value of a key, loading it at most once at a time in this process.
-
-        What ``load`` raises reaches every waiter unchanged and stores nothing. Cancelling one waiter leaves the
-        others waiting. The modes are those of ``LlmTier.get_or_load``.
-
-        Raises:
-            L2CommandError: Valkey refused the read. An unreachable Valkey is a miss, not an error.
-        """
-        runtime = await self.open()
-        if mode == "only_cached":
-            return await self.find(request)
-        if mode == "bypass":
-            return await self._load_privately(runtime, request, load)
-        if mode != "use":
-            return await self._fly(runtime, request, load, read=False, shared=mode == "refresh")
-        entry = self.peek(request.key, self.now(), request.counters)
-        if entry is not None:
-            return Found(entry, "l1")
-        try:
-            found = await self._join_or_fly(runtime, request, load)
-        except Exception:
-            request.counters.misses += 1
-            raise
-        count_found(request.counters, found)
-        return found
-
-    async def _join_or_fly(self, runtime: Runtime, request: Request, load: Load) -> Found:
-        flight = runtime.flights.joinable(request.key)
-        if flight is None:
-            return await self._fly(runtime, request, load, read=True, shared=True)
-        parent = CURRENT_FLIGHT.get()
-        if parent is not None and flight.depends_on(parent):
-            # The caller is a loader, and that flight waits for it: waiting for the flight would never end.
-            return await self._load_privately(runtime, request, load)
-        try:
-            async with runtime.load_limits.lent():
-                found: Found = await flight.wait()
-        except Exception:
-            request.counters.coalesced += 1
-            raise
-        return found._replace(coalesced=found.source == "loader")
-
-    async def _fly(self, runtime: Runtime, request: Request, load: Load, *, read: bool, shared: bool) -> Found:
-        """Start a flight and wait for it."""
-        # Registered before anything is awaited: whatever changes the key from here on overtakes the flight.
-        flight = Flight(runtime.fences.open(request.key, request.groups), finish=request.policy.finish_abandoned)
-        if shared:
-            runtime.flights.add(flight)
-        runtime.start(flight, self._run(runtime, request, flight, load, read=read))
-        found: Found = await flight.wait()
-        return found
-
-    async def _run(self, runtime: Runtime, request: Request, flight: Flight, load: Load, *, read: bool) -> None:
-        """The body of a flight's task: read, load, fill, hand out."""
-        CURRENT_FLIGHT.set(flight)
-        try:
-            found = await self._read(runtime, request, flight.fence) if read else Found(None, None)
-            if found.entry is None:
-                # A lease on the key, which makes one process load, belongs here: on a miss only.
-                fresh = await self._load(runtime, request.counters, load)
-                entry = self._fill(runtime, request, flight.fence, fresh)
-                if request.fill is not None:
-                    await request.fill(flight.fence, entry)
-                found = Found(entry, "loader", degraded=found.degraded)
-            flight.resolve(found)
-        except BaseException as error:
-            flight.fail(error)
-            raise
-        finally:
-            runtime.land(flight)
-
-    async def _load(self, runtime: Runtime, counters: TierCounters, load: Callable[[], Awaitable[T]]) -> T:
-        counters.loads += 1
-        try:
-            return await runtime.load_limits.run(load)
-        except Exception:
-            counters.load_errors += 1
-            raise
-
-    async def _load_privately(self, runtime: Runtime, request: Request, load: Load) -> Found:
-        """Load for one caller, in its own task; store nothing."""
-        policy = request.policy
-        fresh = await self._load(runtime, request.counters, load)
-        lifetime = policy.lifetime(fresh.ttl, request.ttl)
-        return Found(self._entry(policy, request, fresh.value, lifetime, since=self.now()), "loader")
-
-    def _fill(self, runtime: Runtime, request: Request, fence: Fence, fresh: Fresh) -> Entry:
-        # No await here: the fence is looked at, L1 filled and the write queued in one step, so that an invalidation
-        # comes either before (and nothing is stored) or after (and its delete is queued behind this write).
-        policy, counters = request.policy, request.counters
-        lifetime = policy.lifetime(fresh.ttl, request.ttl)
-        entry = self._entry(policy, request, fresh.value, lifetime, since=self.now())
-        if not fresh.store:
-            return entry
-        if not fence.holds or (runtime.pipe is not None and runtime.pipe.is_changing(fence.key)):
-            # Changed since the load began, or being changed: an explicit write wins until it is answered.
-            counters.overtaken += 1
-            return entry
-        runtime.fences.overtake(fence)
-        if policy.l1:
-            self.l1.put(fence.key, entry)
-        if runtime.pipe is not None:
-
-            def filled(outcome: int | Exception) -> None:
-                if isinstance(outcome, Exception):
-                    counters.fill_errors += 1
-                    self._log_refusal(outcome)
-                else:
-                    counters.stored_bytes += len(fresh.data)
-
-            write = WriteSet(fence.key, fresh.data, lifetime)
-            if runtime.breaker.is_open or not runtime.pipe.fill(write, filled):
-                counters.fills_dropped += 1
-        elif policy.l1:
-            counters.stored_bytes += len(fresh.data)
-        return entry
-
-    def _log_refusal(self, error: Exception) -> None:
+    def log_refusal(self, error: Exception) -> None:
         # An outage is logged by the breaker.
         if not isinstance(error, L2UnavailableError):
             self.warn_once("A loaded value was not stored in Valkey (counted as fill_errors): %s", error)
@@ -312,29 +232,37 @@ class Engine:
             L2CommandError: Valkey refused it.
         """
         runtime = await self.open()
-        write, keep = self._storing(runtime, request, fresh)
-        self._drop(runtime, request.key)
+        write, keep = self.storing(runtime, request, fresh)
         if runtime.pipe is None:
             keep(1)
         else:
             await runtime.pipe.write(write, keep)
         return write.ttl
 
-    def _storing(self, runtime: Runtime, request: Request, fresh: Fresh) -> tuple[WriteSet, OnDone]:
-        """Return the write of a value, and what to do when its outcome is known."""
+    def storing(self, runtime: Runtime, request: Request, fresh: Fresh) -> tuple[WriteSet, OnDone]:
+        """Drop what is in L1 and return the write of a value, with what must be done when its outcome is known."""
         policy, key = request.policy, request.key
         lifetime = policy.lifetime(fresh.ttl, request.ttl)
-        entry = self._entry(policy, request, fresh.value, lifetime, since=self.now())
+        now = self.now()
+        entry = self.entry(policy, request, fresh.value, lifetime, since=now, began=now)
+        self.drop(runtime, key)
+        # A later change, by whomever, may be heard of before this write is answered.
+        fence = runtime.fences.open(key, request.groups)
 
         def keep(outcome: int | Exception) -> None:
+            is_latest = self.may_keep(runtime, fence)
+            runtime.fences.close(fence)
             # Again: whoever read the older value in between may have put it into L1, or be about to.
-            self._drop(runtime, key)
-            if not isinstance(outcome, Exception):
-                request.counters.stored_bytes += len(fresh.data)
-                if policy.l1:
-                    self.l1.put(key, entry)
+            self.drop(runtime, key)
+            if isinstance(outcome, Exception):
+                return
+            if runtime.link is not None:
+                runtime.link.unsettled.note((key,), outcome)
+            request.counters.stored_bytes += len(fresh.data)
+            if policy.l1 and is_latest:
+                self.l1.put(key, entry)
 
-        return WriteSet(key, fresh.data, lifetime), keep
+        return WriteSet(key, fresh.data, lifetime, indexes=request.indexes, announced=True), keep
 
     async def invalidate(self, key: str) -> bool:
         """Remove ``key`` from both levels; return whether it was in either.
@@ -344,49 +272,22 @@ class Engine:
             L2CommandError: Valkey refused the delete.
         """
         runtime = await self.open()
-        was_here = self._drop(runtime, key)
+        was_here = self.drop(runtime, key)
         if runtime.pipe is None:
             return was_here
-        # Dropped again once deleted, for the reason given in ``store``.
-        return await runtime.pipe.write(Delete((key,)), lambda _: self._drop(runtime, key)) > 0 or was_here
+        return await runtime.pipe.write(Delete((key,), announced=True), self.dropping(runtime, (key,))) > 0 or was_here
 
-    async def invalidate_group(
-        self,
-        group: Group,
-        prefix: str,
-        belongs: Callable[[bytes], bool] | None = None,
-        *,
-        overtakes: Group | None = None,
-    ) -> int:
-        """Remove the entries of ``group`` from both levels; return how many.
+    def dropping(self, runtime: Runtime, keys: Sequence[str]) -> OnDone:
+        """Return what must be done when the outcome of deleting ``keys`` is known."""
 
-        Args:
-            group: Their group in L1.
-            prefix: What their keys in Valkey begin with. Every key under it is looked at.
-            belongs: Tells from the stored bytes whether an entry belongs to the group. None: all do.
-            overtakes: The group of the requests whose reads and loads under way store nothing more. None: the same.
+        def drop_again(outcome: int | Exception) -> None:
+            # For the reason given in ``storing``.
+            for key in keys:
+                self.drop(runtime, key)
+            if runtime.link is not None:
+                runtime.link.unsettled.note(keys, outcome)
 
-        Raises:
-            L2UnavailableError: They are gone from L1; some may be left in Valkey.
-            L2CommandError: Valkey refused.
-        """
-        runtime = await self.open()
-        overtakes = overtakes or group
-        count = self._drop_group(runtime, group, overtakes)
-        level2, pipe = runtime.level2, runtime.pipe
-        if level2 is None or pipe is None:
-            return count
-        count = 0
-        try:
-            # A write that is still queued could otherwise arrive behind the scan.
-            await pipe.flush()
-            async for page in level2.scan(prefix):
-                keys = page if belongs is None else await _those_that_belong(level2, page, belongs)
-                if keys:
-                    count += await pipe.write(Delete(tuple(keys)))
-        finally:
-            self._drop_group(runtime, group, overtakes)
-        return count
+        return drop_again
 
     async def flush_writes(self) -> None:
         """Return when every write queued so far has been answered by Valkey, well or ill."""
@@ -394,13 +295,12 @@ class Engine:
         if runtime.pipe is not None:
             await runtime.pipe.flush()
 
-    def _drop(self, runtime: Runtime, key: str) -> bool:
+    def drop(self, runtime: Runtime, key: str) -> bool:
+        """Forget a key that is being changed, in this process; return whether L1 had it."""
         runtime.fences.break_key(key)
+        if runtime.link is not None:
+            runtime.link.leases.wake(key)
         return self.l1.drop(key)
-
-    def _drop_group(self, runtime: Runtime, group: Group, overtakes: Group) -> int:
-        runtime.fences.break_group(overtakes)
-        return self.l1.drop_group(group)
 
     # Being looked at
 
@@ -417,6 +317,11 @@ class Engine:
             self.tracer.record(name, {**attributes, "hit": True, "source": "l1", "coalesced": False})
 
     @property
+    def runtime(self) -> Runtime | None:
+        """The runtime there is, of whichever loop; None before the first use."""
+        return self._life.runtime
+
+    @property
     def queued_write_count(self) -> int:
         """Writes that Valkey has not answered yet."""
         runtime = self._life.runtime
@@ -431,18 +336,12 @@ class Engine:
 
 def count_found(counters: TierCounters, found: Found) -> None:
     """Count how one caller was answered, past L1."""
-    if found.entry is not None and found.source == "l2":
-        counters.l2_hits += 1
+    if found.entry is not None and found.is_hit:
+        if found.source == "l2":
+            counters.l2_hits += 1
+        else:
+            counters.l1_hits += 1  # Stale, from memory.
         counters.saved_micros += found.entry.cost_micros
     else:
         counters.misses += 1
         counters.coalesced += found.coalesced
-
-
-async def _those_that_belong(level2: Level2, keys: list[bytes], belongs: Callable[[bytes], bool]) -> list[bytes]:
-    found: list[bytes] = []
-    for start in range(0, len(keys), _READ_COUNT):
-        chunk = keys[start : start + _READ_COUNT]
-        values = await level2.get_values(chunk)
-        found += [key for key, value in zip(chunk, values, strict=True) if value is not None and belongs(value)]
-    return found

@@ -1,11 +1,17 @@
 """Fences: the right to store what a read or a load brings back.
 
 A fence is opened before the read is sent or the loader called, and closed when that ends. Whoever changes or
-invalidates the key in between breaks it; what then comes back is handed to those who wait for it, and stored nowhere.
-That closes the race in which an older value, read or loaded before the change, is stored after it.
+invalidates the key in between breaks it; what then comes back is handed to those who wait for it, and is not kept in
+this process. That closes the race in which an older value, read or loaded before the change, is stored after it.
+
+While a key is barred nothing is stored at all: what its value is made from is being changed.
 """
 
 from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from .entry import Group
 
@@ -16,33 +22,54 @@ class Fence:
     """One right to store under ``key``.
 
     Attributes:
-        holds: Whether nothing has changed the key since this fence was opened.
+        holds: Whether nothing is known to have changed the key since ``began``.
+        in_doubt: Whether a change of it may have gone unheard since.
+        began: Monotonic second from which on what it would store is known to be current.
         reading: Whether what it would store is being read from Valkey, not loaded.
         keeps_reads: Whether what is read is kept in L1: not while a write of the key is on its way there, because what
             is read may be older.
     """
 
-    __slots__ = ("groups", "holds", "keeps_reads", "key", "reading")
+    __slots__ = ("began", "groups", "holds", "in_doubt", "keeps_reads", "key", "reading")
 
-    def __init__(self, key: str, groups: tuple[Group, ...]) -> None:
+    def __init__(self, key: str, groups: tuple[Group, ...], began: float = 0.0) -> None:
         self.key = key
         self.groups = groups
+        self.began = began
         self.holds = True
+        self.in_doubt = False
         self.reading = False
         self.keeps_reads = True
 
 
 class Fences:
-    """The open fences of one runtime, by key."""
+    """The open fences of one runtime, by key.
 
-    def __init__(self) -> None:
+    Args:
+        now: The monotonic clock.
+    """
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
         self._open: dict[str, list[Fence]] = {}
+        self._barred: Counter[str | Group] = Counter()
 
     def open(self, key: str, groups: tuple[Group, ...]) -> Fence:
         """Return a new fence on ``key``. Must be closed."""
-        fence = Fence(key, groups)
+        fence = Fence(key, groups, self._now())
         self._open.setdefault(key, []).append(fence)
         return fence
+
+    def renew(self, fence: Fence) -> None:
+        """Make ``fence`` as one opened now: what it would store is yet to be asked for."""
+        fences = self._open.get(fence.key, [])
+        if fence in fences:
+            fences.remove(fence)
+            fences.append(fence)
+            fence.began = self._now()
+            fence.holds = True
+            fence.in_doubt = False
+            fence.keeps_reads = True
 
     def close(self, fence: Fence) -> None:
         """Forget ``fence``, by identity: another one on the same key stays. Does nothing the second time."""
@@ -72,6 +99,26 @@ class Fences:
             for fence in fences:
                 if group in fence.groups:
                     fence.holds = False
+
+    def doubt_all(self) -> None:
+        """Put every fence in doubt."""
+        for fences in self._open.values():
+            for fence in fences:
+                fence.in_doubt = True
+
+    @contextmanager
+    def barred(self, what: Sequence[str | Group]) -> Iterator[None]:
+        """Keep everything from being stored under these keys, and under keys of these groups, meanwhile."""
+        self._barred.update(what)
+        try:
+            yield
+        finally:
+            self._barred -= Counter(what)
+
+    def is_barred(self, fence: Fence) -> bool:
+        """Return whether nothing may be stored under the key of ``fence`` now."""
+        barred = self._barred
+        return bool(barred) and (fence.key in barred or any(group in barred for group in fence.groups))
 
     def __len__(self) -> int:
         return sum(map(len, self._open.values()))

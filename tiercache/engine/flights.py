@@ -7,7 +7,7 @@ others waiting. Waiters are counted; when the last one has gone the load is canc
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any, Final
 
@@ -157,15 +157,22 @@ CURRENT_FLIGHT: Final[ContextVar[Flight | None]] = ContextVar("tiercache_current
 
 
 class Flights:
-    """The flights that may be joined, by key."""
+    """The flights that may be joined, by key.
 
-    def __init__(self) -> None:
+    Args:
+        believes: Tells whether what was current at a monotonic second is believed now.
+    """
+
+    def __init__(self, believes: Callable[[float], bool]) -> None:
+        self._believes = believes
         self._by_key: dict[str, Flight] = {}
 
     def joinable(self, key: str) -> Flight | None:
-        """Return the flight to join for ``key``: one that nothing has overtaken."""
+        """Return the flight to join for ``key``: one that nothing has overtaken, as far as can be known."""
         flight = self._by_key.get(key)
-        return flight if flight is not None and flight.fence.holds else None
+        if flight is None or not flight.fence.holds or flight.fence.in_doubt:
+            return None
+        return flight if self._believes(flight.fence.began) else None
 
     def add(self, flight: Flight) -> None:
         """Make ``flight`` the one to join, in place of an earlier one, which ends on its own."""

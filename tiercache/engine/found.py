@@ -19,12 +19,14 @@ class Found(NamedTuple):
         source: Where, None for a miss.
         coalesced: It came from a load that another caller had started.
         degraded: Valkey should have been asked and did not answer.
+        placeholder: What another load, of this process or not, has put in the place of the value.
     """
 
     entry: Entry | None
     source: Source | None
     coalesced: bool = False
     degraded: bool = False
+    placeholder: bytes | None = None
 
     @property
     def is_hit(self) -> bool:

@@ -1,12 +1,16 @@
 """L1: process memory, bounded by entries and bytes, least recently used out first.
 
-The contract: ``get`` returns an entry that is present and before its deadline, and makes it the most recently used;
+The contract: ``get`` returns an entry that is present, before its deadline and believed, and makes it the most recently
+used. It is believed until ``trusted_until``, up to when this process is known to have heard of every change, and for
+``max_staleness`` seconds after it was current in any case. One that is not believed is kept: word may come yet.
 ``put`` replaces, and evicts until both bounds hold; an entry that is too large by itself is not kept, nor is the one
 it replaces; ``drop`` and ``drop_group`` forget at once. Deadlines are kept in the entries and looked at when read:
 ``cachetools.TTLCache`` expires eagerly, which costs more than the lookup itself.
 """
 
 from __future__ import annotations
+
+import math
 
 from cachetools import Cache, LRUCache
 
@@ -32,10 +36,16 @@ def _size(entry: Entry) -> int:
 
 
 class L1:
-    """The entries of one cache in this process. Not thread-safe: it belongs to one event loop."""
+    """The entries of one cache in this process. Not thread-safe: it belongs to one event loop.
 
-    def __init__(self, *, max_entries: int, max_bytes: int) -> None:
+    Attributes:
+        trusted_until: Monotonic second until which every entry is believed.
+    """
+
+    def __init__(self, *, max_entries: int, max_bytes: int, max_staleness: float = math.inf) -> None:
         self._max_entries = max_entries
+        self._max_staleness = max_staleness
+        self.trusted_until = -math.inf
         self._lru = _Lru(max_bytes)
 
     def get(self, key: str, now: float) -> Entry | None:
@@ -45,9 +55,26 @@ class L1:
         except KeyError:
             return None
         if now < entry.deadline:
-            return entry
+            return entry if now < self.trusted_until or now < entry.began + self._max_staleness else None
         del self._lru[key]
         return None
+
+    def get_untrusted(self, key: str, now: float, longer: float) -> Entry | None:
+        """Return the entry as ``get`` does, also if it is believed no more, but has been up to ``longer`` seconds ago."""
+        try:
+            entry = self._lru[key]
+        except KeyError:
+            return None
+        believed_until = max(self.trusted_until, entry.began + self._max_staleness)
+        return entry if now < entry.deadline and now < believed_until + longer else None
+
+    def believes(self, began: float, now: float) -> bool:
+        """Return whether what was current at ``began`` is believed at ``now``."""
+        return now < self.trusted_until or now < began + self._max_staleness
+
+    def peek(self, key: str) -> Entry | None:
+        """Return what is kept under ``key``, whether it would be served or not; nothing is made recently used by it."""
+        return Cache.__getitem__(self._lru, key) if key in self._lru else None
 
     def put(self, key: str, entry: Entry) -> bool:
         """Keep ``entry``; return whether it was small enough to be kept."""
@@ -62,6 +89,11 @@ class L1:
             lru.popitem()
         lru[key] = entry
         return True
+
+    def drop_entry(self, key: str, entry: Entry) -> None:
+        """Forget ``key`` if it is ``entry`` that is kept there, and no later one."""
+        if self.peek(key) is entry:
+            self.drop(key)
 
     def drop(self, key: str) -> bool:
         """Forget ``key``; return whether it was there."""

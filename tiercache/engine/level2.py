@@ -1,4 +1,4 @@
-"""The second level as the engine sees it: reads with the remaining lifetime, ordered writes, and a scan."""
+"""The second level as the engine sees it: reads with the remaining lifetime, ordered writes, a scan, and announcements."""
 
 from __future__ import annotations
 
@@ -6,7 +6,24 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
-__all__ = ["Command", "Delete", "Level2", "Run", "Stored", "Write", "WriteResult", "WriteSet"]
+from .announcement import Announcement, Event
+
+__all__ = [
+    "Announce",
+    "Command",
+    "Delete",
+    "Level2",
+    "Position",
+    "Release",
+    "Run",
+    "Stored",
+    "Subscription",
+    "TakeLease",
+    "Track",
+    "Write",
+    "WriteResult",
+    "WriteSet",
+]
 
 
 class Stored(NamedTuple):
@@ -23,11 +40,21 @@ class Stored(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class WriteSet:
-    """Write ``value`` under ``key`` for ``ttl`` seconds (None: no expiry)."""
+    """Write ``value`` under ``key`` for ``ttl`` seconds (None: no expiry).
+
+    Attributes:
+        replaces: What the key must hold for it to be written; the result is 0 if it holds something else. None: it is
+            written in any case.
+        indexes: Keys of the indexes that the key is added to before it is written.
+        announced: Whether the other processes are told.
+    """
 
     key: str
     value: bytes
     ttl: float | None
+    replaces: bytes | None = None
+    indexes: tuple[str, ...] = ()
+    announced: bool = False
 
     @property
     def keys(self) -> tuple[str | bytes, ...]:
@@ -42,14 +69,106 @@ class WriteSet:
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """Delete ``keys``; the result counts those that existed."""
+    """Delete ``keys``; the result counts those that held a value, and no mere placeholder.
+
+    Attributes:
+        announced: Whether the other processes are told. ``keys`` must be text then.
+    """
 
     keys: tuple[str | bytes, ...]
+    announced: bool = False
 
     @property
     def size_bytes(self) -> int:
         """What it weighs in the queue."""
         return sum(map(len, self.keys))
+
+
+@dataclass(frozen=True, slots=True)
+class TakeLease:
+    """Put ``placeholder`` under ``key`` for ``ttl`` seconds if there is nothing.
+
+    The result is None if it was put there, else the bytes that are there; for what is no string ``NO_STRING``.
+
+    Attributes:
+        indexes: As for WriteSet: a load under way is found by whoever removes a group.
+    """
+
+    key: str
+    placeholder: bytes
+    ttl: float
+    indexes: tuple[str, ...] = ()
+
+    NO_STRING = b""
+
+    @property
+    def keys(self) -> tuple[str | bytes, ...]:
+        """The keys whose values it changes: none, for a placeholder is no value."""
+        return ()
+
+    @property
+    def size_bytes(self) -> int:
+        """What it weighs in the queue."""
+        return len(self.key) + len(self.placeholder)
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Delete ``key`` if it holds ``placeholder``."""
+
+    key: str
+    placeholder: bytes
+
+    @property
+    def keys(self) -> tuple[str | bytes, ...]:
+        """The keys whose values it changes: none, as for TakeLease."""
+        return ()
+
+    @property
+    def size_bytes(self) -> int:
+        """What it weighs in the queue."""
+        return len(self.key) + len(self.placeholder)
+
+
+@dataclass(frozen=True, slots=True)
+class Announce:
+    """Tell the other processes. The result is the number of the change, or of listeners where it is none."""
+
+    announcement: Announcement
+
+    @property
+    def keys(self) -> tuple[str | bytes, ...]:
+        """The keys that it changes: none."""
+        return ()
+
+    @property
+    def size_bytes(self) -> int:
+        """What it weighs in the queue."""
+        said = self.announcement
+        return sum(map(len, (*said.keys, *said.wanted, *said.settled)))
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """Have the server tell a subscription of what others change, from now on if it does not do so already.
+
+    The result is a number that changes whenever it had stopped doing so, L2CommandError if it refuses.
+
+    Attributes:
+        subscriber: Its ``Subscription.id``.
+    """
+
+    subscriber: int
+
+    @property
+    def keys(self) -> tuple[str | bytes, ...]:
+        """The keys that it changes: none."""
+        return ()
+
+    @property
+    def size_bytes(self) -> int:
+        """What it weighs in the queue."""
+        return 0
 
 
 # A command and its arguments, as redis-cli takes them: ("HINCRBY", key, field, 1).
@@ -62,10 +181,12 @@ class Run:
 
     Attributes:
         keys: The keys whose values it changes.
+        announced: Whether the other processes are told of them. They must be text then.
     """
 
     command: Command
     keys: tuple[str | bytes, ...] = ()
+    announced: bool = False
 
     @property
     def size_bytes(self) -> int:
@@ -73,9 +194,51 @@ class Run:
         return sum(len(part) for part in self.command if isinstance(part, str | bytes))
 
 
-Write: TypeAlias = WriteSet | Delete | Run
-# The count of keys touched, for a Run its reply, or the TierCacheError with which it was refused.
+Write: TypeAlias = WriteSet | Delete | TakeLease | Release | Announce | Track | Run
+# The count of keys touched or what the kind of write says, or the TierCacheError with which it was refused.
 WriteResult: TypeAlias = Any
+
+
+class Position(NamedTuple):
+    """Where the sequence of changes stands: equal positions mean that nothing has been announced in between.
+
+    Attributes:
+        server: Which life of which server; None where it does not say, which is equal to nothing.
+        number: The last change's.
+    """
+
+    server: str | None
+    number: int
+
+    def proves_nothing_missed(self, since: Position | None) -> bool:
+        """Return whether no change has been announced since ``since``."""
+        return self.server is not None and self == since
+
+
+class Subscription(Protocol):
+    """A connection on which this process hears of changes, in the order in which they were made.
+
+    Raises:
+        L2UnavailableError: The connection has ended, from any method.
+
+    Attributes:
+        id: What the server knows it by, None where it does not say.
+    """
+
+    @property
+    def id(self) -> int | None: ...
+
+    async def ping(self, stamp: float) -> None:
+        """Send a ping that is answered on the same connection, in its turn, by a Pong with ``stamp``."""
+        ...
+
+    async def receive(self) -> Event:
+        """Return what comes next. Without a deadline."""
+        ...
+
+    async def aclose(self) -> None:
+        """End it. Never raises for a server that is gone."""
+        ...
 
 
 class Level2(Protocol):
@@ -106,8 +269,8 @@ class Level2(Protocol):
         """Carry out ``writes`` in order, in one round trip.
 
         Returns:
-            For each write the count of keys it touched, the reply to a ``Run``, or the error with which that one
-            was refused.
+            For each write its result, as its kind says; for those that do not, the count of keys touched. Where one
+            was refused, the error in its place.
         """
         ...
 
@@ -120,6 +283,14 @@ class Level2(Protocol):
 
         For what is no entry: statistics, registration, policies. Never sent twice.
         """
+        ...
+
+    async def subscribe(self) -> Subscription:
+        """Return a new subscription: what is announced from now on is heard on it."""
+        ...
+
+    async def position(self) -> Position:
+        """Return where the sequence of changes stands."""
         ...
 
     async def aclose(self) -> None:

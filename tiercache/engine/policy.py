@@ -80,6 +80,7 @@ class TierPolicy:
         groups_of: Where requests of several groups may share an entry: returns the groups of a value. None: an entry
             belongs to the groups of whoever asked for it.
         store_when: Tells from what a loader returned whether it is to be stored. None: it is.
+        lease: Whether a load takes a lease in Valkey first.
         is_state: Whether the values are state and no copies of something: an unavailable Valkey is then no miss, but an
             error.
     """
@@ -91,6 +92,7 @@ class TierPolicy:
     l1_ttl: float
     jitter: float
     finish_abandoned: bool
+    lease: bool = True
     groups_of: Callable[[Any], tuple[Group, ...]] | None = None
     store_when: Callable[[Any], bool] | None = None
     is_state: bool = False
@@ -119,6 +121,7 @@ class Request(NamedTuple):
         groups: The groups whose invalidation overtakes the call.
         counters: Where the call is counted.
         ttl: The call's own wish for a lifetime.
+        indexes: Keys of the indexes in Valkey that the entry belongs in: one for each group but the tier's.
         fill: Where the tier itself stores what was loaded (``Fresh.store`` is False then): does so, or raises what the
             waiters get in place of the value.
     """
@@ -128,4 +131,5 @@ class Request(NamedTuple):
     groups: tuple[Group, ...]
     counters: TierCounters
     ttl: Ttl | None = None
+    indexes: tuple[str, ...] = ()
     fill: Callable[[Fence, Entry], Awaitable[None]] | None = None

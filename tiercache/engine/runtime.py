@@ -4,27 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol
 
 from ..errors import L2UnavailableError, UsageError
 from .breaker import Breaker, GuardedLevel2
 from .fences import Fences
 from .flights import Flight, Flights
-from .level2 import Level2
+from .l1 import L1
+from .link import Bounds, Connect, Link
 from .loader import LoadLimits
 from .write_pipe import WritePipe
 
-__all__ = ["Connect", "Limits", "Runtime", "Service"]
+__all__ = ["Limits", "Runtime", "Service"]
 
 _LAST_WORD_SECONDS: Final = 1.0
 
-Connect: TypeAlias = Callable[[], Awaitable[Level2]]
-
 
 class Service(Protocol):
-    """Something that lives beside the entries as long as a runtime: statistics, registration, policies."""
+    """Something that lives beside the entries as long as a runtime: statistics, registration, policies.
+
+    Attributes:
+        settings_key: Where the settings lie in Valkey that it reads.
+    """
+
+    settings_key: str
+
+    def settings_changed(self) -> None:
+        """Note that another process may have changed them."""
+        ...
 
     async def open(self, level2: GuardedLevel2) -> None:
         """Prepare, before the first request is served. Raises UsageError if the cache must not open."""
@@ -49,6 +58,7 @@ class Limits:
     max_loads: int | None
     drain_timeout: float
     max_queue_bytes: int
+    serve_untrusted: float
     require_l2: bool
 
 
@@ -59,24 +69,31 @@ class Runtime:
         loop: The loop it belongs to.
         pid: The process it was made in. A copy inherited through a fork must not be touched.
         is_open: Whether ``open`` has succeeded.
-        level2: The guarded store, None for a cache of process memory alone.
-        pipe: The write pipe to it, None likewise.
+        link: What it has with Valkey, None for a cache of process memory alone.
     """
 
     def __init__(
-        self, connect: Connect | None, services: Sequence[Service], limits: Limits, now: Callable[[], float]
+        self,
+        connect: Connect | None,
+        service: Service | None,
+        limits: Limits,
+        bounds: Bounds,
+        l1: L1,
+        now: Callable[[], float],
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.pid = os.getpid()
         self.is_open = False
-        self.fences = Fences()
-        self.flights = Flights()
+        self.fences = Fences(now)
+        self.flights = Flights(lambda began: l1.believes(began, now()))
         self.load_limits = LoadLimits(timeout=limits.load_timeout, max_loads=limits.max_loads)
         self.breaker = Breaker(failures=limits.breaker_failures, pause=limits.breaker_pause, now=now)
-        self.level2: GuardedLevel2 | None = None
-        self.pipe: WritePipe | None = None
+        self.link: Link | None = None
+        self._bounds = bounds
+        self._l1 = l1
+        self._now = now
         self._connect = connect
-        self._services = services
+        self._service = service
         self._running: list[asyncio.Task[None]] = []
         self._limits = limits
         self._loading: dict[asyncio.Task[None], Flight] = {}
@@ -103,22 +120,39 @@ class Runtime:
 
     async def _open(self) -> None:
         if self._connect is not None:
-            level2 = GuardedLevel2(await self._connect(), self.breaker)
-            try:
-                await self._prepare(level2)
-            except BaseException:
-                await level2.aclose()
-                raise
-            self._running = [
-                self.loop.create_task(service.run(level2), name="tiercache-service") for service in self._services
-            ]
-            self.level2 = level2
-            self.pipe = WritePipe(level2, max_fill_bytes=self._limits.max_queue_bytes)
+            self.link = await self._open_link(self._connect)
         # A loop closes its asynchronous generators when it shuts down (asyncio.run, Runner): the one moment at
         # which a cache that nobody closes can still finish its writes.
         self._end_of_loop = self._close_at_end()
         await anext(self._end_of_loop)
         self.is_open = True
+
+    async def _open_link(self, connect: Connect) -> Link:
+        level2, origin = await Link.connect(connect, self.breaker)
+        try:
+            await self._prepare(level2)
+            service = self._service
+            link = Link(
+                level2,
+                origin,
+                self._bounds,
+                l1=self._l1,
+                fences=self.fences,
+                now=self._now,
+                max_queue_bytes=self._limits.max_queue_bytes,
+                retry_pause=self._limits.breaker_pause,
+                settings_key="" if service is None else service.settings_key,
+                on_settings_changed=(lambda: None) if service is None else service.settings_changed,
+            )
+            if not self.breaker.is_open:
+                await link.follower.open()
+        except BaseException:
+            await level2.aclose()
+            raise
+        self._running = [self.loop.create_task(link.follower.run(), name="tiercache-follow")]
+        if service is not None:
+            self._running.append(self.loop.create_task(service.run(level2), name="tiercache-service"))
+        return link
 
     async def _prepare(self, level2: GuardedLevel2) -> None:
         try:
@@ -128,8 +162,8 @@ class Runtime:
                 raise
             self.breaker.trip(error)
             return
-        for service in self._services:
-            await service.open(level2)
+        if self._service is not None:
+            await self._service.open(level2)
 
     async def _close_at_end(self) -> AsyncGenerator[None, None]:
         try:
@@ -143,9 +177,19 @@ class Runtime:
                 await self._close()
                 raise
 
+    @property
+    def level2(self) -> GuardedLevel2 | None:
+        """The guarded store, None where there is no Valkey."""
+        return None if self.link is None else self.link.level2
+
+    @property
+    def pipe(self) -> WritePipe | None:
+        """The write pipe to it, None likewise."""
+        return None if self.link is None else self.link.pipe
+
     def is_writing(self, key: str) -> bool:
         """Return whether a write of ``key`` is on its way to Valkey."""
-        return self.pipe is not None and self.pipe.is_writing(key)
+        return self.link is not None and self.link.pipe.is_writing(key)
 
     def start(self, flight: Flight, load: Coroutine[Any, Any, None]) -> None:
         """Run ``load`` as the task of ``flight`` and of those that follow it."""
@@ -192,15 +236,15 @@ class Runtime:
                 task.cancel()
             # A load that does not heed its cancellation is not waited for.
             await asyncio.wait(left, timeout=_LAST_WORD_SECONDS)
-        if self.pipe is not None:
-            await self.pipe.drain(max(0.0, deadline - self.loop.time()))
+        if self.link is not None:
+            await self.link.drain(max(0.0, deadline - self.loop.time()))
         for running in self._running:
             running.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
-        if self.level2 is not None:
+        if self.link is not None:
             try:
-                for service in self._services:
-                    await service.close(self.level2)
+                if self._service is not None:
+                    await self._service.close(self.link.level2)
             finally:
-                await self.level2.aclose()
+                await self.link.level2.aclose()
         self.is_open = False

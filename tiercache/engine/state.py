@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..errors import L2UnavailableError
+from .announcement import Announcement
 from .engine import Engine
 from .entry import Entry, Group
 from .fences import Fence
-from .level2 import Command, Run
+from .level2 import Announce, Command, Run
 from .policy import Fresh, Request
 from .runtime import Runtime
 from .write_pipe import WritePipe
@@ -41,11 +42,12 @@ async def run(runtime: Runtime, command: Command) -> Any:
 
 
 async def store(engine: Engine, request: Request, fresh: Fresh, command: Command) -> None:
-    """As ``Engine.store``, by ``command``."""
+    """As ``Engine.store``, behind ``command``."""
     runtime = await engine.open()
-    _, keep = engine._storing(runtime, request, fresh)
-    engine._drop(runtime, request.key)
-    await _pipe(runtime).run(Run(command, (request.key,)), keep)
+    write, keep = engine.storing(runtime, request, fresh)
+    pipe = _pipe(runtime)
+    # The value by a plain command behind it: what a script writes, the server tells this process of too.
+    await pipe.write_all([(Run(command), lambda _: None), (write, keep)])
 
 
 async def change(engine: Engine, key: str, command: Command) -> Any:
@@ -56,19 +58,30 @@ async def change(engine: Engine, key: str, command: Command) -> Any:
         L2CommandError: Valkey refused it.
     """
     runtime = await engine.open()
-    engine._drop(runtime, key)
-    return await _pipe(runtime).run(Run(command, (key,)), lambda _: engine._drop(runtime, key))
+    engine.drop(runtime, key)
+    run = Run(command, (key,), announced=True)
+    return await _pipe(runtime).run(run, lambda _: engine.drop(runtime, key))
 
 
 async def change_group(engine: Engine, group: Group, commands: Sequence[Command]) -> list[Any]:
     """As ``change``, for commands that change keys of ``group``, one after the other."""
     runtime = await engine.open()
 
-    def drop(_: Any = None) -> None:
-        engine._drop_group(runtime, group, group)
+    def drop() -> None:
+        runtime.fences.break_group(group)
+        engine.l1.drop_group(group)
 
     drop()
-    return [await _pipe(runtime).run(Run(command), drop) for command in commands]
+    if not commands:
+        return []
+    pipe = _pipe(runtime)
+    try:
+        replies = [await pipe.run(Run(command)) for command in commands]
+        await pipe.write(Announce(Announcement(groups=(group,))))
+    finally:
+        # For the reason given in ``Engine.storing``.
+        drop()
+    return replies
 
 
 async def fill(
@@ -81,17 +94,16 @@ async def fill(
     # No await before the command is queued: a change comes either before (and nothing is stored) or after (and is
     # queued behind it).
     stored = False
-    if fence.holds:
+    if fence.holds and not runtime.fences.is_barred(fence):
         runtime.fences.overtake(fence)
 
         def keep(outcome: Any) -> None:
             nonlocal stored
             stored = not isinstance(outcome, Exception) and outcome != 0
-            # Also where the fence no longer holds: whoever broke it drops the key once more when that is answered.
-            if stored and request.policy.l1:
+            if stored and request.policy.l1 and engine.may_keep(runtime, fence):
                 engine.l1.put(fence.key, entry)
 
-        await _pipe(runtime).run(Run(command, (fence.key,)), keep)
+        await _pipe(runtime).run(Run(command, (fence.key,), announced=True), keep)
     if not stored:
         request.counters.overtaken += 1
     return stored
@@ -99,7 +111,7 @@ async def fill(
 
 def renew(engine: Engine, command: Command, on_done: Callable[[Any], object]) -> bool:
     """Queue a command that nobody waits for; return False, having dropped it, where it would not get through now."""
-    runtime = engine._life.runtime
+    runtime = engine.runtime
     if runtime is None or runtime.pipe is None or runtime.breaker.is_open:
         return False
     return runtime.pipe.fill(Run(command), on_done)

@@ -1,7 +1,8 @@
 """The write pipe: every write of this process reaches Valkey in the order in which it was made.
 
 One task sends what is queued, a batch a round trip, and ends when nothing is left. Order is what makes a fill that was
-queued before an invalidation arrive before it.
+queued before an invalidation arrive before it. What other processes must know of a batch is announced together with it
+and behind it: whoever hears of a change and reads Valkey finds it made.
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ from functools import partial
 from typing import Any, Final
 
 from ..errors import L2UnavailableError
-from .level2 import Level2, Run, Write
+from .announcement import Announcement
+from .level2 import Announce, Delete, Level2, Run, Write, WriteSet
 
 __all__ = ["OnDone", "WritePipe"]
 
 _MAX_BATCH_COUNT: Final = 100
 _MAX_BATCH_BYTES: Final = 4 * 1024 * 1024
+# Keys that one announcement carries.
+_MAX_ANNOUNCED_COUNT: Final = 64
 
 # Called with the count of keys touched, the reply to a Run or the error, at the moment the outcome is known and before
 # any waiter runs.
@@ -81,17 +85,18 @@ class WritePipe:
             L2UnavailableError: No answer; the write may or may not have happened.
             L2CommandError: Valkey refused it.
         """
-        count: int = await self._written(write, on_done)
+        count: int = await self.submit(write, on_done)
         return count
 
     async def run(self, run: Run, on_done: OnDone | None = None) -> Any:
         """Queue a command and return, once it is acknowledged, the reply. Otherwise as ``write``."""
-        return await self._written(run, on_done)
+        return await self.submit(run, on_done)
 
-    async def _written(self, write: Write, on_done: OnDone | None) -> Any:
+    def submit(self, write: Write, on_done: OnDone | None = None) -> asyncio.Future[Any]:
+        """Queue ``write``; return a future of its result, or of the error, as for ``write``."""
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._append(_Queued(write, on_done, future))
-        return await future
+        return future
 
     async def write_all(self, writes: Sequence[tuple[Write, OnDone]]) -> list[int]:
         """Queue ``writes`` together; return, once every one has been answered, the count of keys that each touched.
@@ -126,8 +131,12 @@ class WritePipe:
         """Queue a write that nobody waits for; return False, having dropped it, when the queue is full."""
         if self._queued_bytes + write.size_bytes > self._max_fill_bytes:
             return False
-        self._append(_Queued(write, on_done, None, is_awaited=False))
+        self.post(write, on_done)
         return True
+
+    def post(self, write: Write, on_done: OnDone | None = None) -> None:
+        """Queue a small write that nobody waits for, and that is not dropped."""
+        self._append(_Queued(write, on_done, None, is_awaited=False))
 
     async def flush(self) -> None:
         """Return when everything queued before this call has been answered, well or ill."""
@@ -189,7 +198,7 @@ class WritePipe:
             while self._queue:
                 batch, queued = self._next_batch(), list(self._queue)
                 try:
-                    outcomes = await self._level2.apply([queued.write for queued in batch])
+                    outcomes = await self._apply(batch)
                 except asyncio.CancelledError:
                     self._give_up_runs(batch)
                     raise
@@ -205,6 +214,25 @@ class WritePipe:
         finally:
             # Together with finding the queue empty, with no await between: what is queued next starts a new task.
             self._task = None
+
+    async def _apply(self, batch: Sequence[_Queued]) -> list[Any]:
+        writes = [queued.write for queued in batch]
+        announced = dict.fromkeys(key for write in writes for key in _announced(write))
+        keys = list(announced)
+        tail = [
+            Announce(Announcement(keys=tuple(keys[start : start + _MAX_ANNOUNCED_COUNT])))
+            for start in range(0, len(keys), _MAX_ANNOUNCED_COUNT)
+        ]
+        outcomes = await self._level2.apply([*writes, *tail])
+        refusal = next((outcome for outcome in outcomes[len(writes) :] if isinstance(outcome, Exception)), None)
+        outcomes = outcomes[: len(writes)]
+        if refusal is None:
+            return outcomes
+        # Done, and told to nobody: no success.
+        return [
+            refusal if _announced(write) and not isinstance(outcome, Exception) else outcome
+            for write, outcome in zip(writes, outcomes, strict=True)
+        ]
 
     def _next_batch(self) -> list[_Queued]:
         batch: list[_Queued] = []
@@ -238,6 +266,10 @@ class WritePipe:
             _count_down(self._on_their_way, key)
             if queued.is_awaited:
                 _count_down(self._awaited, key)
+
+
+def _announced(write: Write) -> tuple[Any, ...]:
+    return write.keys if isinstance(write, WriteSet | Delete | Run) and write.announced else ()
 
 
 def _count_down(counter: Counter[str | bytes], key: str | bytes) -> None:

@@ -63,6 +63,15 @@ class Settings:
         limited = pool.max_connections < 2**31
         return cls(pool.connection_class, kwargs, pool.max_connections if limited else _DEFAULT_MAX_CONNECTIONS)
 
+    @property
+    def db(self) -> int:
+        """The number of the database."""
+        return int(self.kwargs.get("db") or 0)
+
+    def connection(self) -> AbstractConnection:
+        """Return a new connection, not connected yet, outside any pool."""
+        return self.connection_class(**self.kwargs)
+
     def pool(self) -> ConnectionPool:
         """Return a new pool, not connected yet."""
         return ConnectionPool(self.connection_class, None, **self.kwargs)

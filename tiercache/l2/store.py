@@ -14,12 +14,14 @@ from valkey.asyncio.connection import AbstractConnection
 from valkey.exceptions import ConnectionError as ValkeyConnectionError
 from valkey.exceptions import ResponseError, ValkeyError
 
-from ..engine.level2 import Command, Delete, Run, Stored, Write, WriteResult, WriteSet
-from ..engine.ttl import to_milliseconds
-from ..errors import L2CommandError, L2UnavailableError
+from ..engine.level2 import Command, Position, Stored, Track, Write, WriteResult
+from ..errors import L2UnavailableError
+from .backplane import BusNames, ValkeySubscription
+from .commands import WriteCommands
 from .connect import Settings
 from .errors import map_error, map_errors
 from .reads import CHUNK_COUNT, BatchReader
+from .tracking import Tracking
 
 __all__ = ["ValkeyLevel2"]
 
@@ -59,10 +61,16 @@ class ValkeyLevel2:
     Args:
         settings: How to connect.
         timeout: Seconds for one exchange, from the moment a connection is free.
+        name: The cache's.
+        origin: What its announcements are signed with.
     """
 
-    def __init__(self, settings: Settings, *, timeout: float) -> None:
+    def __init__(self, settings: Settings, *, timeout: float, name: str = "betterdb_ac", origin: str = "") -> None:
+        self._settings = settings
         self._timeout = timeout
+        self._names = BusNames.of(name, settings.db)
+        self._commands = WriteCommands(self._names, origin)
+        self._tracking = Tracking(self._names.tracked)
         self._pool = settings.pool()
         self._permit_count = settings.max_connections
         self._free = asyncio.Semaphore(self._permit_count)
@@ -109,11 +117,9 @@ class ValkeyLevel2:
         return list(values)
 
     async def apply(self, writes: Sequence[Write]) -> list[WriteResult]:
-        commands = [_command(write) for write in writes]
         size_bytes = sum(write.size_bytes for write in writes)
         timeout = self._timeout + size_bytes / _BYTES_PER_SECOND
-        replies = await self._within("a batch of writes", lambda deadline: self._write(deadline, commands), timeout)
-        return [_result(write, reply) for write, reply in zip(writes, replies, strict=True)]
+        return await self._within("a batch of writes", lambda deadline: self._write(deadline, writes), timeout)
 
     async def scan(self, prefix: str) -> AsyncIterator[list[bytes]]:
         pattern = re.sub(r"([\\*?\[\]])", r"\\\1", prefix) + "*"
@@ -132,6 +138,18 @@ class ValkeyLevel2:
     async def execute(self, commands: Sequence[Command]) -> list[Any]:
         replies = await self._within("a batch of commands", lambda deadline: self._exchange(deadline, commands))
         return [_mapped(reply) for reply in replies]
+
+    async def subscribe(self) -> ValkeySubscription:
+        return await ValkeySubscription.open(
+            self._settings, self._names.channel, self._timeout, self._timeout * _CONNECT_DEADLINES
+        )
+
+    async def position(self) -> Position:
+        info, number = await self.execute([("INFO", "server"), ("GET", self._names.sequence)])
+        # Without permission to ask it is not known which server answers: nothing is proved then.
+        server = re.search(rb"run_id:(\w+)", info) if isinstance(info, bytes) else None
+        known = isinstance(number, bytes) and number.isdigit()
+        return Position(None if server is None else server[1].decode(), int(number) if known else 0)
 
     async def aclose(self) -> None:
         self._is_closed = True
@@ -207,8 +225,8 @@ class ValkeyLevel2:
         self._reading.append(connection)
         return replies
 
-    async def _write(self, deadline: _Deadline, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """As ``_exchange``, on the connection of the writes. One at a time: the pipe sends a batch after the other."""
+    async def _write(self, deadline: _Deadline, writes: Sequence[Write]) -> list[WriteResult]:
+        """Carry out ``writes`` on their connection. One call at a time: the pipe sends a batch after the other."""
         connection = self._writing
         if connection is not None and await _has_died(connection):
             # Between two exchanges: nothing of its can still arrive.
@@ -217,26 +235,41 @@ class ValkeyLevel2:
             connection = None
         if connection is None:
             connection = await self._connection_for_writes(deadline)
+        tracking = self._tracking
         try:
-            return await _send(connection, commands)
+            tracking.want(writes)
+            if tracking.is_due:
+                tracking.answered(await _send(connection, tracking.commands()))
+            groups = [self._commands.of(write) for write in writes]
+            replies = await _send(connection, [command for group in groups for command in group])
         except BaseException:
             self._writing = None
             if self._writing_id is not None:
                 self._broken_ids.append(self._writing_id)
             await self._pool.release(connection)
             raise
+        results: list[WriteResult] = []
+        start = 0
+        for write, group in zip(writes, groups, strict=True):
+            own = replies[start : start + len(group)]
+            start += len(group)
+            results.append(tracking.result(own[0]) if isinstance(write, Track) else self._commands.result(write, own))
+        return results
 
     async def _connection_for_writes(self, deadline: _Deadline) -> AbstractConnection:
         connection = await self._connection(deadline)
         kills = [("CLIENT", "KILL", "ID", broken) for broken in self._broken_ids]
         try:
-            client_id, *_ = await _send(connection, [("CLIENT", "ID"), *kills])
+            asked = self._commands.questions()
+            client_id, *replies = await _send(connection, [("CLIENT", "ID"), *asked, *kills])
         except BaseException:
             await self._pool.release(connection)
             raise
         # A user who may not ask or kill goes without: the order then holds unless an exchange is broken off.
         self._writing_id = client_id if isinstance(client_id, int) else None
         self._broken_ids.clear()
+        self._commands.answers(replies[: len(asked)])
+        self._tracking.connection_changed()
         self._writing = connection
         deadline.begin_exchange()
         return connection
@@ -278,23 +311,3 @@ async def _reply(connection: AbstractConnection) -> Any:
 
 def _mapped(reply: Any) -> Any:
     return (map_error(reply, "a command") or reply) if isinstance(reply, ResponseError) else reply
-
-
-_ACTIONS: Final = {WriteSet: "SET", Delete: "DEL", Run: "a script"}
-
-
-def _command(write: Write) -> tuple[Any, ...]:
-    if isinstance(write, Delete):
-        return ("DEL", *write.keys)
-    if isinstance(write, Run):
-        return write.command
-    if write.ttl is None:
-        return ("SET", write.key, write.value)
-    return ("SET", write.key, write.value, "PX", to_milliseconds(write.ttl))
-
-
-def _result(write: Write, reply: Any) -> WriteResult:
-    if isinstance(reply, ResponseError):
-        mapped = map_error(reply, _ACTIONS[type(write)])
-        return mapped or L2CommandError(str(reply))
-    return reply if isinstance(write, Run) or isinstance(reply, int) else 1

@@ -43,12 +43,13 @@ class ToolPolicies:
     """The policies of one cache, as this process knows them.
 
     Attributes:
+        key: Where they lie.
         refresh_failed_count: Refreshes that Valkey did not answer.
         malformed_count: Fields passed over, each counted once for each of its values.
     """
 
     def __init__(self, name: str) -> None:
-        self._key = f"{name}:__tool_policies"
+        self.key = f"{name}:__tool_policies"
         self._policies: dict[str, ToolPolicy] = {}
         # When this process last set a tool's policy, in its own count of such events.
         self._set_at: dict[str, int] = {}
@@ -73,7 +74,7 @@ class ToolPolicies:
             L2UnavailableError, L2CommandError: It was not written, as far as is known, and is not used.
         """
         if level2 is not None:
-            await send(level2, [("HSET", self._key, tool, json.dumps({"ttl": policy.ttl}, separators=(",", ":")))])
+            await send(level2, [("HSET", self.key, tool, json.dumps({"ttl": policy.ttl}, separators=(",", ":")))])
         self._events += 1
         self._set_at[tool] = self._events
         self._policies[tool] = policy
@@ -83,7 +84,7 @@ class ToolPolicies:
         self._events += 1
         began = self._events
         try:
-            (fields,) = await send(level2, [("HGETALL", self._key)])
+            (fields,) = await send(level2, [("HGETALL", self.key)])
         except TierCacheError as error:
             self.refresh_failed_count += 1
             _LOGGER.debug("The tool policies were not refreshed: %s", error)

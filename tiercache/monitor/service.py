@@ -18,6 +18,7 @@ __all__ = ["MonitorService"]
 _LOGGER: Final = logging.getLogger("tiercache")
 _SEND_SECONDS: Final = 1.0
 _BEAT_SECONDS: Final = 30.0
+_SETTLE_SECONDS: Final = 0.02
 
 
 class MonitorService:
@@ -32,6 +33,12 @@ class MonitorService:
         self._policies = policies
         self._discovery = discovery
         self._registered = False
+        self._settings_changed = asyncio.Event()
+        self.settings_key = policies.key
+
+    def settings_changed(self) -> None:
+        """Read the policies soon: another process may have changed them."""
+        self._settings_changed.set()
 
     async def open(self, level2: GuardedLevel2) -> None:
         """Register, and read the policies: the first store already knows them.
@@ -48,7 +55,7 @@ class MonitorService:
         loop = asyncio.get_running_loop()
         beat_at = loop.time() + _BEAT_SECONDS
         while True:
-            await asyncio.sleep(_SEND_SECONDS)
+            await self._wait()
             if not level2.is_answering:
                 # Increments are kept until Valkey is back: what is sent and not answered is lost.
                 with suppress(TierCacheError):
@@ -60,6 +67,18 @@ class MonitorService:
                 beat_at = loop.time() + _BEAT_SECONDS
                 await self._register_late(level2)
                 await self._beat(level2)
+
+            elif self._settings_changed.is_set():
+                self._settings_changed.clear()
+                await self._policies.refresh(level2)
+
+    async def _wait(self) -> None:
+        """Return after a second, or a moment after the policies have been changed."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_SEND_SECONDS):
+                await self._settings_changed.wait()
+                # Several changes, and the many messages that one change makes, are read once.
+                await asyncio.sleep(_SETTLE_SECONDS)
 
     async def _register_late(self, level2: GuardedLevel2) -> None:
         if self._discovery is None or self._registered:

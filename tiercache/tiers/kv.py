@@ -12,20 +12,27 @@ from typing import Any, Final, TypeAlias
 
 from ..engine.batch import find_many, get_or_load_many, invalidate_many, store_many
 from ..engine.engine import Engine
+from ..engine.entry import Group
+from ..engine.invalidation import invalidate_group
 from ..engine.loader import check_loader, takes_argument
+from ..engine.loading import get_or_load
 from ..engine.policy import Fresh, Mode, Request, TierPolicy, check_mode
 from ..engine.ttl import Ttl, check_ttl
 from ..errors import UsageError
+from .indexes import indexes_of, tag_groups
 from .kv_entry import encode_kv
 from .kv_result import KvResult
 
-__all__ = ["KvBatchLoader", "KvLoader", "KvTier"]
+__all__ = ["ALL_KV", "KvBatchLoader", "KvLoader", "KvTier"]
 
 KvLoader: TypeAlias = Callable[[], Any] | Callable[[str], Any]
 _Batch: TypeAlias = Mapping[str, Any] | Sequence[Any]
 KvBatchLoader: TypeAlias = Callable[[list[str]], _Batch | Awaitable[_Batch]]
 
 _MAX_KEY_BYTES: Final = 512
+
+# The group of the entries of all kv tiers.
+ALL_KV: Final = Group("tiers", "kv")
 
 
 class KvTier:
@@ -39,11 +46,12 @@ class KvTier:
     from another event loop.
     """
 
-    def __init__(self, engine: Engine, policy: TierPolicy, prefix: str) -> None:
+    def __init__(self, engine: Engine, policy: TierPolicy, name: str) -> None:
         self._engine = engine
         self._policy = policy
-        self._prefix = prefix
-        self._groups = (policy.group,)
+        self._name = name
+        self._prefix = f"{name}:__tc:kv:{policy.tier}:"
+        self._groups = (policy.group, ALL_KV)
         self._counters = policy.counters.of(policy.tier)
 
     async def get(self, key: str, default: Any = None) -> Any:
@@ -77,11 +85,12 @@ class KvTier:
             operation.found(found)
         return found.entry is not None
 
-    async def set(self, key: str, value: Any, *, ttl: Ttl | None = None) -> None:
+    async def set(self, key: str, value: Any, *, ttl: Ttl | None = None, tags: Sequence[str] = ()) -> None:
         """Store a value; return once Valkey has acknowledged it. Wins over loads under way.
 
         Args:
             ttl: Lifetime; None takes the tier's, then the cache's.
+            tags: Names by which the value can be invalidated together with other entries.
 
         Raises:
             L2UnavailableError: The write may or may not have happened; this process has forgotten the key.
@@ -90,9 +99,10 @@ class KvTier:
         full_key = self._key(key)
         if ttl is not None:
             check_ttl(ttl)
+        tagged = tag_groups(tags) if tags else ()
         fresh = self._fresh(value, "value")
         with self._engine.operation("kv.set", key=full_key, bytes=len(fresh.data)) as operation:
-            operation.set("ttl", await self._engine.store(self._request(full_key, ttl), fresh))
+            operation.set("ttl", await self._engine.store(self._request(full_key, ttl, tagged), fresh))
 
     async def delete(self, key: str) -> bool:
         """Remove a value; return whether there was one. Promise and errors as for ``LlmTier.invalidate``."""
@@ -105,17 +115,26 @@ class KvTier:
     async def clear(self) -> int:
         """Remove every value of this tier, and of no other; return how many there were. Errors as for ``delete``."""
         with self._engine.operation("kv.clear") as operation:
-            count = await self._engine.invalidate_group(self._policy.group, self._prefix)
+            count = await invalidate_group(self._engine, self._policy.group, self._prefix)
             operation.set("deleted_count", count)
         return count
 
-    async def get_or_load(self, key: str, loader: KvLoader, *, ttl: Ttl | None = None, mode: Mode = "use") -> KvResult:
+    async def get_or_load(
+        self,
+        key: str,
+        loader: KvLoader,
+        *,
+        ttl: Ttl | None = None,
+        tags: Sequence[str] = (),
+        mode: Mode = "use",
+    ) -> KvResult:
         """Return the value of ``key``, calling ``loader`` at most once at a time in this process.
 
         Args:
             loader: Called with ``key`` if it has a required positional parameter, otherwise with nothing; async or
                 plain.
             ttl: Lifetime of what is loaded; None takes the tier's, then the cache's.
+            tags: As for ``set``.
             mode: As for ``LlmTier.get_or_load``, which also says what is returned when, and what cancelling does;
                 with the last caller gone the load is cancelled, unless ``TierOptions.on_abandon`` is "finish".
 
@@ -128,6 +147,7 @@ class KvTier:
         check_loader(loader)
         if ttl is not None:
             check_ttl(ttl)
+        tagged = tag_groups(tags) if tags else ()
         if mode == "use":
             now = engine.now()
             entry = engine.peek(full_key, now, self._counters)
@@ -145,7 +165,7 @@ class KvTier:
                     value = await value
                 return self._loaded(value, "what the loader returned")
 
-            found = await engine.get_or_load(self._request(full_key, ttl), load, mode)
+            found = await get_or_load(engine, self._request(full_key, ttl, tagged), load, mode)
             operation.found(found)
         return KvResult.from_found(full_key, found, engine.now())
 
@@ -169,7 +189,7 @@ class KvTier:
             values[self._own_key(full_key)] = default if entry is None else entry.value.value()
         return values
 
-    async def set_many(self, mapping: Mapping[str, Any], *, ttl: Ttl | None = None) -> None:
+    async def set_many(self, mapping: Mapping[str, Any], *, ttl: Ttl | None = None, tags: Sequence[str] = ()) -> None:
         """Store the values of a mapping; return once Valkey has acknowledged all. Arguments as for ``set``.
 
         Raises:
@@ -180,8 +200,9 @@ class KvTier:
             raise UsageError(f"mapping must be a mapping of keys to values, not {type(mapping).__name__}")
         if ttl is not None:
             check_ttl(ttl)
+        tagged = tag_groups(tags) if tags else ()
         pairs = [
-            (self._request(self._key(key), ttl), self._fresh(value, f"the value of {key!r}"))
+            (self._request(self._key(key), ttl, tagged), self._fresh(value, f"the value of {key!r}"))
             for key, value in mapping.items()
         ]
         size_bytes = sum(len(fresh.data) for _, fresh in pairs)
@@ -197,7 +218,7 @@ class KvTier:
         return count
 
     async def get_or_load_many(
-        self, keys: Iterable[str], loader: KvBatchLoader, *, ttl: Ttl | None = None
+        self, keys: Iterable[str], loader: KvBatchLoader, *, ttl: Ttl | None = None, tags: Sequence[str] = ()
     ) -> dict[str, Any]:
         """Return the value of each key, in the order of ``keys``, calling ``loader`` once for all that are missing.
 
@@ -208,6 +229,7 @@ class KvTier:
             loader: Called with the list of missing keys, unless it is empty; async or plain. Returns a mapping that
                 has each of them, or their values in the same order.
             ttl: Lifetime of what is loaded; None takes the tier's, then the cache's.
+            tags: As for ``set``.
 
         Raises:
             UsageError: Also where what the loader returned lacks a key or is of another length; nothing is stored.
@@ -223,6 +245,7 @@ class KvTier:
         check_loader(loader)
         if ttl is not None:
             check_ttl(ttl)
+        tagged = tag_groups(tags) if tags else ()
         entries, missing = self._peek(full_keys)
         if missing:
 
@@ -238,7 +261,7 @@ class KvTier:
                 ]
 
             with engine.operation("kv.get_or_load_many"):
-                requests = [self._request(full_key, ttl) for full_key in missing]
+                requests = [self._request(full_key, ttl, tagged) for full_key in missing]
                 founds = await get_or_load_many(engine, requests, load)
             entries.update((full_key, found.entry) for full_key, found in zip(missing, founds, strict=True))
         elif engine.tracer is not None:
@@ -286,8 +309,9 @@ class KvTier:
     def _own_key(self, full_key: str) -> str:
         return full_key[len(self._prefix) :]
 
-    def _request(self, full_key: str, ttl: Ttl | None = None) -> Request:
-        return Request(self._policy, full_key, self._groups, self._counters, ttl)
+    def _request(self, full_key: str, ttl: Ttl | None = None, tagged: tuple[Group, ...] = ()) -> Request:
+        groups = self._groups + tagged
+        return Request(self._policy, full_key, groups, self._counters, ttl, indexes_of(self._name, groups))
 
     def _loaded(self, value: object, name: str) -> Fresh:
         fresh = self._fresh(value, name)

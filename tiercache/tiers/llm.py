@@ -9,11 +9,14 @@ from typing import Any, TypeAlias, TypeVar
 
 from ..engine.engine import Engine
 from ..engine.entry import Group
+from ..engine.invalidation import invalidate_group
 from ..engine.loader import check_loader, takes_argument
+from ..engine.loading import get_or_load
 from ..engine.policy import Fresh, Mode, Request, TierPolicy, UndecodableError, check_mode
 from ..engine.ttl import Ttl, check_ttl
 from ..errors import UsageError
 from ..pricing.prices import PriceTable
+from .indexes import index_key, indexes_of, tag_groups
 from .llm_entry import encode, joined_text
 from .llm_key import LlmKeys
 from .llm_result import LlmResponse, LlmResult, check_blocks
@@ -33,12 +36,13 @@ class LlmTier:
     WrongLoopError from another event loop.
     """
 
-    def __init__(self, engine: Engine, policy: TierPolicy, keys: LlmKeys, prices: PriceTable, prefix: str) -> None:
+    def __init__(self, engine: Engine, policy: TierPolicy, keys: LlmKeys, prices: PriceTable, name: str) -> None:
         self._engine = engine
         self._policy = policy
         self._keys = keys
         self._prices = prices
-        self._prefix = prefix
+        self._name = name
+        self._prefix = f"{name}:llm:"
 
     async def check(self, params: Mapping[str, Any]) -> LlmResult:
         """Return what the cache has for ``params``, without loading.
@@ -60,9 +64,15 @@ class LlmTier:
         return LlmResult.from_found(key, found, engine.now())
 
     async def get_or_load(
-        self, params: P, loader: LlmLoader[P], *, ttl: Ttl | None = None, mode: Mode = "use"
+        self,
+        params: P,
+        loader: LlmLoader[P],
+        *,
+        ttl: Ttl | None = None,
+        tags: Sequence[str] = (),
+        mode: Mode = "use",
     ) -> LlmResult:
-        """Return the answer to ``params``, calling ``loader`` at most once at a time in this process.
+        """Return the answer to ``params``, calling ``loader`` at most once at a time, in this process and among all.
 
         Args:
             params: The request. Keys that the cache does not know take part in the key as they are.
@@ -70,6 +80,7 @@ class LlmTier:
                 or plain (a plain one runs on the event loop: wrap what blocks in ``asyncio.to_thread``). Returns
                 the text or an LlmResponse.
             ttl: Lifetime of what is loaded; None takes the tier's, then the cache's.
+            tags: Names by which what is loaded can be invalidated together with other entries.
             mode: "use" the cache; "refresh": load anew, store, and let callers who come meanwhile share it;
                 "bypass": load, look up and store nothing; "only_cached": look up, load nothing;
                 "store_only": load for this caller alone, and store.
@@ -91,6 +102,7 @@ class LlmTier:
         check_loader(loader)
         if ttl is not None:
             check_ttl(ttl)
+        tagged = tag_groups(tags) if tags else ()
         if mode == "use":
             now = engine.now()
             entry = engine.peek(key, now, self._policy.counters.of(_model(params)))
@@ -110,7 +122,7 @@ class LlmTier:
                 fresh = self._fresh_answer(model, answer)
                 return fresh if self._is_key_of(key, params) else fresh._replace(store=False)
 
-            found = await engine.get_or_load(self._request(params, key, ttl), load, mode)
+            found = await get_or_load(engine, self._request(params, key, ttl, tagged), load, mode)
             operation.found(found)
         return LlmResult.from_found(key, found, engine.now())
 
@@ -121,11 +133,13 @@ class LlmTier:
         *,
         ttl: Ttl | None = None,
         tokens: Mapping[str, Any] | None = None,
+        tags: Sequence[str] = (),
     ) -> str:
         """Store an answer and return its key, once Valkey has acknowledged it. Wins over loads under way.
 
         Args:
             tokens: Token counts, ``{"input": 12, "output": 34}``; with the model's price they give the cost.
+            tags: As for ``get_or_load``.
 
         Raises:
             L2UnavailableError: The write may or may not have happened.
@@ -133,7 +147,7 @@ class LlmTier:
         """
         if not isinstance(response, str):
             raise UsageError(f"response must be a str, not {type(response).__name__}")
-        return await self._store("llm.store", params, LlmResponse(response, tokens=tokens), ttl)
+        return await self._store("llm.store", params, LlmResponse(response, tokens=tokens), ttl, tags)
 
     async def store_multipart(
         self,
@@ -142,21 +156,25 @@ class LlmTier:
         *,
         ttl: Ttl | None = None,
         tokens: Mapping[str, Any] | None = None,
+        tags: Sequence[str] = (),
     ) -> str:
         """Store an answer made of content blocks; its ``response`` is the text of the text blocks, joined.
 
         Arguments, result and errors as for ``store``.
         """
         check_blocks(blocks)
-        return await self._store("llm.store_multipart", params, LlmResponse(None, blocks, tokens), ttl)
+        return await self._store("llm.store_multipart", params, LlmResponse(None, blocks, tokens), ttl, tags)
 
-    async def _store(self, name: str, params: Mapping[str, Any], answer: LlmResponse, ttl: Ttl | None) -> str:
+    async def _store(
+        self, name: str, params: Mapping[str, Any], answer: LlmResponse, ttl: Ttl | None, tags: Sequence[str]
+    ) -> str:
         key = self._keys.key(params)
         if ttl is not None:
             check_ttl(ttl)
+        tagged = tag_groups(tags) if tags else ()
         fresh = self._fresh(_model(params), answer)
         with self._engine.operation(name, key=key, model=_model(params), bytes=len(fresh.data)) as operation:
-            operation.set("ttl", await self._engine.store(self._request(params, key, ttl), fresh))
+            operation.set("ttl", await self._engine.store(self._request(params, key, ttl, tagged), fresh))
         return key
 
     async def invalidate(self, params: Mapping[str, Any]) -> bool:
@@ -193,21 +211,25 @@ class LlmTier:
             # Where requests for several models may share an entry, any of them may be bringing this model's.
             overtakes = self._policy.group if self._policy.groups_of else None
             group = Group("model", model)
-            count = await self._engine.invalidate_group(group, self._prefix, belongs, overtakes=overtakes)
+            index = index_key(self._name, group)
+            count = await invalidate_group(self._engine, group, self._prefix, belongs, overtakes=overtakes, index=index)
             operation.set("deleted_count", count)
         return count
 
     async def clear(self) -> int:
         """Remove every entry of this tier; return how many there were. Errors as for ``invalidate``."""
         with self._engine.operation("llm.clear") as operation:
-            count = await self._engine.invalidate_group(self._policy.group, self._prefix)
+            count = await invalidate_group(self._engine, self._policy.group, self._prefix)
             operation.set("deleted_count", count)
         return count
 
-    def _request(self, params: Mapping[str, Any], key: str, ttl: Ttl | None = None) -> Request:
+    def _request(
+        self, params: Mapping[str, Any], key: str, ttl: Ttl | None = None, tagged: tuple[Group, ...] = ()
+    ) -> Request:
         model = _model(params)
-        groups = groups_of_model(str.__str__(model))
-        return Request(self._policy, key, groups, self._policy.counters.of(model), ttl)
+        groups = groups_of_model(str.__str__(model)) + tagged
+        indexes = indexes_of(self._name, groups)
+        return Request(self._policy, key, groups, self._policy.counters.of(model), ttl, indexes)
 
     def _is_key_of(self, key: str, params: Mapping[str, Any]) -> bool:
         """Return whether ``params`` are still those that made ``key``: an answer to others must not be stored there."""

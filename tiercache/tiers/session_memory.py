@@ -16,6 +16,7 @@ from typing import Final
 from ..engine.engine import Engine
 from ..engine.entry import Entry
 from ..engine.fences import Fence
+from ..engine.loading import get_or_load
 from ..engine.policy import Load, Request, TierPolicy
 from .session_entry import Held
 from .session_place import Place, Thread, Threads
@@ -68,8 +69,8 @@ class MemorySessions:
                 self._counters.overtaken += 1
 
         groups = (self._policy.group, place.thread.group)
-        request = Request(self._policy, place.key, groups, self._counters, None, fill)
-        found = await self._engine.get_or_load(request, load, "use")
+        request = Request(self._policy, place.key, groups, self._counters, fill=fill)
+        found = await get_or_load(self._engine, request, load, "use")
         assert found.entry is not None
         return Held(found.entry.value, self._engine.now() + window, "loader", found.coalesced)
 

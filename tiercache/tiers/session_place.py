@@ -14,7 +14,7 @@ from typing import NamedTuple
 from ..engine.entry import Group
 from ..errors import UsageError
 
-__all__ = ["Place", "Thread", "Threads", "check_text"]
+__all__ = ["Place", "Thread", "Threads", "check_text", "encode_id"]
 
 
 class Thread(NamedTuple):
@@ -62,7 +62,7 @@ class Threads:
             UsageError: It is no text, or empty.
         """
         thread_id = _checked(thread_id, "thread_id")
-        encoded = thread_id.replace("%", "%25").replace(":", "%3A")
+        encoded = encode_id(thread_id)
         return Thread(thread_id, f"{self.values_prefix}{encoded}:", f"{self.windows_prefix}{encoded}")
 
     def place(self, thread_id: object, field: object) -> Place:
@@ -70,6 +70,11 @@ class Threads:
         thread = self.thread(thread_id)
         field = _checked(field, "field")
         return Place(thread, field, thread.prefix + field)
+
+
+def encode_id(text: str) -> str:
+    """Return ``text`` as it stands in a key with something behind it, or in front of it."""
+    return text.replace("%", "%25").replace(":", "%3A")
 
 
 def check_text(value: object, name: str, otherwise: str = "") -> str:

@@ -14,7 +14,9 @@ from ..engine import state
 from ..engine.engine import Engine
 from ..engine.entry import Entry
 from ..engine.fences import Fence
+from ..engine.invalidation import invalidate_group
 from ..engine.level2 import Command
+from ..engine.loading import get_or_load
 from ..engine.policy import Fresh, Load, Request, TierPolicy
 from ..engine.ttl import NO_EXPIRY, to_milliseconds
 from ..l2.scripts import session_script
@@ -64,7 +66,7 @@ class ValkeySessions:
                 self._counters.stored_bytes += len(entry.value.encode())
                 self._slides.note(place.key, began, window)
 
-        found = await self._engine.get_or_load(request._replace(fill=fill), load, "use")
+        found = await get_or_load(self._engine, request._replace(fill=fill), load, "use")
         assert found.entry is not None
         if found.source == "loader":
             return Held(found.entry.value, self._engine.now() + window, "loader", found.coalesced)
@@ -93,7 +95,7 @@ class ValkeySessions:
 
     async def set(self, place: Place, text: str, window: float) -> None:
         began = self._engine.now()
-        command = _command("set", place, _milliseconds(window), text)
+        command = ("EVAL", session_script("set"), 1, place.thread.windows, place.field, _milliseconds(window))
         fresh = Fresh(text, text.encode(), NO_EXPIRY if window == math.inf else window)
         await state.store(self._engine, self._request(place), fresh, command)
         self._slides.note(place.key, began, window)
@@ -151,8 +153,8 @@ class ValkeySessions:
 
     async def clear(self, threads: Threads) -> int:
         group = self._policy.group
-        count = await self._engine.invalidate_group(group, threads.values_prefix)
-        await self._engine.invalidate_group(group, threads.windows_prefix)
+        count = await invalidate_group(self._engine, group, threads.values_prefix, is_state=True)
+        await invalidate_group(self._engine, group, threads.windows_prefix, is_state=True)
         return count
 
     async def _fields(self, thread: Thread, sweep: bool) -> list[bytes]:

@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from hashlib import sha256
 from typing import Any
 
+from ..engine.announcement import Announcement
 from ..engine.engine import Engine
 from ..engine.entry import Group
+from ..engine.invalidation import invalidate_group
 from ..engine.loader import check_loader, takes_any
+from ..engine.loading import get_or_load
 from ..engine.policy import Fresh, Mode, Request, TierPolicy, check_mode
 from ..engine.ttl import Ttl, check_ttl
 from ..errors import UsageError
 from ..monitor.policies import ToolPolicies, ToolPolicy
 from .canonical import canonical_json
+from .indexes import index_key, indexes_of, tag_groups
 from .tool_entry import encode_tool
 from .tool_result import ToolResult
 
@@ -35,11 +39,12 @@ class ToolTier:
     arguments, None for none.
     """
 
-    def __init__(self, engine: Engine, policy: TierPolicy, policies: ToolPolicies, prefix: str) -> None:
+    def __init__(self, engine: Engine, policy: TierPolicy, policies: ToolPolicies, name: str) -> None:
         self._engine = engine
         self._policy = policy
         self._policies = policies
-        self._prefix = prefix
+        self._name = name
+        self._prefix = f"{name}:tool:"
 
     async def check(self, tool: str, args: Any) -> ToolResult:
         """Return what the cache has for a call, without making it.
@@ -68,6 +73,7 @@ class ToolTier:
         *,
         ttl: Ttl | None = None,
         cost: float | None = None,
+        tags: Sequence[str] = (),
         mode: Mode = "use",
     ) -> ToolResult:
         """Return the result of a call, making it at most once at a time in this process.
@@ -77,6 +83,7 @@ class ToolTier:
                 or plain. May return any JSON value.
             ttl: Lifetime of what is loaded; None takes that of the tool's policy, then the tier's, then the cache's.
             cost: Dollars that the call costs, counted as saved by each later hit.
+            tags: Names by which what is loaded can be invalidated together with other entries.
             mode: As for ``LlmTier.get_or_load``, which also says what is returned when, and what cancelling does.
 
         Raises:
@@ -90,6 +97,7 @@ class ToolTier:
             check_ttl(ttl)
         if cost is not None:
             _check_cost(cost)
+        tagged = tag_groups(tags) if tags else ()
         if mode == "use":
             now = engine.now()
             entry = engine.peek(key, now, self._policy.counters.of(tool))
@@ -110,14 +118,23 @@ class ToolTier:
                 return self._fresh(tool, None, value, cost)._replace(store=False)
 
             await engine.open()  # Which reads the policies: the first call already knows them.
-            found = await engine.get_or_load(self._request(tool, key, ttl), load, mode)
+            found = await get_or_load(engine, self._request(tool, key, ttl, tagged), load, mode)
             operation.found(found)
         return ToolResult.from_found(key, found, engine.now())
 
     async def store(
-        self, tool: str, args: Any, response: Any, *, ttl: Ttl | None = None, cost: float | None = None
+        self,
+        tool: str,
+        args: Any,
+        response: Any,
+        *,
+        ttl: Ttl | None = None,
+        cost: float | None = None,
+        tags: Sequence[str] = (),
     ) -> str:
         """Store a result, a str or any other JSON value, and return its key once Valkey has acknowledged it.
+
+        Args as for ``get_or_load``.
 
         Raises:
             L2UnavailableError: The write may or may not have happened.
@@ -128,10 +145,11 @@ class ToolTier:
             check_ttl(ttl)
         if cost is not None:
             _check_cost(cost)
+        tagged = tag_groups(tags) if tags else ()
         fresh = self._fresh(tool, args, response, cost)
         with self._engine.operation("tool.store", key=key, tool_name=tool, bytes=len(fresh.data)) as operation:
             await self._engine.open()
-            operation.set("ttl", await self._engine.store(self._request(tool, key, ttl), fresh))
+            operation.set("ttl", await self._engine.store(self._request(tool, key, ttl, tagged), fresh))
         return key
 
     async def invalidate(self, tool: str, args: Any) -> bool:
@@ -147,12 +165,14 @@ class ToolTier:
         _check_tool(tool)
         with self._engine.operation("tool.invalidate_by_tool", tool_name=tool) as operation:
             name = str.__str__(tool)
-            count = await self._engine.invalidate_group(Group("tool", name), f"{self._prefix}{name}:")
+            group = Group("tool", name)
+            index = index_key(self._name, group)
+            count = await invalidate_group(self._engine, group, f"{self._prefix}{name}:", index=index)
             operation.set("deleted_count", count)
         return count
 
     async def set_policy(self, tool: str, policy: ToolPolicy) -> None:
-        """Give ``tool`` a lifetime of its own, in every process: the others read it within half a minute.
+        """Give ``tool`` a lifetime of its own, in every process.
 
         Raises:
             L2UnavailableError, L2CommandError: It was not written, as far as is known, and is not used here.
@@ -163,6 +183,8 @@ class ToolTier:
         runtime = await self._engine.open()
         with self._engine.operation("tool.set_policy", tool_name=tool):
             await self._policies.set(runtime.level2, str.__str__(tool), policy)
+            if runtime.link is not None:
+                runtime.link.announce(Announcement(settings=True))
 
     def get_policy(self, tool: str) -> ToolPolicy | None:
         """Return the policy of ``tool`` as this process knows it, None for none."""
@@ -178,7 +200,7 @@ class ToolTier:
     async def clear(self) -> int:
         """Remove every entry of this tier; return how many there were. Errors as for ``invalidate``."""
         with self._engine.operation("tool.clear") as operation:
-            count = await self._engine.invalidate_group(self._policy.group, self._prefix)
+            count = await invalidate_group(self._engine, self._policy.group, self._prefix)
             operation.set("deleted_count", count)
         return count
 
@@ -198,12 +220,13 @@ class ToolTier:
         digest = sha256(canonical_json({} if args is None else args, "args")).hexdigest()
         return f"{self._prefix}{tool}:{digest}"
 
-    def _request(self, tool: str, key: str, ttl: Ttl | None = None) -> Request:
-        groups = _groups_of(self._policy.tier, str.__str__(tool))
+    def _request(self, tool: str, key: str, ttl: Ttl | None = None, tagged: tuple[Group, ...] = ()) -> Request:
+        groups = _groups_of(self._policy.tier, str.__str__(tool)) + tagged
         if ttl is None:
             policy = self._policies.get(tool)
             ttl = None if policy is None else policy.ttl
-        return Request(self._policy, key, groups, self._policy.counters.of(tool), ttl)
+        indexes = indexes_of(self._name, groups)
+        return Request(self._policy, key, groups, self._policy.counters.of(tool), ttl, indexes)
 
     def _fresh(self, tool: str, args: Any, value: object, cost: float | None) -> Fresh:
         entry, data = encode_tool(

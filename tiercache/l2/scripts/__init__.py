@@ -1,11 +1,17 @@
-"""The Lua scripts that Valkey runs for the tiers, each in a file of its own."""
+"""The Lua scripts that Valkey runs, each in a file of its own."""
 
 from __future__ import annotations
 
 from functools import cache
 from importlib.resources import files
 
-__all__ = ["session_script"]
+__all__ = ["script", "session_script"]
+
+
+@cache
+def script(name: str) -> str:
+    """Return the script ``name``, which stands by itself."""
+    return _read(f"{name}.lua")
 
 
 @cache

@@ -1,3 +1,3 @@
--- ARGV: field, window, value.
-put(KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3])
+-- Notes the window of a field whose value is about to be set. ARGV: field, window.
+register(KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[2]))
 return 1

@@ -1,0 +1,127 @@
+"""The product under the checker: a bounded number of runs with fixed seeds. The command line does more of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from tests.cli.running_demo import process_table
+from tiercache import UsageError
+from tiercache.testing.coherence import FAULTS, RunSettings, run_once
+from tiercache.testing.coherence.__main__ import main
+from tiercache.testing.coherence.report import stories_of
+from tiercache.tiers.kv import KvTier
+
+# Twenty runs: each fault once, those of the network and of the server twice or three times.
+RUNS = [(fault, seed) for seed, fault in enumerate(FAULTS, 1)] + [
+    ("latency", 101),
+    ("bus_kill", 102),
+    ("bus_kill", 103),
+    ("bus_stall", 104),
+    ("command_kill", 105),
+    ("restart_empty", 106),
+    ("restart_persisted", 107),
+    ("latency", 108),
+]
+
+
+@pytest.mark.parametrize(("fault", "seed"), RUNS)
+async def test_no_violations(fault: str, seed: int) -> None:
+    outcome = await run_once(RunSettings(fault=fault, seed=seed, seconds=1.5, replicas=4, processes=1))
+    assert len(outcome.history.reads) > 100
+    assert outcome.history.change_count > outcome.history.unanswered_count
+    assert not outcome.violations, stories_of(outcome, 3)
+
+
+async def test_no_violations_without_tracking() -> None:
+    settings = RunSettings(fault="bus_kill", seed=201, seconds=1.5, replicas=4, processes=1, tracking="off")
+    outcome = await run_once(settings)
+    assert not outcome.violations, stories_of(outcome, 3)
+
+
+def test_the_command_line_says_what_is_broken(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def forget(tier: KvTier, key: str) -> bool:
+        return True
+
+    monkeypatch.setattr(KvTier, "delete", forget)
+    arguments = ["--fault", "none", "--seconds", "0.5", "--processes", "0", "--max-staleness", "0.3", "--seed", "7"]
+    assert main([*arguments, "--runs", "1"]) == 1
+    shown = capsys.readouterr().out
+    assert "run 1/1  seed 7" in shown
+    assert "own: kv.hot." in shown
+    assert "kv.invalidate of " in shown
+    assert "again: python -m tiercache.testing.coherence --fault none --seed 7 --runs 1 --seconds 0.5" in shown
+
+
+def test_the_command_line_takes_each_fault_in_turn_with_the_next_seed(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--seconds", "0.1", "--replicas", "1", "--processes", "0", "--max-staleness", "0.3"]
+    assert main(["--fault", "none", "latency", "--runs", "3", "--seed", "5", *arguments]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[2:5] for line in lines if line.startswith("run ")] == [
+        ["seed", "5", "none"],
+        ["seed", "6", "latency"],
+        ["seed", "7", "none"],
+    ]
+
+
+def test_settings_that_make_no_sense_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UsageError, match="fault must be one of"):
+        RunSettings(fault="rain")
+    with pytest.raises(UsageError, match="2 replicas cannot have 3 processes"):
+        RunSettings(replicas=2, processes=3)
+    with pytest.raises(UsageError, match="process_stop needs two replicas"):
+        RunSettings(fault="process_stop", processes=0)
+    assert main(["--replicas", "1", "--processes", "2"]) == 2
+    assert "1 replicas cannot have 2 processes" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="children are found through /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_nothing_is_left_running(number: signal.Signals) -> None:
+    arguments = ["--fault", "restart_persisted", "--seconds", "30"]
+    # A short path: there is to be a socket in it.
+    with TemporaryDirectory(prefix="tc") as folder:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tiercache.testing.coherence", *arguments],
+            env={**os.environ, "TMPDIR": folder},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            family = _children(process.pid, at_least=6)  # Two workers, two servers and what watches over them.
+            process.send_signal(number)
+            process.wait(timeout=20)
+        finally:
+            process.kill()
+            process.wait()
+        give_up_at = time.monotonic() + 10
+        while left := [line for pid, line in process_table().items() if family.get(pid) == line]:
+            assert time.monotonic() < give_up_at, left
+            time.sleep(0.05)
+        if number == signal.SIGINT:
+            assert not list(Path(folder).iterdir())
+
+
+def _children(root: int, at_least: int) -> dict[int, tuple[int, str]]:
+    """Wait for processes below ``root``, for long enough that they have all begun, and return them."""
+    give_up_at = time.monotonic() + 20
+    while True:
+        table = process_table()
+        family: dict[int, tuple[int, str]] = {}
+        while more := {
+            pid: line for pid, line in table.items() if (line[0] == root or line[0] in family) and pid not in family
+        }:
+            family |= more
+        if sum("coherence.worker" in line for _, line in family.values()) == 2 and len(family) >= at_least:
+            return family
+        assert time.monotonic() < give_up_at, family
+        time.sleep(0.1)

@@ -1,0 +1,140 @@
+"""Each guard of coherence is needed: without it the checker finds violations of the promise that it guards."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from tiercache.testing.coherence import RunSettings, run_once
+from tiercache.tiers.kv import KvTier
+from tiercache.tiers.llm import LlmTier
+from tiercache.tiers.tool import ToolTier
+
+Patch = Callable[[pytest.MonkeyPatch], None]
+
+
+@dataclass(frozen=True)
+class Guard:
+    """A guard that can be taken out.
+
+    Attributes:
+        remove: Takes it out, for caches made from then on.
+        kinds: The kinds of violation that must come of it; any of them.
+        fault: Under which fault.
+        options: Of ``RunSettings``.
+    """
+
+    name: str
+    remove: Patch
+    kinds: tuple[str, ...]
+    fault: str = "latency"
+    options: tuple[tuple[str, Any], ...] = (("tracking", "off"),)
+
+
+async def find_violations(
+    patch: Patch,
+    fault: str,
+    seeds: Iterable[int],
+    *,
+    kinds: Iterable[str],
+    replicas: int = 3,
+    seconds: float = 2.0,
+    within: float = 30.0,
+    **options: Any,
+) -> int:
+    """Return how many violations of some kinds the first run that has any shows, with ``patch`` applied.
+
+    Args:
+        patch: Applied to this process, in which all replicas live.
+        seeds: A run each, one after the other.
+        within: No run begins after so many seconds.
+
+    Returns 0 if no run has shown any.
+    """
+    kinds = frozenset(kinds)
+    give_up_at = time.monotonic() + within
+    for seed in seeds:
+        if time.monotonic() > give_up_at:
+            break
+        settings = RunSettings(fault=fault, seed=seed, seconds=seconds, replicas=replicas, processes=0, **options)
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            patch(monkeypatch)
+            outcome = await run_once(settings)
+        if count := sum(violation.kind in kinds for violation in outcome.violations):
+            return count
+    return 0
+
+
+# Detach by a received message, lease, second drop, trust bound, generation on reconnect, publish after the write, and
+# distrust of an unknown message.
+GUARDS: list[Guard] = []
+
+
+@pytest.mark.parametrize("guard", GUARDS, ids=lambda guard: guard.name)
+async def test_a_guard_is_needed(guard: Guard) -> None:
+    found = await find_violations(guard.remove, guard.fault, range(1, 11), kinds=guard.kinds, **dict(guard.options))
+    assert found
+
+
+def _forget_deletes(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def delete(tier: KvTier, key: str) -> bool:
+        return True
+
+    monkeypatch.setattr(KvTier, "delete", delete)
+
+
+def _forget_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def invalidate_by_tool(tier: ToolTier, tool: str) -> int:
+        return 0
+
+    monkeypatch.setattr(ToolTier, "invalidate_by_tool", invalidate_by_tool)
+
+
+def _remember_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give each replica a memory that no invalidation reaches; Valkey is as it should be."""
+    load = LlmTier.get_or_load
+    memory: dict[tuple[int, str], Any] = {}
+
+    async def get_or_load(tier: LlmTier, params: Any, loader: Any, **options: Any) -> Any:
+        key = (id(tier), repr(params))
+        if key not in memory:
+            memory[key] = await load(tier, params, loader, **options)
+        return memory[key]
+
+    monkeypatch.setattr(LlmTier, "get_or_load", get_or_load)
+
+
+def _raise(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def get_many(tier: KvTier, keys: Iterable[str], default: Any = None) -> dict[str, Any]:
+        raise KeyError("lost")
+
+    monkeypatch.setattr(KvTier, "get_many", get_many)
+
+
+@pytest.mark.parametrize("kind", ["own", "bound", "l2", "agree"])
+async def test_a_cache_that_ignores_invalidations_is_found_out(kind: str) -> None:
+    assert await find_violations(_forget_deletes, "none", [1, 2], kinds=[kind], seconds=0.5, max_staleness=0.3)
+
+
+async def test_a_cache_that_ignores_invalidations_of_groups_is_found_out() -> None:
+    assert await find_violations(_forget_groups, "none", range(1, 6), kinds=["own"], max_staleness=0.3)
+
+
+@pytest.mark.parametrize("kind", ["own", "bound", "agree"])
+async def test_a_replica_that_remembers_too_long_is_found_out(kind: str) -> None:
+    assert await find_violations(_remember_for_ever, "none", [1, 2], kinds=[kind], seconds=0.5, max_staleness=0.3)
+
+
+async def test_a_method_that_raises_is_found_out() -> None:
+    assert await find_violations(_raise, "none", [1, 2, 3], kinds=["error"], seconds=0.5, max_staleness=0.3)
+
+
+async def test_nothing_is_found_where_nothing_is_to_be_found() -> None:
+    def spare(monkeypatch: pytest.MonkeyPatch) -> None:
+        pass
+
+    assert not await find_violations(spare, "none", [1], kinds=["own", "bound", "l2", "agree", "error"], seconds=0.5)

@@ -1,0 +1,206 @@
+"""Leases: of all processes one loads a key, and only a load that nothing has overtaken is stored.
+
+The lease is a placeholder in the key itself, ``tc:lease:{runtime}:{number}``: put there if the key is empty, renewed as
+long as the load runs, and replaced by the value if it is still there then. So whatever deletes or replaces the key, by
+whichever software, takes the right to store away. It is neither JSON nor a value of a kv tier: every reader takes it for
+absent. Of a key that has a value already (a refresh), that value stands in for the placeholder.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final
+
+from ..errors import L2UnavailableError
+from .announcement import Announcement
+from .level2 import Announce, Release, TakeLease, WriteSet
+from .write_pipe import WritePipe
+
+__all__ = ["PLACEHOLDER_PREFIX", "Lease", "Leases", "is_placeholder"]
+
+PLACEHOLDER_PREFIX: Final = b"tc:lease:"
+# A renewal may be lost, or late, twice.
+_RENEWALS_A_LIFE: Final = 3
+
+
+def is_placeholder(data: bytes) -> bool:
+    """Return whether ``data`` stand for a load under way."""
+    return data.startswith(PLACEHOLDER_PREFIX)
+
+
+class Lease:
+    """One right to store under ``key`` in Valkey.
+
+    Attributes:
+        holds: What the key must still hold for the right to last; None: whatever it is, for it is no string.
+        is_wanted: Whether another process waits for it to end.
+    """
+
+    __slots__ = ("_renewal", "holds", "is_wanted", "key")
+
+    def __init__(self, key: str, holds: bytes | None) -> None:
+        self.key = key
+        self.holds = holds
+        self.is_wanted = False
+        self._renewal: asyncio.TimerHandle | None = None
+
+    @property
+    def is_placeholder(self) -> bool:
+        """Whether it is a placeholder of this process, to be renewed and removed by it."""
+        return self._renewal is not None
+
+    def renew_after(self, delay: float, renew: Callable[[Lease], None]) -> None:
+        """Call ``renew`` in ``delay`` seconds."""
+        self._renewal = asyncio.get_running_loop().call_later(delay, renew, self)
+
+    def end(self) -> None:
+        """Renew no more."""
+        if self._renewal is not None:
+            self._renewal.cancel()
+            self._renewal = None
+
+
+class Leases:
+    """The leases that one runtime holds and waits for.
+
+    Args:
+        origin: The runtime's name in placeholders.
+        ttl: Seconds that a placeholder lives unless it is renewed.
+    """
+
+    def __init__(self, pipe: WritePipe, *, origin: str, ttl: float) -> None:
+        self._pipe = pipe
+        self._prefix = PLACEHOLDER_PREFIX + origin.encode() + b":"
+        self._taken_count = 0
+        self._ttl = ttl
+        self._held: dict[str, Lease] = {}
+        self._waiting: dict[str, set[asyncio.Future[None]]] = {}
+
+    # Holding
+
+    async def take(self, key: str, indexes: tuple[str, ...]) -> Lease | bytes:
+        """Return the lease on ``key``, or the bytes that are there instead.
+
+        Raises:
+            L2UnavailableError: No answer.
+            L2CommandError: Valkey refused.
+
+        Cancelling gives back what has been taken.
+        """
+        self._taken_count += 1
+        placeholder = self._prefix + str(self._taken_count).encode()
+        write = TakeLease(key, placeholder, self._ttl, indexes)
+        there: bytes | None = await self._submit(write)
+        if there is None or there == placeholder:  # Its own: the command was sent a second time.
+            return self._hold(key, placeholder)
+        return Lease(key, None) if there == TakeLease.NO_STRING else there
+
+    async def take_many(self, wanted: list[tuple[str, tuple[str, ...]]]) -> list[Lease | None]:
+        """Return the lease on each key, with its indexes, None where another process loads it or Valkey refuses."""
+        writes = []
+        for key, indexes in wanted:
+            self._taken_count += 1
+            writes.append(TakeLease(key, self._prefix + str(self._taken_count).encode(), self._ttl, indexes))
+        outcomes = await asyncio.gather(*map(self._submit, writes), return_exceptions=True)
+        return [self._from_outcome(write, outcome) for write, outcome in zip(writes, outcomes, strict=True)]
+
+    def _from_outcome(self, write: TakeLease, outcome: Any) -> Lease | None:
+        if outcome is None or outcome == write.placeholder:
+            return self._hold(write.key, write.placeholder)
+        if isinstance(outcome, Exception) or is_placeholder(outcome):
+            return None
+        return Lease(write.key, None if outcome == TakeLease.NO_STRING else outcome)
+
+    def _hold(self, key: str, placeholder: bytes) -> Lease:
+        lease = self._held[key] = Lease(key, placeholder)
+        lease.renew_after(self._ttl / _RENEWALS_A_LIFE, self._renew)
+        return lease
+
+    def _submit(self, write: TakeLease) -> asyncio.Future[Any]:
+        def answered(outcome: Any) -> None:
+            if outcome is None and taken.cancelled():
+                # Whoever wanted it is gone.
+                self._pipe.post(Release(write.key, write.placeholder))
+
+        taken = self._pipe.submit(write, answered)
+        return taken
+
+    def _renew(self, lease: Lease) -> None:
+        def renewed(outcome: Any) -> None:
+            # Where it is not the placeholder that is there, the right is gone, and the fill will be refused. No answer
+            # says nothing; the next renewal asks again.
+            if lease.is_placeholder and (outcome == 1 or isinstance(outcome, L2UnavailableError)):
+                lease.renew_after(self._ttl / _RENEWALS_A_LIFE, self._renew)
+
+        assert lease.holds is not None
+        self._pipe.post(WriteSet(lease.key, lease.holds, self._ttl, replaces=lease.holds), renewed)
+
+    def fill(self, lease: Lease, data: bytes, ttl: float | None, on_done: Callable[[Any], object]) -> bool:
+        """Queue the value for the key, stored if the right still lasts; return False, having given the lease up, if the
+        queue is full. The outcome is 0 if it was not stored."""
+
+        def filled(outcome: Any) -> None:
+            self._settle(lease)
+            on_done(outcome)
+
+        if not self._pipe.fill(WriteSet(lease.key, data, ttl, replaces=lease.holds), filled):
+            self.give_up(lease)
+            return False
+        lease.end()
+        return True
+
+    def give_up(self, lease: Lease) -> None:
+        """Remove the placeholder, so that somebody else can load. Does nothing if there is none of this process."""
+        if lease.is_placeholder:
+            lease.end()
+            assert lease.holds is not None
+            self._pipe.post(Release(lease.key, lease.holds), lambda _: self._settle(lease))
+
+    def _settle(self, lease: Lease) -> None:
+        if self._held.get(lease.key) is lease:
+            del self._held[lease.key]
+        self.wake(lease.key)
+        if lease.is_wanted:
+            self._pipe.post(Announce(Announcement(settled=(lease.key,))))
+
+    def note_wanted(self, key: str) -> None:
+        """Note that another process waits for the lease on ``key``, if this one holds it."""
+        lease = self._held.get(key)
+        if lease is not None:
+            lease.is_wanted = True
+
+    # Waiting
+
+    def ask(self, key: str) -> None:
+        """Tell whoever holds the lease on ``key`` that it is waited for."""
+        if key not in self._held:
+            self._pipe.post(Announce(Announcement(wanted=(key,))))
+
+    async def wait(self, key: str, timeout: float) -> None:
+        """Return when something is heard of ``key``, or after ``timeout`` seconds."""
+        heard: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiting = self._waiting.setdefault(key, set())
+        waiting.add(heard)
+        try:
+            await asyncio.wait([heard], timeout=timeout)
+        finally:
+            waiting.discard(heard)
+            if not waiting and self._waiting.get(key) is waiting:
+                del self._waiting[key]
+
+    def wake(self, key: str) -> None:
+        """Let those who wait for ``key`` look again."""
+        for heard in self._waiting.get(key, ()):
+            if not heard.done():
+                heard.set_result(None)
+
+    def wake_all(self) -> None:
+        """Let everyone who waits look again."""
+        for key in self._waiting:
+            self.wake(key)
+
+    def end(self) -> None:
+        """Renew nothing any more."""
+        for lease in self._held.values():
+            lease.end()

@@ -1,0 +1,100 @@
+"""The link: everything that a runtime with a Valkey has, and one without has not."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from .announcement import Announcement
+from .breaker import Breaker, GuardedLevel2
+from .coherence import Coherence
+from .fences import Fences
+from .follower import Follower
+from .l1 import L1
+from .leases import Leases
+from .level2 import Announce, Level2
+from .unsettled import Unsettled
+from .write_pipe import WritePipe
+
+__all__ = ["Bounds", "Connect", "Link"]
+
+# Called with the name under which the runtime makes its announcements.
+Connect: TypeAlias = Callable[[str], Awaitable[Level2]]
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How far memory may lag behind, and how long leases are; see ``CoherenceOptions``."""
+
+    max_staleness: float
+    tracking: str
+    lease_ttl: float
+    lease_wait: float | None
+
+
+class Link:
+    """One runtime's connections to Valkey, and what keeps its memory coherent with it.
+
+    Args:
+        settings_key: Where the settings lie in Valkey that ``on_settings_changed`` is about: called when another
+            process may have changed them.
+
+    Attributes:
+        level2: The guarded store.
+        lease_wait: Most seconds that a load waits for another process's lease, None for no limit.
+        pipe: The write pipe to it.
+        leases: The leases that are held and waited for.
+        unsettled: Invalidations that were not acknowledged.
+        coherence: What was heard of other processes' changes.
+        follower: How it is heard.
+    """
+
+    def __init__(
+        self,
+        level2: GuardedLevel2,
+        origin: str,
+        bounds: Bounds,
+        *,
+        l1: L1,
+        fences: Fences,
+        now: Callable[[], float],
+        max_queue_bytes: int,
+        retry_pause: float,
+        settings_key: str,
+        on_settings_changed: Callable[[], object],
+    ) -> None:
+        self.level2 = level2
+        self.lease_wait = bounds.lease_wait
+        self.pipe = WritePipe(level2, max_fill_bytes=max_queue_bytes)
+        self.leases = Leases(self.pipe, origin=origin, ttl=bounds.lease_ttl)
+        self.unsettled = Unsettled(self.pipe, pause=retry_pause)
+        self.coherence = Coherence(
+            l1,
+            fences,
+            self.leases,
+            origin=origin,
+            max_staleness=bounds.max_staleness,
+            settings_key=settings_key,
+            on_settings_changed=on_settings_changed,
+        )
+        self.follower = Follower(
+            level2, self.pipe, self.coherence, now=now, max_staleness=bounds.max_staleness, tracking=bounds.tracking
+        )
+
+    @staticmethod
+    async def connect(connect: Connect, breaker: Breaker) -> tuple[GuardedLevel2, str]:
+        """Return a guarded store, and the name of whoever uses it."""
+        origin = secrets.token_hex(8)
+        return GuardedLevel2(await connect(origin), breaker), origin
+
+    def announce(self, announcement: Announcement) -> None:
+        """Tell the other processes something that nobody waits for."""
+        self.pipe.post(Announce(announcement))
+
+    async def drain(self, timeout: float) -> None:
+        """Finish the writes under way, within ``timeout`` seconds."""
+        self.leases.end()
+        await self.unsettled.aclose()
+        await self.pipe.drain(timeout)

@@ -1,0 +1,292 @@
+"""Loading: one flight a key in this process, one lease a key among all, one rule for what is stored of a load.
+
+Another part of ``Engine``, whose helpers it uses.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+from ..errors import TierCacheError
+from .counters import TierCounters
+from .engine import Engine, count_found
+from .entry import Entry
+from .fences import Fence
+from .flights import CURRENT_FLIGHT, Flight
+from .found import Found
+from .leases import Lease, is_placeholder
+from .level2 import WriteSet
+from .link import Link
+from .policy import Fresh, Load, Mode, Request, UndecodableError
+from .runtime import Runtime
+
+__all__ = ["fill", "get_or_load", "load_in_turn"]
+
+T = TypeVar("T")
+
+# Seconds between two looks at a key that another process loads, should its end not be heard of.
+_FIRST_LOOK: Final = 0.02
+_LAST_LOOK: Final = 0.5
+
+
+async def get_or_load(engine: Engine, request: Request, load: Load, mode: Mode) -> Found:
+    """Return the value of a key, loading it at most once at a time.
+
+    What ``load`` raises reaches every waiter unchanged and stores nothing. Cancelling one waiter leaves the others
+    waiting. The modes are those of ``LlmTier.get_or_load``.
+
+    Raises:
+        L2CommandError: Valkey refused the read. An unreachable Valkey is a miss, not an error.
+    """
+    runtime = await engine.open()
+    if mode == "only_cached":
+        return await engine.find(request)
+    if mode == "bypass":
+        return await _load_privately(engine, runtime, request, load)
+    if mode != "use":
+        return await _fly(engine, runtime, request, load, read=False, shared=mode == "refresh")
+    entry = engine.peek(request.key, engine.now(), request.counters)
+    if entry is not None:
+        return Found(entry, "l1")
+    try:
+        found = await _join_or_fly(engine, runtime, request, load)
+    except Exception:
+        request.counters.misses += 1
+        raise
+    count_found(request.counters, found)
+    return found
+
+
+async def _join_or_fly(engine: Engine, runtime: Runtime, request: Request, load: Load) -> Found:
+    flight = runtime.flights.joinable(request.key)
+    if flight is None:
+        return await _fly(engine, runtime, request, load, read=True, shared=True)
+    parent = CURRENT_FLIGHT.get()
+    if parent is not None and flight.depends_on(parent):
+        # The caller is a loader, and that flight waits for it: waiting for the flight would never end.
+        return await _load_privately(engine, runtime, request, load)
+    try:
+        async with runtime.load_limits.lent():
+            found: Found = await flight.wait()
+    except Exception:
+        request.counters.coalesced += 1
+        raise
+    return found._replace(coalesced=found.source == "loader")
+
+
+async def _fly(engine: Engine, runtime: Runtime, request: Request, load: Load, *, read: bool, shared: bool) -> Found:
+    """Start a flight and wait for it."""
+    # Registered before anything is awaited: whatever changes the key from here on overtakes the flight.
+    flight = Flight(runtime.fences.open(request.key, request.groups), finish=request.policy.finish_abandoned)
+    if shared:
+        runtime.flights.add(flight)
+    runtime.start(flight, _run(engine, runtime, request, flight, load, read=read))
+    found: Found = await flight.wait()
+    return found
+
+
+async def _run(engine: Engine, runtime: Runtime, request: Request, flight: Flight, load: Load, *, read: bool) -> None:
+    """The body of a flight's task: read, take the lease, load, fill, hand out."""
+    CURRENT_FLIGHT.set(flight)
+    try:
+        found = await engine.read(runtime, request, flight.fence) if read else Found(None, None)
+        if found.entry is None:
+            found = await _bring(engine, runtime, request, flight.fence, load, found, is_wanted_anew=not read)
+        flight.resolve(found)
+    except BaseException as error:
+        flight.fail(error)
+        raise
+    finally:
+        runtime.land(flight)
+
+
+async def _bring(
+    engine: Engine,
+    runtime: Runtime,
+    request: Request,
+    fence: Fence,
+    load: Load,
+    found: Found,
+    *,
+    is_wanted_anew: bool,
+) -> Found:
+    """Load what was not found, unless another process does so; store it."""
+    lease, link = None, runtime.link
+    if link is not None and may_lease(runtime, request, fence, found):
+        found, lease = await _obtain(engine, runtime, link, request, fence, found, is_wanted_anew=is_wanted_anew)
+        if found.entry is not None:
+            return found
+    try:
+        fresh = await load_in_turn(runtime, request.counters, load)
+        entry = fill(engine, runtime, request, fence, fresh, lease)
+    except BaseException:
+        if link is not None and lease is not None:
+            link.leases.give_up(lease)
+        raise
+    if request.fill is not None:
+        await request.fill(fence, entry)
+    return Found(entry, "loader", degraded=found.degraded)
+
+
+def may_lease(runtime: Runtime, request: Request, fence: Fence, found: Found) -> bool:
+    """Return whether a load is to take a lease: not while Valkey does not answer, nor where nothing may be stored."""
+    return (
+        request.policy.lease
+        and request.fill is None
+        and not found.degraded
+        and not runtime.breaker.is_open
+        and not runtime.fences.is_barred(fence)
+    )
+
+
+async def _obtain(
+    engine: Engine,
+    runtime: Runtime,
+    link: Link,
+    request: Request,
+    fence: Fence,
+    found: Found,
+    *,
+    is_wanted_anew: bool,
+) -> tuple[Found, Lease | None]:
+    """Return the lease on a key, or what another process has loaded; neither where the load has to do without.
+
+    Waits for the lease of one other load at most.
+    """
+    waited_for: bytes | None = None
+    while True:
+        # Nothing has been brought yet that a change up to now could have overtaken.
+        runtime.fences.renew(fence)
+        if found.placeholder is None:
+            try:
+                taken = await link.leases.take(request.key, request.indexes)
+            except TierCacheError as error:
+                engine.log_refusal(error)
+                return found, None
+            if isinstance(taken, Lease):
+                return found, taken
+            if is_wanted_anew:
+                return found, Lease(request.key, taken)
+            if is_placeholder(taken):
+                found = found._replace(placeholder=taken)
+            elif not _is_decodable(request, taken):
+                return found, Lease(request.key, taken)  # What no tier can read is to be replaced.
+            else:
+                # Stored since it was looked for.
+                found = await engine.read(runtime, request, fence)
+                if found.entry is not None or found.degraded:
+                    return found, None
+        if waited_for is not None:
+            return found, None
+        waited_for = found.placeholder
+        found = await _wait(engine, runtime, link, request, fence, found)
+        if found.entry is not None or found.degraded or found.placeholder == waited_for:
+            return found, None
+
+
+def _is_decodable(request: Request, data: bytes) -> bool:
+    try:
+        request.policy.codec.decode(data)
+    except UndecodableError:
+        return False
+    return True
+
+
+async def _wait(engine: Engine, runtime: Runtime, link: Link, request: Request, fence: Fence, found: Found) -> Found:
+    """Return what is found once the placeholder has gone, or when ``lease_wait`` has passed."""
+    request.counters.lease_waits += 1
+    waited_for = found.placeholder
+    limit = math.inf if link.lease_wait is None else link.lease_wait
+    give_up_at = engine.now() + limit
+    look = _FIRST_LOOK
+    # A load that waits for another process holds no slot: whoever holds that lease may be waiting for one.
+    async with runtime.load_limits.lent():
+        while found.placeholder == waited_for and not found.degraded and (left := give_up_at - engine.now()) > 0:
+            link.leases.ask(request.key)
+            await link.leases.wait(request.key, min(look * random.uniform(0.75, 1.25), left))
+            look = min(2 * look, _LAST_LOOK)
+            runtime.fences.renew(fence)
+            found = await engine.read(runtime, request, fence)
+    return found
+
+
+async def load_in_turn(runtime: Runtime, counters: TierCounters, load: Callable[[], Awaitable[T]]) -> T:
+    """Return what ``load`` returns, within the limits of the cache; counted."""
+    counters.loads += 1
+    try:
+        return await runtime.load_limits.run(load)
+    except Exception:
+        counters.load_errors += 1
+        raise
+
+
+async def _load_privately(engine: Engine, runtime: Runtime, request: Request, load: Load) -> Found:
+    """Load for one caller, in its own task; store nothing."""
+    policy = request.policy
+    fresh = await load_in_turn(runtime, request.counters, load)
+    lifetime = policy.lifetime(fresh.ttl, request.ttl)
+    now = engine.now()
+    return Found(engine.entry(policy, request, fresh.value, lifetime, since=now, began=now), "loader")
+
+
+def fill(engine: Engine, runtime: Runtime, request: Request, fence: Fence, fresh: Fresh, lease: Lease | None) -> Entry:
+    """Return the entry of what was loaded, having stored it where that is right.
+
+    In L1 unless the key was changed, or may have been, since ``fence`` was opened. In Valkey under ``lease`` or, for a
+    tier without leases, if no change is known.
+    """
+    # No await here: the fence is looked at, L1 filled and the write queued in one step, so that an invalidation
+    # comes either before (and nothing is stored) or after (and its delete is queued behind this write).
+    policy, counters, link = request.policy, request.counters, runtime.link
+    lifetime = policy.lifetime(fresh.ttl, request.ttl)
+    entry = engine.entry(policy, request, fresh.value, lifetime, since=engine.now(), began=fence.began)
+    # Changed since the load began, or being changed: an explicit write wins until it is answered.
+    is_overtaken = not fence.holds or (link is not None and link.pipe.is_changing(fence.key))
+    if not fresh.store or is_overtaken or runtime.fences.is_barred(fence):
+        counters.overtaken += fresh.store
+        if link is not None and lease is not None:
+            link.leases.give_up(lease)
+        return entry
+    runtime.fences.overtake(fence)
+    is_kept = policy.l1 and not fence.in_doubt
+    if is_kept:
+        engine.l1.put(fence.key, entry)
+    if link is None:
+        counters.stored_bytes += len(fresh.data) if is_kept else 0
+    elif not _fill_valkey(engine, runtime, link, request, fresh, lifetime, lease, entry):
+        counters.fills_dropped += 1
+    return entry
+
+
+def _fill_valkey(
+    engine: Engine,
+    runtime: Runtime,
+    link: Link,
+    request: Request,
+    fresh: Fresh,
+    lifetime: float | None,
+    lease: Lease | None,
+    entry: Entry,
+) -> bool:
+    """Queue the write of what was loaded; return False if it is not to be written, or dropped."""
+    key, counters = request.key, request.counters
+
+    def filled(outcome: int | Exception) -> None:
+        if isinstance(outcome, Exception):
+            counters.fill_errors += 1
+            engine.log_refusal(outcome)
+        elif outcome:
+            counters.stored_bytes += len(fresh.data)
+        else:
+            # The lease was lost: somebody has changed the key, or it has run out and another process loads anew.
+            counters.overtaken += 1
+            engine.l1.drop_entry(key, entry)
+
+    if lease is not None:
+        return link.leases.fill(lease, fresh.data, lifetime, filled)
+    if request.policy.lease or runtime.breaker.is_open:
+        return False
+    return link.pipe.fill(WriteSet(key, fresh.data, lifetime, indexes=request.indexes), filled)

@@ -1,0 +1,162 @@
+"""The backplane: one pub/sub channel a cache name and database, on which its processes hear of each other's changes.
+
+A subscription is a connection of its own. Its pings are answered in the order of its messages (RESP2, which
+``Settings`` pins), and the server's own word of what anybody has changed is redirected to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final
+
+from valkey.asyncio.connection import AbstractConnection
+from valkey.exceptions import ResponseError, ValkeyError
+
+from ..engine.announcement import ChangedByOthers, Event, Pong, Unreadable
+from ..errors import L2UnavailableError
+from .connect import Settings
+from .errors import map_error, map_errors
+from .messages import decode
+
+__all__ = ["BusNames", "ValkeySubscription"]
+
+# Where the server writes which tracked keys have been changed (CLIENT TRACKING with REDIRECT).
+_TRACKING_CHANNEL: Final = "__redis__:invalidate"
+
+
+@dataclass(frozen=True, slots=True)
+class BusNames:
+    """Where the processes of one cache meet.
+
+    Attributes:
+        channel: The pub/sub channel. It carries the database's number: channels are not divided into databases.
+        sequence: The key of the counter of changes.
+        probe: A key under which nothing is ever kept.
+        tracked: What the keys begin with whose changes by others are of interest.
+    """
+
+    channel: str
+    sequence: str
+    probe: str
+    tracked: tuple[str, ...]
+
+    @classmethod
+    def of(cls, name: str, db: int) -> BusNames:
+        """Return those of the cache ``name`` in database ``db``."""
+        tracked = ("llm:", "tool:", "session:", "__tc:kv:", "__tool_policies")
+        return cls(
+            channel=f"{name}:__tc:bus:{db}",
+            sequence=f"{name}:__tc:sequence",
+            probe=f"{name}:__tc:probe",
+            tracked=tuple(f"{name}:{prefix}" for prefix in tracked),
+        )
+
+
+class ValkeySubscription:
+    """A Subscription on a connection of its own."""
+
+    def __init__(self, connection: AbstractConnection, client_id: int | None, timeout: float) -> None:
+        self._connection = connection
+        self._timeout = timeout
+        self._id = client_id
+
+    @classmethod
+    async def open(cls, settings: Settings, channel: str, timeout: float, connect_timeout: float) -> ValkeySubscription:
+        """Connect and subscribe.
+
+        Raises:
+            L2UnavailableError: No answer in time.
+            L2CommandError: Valkey refused.
+        """
+        connection = settings.connection()
+        try:
+            with map_errors("SUBSCRIBE"):
+                async with asyncio.timeout(connect_timeout):
+                    await connection.connect()  # type: ignore[no-untyped-call]
+                async with asyncio.timeout(timeout):
+                    await _send(connection, ("CLIENT", "ID"))
+                    client_id = await _reply(connection)
+                    await _send(connection, ("SUBSCRIBE", channel, _TRACKING_CHANNEL))
+                    await _confirmed(connection)
+                    tracks = await _confirmed(connection, may_be_refused=True)
+        except BaseException:
+            await _disconnect(connection)
+            raise
+        return cls(connection, client_id if isinstance(client_id, int) and tracks else None, timeout)
+
+    @property
+    def id(self) -> int | None:
+        """The connection's id, None where the server gives none or redirects nothing to it."""
+        return self._id
+
+    async def ping(self, stamp: float) -> None:
+        if not self._connection.is_connected:
+            # To send on it would connect it anew, without a subscription.
+            raise L2UnavailableError("the subscription has ended")
+        with map_errors("PING on the subscription"):
+            async with asyncio.timeout(self._timeout):
+                await _send(self._connection, ("PING", repr(stamp)))
+
+    async def receive(self) -> Event:
+        while True:
+            with map_errors("the subscription"):
+                message = await self._connection.read_response()
+            event = _event(message)
+            if event is not None:
+                return event
+
+    async def aclose(self) -> None:
+        await _disconnect(self._connection)
+
+
+def _event(message: Any) -> Event | None:
+    """Return what a message on the subscription says; None for nothing."""
+    if isinstance(message, bytes) and message.startswith(b"PONG"):
+        return None
+    if not isinstance(message, list) or not message:
+        return Unreadable(f"{type(message).__name__} on the subscription")
+    match message:
+        case [b"pong", bytes(stamp)]:
+            try:
+                return Pong(float(stamp))
+            except ValueError:
+                return None
+        case [b"message", bytes(channel), payload] if channel.decode() == _TRACKING_CHANNEL:
+            if payload is None:
+                return ChangedByOthers(None)
+            return ChangedByOthers(tuple(key.decode(errors="replace") for key in payload))
+        case [b"message", bytes(), bytes(payload)]:
+            return decode(payload)
+    return Unreadable(f"a message of the kind {message[0]!r}")
+
+
+async def _send(connection: AbstractConnection, command: tuple[str, ...]) -> None:
+    # Without valkey-py's own health check, whose ping would be answered between the messages.
+    await connection.send_packed_command(connection.pack_command(*command), check_health=False)
+
+
+async def _reply(connection: AbstractConnection) -> Any:
+    try:
+        return await connection.read_response()
+    except ResponseError as error:
+        return error
+
+
+async def _confirmed(connection: AbstractConnection, *, may_be_refused: bool = False) -> bool:
+    """Return whether the channel was subscribed to; raise if it had to be."""
+    reply = await _reply(connection)
+    if isinstance(reply, ResponseError):
+        if not may_be_refused:
+            raise map_error(reply, "SUBSCRIBE") or reply
+        return False
+    if not isinstance(reply, list) or reply[0] != b"subscribe":
+        raise L2UnavailableError(f"Valkey answered SUBSCRIBE with {reply!r}")
+    return True
+
+
+async def _disconnect(connection: AbstractConnection) -> None:
+    # What may fail is saying goodbye to a server that is gone; there is nothing left to do then, and nothing to count.
+    with suppress(ValkeyError, OSError, TimeoutError):
+        await connection.disconnect(nowait=True)

@@ -1,0 +1,213 @@
+"""The guarantees of coherence as plain functions over a history.
+
+own     A read never returns a version older than a change that its own replica had completed before the read began.
+bound   Nor one older than a change that anybody had completed more than ``max_staleness`` before the read began.
+l2      Valkey never holds a version older than a change that was completed before Valkey was asked.
+agree   When all is calm, every replica returns what Valkey holds, which is as new as the last completed change, and
+        as the last invalidation: one that Valkey did not answer is repeated.
+error   No call raises anything but that Valkey is unavailable.
+
+Otherwise a change that raised promises nothing. Moments are compared without any slack: a change counts from after its
+call returned, a read from before its call was made.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from .history import Change, History, Read
+
+__all__ = [
+    "KINDS",
+    "Final",
+    "Violation",
+    "check_agreement",
+    "check_all",
+    "check_bound",
+    "check_errors",
+    "check_own",
+    "check_valkey",
+]
+
+KINDS = ("own", "bound", "l2", "agree", "error")
+
+G = TypeVar("G", bound=Hashable)
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """A promise that was not kept.
+
+    Attributes:
+        kind: Which, one of ``KINDS``.
+        began, ended: The part of the history that tells how it came about.
+        version: The version that should not have been there, where there is one.
+    """
+
+    kind: str
+    key: str
+    text: str
+    began: float
+    ended: float
+    version: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Final:
+    """What is there when all is calm.
+
+    Attributes:
+        by_replica: The version of each key, None for nothing, by replica.
+        in_valkey: Likewise, in Valkey.
+        due: The version that a key must have, where invalidations that were not acknowledged are repeated.
+    """
+
+    at: float
+    by_replica: Mapping[str, Mapping[str, int | None]]
+    in_valkey: Mapping[str, int | None]
+    due: Mapping[str, int] = field(default_factory=dict)
+
+
+class Floors:
+    """The newest of some acknowledged changes of one key, at any moment."""
+
+    def __init__(self, changes: Iterable[Change]) -> None:
+        acked = [(change.acked, change) for change in changes if change.acked is not None]
+        acked.sort(key=lambda pair: pair[0])
+        self._moments = [moment for moment, _ in acked]
+        self._newest: list[Change] = []
+        for _, change in acked:
+            newest = self._newest[-1] if self._newest else change
+            self._newest.append(change if change.version > newest.version else newest)
+
+    def before(self, moment: float) -> Change | None:
+        """Return the change of the highest version among those acknowledged before ``moment``."""
+        count = bisect_left(self._moments, moment)
+        return self._newest[count - 1] if count else None
+
+
+def check_all(history: History, max_staleness: float) -> list[Violation]:
+    """Return what broke a promise, agreement aside, in the order in which it happened."""
+    found = [
+        *check_own(history),
+        *check_bound(history, max_staleness),
+        *check_valkey(history),
+        *check_errors(history),
+    ]
+    return sorted(found, key=lambda violation: violation.ended)
+
+
+def check_own(history: History) -> list[Violation]:
+    """Return the reads older than what their replica had changed before."""
+    floors = _floors(history, lambda change: (change.replica, change.key))
+    found: list[Violation] = []
+    for read in history.reads:
+        floor = floors[read.replica, read.key].before(read.began)
+        if floor is not None and read.version is not None and read.version < floor.version:
+            found.append(_too_old("own", read, floor))
+    return found
+
+
+def check_bound(history: History, max_staleness: float) -> list[Violation]:
+    """Return the reads older than what anybody had changed more than ``max_staleness`` seconds before."""
+    floors = _floors(history, lambda change: change.key)
+    found: list[Violation] = []
+    for read in history.reads:
+        floor = floors[read.key].before(read.began - max_staleness)
+        if floor is not None and read.version is not None and read.version < floor.version:
+            found.append(_too_old("bound", read, floor))
+    return found
+
+
+def check_valkey(history: History) -> list[Violation]:
+    """Return the samples of Valkey older than a change acknowledged before.
+
+    Changes that a restart made it forget are left out. So is a version whose own store was not acknowledged: that may
+    arrive late.
+    """
+    forgot_at = sorted(restart.ended for restart in history.restarts if restart.forgot)
+    floors: dict[tuple[str, int], Floors] = {}
+    unsure = {
+        (key, change.version)
+        for key, changes in history.changes.items()
+        for change in changes
+        if change.stored and change.acked is None
+    }
+    found: list[Violation] = []
+    for sample in history.samples:
+        if sample.version is None or (sample.key, sample.version) in unsure:
+            continue
+        # By the number of times that everything was forgotten before. A change under way at that moment is forgotten.
+        life = bisect_left(forgot_at, sample.began)
+        since = forgot_at[life - 1] if life else -1.0
+        if (sample.key, life) not in floors:
+            known = (change for change in history.changes[sample.key] if change.began > since)
+            floors[sample.key, life] = Floors(known)
+        floor = floors[sample.key, life].before(sample.began)
+        if floor is not None and sample.version < floor.version:
+            text = f"Valkey holds version {sample.version}, older than {_named(floor)}"
+            found.append(Violation("l2", sample.key, text, floor.began, sample.began, sample.version))
+    return found
+
+
+def check_errors(history: History) -> list[Violation]:
+    """Return the calls that raised what they must not."""
+    return [
+        Violation("error", failure.key, f"{failure.replica}: {failure.text}", failure.began, failure.began)
+        for failure in history.failures
+    ]
+
+
+def check_agreement(history: History, final: Final) -> list[Violation]:
+    """Return the keys on which replicas and Valkey disagree, or agree on what is too old.
+
+    Nothing in Valkey agrees with anything: what was loaded while it was away need not be there. After a store that was
+    not acknowledged nobody has promised to tell the others of it, and they need not agree.
+    """
+    found: list[Violation] = []
+    for key in sorted({key for values in final.by_replica.values() for key in values}):
+        values = {replica: values.get(key) for replica, values in final.by_replica.items()}
+        stored = final.in_valkey.get(key)
+        if stored is not None:
+            values["Valkey"] = stored
+        changes = history.changes[key]
+        floor = Floors(changes).before(final.at)
+        shown = ", ".join(f"{place} {version}" for place, version in values.items())
+        began = final.at - 1.0 if floor is None else floor.began
+        newest = max(changes, key=lambda change: change.version, default=None)
+        is_unsure = newest is not None and newest.acked is None and any(change.stored for change in changes)
+        if len(set(values.values())) > 1 and not is_unsure:
+            found.append(Violation("agree", key, f"no agreement: {shown}", began, final.at))
+        elif floor is not None and any(version is not None and version < floor.version for version in values.values()):
+            found.append(Violation("agree", key, f"older than {_named(floor)}: {shown}", began, final.at))
+        elif any(version is not None and version < final.due.get(key, 0) for version in values.values()):
+            due = f"older than version {final.due[key]}, whose invalidation was to be repeated"
+            found.append(Violation("agree", key, f"{due}: {shown}", began, final.at))
+    return found
+
+
+def _floors(history: History, group_of: Callable[[Change], G]) -> defaultdict[G, Floors]:
+    groups: defaultdict[G, list[Change]] = defaultdict(list)
+    for changes in history.changes.values():
+        for change in changes:
+            groups[group_of(change)].append(change)
+    floors: defaultdict[G, Floors] = defaultdict(lambda: Floors(()))
+    floors.update((group, Floors(changes)) for group, changes in groups.items())
+    return floors
+
+
+def _too_old(kind: str, read: Read, floor: Change) -> Violation:
+    assert floor.acked is not None
+    text = (
+        f"{read.replica} read version {read.version} by {read.way} from {read.source or 'wherever'}, "
+        f"{read.began - floor.acked:.3f} s after {_named(floor)} was acknowledged"
+    )
+    return Violation(kind, read.key, text, floor.began, read.ended, read.version)
+
+
+def _named(change: Change) -> str:
+    return f"{change.replica}'s {change.way} of version {change.version}"

@@ -1,0 +1,52 @@
+"""The origin: what loaders load from. A counter a key, on a server of its own that survives every fault."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+from ...l2.connect import Settings, client_from_url
+from ...l2.store import ValkeyLevel2
+
+__all__ = ["Origin", "connect"]
+
+# A process may be stopped, or its event loop blocked, while it waits for the answer.
+_TIMEOUT = 20.0
+
+
+def connect(url: str, timeout: float = _TIMEOUT) -> ValkeyLevel2:
+    """Return a connection to the server at ``url`` that belongs to no cache."""
+    return ValkeyLevel2(Settings.from_client(client_from_url(url)), timeout=timeout)
+
+
+class Origin:
+    """The current version of each key, shared by all processes. Versions begin at 0 and only rise."""
+
+    def __init__(self, url: str) -> None:
+        self._server = connect(url)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._server.aclose()
+
+    async def versions(self, keys: Sequence[str]) -> list[int]:
+        """Return the current version of each key."""
+        (replies,) = await self._replies([("MGET", *map(_counter, keys))])
+        return [int(reply or 0) for reply in replies]
+
+    async def raise_versions(self, keys: Sequence[str]) -> list[int]:
+        """Make a new version of each key; return them."""
+        return [int(reply) for reply in await self._replies([("INCR", _counter(key)) for key in keys])]
+
+    async def _replies(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        replies = await self._server.execute(commands)
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
+        return replies
+
+
+def _counter(key: str) -> str:
+    return f"origin:{key}"

@@ -1,0 +1,271 @@
+"""One replica: a cache, and the readers, writers and invalidators that use it at once."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+import traceback
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+from msgspec import Struct
+
+from ...agent_cache import AgentCache
+from ...errors import L2UnavailableError
+from ...options import CoherenceOptions, DiscoveryOptions, ResilienceOptions, TelemetryOptions, TrackingMode
+from .history import Change, Event, Failure, Load, Read
+from .origin import Origin
+from .subjects import GROUP_CHANGES, OPTIONS, SUBJECTS, Answer, Subject, by_name, group, read_many
+
+__all__ = ["CACHE_NAME", "Replica", "ReplicaSettings"]
+
+CACHE_NAME: Final = "coherence"
+
+# Readers do not wait for what they asked for: a slow load must not keep them from seeing what goes on meanwhile.
+_READER_COUNT: Final = 2
+_READER_PAUSE: Final = 0.006
+_MAX_READS: Final = 60
+# Of the callers, how many lose patience and go away, and after how long.
+_IMPATIENT: Final = {"hot": 0.1, "quiet": 0.7, "written": 0.1}
+_PATIENCE: Final = (0.005, 0.08)
+# How long who has just changed a key waits for its new value.
+_SOON: Final = 0.03
+# Of a reader's choices: how many fall on what was changed here just now, or is being changed elsewhere.
+_RECENT: Final = 0.4
+# How long a load takes: from the one number of seconds to the other, with the weight that follows. Most loads are
+# overtaken by a change now and then, a few always.
+_LOADS: Final = ((0.001, 0.01, 60), (0.01, 0.04, 35), (0.1, 0.4, 5))
+# In units of max_staleness: such a flight may not be joined to its end. Of quiet keys, to which nothing else happens.
+_LONG_LOAD: Final = (1.1, 1.6)
+_LONG_LOADS: Final = 0.2
+
+
+class ReplicaSettings(Struct, frozen=True):
+    """What a replica has to know, in this process or another.
+
+    Attributes:
+        url: The way to Valkey that its cache takes: through the proxy.
+        origin_url: The way to the origin.
+        number: 0 to ``count`` - 1.
+        count: How many replicas there are.
+        seed: Of the run.
+    """
+
+    url: str
+    origin_url: str
+    number: int
+    count: int
+    seed: int
+    max_staleness: float
+    lease_ttl: float
+    tracking: TrackingMode
+
+    @property
+    def name(self) -> str:
+        """What the history calls it."""
+        return f"r{self.number}"
+
+    def cache(self) -> AgentCache:
+        """Return a new cache on the way to Valkey."""
+        return AgentCache.from_url(
+            self.url,
+            name=CACHE_NAME,
+            llm=OPTIONS,
+            tool=OPTIONS,
+            session=OPTIONS,
+            coherence=CoherenceOptions(
+                max_staleness=self.max_staleness, tracking=self.tracking, lease_ttl=self.lease_ttl
+            ),
+            # A short pause: while lookups do not ask Valkey, they find no fault with it.
+            resilience=ResilienceOptions(l2_timeout=0.25, breaker_pause=0.05),
+            telemetry=TelemetryOptions(metrics=False, tracing=False),
+            discovery=DiscoveryOptions(enabled=False),
+        )
+
+
+class Replica:
+    """The users of one cache. What they do and see goes to ``record`` when it is done."""
+
+    def __init__(
+        self, settings: ReplicaSettings, cache: AgentCache, origin: Origin, record: Callable[[Event], None]
+    ) -> None:
+        self._settings = settings
+        self._cache = cache
+        self._origin = origin
+        self._record = record
+        self._recent: deque[Subject] = deque(maxlen=4)
+        self._load_times = self._random("loads")
+        self._is_calm = False
+        self._reads: set[asyncio.Task[None]] = set()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Use the cache until ``stop`` is set; changes under way are finished, reads are not."""
+        numbered = enumerate(subject for subject in SUBJECTS if subject.role == "written")
+        turn = self._settings.seed + self._settings.number
+        own = [subject for index, subject in numbered if (index + turn) % self._settings.count == 0]
+        async with asyncio.TaskGroup() as tasks:
+            readers = [
+                tasks.create_task(self._read(tasks, self._random(f"reader {number}")))
+                for number in range(_READER_COUNT)
+            ]
+            tasks.create_task(self._invalidate(stop, self._random("invalidator")))
+            for subject in own:
+                tasks.create_task(self._write(stop, self._random(f"writer {subject.name}"), subject))
+            await stop.wait()
+            for task in (*readers, *self._reads):
+                task.cancel()
+
+    async def invalidate(self, name: str) -> None:
+        """Make a new version of a subject and invalidate it here."""
+        subject = by_name(name)
+        await self._change(f"{subject.tier}.invalidate", [subject], lambda _: subject.invalidate(self._cache))
+
+    def attend(self, name: str) -> None:
+        """Read a subject more often for a while."""
+        self._recent.append(by_name(name))
+
+    async def read_all(self) -> dict[str, int | None]:
+        """Return what the cache has for each subject, or loads, which takes no time from now on."""
+        self._is_calm = True
+        versions: dict[str, int | None] = {}
+        for subject in SUBJECTS:
+            answers = await self._answers([subject], lambda subject=subject: self._get_or_load(subject))  # type: ignore[misc]
+            versions[subject.name] = answers[0].version if answers else None
+        return versions
+
+    # Reading
+
+    async def _read(self, tasks: asyncio.TaskGroup, rng: random.Random) -> None:
+        while True:
+            if len(self._reads) < _MAX_READS:
+                subject = rng.choice(self._recent if self._recent and rng.random() < _RECENT else SUBJECTS)
+                patience = rng.uniform(*_PATIENCE) if rng.random() < _IMPATIENT[subject.role] else None
+                task = tasks.create_task(self._read_somehow(subject, rng.random(), patience))
+                self._reads.add(task)
+                task.add_done_callback(self._reads.discard)
+            await asyncio.sleep(rng.uniform(0, _READER_PAUSE))
+
+    async def _read_somehow(self, subject: Subject, chance: float, patience: float | None = None) -> None:
+        """Read a subject by the method that ``chance``, 0 to 1, decides on."""
+        if subject.tier == "kv" and chance < 0.1:
+            subjects = group("kv", subject.role)
+            load = None if chance < 0.03 else self._load_many(subject.role)
+            await self._answers(subjects, lambda: read_many(self._cache, subjects, load), patience)
+        elif chance < 0.2:
+            await self._answers([subject], lambda: self._look_up(subject), patience)
+        else:
+            refresh = chance < 0.24
+            await self._answers([subject], lambda: self._get_or_load(subject, refresh=refresh), patience)
+
+    async def _answers(
+        self, subjects: Sequence[Subject], read: Callable[[], Awaitable[list[Answer]]], patience: float | None = None
+    ) -> list[Answer]:
+        """Return and record what ``read`` returns for each subject; nothing if it is not to be had."""
+        name = self._settings.name
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(patience):
+                answers = await read()
+        except L2UnavailableError:
+            return []  # A session's state; the other tiers load.
+        # Whatever else a cache raises is what the checker is here to find; it is reported as a violation.
+        except Exception as error:
+            if patience is None or not isinstance(error, TimeoutError):
+                self._fail(subjects, began)
+            return []
+        ended = time.monotonic()
+        for subject, answer in zip(subjects, answers, strict=True):
+            self._record(Read(name, subject.name, began, ended, answer.version, answer.source, answer.way))
+        return answers
+
+    async def _look_up(self, subject: Subject) -> list[Answer]:
+        return [await subject.look_up(self._cache)]
+
+    async def _get_or_load(self, subject: Subject, *, refresh: bool = False) -> list[Answer]:
+        async def load() -> int:
+            (version,) = await self._load([subject.name])
+            return version
+
+        return [await subject.get_or_load(self._cache, load, refresh=refresh)]
+
+    def _load_many(self, role: str) -> Callable[[list[str]], Awaitable[dict[str, int]]]:
+        async def load(keys: list[str]) -> dict[str, int]:
+            return dict(zip(keys, await self._load([f"kv.{role}.{key}" for key in keys]), strict=True))
+
+        return load
+
+    async def _load(self, names: Sequence[str]) -> list[int]:
+        """A loader: it learns the versions when it begins, and takes its time to say so."""
+        began = time.monotonic()
+        versions = await self._origin.versions(names)
+        await asyncio.sleep(0 if self._is_calm else self._load_time(names[0]))
+        ended = time.monotonic()
+        for name, version in zip(names, versions, strict=True):
+            self._record(Load(self._settings.name, name, began, ended, version))
+        return versions
+
+    def _load_time(self, name: str) -> float:
+        rng = self._load_times
+        if by_name(name).role == "quiet" and rng.random() < _LONG_LOADS:
+            return self._settings.max_staleness * rng.uniform(*_LONG_LOAD)
+        ((low, high, _),) = rng.choices(_LOADS, [weight for _, _, weight in _LOADS])
+        return rng.uniform(low, high)
+
+    # Changing
+
+    async def _invalidate(self, stop: asyncio.Event, rng: random.Random) -> None:
+        hot = [subject for subject in SUBJECTS if subject.role == "hot"]
+        while not stop.is_set():
+            if rng.random() < 0.2:
+                way, change = rng.choice(list(GROUP_CHANGES.items()))
+                subjects = group(way.partition(".")[0], "hot")
+                await self._change(way, subjects, lambda _, change=change: change(self._cache, "hot"))  # type: ignore[misc]
+            else:
+                await self.invalidate(rng.choice(hot).name)
+            await asyncio.sleep(rng.uniform(0.005, 0.05))
+
+    async def _write(self, stop: asyncio.Event, rng: random.Random, subject: Subject) -> None:
+        while not stop.is_set():
+            if rng.random() < 0.2:
+                await self.invalidate(subject.name)
+            else:
+                store = f"{subject.tier}.store"
+                await self._change(store, [subject], lambda version: subject.store(self._cache, version), stored=True)
+            await asyncio.sleep(rng.uniform(0.02, 0.2))
+
+    async def _change(
+        self,
+        way: str,
+        subjects: Sequence[Subject],
+        change: Callable[[int], Awaitable[None]],
+        *,
+        stored: bool = False,
+    ) -> None:
+        """Raise the versions of ``subjects``, change them in the cache, and read them at once."""
+        versions = await self._origin.raise_versions([subject.name for subject in subjects])
+        began = time.monotonic()
+        acked = None
+        try:
+            await change(versions[0])
+            acked = time.monotonic()
+        except L2UnavailableError:
+            pass
+        # As for reads.
+        except Exception:
+            self._fail(subjects, began)
+        for subject, version in zip(subjects, versions, strict=True):
+            self._record(Change(self._settings.name, subject.name, version, way, began, acked, stored))
+        self._recent.extend(subjects)
+        for subject in subjects:
+            await self._answers([subject], lambda subject=subject: self._look_up(subject))  # type: ignore[misc]
+            await self._answers([subject], lambda subject=subject: self._get_or_load(subject), _SOON)  # type: ignore[misc]
+
+    def _fail(self, subjects: Sequence[Subject], began: float) -> None:
+        keys = ", ".join(subject.name for subject in subjects)
+        self._record(Failure(self._settings.name, keys, began, traceback.format_exc()))
+
+    def _random(self, use: str) -> random.Random:
+        """A source of its own for each user: what one draws does not depend on when another does."""
+        return random.Random(f"{self._settings.seed}/{self._settings.number}/{use}")

@@ -1,0 +1,71 @@
+"""The sampler: what Valkey holds, read over and over, past caches and proxy."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from itertools import zip_longest
+from typing import Self
+
+from ...errors import TierCacheError
+from .history import Event, Sample
+from .origin import connect
+from .replica import CACHE_NAME
+from .subjects import SUBJECTS
+
+__all__ = ["Sampler"]
+
+_PAUSE = 0.004
+
+
+class Sampler:
+    """Reads every subject's key on the server at ``url`` until it is left.
+
+    Of equal samples in a row only the first and the last are recorded: a value that is too old at any moment is too old
+    at the last one at which it is seen.
+    """
+
+    def __init__(self, url: str, record: Callable[[Event], None]) -> None:
+        self._server = connect(url, timeout=1.0)
+        self._record = record
+        self._keys: list[str] = []
+        self._last: list[Sample] = []
+
+    async def __aenter__(self) -> Self:
+        self._keys = [await subject.valkey_key(CACHE_NAME) for subject in SUBJECTS]
+        self._task = asyncio.create_task(self._run())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        for sample in self._last:
+            self._record(sample)
+        await self._server.aclose()
+
+    async def versions(self) -> dict[str, int | None]:
+        """Return what Valkey holds for each subject. Errors as for ``ValkeyLevel2.execute``."""
+        (reply,) = await self._server.execute([("MGET", *self._keys)])
+        if isinstance(reply, Exception):
+            raise reply
+        pairs = zip(SUBJECTS, reply, strict=True)
+        return {subject.name: None if data is None else subject.decode(data) for subject, data in pairs}
+
+    async def _run(self) -> None:
+        while True:
+            began = time.monotonic()
+            try:
+                versions = await self.versions()
+            except TierCacheError:
+                self._take([])  # It is being restarted.
+            else:
+                self._take([Sample(key, began, version) for key, version in versions.items()])
+            await asyncio.sleep(_PAUSE)
+
+    def _take(self, samples: list[Sample]) -> None:
+        for before, sample in zip_longest(self._last, samples):
+            if before is None or sample is None or before.version != sample.version:
+                for seen in filter(None, (before, sample)):
+                    self._record(seen)
+        self._last = samples

@@ -1,0 +1,76 @@
+"""The Valkey under test: it can be killed and started anew in its place, with what it held or with nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import tempfile
+from contextlib import suppress
+from typing import Self
+
+from ...embedded import EmbeddedValkey
+from ...errors import TierCacheError
+from .origin import connect
+
+__all__ = ["Server"]
+
+
+class Server:
+    """An embedded server that writes its data out before it answers, or keeps none.
+
+    Args:
+        persists: Whether what it has acknowledged outlives a kill.
+    """
+
+    def __init__(self, *, persists: bool) -> None:
+        self.persists = persists
+        self._data_dir = tempfile.mkdtemp(prefix="tiercache-coherence-") if persists else None
+        self._server = EmbeddedValkey(self._data_dir)
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.start()
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await asyncio.to_thread(self._server.stop)
+        if self._data_dir is not None:
+            shutil.rmtree(self._data_dir, ignore_errors=True)
+
+    @property
+    def url(self) -> str:
+        """Where it is to be reached, before and after a restart."""
+        return self._server.url
+
+    async def start(self) -> None:
+        """Start it, if it does not run, and return when it answers as it should."""
+        while True:
+            # Does nothing until the end of the killed one has been noticed.
+            await asyncio.to_thread(self._server.start)
+            level2 = connect(self.url, timeout=1.0)
+            try:
+                # Before anybody is let in: a write that was acknowledged is on disk.
+                if self.persists:
+                    await level2.execute([("CONFIG", "SET", "appendfsync", "always")])
+                await level2.ping()
+                return
+            except TierCacheError:
+                await asyncio.sleep(0.01)
+            finally:
+                await level2.aclose()
+
+    async def kill(self) -> None:
+        """End it without a word (SIGKILL)."""
+        level2 = connect(self.url, timeout=5.0)
+        try:
+            (info,) = await level2.execute([("INFO", "server")])
+        finally:
+            await level2.aclose()
+        fields = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
+        with suppress(ProcessLookupError):
+            os.kill(int(fields["process_id"]), signal.SIGKILL)

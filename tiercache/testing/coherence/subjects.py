@@ -1,0 +1,288 @@
+"""The keys under test, and what can be done to each through a cache.
+
+hot      Invalidated all the time, by every replica, one by one and by group.
+quiet    Invalidated rarely, and when something goes wrong: what is missed then is not mended by the next message.
+written  Stored and invalidated by one replica alone: between several, which store is the last is nobody's promise.
+
+The value of a key is its version.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Final, NamedTuple, TypeAlias
+
+import msgspec
+
+from ...agent_cache import AgentCache
+from ...options import TierOptions
+from ...tiers.kv import KvTier
+
+__all__ = ["GROUP_CHANGES", "OPTIONS", "SUBJECTS", "Answer", "Loader", "Subject", "by_name", "group", "read_many"]
+
+Loader: TypeAlias = Callable[[], Awaitable[int]]
+
+# Only changes remove anything, and loads of which nobody waits for the end go on,
+OPTIONS: Final = TierOptions(ttl=3600.0, l1_ttl=3600.0, on_abandon="finish")
+# ... except in one place, where they are cancelled.
+_HOT_KV_OPTIONS: Final = replace(OPTIONS, on_abandon="cancel")
+
+
+class Answer(NamedTuple):
+    """What a cache returned: a version, None for nothing, where it came from, and by which method."""
+
+    version: int | None
+    source: str | None
+    way: str
+
+
+@dataclass(frozen=True, slots=True)
+class Subject(ABC):
+    """One key. Methods raise what the cache raises."""
+
+    tier: ClassVar[str]
+
+    role: str
+    number: int
+
+    @property
+    def name(self) -> str:
+        """Its name in origin and history."""
+        return f"{self.tier}.{self.role}.{self.number}"
+
+    @abstractmethod
+    async def look_up(self, cache: AgentCache) -> Answer:
+        """Read it without loading it."""
+
+    @abstractmethod
+    async def get_or_load(self, cache: AgentCache, load: Loader, *, refresh: bool = False) -> Answer:
+        """Read it, loading it if need be; in any case with ``refresh``."""
+
+    @abstractmethod
+    async def invalidate(self, cache: AgentCache) -> None:
+        """Remove it."""
+
+    @abstractmethod
+    async def store(self, cache: AgentCache, version: int) -> None:
+        """Store a version."""
+
+    @abstractmethod
+    async def valkey_key(self, name: str) -> str:
+        """Return the key in Valkey of a cache called ``name``."""
+
+    @abstractmethod
+    def decode(self, data: bytes) -> int | None:
+        """Return the version in what Valkey holds, None for what is no value: a lease."""
+
+
+class ToolSubject(Subject):
+    """A tool result; the role is the tool."""
+
+    __slots__ = ()
+    tier = "tool"
+
+    async def look_up(self, cache: AgentCache) -> Answer:
+        result = await cache.tool.check(self.role, self._args)
+        return Answer(_number(result.response), result.source, "tool.check")
+
+    async def get_or_load(self, cache: AgentCache, load: Loader, *, refresh: bool = False) -> Answer:
+        async def call() -> str:
+            return str(await load())
+
+        mode, way = _mode(refresh)
+        result = await cache.tool.get_or_load(self.role, self._args, call, mode=mode)
+        return Answer(_number(result.response), result.source, f"tool.{way}")
+
+    async def invalidate(self, cache: AgentCache) -> None:
+        await cache.tool.invalidate(self.role, self._args)
+
+    async def store(self, cache: AgentCache, version: int) -> None:
+        await cache.tool.store(self.role, self._args, str(version))
+
+    async def valkey_key(self, name: str) -> str:
+        async with AgentCache.in_memory(name=name) as cache:
+            return (await cache.tool.check(self.role, self._args)).key
+
+    def decode(self, data: bytes) -> int | None:
+        return _response(data)
+
+    @property
+    def _args(self) -> dict[str, int]:
+        return {"k": self.number}
+
+
+class LlmSubject(Subject):
+    """A model's answer; the role is the model."""
+
+    __slots__ = ()
+    tier = "llm"
+
+    async def look_up(self, cache: AgentCache) -> Answer:
+        result = await cache.llm.check(self._params)
+        return Answer(_number(result.response), result.source, "llm.check")
+
+    async def get_or_load(self, cache: AgentCache, load: Loader, *, refresh: bool = False) -> Answer:
+        async def call() -> str:
+            return str(await load())
+
+        mode, way = _mode(refresh)
+        result = await cache.llm.get_or_load(self._params, call, mode=mode)
+        return Answer(_number(result.response), result.source, f"llm.{way}")
+
+    async def invalidate(self, cache: AgentCache) -> None:
+        await cache.llm.invalidate(self._params)
+
+    async def store(self, cache: AgentCache, version: int) -> None:
+        await cache.llm.store(self._params, str(version))
+
+    async def valkey_key(self, name: str) -> str:
+        async with AgentCache.in_memory(name=name) as cache:
+            return (await cache.llm.check(self._params)).key
+
+    def decode(self, data: bytes) -> int | None:
+        return _response(data)
+
+    @property
+    def _params(self) -> dict[str, Any]:
+        return {"model": self.role, "messages": [{"role": "user", "content": str(self.number)}]}
+
+
+class KvSubject(Subject):
+    """A kv entry; the role is the tier."""
+
+    __slots__ = ()
+    tier = "kv"
+
+    async def look_up(self, cache: AgentCache) -> Answer:
+        return Answer(await kv_tier(cache, self.role).get(str(self.number)), None, "kv.get")
+
+    async def get_or_load(self, cache: AgentCache, load: Loader, *, refresh: bool = False) -> Answer:
+        mode, way = _mode(refresh)
+        result = await kv_tier(cache, self.role).get_or_load(str(self.number), load, mode=mode)
+        return Answer(result.value, result.source, f"kv.{way}")
+
+    async def invalidate(self, cache: AgentCache) -> None:
+        await kv_tier(cache, self.role).delete(str(self.number))
+
+    async def store(self, cache: AgentCache, version: int) -> None:
+        await kv_tier(cache, self.role).set(str(self.number), version)
+
+    async def valkey_key(self, name: str) -> str:
+        async with AgentCache.in_memory(name=name) as cache:
+            tier = kv_tier(cache, self.role)
+            return (await tier.get_or_load(str(self.number), lambda: None, mode="only_cached")).key
+
+    def decode(self, data: bytes) -> int | None:
+        return _number(data[1:]) if data[:1] == b"j" else None
+
+
+class SessionSubject(Subject):
+    """A field of a thread, which nobody loads."""
+
+    __slots__ = ()
+    tier = "session"
+
+    async def look_up(self, cache: AgentCache) -> Answer:
+        return Answer(_number(await cache.session.get(self.role, str(self.number))), None, "session.get")
+
+    async def get_or_load(self, cache: AgentCache, load: Loader, *, refresh: bool = False) -> Answer:
+        return await self.look_up(cache)
+
+    async def invalidate(self, cache: AgentCache) -> None:
+        await cache.session.delete(self.role, str(self.number))
+
+    async def store(self, cache: AgentCache, version: int) -> None:
+        await cache.session.set(self.role, str(self.number), str(version))
+
+    async def valkey_key(self, name: str) -> str:
+        return f"{name}:session:{self.role}:{self.number}"
+
+    def decode(self, data: bytes) -> int | None:
+        return _number(data)
+
+
+SUBJECTS: Final[tuple[Subject, ...]] = (
+    ToolSubject("hot", 0),
+    ToolSubject("hot", 1),
+    KvSubject("hot", 0),
+    KvSubject("hot", 1),
+    LlmSubject("hot", 0),
+    *(kind("quiet", number) for number in range(4) for kind in (ToolSubject, KvSubject, LlmSubject)),
+    ToolSubject("written", 0),
+    KvSubject("written", 0),
+    SessionSubject("written", 0),
+)
+
+
+def by_name(name: str) -> Subject:
+    """Return the subject called ``name``."""
+    return next(subject for subject in SUBJECTS if subject.name == name)
+
+
+def group(tier: str, role: str) -> list[Subject]:
+    """Return the subjects of a tier and a role."""
+    return [subject for subject in SUBJECTS if subject.tier == tier and subject.role == role]
+
+
+def kv_tier(cache: AgentCache, role: str) -> KvTier:
+    """Return the kv tier of a role."""
+    return cache.tier(role, _HOT_KV_OPTIONS if role == "hot" else OPTIONS)
+
+
+async def _clear_tool(cache: AgentCache, role: str) -> None:
+    await cache.tool.invalidate_by_tool(role)
+
+
+async def _clear_model(cache: AgentCache, role: str) -> None:
+    await cache.llm.invalidate_by_model(role)
+
+
+async def _clear_kv(cache: AgentCache, role: str) -> None:
+    await kv_tier(cache, role).clear()
+
+
+async def _delete_kv(cache: AgentCache, role: str) -> None:
+    await kv_tier(cache, role).delete_many([str(subject.number) for subject in group("kv", role)])
+
+
+# Ways to remove every key of a tier and a role at once.
+GROUP_CHANGES: Final[Mapping[str, Callable[[AgentCache, str], Awaitable[None]]]] = {
+    "tool.invalidate_by_tool": _clear_tool,
+    "llm.invalidate_by_model": _clear_model,
+    "kv.clear": _clear_kv,
+    "kv.delete_many": _delete_kv,
+}
+
+
+async def read_many(
+    cache: AgentCache, subjects: Sequence[Subject], load: Callable[[list[str]], Awaitable[dict[str, int]]] | None
+) -> list[Answer]:
+    """Read several kv keys of one role in one call, in their order; without ``load`` only what is there."""
+    tier = kv_tier(cache, subjects[0].role)
+    keys = [str(subject.number) for subject in subjects]
+    if load is None:
+        values, way = await tier.get_many(keys), "kv.get_many"
+    else:
+        values, way = await tier.get_or_load_many(keys, load), "kv.get_or_load_many"
+    return [Answer(values[key], None, way) for key in keys]
+
+
+def _mode(refresh: bool) -> tuple[Any, str]:
+    return ("refresh", "get_or_load(refresh)") if refresh else ("use", "get_or_load")
+
+
+class _Envelope(msgspec.Struct):
+    response: str
+
+
+def _response(data: bytes) -> int | None:
+    try:
+        return _number(msgspec.json.decode(data, type=_Envelope).response)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+def _number(text: str | bytes | None) -> int | None:
+    return int(text) if text is not None and text.isdigit() else None
