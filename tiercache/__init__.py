@@ -2,6 +2,8 @@
 
 from .agent_cache import AgentCache
 from .engine.clock import Clock
+from .engine.explanation import Explanation
+from .engine.mutation import Invalidating
 from .engine.ttl import NO_EXPIRY
 from .errors import L2CommandError, L2UnavailableError, TierCacheError, UsageError, WrongLoopError
 from .monitor.effectiveness import ToolEffectiveness
@@ -35,6 +37,8 @@ __all__ = [
     "Clock",
     "CoherenceOptions",
     "DiscoveryOptions",
+    "Explanation",
+    "Invalidating",
     "KvResult",
     "KvTier",
     "L1Options",

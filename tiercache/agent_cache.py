@@ -20,6 +20,7 @@ from .engine.invalidation import invalidate_group, invalidate_indexed
 from .engine.l1 import L1
 from .engine.level2 import Level2
 from .engine.link import Bounds
+from .engine.mutation import Invalidating, Target
 from .engine.policy import Codec, TierPolicy
 from .engine.runtime import Limits
 from .engine.ttl import Ttl, check_ttl
@@ -350,6 +351,25 @@ class AgentCache:
             operation.set("deleted_count", count)
         return count
 
+    def invalidates(self, *tags: str | Callable[..., str]) -> Invalidating:
+        """Return what stands around a change of what tagged entries are made from: ``async with``, or a decorator.
+
+        They are removed before and after; in between this process stores none that is given the tag. Promise and
+        errors as for ``invalidate_tag``.
+
+        Args:
+            tags: Tags; for a decorator also functions of the call's arguments that return one.
+        """
+
+        def target(*given: Any, **named: Any) -> Target:
+            names = [tag(*given, **named) if callable(tag) else tag for tag in tags]
+            return Target(tag_groups(names), lambda: self.invalidate_tag(*names))
+
+        takes_call = any(callable(tag) for tag in tags)
+        if not takes_call:
+            target()
+        return Invalidating(self._engine, target, takes_call=takes_call)
+
     async def stats(self) -> CacheStats:
         """Return what all processes have counted under this name, this one up to now.
 
@@ -388,6 +408,9 @@ class AgentCache:
             l1_evicted_count=engine.l1.evicted_count,
             queued_write_count=engine.queued_write_count,
             degraded=engine.is_degraded,
+            trusted=engine.l1.trusted_until > engine.now(),
+            distrusted_count=0 if engine.coherence is None else engine.coherence.generation,
+            heard_count=0 if engine.coherence is None else engine.coherence.heard_count,
         )
 
     def __repr__(self) -> str:

@@ -20,6 +20,9 @@ class LocalStats:
         l1_evicted_count: Entries that newer ones pushed out of L1.
         queued_write_count: Writes that Valkey has not answered yet.
         degraded: Whether Valkey is taken for unavailable.
+        trusted: Whether L1 is known to have followed every change; without a Valkey always.
+        distrusted_count: How often L1 was dropped because a change may have been missed, on this event loop.
+        heard_count: Changes by other processes that L1 has followed, on this event loop.
     """
 
     tiers: dict[str, TierCounters]
@@ -29,3 +32,6 @@ class LocalStats:
     l1_evicted_count: int
     queued_write_count: int
     degraded: bool
+    trusted: bool
+    distrusted_count: int
+    heard_count: int

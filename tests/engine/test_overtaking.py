@@ -290,7 +290,7 @@ async def test_a_load_cancelled_from_outside_before_its_first_step_leaves_nobody
 
 
 def test_closing_a_fence_twice_leaves_a_later_one_on_the_key() -> None:
-    fences = Fences()
+    fences = Fences(lambda: 0.0)
     first, second = fences.open("k", ()), fences.open("k", ())
     fences.close(first)
     fences.close(first)

@@ -56,9 +56,15 @@ class ChangedByOthers(NamedTuple):
 
 
 class Pong(NamedTuple):
-    """The answer to the ping that carried ``stamp``: everything said before that ping has been heard."""
+    """The answer to a ping: everything said before that ping was sent has been heard.
+
+    Attributes:
+        stamp: Monotonic second at which it was sent.
+        number: The number of the last change before that.
+    """
 
     stamp: float
+    number: int
 
 
 class Unreadable(NamedTuple):

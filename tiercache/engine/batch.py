@@ -172,7 +172,7 @@ async def _load(engine: Engine, runtime: Runtime, missing: Sequence[tuple[_Own, 
 
 
 async def _take_leases(runtime: Runtime, missing: Sequence[tuple[_Own, Found]]) -> dict[str, Lease]:
-    """Return the leases on those keys that no other process loads. The others are loaded all the same, for this call."""
+    """Return the leases on those keys that no other process loads. The others are loaded too, for this call alone."""
     wanted = [
         one.request
         for one, found in missing
@@ -211,7 +211,7 @@ async def invalidate_many(engine: Engine, keys: Sequence[str]) -> int:
         L2CommandError: Valkey refused one. The others are gone.
     """
     runtime = await engine.open()
-    were_here = [engine.drop(runtime, key) for key in keys]
+    were_here = [engine.l1.peek(key) is not None for key in keys]
     drops: list[tuple[Write, OnDone]] = [
         (Delete((key,), announced=True), engine.dropping(runtime, (key,))) for key in keys
     ]

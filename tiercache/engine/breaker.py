@@ -108,6 +108,10 @@ class GuardedLevel2:
         with self._noted():
             return await self._level2.execute(commands)
 
+    async def trim_indexes(self) -> None:
+        with self._noted():
+            await self._level2.trim_indexes()
+
     async def subscribe(self) -> Subscription:
         # Not noted: it says nothing of whether commands are answered.
         return await self._level2.subscribe()
@@ -115,6 +119,10 @@ class GuardedLevel2:
     async def position(self) -> Position:
         with self._noted():
             return await self._level2.position()
+
+    async def last_number(self) -> int:
+        with self._noted():
+            return await self._level2.last_number()
 
     async def aclose(self) -> None:
         await self._level2.aclose()

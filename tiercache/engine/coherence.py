@@ -70,9 +70,8 @@ class Coherence:
     def apply(self, event: Event) -> None:
         """Apply what was heard. No await: whoever runs next finds it done."""
         match event:
-            case Pong(stamp):
-                self._is_catching_up = False
-                self._l1.trusted_until = max(self._l1.trusted_until, stamp + self._max_staleness)
+            case Pong():
+                self._answered(event)
             case Heard():
                 self._hear(event)
             case ChangedByOthers(None):
@@ -85,6 +84,15 @@ class Coherence:
                         self._drop(key)
             case Unreadable(reason):
                 self.distrust(reason)
+
+    def _answered(self, pong: Pong) -> None:
+        self._is_catching_up = False
+        server, last = self._position or Position(None, 0)
+        if pong.number > last:
+            # Numbered before the ping, and not heard before its answer.
+            self.distrust(f"change {pong.number} was made, and {last} was the last that was heard of")
+            self._position = Position(server, pong.number)
+        self._l1.trusted_until = max(self._l1.trusted_until, pong.stamp + self._max_staleness)
 
     def _hear(self, heard: Heard) -> None:
         if heard.number is not None:

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from ..errors import L2UnavailableError
 from .clock import Clock
+from .coherence import Coherence
 from .counters import TierCounters
 from .entry import ENTRY_OVERHEAD_BYTES, Entry
 from .fences import Fence
@@ -245,15 +246,13 @@ class Engine:
         lifetime = policy.lifetime(fresh.ttl, request.ttl)
         now = self.now()
         entry = self.entry(policy, request, fresh.value, lifetime, since=now, began=now)
-        self.drop(runtime, key)
+        self.l1.drop(key)
         # A later change, by whomever, may be heard of before this write is answered.
-        fence = runtime.fences.open(key, request.groups)
+        fence = runtime.fences.open_for_write(key, request.groups)
 
         def keep(outcome: int | Exception) -> None:
             is_latest = self.may_keep(runtime, fence)
-            runtime.fences.close(fence)
-            # Again: whoever read the older value in between may have put it into L1, or be about to.
-            self.drop(runtime, key)
+            self.written(runtime, fence)
             if isinstance(outcome, Exception):
                 return
             if runtime.link is not None:
@@ -272,35 +271,40 @@ class Engine:
             L2CommandError: Valkey refused the delete.
         """
         runtime = await self.open()
-        was_here = self.drop(runtime, key)
+        was_here = self.l1.peek(key) is not None
+        dropped = self.dropping(runtime, (key,))
         if runtime.pipe is None:
+            dropped(0)
             return was_here
-        return await runtime.pipe.write(Delete((key,), announced=True), self.dropping(runtime, (key,))) > 0 or was_here
+        return await runtime.pipe.write(Delete((key,), announced=True), dropped) > 0 or was_here
 
     def dropping(self, runtime: Runtime, keys: Sequence[str]) -> OnDone:
-        """Return what must be done when the outcome of deleting ``keys`` is known."""
+        """Drop ``keys``, which are about to be changed; return what must be done when the outcome is known."""
+        for key in keys:
+            self.l1.drop(key)
+        fences = [runtime.fences.open_for_write(key) for key in keys]
 
         def drop_again(outcome: int | Exception) -> None:
-            # For the reason given in ``storing``.
-            for key in keys:
-                self.drop(runtime, key)
+            for fence in fences:
+                self.written(runtime, fence)
             if runtime.link is not None:
                 runtime.link.unsettled.note(keys, outcome)
 
         return drop_again
+
+    def written(self, runtime: Runtime, fence: Fence) -> None:
+        """Drop a key whose change has been answered: the second time."""
+        # Whoever read the older value in between may have put it into L1, or be about to.
+        runtime.fences.written(fence)
+        self.l1.drop(fence.key)
+        if runtime.link is not None:
+            runtime.link.leases.wake(fence.key)
 
     async def flush_writes(self) -> None:
         """Return when every write queued so far has been answered by Valkey, well or ill."""
         runtime = await self.open()
         if runtime.pipe is not None:
             await runtime.pipe.flush()
-
-    def drop(self, runtime: Runtime, key: str) -> bool:
-        """Forget a key that is being changed, in this process; return whether L1 had it."""
-        runtime.fences.break_key(key)
-        if runtime.link is not None:
-            runtime.link.leases.wake(key)
-        return self.l1.drop(key)
 
     # Being looked at
 
@@ -320,6 +324,12 @@ class Engine:
     def runtime(self) -> Runtime | None:
         """The runtime there is, of whichever loop; None before the first use."""
         return self._life.runtime
+
+    @property
+    def coherence(self) -> Coherence | None:
+        """What was heard of other processes' changes; None before the first use, and without Valkey."""
+        runtime = self._life.runtime
+        return None if runtime is None or runtime.link is None else runtime.link.coherence
 
     @property
     def queued_write_count(self) -> int:

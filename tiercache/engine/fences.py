@@ -25,12 +25,13 @@ class Fence:
         holds: Whether nothing is known to have changed the key since ``began``.
         in_doubt: Whether a change of it may have gone unheard since.
         began: Monotonic second from which on what it would store is known to be current.
+        writing: Whether it is that of an explicit write on its way, and not of a read or a load.
         reading: Whether what it would store is being read from Valkey, not loaded.
         keeps_reads: Whether what is read is kept in L1: not while a write of the key is on its way there, because what
             is read may be older.
     """
 
-    __slots__ = ("began", "groups", "holds", "in_doubt", "keeps_reads", "key", "reading")
+    __slots__ = ("began", "groups", "holds", "in_doubt", "keeps_reads", "key", "reading", "writing")
 
     def __init__(self, key: str, groups: tuple[Group, ...], began: float = 0.0) -> None:
         self.key = key
@@ -38,6 +39,7 @@ class Fence:
         self.began = began
         self.holds = True
         self.in_doubt = False
+        self.writing = False
         self.reading = False
         self.keeps_reads = True
 
@@ -59,6 +61,23 @@ class Fences:
         fence = Fence(key, groups, self._now())
         self._open.setdefault(key, []).append(fence)
         return fence
+
+    def open_for_write(self, key: str, groups: tuple[Group, ...] = ()) -> Fence:
+        """Break every fence on ``key``, about to be written or removed; return one that ``written`` closes."""
+        self.break_key(key)
+        fence = self.open(key, groups)
+        fence.writing = True
+        return fence
+
+    def written(self, fence: Fence) -> None:
+        """Break every fence on the key but those of later writes, for what they bring may be older; close ``fence``."""
+        is_later = False
+        for other in self._open.get(fence.key, ()):
+            if other is fence:
+                is_later = True
+            elif not (is_later and other.writing):
+                other.holds = False
+        self.close(fence)
 
     def renew(self, fence: Fence) -> None:
         """Make ``fence`` as one opened now: what it would store is yet to be asked for."""

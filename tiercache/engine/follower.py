@@ -146,19 +146,21 @@ class Follower:
             await asyncio.gather(pinging, return_exceptions=True)
 
     async def _keep_pinging(self, subscription: Subscription) -> None:
-        # A connection that has ended is noticed by who receives on it.
-        with suppress(L2UnavailableError):
-            # Counted and not timed: while the loop is blocked no ping is sent, and answers wait to be read.
-            while self._unanswered_count < _MOST_UNANSWERED:
-                await asyncio.sleep(self._interval)
-                self._unanswered_count += 1
+        # Counted and not timed: while the loop is blocked no ping is sent, and answers wait to be read.
+        while self._unanswered_count < _MOST_UNANSWERED:
+            await asyncio.sleep(self._interval)
+            self._unanswered_count += 1
+            # A connection that has ended is noticed by who receives on it; that commands are not answered, by others.
+            with suppress(TierCacheError):
                 await self._ping(subscription)
-                if self.is_tracking and subscription.id is not None:
-                    self._pipe.post(Track(subscription.id), self._tracked)
-            await subscription.aclose()
+            if self.is_tracking and subscription.id is not None:
+                self._pipe.post(Track(subscription.id), self._tracked)
+        await subscription.aclose()
 
     async def _ping(self, subscription: Subscription) -> None:
-        await subscription.ping(self._now())
+        # In this order: what was numbered has been said when the ping is sent, and is heard before it is answered.
+        number = await self._level2.last_number()
+        await subscription.ping(self._now(), number)
 
     # Tracking
 

@@ -1,7 +1,7 @@
 """Invalidation of many entries at once: by group, and by index.
 
-Another part of ``Engine``, whose helpers it uses. An index is a sorted set of keys in Valkey, added to before a lease is
-taken and before a value is written: so it has the keys of loads under way too, whose right to store goes with them.
+Another part of ``Engine``, whose helpers it uses. An index is a sorted set of keys in Valkey, added to before a lease
+is taken and before a value is written: so it has the keys of loads under way too, whose right to store goes with them.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ async def _removed(
             link.unsettled.note_group(overtakes, remove, hides_everything=hides_everything)
         raise
     finally:
-        # For the reason given in ``Engine.storing``.
+        # For the reason given in ``Engine.written``.
         _drop_group(engine, runtime, group, overtakes)
     link.unsettled.settle_group(overtakes)
     return count

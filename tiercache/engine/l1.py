@@ -60,7 +60,7 @@ class L1:
         return None
 
     def get_untrusted(self, key: str, now: float, longer: float) -> Entry | None:
-        """Return the entry as ``get`` does, also if it is believed no more, but has been up to ``longer`` seconds ago."""
+        """Return the entry as ``get`` does, also if it has not been believed for up to ``longer`` seconds."""
         try:
             entry = self._lru[key]
         except KeyError:

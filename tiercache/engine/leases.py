@@ -2,8 +2,8 @@
 
 The lease is a placeholder in the key itself, ``tc:lease:{runtime}:{number}``: put there if the key is empty, renewed as
 long as the load runs, and replaced by the value if it is still there then. So whatever deletes or replaces the key, by
-whichever software, takes the right to store away. It is neither JSON nor a value of a kv tier: every reader takes it for
-absent. Of a key that has a value already (a refresh), that value stands in for the placeholder.
+whichever software, takes the right to store away. It is neither JSON nor a value of a kv tier: every reader takes it
+for absent. Of a key that has a value already (a refresh), that value stands in for the placeholder.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .announcement import Announcement
 from .level2 import Announce, Release, TakeLease, WriteSet
 from .write_pipe import WritePipe
 
-__all__ = ["PLACEHOLDER_PREFIX", "Lease", "Leases", "is_placeholder"]
+__all__ = ["PLACEHOLDER_PREFIX", "Lease", "Leases", "holder_of", "is_placeholder"]
 
 PLACEHOLDER_PREFIX: Final = b"tc:lease:"
 # A renewal may be lost, or late, twice.
@@ -27,6 +27,11 @@ _RENEWALS_A_LIFE: Final = 3
 def is_placeholder(data: bytes) -> bool:
     """Return whether ``data`` stand for a load under way."""
     return data.startswith(PLACEHOLDER_PREFIX)
+
+
+def holder_of(placeholder: bytes) -> str:
+    """Return the name of the runtime that has put ``placeholder`` there."""
+    return placeholder[len(PLACEHOLDER_PREFIX) :].partition(b":")[0].decode(errors="replace")
 
 
 class Lease:

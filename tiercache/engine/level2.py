@@ -1,4 +1,4 @@
-"""The second level as the engine sees it: reads with the remaining lifetime, ordered writes, a scan, and announcements."""
+"""The second level as the engine sees it: reads with the remaining lifetime, ordered writes, announcements."""
 
 from __future__ import annotations
 
@@ -228,8 +228,8 @@ class Subscription(Protocol):
     @property
     def id(self) -> int | None: ...
 
-    async def ping(self, stamp: float) -> None:
-        """Send a ping that is answered on the same connection, in its turn, by a Pong with ``stamp``."""
+    async def ping(self, stamp: float, number: int) -> None:
+        """Send a ping that is answered on the same connection, in its turn, by a Pong with the same."""
         ...
 
     async def receive(self) -> Event:
@@ -285,12 +285,20 @@ class Level2(Protocol):
         """
         ...
 
+    async def trim_indexes(self) -> None:
+        """Forget in the indexes, as far as this process has added to them, keys that are gone."""
+        ...
+
     async def subscribe(self) -> Subscription:
         """Return a new subscription: what is announced from now on is heard on it."""
         ...
 
     async def position(self) -> Position:
         """Return where the sequence of changes stands."""
+        ...
+
+    async def last_number(self) -> int:
+        """Return the number of the last change, 0 for none."""
         ...
 
     async def aclose(self) -> None:

@@ -43,6 +43,7 @@ class Link:
 
     Attributes:
         level2: The guarded store.
+        origin: The name of this runtime in announcements and placeholders.
         lease_wait: Most seconds that a load waits for another process's lease, None for no limit.
         pipe: The write pipe to it.
         leases: The leases that are held and waited for.
@@ -66,6 +67,7 @@ class Link:
         on_settings_changed: Callable[[], object],
     ) -> None:
         self.level2 = level2
+        self.origin = origin
         self.lease_wait = bounds.lease_wait
         self.pipe = WritePipe(level2, max_fill_bytes=max_queue_bytes)
         self.leases = Leases(self.pipe, origin=origin, ttl=bounds.lease_ttl)

@@ -139,6 +139,8 @@ def may_lease(runtime: Runtime, request: Request, fence: Fence, found: Found) ->
         and not found.degraded
         and not runtime.breaker.is_open
         and not runtime.fences.is_barred(fence)
+        # An explicit write of the key, under way, wins over the load.
+        and not (runtime.pipe is not None and runtime.pipe.is_changing(request.key))
     )
 
 

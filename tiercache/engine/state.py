@@ -44,8 +44,8 @@ async def run(runtime: Runtime, command: Command) -> Any:
 async def store(engine: Engine, request: Request, fresh: Fresh, command: Command) -> None:
     """As ``Engine.store``, behind ``command``."""
     runtime = await engine.open()
-    write, keep = engine.storing(runtime, request, fresh)
     pipe = _pipe(runtime)
+    write, keep = engine.storing(runtime, request, fresh)
     # The value by a plain command behind it: what a script writes, the server tells this process of too.
     await pipe.write_all([(Run(command), lambda _: None), (write, keep)])
 
@@ -58,9 +58,10 @@ async def change(engine: Engine, key: str, command: Command) -> Any:
         L2CommandError: Valkey refused it.
     """
     runtime = await engine.open()
-    engine.drop(runtime, key)
-    run = Run(command, (key,), announced=True)
-    return await _pipe(runtime).run(run, lambda _: engine.drop(runtime, key))
+    pipe = _pipe(runtime)
+    engine.l1.drop(key)
+    fence = runtime.fences.open_for_write(key)
+    return await pipe.run(Run(command, (key,), announced=True), lambda _: engine.written(runtime, fence))
 
 
 async def change_group(engine: Engine, group: Group, commands: Sequence[Command]) -> list[Any]:
@@ -79,7 +80,7 @@ async def change_group(engine: Engine, group: Group, commands: Sequence[Command]
         replies = [await pipe.run(Run(command)) for command in commands]
         await pipe.write(Announce(Announcement(groups=(group,))))
     finally:
-        # For the reason given in ``Engine.storing``.
+        # For the reason given in ``Engine.written``.
         drop()
     return replies
 

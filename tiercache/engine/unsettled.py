@@ -36,6 +36,7 @@ class Unsettled:
         self._groups: dict[Group, Callable[[], Awaitable[object]]] = {}
         self._hiding: set[Group] = set()
         self._task: asyncio.Task[None] | None = None
+        self._is_closed = False
 
     def __bool__(self) -> bool:
         return bool(self._keys or self._groups)
@@ -72,7 +73,7 @@ class Unsettled:
         self._hiding.discard(group)
 
     def _start(self) -> None:
-        if self._task is None:
+        if self._task is None and not self._is_closed:
             self._task = asyncio.get_running_loop().create_task(self._repeat(), name="tiercache-unsettled")
 
     async def _repeat(self) -> None:
@@ -97,6 +98,7 @@ class Unsettled:
 
     async def aclose(self) -> None:
         """Give up."""
+        self._is_closed = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)

@@ -91,13 +91,13 @@ class ValkeySubscription:
         """The connection's id, None where the server gives none or redirects nothing to it."""
         return self._id
 
-    async def ping(self, stamp: float) -> None:
+    async def ping(self, stamp: float, number: int) -> None:
         if not self._connection.is_connected:
             # To send on it would connect it anew, without a subscription.
             raise L2UnavailableError("the subscription has ended")
         with map_errors("PING on the subscription"):
             async with asyncio.timeout(self._timeout):
-                await _send(self._connection, ("PING", repr(stamp)))
+                await _send(self._connection, ("PING", f"{stamp!r} {number}"))
 
     async def receive(self) -> Event:
         while True:
@@ -118,11 +118,9 @@ def _event(message: Any) -> Event | None:
     if not isinstance(message, list) or not message:
         return Unreadable(f"{type(message).__name__} on the subscription")
     match message:
-        case [b"pong", bytes(stamp)]:
-            try:
-                return Pong(float(stamp))
-            except ValueError:
-                return None
+        case [b"pong", bytes(payload)]:
+            stamp, _, number = payload.partition(b" ")
+            return Pong(float(stamp), int(number))
         case [b"message", bytes(channel), payload] if channel.decode() == _TRACKING_CHANNEL:
             if payload is None:
                 return ChangedByOthers(None)

@@ -33,12 +33,18 @@ _ACTIONS: Final = {
     Run: "a script",
 }
 
+# Indexes remembered until they are trimmed; further ones are when they are added to again.
+_MAX_TRIMMED_COUNT: Final = 10_000
+
 
 class WriteCommands:
     """The commands of one connection's server.
 
     Args:
         origin: What announcements are signed with.
+
+    Attributes:
+        indexes: Those that have been added to, for whoever trims them; emptied by them.
     """
 
     def __init__(self, names: BusNames, origin: str) -> None:
@@ -46,6 +52,7 @@ class WriteCommands:
         self._origin = origin
         self._has_conditions = True
         self._announce = script("announce")
+        self.indexes: set[str] = set()
 
     def questions(self) -> list[Command]:
         """Return the commands that show what the server knows; none changes anything."""
@@ -65,13 +72,13 @@ class WriteCommands:
         """Return the commands that carry out ``write``."""
         match write:
             case WriteSet():
-                return [*_registrations(write.indexes, write.key), self._set(write)]
+                return [*self._registrations(write.indexes, write.key), self._set(write)]
             case Delete(keys):
                 # Plainly looked at before it is deleted, so that no placeholder is counted as a value.
                 looks: list[Command] = [("GETRANGE", key, 0, len(PLACEHOLDER_PREFIX) - 1) for key in keys]
                 return [*looks, ("DEL", *keys)]
             case TakeLease():
-                return [*_registrations(write.indexes, write.key), self._take(write)]
+                return [*self._registrations(write.indexes, write.key), self._take(write)]
             case Release(key, placeholder):
                 if self._has_conditions:
                     return [("DELIFEQ", key, placeholder)]
@@ -86,6 +93,14 @@ class WriteCommands:
                 return [("CLIENT", "TRACKINGINFO")]
             case Run(command):
                 return [command]
+
+    def _registrations(self, indexes: Sequence[str], key: str) -> list[Command]:
+        if not indexes:
+            return []
+        if len(self.indexes) < _MAX_TRIMMED_COUNT:
+            self.indexes.update(indexes)
+        now = int(time.time() * 1000)
+        return [("ZADD", index, now, key) for index in indexes]
 
     def _set(self, write: WriteSet) -> Command:
         life = () if write.ttl is None else ("PX", to_milliseconds(write.ttl))
@@ -117,10 +132,3 @@ class WriteCommands:
         if isinstance(write, WriteSet):
             return int(reply is not None and reply != 0)
         return reply
-
-
-def _registrations(indexes: Sequence[str], key: str) -> list[Command]:
-    if not indexes:
-        return []
-    now = int(time.time() * 1000)
-    return [("ZADD", index, now, key) for index in indexes]

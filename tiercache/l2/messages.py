@@ -1,10 +1,11 @@
 """Announcements as they travel: one JSON object each, on the channel ``{name}:__tc:bus:{db}``.
 
-    {"v":1, "s":<number or null>, "o":"<origin>", "k":[keys], "g":[[kind,value]], "f":[[kind,value]], "w":[keys], "d":[keys],
-     "p":true}
+    {"v":1, "s":<number or null>, "o":"<origin>", "k":[keys], "g":[[kind,value]], "f":[[kind,value]],
+     "w":[keys], "d":[keys], "p":true}
 
-``v`` is the version of this form; ``s`` the change's place in the sequence; the others are the fields of Announcement, in
-their order, and are left out where they are empty. What is not of this form is not understood, and never passed over.
+``v`` is the version of this form; ``s`` the change's place in the sequence; the others are the fields of Announcement,
+in their order, and are left out where they are empty. What is not of this form is not understood, and never passed
+over.
 """
 
 from __future__ import annotations

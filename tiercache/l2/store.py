@@ -21,6 +21,7 @@ from .commands import WriteCommands
 from .connect import Settings
 from .errors import map_error, map_errors
 from .reads import CHUNK_COUNT, BatchReader
+from .scripts import script
 from .tracking import Tracking
 
 __all__ = ["ValkeyLevel2"]
@@ -28,6 +29,9 @@ __all__ = ["ValkeyLevel2"]
 T = TypeVar("T")
 
 _SCAN_COUNT: Final = 1000
+# Indexes trimmed in one exchange, and exchanges at most.
+_TRIMMED_COUNT: Final = 20
+_MAX_TRIMS: Final = 100
 # Above the deadline that an empty exchange has: a slow network must still be able to carry a large batch.
 _BYTES_PER_SECOND: Final = 16 * 1024 * 1024
 # A first connection resolves names, does a TLS handshake and authenticates.
@@ -69,6 +73,7 @@ class ValkeyLevel2:
         self._settings = settings
         self._timeout = timeout
         self._names = BusNames.of(name, settings.db)
+        self._ask_number: Command = ("GET", self._names.sequence)
         self._commands = WriteCommands(self._names, origin)
         self._tracking = Tracking(self._names.tracked)
         self._pool = settings.pool()
@@ -139,17 +144,29 @@ class ValkeyLevel2:
         replies = await self._within("a batch of commands", lambda deadline: self._exchange(deadline, commands))
         return [_mapped(reply) for reply in replies]
 
+    async def trim_indexes(self) -> None:
+        for _ in range(_MAX_TRIMS):
+            page = [self._commands.indexes.pop() for _ in range(min(_TRIMMED_COUNT, len(self._commands.indexes)))]
+            if not page:
+                return
+            replies = await self.execute([("EVAL", script("trim"), 1, index) for index in page])
+            # Where there is more to do, it is done next.
+            self._commands.indexes.update(index for index, more in zip(page, replies, strict=True) if more == 1)
+
     async def subscribe(self) -> ValkeySubscription:
         return await ValkeySubscription.open(
             self._settings, self._names.channel, self._timeout, self._timeout * _CONNECT_DEADLINES
         )
 
     async def position(self) -> Position:
-        info, number = await self.execute([("INFO", "server"), ("GET", self._names.sequence)])
+        info, number = await self.execute([("INFO", "server"), self._ask_number])
         # Without permission to ask it is not known which server answers: nothing is proved then.
         server = re.search(rb"run_id:(\w+)", info) if isinstance(info, bytes) else None
-        known = isinstance(number, bytes) and number.isdigit()
-        return Position(None if server is None else server[1].decode(), int(number) if known else 0)
+        return Position(None if server is None else server[1].decode(), _number(number))
+
+    async def last_number(self) -> int:
+        (number,) = await self.execute([self._ask_number])
+        return _number(number)
 
     async def aclose(self) -> None:
         self._is_closed = True
@@ -307,6 +324,11 @@ async def _reply(connection: AbstractConnection) -> Any:
         return await connection.read_response()
     except ResponseError as error:
         return error
+
+
+def _number(reply: Any) -> int:
+    """Return what the counter of changes holds, 0 for nothing or for what is no number."""
+    return int(reply) if isinstance(reply, bytes) and reply.isdigit() else 0
 
 
 def _mapped(reply: Any) -> Any:

@@ -91,10 +91,14 @@ class MonitorService:
             self._discovery = None
 
     async def _beat(self, level2: GuardedLevel2) -> None:
-        """Rewrite the registration and read the policies anew."""
+        """Rewrite the registration, read the policies anew, tidy up."""
         if self._discovery is not None:
             self._registered = await self._discovery.beat(level2)
         await self._policies.refresh(level2)
+        try:
+            await level2.trim_indexes()
+        except TierCacheError as error:
+            _LOGGER.debug("The indexes were not trimmed: %s", error)
 
     async def close(self, level2: GuardedLevel2) -> None:
         """Send what is left and leave the registry."""

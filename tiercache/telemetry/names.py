@@ -17,12 +17,15 @@ __all__ = [
     "BREAKER_OPEN",
     "CACHE_COUNTERS",
     "CACHE_GAUGES",
+    "CHANGES_HEARD",
     "CONFIG_REFRESH_FAILED",
     "COST_SAVED",
     "DISCOVERY_WRITE_FAILED",
     "L1_BYTES",
+    "L1_DISTRUSTED",
     "L1_ENTRIES",
     "L1_EVICTIONS",
+    "L1_TRUSTED",
     "LEVEL_HITS",
     "METRICS",
     "OPERATION_DURATION",
@@ -90,6 +93,9 @@ TIER_COUNTERS: Final[Mapping[str, Metric]] = MappingProxyType(
         ),
         "loads": Metric("loads_total", "counter", _BY_TIER, "Loader calls."),
         "load_errors": Metric("load_errors_total", "counter", _BY_TIER, "Loader calls that raised or timed out."),
+        "lease_waits": Metric(
+            "lease_waits_total", "counter", _BY_TIER, "Loads that waited for another process to load the key."
+        ),
         "coalesced": Metric(
             "coalesced_total", "counter", _BY_TIER, "Misses that waited on a load another caller had started."
         ),
@@ -113,20 +119,27 @@ TIER_COUNTERS: Final[Mapping[str, Metric]] = MappingProxyType(
 L1_EVICTIONS: Final = Metric(
     "l1_evictions_total", "counter", _BY_CACHE, "Entries that newer ones pushed out of process memory."
 )
+L1_DISTRUSTED: Final = Metric(
+    "l1_distrusted_total", "counter", _BY_CACHE, "Times L1 was dropped because a change may have been missed."
+)
+CHANGES_HEARD: Final = Metric(
+    "changes_heard_total", "counter", _BY_CACHE, "Changes by other processes that L1 has followed."
+)
 CONFIG_REFRESH_FAILED: Final = Metric(  # Shared.
     "config_refresh_failed_total", "counter", _BY_CACHE, "Refreshes of the tool policies that failed."
 )
 DISCOVERY_WRITE_FAILED: Final = Metric(  # Shared.
     "discovery_write_failed_total", "counter", _BY_CACHE, "Writes of the discovery marker or heartbeat that failed."
 )
-CACHE_COUNTERS: Final = (L1_EVICTIONS, CONFIG_REFRESH_FAILED, DISCOVERY_WRITE_FAILED)
+CACHE_COUNTERS: Final = (L1_EVICTIONS, L1_DISTRUSTED, CHANGES_HEARD, CONFIG_REFRESH_FAILED, DISCOVERY_WRITE_FAILED)
 
 ACTIVE_SESSIONS: Final = Metric("active_sessions", "gauge", _BY_CACHE, "Session threads in use of late.")  # Shared.
 L1_ENTRIES: Final = Metric("l1_entries", "gauge", _BY_CACHE, "Entries in process memory.")
 L1_BYTES: Final = Metric("l1_bytes", "gauge", _BY_CACHE, "Bytes that process memory accounts for.")
 WRITE_QUEUE_DEPTH: Final = Metric("write_queue_depth", "gauge", _BY_CACHE, "Writes that Valkey has not answered yet.")
+L1_TRUSTED: Final = Metric("l1_trusted", "gauge", _BY_CACHE, "Caches whose L1 is known to have followed every change.")
 BREAKER_OPEN: Final = Metric("breaker_open", "gauge", _BY_CACHE, "Caches that take Valkey for unavailable.")
-CACHE_GAUGES: Final = (ACTIVE_SESSIONS, L1_ENTRIES, L1_BYTES, WRITE_QUEUE_DEPTH, BREAKER_OPEN)
+CACHE_GAUGES: Final = (ACTIVE_SESSIONS, L1_ENTRIES, L1_BYTES, L1_TRUSTED, WRITE_QUEUE_DEPTH, BREAKER_OPEN)
 
 METRICS: Final = (
     REQUESTS,

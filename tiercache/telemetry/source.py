@@ -26,9 +26,14 @@ class CacheSource:
         self.name = name
         self.tiers = tiers
         self.operations = engine.operations
-        self.counters: dict[str, Callable[[], float]] = {names.L1_EVICTIONS.name: lambda: engine.l1.evicted_count}
+        self.counters: dict[str, Callable[[], float]] = {
+            names.L1_EVICTIONS.name: lambda: engine.l1.evicted_count,
+            names.L1_DISTRUSTED.name: lambda: 0 if engine.coherence is None else engine.coherence.generation,
+            names.CHANGES_HEARD.name: lambda: 0 if engine.coherence is None else engine.coherence.heard_count,
+        }
         self.gauges: dict[str, Callable[[], float]] = {
             names.L1_ENTRIES.name: lambda: engine.l1.entry_count,
+            names.L1_TRUSTED.name: lambda: engine.l1.trusted_until > engine.now(),
             names.L1_BYTES.name: lambda: engine.l1.size_bytes,
             names.WRITE_QUEUE_DEPTH.name: lambda: engine.queued_write_count,
             names.BREAKER_OPEN.name: lambda: engine.is_degraded,

@@ -13,9 +13,11 @@ from typing import Any, Final, TypeAlias
 from ..engine.batch import find_many, get_or_load_many, invalidate_many, store_many
 from ..engine.engine import Engine
 from ..engine.entry import Group
+from ..engine.explanation import Explanation, explain
 from ..engine.invalidation import invalidate_group
 from ..engine.loader import check_loader, takes_argument
 from ..engine.loading import get_or_load
+from ..engine.mutation import Invalidating, Target
 from ..engine.policy import Fresh, Mode, Request, TierPolicy, check_mode
 from ..engine.ttl import Ttl, check_ttl
 from ..errors import UsageError
@@ -111,6 +113,32 @@ class KvTier:
             existed = await self._engine.invalidate(full_key)
             operation.set("deleted_count", int(existed))
         return existed
+
+    def invalidates(self, key: str | Callable[..., str]) -> Invalidating:
+        """Return what stands around a change of what a value is made from, as ``async with`` or as a decorator.
+
+        The value is removed before and after; in between this process stores none. Promise and errors as for
+        ``delete``.
+
+        Args:
+            key: As for ``delete``; for a decorator also a function of the call's arguments that returns it.
+        """
+
+        def target(*given: Any, **named: Any) -> Target:
+            at = key(*given, **named) if callable(key) else key
+            return Target((self._key(at),), lambda: self.delete(at))
+
+        if not callable(key):
+            target()
+        return Invalidating(self._engine, target, takes_call=callable(key))
+
+    async def explain(self, key: str) -> Explanation:
+        """Return where a value is, and how ``get`` would be answered. Counts and changes nothing.
+
+        Raises:
+            L2CommandError: Valkey refused the read.
+        """
+        return await explain(self._engine, self._request(self._key(key)))
 
     async def clear(self) -> int:
         """Remove every value of this tier, and of no other; return how many there were. Errors as for ``delete``."""

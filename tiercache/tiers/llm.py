@@ -9,9 +9,11 @@ from typing import Any, TypeAlias, TypeVar
 
 from ..engine.engine import Engine
 from ..engine.entry import Group
+from ..engine.explanation import Explanation, explain
 from ..engine.invalidation import invalidate_group
 from ..engine.loader import check_loader, takes_argument
 from ..engine.loading import get_or_load
+from ..engine.mutation import Invalidating, Target
 from ..engine.policy import Fresh, Mode, Request, TierPolicy, UndecodableError, check_mode
 from ..engine.ttl import Ttl, check_ttl
 from ..errors import UsageError
@@ -192,6 +194,32 @@ class LlmTier:
             existed = await self._engine.invalidate(key)
             operation.set("deleted_count", int(existed))
         return existed
+
+    def invalidates(self, params: Mapping[str, Any] | Callable[..., Mapping[str, Any]]) -> Invalidating:
+        """Return what stands around a change of what an answer is made from, as ``async with`` or as a decorator.
+
+        The answer is removed before and after; in between this process stores none. Promise and errors as for
+        ``invalidate``.
+
+        Args:
+            params: As for ``invalidate``; for a decorator also a function of the call's arguments that returns them.
+        """
+
+        def target(*given: Any, **named: Any) -> Target:
+            at = params(*given, **named) if callable(params) else params
+            return Target((self._keys.key(at),), lambda: self.invalidate(at))
+
+        if not callable(params):
+            target()
+        return Invalidating(self._engine, target, takes_call=callable(params))
+
+    async def explain(self, params: Mapping[str, Any]) -> Explanation:
+        """Return where the answer to ``params`` is, and how ``check`` would be answered. Counts and changes nothing.
+
+        Raises:
+            L2CommandError: Valkey refused the read.
+        """
+        return await explain(self._engine, self._request(params, self._keys.key(params)))
 
     async def invalidate_by_model(self, model: str) -> int:
         """Remove every answer of ``model``; return how many there were. Looks at every llm entry in Valkey.

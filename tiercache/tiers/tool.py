@@ -16,9 +16,11 @@ from typing import Any
 from ..engine.announcement import Announcement
 from ..engine.engine import Engine
 from ..engine.entry import Group
+from ..engine.explanation import Explanation, explain
 from ..engine.invalidation import invalidate_group
 from ..engine.loader import check_loader, takes_any
 from ..engine.loading import get_or_load
+from ..engine.mutation import Invalidating, Target
 from ..engine.policy import Fresh, Mode, Request, TierPolicy, check_mode
 from ..engine.ttl import Ttl, check_ttl
 from ..errors import UsageError
@@ -159,6 +161,32 @@ class ToolTier:
             existed = await self._engine.invalidate(key)
             operation.set("deleted_count", int(existed))
         return existed
+
+    def invalidates(self, tool: str, args: Any) -> Invalidating:
+        """Return what stands around a change of what a result is made from, as ``async with`` or as a decorator.
+
+        The result is removed before and after; in between this process stores none. Promise and errors as for
+        ``invalidate``.
+
+        Args:
+            args: As for ``invalidate``; for a decorator also a function of the call's arguments that returns them.
+        """
+
+        def target(*given: Any, **named: Any) -> Target:
+            at = args(*given, **named) if callable(args) else args
+            return Target((self._key(tool, at),), lambda: self.invalidate(tool, at))
+
+        if not callable(args):
+            target()
+        return Invalidating(self._engine, target, takes_call=callable(args))
+
+    async def explain(self, tool: str, args: Any) -> Explanation:
+        """Return where the result of a call is, and how ``check`` would be answered. Counts and changes nothing.
+
+        Raises:
+            L2CommandError: Valkey refused the read.
+        """
+        return await explain(self._engine, self._request(tool, self._key(tool, args)))
 
     async def invalidate_by_tool(self, tool: str) -> int:
         """Remove every result of ``tool``; return how many there were. Errors as for ``invalidate``."""

@@ -63,7 +63,7 @@ class Field:
         """Put it on record that something happens."""
         self.record(Fault(time.monotonic(), text))
 
-    def strike(self, text: str, *, count: int = 2, spared: Member | None = None) -> None:
+    def strike(self, text: str, *, count: int = 3, spared: Member | None = None) -> None:
         """Say what has just been done, and let somebody invalidate quiet keys while it hurts.
 
         Args:
@@ -118,7 +118,7 @@ async def _bus_stall(on: Field) -> None:
     while True:
         await on.pause(0.2, 0.5)
         on.proxy.stall(lane="bus")
-        on.strike("bus stalled", count=5)
+        on.strike("bus stalled", count=8)
         await asyncio.sleep(max(1.5, on.max_staleness * 1.5))
         on.mend("bus goes on")
         if on.is_over:
@@ -129,7 +129,7 @@ async def _bus_half_open(on: Field) -> None:
     while True:
         await on.pause(0.2, 0.5)
         on.proxy.half_open(lane="bus")
-        on.strike("bus half open", count=5)
+        on.strike("bus half open", count=8)
         await on.pause(on.max_staleness, on.max_staleness * 1.5)
         if on.is_over:
             return
@@ -183,7 +183,7 @@ async def _process_stop(on: Field) -> None:
         process = on.rng.choice(on.processes)
         process.suspend()
         try:
-            on.strike(f"{process.name} stopped", count=5, spared=process)
+            on.strike(f"{process.name} stopped", count=8, spared=process)
             await asyncio.sleep(on.max_staleness * on.rng.choice((1.2, 1.2, 2.5)))
         finally:
             process.resume()
@@ -197,7 +197,7 @@ async def _loop_block(on: Field) -> None:
         await on.pause(0.2, 0.5)
         process = on.rng.choice(on.processes)
         process.block(on.max_staleness * 1.3)
-        on.strike(f"{process.name} blocked", count=5, spared=process)
+        on.strike(f"{process.name} blocked", count=8, spared=process)
         await asyncio.sleep(on.max_staleness * 1.4)
         if on.is_over:
             return

@@ -39,7 +39,7 @@ _RECENT: Final = 0.4
 _LOADS: Final = ((0.001, 0.01, 60), (0.01, 0.04, 35), (0.1, 0.4, 5))
 # In units of max_staleness: such a flight may not be joined to its end. Of quiet keys, to which nothing else happens.
 _LONG_LOAD: Final = (1.1, 1.6)
-_LONG_LOADS: Final = 0.2
+_LONG_LOADS: Final = 0.3
 
 
 class ReplicaSettings(Struct, frozen=True):
