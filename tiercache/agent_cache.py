@@ -6,7 +6,7 @@ import asyncio
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self, TypedDict, TypeVar, Unpack
@@ -24,7 +24,7 @@ from .engine.mutation import Invalidating, Target
 from .engine.policy import Codec, TierPolicy
 from .engine.runtime import Limits
 from .engine.ttl import Ttl, check_ttl
-from .errors import UsageError
+from .errors import TierCacheError, UsageError
 from .l2.connect import Client, Settings, client_from_url
 from .l2.store import ValkeyLevel2
 from .monitor.discovery import Discovery
@@ -92,7 +92,7 @@ class AgentCache:
         default_ttl: Lifetime where neither call nor tier gives one; None: entries do not expire.
         llm: Options of the llm tier.
         tool: Options of the tool tier; ``ignore`` and ``key`` are the llm tier's alone.
-        session: Options of the session tier, likewise and without ``jitter``. Its ``l1_ttl`` is a second at most.
+        session: Options of the session tier, likewise and without ``jitter`` and ``store_when``.
         kv: Options of the kv tier, as the tool tier's.
         l1: Bounds of process memory.
         coherence: How it follows what other processes change.
@@ -325,13 +325,14 @@ class AgentCache:
             L2UnavailableError, L2CommandError: Some may be left in Valkey; this process has forgotten all of them.
         """
         self._engine.l1.clear()
-        count = await self._llm.clear() + await self._tool.clear()
-        with self._engine.operation("flush"):
-            # Of all kv tiers, also those that only other processes have made.
-            prefix = f"{self._name}:__tc:kv:"
-            count += await invalidate_group(self._engine, ALL_KV, prefix)
+        # Of all kv tiers, also those that only other processes have made.
+        clear_kv = partial(invalidate_group, self._engine, ALL_KV, f"{self._name}:__tc:kv:")
+        clears = [self._llm.clear, self._tool.clear, clear_kv]
         if include_session:
-            count += await self._session.clear()
+            clears.append(self._session.clear)
+        with self._engine.operation("flush") as operation:
+            count = await _sum_of_all(clears)
+            operation.set("deleted_count", count)
         return count
 
     async def invalidate_tag(self, *tags: str) -> int:
@@ -344,10 +345,11 @@ class AgentCache:
                 process reads no entry of the llm, tool and kv tiers from Valkey: any may be one of them.
             L2CommandError: Valkey refused.
         """
-        count = 0
+        groups = tag_groups(tags)
         with self._engine.operation("invalidate_tag") as operation:
-            for group in tag_groups(tags):
-                count += await invalidate_indexed(self._engine, group, index_key(self._name, group))
+            count = await _sum_of_all(
+                [partial(invalidate_indexed, self._engine, group, index_key(self._name, group)) for group in groups]
+            )
             operation.set("deleted_count", count)
         return count
 
@@ -492,6 +494,20 @@ class AgentCache:
         )
         self._policies.append(policy)
         return policy
+
+
+async def _sum_of_all(removals: Sequence[Callable[[], Awaitable[int]]]) -> int:
+    """Return the sum of what ``removals`` return, each having been tried; raise what the first that failed raised."""
+    count = 0
+    failure: TierCacheError | None = None
+    for remove in removals:
+        try:
+            count += await remove()
+        except TierCacheError as error:
+            failure = failure or error
+    if failure is not None:
+        raise failure
+    return count
 
 
 def _limits(options: ResilienceOptions, *, require_l2: bool) -> Limits:

@@ -128,8 +128,8 @@ class SessionTier:
     async def get(self, thread_id: str, field: str, *, fresh: bool = False) -> str | None:
         """Return what the field holds, None for nothing. Starts its window anew.
 
-        What this process has written it reads back at once. What another has, at once with ``fresh``, which asks
-        Valkey, and otherwise within ``l1_ttl``: at most a second.
+        What this process has written it reads back at once. What another has, when word of it arrives, and after
+        ``CoherenceOptions.max_staleness`` at the latest; with ``fresh``, which asks Valkey, at once.
         """
         place = self._threads.place(thread_id, field)
         held = None if fresh else self._store.peek(place)
