@@ -12,6 +12,7 @@ import valkey
 
 from tiercache import Clock
 from tiercache.engine.leases import is_placeholder
+from tiercache.engine.level2 import Delete, Run, WriteSet
 from tiercache.l2.store import ValkeyLevel2
 
 
@@ -59,7 +60,10 @@ class HeldReads:
 
 
 class HeldWrites:
-    """Holds back writes on their way to Valkey until told to let them go."""
+    """Holds back writes of entries on their way to Valkey until told to let them go, and all that is queued behind them.
+
+    What goes before them, leases and announcements alone, is let through: so a load can begin whose fill is then held.
+    """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.sending = asyncio.Event()
@@ -67,8 +71,9 @@ class HeldWrites:
         apply = ValkeyLevel2.apply
 
         async def held(level2: ValkeyLevel2, writes: Any) -> Any:
-            self.sending.set()
-            await self.release.wait()
+            if any(isinstance(write, WriteSet | Delete | Run) for write in writes):
+                self.sending.set()
+                await self.release.wait()
             return await apply(level2, writes)
 
         monkeypatch.setattr(ValkeyLevel2, "apply", held)

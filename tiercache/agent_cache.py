@@ -327,7 +327,7 @@ class AgentCache:
         self._engine.l1.clear()
         # Of all kv tiers, also those that only other processes have made.
         clear_kv = partial(invalidate_group, self._engine, ALL_KV, f"{self._name}:__tc:kv:")
-        clears = [self._llm.clear, self._tool.clear, clear_kv]
+        clears: list[Callable[[], Awaitable[int]]] = [self._llm.clear, self._tool.clear, clear_kv]
         if include_session:
             clears.append(self._session.clear)
         with self._engine.operation("flush") as operation:

@@ -52,6 +52,8 @@ class Engine:
         find_tracer: Callable[[], Tracer | None] | None = None,
     ) -> None:
         self.l1 = l1
+        # Nobody else changes what is in one process alone.
+        l1.trusted_until = math.inf if connect is None else -math.inf
         self.now = clock.monotonic
         self.wall = clock.wall
         self.operations = OperationLog(clock.monotonic)
@@ -77,7 +79,7 @@ class Engine:
         if self._connect is not None:
             # What other processes have changed since the last loop, nobody told this one.
             self.l1.clear()
-        self.l1.trusted_until = math.inf if self._connect is None else -math.inf
+            self.l1.trusted_until = -math.inf
         self.tracer = self._find_tracer()
         return Runtime(self._connect, self._service, self._limits, self._bounds, self.l1, self.now)
 
