@@ -60,7 +60,7 @@ class HeldReads:
 
 
 class HeldWrites:
-    """Holds back writes of entries on their way to Valkey until told to let them go, and all that is queued behind them.
+    """Holds back writes of entries, and all that is queued behind them, on their way to Valkey until told to let go.
 
     What goes before them, leases and announcements alone, is let through: so a load can begin whose fill is then held.
     """

@@ -142,7 +142,15 @@ def test_a_table_of_options_has_them_all_with_their_defaults(owner: type, rows: 
 
 def test_the_tables_of_options_were_found() -> None:
     found = {table.id for table in OPTION_TABLES}
-    assert found == {"AgentCache", "TierOptions", "L1Options", "ResilienceOptions", "LlmResponse", "TelemetryOptions"}
+    assert found == {
+        "AgentCache",
+        "TierOptions",
+        "L1Options",
+        "CoherenceOptions",
+        "ResilienceOptions",
+        "LlmResponse",
+        "TelemetryOptions",
+    }
 
 
 def test_the_statistics_page_names_every_counter() -> None:

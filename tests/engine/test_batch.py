@@ -100,6 +100,14 @@ async def in_both_levels(cache: AgentCache, key: str = "a") -> tuple[Any, Any]:
     return l1, await cache.kv.get(key, MISS)
 
 
+def without_fences(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no change take away the right to store."""
+    monkeypatch.setattr(Fences, "break_key", lambda self, key: None)
+    monkeypatch.setattr(Fences, "break_group", lambda self, group: None)
+    monkeypatch.setattr(Fences, "overtake", lambda self, fence: None)
+    monkeypatch.setattr(Fences, "written", Fences.close)
+
+
 def left_by(change: str) -> tuple[Any, Any]:
     return ("stored", "stored") if change.startswith("set") else (MISS, MISS)
 
@@ -198,9 +206,8 @@ async def test_a_batch_read_that_a_change_overtook_does_not_fill_l1(
 async def test_without_the_fence_the_batch_read_would_fill_l1(
     cache: AgentCache, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Fences, "break_key", lambda self, key: None)
-    monkeypatch.setattr(Fences, "break_group", lambda self, group: None)
-    with pytest.raises(AssertionError):
+    without_fences(monkeypatch)
+    with pytest.raises(AssertionError, match=r"'older', "):
         await test_a_batch_read_that_a_change_overtook_does_not_fill_l1(cache, change, monkeypatch)
 
 
@@ -219,12 +226,12 @@ async def test_a_batch_read_overtaken_by_a_refresh_does_not_bring_the_older_valu
 
         refreshing = asyncio.create_task(cache.kv.get_or_load("a", load, mode="refresh"))
         await turns()
-        reading = asyncio.create_task(cache.kv.get_many(["a"]))
+        reading = asyncio.create_task(cache.kv.get_many(["a", "b"], MISS))
         await reads.answered.wait()
         newer.set()
         await refreshing
         reads.release.set()
-        assert await reading == {"a": "older"}
+        assert await reading == {"a": "older", "b": MISS}
     assert await in_both_levels(cache) == ("newer", "newer")
 
 
@@ -251,12 +258,12 @@ async def test_a_read_begun_during_a_batch_of_writes_and_answered_before_them_do
     changing = asyncio.ensure_future(CHANGES[change](cache))
     await writes.sending.wait()
     reads = HeldReads(monkeypatch, "get_many")
-    reading = asyncio.create_task(cache.kv.get_many(["a"]))
+    reading = asyncio.create_task(cache.kv.get_many(["a", "b"], MISS))
     await reads.answered.wait()
     writes.release.set()
     await changing
     reads.release.set()
-    assert await reading == {"a": "older"}
+    assert await reading == {"a": "older", "b": MISS}
     assert await in_both_levels(cache) == left_by(change)
 
 
@@ -264,16 +271,9 @@ async def test_a_read_begun_during_a_batch_of_writes_and_answered_before_them_do
 async def test_without_the_second_drop_it_would(
     cache: AgentCache, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drop, drops = Engine._drop, 0
-
-    def first_ones(engine: Engine, runtime: Runtime, key: str) -> bool:
-        nonlocal drops
-        drops += 1
-        return drops <= 3 and drop(engine, runtime, key)  # Two of the first write, one of the change.
-
-    monkeypatch.setattr(Engine, "_drop", first_ones)
+    monkeypatch.setattr(Engine, "written", lambda engine, runtime, fence: runtime.fences.close(fence))
     monkeypatch.setattr(Runtime, "is_writing", lambda runtime, key: False)  # The other guard against the same.
-    with pytest.raises(AssertionError):
+    with pytest.raises(AssertionError, match=r"'older', "):
         await test_a_read_begun_during_a_batch_of_writes_and_answered_before_them_does_not_fill_l1_after_them(
             cache, change, monkeypatch
         )
@@ -376,7 +376,11 @@ async def test_a_key_found_in_valkey_does_not_wait_for_the_loader(cache: AgentCa
 
 
 @changes
-async def test_a_change_during_a_batch_load_wins_for_its_key_alone(cache: AgentCache, change: str) -> None:
+async def test_a_change_during_a_batch_load_wins_for_its_key_alone(either: AgentCache, change: str) -> None:
+    await change_during_a_batch_load(either, change)
+
+
+async def change_during_a_batch_load(cache: AgentCache, change: str) -> None:
     loader = Batches(held=True)
     waiting = asyncio.create_task(cache.kv.get_or_load_many(["b", "a"], loader))
     await loader.started.wait()
@@ -389,7 +393,8 @@ async def test_a_change_during_a_batch_load_wins_for_its_key_alone(cache: AgentC
 
 
 @changes
-async def test_a_caller_after_a_change_does_not_join_the_older_batch_load(cache: AgentCache, change: str) -> None:
+async def test_a_caller_after_a_change_does_not_join_the_older_batch_load(either: AgentCache, change: str) -> None:
+    cache = either
     loader = Batches(held=True)
     waiting = asyncio.create_task(cache.kv.get_or_load_many(["b", "a"], loader))
     await loader.started.wait()
@@ -403,13 +408,11 @@ async def test_a_caller_after_a_change_does_not_join_the_older_batch_load(cache:
 
 @changes
 async def test_without_the_fence_the_older_batch_load_would_be_stored(
-    cache: AgentCache, change: str, monkeypatch: pytest.MonkeyPatch
+    unleased: AgentCache, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Fences, "break_key", lambda self, key: None)
-    monkeypatch.setattr(Fences, "break_group", lambda self, group: None)
-    monkeypatch.setattr(Fences, "overtake", lambda self, fence: None)
-    with pytest.raises(AssertionError):
-        await test_a_change_during_a_batch_load_wins_for_its_key_alone(cache, change)
+    without_fences(monkeypatch)
+    with pytest.raises(AssertionError, match="'a!', 'a!'"):
+        await change_during_a_batch_load(unleased, change)
 
 
 @changes
@@ -678,8 +681,9 @@ async def test_a_load_lends_nobody_its_slot_for_a_batch_of_its_own(make_cache: M
 
 
 async def test_a_batch_read_while_a_fill_is_on_its_way_does_not_keep_the_older_value(
-    cache: AgentCache, monkeypatch: pytest.MonkeyPatch
+    either: AgentCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    cache = either
     await cache.kv.set("a", "older")
     writes = HeldWrites(monkeypatch)
     await cache.kv.get_or_load("a", lambda: "newer", mode="refresh")
@@ -691,8 +695,9 @@ async def test_a_batch_read_while_a_fill_is_on_its_way_does_not_keep_the_older_v
 
 
 async def test_a_fill_of_a_batch_reaches_valkey_before_an_invalidation_that_follows(
-    cache: AgentCache, monkeypatch: pytest.MonkeyPatch
+    either: AgentCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    cache = either
     writes = HeldWrites(monkeypatch)
     await cache.kv.get_or_load_many(["a", "b"], Batches())
     deleting = asyncio.create_task(cache.kv.delete_many(["a", "b"]))

@@ -386,9 +386,11 @@ async def test_memory_stays_when_nothing_was_missed_while_the_bus_was_cut(
         await caught_up(b, plain)
         assert await b.kv.get("k") == "v"
         before = distrusted(b)
+        follower = b._engine.runtime.link.follower  # type: ignore[union-attr]
+        subscription = follower._subscription
         await cut(proxied)
         proxied.refuse(False)
-        await until(lambda: proxied.connection_count("bus") == 1)
+        await until(lambda: follower._subscription not in (None, subscription))
         await a.kv.set("another", "x")
         await caught_up(b, plain)
         assert distrusted(b) == before

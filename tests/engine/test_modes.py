@@ -103,7 +103,8 @@ async def test_only_cached_never_loads_nor_waits_for_a_load(cache: AgentCache) -
     assert (await cache.llm.get_or_load(HELLO, loader, mode="only_cached")).source == "l1"
 
 
-async def test_store_only_loads_for_each_caller_and_stores(cache: AgentCache) -> None:
+async def test_store_only_loads_for_each_caller_and_stores(unleased: AgentCache) -> None:
+    cache = unleased
     loader = Loader(held=True)
     tasks = [asyncio.create_task(cache.llm.get_or_load(HELLO, loader, mode="store_only")) for _ in range(3)]
     await loader.started.wait()
@@ -115,6 +116,20 @@ async def test_store_only_loads_for_each_caller_and_stores(cache: AgentCache) ->
     assert (await cache.llm.check(HELLO)).response == "own"  # Begun later, so the newest there is.
     await cache.llm.get_or_load(HELLO, Loader("stored"), mode="store_only")
     assert (await cache.llm.check(HELLO)).response == "stored"
+
+
+async def test_whoever_looks_up_waits_for_a_store_only_load_that_has_the_lease(cache: AgentCache) -> None:
+    loader = Loader(held=True)
+    task = asyncio.create_task(cache.llm.get_or_load(HELLO, loader, mode="store_only"))
+    await loader.started.wait()
+    waiting = asyncio.create_task(cache.llm.get_or_load(HELLO, Loader("own")))
+    await asyncio.sleep(0.05)
+    loader.release()
+    result = await waiting
+    assert (result.response, result.source, result.coalesced) == ("answer", "l2", False)
+    assert not (await task).coalesced
+    counters = cache.local_stats().tiers["llm"]
+    assert (counters.loads, counters.lease_waits) == (1, 1)
 
 
 async def test_the_modes_that_do_not_look_up_count_neither_hit_nor_miss(cache: AgentCache) -> None:

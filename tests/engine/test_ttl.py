@@ -10,7 +10,7 @@ import valkey
 
 from tests.requests import HELLO, Loader, asking
 from tests.support import ManualClock
-from tiercache import NO_EXPIRY, AgentCache, LlmResponse, TierOptions
+from tiercache import NO_EXPIRY, AgentCache, CoherenceOptions, LlmResponse, TierOptions
 from tiercache.engine.ttl import check_ttl, shorten, to_milliseconds
 
 MakeCache = Callable[..., AgentCache]
@@ -87,7 +87,9 @@ async def test_a_copy_lives_no_longer_than_l1_ttl_and_than_its_original(
     make_cache: MakeCache, l1_ttl: float | None, ttl: float | None, served: float, gone: float
 ) -> None:
     time = ManualClock()
-    cache = make_cache(llm=TierOptions(ttl=ttl, l1_ttl=l1_ttl), clock=time.clock)
+    # Believed for longer than it lives: what is looked at here is its life.
+    coherence = CoherenceOptions(max_staleness=1000)
+    cache = make_cache(llm=TierOptions(ttl=ttl, l1_ttl=l1_ttl), coherence=coherence, clock=time.clock)
     await cache.llm.store(HELLO, "x")
     time.advance(served)
     assert (await cache.llm.check(HELLO)).source == "l1"
@@ -97,14 +99,17 @@ async def test_a_copy_lives_no_longer_than_l1_ttl_and_than_its_original(
 
 async def test_a_copy_read_late_lives_only_what_was_left(make_cache: MakeCache, plain: valkey.Valkey) -> None:
     time = ManualClock()
-    cache = make_cache(clock=time.clock)
+    coherence = CoherenceOptions(max_staleness=1000, tracking="off")  # Not to be told of the shorter life.
+    cache = make_cache(coherence=coherence, clock=time.clock)
     key = await cache.llm.store(HELLO, "x", ttl=100)
     cache.clear_l1()
     plain.pexpire(key, 5_000)
     result = await cache.llm.check(HELLO)
     assert result.ttl is not None
     assert 4 < result.ttl <= 5
-    time.advance(5.001)
+    time.advance(result.ttl - 0.001)
+    assert (await cache.llm.check(HELLO)).source == "l1"
+    time.advance(0.002)
     assert (await cache.llm.check(HELLO)).source == "l2"
 
 

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 import valkey
 
 from tests.requests import HELLO, Loader, asking
 from tests.support import StallingProxy
-from tiercache import AgentCache, L2UnavailableError, ResilienceOptions
+from tiercache import AgentCache, L2UnavailableError, ResilienceOptions, TierOptions
 from tiercache.l2.store import ValkeyLevel2
 
 PATIENCE = ResilienceOptions(l2_timeout=0.1, breaker_failures=100)
 
 
-async def late_write(url: str, plain: valkey.Valkey) -> bytes | None:
+async def late_write(url: str, plain: valkey.Valkey, *, lease: bool) -> bytes | None:
     """Let a fill time out on its way, store something newer, let the fill arrive; return what is in Valkey then."""
     proxy = StallingProxy(url)
-    async with proxy as through, AgentCache.from_url(through, name="test", resilience=PATIENCE) as cache:
+    options: dict[str, Any] = {"resilience": PATIENCE, "llm": TierOptions(lease=lease)}
+    async with proxy as through, AgentCache.from_url(through, name="test", **options) as cache:
         await cache.llm.store(asking("warm"), "x")  # The connection of the writes is there.
         proxy.stall_at = b"OLDER"
         result = await cache.llm.get_or_load(HELLO, Loader("OLDER"))
@@ -32,8 +34,11 @@ async def late_write(url: str, plain: valkey.Valkey) -> bytes | None:
         return value
 
 
-async def test_a_write_that_timed_out_does_not_land_behind_a_later_one(url: str, plain: valkey.Valkey) -> None:
-    value = await late_write(url, plain)
+@pytest.mark.parametrize("lease", [True, False])
+async def test_a_write_that_timed_out_does_not_land_behind_a_later_one(
+    url: str, plain: valkey.Valkey, lease: bool
+) -> None:
+    value = await late_write(url, plain, lease=lease)
     assert value is not None
     assert b"newer" in value
 
@@ -51,7 +56,8 @@ async def test_without_ending_the_broken_connection_it_would(
         level2._broken_ids = Forgetful()
 
     monkeypatch.setattr(ValkeyLevel2, "__init__", made)
-    value = await late_write(url, plain)
+    # Without a lease: a fill under one is refused besides, for the key does not hold the placeholder any more.
+    value = await late_write(url, plain, lease=False)
     assert value is not None
     assert b"OLDER" in value
 

@@ -15,7 +15,7 @@ import valkey
 
 from tests.requests import Loader
 from tests.support import ManualClock, entry_keys
-from tiercache import NO_EXPIRY, AgentCache, L1Options, ResilienceOptions, TierOptions, UsageError
+from tiercache import NO_EXPIRY, AgentCache, CoherenceOptions, L1Options, ResilienceOptions, TierOptions, UsageError
 from tiercache.l2.store import ValkeyLevel2
 
 MakeCache = Callable[..., AgentCache]
@@ -402,9 +402,29 @@ async def test_a_field_that_another_process_sets_during_the_load_is_not_overwrit
     assert await on_valkey.session.get("t", "a") == "newer"
 
 
-async def test_a_read_that_the_loaded_value_overtook_does_not_fill_l1(
-    on_valkey: AgentCache, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
+async def test_a_value_from_elsewhere_that_the_process_hears_of_wins_over_the_load(
+    on_valkey: AgentCache, plain: valkey.Valkey
 ) -> None:
+    loader = Loader("loaded", held=True)
+    waiting = asyncio.create_task(on_valkey.session.get_or_load("t", "a", loader))  # type: ignore[arg-type]
+    await loader.started.wait()
+    plain.set("test:session:t:a", "from elsewhere")
+    runtime = await on_valkey._engine.open()
+    for _ in range(1000):
+        if runtime.flights.joinable("test:session:t:a") is None:
+            break
+        await asyncio.sleep(0.002)
+    loader.release()
+    assert await waiting == "loaded"
+    assert await on_valkey.session.get("t", "a") == "from elsewhere"
+    assert plain.get("test:session:t:a") == b"from elsewhere"
+
+
+async def test_a_read_that_the_loaded_value_overtook_does_not_fill_l1(
+    make_cache: MakeCache, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Nothing tells the process of the value from elsewhere, so the load replaces it.
+    on_valkey = make_cache(name="test", coherence=CoherenceOptions(tracking="off"))
     loader = Loader("loaded", held=True)
     waiting = asyncio.create_task(on_valkey.session.get_or_load("t", "a", loader))  # type: ignore[arg-type]
     await loader.started.wait()

@@ -15,7 +15,7 @@ from ..errors import L2UnavailableError
 from .clock import Clock
 from .coherence import Coherence
 from .counters import TierCounters
-from .entry import ENTRY_OVERHEAD_BYTES, Entry
+from .entry import ENTRY_OVERHEAD_BYTES, Entry, Group
 from .fences import Fence
 from .found import Found, Source
 from .l1 import L1
@@ -122,7 +122,8 @@ class Engine:
         link = runtime.link
         if link is None or not requests:
             return [Found(None, None)] * len(requests)
-        if link.unsettled and any(link.unsettled.covers(request.key, request.groups) for request in requests):
+        is_state = requests[0].policy.is_state
+        if link.unsettled and not is_state and any(link.unsettled.covers(each.key, each.groups) for each in requests):
             return [self._without_valkey(request) for request in requests]
         sent_at = self.now()
         for fence in fences:
@@ -136,7 +137,7 @@ class Engine:
         except L2UnavailableError:
             for request in requests:
                 request.counters.l2_errors += 1
-            if requests[0].policy.is_state:
+            if is_state:
                 raise
             return [self._without_valkey(request) for request in requests]
         finally:
@@ -196,7 +197,7 @@ class Engine:
             began=began,
             expires_at=expires_at,
             stored_at=self.now() - age,
-            groups=of.groups if policy.groups_of is None else policy.groups_of(value),
+            groups=_groups(policy, of, value),
             size_bytes=ENTRY_OVERHEAD_BYTES + len(of.key) + policy.codec.size_bytes(value),
             cost_micros=0 if cost is None else round(cost * 1_000_000),
         )
@@ -344,6 +345,13 @@ class Engine:
         """Whether Valkey is taken for unavailable."""
         runtime = self._life.runtime
         return runtime is not None and runtime.breaker.is_open
+
+
+def _groups(policy: TierPolicy, of: Fence | Request, value: Any) -> tuple[Group, ...]:
+    """Return the groups of an entry: the value's own where requests of several may share it, and the request's tags."""
+    if policy.groups_of is None:
+        return of.groups
+    return policy.groups_of(value) + tuple(group for group in of.groups if group.kind == "tag")
 
 
 def count_found(counters: TierCounters, found: Found) -> None:

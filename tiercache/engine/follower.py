@@ -95,6 +95,10 @@ class Follower:
                 except TierCacheError as error:
                     self._refused(error)
                     retry = _REFUSED_RETRY
+                # A defect; memory is not believed meanwhile, and the next subscription may go well.
+                except Exception:
+                    _LOGGER.exception("The subscription has ended by an unexpected error")
+                    retry = _LAST_RETRY
                 await self._end()
         finally:
             await self._end()
@@ -186,6 +190,9 @@ class Follower:
                 outcome,
             )
         elif isinstance(outcome, int) and outcome != self._tracking_number:
-            # It was not being told for a while, at least.
+            is_first = self._tracking_number is None
             self._tracking_number = outcome
+            if is_first:
+                return  # The subscription itself is new, and nothing is believed yet.
+            # It was not being told for a while, at least.
             self._coherence.distrust("changes by others may have been made while the server did not tell of them")

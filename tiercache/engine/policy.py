@@ -77,8 +77,8 @@ class TierPolicy:
     """The resolved rules of one tier of one cache.
 
     Attributes:
-        groups_of: Where requests of several groups may share an entry: returns the groups of a value. None: an entry
-            belongs to the groups of whoever asked for it.
+        groups_of: Where requests of several groups may share an entry: returns the groups of a value, which has the
+            request's tags besides. None: an entry belongs to the groups of whoever asked for it.
         store_when: Tells from what a loader returned whether it is to be stored. None: it is.
         lease: Whether a load takes a lease in Valkey first.
         is_state: Whether the values are state and no copies of something: an unavailable Valkey is then no miss, but an

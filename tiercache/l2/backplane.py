@@ -78,8 +78,10 @@ class ValkeySubscription:
                 async with asyncio.timeout(timeout):
                     await _send(connection, ("CLIENT", "ID"))
                     client_id = await _reply(connection)
-                    await _send(connection, ("SUBSCRIBE", channel, _TRACKING_CHANNEL))
+                    # One by one: a user who may not have the second is to have the first.
+                    await _send(connection, ("SUBSCRIBE", channel))
                     await _confirmed(connection)
+                    await _send(connection, ("SUBSCRIBE", _TRACKING_CHANNEL))
                     tracks = await _confirmed(connection, may_be_refused=True)
         except BaseException:
             await _disconnect(connection)
@@ -100,21 +102,16 @@ class ValkeySubscription:
                 await _send(self._connection, ("PING", f"{stamp!r} {number}"))
 
     async def receive(self) -> Event:
-        while True:
-            with map_errors("the subscription"):
-                message = await self._connection.read_response()
-            event = _event(message)
-            if event is not None:
-                return event
+        with map_errors("the subscription"):
+            message = await self._connection.read_response()
+        return _event(message)
 
     async def aclose(self) -> None:
         await _disconnect(self._connection)
 
 
-def _event(message: Any) -> Event | None:
-    """Return what a message on the subscription says; None for nothing."""
-    if isinstance(message, bytes) and message.startswith(b"PONG"):
-        return None
+def _event(message: Any) -> Event:
+    """Return what a message on the subscription says."""
     if not isinstance(message, list) or not message:
         return Unreadable(f"{type(message).__name__} on the subscription")
     match message:

@@ -128,7 +128,8 @@ class WriteCommands:
                 return map_error(each, _ACTIONS[type(write)]) or L2CommandError(str(each))
         if isinstance(write, Delete):
             placeholders = sum(isinstance(look, bytes) and is_placeholder(look) for look in replies[:-1])
-            return max(0, int(reply) - placeholders)
+            deleted: int = replies[-1]
+            return max(0, deleted - placeholders)
         if isinstance(write, WriteSet):
             return int(reply is not None and reply != 0)
         return reply

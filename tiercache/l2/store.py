@@ -327,7 +327,9 @@ async def _reply(connection: AbstractConnection) -> Any:
 
 
 def _number(reply: Any) -> int:
-    """Return what the counter of changes holds, 0 for nothing or for what is no number."""
+    """Return what the counter of changes holds, 0 for nothing or for what is no number; raise if it may not be read."""
+    if isinstance(reply, Exception):
+        raise reply
     return int(reply) if isinstance(reply, bytes) and reply.isdigit() else 0
 
 

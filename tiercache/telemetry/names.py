@@ -110,7 +110,7 @@ TIER_COUNTERS: Final[Mapping[str, Metric]] = MappingProxyType(
             "fills_dropped_total",
             "counter",
             _BY_TIER,
-            "Loaded values not written to Valkey: the queue was full, or Valkey taken for unavailable.",
+            "Loaded values not written to Valkey: no lease, a full queue, or Valkey taken for unavailable.",
         ),
         "fill_errors": Metric("fill_errors_total", "counter", _BY_TIER, "Loaded values whose write to Valkey failed."),
     }

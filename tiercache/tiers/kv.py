@@ -156,7 +156,7 @@ class KvTier:
         tags: Sequence[str] = (),
         mode: Mode = "use",
     ) -> KvResult:
-        """Return the value of ``key``, calling ``loader`` at most once at a time in this process.
+        """Return the value of ``key``, calling ``loader`` at most once at a time, among all processes.
 
         Args:
             loader: Called with ``key`` if it has a required positional parameter, otherwise with nothing; async or

@@ -74,7 +74,7 @@ class LlmTier:
         tags: Sequence[str] = (),
         mode: Mode = "use",
     ) -> LlmResult:
-        """Return the answer to ``params``, calling ``loader`` at most once at a time, in this process and among all.
+        """Return the answer to ``params``, calling ``loader`` at most once at a time, among all processes.
 
         Args:
             params: The request. Keys that the cache does not know take part in the key as they are.

@@ -78,7 +78,7 @@ class ToolTier:
         tags: Sequence[str] = (),
         mode: Mode = "use",
     ) -> ToolResult:
-        """Return the result of a call, making it at most once at a time in this process.
+        """Return the result of a call, making it at most once at a time, among all processes.
 
         Args:
             loader: The tool. Called with ``args`` as keywords if it takes any argument, otherwise with nothing; async

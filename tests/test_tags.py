@@ -1,0 +1,246 @@
+"""Tags: one name for entries of any tier, removed together from every process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import valkey
+
+from tests.engine.test_coherence import UNTRACKED, caught_up, in_l1
+from tests.requests import HELLO, Loader, asking
+from tiercache import AgentCache, UsageError
+
+MakeCache = Callable[..., AgentCache]
+Pair = tuple[AgentCache, AgentCache]
+
+INDEX = "test:__tc:idx:tag:tag"
+
+
+@pytest.fixture
+async def pair(make_cache: MakeCache) -> Pair:
+    """Two replicas that hear of each other on the bus alone."""
+    a, b = (make_cache(name="test", coherence=UNTRACKED) for _ in range(2))
+    await a.open()
+    await b.open()
+    return a, b
+
+
+async def found(cache: AgentCache) -> set[str]:
+    reads = {
+        "kv": cache.kv.get("k"),
+        "named": cache.tier("named").get("k"),
+        "tool": _response(cache.tool.check("t", {})),
+        "llm": _response(cache.llm.check(HELLO)),
+        "other": cache.kv.get("other"),
+    }
+    return {name for name, read in reads.items() if await read is not None}
+
+
+async def _response(result: Any) -> Any:
+    return (await result).response
+
+
+EVERYTHING = {"kv", "named", "tool", "llm", "other"}
+
+
+async def store(cache: AgentCache) -> None:
+    await cache.kv.set("k", "v", tags=["tag"])
+    await cache.tier("named").set_many({"k": "v"}, tags=["tag", "second"])
+    await cache.tool.store("t", {}, "v", tags=("tag",))
+    await cache.llm.store(HELLO, "v", tags=["tag"])
+    await cache.kv.set("other", "v", tags=["tagged", "ta"])
+
+
+async def load(cache: AgentCache) -> None:
+    await cache.kv.get_or_load("k", Loader(), tags=["tag"])
+    await cache.tier("named").get_or_load_many(["k"], lambda keys: ["v"], tags=["tag", "second"])
+    await cache.tool.get_or_load("t", {}, lambda: "v", tags=["tag"])
+    await cache.llm.get_or_load(HELLO, Loader(), tags=["tag"])
+    await cache.kv.get_or_load("other", Loader(), tags=["tagged", "ta"])
+    await cache.flush_writes()
+
+
+@pytest.mark.parametrize("fill", [store, load])
+async def test_one_call_removes_what_has_the_tag_from_every_tier_and_process(
+    pair: Pair, plain: valkey.Valkey, fill: Callable[[AgentCache], Any]
+) -> None:
+    a, b = pair
+    await fill(a)
+    assert await found(a) == await found(b) == EVERYTHING
+    assert await a.invalidate_tag("tag") == 4
+    await caught_up(b, plain)
+    assert await found(a) == await found(b) == {"other"}
+    for cache in pair:
+        cache.clear_l1()
+        assert await found(cache) == {"other"}
+
+
+async def test_a_replica_that_never_saw_the_tag_forgets_what_it_has_read(pair: Pair, plain: valkey.Valkey) -> None:
+    a, b = pair
+    await store(a)
+    assert await found(b) == EVERYTHING
+    await a.invalidate_tag("tag")
+    await caught_up(b, plain)
+    assert not in_l1(b, "test:__tc:kv:kv:k")
+    assert in_l1(b, "test:__tc:kv:kv:other")
+    assert await found(b) == {"other"}
+
+
+async def test_a_replica_that_never_saw_the_tag_may_remove_by_it(pair: Pair, plain: valkey.Valkey) -> None:
+    a, b = pair
+    await store(a)
+    assert await b.invalidate_tag("tag") == 4
+    await caught_up(a, plain)
+    assert await found(a) == {"other"}
+
+
+async def test_what_was_read_from_valkey_leaves_the_callers_own_memory(pair: Pair) -> None:
+    a, b = pair
+    await store(a)
+    assert await found(b) == EVERYTHING
+    assert await b.invalidate_tag("tag") == 4
+    assert await found(b) == {"other"}
+
+
+@pytest.mark.parametrize("tier", ["kv", "kv many", "tool", "llm"])
+@pytest.mark.parametrize("is_remote", [False, True])
+async def test_a_load_under_way_with_the_tag_is_stored_nowhere(
+    pair: Pair, plain: valkey.Valkey, tier: str, is_remote: bool
+) -> None:
+    a, b = pair
+    loader = Loader("older", held=True)
+
+    async def load_many(keys: list[str]) -> list[Any]:
+        return [await loader() for _ in keys]
+
+    calls: dict[str, Any] = {
+        "kv": lambda: b.kv.get_or_load("k", loader, tags=["tag"]),
+        "kv many": lambda: b.kv.get_or_load_many(["k"], load_many, tags=["tag"]),
+        "tool": lambda: b.tool.get_or_load("t", {}, loader, tags=["tag"]),
+        "llm": lambda: b.llm.get_or_load(HELLO, loader, tags=["tag"]),
+    }
+    loading = asyncio.ensure_future(calls[tier]())
+    await loader.started.wait()
+    assert await (a if is_remote else b).invalidate_tag("tag") == 0
+    await caught_up(b, plain)
+    loader.release()
+    await loading
+    await b.flush_writes()
+    assert b.local_stats().l1_entry_count == 0
+    assert await found(b) == await found(a) == set()
+
+
+async def test_a_load_under_way_without_the_tag_is_stored(pair: Pair) -> None:
+    a, b = pair
+    loader = Loader(held=True)
+    loading = asyncio.create_task(b.kv.get_or_load("k", loader, tags=["another"]))
+    await loader.started.wait()
+    await a.invalidate_tag("tag")
+    loader.release()
+    await loading
+    await b.flush_writes()
+    assert await a.kv.get("k") == "answer"
+
+
+async def test_what_is_stored_after_the_invalidation_stays(pair: Pair, plain: valkey.Valkey) -> None:
+    a, b = pair
+    await store(a)
+    await a.invalidate_tag("tag")
+    await a.kv.set("k", "newer", tags=["tag"])
+    await caught_up(b, plain)
+    assert await b.kv.get("k") == "newer"
+    assert await b.invalidate_tag("tag") == 1
+
+
+async def test_counts_are_of_what_was_there(pair: Pair, plain: valkey.Valkey) -> None:
+    a, _ = pair
+    await a.kv.set_many({str(number): number for number in range(1200)}, tags=["tag"])
+    await a.kv.delete_many(["0", "1"])
+    plain.delete("test:__tc:kv:kv:2")
+    assert await a.invalidate_tag("tag") == 1197
+    assert await a.invalidate_tag("tag") == 0
+
+
+async def test_several_tags_are_removed_at_once_and_each_entry_counted_once(pair: Pair) -> None:
+    a, _ = pair
+    await store(a)
+    assert await a.invalidate_tag("second", "tag", "tagged", "tag") == 5
+    assert await found(a) == set()
+
+
+async def test_an_unknown_tag_removes_nothing(pair: Pair) -> None:
+    a, _ = pair
+    await store(a)
+    assert await a.invalidate_tag("unknown") == 0
+    assert await a.invalidate_tag() == 0
+    assert await found(a) == EVERYTHING
+
+
+@pytest.mark.parametrize("tag", [" ", "a:b", "a%3Ab", "%", "*", "tag*", "[ag]", "é👍🏽", "a b", "x" * 200])
+async def test_a_tag_is_any_text_and_no_pattern(pair: Pair, tag: str) -> None:
+    a, b = pair
+    await store(a)
+    await a.llm.store(asking("x"), "v", tags=[tag])
+    await b.kv.set("l", "v", tags=[tag])
+    assert await a.invalidate_tag(tag) == 2
+    assert await found(a) == EVERYTHING
+
+
+async def test_tags_of_caches_with_other_names_are_others(make_cache: MakeCache) -> None:
+    a, b = make_cache(name="test"), make_cache(name="test.eu")
+    for cache in (a, b):
+        await store(cache)
+    assert await a.invalidate_tag("tag") == 4
+    assert await found(b) == EVERYTHING
+
+
+async def test_an_index_that_holds_something_strange_harms_nobody(pair: Pair, plain: valkey.Valkey) -> None:
+    a, _ = pair
+    await store(a)
+    plain.zadd(INDEX, {b"\xff\xfe": 1, "nowhere": 2})
+    assert await a.invalidate_tag("tag") == 4
+    assert await found(a) == {"other"}
+
+
+async def test_tags_in_memory_alone() -> None:
+    async with AgentCache.in_memory() as cache:
+        await store(cache)
+        assert await cache.invalidate_tag("tag") == 4
+        assert await found(cache) == {"other"}
+
+
+WRONG: list[Any] = ["tag", b"tag", [""], [1], ["a", None], [b"tag"], {"a": "b"}, 5, iter(["a"]), ["\ud800"]]
+
+
+@pytest.mark.parametrize("tags", WRONG, ids=repr)
+async def test_what_are_no_tags_is_refused_and_nothing_is_done(
+    cache: AgentCache, plain: valkey.Valkey, tags: Any
+) -> None:
+    loader = Loader()
+    calls: list[Callable[[], Any]] = [
+        lambda: cache.kv.set("k", "v", tags=tags),
+        lambda: cache.kv.set_many({"k": "v"}, tags=tags),
+        lambda: cache.kv.get_or_load("k", loader, tags=tags),
+        lambda: cache.kv.get_or_load_many(["k"], lambda keys: ["v"], tags=tags),
+        lambda: cache.tool.store("t", {}, "v", tags=tags),
+        lambda: cache.tool.get_or_load("t", {}, loader, tags=tags),
+        lambda: cache.llm.store(HELLO, "v", tags=tags),
+        lambda: cache.llm.store_multipart(HELLO, [], tags=tags),
+        lambda: cache.llm.get_or_load(HELLO, loader, tags=tags),
+    ]
+    for call in calls:
+        with pytest.raises(UsageError, match="tag"):
+            await call()
+    assert loader.calls == 0
+    assert await found(cache) == set()
+
+
+@pytest.mark.parametrize("tag", ["", 1, None, b"tag", ["tag"], "\ud800"], ids=repr)
+async def test_what_is_no_tag_cannot_be_removed_by(cache: AgentCache, tag: Any) -> None:
+    await store(cache)
+    with pytest.raises(UsageError, match="tag"):
+        await cache.invalidate_tag("tag", tag)
+    assert await found(cache) == EVERYTHING

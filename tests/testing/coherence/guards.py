@@ -1,0 +1,242 @@
+"""The guards of coherence: how each is taken out, from outside, and under what its absence shows.
+
+``python -m tests.testing.coherence.guards`` prints what the checker finds without each of them, as a table. What takes
+a guard out applies to the caches of this process that are made from then on, until the monkeypatch is undone. Some
+guards have two halves, of which either nearly does for both; then the pair is taken out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import math
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import msgspec
+import pytest
+
+from tiercache.engine import invalidation, write_pipe
+from tiercache.engine.announcement import Announcement, Heard, Unreadable
+from tiercache.engine.coherence import Coherence
+from tiercache.engine.engine import Engine
+from tiercache.engine.fences import Fence, Fences
+from tiercache.engine.l1 import L1
+from tiercache.engine.level2 import Announce, Position
+from tiercache.engine.runtime import Runtime
+from tiercache.engine.write_pipe import WritePipe
+from tiercache.l2 import backplane, commands, messages
+from tiercache.testing.coherence import Outcome, RunSettings, replica, run, run_once, subjects
+from tiercache.testing.coherence.checks import KINDS
+
+__all__ = ["GUARDS", "Guard", "Patch", "run_patched"]
+
+Patch: TypeAlias = Callable[[pytest.MonkeyPatch], None]
+
+
+@dataclass(frozen=True)
+class Guard:
+    """A guard that can be taken out.
+
+    Attributes:
+        remove: Takes it out.
+        kinds: The kinds of violation that come of it; any of them.
+        fault: Under which fault.
+        also: What else goes wrong, guard or no guard.
+    """
+
+    name: str
+    remove: Patch
+    kinds: tuple[str, ...]
+    fault: str = "latency"
+    also: Patch | None = None
+
+    def apply(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Take the guard out, and let go wrong what else does."""
+        self.remove(monkeypatch)
+        if self.also is not None:
+            self.also(monkeypatch)
+
+
+async def run_patched(patch: Patch | None, fault: str, seed: int, *, patience: float = 3.0, **options: Any) -> Outcome:
+    """Do one short run with ``patch`` applied to this process, in which all replicas live.
+
+    Without tracking, by which the server tells of most changes once more, and so does for most guards.
+
+    Args:
+        patience: For how long replicas may disagree in the end.
+        options: Of ``RunSettings``, in place of those here.
+    """
+    usual: dict[str, Any] = {"seconds": 1.5, "replicas": 3, "max_staleness": 0.5, "tracking": "off"}
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(run, "_CALM_SECONDS", patience)
+        if patch is not None:
+            patch(monkeypatch)
+        return await run_once(RunSettings(fault=fault, seed=seed, processes=0, **{**usual, **options}))
+
+
+def _keep_what_is_overtaken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a message of a change drop what is in L1, and leave reads and loads under way the right to store.
+
+    With its other half: a load that Valkey has refused to store is dropped from L1.
+    """
+    apply = Coherence.apply
+
+    def apply_to_l1(coherence: Coherence, event: Any) -> None:
+        with pytest.MonkeyPatch.context() as meanwhile:
+            meanwhile.setattr(Fences, "break_key", lambda fences, key: None)
+            meanwhile.setattr(Fences, "break_group", lambda fences, group: None)
+            apply(coherence, event)
+
+    monkeypatch.setattr(Coherence, "apply", apply_to_l1)
+    monkeypatch.setattr(L1, "drop_entry", lambda l1, key, entry: None)
+
+
+def _load_without_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every load be stored in Valkey, whatever was done to the key meanwhile elsewhere."""
+    options = dataclasses.replace(subjects.OPTIONS, lease=False)
+    monkeypatch.setattr(subjects, "OPTIONS", options)
+    monkeypatch.setattr(replica, "OPTIONS", options)
+    monkeypatch.setattr(subjects, "_HOT_KV_OPTIONS", dataclasses.replace(options, on_abandon="cancel"))
+
+
+def _drop_keys_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drop a key before its change and not after.
+
+    With its other half: what is read while a write of the key is on its way is not kept.
+    """
+
+    def written(engine: Engine, runtime: Runtime, fence: Fence) -> None:
+        runtime.fences.close(fence)
+        if runtime.link is not None:
+            runtime.link.leases.wake(fence.key)
+
+    monkeypatch.setattr(Engine, "written", written)
+    monkeypatch.setattr(WritePipe, "is_writing", lambda pipe, key: False)
+
+
+def _drop_groups_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drop a group before its invalidation and not after."""
+    drop = invalidation._drop_group
+    begun: set[asyncio.Task[Any] | None] = set()
+
+    def drop_once(engine: Engine, runtime: Runtime, group: Any, overtakes: Any) -> int:
+        task = asyncio.current_task()
+        if task in begun:
+            begun.remove(task)
+            return 0
+        begun.add(task)
+        return drop(engine, runtime, group, overtakes)
+
+    monkeypatch.setattr(invalidation, "_drop_group", drop_once)
+
+
+def _believe_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Believe what is in L1, and join flights, however long nothing has been heard."""
+    make = L1.__init__
+
+    def make_trusting(l1: L1, **options: Any) -> None:
+        make(l1, **{**options, "max_staleness": math.inf})
+
+    monkeypatch.setattr(L1, "__init__", make_trusting)
+
+
+def _trust_after_reconnecting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep L1 over a disconnection, whatever was said meanwhile."""
+
+    def subscribed(coherence: Coherence, position: Position) -> None:
+        coherence._position = position
+        coherence._is_catching_up = True
+
+    monkeypatch.setattr(Coherence, "subscribed", subscribed)
+
+
+def _publish_before_writing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tell the others of a change of keys, and then make it."""
+
+    async def announce_and_write(pipe: WritePipe, batch: Sequence[Any]) -> list[Any]:
+        writes = [queued.write for queued in batch]
+        keys = tuple(dict.fromkeys(key for write in writes for key in write_pipe._announced(write)))
+        if keys:
+            await pipe._level2.apply([Announce(Announcement(keys=keys))])
+        return await pipe._level2.apply(writes)
+
+    monkeypatch.setattr(WritePipe, "_apply", announce_and_write)
+
+
+def _pass_over_the_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take a message that is not understood for one that says nothing, and count it."""
+    decode = messages.decode
+
+    def decode_or_pass_over(message: bytes) -> Heard | Unreadable:
+        event = decode(message)
+        if isinstance(event, Heard):
+            return event
+        body = msgspec.json.decode(message)
+        return Heard(Announcement(), body["o"], body["s"])
+
+    monkeypatch.setattr(backplane, "decode", decode_or_pass_over)
+
+
+def _speak_a_newer_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the first replica that says anything say it in a form that the others do not know yet.
+
+    Not a guard that is removed, but what one of them is for. The numbers are where they always were, so that no gap
+    gives anything away.
+    """
+    encode = messages.encode
+    newer: list[str] = []
+
+    def encode_anew(announcement: Announcement, origin: str) -> tuple[bytes, bytes]:
+        if not newer:
+            newer.append(origin)
+        if origin not in newer:
+            return encode(announcement, origin)
+        said = {"o": origin, "said": dataclasses.asdict(announcement)}
+        return b'{"v":2,"s":', b"," + msgspec.json.encode(said)[1:]
+
+    monkeypatch.setattr(commands, "encode", encode_anew)
+
+
+GUARDS = [
+    Guard("detach by a received message", _keep_what_is_overtaken, ("bound",)),
+    Guard("lease", _load_without_lease, ("own", "bound", "l2")),
+    Guard("second drop of a key", _drop_keys_once, ("own",)),
+    Guard("second drop of a group", _drop_groups_once, ("own",)),
+    Guard("trust bound", _believe_for_ever, ("bound",), "bus_stall"),
+    Guard("distrust on reconnect", _trust_after_reconnecting, ("bound",), "bus_kill"),
+    Guard("publish after write", _publish_before_writing, ("bound",)),
+    Guard("distrust of an unknown message", _pass_over_the_unknown, ("bound",), "none", _speak_a_newer_version),
+]
+
+
+def main(seed_count: int) -> None:
+    """Print what the checker finds without each guard, and then with all of them under the same faults."""
+    logging.getLogger("tiercache").setLevel(logging.ERROR)
+    print(f"{'guard removed':<31} {'fault':<19} {'seeds':>5} {'found':>5} {'reads':>7} {'violations':>10}")
+    for guard in GUARDS:
+        _print_line(guard, seed_count)
+    for fault, also in dict.fromkeys((guard.fault, guard.also) for guard in GUARDS):
+        _print_line(Guard("none", lambda _: None, KINDS, fault, also), seed_count, patience=3.0)
+
+
+def _print_line(guard: Guard, seed_count: int, *, patience: float = 0.2) -> None:
+    seeds = range(1, seed_count + 1)
+    outcomes = [asyncio.run(run_patched(guard.apply, guard.fault, seed, patience=patience)) for seed in seeds]
+    found = [[violation.kind for violation in outcome.violations] for outcome in outcomes]
+    # Runs with a violation of the kind that comes of the guard.
+    found_count = sum(any(kind in guard.kinds for kind in kinds) for kinds in found)
+    counts = Counter(kind for kinds in found for kind in kinds)
+    shown = ", ".join(f"{counts[kind]} {kind}" for kind in KINDS if kind in counts)
+    reads = sum(len(outcome.history.reads) for outcome in outcomes)
+    fault = guard.fault if guard.also is None else f"{guard.fault}, newer form"
+    line = f"{guard.name:<31} {fault:<19} {seed_count:>5} {found_count:>5} {reads:>7} {counts.total():>10}  {shown}"
+    print(line.rstrip(), flush=True)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 10)
