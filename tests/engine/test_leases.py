@@ -338,16 +338,22 @@ async def test_a_lease_whose_holder_is_gone_holds_nobody_up_for_longer_than_it_l
 
 
 async def test_waiting_takes_no_place_among_the_loads(make_cache: MakeCache) -> None:
+    """A loader that asks for what another process loads lends its own place meanwhile."""
     a = make_cache(name="test")
     b = make_cache(name="test", resilience=ResilienceOptions(max_loads=1))
     loader = Loader(held=True)
     loading = await holder(a, loader)
-    other = load(b, Loader())
+
+    async def outer() -> Any:
+        return (await b.kv.get_or_load("k", Loader("never"))).value
+
+    other = load(b, outer, key="outer")
     await waiting(b)
     async with asyncio.timeout(2):
         assert (await b.kv.get_or_load("another", Loader())).source == "loader"
     loader.release()
-    await asyncio.gather(loading, other)
+    await loading
+    assert (await other).value == "answer"
 
 
 # What takes the right to store away
@@ -377,10 +383,12 @@ async def test_a_load_whose_lease_was_lost_is_stored_nowhere(
 async def test_a_fill_that_is_refused_takes_no_later_value_out_of_memory(
     make_cache: MakeCache, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The right was lost; before that is known a newer value has been stored here."""
+    """The right was lost; before that is known a later load has brought a newer value."""
     cache = make_cache(name="test", coherence=UNTRACKED)
-    loader = Loader("older", held=True)
-    loading = await holder(cache, loader)
+    first, second = Loader("older", held=True), Loader("newer", held=True)
+    tasks = [await holder(cache, first)]
+    placeholder = plain.get(KEY)
+    tasks.append(await holder(cache, second, mode="refresh"))  # Which is to replace that placeholder.
     plain.delete(KEY)
     sent, release = asyncio.Event(), asyncio.Event()
     apply = ValkeyLevel2.apply
@@ -392,13 +400,15 @@ async def test_a_fill_that_is_refused_takes_no_later_value_out_of_memory(
         return outcomes
 
     monkeypatch.setattr(ValkeyLevel2, "apply", held)
-    loader.release()
-    await loading
+    first.release()
     await sent.wait()
-    storing = asyncio.create_task(cache.kv.set("k", "newer"))
-    await turns()
+    plain.set(KEY, placeholder)
+    second.release()
+    assert [(await task).value for task in tasks] == ["older", "newer"]
     release.set()
-    await storing
+    await cache.flush_writes()
+    assert cache.local_stats().tiers["kv"].overtaken == 1
+    assert plain.get(KEY) == b"snewer"
     assert in_l1(cache, KEY)
     assert await cache.kv.get("k") == "newer"
 

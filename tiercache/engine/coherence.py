@@ -124,8 +124,7 @@ class Coherence:
         server, last = self._position or Position(None, 0)
         if self._is_catching_up and number <= last:
             return  # Said between the subscription and the question for its position.
-        # None has ever been made, as far as was known: the first may have any number.
-        if number != last + 1 and last:
+        if number != last + 1:
             self.distrust(f"change {number} came after change {last}")
         self._position = Position(server, number)
 

@@ -22,7 +22,7 @@ from .l1 import L1
 from .leases import is_placeholder
 from .level2 import Delete, Stored, WriteSet
 from .lifecycle import Lifecycle
-from .link import Bounds, Connect
+from .link import Bounds, Connect, Link
 from .operation import Operation, OperationLog, Tracer
 from .policy import Fresh, Request, TierPolicy, UndecodableError
 from .runtime import Limits, Runtime, Service
@@ -122,9 +122,19 @@ class Engine:
         link = runtime.link
         if link is None or not requests:
             return [Found(None, None)] * len(requests)
-        is_state = requests[0].policy.is_state
-        if link.unsettled and not is_state and any(link.unsettled.covers(each.key, each.groups) for each in requests):
-            return [self._without_valkey(request) for request in requests]
+        if not link.unsettled or requests[0].policy.is_state:
+            return await self._ask(runtime, link, requests, fences)
+        pairs = list(zip(requests, fences, strict=True))
+        asked = [pair for pair in pairs if not link.unsettled.covers(pair[0].key, pair[0].groups)]
+        found = await self._ask(runtime, link, [request for request, _ in asked], [fence for _, fence in asked])
+        by_key = {request.key: each for (request, _), each in zip(asked, found, strict=True)}
+        return [by_key.get(request.key) or self._without_valkey(request) for request in requests]
+
+    async def _ask(
+        self, runtime: Runtime, link: Link, requests: Sequence[Request], fences: Sequence[Fence]
+    ) -> list[Found]:
+        if not requests:
+            return []
         sent_at = self.now()
         for fence in fences:
             fence.reading = True
@@ -137,7 +147,7 @@ class Engine:
         except L2UnavailableError:
             for request in requests:
                 request.counters.l2_errors += 1
-            if is_state:
+            if requests[0].policy.is_state:
                 raise
             return [self._without_valkey(request) for request in requests]
         finally:

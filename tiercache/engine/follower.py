@@ -162,9 +162,11 @@ class Follower:
         await subscription.aclose()
 
     async def _ping(self, subscription: Subscription) -> None:
-        # In this order: what was numbered has been said when the ping is sent, and is heard before it is answered.
+        # In this order: what was numbered when the question was asked has been said when the ping is sent, and is heard
+        # before that is answered. What was numbered later is the next ping's.
+        asked_at = self._now()
         number = await self._level2.last_number()
-        await subscription.ping(self._now(), number)
+        await subscription.ping(asked_at, number)
 
     # Tracking
 

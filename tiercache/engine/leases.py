@@ -9,7 +9,8 @@ for absent. Of a key that has a value already (a refresh), that value stands in 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 from ..errors import L2UnavailableError
@@ -66,6 +67,13 @@ class Lease:
             self._renewal = None
 
 
+def _is_taken(write: TakeLease | WriteSet, outcome: Any) -> bool:
+    """Return whether the placeholder was put there. There already, it was by the same command, sent a second time."""
+    if isinstance(write, WriteSet):
+        return bool(outcome == 1)
+    return outcome is None or bool(outcome == write.placeholder)
+
+
 class Leases:
     """The leases that one runtime holds and waits for.
 
@@ -93,25 +101,37 @@ class Leases:
 
         Cancelling gives back what has been taken.
         """
-        self._taken_count += 1
-        placeholder = self._prefix + str(self._taken_count).encode()
-        write = TakeLease(key, placeholder, self._ttl, indexes)
-        there: bytes | None = await self._submit(write)
-        if there is None or there == placeholder:  # Its own: the command was sent a second time.
-            return self._hold(key, placeholder)
-        return Lease(key, None) if there == TakeLease.NO_STRING else there
+        write = TakeLease(key, self._new_placeholder(), self._ttl, indexes)
+        (there,) = await self._answers([write])
+        if isinstance(there, Exception):
+            raise there
+        if _is_taken(write, there):
+            return self._hold(key, write.placeholder)
+        return Lease(key, None) if there == TakeLease.NO_STRING else bytes(there)
+
+    async def take_over(self, key: str, placeholder: bytes, indexes: tuple[str, ...]) -> Lease | None:
+        """Return the lease on ``key`` in place of whoever has put ``placeholder`` there, None if it is not there now.
+
+        For a load that is to win over those begun before it. Errors and cancellation as for ``take``.
+        """
+        write = WriteSet(key, self._new_placeholder(), self._ttl, replaces=placeholder, indexes=indexes)
+        (outcome,) = await self._answers([write])
+        if isinstance(outcome, Exception):
+            raise outcome
+        return self._hold(key, write.value) if outcome else None
 
     async def take_many(self, wanted: list[tuple[str, tuple[str, ...]]]) -> list[Lease | None]:
         """Return the lease on each key, with its indexes, None where another process loads it or Valkey refuses."""
-        writes = []
-        for key, indexes in wanted:
-            self._taken_count += 1
-            writes.append(TakeLease(key, self._prefix + str(self._taken_count).encode(), self._ttl, indexes))
-        outcomes = await asyncio.gather(*map(self._submit, writes), return_exceptions=True)
+        writes = [TakeLease(key, self._new_placeholder(), self._ttl, indexes) for key, indexes in wanted]
+        outcomes = await self._answers(writes)
         return [self._from_outcome(write, outcome) for write, outcome in zip(writes, outcomes, strict=True)]
 
+    def _new_placeholder(self) -> bytes:
+        self._taken_count += 1
+        return self._prefix + str(self._taken_count).encode()
+
     def _from_outcome(self, write: TakeLease, outcome: Any) -> Lease | None:
-        if outcome is None or outcome == write.placeholder:
+        if _is_taken(write, outcome):
             return self._hold(write.key, write.placeholder)
         if isinstance(outcome, Exception) or is_placeholder(outcome):
             return None
@@ -122,14 +142,29 @@ class Leases:
         lease.renew_after(self._ttl / _RENEWALS_A_LIFE, self._renew)
         return lease
 
-    def _submit(self, write: TakeLease) -> asyncio.Future[Any]:
-        def answered(outcome: Any) -> None:
-            if outcome is None and taken.cancelled():
-                # Whoever wanted it is gone.
-                self._pipe.post(Release(write.key, write.placeholder))
+    async def _answers(self, writes: Sequence[TakeLease | WriteSet]) -> list[Any]:
+        """Return the outcomes of taking leases. Cancelled, what has been taken, or is yet to be, is given back."""
+        is_wanted = True
 
-        taken = self._pipe.submit(write, answered)
-        return taken
+        def answered(write: TakeLease | WriteSet, outcome: Any) -> None:
+            if not is_wanted:
+                self._return(write, outcome)
+
+        futures = [self._pipe.submit(write, partial(answered, write)) for write in writes]
+        try:
+            return await asyncio.gather(*futures, return_exceptions=True)
+        except asyncio.CancelledError:
+            is_wanted = False
+            for write, future in zip(writes, futures, strict=True):
+                # Answered in the very moment of the cancellation.
+                if future.done() and not future.cancelled() and future.exception() is None:
+                    self._return(write, future.result())
+            raise
+
+    def _return(self, write: TakeLease | WriteSet, outcome: Any) -> None:
+        if _is_taken(write, outcome):
+            placeholder = write.placeholder if isinstance(write, TakeLease) else write.value
+            self._pipe.post(Release(write.key, placeholder))
 
     def _renew(self, lease: Lease) -> None:
         def renewed(outcome: Any) -> None:

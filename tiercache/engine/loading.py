@@ -164,29 +164,41 @@ async def _obtain(
         runtime.fences.renew(fence)
         if found.placeholder is None:
             try:
-                taken = await link.leases.take(request.key, request.indexes)
+                taken = await _take(link, request, is_wanted_anew=is_wanted_anew)
             except TierCacheError as error:
                 engine.log_refusal(error)
                 return found, None
             if isinstance(taken, Lease):
                 return found, taken
-            if is_wanted_anew:
-                return found, Lease(request.key, taken)
+            if taken is None:
+                continue
             if is_placeholder(taken):
                 found = found._replace(placeholder=taken)
-            elif not _is_decodable(request, taken):
-                return found, Lease(request.key, taken)  # What no tier can read is to be replaced.
             else:
                 # Stored since it was looked for.
                 found = await engine.read(runtime, request, fence)
                 if found.entry is not None or found.degraded:
                     return found, None
+                if found.placeholder is None:
+                    continue
         if waited_for is not None:
             return found, None
         waited_for = found.placeholder
         found = await _wait(engine, runtime, link, request, fence, found)
         if found.entry is not None or found.degraded or found.placeholder == waited_for:
             return found, None
+
+
+async def _take(link: Link, request: Request, *, is_wanted_anew: bool) -> Lease | bytes | None:
+    """Return the lease on a key, or what is there: a placeholder or a value; None if that has changed meanwhile."""
+    taken = await link.leases.take(request.key, request.indexes)
+    if isinstance(taken, Lease):
+        return taken
+    if is_placeholder(taken):
+        # Who loads it has begun earlier than a load that is wanted anew, whose value is the one to be stored.
+        return await link.leases.take_over(request.key, taken, request.indexes) if is_wanted_anew else taken
+    # What no tier can read is to be replaced.
+    return Lease(request.key, taken) if is_wanted_anew or not _is_decodable(request, taken) else taken
 
 
 def _is_decodable(request: Request, data: bytes) -> bool:
@@ -252,7 +264,9 @@ def fill(engine: Engine, runtime: Runtime, request: Request, fence: Fence, fresh
         if link is not None and lease is not None:
             link.leases.give_up(lease)
         return entry
-    runtime.fences.overtake(fence)
+    if link is None or lease is not None or not policy.lease:
+        # A load without the lease is stored in this process alone, and leaves the one that has it its right.
+        runtime.fences.overtake(fence)
     is_kept = policy.l1 and not fence.in_doubt
     if is_kept:
         engine.l1.put(fence.key, entry)

@@ -159,7 +159,7 @@ class ValkeyLevel2:
         )
 
     async def position(self) -> Position:
-        info, number = await self.execute([("INFO", "server"), self._ask_number])
+        info, number = await self.execute([("INFO", "server"), ("EVAL", script("position"), 1, self._names.sequence)])
         # Without permission to ask it is not known which server answers: nothing is proved then.
         server = re.search(rb"run_id:(\w+)", info) if isinstance(info, bytes) else None
         return Position(None if server is None else server[1].decode(), _number(number))

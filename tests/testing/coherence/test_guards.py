@@ -17,7 +17,7 @@ from .guards import GUARDS, Guard, Patch, run_patched
 
 
 async def find_violations(
-    patch: Patch, fault: str, seeds: Iterable[int], *, kinds: Iterable[str], within: float = 30.0, **options: Any
+    patch: Patch, fault: str, seeds: Iterable[int], *, kinds: Iterable[str], within: float = 45.0, **options: Any
 ) -> int:
     """Return how many violations of some kinds the first run that has any shows, with ``patch`` applied.
 
@@ -42,7 +42,8 @@ async def find_violations(
 
 @pytest.mark.parametrize("guard", GUARDS, ids=lambda guard: guard.name)
 async def test_a_guard_is_needed(guard: Guard) -> None:
-    assert await find_violations(guard.apply, guard.fault, range(1, 11), kinds=guard.kinds)
+    # Most runs of those listed find something on an idle machine, every second one where the processor is short.
+    assert await find_violations(guard.apply, guard.fault, range(1, 21), kinds=guard.kinds)
 
 
 @pytest.mark.parametrize(
