@@ -215,7 +215,7 @@ async def test_tags_in_memory_alone() -> None:
 WRONG: list[Any] = ["tag", b"tag", [""], [1], ["a", None], [b"tag"], {"a": "b"}, 5, iter(["a"]), ["\ud800"]]
 
 
-@pytest.mark.parametrize("tags", WRONG, ids=repr)
+@pytest.mark.parametrize("tags", WRONG, ids=[type(tags).__name__ + str(number) for number, tags in enumerate(WRONG)])
 async def test_what_are_no_tags_is_refused_and_nothing_is_done(
     cache: AgentCache, plain: valkey.Valkey, tags: Any
 ) -> None:

@@ -387,8 +387,8 @@ async def test_a_fill_that_is_refused_takes_no_later_value_out_of_memory(
     cache = make_cache(name="test", coherence=UNTRACKED)
     first, second = Loader("older", held=True), Loader("newer", held=True)
     tasks = [await holder(cache, first)]
+    tasks.append(await holder(cache, second, mode="refresh"))  # Which takes the lease over.
     placeholder = plain.get(KEY)
-    tasks.append(await holder(cache, second, mode="refresh"))  # Which is to replace that placeholder.
     plain.delete(KEY)
     sent, release = asyncio.Event(), asyncio.Event()
     apply = ValkeyLevel2.apply

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -238,19 +239,33 @@ async def test_tracking_that_has_ended_is_turned_on_again_under_another_number(
 
 async def test_a_position_is_the_servers_run_and_the_last_number(level2: ValkeyLevel2, plain: valkey.Valkey) -> None:
     run_id = plain.info("server")["run_id"]
-    assert await level2.position() == Position(run_id, 0)
     (number,) = await level2.apply([CHANGE])
-    assert await level2.position() == Position(run_id, number)
+    assert await level2.position() == await level2.position() == Position(run_id, number)
     assert await level2.last_number() == number
 
 
-@pytest.mark.parametrize("junk", [b"no number", b"-5", b"1.5", b"\xff", b""])
-async def test_a_counter_that_is_none_counts_nothing(level2: ValkeyLevel2, plain: valkey.Valkey, junk: bytes) -> None:
-    plain.set(SEQUENCE, junk)
+@pytest.mark.parametrize("junk", [None, b"no number", b"-5", b"1.5", b"\xff", b"", "a hash"])
+async def test_asking_for_the_position_begins_a_counter_that_is_none_at_the_clock(
+    level2: ValkeyLevel2, plain: valkey.Valkey, junk: bytes | str | None
+) -> None:
+    """So that the first change after it has a number that is known beforehand."""
+    if isinstance(junk, bytes):
+        plain.set(SEQUENCE, junk)
+    elif junk is not None:
+        plain.hset(SEQUENCE, "a", "b")
+    before = time.time() * 1e6
+    position = await level2.position()
+    assert before - 1e6 <= position.number <= time.time() * 1e6 + 1e6
+    assert await level2.apply([CHANGE]) == [position.number + 1]
+
+
+@pytest.mark.parametrize("junk", [None, b"no number", b"-5", b"1.5", b"\xff", b""])
+async def test_a_counter_that_is_none_counts_nothing(
+    level2: ValkeyLevel2, plain: valkey.Valkey, junk: bytes | None
+) -> None:
+    if junk is not None:
+        plain.set(SEQUENCE, junk)
     assert await level2.last_number() == 0
-    plain.delete(SEQUENCE)
-    plain.hset(SEQUENCE, "a", "b")
-    assert (await level2.position()).number == 0
 
 
 def test_only_the_same_position_proves_that_nothing_was_missed() -> None:

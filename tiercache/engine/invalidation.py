@@ -88,8 +88,9 @@ async def invalidate_indexed(engine: Engine, group: Group, index: str) -> int:
         await link.pipe.flush()
         count = 0
         async for page in _members(link, index):
-            keys = tuple(key.decode() for key in page)
-            count += await link.pipe.write(Delete(keys, announced=True), engine.dropping(runtime, keys))
+            keys = tuple(key.decode() for key in page if _is_text(key))
+            if keys:
+                count += await link.pipe.write(Delete(keys, announced=True), engine.dropping(runtime, keys))
         await link.pipe.write(Announce(Announcement(groups=(group,))))
         return count
 
@@ -125,6 +126,15 @@ async def _removed(
 def _drop_group(engine: Engine, runtime: Runtime, group: Group, overtakes: Group) -> int:
     runtime.fences.break_group(overtakes)
     return engine.l1.drop_group(group)
+
+
+def _is_text(key: bytes) -> bool:
+    """Return whether a member of an index may be one of tiercache's keys."""
+    try:
+        key.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 async def _members(link: Link, index: str) -> AsyncIterator[list[bytes]]:

@@ -78,27 +78,33 @@ class Unsettled:
 
     async def _repeat(self) -> None:
         is_refused = False
-        while self:
-            await asyncio.sleep(self._pause)
-            try:
-                while self._keys:
-                    page = tuple(self._keys)[:_PAGE_COUNT]
-                    await self._pipe.write(Delete(page, announced=True))
-                    self.note(page, 0)
-                for group, repeat in list(self._groups.items()):
-                    await repeat()
-                    self.settle_group(group)
-            except L2UnavailableError:
-                pass  # Said by the breaker; the next attempt is under way.
-            except TierCacheError as error:
-                if not is_refused:
-                    is_refused = True
-                    _LOGGER.warning("An invalidation that Valkey did not answer is refused now: %s", error)
-        self._task = None
+        try:
+            while self:
+                await asyncio.sleep(self._pause)
+                try:
+                    await self._repeat_all()
+                except L2UnavailableError:
+                    pass  # Said by the breaker; the next attempt is under way.
+                except TierCacheError as error:
+                    if not is_refused:
+                        is_refused = True
+                        _LOGGER.warning("An invalidation that Valkey did not answer is refused now: %s", error)
+        finally:
+            self._task = None
+
+    async def _repeat_all(self) -> None:
+        while self._keys:
+            page = tuple(self._keys)[:_PAGE_COUNT]
+            await self._pipe.write(Delete(page, announced=True))
+            self.note(page, 0)
+        for group, repeat in list(self._groups.items()):
+            await repeat()
+            self.settle_group(group)
 
     async def aclose(self) -> None:
         """Give up."""
         self._is_closed = True
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        task = self._task
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)

@@ -2,7 +2,7 @@
 
 Values are written by plain commands, never by a script or in MULTI: what a connection does so itself, the server does
 not tell its own subscription of (CLIENT TRACKING with NOLOOP). ``SET ... IFEQ`` (Valkey 8.1) and ``DELIFEQ`` (9.0) have
-scripts in their place where the server does not know them; L1 then hears of its own fills.
+scripts in their place where the server does not know them; it is not asked to track then.
 """
 
 from __future__ import annotations
@@ -44,13 +44,14 @@ class WriteCommands:
         origin: What announcements are signed with.
 
     Attributes:
+        has_conditions: Whether the server has SET ... IFEQ and DELIFEQ.
         indexes: Those that have been added to, for whoever trims them; emptied by them.
     """
 
     def __init__(self, names: BusNames, origin: str) -> None:
         self._names = names
         self._origin = origin
-        self._has_conditions = True
+        self.has_conditions = True
         self._announce = script("announce")
         self.indexes: set[str] = set()
 
@@ -63,7 +64,7 @@ class WriteCommands:
     def answers(self, replies: Sequence[Any]) -> None:
         """Take down the replies to ``questions``."""
         replaces, releases, runs = (not isinstance(reply, ResponseError) for reply in replies)
-        self._has_conditions = replaces and releases
+        self.has_conditions = replaces and releases
         whole = script("announce")
         # A server that knows no flags lets such a script run while it has memory.
         self._announce = whole if runs else whole.partition("\n")[2]
@@ -80,7 +81,7 @@ class WriteCommands:
             case TakeLease():
                 return [*self._registrations(write.indexes, write.key), self._take(write)]
             case Release(key, placeholder):
-                if self._has_conditions:
+                if self.has_conditions:
                     return [("DELIFEQ", key, placeholder)]
                 return [("EVAL", script("release"), 1, key, placeholder)]
             case Announce(said):
@@ -106,14 +107,14 @@ class WriteCommands:
         life = () if write.ttl is None else ("PX", to_milliseconds(write.ttl))
         if write.replaces is None:
             return ("SET", write.key, write.value, *life)
-        if self._has_conditions:
+        if self.has_conditions:
             return ("SET", write.key, write.value, "IFEQ", write.replaces, *life)
         milliseconds = 0 if write.ttl is None else to_milliseconds(write.ttl)
         return ("EVAL", script("replace"), 1, write.key, write.replaces, write.value, milliseconds)
 
     def _take(self, write: TakeLease) -> Command:
         milliseconds = to_milliseconds(write.ttl)
-        if self._has_conditions:
+        if self.has_conditions:
             return ("SET", write.key, write.placeholder, "NX", "GET", "PX", milliseconds)
         return ("EVAL", script("take"), 1, write.key, write.placeholder, milliseconds)
 

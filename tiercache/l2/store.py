@@ -255,7 +255,10 @@ class ValkeyLevel2:
         tracking = self._tracking
         try:
             tracking.want(writes)
-            if tracking.is_due:
+            if tracking.is_due and not self._commands.has_conditions:
+                # Leases are taken by scripts there, of which this process would hear as of other processes' changes.
+                tracking.refuse("the server has no SET ... IFEQ or no DELIFEQ, which came with Valkey 9.0")
+            elif tracking.is_due:
                 tracking.answered(await _send(connection, tracking.commands()))
             groups = [self._commands.of(write) for write in writes]
             replies = await _send(connection, [command for group in groups for command in group])

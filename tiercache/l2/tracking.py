@@ -60,10 +60,16 @@ class Tracking:
             ("CLIENT", "TRACKING", "ON", "REDIRECT", self._subscriber, "BCAST", *prefixes, "NOLOOP"),
         ]
 
+    def refuse(self, reason: str) -> None:
+        """Do without, for ``reason``."""
+        self._refusal = L2CommandError(reason)
+
     def answered(self, replies: Sequence[Any]) -> None:
         """Take down the replies to ``commands``."""
         refusal = replies[-1]
         if isinstance(refusal, ResponseError):
+            if "does not exist" in str(refusal):
+                return  # The subscriber has ended, and is about to notice.
             self._refusal = map_error(refusal, "CLIENT TRACKING") or L2CommandError(str(refusal))
         else:
             self._is_on = True
@@ -73,6 +79,8 @@ class Tracking:
         """Return the result of a ``Track`` from the reply to CLIENT TRACKINGINFO."""
         if self._refusal is not None:
             return self._refusal
+        if isinstance(info, ResponseError):
+            return self._number  # Who may not ask goes without the answer.
         flags = info[1] if isinstance(info, list) and len(info) > 1 else ()
         if b"on" not in flags or b"broken_redirect" in flags:
             # It has ended since. The next question finds it on again, under another number.
