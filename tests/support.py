@@ -4,16 +4,52 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import valkey
 
-from tiercache import Clock
+from tiercache import AgentCache, Clock, CoherenceOptions
 from tiercache.engine.leases import is_placeholder
 from tiercache.engine.level2 import Delete, Run, WriteSet
 from tiercache.l2.store import ValkeyLevel2
+
+SEQUENCE = "test:__tc:sequence"
+UNTRACKED = CoherenceOptions(tracking="off")
+
+
+async def until(condition: Callable[[], Any], seconds: float = 4.0) -> None:
+    """Return once ``condition``, plain or async, holds; fail if it does not within ``seconds``."""
+    give_up_at = time.monotonic() + seconds
+    while True:
+        holds = condition()
+        if inspect.isawaitable(holds):
+            holds = await holds
+        if holds:
+            return
+        assert time.monotonic() < give_up_at, "it did not come true in time"
+        await asyncio.sleep(0.005)
+
+
+def in_l1(cache: AgentCache, key: str) -> bool:
+    """Whether process memory keeps ``key``, believed or not."""
+    return cache._engine.l1.peek(key) is not None
+
+
+def distrusted(cache: AgentCache) -> int:
+    """How often process memory was dropped because a change may have been missed."""
+    return cache.local_stats().distrusted_count
+
+
+async def caught_up(cache: AgentCache, plain: valkey.Valkey) -> None:
+    """Return when ``cache`` has heard of every change made up to now."""
+    last = int(plain.get(SEQUENCE) or 0)
+    coherence = cache._engine.coherence
+    assert coherence is not None
+    await until(lambda: coherence._position is not None and coherence._position.number >= last)
 
 
 class ManualClock:

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import valkey
 
-from tests.engine.test_coherence import until
 from tests.requests import Loader
+from tests.support import until
 from tiercache import AgentCache, CoherenceOptions
 
 ROOT = Path(__file__).parents[1]

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import valkey
 
-from tests.engine.test_coherence import UNTRACKED, caught_up, in_l1
 from tests.requests import HELLO, Loader, asking
+from tests.support import UNTRACKED, caught_up, in_l1
 from tiercache import AgentCache, UsageError
 
 MakeCache = Callable[..., AgentCache]

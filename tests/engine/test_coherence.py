@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
@@ -13,6 +12,7 @@ import valkey
 import valkey.asyncio
 
 from tests.requests import HELLO, Loader
+from tests.support import SEQUENCE, UNTRACKED, caught_up, distrusted, in_l1, until
 from tiercache import AgentCache, CoherenceOptions, TierOptions, ToolPolicy
 from tiercache.embedded import EmbeddedValkey
 from tiercache.engine.announcement import Announcement, ChangedByOthers, Heard, Pong, Unreadable
@@ -27,38 +27,7 @@ from tiercache.testing import ChaosProxy
 
 MakeCache = Callable[..., AgentCache]
 
-SEQUENCE = "test:__tc:sequence"
 CHANNEL = "test:__tc:bus:0"
-UNTRACKED = CoherenceOptions(tracking="off")
-
-
-async def until(condition: Callable[[], Any], seconds: float = 4.0) -> None:
-    """Return once ``condition``, plain or async, holds; fail if it does not within ``seconds``."""
-    give_up_at = time.monotonic() + seconds
-    while True:
-        holds = condition()
-        if inspect.isawaitable(holds):
-            holds = await holds
-        if holds:
-            return
-        assert time.monotonic() < give_up_at, "it did not come true in time"
-        await asyncio.sleep(0.005)
-
-
-def in_l1(cache: AgentCache, key: str) -> bool:
-    return cache._engine.l1.peek(key) is not None
-
-
-def distrusted(cache: AgentCache) -> int:
-    return cache.local_stats().distrusted_count
-
-
-async def caught_up(cache: AgentCache, plain: valkey.Valkey) -> None:
-    """Return when ``cache`` has heard of every change made up to now."""
-    last = int(plain.get(SEQUENCE) or 0)
-    coherence = cache._engine.coherence
-    assert coherence is not None
-    await until(lambda: coherence._position is not None and coherence._position.number >= last)
 
 
 @pytest.fixture
@@ -72,6 +41,13 @@ async def pair(make_cache: MakeCache) -> tuple[AgentCache, AgentCache]:
 
 # Hearing
 
+
+async def refresh(cache: AgentCache) -> None:
+    """Load anew what is there, and have it written."""
+    await cache.llm.get_or_load(HELLO, Loader("newer"), mode="refresh")
+    await cache.flush_writes()
+
+
 KV, LLM, TOOL, SESSION = "kv", "llm", "tool", "session"
 CHANGES: dict[str, tuple[Callable[[AgentCache], Awaitable[Any]], set[str]]] = {
     "llm.store": (lambda a: a.llm.store(HELLO, "newer"), {LLM}),
@@ -79,7 +55,7 @@ CHANGES: dict[str, tuple[Callable[[AgentCache], Awaitable[Any]], set[str]]] = {
     "llm.invalidate": (lambda a: a.llm.invalidate(HELLO), {LLM}),
     "llm.invalidate_by_model": (lambda a: a.llm.invalidate_by_model("gpt-4o"), {LLM}),
     "llm.clear": (lambda a: a.llm.clear(), {LLM}),
-    "llm refreshed": (lambda a: a.llm.get_or_load(HELLO, Loader("newer"), mode="refresh"), set()),
+    "llm refreshed": (refresh, {LLM}),
     "tool.store": (lambda a: a.tool.store("t", {}, "newer"), {TOOL}),
     "tool.invalidate": (lambda a: a.tool.invalidate("t", {}), {TOOL}),
     "tool.invalidate_by_tool": (lambda a: a.tool.invalidate_by_tool("t"), {TOOL}),

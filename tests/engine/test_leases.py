@@ -17,8 +17,8 @@ import valkey
 import valkey.asyncio
 from betterdb_agent_cache.types import TelemetryOptions
 
-from tests.engine.test_coherence import UNTRACKED, in_l1, until
 from tests.requests import HELLO, Loader, turns
+from tests.support import UNTRACKED, in_l1, until
 from tiercache import AgentCache, CoherenceOptions, ResilienceOptions, TierOptions
 from tiercache.engine.leases import Lease, Leases, is_placeholder
 from tiercache.engine.level2 import TakeLease

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import valkey
 
-from tests.engine.test_coherence import UNTRACKED, in_l1, until
 from tests.requests import HELLO, asking
+from tests.support import UNTRACKED, in_l1, until
 from tiercache import AgentCache, L2UnavailableError, ResilienceOptions
 from tiercache.embedded import EmbeddedValkey
 from tiercache.testing import ChaosProxy

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import valkey
 
-from tests.engine.test_coherence import until
+from tests.support import until
 from tiercache import L2CommandError, L2UnavailableError
 from tiercache.embedded import EmbeddedValkey
 from tiercache.engine.announcement import Announcement, ChangedByOthers, Heard, Pong, Unreadable

@@ -13,8 +13,8 @@ import pytest
 import valkey
 from valkey.exceptions import ResponseError
 
-from tests.engine.test_coherence import distrusted, in_l1, until
 from tests.requests import HELLO, Loader
+from tests.support import distrusted, in_l1, until
 from tiercache import AgentCache, CoherenceOptions, L2CommandError
 from tiercache.embedded import EmbeddedValkey
 from tiercache.engine.announcement import Announcement

@@ -12,8 +12,8 @@ import pytest
 import valkey
 import valkey.asyncio
 
-from tests.engine.test_coherence import distrusted, in_l1, until
 from tests.requests import HELLO, Loader
+from tests.support import distrusted, in_l1, until
 from tiercache import AgentCache, CoherenceOptions, L2CommandError, TierOptions, ToolPolicy
 from tiercache.embedded import EmbeddedValkey
 from tiercache.testing import ChaosProxy

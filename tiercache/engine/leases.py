@@ -184,7 +184,10 @@ class Leases:
             self._settle(lease)
             on_done(outcome)
 
-        if not self._pipe.fill(WriteSet(lease.key, data, ttl, replaces=lease.holds), filled):
+        # In place of a value, which others may have in memory, it is news to them.
+        replaces_value = lease.holds is None or not is_placeholder(lease.holds)
+        write = WriteSet(lease.key, data, ttl, replaces=lease.holds, announced=replaces_value)
+        if not self._pipe.fill(write, filled):
             self.give_up(lease)
             return False
         lease.end()
