@@ -19,9 +19,9 @@ from betterdb_agent_cache.types import TelemetryOptions
 
 from tests.requests import HELLO, Loader, turns
 from tests.support import UNTRACKED, in_l1, until
-from tiercache import AgentCache, CoherenceOptions, ResilienceOptions, TierOptions
+from tiercache import AgentCache, CoherenceOptions, L2UnavailableError, ResilienceOptions, TierOptions
 from tiercache.engine.leases import Lease, Leases, is_placeholder
-from tiercache.engine.level2 import TakeLease
+from tiercache.engine.level2 import Release, TakeLease, WriteSet
 from tiercache.engine.write_pipe import WritePipe
 from tiercache.l2.store import ValkeyLevel2
 
@@ -701,3 +701,79 @@ async def test_a_lease_that_stands_on_a_value_is_neither_renewed_nor_removed() -
     assert not lease.is_placeholder
     Leases(None, origin="me", ttl=1).give_up(lease)  # type: ignore[arg-type]
     lease.end()
+
+
+# Answers that are lost
+
+
+class LostAnswers:
+    """Carries out the batches with a write of one of ``kinds``, and then says that Valkey has not answered."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *kinds: type) -> None:
+        self.is_on = True
+        self.lost: list[Any] = []
+        apply = ValkeyLevel2.apply
+
+        async def lossy(level2: ValkeyLevel2, writes: Any) -> Any:
+            concerned = [write for write in writes if self.is_on and isinstance(write, kinds)]
+            if any(isinstance(write, Release) for write in concerned):
+                self.lost += concerned
+                raise L2UnavailableError("not even sent")
+            outcomes = await apply(level2, writes)
+            if concerned:
+                self.lost += concerned
+                raise L2UnavailableError("the answer was lost")
+            return outcomes
+
+        monkeypatch.setattr(ValkeyLevel2, "apply", lossy)
+
+
+async def test_a_placeholder_whose_answer_was_lost_is_taken_away(
+    pair: Pair, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = LostAnswers(monkeypatch, TakeLease)
+    assert (await pair[0].kv.get_or_load("k", lambda: "unleased")).value == "unleased"
+    lost.is_on = False
+    assert len(lost.lost) == 1
+    await until(lambda: plain.get(KEY) is None)
+
+
+async def test_a_placeholder_of_its_own_that_nobody_loads_is_waited_for_by_nobody(
+    pair: Pair, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = pair[0]
+    lost = LostAnswers(monkeypatch, TakeLease, Release)
+    await cache.kv.get_or_load("k", lambda: "unleased")
+    await until(lambda: any(isinstance(write, Release) for write in lost.lost))
+    lost.is_on = False
+    assert holds_placeholder(plain)
+    cache.clear_l1()
+    result = await cache.kv.get_or_load("k", lambda: "leased")
+    await cache.flush_writes()
+    assert (result.source, cache.local_stats().tiers["kv"].lease_waits) == ("loader", 0)
+    assert plain.get(KEY) == b"sleased"
+
+
+async def test_a_caller_waits_no_longer_for_a_load_whose_fill_was_lost(
+    pair: Pair, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = pair[0]
+    loader = Loader("first", held=True)
+    first = await holder(cache, loader, mode="store_only")
+    second = load(cache, lambda: "second")
+    await waiting(cache)
+    apply = ValkeyLevel2.apply
+
+    async def unsent(level2: ValkeyLevel2, writes: Any) -> Any:
+        if any(isinstance(write, WriteSet) and not is_placeholder(write.value) for write in writes):
+            monkeypatch.setattr(ValkeyLevel2, "apply", apply)
+            raise L2UnavailableError("not sent")
+        return await apply(level2, writes)
+
+    monkeypatch.setattr(ValkeyLevel2, "apply", unsent)
+    loader.release()
+    assert (await first).value == "first"
+    async with asyncio.timeout(4):  # Less than the 10 s that the placeholder lives.
+        assert (await second).value == "second"
+    await cache.flush_writes()
+    assert plain.get(KEY) == b"ssecond"

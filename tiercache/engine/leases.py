@@ -74,6 +74,10 @@ def _is_taken(write: TakeLease | WriteSet, outcome: Any) -> bool:
     return outcome is None or bool(outcome == write.placeholder)
 
 
+def _placeholder_of(write: TakeLease | WriteSet) -> bytes:
+    return write.placeholder if isinstance(write, TakeLease) else write.value
+
+
 class Leases:
     """The leases that one runtime holds and waits for.
 
@@ -88,6 +92,8 @@ class Leases:
         self._taken_count = 0
         self._ttl = ttl
         self._held: dict[str, Lease] = {}
+        # Placeholders that are being put there: sent, and not answered yet.
+        self._on_their_way: set[bytes] = set()
         self._waiting: dict[str, set[asyncio.Future[None]]] = {}
 
     # Holding
@@ -149,7 +155,12 @@ class Leases:
         def answered(write: TakeLease | WriteSet, outcome: Any) -> None:
             if not is_wanted:
                 self._return(write, outcome)
+            elif isinstance(outcome, L2UnavailableError):
+                # It may be there all the same, and nobody would load until it runs out.
+                self._pipe.post(Release(write.key, _placeholder_of(write)))
 
+        placeholders = {_placeholder_of(write) for write in writes}
+        self._on_their_way |= placeholders
         futures = [self._pipe.submit(write, partial(answered, write)) for write in writes]
         try:
             return await asyncio.gather(*futures, return_exceptions=True)
@@ -160,11 +171,20 @@ class Leases:
                 if future.done() and not future.cancelled() and future.exception() is None:
                     self._return(write, future.result())
             raise
+        finally:
+            self._on_their_way -= placeholders
 
     def _return(self, write: TakeLease | WriteSet, outcome: Any) -> None:
         if _is_taken(write, outcome):
-            placeholder = write.placeholder if isinstance(write, TakeLease) else write.value
-            self._pipe.post(Release(write.key, placeholder))
+            self._pipe.post(Release(write.key, _placeholder_of(write)))
+
+    def is_orphan(self, key: str, placeholder: bytes | None) -> bool:
+        """Return whether ``placeholder`` is of this process, which has never heard that it was put under ``key``."""
+        if placeholder is None:
+            return False
+        lease = self._held.get(key)
+        is_held = lease is not None and lease.holds == placeholder
+        return placeholder.startswith(self._prefix) and not is_held and placeholder not in self._on_their_way
 
     def _renew(self, lease: Lease) -> None:
         def renewed(outcome: Any) -> None:
@@ -177,8 +197,11 @@ class Leases:
         self._pipe.post(WriteSet(lease.key, lease.holds, self._ttl, replaces=lease.holds), renewed)
 
     def fill(self, lease: Lease, data: bytes, ttl: float | None, on_done: Callable[[Any], object]) -> bool:
-        """Queue the value for the key, stored if the right still lasts; return False, having given the lease up, if the
-        queue is full. The outcome is 0 if it was not stored."""
+        """Queue the value, to be stored if the right still lasts; the outcome is 0 if it was not.
+
+        Returns:
+            False, the lease having been given up, if the queue is full.
+        """
 
         def filled(outcome: Any) -> None:
             self._settle(lease)

@@ -162,7 +162,7 @@ async def _obtain(
     while True:
         # Nothing has been brought yet that a change up to now could have overtaken.
         runtime.fences.renew(fence)
-        if found.placeholder is None:
+        if found.placeholder is None or link.leases.is_orphan(request.key, found.placeholder):
             try:
                 taken = await _take(link, request, is_wanted_anew=is_wanted_anew)
             except TierCacheError as error:
@@ -185,7 +185,9 @@ async def _obtain(
             return found, None
         waited_for = found.placeholder
         found = await _wait(engine, runtime, link, request, fence, found)
-        if found.entry is not None or found.degraded or found.placeholder == waited_for:
+        if found.entry is not None or found.degraded:
+            return found, None
+        if found.placeholder == waited_for and not link.leases.is_orphan(request.key, waited_for):
             return found, None
 
 
@@ -195,8 +197,11 @@ async def _take(link: Link, request: Request, *, is_wanted_anew: bool) -> Lease 
     if isinstance(taken, Lease):
         return taken
     if is_placeholder(taken):
-        # Who loads it has begun earlier than a load that is wanted anew, whose value is the one to be stored.
-        return await link.leases.take_over(request.key, taken, request.indexes) if is_wanted_anew else taken
+        # Who loads it has begun earlier than a load that is wanted anew, whose value is the one to be stored. And an
+        # orphan is loaded by nobody.
+        if is_wanted_anew or link.leases.is_orphan(request.key, taken):
+            return await link.leases.take_over(request.key, taken, request.indexes)
+        return taken
     # What no tier can read is to be replaced.
     return Lease(request.key, taken) if is_wanted_anew or not _is_decodable(request, taken) else taken
 
@@ -219,6 +224,8 @@ async def _wait(engine: Engine, runtime: Runtime, link: Link, request: Request, 
     # A load that waits for another process holds no slot: whoever holds that lease may be waiting for one.
     async with runtime.load_limits.lent():
         while found.placeholder == waited_for and not found.degraded and (left := give_up_at - engine.now()) > 0:
+            if link.leases.is_orphan(request.key, waited_for):
+                break
             link.leases.ask(request.key)
             await link.leases.wait(request.key, min(look * random.uniform(0.75, 1.25), left))
             look = min(2 * look, _LAST_LOOK)
