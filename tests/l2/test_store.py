@@ -11,12 +11,14 @@ import pytest
 import valkey
 from valkey import exceptions as valkey_errors
 
-from tiercache import L2CommandError, L2UnavailableError
+from tests.support import until
+from tiercache import AgentCache, L2CommandError, L2UnavailableError, TierOptions
 from tiercache.embedded import EmbeddedValkey
 from tiercache.engine.level2 import Delete, Stored, WriteSet
 from tiercache.l2.connect import Settings, client_from_url
 from tiercache.l2.errors import map_error
 from tiercache.l2.store import ValkeyLevel2
+from tiercache.testing import ChaosProxy
 
 
 @pytest.fixture
@@ -203,3 +205,14 @@ async def test_a_full_server_refuses_writes_and_answers_reads(level2: ValkeyLeve
 def test_every_client_error_has_its_place(error: Exception, expected: type[Exception] | None) -> None:
     mapped = map_error(error, "GET")
     assert mapped is None if expected is None else type(mapped) is expected
+
+
+async def test_a_connection_that_was_reset_while_idle_is_not_used_again(url: str) -> None:
+    async with ChaosProxy(url) as proxy, AgentCache.from_url(proxy.url, name="test", kv=TierOptions(l1=False)) as cache:
+        await cache.kv.set("k", "stored")
+        assert await cache.kv.get("k") == "stored"
+        level2 = cache._engine.runtime.level2._level2  # type: ignore[union-attr]
+        proxy.kill()
+        # The loop notices the reset; nobody reads on the connection.
+        await until(lambda: all(connection._writer.is_closing() for connection in level2._reading))
+        assert await cache.kv.get("k") == "stored"

@@ -16,7 +16,7 @@ from valkey.exceptions import ResponseError, ValkeyError
 
 from ..engine.announcement import ChangedByOthers, Event, Pong, Unreadable
 from ..errors import L2UnavailableError
-from .connect import Settings
+from .connect import Settings, send
 from .errors import map_error, map_errors
 from .messages import decode
 
@@ -129,7 +129,7 @@ def _event(message: Any) -> Event:
 
 async def _send(connection: AbstractConnection, command: tuple[str, ...]) -> None:
     # Without valkey-py's own health check, whose ping would be answered between the messages.
-    await connection.send_packed_command(connection.pack_command(*command), check_health=False)
+    await send(connection, connection.pack_command(*command), check_health=False)
 
 
 async def _reply(connection: AbstractConnection) -> Any:

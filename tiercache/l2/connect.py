@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 from urllib.parse import parse_qs, urlsplit
 
 from valkey.asyncio import Valkey
 from valkey.asyncio.connection import AbstractConnection, BlockingConnectionPool, ConnectionPool
+from valkey.exceptions import ConnectionError as ValkeyConnectionError
 from valkey.exceptions import ValkeyError
 
 from ..errors import UsageError
 
-__all__ = ["Client", "Settings", "client_from_url"]
+__all__ = ["Client", "Settings", "client_from_url", "send"]
 
 Client: TypeAlias = Valkey
 
@@ -75,6 +77,20 @@ class Settings:
     def pool(self) -> ConnectionPool:
         """Return a new pool, not connected yet."""
         return ConnectionPool(self.connection_class, None, **self.kwargs)
+
+
+async def send(connection: AbstractConnection, packed: Iterable[bytes], *, check_health: bool = True) -> None:
+    """Write packed commands to a connection.
+
+    Raises:
+        valkey.exceptions.ConnectionError: It has ended. Of one that was reset while nobody used it valkey-py does not
+            know yet, and writing to its transport raises AttributeError from Python 3.12 on.
+    """
+    writer = connection._writer
+    if writer is not None and writer.is_closing():
+        await connection.disconnect(nowait=True)
+        raise ValkeyConnectionError("the connection has ended")
+    await connection.send_packed_command(packed, check_health=check_health)
 
 
 def client_from_url(url: str) -> Client:

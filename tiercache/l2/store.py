@@ -18,7 +18,7 @@ from ..engine.level2 import Command, Position, Stored, Track, Write, WriteResult
 from ..errors import L2UnavailableError
 from .backplane import BusNames, ValkeySubscription
 from .commands import WriteCommands
-from .connect import Settings
+from .connect import Settings, send
 from .errors import map_error, map_errors
 from .reads import CHUNK_COUNT, BatchReader
 from .scripts import script
@@ -318,7 +318,7 @@ async def _has_died(connection: AbstractConnection) -> bool:
 
 async def _send(connection: AbstractConnection, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
     # When this is broken off, also by a cancellation, the connection disconnects itself: no reply is left behind.
-    await connection.send_packed_command(connection.pack_commands(commands))
+    await send(connection, connection.pack_commands(commands))
     return [await _reply(connection) for _ in commands]
 
 
