@@ -86,8 +86,9 @@ async def send(connection: AbstractConnection, packed: Iterable[bytes], *, check
         valkey.exceptions.ConnectionError: It has ended. Of one that was reset while nobody used it valkey-py does not
             know yet, and writing to its transport raises AttributeError from Python 3.12 on.
     """
-    writer = connection._writer
-    if writer is not None and writer.is_closing():
+    # The writer of a fake client, for tests, cannot say.
+    is_closing = getattr(connection._writer, "is_closing", None)
+    if is_closing is not None and is_closing():
         await connection.disconnect(nowait=True)
         raise ValkeyConnectionError("the connection has ended")
     await connection.send_packed_command(packed, check_health=check_health)
