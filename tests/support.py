@@ -140,7 +140,8 @@ class StallingProxy:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.sleep(0)
+        for _ in range(3):
+            await asyncio.sleep(0)
 
     def release(self) -> None:
         """Pass on what was held back."""
@@ -158,9 +159,10 @@ class StallingProxy:
             await answers
         finally:
             answers.cancel()
-            await asyncio.gather(answers, return_exceptions=True)
             writer.close()
             inner_writer.close()
+            closing = asyncio.gather(answers, writer.wait_closed(), inner_writer.wait_closed(), return_exceptions=True)
+            await asyncio.shield(closing)
 
     async def _pass_slowly(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(65_536):

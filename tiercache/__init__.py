@@ -11,6 +11,7 @@ from .monitor.policies import ToolPolicy
 from .monitor.statistics import CacheStats, SessionStats, TierStats, ToolStats
 from .options import (
     CoherenceOptions,
+    ConnectionOptions,
     DiscoveryOptions,
     L1Options,
     ResilienceOptions,
@@ -36,6 +37,7 @@ __all__ = [
     "CacheStats",
     "Clock",
     "CoherenceOptions",
+    "ConnectionOptions",
     "DiscoveryOptions",
     "Explanation",
     "Invalidating",

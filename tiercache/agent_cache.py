@@ -32,7 +32,15 @@ from .monitor.effectiveness import ToolEffectiveness, rate
 from .monitor.policies import ToolPolicies
 from .monitor.service import MonitorService
 from .monitor.statistics import CacheStats, StatsHash, parse
-from .options import CoherenceOptions, DiscoveryOptions, L1Options, ResilienceOptions, TelemetryOptions, TierOptions
+from .options import (
+    CoherenceOptions,
+    ConnectionOptions,
+    DiscoveryOptions,
+    L1Options,
+    ResilienceOptions,
+    TelemetryOptions,
+    TierOptions,
+)
 from .pricing.prices import ModelPrice, PriceTable
 from .stats import LocalStats
 from .telemetry import names
@@ -69,6 +77,7 @@ class CacheOptions(TypedDict, total=False):
     kv: TierOptions
     l1: L1Options
     coherence: CoherenceOptions
+    connection: ConnectionOptions
     resilience: ResilienceOptions
     telemetry: TelemetryOptions
     discovery: DiscoveryOptions
@@ -96,6 +105,7 @@ class AgentCache:
         kv: Options of the kv tier, as the tool tier's.
         l1: Bounds of process memory.
         coherence: How it follows what other processes change.
+        connection: How Valkey is spoken to.
         resilience: Deadlines and limits.
         telemetry: What Prometheus and OpenTelemetry see of it.
         discovery: Whether the cache registers itself for BetterDB Monitor.
@@ -120,6 +130,7 @@ class AgentCache:
         kv: TierOptions | None = None,
         l1: L1Options | None = None,
         coherence: CoherenceOptions | None = None,
+        connection: ConnectionOptions | None = None,
         resilience: ResilienceOptions | None = None,
         telemetry: TelemetryOptions | None = None,
         discovery: DiscoveryOptions | None = None,
@@ -134,12 +145,14 @@ class AgentCache:
             check_ttl(default_ttl, "default_ttl")
         memory = _checked(l1, "l1", L1Options)
         coherence = _checked(coherence, "coherence", CoherenceOptions)
+        multiplexes = _checked(connection, "connection", ConnectionOptions).multiplexed
         resilience = _checked(resilience, "resilience", ResilienceOptions)
         telemetry = _checked(telemetry, "telemetry", TelemetryOptions)
         tracing = Tracing(telemetry.tracer_name, telemetry.tracer_provider)
         self._name = name
         self._default_ttl = default_ttl
         self._server: EmbeddedValkey | None = None
+        self._multiplexes = multiplexes
         self._l2_timeout = resilience.l2_timeout
         self._prices = PriceTable(prices, use_default=use_default_prices)
         self._tool_policies = ToolPolicies(name)
@@ -149,7 +162,7 @@ class AgentCache:
         monitor = MonitorService(self._statistics, self._tool_policies, self._discovery)
         self._engine = Engine(
             l1=L1(max_entries=memory.max_entries, max_bytes=memory.max_bytes, max_staleness=coherence.max_staleness),
-            connect=None if client is None else partial(self._connect, Settings.from_client(client)),
+            connect=None if client is None else partial(self._connect, self._settings(client)),
             limits=_limits(resilience, require_l2=require_l2),
             bounds=_bounds(coherence),
             clock=clock,
@@ -421,8 +434,11 @@ class AgentCache:
     async def _connect(self, settings: Settings, origin: str) -> Level2:
         if self._server is not None:
             await asyncio.to_thread(self._server.start)
-            settings = Settings.from_client(client_from_url(self._server.url))
+            settings = self._settings(client_from_url(self._server.url))
         return ValkeyLevel2(settings, timeout=self._l2_timeout, name=self._name, origin=origin)
+
+    def _settings(self, client: Client) -> Settings:
+        return Settings.from_client(client, multiplexes=self._multiplexes)
 
     def _new_statistics(self) -> StatsHash:
         totals = {"session:reads": lambda: self._session.reads, "session:writes": lambda: self._session.writes}

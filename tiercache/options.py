@@ -12,6 +12,7 @@ from .errors import UsageError
 
 __all__ = [
     "CoherenceOptions",
+    "ConnectionOptions",
     "DiscoveryOptions",
     "L1Options",
     "OnAbandon",
@@ -126,6 +127,19 @@ class CoherenceOptions:
             _check_seconds(self.lease_wait, "CoherenceOptions.lease_wait")
         if self.tracking not in ("auto", "on", "off"):
             raise UsageError(f"CoherenceOptions.tracking must be 'auto', 'on' or 'off', not {self.tracking!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionOptions:
+    """How Valkey is spoken to.
+
+    Args:
+        multiplexed: Whether all reads of a process share one connection, on which many are under way at once. Without,
+            and with a client whose connections are of a class of its own, each has a connection of valkey-py's pool
+            while it lasts.
+    """
+
+    multiplexed: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -221,8 +221,8 @@ async def test_tracking_that_has_ended_is_turned_on_again_under_another_number(
 ) -> None:
     assert subscription.id is not None
     (number,) = await level2.apply([Track(subscription.id)])
-    assert level2._writing_id is not None
-    plain.client_kill_filter(_id=level2._writing_id)
+    assert level2._writer._line_id is not None
+    plain.client_kill_filter(_id=level2._writer._line_id)
     while True:  # The connection's end is noticed by who writes on it.
         try:
             (again,) = await level2.apply([Track(subscription.id)])

@@ -41,7 +41,7 @@ async def level2(
         knows_nothing(monkeypatch)
     level2 = ValkeyLevel2(Settings.from_client(client_from_url(url)), timeout=5, name="test", origin="me")
     yield level2
-    sent = level2._commands.of(Release("k", MINE))[0][0]
+    sent = level2._writer._commands.of(Release("k", MINE))[0][0]
     assert sent == ("EVAL" if request.param == "scripts" else "DELIFEQ")
     await level2.aclose()
 

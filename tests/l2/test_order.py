@@ -53,7 +53,7 @@ async def test_without_ending_the_broken_connection_it_would(
 
     def made(level2: ValkeyLevel2, *arguments: object, **options: object) -> None:
         make(level2, *arguments, **options)  # type: ignore[arg-type]
-        level2._broken_ids = Forgetful()
+        level2._writer._broken_ids = Forgetful()
 
     monkeypatch.setattr(ValkeyLevel2, "__init__", made)
     # Without a lease: a fill under one is refused besides, for the key does not hold the placeholder any more.

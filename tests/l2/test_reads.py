@@ -76,14 +76,14 @@ async def test_any_number_of_keys_is_read_in_one_round_trip(
     plain.mset({key: key for key in keys[::2]})
     level2._batch_reader._has_scripts = with_scripts
     written = 0
-    read = level2._read
+    exchange = level2._exchanges.exchange
 
-    async def counted(deadline: Any, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+    async def counted(commands: Sequence[tuple[Any, ...]], timeout: float, **options: Any) -> list[Any]:
         nonlocal written
         written += 1
-        return await read(deadline, commands)
+        return await exchange(commands, timeout, **options)
 
-    monkeypatch.setattr(level2, "_read", counted)
+    monkeypatch.setattr(level2._exchanges, "exchange", counted)
     found = await level2.get_many(keys)
     assert found == [None if n % 2 else Stored(key.encode(), None) for n, key in enumerate(keys)]
     assert written == 1

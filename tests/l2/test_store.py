@@ -6,13 +6,14 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 import valkey
 from valkey import exceptions as valkey_errors
 
 from tests.support import until
-from tiercache import AgentCache, L2CommandError, L2UnavailableError, TierOptions
+from tiercache import AgentCache, ConnectionOptions, L2CommandError, L2UnavailableError, TierOptions
 from tiercache.embedded import EmbeddedValkey
 from tiercache.engine.level2 import Delete, Stored, WriteSet
 from tiercache.l2.connect import Settings, client_from_url
@@ -21,9 +22,21 @@ from tiercache.l2.store import ValkeyLevel2
 from tiercache.testing import ChaosProxy
 
 
+@pytest.fixture(params=[True, False], ids=["multiplexed", "pooled"])
+def multiplexed(request: pytest.FixtureRequest) -> bool:
+    """Whether reads share a connection."""
+    return bool(request.param)
+
+
 @pytest.fixture
-async def level2(url: str) -> AsyncIterator[ValkeyLevel2]:
-    level2 = ValkeyLevel2(Settings.from_client(client_from_url(url)), timeout=5)
+def settings(url: str, multiplexed: bool) -> Settings:
+    """How both kinds of connections are made."""
+    return Settings.from_client(client_from_url(url), multiplexes=multiplexed)
+
+
+@pytest.fixture
+async def level2(settings: Settings) -> AsyncIterator[ValkeyLevel2]:
+    level2 = ValkeyLevel2(settings, timeout=5)
     yield level2
     await level2.aclose()
 
@@ -105,8 +118,8 @@ async def test_killed_connections_are_replaced(level2: ValkeyLevel2, plain: valk
     assert await level2.apply([WriteSet("k", b"w", None)]) == [1]
 
 
-async def test_a_server_that_is_silent_is_unavailable_in_time(plain: valkey.Valkey, url: str) -> None:
-    level2 = ValkeyLevel2(Settings.from_client(client_from_url(url)), timeout=0.05)
+async def test_a_server_that_is_silent_is_unavailable_in_time(plain: valkey.Valkey, settings: Settings) -> None:
+    level2 = ValkeyLevel2(settings, timeout=0.05)
     await level2.ping()
     pid = plain.info("server")["process_id"]
     os.kill(pid, signal.SIGSTOP)
@@ -131,8 +144,10 @@ async def _all_time_out(level2: ValkeyLevel2) -> None:
             await call()
 
 
-async def test_those_who_queue_for_a_silent_server_do_not_each_wait_in_turn(plain: valkey.Valkey, url: str) -> None:
-    level2 = ValkeyLevel2(Settings.from_client(client_from_url(f"{url}?max_connections=2")), timeout=0.3)
+async def test_those_who_queue_for_a_silent_server_do_not_each_wait_in_turn(
+    plain: valkey.Valkey, settings: Settings
+) -> None:
+    level2 = ValkeyLevel2(replace(settings, max_connections=2), timeout=0.3)
     await level2.ping()
     pid = plain.info("server")["process_id"]
     os.kill(pid, signal.SIGSTOP)
@@ -207,12 +222,19 @@ def test_every_client_error_has_its_place(error: Exception, expected: type[Excep
     assert mapped is None if expected is None else type(mapped) is expected
 
 
-async def test_a_connection_that_was_reset_while_idle_is_not_used_again(url: str) -> None:
-    async with ChaosProxy(url) as proxy, AgentCache.from_url(proxy.url, name="test", kv=TierOptions(l1=False)) as cache:
+async def test_a_connection_that_was_reset_while_idle_is_not_used_again(url: str, multiplexed: bool) -> None:
+    settings_of = ConnectionOptions(multiplexed=multiplexed)
+    async with (
+        ChaosProxy(url) as proxy,
+        AgentCache.from_url(proxy.url, name="test", kv=TierOptions(l1=False), connection=settings_of) as cache,
+    ):
         await cache.kv.set("k", "stored")
         assert await cache.kv.get("k") == "stored"
-        level2 = cache._engine.runtime.level2._level2  # type: ignore[union-attr]
+        exchanges = cache._engine.runtime.level2._level2._exchanges  # type: ignore[union-attr]
         proxy.kill()
         # The loop notices the reset; nobody reads on the connection.
-        await until(lambda: all(connection._writer.is_closing() for connection in level2._reading))
+        if multiplexed:
+            await until(lambda: not exchanges._line.is_open)
+        else:
+            await until(lambda: all(connection._writer.is_closing() for connection in exchanges._idle))
         assert await cache.kv.get("k") == "stored"

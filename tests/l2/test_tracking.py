@@ -111,7 +111,7 @@ async def test_a_policy_that_the_monitor_sets_is_known_soon(cache: AgentCache, p
 
 
 def writer_id(cache: AgentCache) -> int:
-    found: int = cache._engine.runtime.level2._level2._writing_id  # type: ignore[union-attr, attr-defined]
+    found: int = cache._engine.runtime.level2._level2._writer._line_id  # type: ignore[union-attr, attr-defined]
     return found
 
 

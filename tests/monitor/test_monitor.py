@@ -16,6 +16,7 @@ import valkey
 
 from tests.requests import HELLO, asking
 from tiercache import AgentCache, DiscoveryOptions, L2UnavailableError, TierOptions, ToolPolicy, UsageError
+from tiercache.l2.multiplexed import MultiplexedLine
 from tiercache.l2.store import ValkeyLevel2
 from tiercache.monitor import discovery, service
 
@@ -225,15 +226,15 @@ async def test_ten_thousand_hits_are_sent_in_at_most_two_exchanges_a_second(
 ) -> None:
     await cache.llm.store(HELLO, "x")
     exchanges: Counter[bool] = Counter()
-    within = ValkeyLevel2._within
+    send = MultiplexedLine.send
 
-    async def counted(level2: ValkeyLevel2, *arguments: Any) -> Any:
+    def counted(line: MultiplexedLine, *arguments: Any) -> Any:
         task = asyncio.current_task()
         assert task is not None
         exchanges[task.get_name() == "tiercache-service"] += 1
-        return await within(level2, *arguments)
+        return send(line, *arguments)
 
-    monkeypatch.setattr(ValkeyLevel2, "_within", counted)
+    monkeypatch.setattr(MultiplexedLine, "send", counted)
     began = asyncio.get_running_loop().time()
     for n in range(10_000):
         assert (await cache.llm.check(HELLO)).source == "l1"

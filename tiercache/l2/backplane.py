@@ -6,18 +6,16 @@ A subscription is a connection of its own. Its pings are answered in the order o
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
-from valkey.asyncio.connection import AbstractConnection
-from valkey.exceptions import ResponseError, ValkeyError
+from valkey.exceptions import ResponseError
 
 from ..engine.announcement import ChangedByOthers, Event, Pong, Unreadable
 from ..errors import L2UnavailableError
-from .connect import Settings, send
+from .connect import Settings
 from .errors import map_error, map_errors
+from .line import Line, open_line
 from .messages import decode
 
 __all__ = ["BusNames", "ValkeySubscription"]
@@ -55,38 +53,36 @@ class BusNames:
 
 
 class ValkeySubscription:
-    """A Subscription on a connection of its own."""
+    """A Subscription on a line of its own."""
 
-    def __init__(self, connection: AbstractConnection, client_id: int | None, timeout: float) -> None:
-        self._connection = connection
+    def __init__(self, line: Line, client_id: int | None, timeout: float) -> None:
+        self._line = line
         self._timeout = timeout
         self._id = client_id
 
     @classmethod
-    async def open(cls, settings: Settings, channel: str, timeout: float, connect_timeout: float) -> ValkeySubscription:
+    async def open(cls, settings: Settings, channel: str, *, timeout: float, connecting: float) -> ValkeySubscription:
         """Connect and subscribe.
+
+        Args:
+            timeout: Seconds for one exchange.
+            connecting: Seconds for making the connection.
 
         Raises:
             L2UnavailableError: No answer in time.
             L2CommandError: Valkey refused.
         """
-        connection = settings.connection()
-        try:
-            with map_errors("SUBSCRIBE"):
-                async with asyncio.timeout(connect_timeout):
-                    await connection.connect()  # type: ignore[no-untyped-call]
-                async with asyncio.timeout(timeout):
-                    await _send(connection, ("CLIENT", "ID"))
-                    client_id = await _reply(connection)
-                    # One by one: a user who may not have the second is to have the first.
-                    await _send(connection, ("SUBSCRIBE", channel))
-                    await _confirmed(connection)
-                    await _send(connection, ("SUBSCRIBE", _TRACKING_CHANNEL))
-                    tracks = await _confirmed(connection, may_be_refused=True)
-        except BaseException:
-            await _disconnect(connection)
-            raise
-        return cls(connection, client_id if isinstance(client_id, int) and tracks else None, timeout)
+        with map_errors("SUBSCRIBE"):
+            line = await open_line(settings, connecting, listens=True)
+            try:
+                (client_id,) = await line.exchange([("CLIENT", "ID")], timeout)
+                # One by one: a user who may not have the second is to have the first.
+                await _subscribe(line, channel, timeout)
+                tracks = await _subscribe(line, _TRACKING_CHANNEL, timeout, may_be_refused=True)
+            except BaseException:
+                await line.aclose()
+                raise
+        return cls(line, client_id if isinstance(client_id, int) and tracks else None, timeout)
 
     @property
     def id(self) -> int | None:
@@ -94,20 +90,16 @@ class ValkeySubscription:
         return self._id
 
     async def ping(self, stamp: float, number: int) -> None:
-        if not self._connection.is_connected:
-            # To send on it would connect it anew, without a subscription.
-            raise L2UnavailableError("the subscription has ended")
         with map_errors("PING on the subscription"):
-            async with asyncio.timeout(self._timeout):
-                await _send(self._connection, ("PING", f"{stamp!r} {number}"))
+            await self._line.post(("PING", f"{stamp!r} {number}"), self._timeout)
 
     async def receive(self) -> Event:
         with map_errors("the subscription"):
-            message = await self._connection.read_response()
+            message = await self._line.receive()
         return _event(message)
 
     async def aclose(self) -> None:
-        await _disconnect(self._connection)
+        await self._line.aclose()
 
 
 def _event(message: Any) -> Event:
@@ -127,21 +119,9 @@ def _event(message: Any) -> Event:
     return Unreadable(f"a message of the kind {message[0]!r}")
 
 
-async def _send(connection: AbstractConnection, command: tuple[str, ...]) -> None:
-    # Without valkey-py's own health check, whose ping would be answered between the messages.
-    await send(connection, connection.pack_command(*command), check_health=False)
-
-
-async def _reply(connection: AbstractConnection) -> Any:
-    try:
-        return await connection.read_response()
-    except ResponseError as error:
-        return error
-
-
-async def _confirmed(connection: AbstractConnection, *, may_be_refused: bool = False) -> bool:
+async def _subscribe(line: Line, channel: str, timeout: float, *, may_be_refused: bool = False) -> bool:
     """Return whether the channel was subscribed to; raise if it had to be."""
-    reply = await _reply(connection)
+    (reply,) = await line.exchange([("SUBSCRIBE", channel)], timeout)
     if isinstance(reply, ResponseError):
         if not may_be_refused:
             raise map_error(reply, "SUBSCRIBE") or reply
@@ -149,9 +129,3 @@ async def _confirmed(connection: AbstractConnection, *, may_be_refused: bool = F
     if not isinstance(reply, list) or reply[0] != b"subscribe":
         raise L2UnavailableError(f"Valkey answered SUBSCRIBE with {reply!r}")
     return True
-
-
-async def _disconnect(connection: AbstractConnection) -> None:
-    # What may fail is saying goodbye to a server that is gone; there is nothing left to do then, and nothing to count.
-    with suppress(ValkeyError, OSError, TimeoutError):
-        await connection.disconnect(nowait=True)

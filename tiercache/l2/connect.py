@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 from urllib.parse import parse_qs, urlsplit
 
 from valkey.asyncio import Valkey
-from valkey.asyncio.connection import AbstractConnection, BlockingConnectionPool, ConnectionPool
-from valkey.exceptions import ConnectionError as ValkeyConnectionError
+from valkey.asyncio.connection import (
+    AbstractConnection,
+    BlockingConnectionPool,
+    Connection,
+    ConnectionPool,
+    SSLConnection,
+    UnixDomainSocketConnection,
+)
 from valkey.exceptions import ValkeyError
 
 from ..errors import UsageError
 
-__all__ = ["Client", "Settings", "client_from_url", "send"]
+__all__ = ["Client", "Settings", "client_from_url"]
 
 Client: TypeAlias = Valkey
 
@@ -23,6 +28,8 @@ _LOOKS_LIKE: Final = (
     "a URL looks like valkey://user:password@host:6379/0, valkeys://host:6379 (TLS) or unix:///path/to.sock?db=0"
 )
 _DEFAULT_MAX_CONNECTIONS: Final = 32
+# Whose transport may be taken over. What another class adds to one of these would be passed by.
+_PLAIN_SOCKETS: Final = (Connection, SSLConnection, UnixDomainSocketConnection)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +39,17 @@ class Settings:
     Attributes:
         connection_class: valkey-py's class for this kind of socket.
         kwargs: What it is made with.
-        max_connections: Most connections at once; further reads wait for one.
+        max_connections: Most connections that reads have at once, where each has one to itself; further ones wait.
+        multiplexes: Whether reads may share a connection.
     """
 
     connection_class: type[AbstractConnection]
     kwargs: dict[str, Any] = field(repr=False)
     max_connections: int
+    multiplexes: bool = True
 
     @classmethod
-    def from_client(cls, client: object) -> Settings:
+    def from_client(cls, client: object, *, multiplexes: bool = True) -> Settings:
         """Return the settings of a ``valkey.asyncio.Valkey``. Its own connections stay its own.
 
         Raises:
@@ -63,7 +72,14 @@ class Settings:
         except (TypeError, ValueError, ValkeyError) as error:
             raise UsageError(f"the connection has an option that cannot be used ({error}); {_LOOKS_LIKE}") from error
         limited = pool.max_connections < 2**31
-        return cls(pool.connection_class, kwargs, pool.max_connections if limited else _DEFAULT_MAX_CONNECTIONS)
+        return cls(
+            pool.connection_class, kwargs, pool.max_connections if limited else _DEFAULT_MAX_CONNECTIONS, multiplexes
+        )
+
+    @property
+    def is_multiplexed(self) -> bool:
+        """Whether connections are taken over by ``MultiplexedLine``."""
+        return self.multiplexes and self.connection_class in _PLAIN_SOCKETS
 
     @property
     def db(self) -> int:
@@ -77,21 +93,6 @@ class Settings:
     def pool(self) -> ConnectionPool:
         """Return a new pool, not connected yet."""
         return ConnectionPool(self.connection_class, None, **self.kwargs)
-
-
-async def send(connection: AbstractConnection, packed: Iterable[bytes], *, check_health: bool = True) -> None:
-    """Write packed commands to a connection.
-
-    Raises:
-        valkey.exceptions.ConnectionError: It has ended. Of one that was reset while nobody used it valkey-py does not
-            know yet, and writing to its transport raises AttributeError from Python 3.12 on.
-    """
-    # The writer of a fake client, for tests, cannot say.
-    is_closing = getattr(connection._writer, "is_closing", None)
-    if is_closing is not None and is_closing():
-        await connection.disconnect(nowait=True)
-        raise ValkeyConnectionError("the connection has ended")
-    await connection.send_packed_command(packed, check_health=check_health)
 
 
 def client_from_url(url: str) -> Client:

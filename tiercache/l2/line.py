@@ -1,0 +1,141 @@
+"""A line: one connection to Valkey, on which exchanges are answered in the order in which they were made.
+
+``MultiplexedLine`` has many of them under way at once and is what a cache uses where it can; ``PlainLine`` is a
+connection of valkey-py as it is, for those that are more than a socket: subclasses, and fakes for tests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Sequence
+from contextlib import suppress
+from typing import Any, Protocol
+
+from valkey.asyncio.connection import AbstractConnection
+from valkey.exceptions import ConnectionError as ValkeyConnectionError
+from valkey.exceptions import ResponseError, ValkeyError
+
+from ..engine.level2 import Command
+from .connect import Settings
+from .multiplexed import MultiplexedLine
+
+__all__ = ["Line", "PlainLine", "open_line", "send"]
+
+
+class Line(Protocol):
+    """One connection.
+
+    Raises:
+        valkey.exceptions.ConnectionError: It has ended, from any method. What was sent may have been carried out.
+        TimeoutError: There was no answer in time; it has been ended.
+    """
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it has not ended, as far as is known."""
+        ...
+
+    def exchange(self, commands: Sequence[Command], timeout: float) -> Awaitable[list[Any]]:
+        """Send ``commands`` in one write; return a reply, or the ResponseError in its place, for each.
+
+        Args:
+            timeout: Seconds, from when all earlier exchanges have been answered.
+        """
+        ...
+
+    async def post(self, command: Command, timeout: float) -> None:
+        """Send a command to which there is no reply, or one among the messages."""
+        ...
+
+    async def receive(self) -> Any:
+        """Return the next message. Without a deadline."""
+        ...
+
+    async def aclose(self) -> None:
+        """End it. Never raises for a server that is gone."""
+        ...
+
+
+async def open_line(settings: Settings, timeout: float, *, listens: bool = False) -> Line:
+    """Connect.
+
+    Args:
+        timeout: Seconds: names are resolved, TLS is negotiated, credentials are shown.
+        listens: Whether messages will come that answer no command.
+    """
+    connection = settings.connection()
+    try:
+        async with asyncio.timeout(timeout):
+            await connection.connect()  # type: ignore[no-untyped-call]
+        return MultiplexedLine(connection, listens=listens) if settings.is_multiplexed else PlainLine(connection)
+    except BaseException:
+        await _disconnect(connection)
+        raise
+
+
+class PlainLine:
+    """A Line that is a connection of valkey-py."""
+
+    def __init__(self, connection: AbstractConnection) -> None:
+        self._connection = connection
+        self._turn = asyncio.Lock()
+
+    @property
+    def is_open(self) -> bool:
+        # The reader of a fake client cannot say whether the server has hung up.
+        has_ended = getattr(self._connection._reader, "at_eof", lambda: False)
+        return bool(self._connection.is_connected and not has_ended())
+
+    async def exchange(self, commands: Sequence[Command], timeout: float) -> list[Any]:
+        async with self._turn:
+            self._check_open()
+            async with asyncio.timeout(timeout):
+                return await send(self._connection, commands)
+
+    async def post(self, command: Command, timeout: float) -> None:
+        self._check_open()
+        async with asyncio.timeout(timeout):
+            await _write(self._connection, [command])
+
+    async def receive(self) -> Any:
+        self._check_open()
+        return await self._connection.read_response()
+
+    async def aclose(self) -> None:
+        await _disconnect(self._connection)
+
+    def _check_open(self) -> None:
+        # Used all the same it would connect anew, without what was arranged on it.
+        if not self._connection.is_connected:
+            raise ValkeyConnectionError("the connection has ended")
+
+
+async def send(connection: AbstractConnection, commands: Sequence[Command]) -> list[Any]:
+    """Return the replies to ``commands``, as ``Line.exchange``; without a deadline."""
+    # When this is broken off, also by a cancellation, the connection disconnects itself: no reply is left behind.
+    await _write(connection, commands)
+    return [await _reply(connection) for _ in commands]
+
+
+async def _write(connection: AbstractConnection, commands: Sequence[Command]) -> None:
+    # A writer that was reset while nobody used it valkey-py does not know of yet, and writing to its transport raises
+    # AttributeError from Python 3.12 on. The writer of a fake client cannot say.
+    is_closing = getattr(connection._writer, "is_closing", None)
+    if is_closing is not None and is_closing():
+        await connection.disconnect(nowait=True)
+        raise ValkeyConnectionError("the connection has ended")
+    # Without valkey-py's own health check, whose ping would be answered between messages.
+    await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+
+
+async def _reply(connection: AbstractConnection) -> Any:
+    try:
+        return await connection.read_response()
+    except ResponseError as error:
+        return error
+
+
+async def _disconnect(connection: AbstractConnection) -> None:
+    # What may fail is saying goodbye to a server that is gone; there is nothing left to do then, and nothing to count.
+    with suppress(ValkeyError, OSError, TimeoutError):
+        await connection.disconnect(nowait=True)

@@ -1,0 +1,217 @@
+"""A line on which many exchanges are under way at once: written together, parsed in C, answered in order.
+
+valkey-py connects (names, TLS, credentials, database) and hands its transport over. From then on what it costs for
+each command (a pool, a lock, a timer, a stream) is paid no more: commands of one step of the event loop leave in one
+write, replies come in one read, and one timer watches the oldest exchange. Figures are in docs/performance.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Final
+
+from libvalkey import Reader, pack_command
+from valkey._parsers.base import BaseParser
+from valkey.asyncio.connection import AbstractConnection
+from valkey.exceptions import ConnectionError as ValkeyConnectionError
+from valkey.exceptions import InvalidResponse
+
+from ..engine.level2 import Command
+
+__all__ = ["MultiplexedLine"]
+
+_INCOMPLETE: Final = object()
+# Seconds to wait for a transport to say that it is closed, when a TLS connection is being ended.
+_LAST_WORD_SECONDS: Final = 1.0
+
+
+class _Exchange:
+    """Commands under way: how many replies are to come, and who waits for them."""
+
+    __slots__ = ("count", "future", "replies", "timeout")
+
+    def __init__(self, count: int, timeout: float, future: asyncio.Future[list[Any]]) -> None:
+        self.count = count
+        self.timeout = timeout
+        self.future = future
+        self.replies: list[Any] = []
+
+
+class MultiplexedLine(asyncio.Protocol):
+    """A Line on the transport of a connected connection of valkey-py, from now on its owner.
+
+    A caller that is cancelled leaves its exchange to be answered to nobody: the line stays in step.
+
+    Args:
+        listens: Whether replies that answer no command are messages. Otherwise they end the line.
+    """
+
+    def __init__(self, connection: AbstractConnection, *, listens: bool = False) -> None:
+        reader, writer = connection._reader, connection._writer
+        if reader is None or writer is None or writer.is_closing() or reader.at_eof():
+            raise ValkeyConnectionError("the connection has ended")
+        # The connection is kept: were its writer collected, that would close the transport.
+        self._connection = connection
+        self._transport: Any = writer.transport
+        self._loop = asyncio.get_running_loop()
+        self._replies = Reader(
+            protocolError=InvalidResponse, replyError=BaseParser.parse_error, notEnoughData=_INCOMPLETE
+        )
+        self._under_way: deque[_Exchange] = deque()
+        self._unsent: list[bytes] = []
+        self._due = 0.0
+        self._watch: asyncio.TimerHandle | None = None
+        self._error: Exception | None = None
+        self._ended = self._loop.create_future()
+        self._listens = listens
+        self._messages: deque[Any] = deque()
+        self._listener: asyncio.Future[None] | None = None
+        self._transport.set_protocol(self)
+        early = bytes(reader._buffer)  # type: ignore[attr-defined]
+        if early:
+            self.data_received(early)
+
+    @property
+    def is_open(self) -> bool:
+        return self._error is None
+
+    # Sending
+
+    def exchange(self, commands: Sequence[Command], timeout: float) -> asyncio.Future[list[Any]]:
+        if len(commands) == 1:
+            return self.send(pack_command(commands[0]), 1, timeout)
+        return self.send(b"".join([pack_command(command) for command in commands]), len(commands), timeout)
+
+    def send(self, packed: bytes, count: int, timeout: float) -> asyncio.Future[list[Any]]:
+        """Send ``count`` packed commands. Otherwise as ``exchange``, of which it is the quicker half."""
+        self._check_open()
+        future: asyncio.Future[list[Any]] = self._loop.create_future()
+        if count == 0:
+            future.set_result([])
+            return future
+        if not self._under_way:
+            self._expect(timeout)
+        self._under_way.append(_Exchange(count, timeout, future))
+        self._write(packed)
+        return future
+
+    async def post(self, command: Command, timeout: float) -> None:
+        self._check_open()
+        self._write(pack_command(command))
+
+    def _write(self, packed: bytes) -> None:
+        # Who is alone is not kept waiting. Who comes while others are under way goes with all that come in this step.
+        if len(self._under_way) <= 1 and not self._unsent:
+            self._transport.write(packed)
+            return
+        if not self._unsent:
+            self._loop.call_soon(self._write_unsent)
+        self._unsent.append(packed)
+
+    def _write_unsent(self) -> None:
+        unsent, self._unsent = self._unsent, []
+        if self._error is None:
+            self._transport.write(b"".join(unsent))
+
+    def _check_open(self) -> None:
+        if self._error is not None:
+            raise ValkeyConnectionError(f"the connection has ended: {self._error}")
+
+    # Receiving
+
+    def data_received(self, data: bytes) -> None:
+        replies, under_way = self._replies, self._under_way
+        try:
+            replies.feed(data)
+            while (reply := replies.gets()) is not _INCOMPLETE:
+                if isinstance(reply, ValkeyConnectionError):
+                    # Such as LOADING or NOAUTH: nothing that is asked here will be answered.
+                    self._end(reply)
+                    return
+                if not under_way:
+                    self._message(reply)
+                    continue
+                head = under_way[0]
+                head.replies.append(reply)
+                if len(head.replies) == head.count:
+                    under_way.popleft()
+                    if under_way:
+                        self._due = self._loop.time() + under_way[0].timeout
+                    if not head.future.done():
+                        head.future.set_result(head.replies)
+        except InvalidResponse as error:
+            self._end(error)
+
+    def _message(self, message: Any) -> None:
+        if not self._listens:
+            self._end(InvalidResponse(f"a reply to no command: {message!r}"[:200]))
+            return
+        self._messages.append(message)
+        self._wake()
+
+    async def receive(self) -> Any:
+        """Return the next message. One caller at a time."""
+        while not self._messages:
+            self._check_open()
+            self._listener = self._loop.create_future()
+            await self._listener
+        return self._messages.popleft()
+
+    def _wake(self) -> None:
+        if self._listener is not None and not self._listener.done():
+            self._listener.set_result(None)
+
+    # Time
+
+    def _expect(self, timeout: float) -> None:
+        self._due = self._loop.time() + timeout
+        if self._watch is None:
+            self._watch = self._loop.call_at(self._due, self._look)
+        elif self._watch.when() > self._due:
+            self._watch.cancel()
+            self._watch = self._loop.call_at(self._due, self._look)
+
+    def _look(self) -> None:
+        """Look, when somebody should have been answered at the latest, whether they were."""
+        self._watch = None
+        if not self._under_way:
+            return
+        if self._loop.time() < self._due:
+            self._watch = self._loop.call_at(self._due, self._look)
+        else:
+            self._end(TimeoutError("Valkey did not answer in time"))
+
+    # The end
+
+    def eof_received(self) -> None:
+        return None  # The transport closes itself.
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._end(ValkeyConnectionError(str(error or "the server has closed the connection")))
+        if not self._ended.done():
+            self._ended.set_result(None)
+
+    def _end(self, error: Exception) -> None:
+        """End the line, because of ``error``, which everybody under way is told."""
+        if self._error is not None:
+            return
+        self._error = error
+        self._transport.abort()
+        # Valkey-py's connection would complain that nobody has closed it.
+        self._connection._reader = self._connection._writer = None
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+        while self._under_way:
+            future = self._under_way.popleft().future
+            if not future.done():
+                # One each: an exception that is raised in many places at once gathers all their tracebacks.
+                future.set_exception(type(error)(*error.args))
+        self._wake()
+
+    async def aclose(self) -> None:
+        self._end(ValkeyConnectionError("it was closed"))
+        # What may fail is the goodbye of TLS; the transport is let go of then.
+        await asyncio.wait([self._ended], timeout=_LAST_WORD_SECONDS)
