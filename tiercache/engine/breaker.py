@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from types import TracebackType
 from typing import Any, Final
 
 from ..errors import L2CommandError, L2UnavailableError
@@ -65,12 +65,33 @@ class Breaker:
             self.failed(error)
 
 
+class _Noted:
+    """The context in which one exchange runs: how it ends is noted by the breaker."""
+
+    __slots__ = ("_breaker",)
+
+    def __init__(self, breaker: Breaker) -> None:
+        self._breaker = breaker
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, L2UnavailableError):
+            self._breaker.failed(error)
+        elif error is None or isinstance(error, L2CommandError):
+            self._breaker.succeeded()
+
+
 class GuardedLevel2:
     """A Level2 whose every exchange is noted by a breaker, and whose lookups the breaker may refuse."""
 
     def __init__(self, level2: Level2, breaker: Breaker) -> None:
         self._level2 = level2
         self._breaker = breaker
+        self._noted = _Noted(breaker)
 
     @property
     def is_answering(self) -> bool:
@@ -78,38 +99,38 @@ class GuardedLevel2:
         return not self._breaker.is_open
 
     async def ping(self) -> None:
-        with self._noted():
+        with self._noted:
             await self._level2.ping()
 
     async def get(self, key: str) -> Stored | None:
         self._check_allowed()
-        with self._noted():
+        with self._noted:
             return await self._level2.get(key)
 
     async def get_many(self, keys: Sequence[str]) -> list[Stored | None]:
         self._check_allowed()
-        with self._noted():
+        with self._noted:
             return await self._level2.get_many(keys)
 
     async def get_values(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        with self._noted():
+        with self._noted:
             return await self._level2.get_values(keys)
 
     async def apply(self, writes: Sequence[Write]) -> list[WriteResult]:
-        with self._noted():
+        with self._noted:
             return await self._level2.apply(writes)
 
     async def scan(self, prefix: str) -> AsyncIterator[list[bytes]]:
-        with self._noted():
+        with self._noted:
             async for page in self._level2.scan(prefix):
                 yield page
 
     async def execute(self, commands: Sequence[Command]) -> list[Any]:
-        with self._noted():
+        with self._noted:
             return await self._level2.execute(commands)
 
     async def trim_indexes(self) -> None:
-        with self._noted():
+        with self._noted:
             await self._level2.trim_indexes()
 
     async def subscribe(self) -> Subscription:
@@ -117,11 +138,11 @@ class GuardedLevel2:
         return await self._level2.subscribe()
 
     async def position(self) -> Position:
-        with self._noted():
+        with self._noted:
             return await self._level2.position()
 
     async def last_number(self) -> int:
-        with self._noted():
+        with self._noted:
             return await self._level2.last_number()
 
     async def aclose(self) -> None:
@@ -130,15 +151,3 @@ class GuardedLevel2:
     def _check_allowed(self) -> None:
         if not self._breaker.allows():
             raise L2UnavailableError("Valkey is not asked at the moment, because it did not answer just now")
-
-    @contextmanager
-    def _noted(self) -> Iterator[None]:
-        try:
-            yield
-        except L2UnavailableError as error:
-            self._breaker.failed(error)
-            raise
-        except L2CommandError:
-            self._breaker.succeeded()
-            raise
-        self._breaker.succeeded()

@@ -114,49 +114,62 @@ class Engine:
 
     async def read(self, runtime: Runtime, request: Request, fence: Fence) -> Found:
         """Ask Valkey, fill L1 unless the fence is broken. An unavailable Valkey is a miss, but for state an error."""
-        (found,) = await self.read_many(runtime, [request], [fence])
-        return found
+        link = runtime.link
+        if link is None:
+            return Found(None, None)
+        if self._is_hidden(link, request):
+            return self._without_valkey(request)
+        sent_at = self.now()
+        self._begin_reading(runtime, fence)
+        try:
+            stored = await link.level2.get(request.key)
+        except L2UnavailableError:
+            request.counters.l2_errors += 1
+            if request.policy.is_state:
+                raise
+            return self._without_valkey(request)
+        finally:
+            fence.reading = False
+        return self._received(runtime, request, fence, stored, sent_at)
 
     async def read_many(self, runtime: Runtime, requests: Sequence[Request], fences: Sequence[Fence]) -> list[Found]:
         """As ``read``, for requests of one tier in one round trip."""
         link = runtime.link
-        if link is None or not requests:
+        if link is None:
             return [Found(None, None)] * len(requests)
-        if not link.unsettled or requests[0].policy.is_state:
-            return await self._ask(runtime, link, requests, fences)
-        pairs = list(zip(requests, fences, strict=True))
-        asked = [pair for pair in pairs if not link.unsettled.covers(pair[0].key, pair[0].groups)]
-        found = await self._ask(runtime, link, [request for request, _ in asked], [fence for _, fence in asked])
-        by_key = {request.key: each for (request, _), each in zip(asked, found, strict=True)}
-        return [by_key.get(request.key) or self._without_valkey(request) for request in requests]
-
-    async def _ask(
-        self, runtime: Runtime, link: Link, requests: Sequence[Request], fences: Sequence[Fence]
-    ) -> list[Found]:
-        if not requests:
-            return []
-        sent_at = self.now()
-        for fence in fences:
-            fence.reading = True
-            fence.keeps_reads = not runtime.is_writing(fence.key)
-        try:
-            if len(requests) == 1:
-                answers = [await link.level2.get(requests[0].key)]
+        found = {request.key: self._without_valkey(request) for request in requests if self._is_hidden(link, request)}
+        asked = [(request, fence) for request, fence in zip(requests, fences, strict=True) if request.key not in found]
+        if asked:
+            sent_at = self.now()
+            for _, fence in asked:
+                self._begin_reading(runtime, fence)
+            try:
+                answers = await link.level2.get_many([request.key for request, _ in asked])
+            except L2UnavailableError:
+                for request, _ in asked:
+                    request.counters.l2_errors += 1
+                    found[request.key] = self._without_valkey(request)
+                if requests[0].policy.is_state:
+                    raise
             else:
-                answers = await link.level2.get_many([request.key for request in requests])
-        except L2UnavailableError:
-            for request in requests:
-                request.counters.l2_errors += 1
-            if requests[0].policy.is_state:
-                raise
-            return [self._without_valkey(request) for request in requests]
-        finally:
-            for fence in fences:
-                fence.reading = False
-        return [
-            self._received(runtime, request, fence, stored, sent_at)
-            for request, fence, stored in zip(requests, fences, answers, strict=True)
-        ]
+                for (request, fence), stored in zip(asked, answers, strict=True):
+                    found[request.key] = self._received(runtime, request, fence, stored, sent_at)
+            finally:
+                for _, fence in asked:
+                    fence.reading = False
+        return [found[request.key] for request in requests]
+
+    @staticmethod
+    def _is_hidden(link: Link, request: Request) -> bool:
+        """Return whether what Valkey has may have been invalidated, without its knowing yet."""
+        return (
+            bool(link.unsettled) and not request.policy.is_state and link.unsettled.covers(request.key, request.groups)
+        )
+
+    @staticmethod
+    def _begin_reading(runtime: Runtime, fence: Fence) -> None:
+        fence.reading = True
+        fence.keeps_reads = not runtime.is_writing(fence.key)
 
     def _without_valkey(self, request: Request) -> Found:
         """Return what there is to say while Valkey cannot be asked."""
