@@ -133,13 +133,18 @@ async def test_silence_ends_the_line_for_all_who_wait(plain: valkey.Valkey, line
         line.exchange([("PING",)], 0.1)
 
 
+BUSY = """
+local function now() local time = redis.call('TIME') return time[1] * 1000000 + time[2] end
+local over = now() + 500000
+while now() < over do end
+"""
+
+
 async def test_the_time_of_an_exchange_begins_when_those_before_it_are_answered(line: MultiplexedLine) -> None:
-    slow = line.exchange(
-        [("EVAL", "local t = redis.call('TIME')[1] + 2 while redis.call('TIME')[1] + 0 < t do end", 0)], 9
-    )
-    # Behind an exchange that takes more than a second, with less time than that.
-    assert await line.exchange([("PING",)], 0.3) == [b"PONG"]
-    assert slow.done()
+    slow = [line.exchange([("EVAL", BUSY, 0)], 1.5) for _ in range(4)]
+    # Behind four that take half a second each, with less time than they take together.
+    assert await line.exchange([("PING",)], 1.5) == [b"PONG"]
+    assert all(each.done() for each in slow)
 
 
 async def test_a_shorter_time_than_the_last_exchange_had_counts(plain: valkey.Valkey, line: MultiplexedLine) -> None:
@@ -203,6 +208,22 @@ async def test_what_is_no_reply_ends_the_line(line: MultiplexedLine) -> None:
     with pytest.raises(Exception, match="rotocol"):
         await asked
     assert not line.is_open
+
+
+async def test_a_server_that_hangs_up_when_greeted_is_not_waited_for() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"+OK\r\n+OK\r\n")  # To what valkey-py says of itself.
+        writer.write_eof()
+        await reader.read()
+        writer.close()
+
+    async def ask(port: int) -> None:
+        line = await opened(f"valkey://127.0.0.1:{port}")
+        await line.exchange([("PING",)], 5)
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        with pytest.raises(ValkeyConnectionError):
+            await ask(server.sockets[0].getsockname()[1])
 
 
 async def shared(url: str) -> SharedExchanges:

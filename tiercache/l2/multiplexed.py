@@ -50,6 +50,7 @@ class MultiplexedLine(asyncio.Protocol):
 
     def __init__(self, connection: AbstractConnection, *, listens: bool = False) -> None:
         reader, writer = connection._reader, connection._writer
+        # An end that the stream has been told of already would not be told again.
         if reader is None or writer is None or writer.is_closing() or reader.at_eof():
             raise ValkeyConnectionError("the connection has ended")
         # The connection is kept: were its writer collected, that would close the transport.
@@ -69,9 +70,6 @@ class MultiplexedLine(asyncio.Protocol):
         self._messages: deque[Any] = deque()
         self._listener: asyncio.Future[None] | None = None
         self._transport.set_protocol(self)
-        early = bytes(reader._buffer)  # type: ignore[attr-defined]
-        if early:
-            self.data_received(early)
 
     @property
     def is_open(self) -> bool:
