@@ -141,7 +141,8 @@ while now() < over do end
 
 
 async def test_the_time_of_an_exchange_begins_when_those_before_it_are_answered(line: MultiplexedLine) -> None:
-    slow = [line.exchange([("EVAL", BUSY, 0)], 1.5) for _ in range(4)]
+    # Large enough for the server to read them one by one: it answers all commands of one read together.
+    slow = [line.exchange([("EVAL", BUSY, 0, "x" * 100_000)], 1.5) for _ in range(4)]
     # Behind four that take half a second each, with less time than they take together.
     assert await line.exchange([("PING",)], 1.5) == [b"PONG"]
     assert all(each.done() for each in slow)
