@@ -207,20 +207,21 @@ async def test_what_is_no_reply_ends_the_line(line: MultiplexedLine) -> None:
     assert not line.is_open
 
 
-async def test_a_server_that_hangs_up_when_greeted_is_not_waited_for() -> None:
+async def test_a_connection_that_has_ended_already_is_not_taken_over() -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"+OK\r\n+OK\r\n")  # To what valkey-py says of itself.
         writer.write_eof()
         await reader.read()
         writer.close()
 
-    async def ask(port: int) -> None:
-        line = await opened(f"valkey://127.0.0.1:{port}")
-        await line.exchange([("PING",)], 5)
-
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        connection = Settings.from_client(client_from_url(f"valkey://127.0.0.1:{port}")).connection()
+        await connection.connect()  # type: ignore[no-untyped-call]
+        await until(lambda: connection._reader.at_eof())  # type: ignore[union-attr]
         with pytest.raises(ValkeyConnectionError):
-            await ask(server.sockets[0].getsockname()[1])
+            MultiplexedLine(connection)
+        await connection.disconnect()
 
 
 async def shared(url: str) -> SharedExchanges:
