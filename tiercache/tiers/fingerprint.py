@@ -47,18 +47,18 @@ def fingerprint(value: Any) -> Hashable | None:
 
 
 def _has_long(params: dict[Any, Any]) -> bool:
-    """Return whether a long string may be at one of the usual places. Most requests have a short message or two."""
-    messages = params.get("messages")
-    if type(messages) is list:
-        for message in messages:
-            if type(message) is not dict or type(content := message.get("content")) is not str or len(content) >= _LONG:
-                return True
+    """Return whether a long string may be at one of the usual places; False for most, with a short message or two."""
     for value in params.values():
-        if type(value) is str:
+        kind = type(value)
+        if kind is str:
             if len(value) >= _LONG:
                 return True
-        elif type(value) is list and value is not messages:
-            return True
+        elif kind is list:
+            for message in value:
+                if type(message) is not dict or type(content := message.get("content")) is not str:
+                    return True
+                if len(content) >= _LONG:
+                    return True
     return False
 
 
