@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from msgspec import Struct
 
@@ -11,10 +12,10 @@ from ..engine.engine import Engine
 from ..engine.policy import Request, TierPolicy
 from ..errors import UsageError
 
-__all__ = ["LlmKey", "PreparedKey", "ToolKey", "check_owner", "still_makes"]
+__all__ = ["PREPARED_BYTES", "LlmKey", "PreparedKey", "ToolKey", "check_owner", "still_makes"]
 
 # A Struct, its Request and the text of its key; counters, groups and indexes are shared.
-PREPARED_BYTES = 500
+PREPARED_BYTES: Final = 500
 
 
 class PreparedKey(Struct, frozen=True, kw_only=True, eq=False):
