@@ -25,6 +25,7 @@ from .tiers.kv_result import MISS, KvResult
 from .tiers.llm import LlmTier
 from .tiers.llm_key import last_user_turn
 from .tiers.llm_result import LlmResponse, LlmResult
+from .tiers.prepared import LlmKey, ToolKey
 from .tiers.session import SessionTier
 from .tiers.tool import ToolTier
 from .tiers.tool_result import ToolResult
@@ -46,6 +47,7 @@ __all__ = [
     "L1Options",
     "L2CommandError",
     "L2UnavailableError",
+    "LlmKey",
     "LlmResponse",
     "LlmResult",
     "LlmTier",
@@ -59,6 +61,7 @@ __all__ = [
     "TierOptions",
     "TierStats",
     "ToolEffectiveness",
+    "ToolKey",
     "ToolPolicy",
     "ToolResult",
     "ToolStats",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+from asyncio import get_running_loop
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -90,7 +91,8 @@ class Engine:
 
         None says nothing about the loop or whether the cache is open: ``find`` and ``get_or_load`` do.
         """
-        if not self._life.is_attached:
+        runtime = self._life.runtime
+        if runtime is None or runtime.loop is not get_running_loop():
             return None
         entry = self.l1.get(key, now)
         if entry is not None:

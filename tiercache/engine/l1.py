@@ -39,11 +39,13 @@ class L1:
     """The entries of one cache in this process. Not thread-safe: it belongs to one event loop.
 
     Attributes:
+        max_entries, max_bytes: The bounds.
         trusted_until: Monotonic second until which every entry is believed.
     """
 
     def __init__(self, *, max_entries: int, max_bytes: int, max_staleness: float = math.inf) -> None:
-        self._max_entries = max_entries
+        self.max_entries = max_entries
+        self.max_bytes = max_bytes
         self._max_staleness = max_staleness
         self.trusted_until = -math.inf
         self._lru = _Lru(max_bytes)
@@ -79,13 +81,13 @@ class L1:
     def put(self, key: str, entry: Entry) -> bool:
         """Keep ``entry``; return whether it was small enough to be kept."""
         lru = self._lru
-        if entry.size_bytes > lru.maxsize:
+        if entry.size_bytes > self.max_bytes:
             # The older value must not outlive the newer one only because that is too large.
             self.drop(key)
             return False
         # Out first: replaced in place by a larger one, it could push out a neighbour although there is room.
         self.drop(key)
-        while len(lru) >= self._max_entries:
+        while len(lru) >= self.max_entries:
             lru.popitem()
         lru[key] = entry
         return True

@@ -18,23 +18,21 @@ class Lifecycle:
 
     Args:
         start: Makes a runtime for the running loop.
+
+    Attributes:
+        runtime: The runtime there is, of whichever loop. Written here alone.
     """
 
     def __init__(self, start: Callable[[], Runtime]) -> None:
         self._start = start
-        self._runtime: Runtime | None = None
+        self.runtime: Runtime | None = None
         self._inherited: list[Runtime] = []
         self._closed = False
 
     @property
-    def runtime(self) -> Runtime | None:
-        """The runtime there is, of whichever loop."""
-        return self._runtime
-
-    @property
     def is_attached(self) -> bool:
         """Whether there is a runtime and it is the running loop's."""
-        runtime = self._runtime
+        runtime = self.runtime
         return runtime is not None and runtime.loop is asyncio.get_running_loop()
 
     async def open(self) -> Runtime:
@@ -46,11 +44,11 @@ class Lifecycle:
             L2UnavailableError, L2CommandError: See ``Runtime.open``.
         """
         # A load that the closing waits for may still ask the cache itself.
-        if self._closed and (self._runtime is None or CURRENT_FLIGHT.get() is None):
+        if self._closed and (self.runtime is None or CURRENT_FLIGHT.get() is None):
             raise UsageError("the cache is closed")
         runtime = self._current()
         if runtime is None:
-            self._runtime = runtime = self._start()
+            self.runtime = runtime = self._start()
         if not runtime.is_open:
             await runtime.open()
         return runtime
@@ -61,17 +59,17 @@ class Lifecycle:
         self._closed = True
         if runtime is not None:
             await runtime.close()
-        self._runtime = None
+        self.runtime = None
 
     def _current(self) -> Runtime | None:
-        runtime = self._runtime
+        runtime = self.runtime
         if runtime is None or runtime.loop is asyncio.get_running_loop():
             return runtime
         if runtime.pid != os.getpid():
             # Kept, because collecting it would close transports, and that takes the parent's sockets out of the
             # epoll object which the fork shares with it.
             self._inherited.append(runtime)
-            self._runtime = None
+            self.runtime = None
             return None
         if runtime.loop.is_closed():
             return None

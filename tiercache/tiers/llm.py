@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, overload
 
 from ..engine.engine import Engine
 from ..engine.entry import Group
@@ -18,21 +18,27 @@ from ..engine.policy import Fresh, Mode, Request, TierPolicy, UndecodableError, 
 from ..engine.ttl import Ttl, check_ttl
 from ..errors import UsageError
 from ..pricing.prices import PriceTable
+from .aliases import Aliases
+from .fingerprint import fingerprint, may_remember
 from .indexes import index_key, indexes_of, tag_groups
 from .llm_entry import encode, joined_text
 from .llm_key import LlmKeys
 from .llm_result import LlmResponse, LlmResult, check_blocks
+from .prepared import PREPARED_BYTES, LlmKey, check_owner, still_makes
 
 __all__ = ["LlmLoader", "LlmTier", "groups_of_model"]
 
 P = TypeVar("P", bound=Mapping[str, Any])
 
 _Answer: TypeAlias = str | LlmResponse
-LlmLoader: TypeAlias = Callable[[], _Answer | Awaitable[_Answer]] | Callable[[P], _Answer | Awaitable[_Answer]]
+_PlainLoader: TypeAlias = Callable[[], _Answer | Awaitable[_Answer]]
+LlmLoader: TypeAlias = _PlainLoader | Callable[[P], _Answer | Awaitable[_Answer]]
 
 
 class LlmTier:
     """``cache.llm``. Requests are mappings with ``model`` and ``messages``, as chat-completions APIs take them.
+
+    Where a method takes ``params``, it also takes their key, made by ``key``.
 
     Every method raises UsageError for a bad argument, having stored nothing, and on a closed cache;
     WrongLoopError from another event loop.
@@ -45,30 +51,64 @@ class LlmTier:
         self._prices = prices
         self._name = name
         self._prefix = f"{name}:llm:"
+        self._aliases: Aliases[LlmKey] = Aliases(
+            max_entries=2 * engine.l1.max_entries, max_bytes=engine.l1.max_bytes // 4, size_of=lambda _: PREPARED_BYTES
+        )
 
-    async def check(self, params: Mapping[str, Any]) -> LlmResult:
+    def key(self, params: Mapping[str, Any]) -> LlmKey:
+        """Return the key of ``params`` as they are now, which later changes of theirs do not touch.
+
+        For callers that ask the same thing over and over: passed in the place of ``params`` it costs nothing to find,
+        however long they are.
+        """
+        return self._prepared(params)
+
+    async def check(self, params: Mapping[str, Any] | LlmKey) -> LlmResult:
         """Return what the cache has for ``params``, without loading.
 
         Raises:
             L2CommandError: Valkey refused the read. An unreachable Valkey is a miss, marked ``degraded``.
         """
         engine = self._engine
-        key = self._keys.key(params)
+        prepared = self._prepared(params)
+        key = prepared.key
         now = engine.now()
-        entry = engine.peek(key, now, self._policy.counters.of(_model(params)))
+        entry = engine.peek(key, now, prepared._counters)
         if entry is not None:
             if engine.tracer is not None:
-                engine.trace_hit("llm.check", key=key, model=params["model"])
+                engine.trace_hit("llm.check", key=key, model=prepared.model)
             return LlmResult.from_l1(key, entry, now)
-        with engine.operation("llm.check", key=key, model=params["model"]) as operation:
-            found = await engine.find(self._request(params, key))
+        with engine.operation("llm.check", key=key, model=prepared.model) as operation:
+            found = await engine.find(prepared._request)
             operation.found(found)
         return LlmResult.from_found(key, found, engine.now())
 
+    @overload
+    async def get_or_load(
+        self,
+        params: LlmKey,
+        loader: _PlainLoader,
+        *,
+        ttl: Ttl | None = None,
+        tags: Sequence[str] = (),
+        mode: Mode = "use",
+    ) -> LlmResult: ...
+
+    @overload
     async def get_or_load(
         self,
         params: P,
         loader: LlmLoader[P],
+        *,
+        ttl: Ttl | None = None,
+        tags: Sequence[str] = (),
+        mode: Mode = "use",
+    ) -> LlmResult: ...
+
+    async def get_or_load(
+        self,
+        params: Any,
+        loader: LlmLoader[Any],
         *,
         ttl: Ttl | None = None,
         tags: Sequence[str] = (),
@@ -80,7 +120,7 @@ class LlmTier:
             params: The request. Keys that the cache does not know take part in the key as they are.
             loader: Called with ``params`` if it has a required positional parameter, otherwise with nothing; async
                 or plain (a plain one runs on the event loop: wrap what blocks in ``asyncio.to_thread``). Returns
-                the text or an LlmResponse.
+                the text or an LlmResponse. With a key in the place of ``params`` it must take nothing.
             ttl: Lifetime of what is loaded; None takes the tier's, then the cache's.
             tags: Names by which what is loaded can be invalidated together with other entries.
             mode: "use" the cache; "refresh": load anew, store, and let callers who come meanwhile share it;
@@ -100,37 +140,39 @@ class LlmTier:
         to those who wait for it and stored nowhere.
         """
         engine = self._engine
-        key = self._keys.key(params)
+        prepared = self._prepared(params)
+        key = prepared.key
         check_loader(loader)
         if ttl is not None:
             check_ttl(ttl)
         tagged = tag_groups(tags) if tags else ()
         if mode == "use":
             now = engine.now()
-            entry = engine.peek(key, now, self._policy.counters.of(_model(params)))
+            entry = engine.peek(key, now, prepared._counters)
             if entry is not None:
                 if engine.tracer is not None:
-                    engine.trace_hit("llm.get_or_load", key=key, model=params["model"])
+                    engine.trace_hit("llm.get_or_load", key=key, model=prepared.model)
                 return LlmResult.from_l1(key, entry, now)
         else:
             check_mode(mode)
-        with engine.operation("llm.get_or_load", key=key, model=_model(params)) as operation:
-            model = _model(params)
+        if params is prepared and takes_argument(loader):
+            raise UsageError("loader must take no argument: a key made by llm.key has no params to call it with")
+        with engine.operation("llm.get_or_load", key=key, model=prepared.model) as operation:
 
             async def load() -> Fresh:
                 answer: Any = loader(params) if takes_argument(loader) else loader()  # type: ignore[call-arg]
                 if inspect.isawaitable(answer):
                     answer = await answer
-                fresh = self._fresh_answer(model, answer)
-                return fresh if self._is_key_of(key, params) else fresh._replace(store=False)
+                fresh = self._fresh_answer(prepared.model, answer)
+                return fresh if self._is_still(prepared, params) else fresh._replace(store=False)
 
-            found = await get_or_load(engine, self._request(params, key, ttl, tagged), load, mode)
+            found = await get_or_load(engine, self._request(prepared, ttl, tagged), load, mode)
             operation.found(found)
         return LlmResult.from_found(key, found, engine.now())
 
     async def store(
         self,
-        params: Mapping[str, Any],
+        params: Mapping[str, Any] | LlmKey,
         response: str,
         *,
         ttl: Ttl | None = None,
@@ -153,7 +195,7 @@ class LlmTier:
 
     async def store_multipart(
         self,
-        params: Mapping[str, Any],
+        params: Mapping[str, Any] | LlmKey,
         blocks: Sequence[Mapping[str, Any]],
         *,
         ttl: Ttl | None = None,
@@ -168,18 +210,19 @@ class LlmTier:
         return await self._store("llm.store_multipart", params, LlmResponse(None, blocks, tokens), ttl, tags)
 
     async def _store(
-        self, name: str, params: Mapping[str, Any], answer: LlmResponse, ttl: Ttl | None, tags: Sequence[str]
+        self, name: str, params: Mapping[str, Any] | LlmKey, answer: LlmResponse, ttl: Ttl | None, tags: Sequence[str]
     ) -> str:
-        key = self._keys.key(params)
+        prepared = self._prepared(params)
         if ttl is not None:
             check_ttl(ttl)
         tagged = tag_groups(tags) if tags else ()
-        fresh = self._fresh(_model(params), answer)
-        with self._engine.operation(name, key=key, model=_model(params), bytes=len(fresh.data)) as operation:
-            operation.set("ttl", await self._engine.store(self._request(params, key, ttl, tagged), fresh))
+        key, model = prepared.key, prepared.model
+        fresh = self._fresh(model, answer)
+        with self._engine.operation(name, key=key, model=model, bytes=len(fresh.data)) as operation:
+            operation.set("ttl", await self._engine.store(self._request(prepared, ttl, tagged), fresh))
         return key
 
-    async def invalidate(self, params: Mapping[str, Any]) -> bool:
+    async def invalidate(self, params: Mapping[str, Any] | LlmKey) -> bool:
         """Remove the answer to ``params``; return whether there was one.
 
         Once it returns, no read that this process starts returns the older answer, and no load that had begun
@@ -189,13 +232,15 @@ class LlmTier:
             L2UnavailableError: It is gone from this process, and may or may not be gone from Valkey.
             L2CommandError: Valkey refused the delete.
         """
-        key = self._keys.key(params)
+        key = self._key_of(params)
         with self._engine.operation("llm.invalidate", key=key) as operation:
             existed = await self._engine.invalidate(key)
             operation.set("deleted_count", int(existed))
         return existed
 
-    def invalidates(self, params: Mapping[str, Any] | Callable[..., Mapping[str, Any]]) -> Invalidating:
+    def invalidates(
+        self, params: Mapping[str, Any] | LlmKey | Callable[..., Mapping[str, Any] | LlmKey]
+    ) -> Invalidating:
         """Return what stands around a change of what an answer is made from, as ``async with`` or as a decorator.
 
         The answer is removed before and after; in between this process stores none. Promise and errors as for
@@ -207,19 +252,19 @@ class LlmTier:
 
         def target(*given: Any, **named: Any) -> Target:
             at = params(*given, **named) if callable(params) else params
-            return Target((self._keys.key(at),), lambda: self.invalidate(at))
+            return Target((self._key_of(at),), lambda: self.invalidate(at))
 
         if not callable(params):
             target()
         return Invalidating(self._engine, target, takes_call=callable(params))
 
-    async def explain(self, params: Mapping[str, Any]) -> Explanation:
+    async def explain(self, params: Mapping[str, Any] | LlmKey) -> Explanation:
         """Return where the answer to ``params`` is, and how ``check`` would be answered. Counts and changes nothing.
 
         Raises:
             L2CommandError: Valkey refused the read.
         """
-        return await explain(self._engine, self._request(params, self._keys.key(params)))
+        return await explain(self._engine, self._prepared(params)._request)
 
     async def invalidate_by_model(self, model: str) -> int:
         """Remove every answer of ``model``; return how many there were. Looks at every llm entry in Valkey.
@@ -251,23 +296,59 @@ class LlmTier:
             operation.set("deleted_count", count)
         return count
 
-    def _request(
-        self, params: Mapping[str, Any], key: str, ttl: Ttl | None = None, tagged: tuple[Group, ...] = ()
-    ) -> Request:
-        model = _model(params)
-        groups = groups_of_model(str.__str__(model)) + tagged
-        indexes = indexes_of(self._name, groups)
-        return Request(self._policy, key, groups, self._policy.counters.of(model), ttl, indexes)
+    def _prepared(self, params: Any) -> LlmKey:
+        """Return the key of a request, or of a key itself, worked out only if it is not known."""
+        if type(params) is LlmKey:
+            check_owner(params, self._policy)
+            return params
+        if self._keys.reduces:
+            return self._prepared_of_reduced(params)
+        mark = fingerprint(params)
+        if mark is not None:
+            prepared = self._aliases.get(mark)
+            if prepared is not None:
+                return prepared
+        prepared = self._prepare(self._keys.key_of_reduced(params), params)
+        if mark is not None and may_remember(params, mark):
+            self._aliases.put(mark, prepared)
+        return prepared
 
-    def _is_key_of(self, key: str, params: Mapping[str, Any]) -> bool:
-        """Return whether ``params`` are still those that made ``key``: an answer to others must not be stored there."""
-        try:
-            if self._keys.key(params) == key:
-                return True
-        except UsageError:
-            pass
-        self._engine.warn_once("The params of a request were changed while it was loaded: its answer is not stored")
-        return False
+    def _prepared_of_reduced(self, params: Mapping[str, Any]) -> LlmKey:
+        reduced = self._keys.reduced(params)
+        mark = fingerprint(reduced)
+        # Requests for several models may share a key; each is counted with its own.
+        model = params.get("model")
+        known = mark is not None and type(model) is str
+        if known and (prepared := self._aliases.get((model, mark))) is not None:
+            return prepared
+        prepared = self._prepare(self._keys.key_of_reduced(reduced), params)
+        if known and may_remember(reduced, mark):
+            self._aliases.put((model, mark), prepared)
+        return prepared
+
+    def _prepare(self, key: str, params: Mapping[str, Any]) -> LlmKey:
+        model = _model(params)
+        # Plain text: the caller's own object is not kept.
+        groups = groups_of_model(str.__str__(model))
+        counters = self._policy.counters.of(model)
+        request = Request(self._policy, key, groups, counters, indexes=indexes_of(self._name, groups))
+        return LlmKey(key=key, model=str.__str__(model), _request=request, _counters=counters)
+
+    def _request(self, prepared: LlmKey, ttl: Ttl | None, tagged: tuple[Group, ...]) -> Request:
+        request = prepared._request
+        if tagged:
+            groups = request.groups + tagged
+            request = request._replace(groups=groups, indexes=indexes_of(self._name, groups))
+        return request if ttl is None else request._replace(ttl=ttl)
+
+    def _key_of(self, params: Any) -> str:
+        """Return the key in Valkey, also of params that no answer can be stored for."""
+        return self._prepared(params).key if type(params) is LlmKey else self._keys.key(params)
+
+    def _is_still(self, prepared: LlmKey, params: Mapping[str, Any] | LlmKey) -> bool:
+        """Return whether ``params`` are still those of ``prepared``: an answer to others must not be stored there."""
+        warning = "The params of a request were changed while it was loaded: its answer is not stored"
+        return still_makes(self._engine, prepared.key, lambda: self._prepared(params).key, warning)
 
     def _fresh_answer(self, model: str, answer: object) -> Fresh:
         if isinstance(answer, str):

@@ -28,7 +28,11 @@ _RESERVED: Final = frozenset(_WIRE_NAMES.values()) | {"__tc_scope"}
 
 
 class LlmKeys:
-    """Makes the keys of one cache's llm tier."""
+    """Makes the keys of one cache's llm tier.
+
+    Attributes:
+        reduces: Whether a key is made of less than the whole request.
+    """
 
     def __init__(
         self,
@@ -40,6 +44,7 @@ class LlmKeys:
         self._prefix = prefix
         self._ignore = frozenset(ignore)
         self._transform = transform
+        self.reduces = bool(ignore) or transform is not None
 
     def key(self, params: Mapping[str, Any]) -> str:
         """Return the Valkey key of a request.
@@ -48,11 +53,14 @@ class LlmKeys:
             UsageError: ``params`` is no mapping, lacks ``model`` (a str) or ``messages``, is not JSON, or has a
                 parameter under a reserved name.
         """
-        if self._ignore or self._transform is not None:
-            params = self._reduced(params)
+        return self.key_of_reduced(self.reduced(params) if self.reduces else params)
+
+    def key_of_reduced(self, params: Mapping[str, Any]) -> str:
+        """As ``key``, of what ``reduced`` returned."""
         return self._prefix + sha256(canonical_json(_hashed(params), "params")).hexdigest()
 
-    def _reduced(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
+    def reduced(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return what of ``params`` makes the key, as the tier's ``ignore`` and ``key`` say. Errors as for ``key``."""
         _check_mapping(params, "params")
         params = {name: value for name, value in params.items() if name not in self._ignore}
         if self._transform is not None:

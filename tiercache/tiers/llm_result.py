@@ -67,7 +67,7 @@ def check_tokens(tokens: object) -> None:
             raise UsageError(f"tokens[{name!r}] must be a whole number from 0, not {count!r}")
 
 
-class LlmResult(Result, frozen=True, kw_only=True):
+class LlmResult(Result, frozen=True):
     """An answer of the llm tier; see ``Result`` for what it shares with the others."""
 
     _tokens: dict[str, Any] | UnsetType | None = UNSET

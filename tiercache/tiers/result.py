@@ -13,7 +13,7 @@ from ..engine.entry import Entry
 __all__ = ["Result"]
 
 
-class Result(Struct, frozen=True, kw_only=True):
+class Result(Struct, frozen=True):
     """The outcome of a lookup or a load. Its own: changing what it holds changes nobody else's.
 
     Attributes:
@@ -45,16 +45,10 @@ class Result(Struct, frozen=True, kw_only=True):
     def from_l1(cls, key: str, entry: Entry, now: float) -> Self:
         """Return the result for an entry found in process memory at monotonic second ``now``."""
         value = entry.value
-        return cls(
-            hit=True,
-            response=value.response,
-            key=key,
-            source="l1",
-            cost=value.cost,
-            age=now - entry.stored_at,
-            ttl=None if entry.expires_at == math.inf else entry.expires_at - now,
-            _entry=value,
-        )
+        expires_at = entry.expires_at
+        ttl = None if expires_at == math.inf else expires_at - now
+        # By position, which takes two thirds of the time that names take.
+        return cls(True, value.response, key, "l1", value.cost, now - entry.stored_at, ttl, False, False, False, value)
 
     @classmethod
     def from_found(cls, key: str, found: Found, now: float) -> Self:

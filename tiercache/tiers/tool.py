@@ -7,11 +7,12 @@ None). The tool's name stands in the key as it is, and so may hold no ``:``.
 from __future__ import annotations
 
 import inspect
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from hashlib import sha256
-from typing import Any
+from typing import Any, Final, overload
 
 from ..engine.announcement import Announcement
 from ..engine.engine import Engine
@@ -25,12 +26,23 @@ from ..engine.policy import Fresh, Mode, Request, TierPolicy, check_mode
 from ..engine.ttl import Ttl, check_ttl
 from ..errors import UsageError
 from ..monitor.policies import ToolPolicies, ToolPolicy
-from .canonical import canonical_json
+from .aliases import Aliases
+from .canonical import canonical_json, compact_json
+from .fingerprint import fingerprint, may_remember
 from .indexes import index_key, indexes_of, tag_groups
+from .prepared import PREPARED_BYTES, ToolKey, check_owner, still_makes
 from .tool_entry import encode_tool
 from .tool_result import ToolResult
 
 __all__ = ["ToolTier"]
+
+
+class _Absent:
+    """Type of ``_ABSENT``."""
+
+
+# An argument that was not given: None is one that can be.
+_ABSENT: Final = _Absent()
 
 
 class ToolTier:
@@ -38,7 +50,7 @@ class ToolTier:
     WrongLoopError from another event loop.
 
     Args named ``tool`` are names: not empty, without ``:``. Args named ``args`` are JSON: a mapping of keyword
-    arguments, None for none.
+    arguments, None for none. A key made by ``key`` is taken in the place of both.
     """
 
     def __init__(self, engine: Engine, policy: TierPolicy, policies: ToolPolicies, name: str) -> None:
@@ -47,26 +59,60 @@ class ToolTier:
         self._policies = policies
         self._name = name
         self._prefix = f"{name}:tool:"
+        self._aliases: Aliases[ToolKey] = Aliases(
+            max_entries=2 * engine.l1.max_entries,
+            max_bytes=engine.l1.max_bytes // 4,
+            size_of=lambda key: PREPARED_BYTES + len(key._args),
+        )
 
-    async def check(self, tool: str, args: Any) -> ToolResult:
+    def key(self, tool: str, args: Any) -> ToolKey:
+        """Return the key of a call with ``args`` as they are now, which later changes of theirs do not touch.
+
+        For callers that ask the same thing over and over: passed in the place of ``tool`` and ``args`` it costs
+        nothing to find, however long they are.
+        """
+        return self._prepared(tool, args)
+
+    @overload
+    async def check(self, tool: ToolKey, /) -> ToolResult: ...
+
+    @overload
+    async def check(self, tool: str, args: Any) -> ToolResult: ...
+
+    async def check(self, tool: str | ToolKey, args: Any = _ABSENT) -> ToolResult:
         """Return what the cache has for a call, without making it.
 
         Raises:
             L2CommandError: Valkey refused the read. An unreachable Valkey is a miss, marked ``degraded``.
         """
         engine = self._engine
-        key = self._key(tool, args)
+        prepared = self._prepared(tool, args)
+        key = prepared.key
         now = engine.now()
-        entry = engine.peek(key, now, self._policy.counters.of(tool))
+        entry = engine.peek(key, now, prepared._counters)
         if entry is not None:
             if engine.tracer is not None:
-                engine.trace_hit("tool.check", key=key, tool_name=tool)
+                engine.trace_hit("tool.check", key=key, tool_name=prepared.tool)
             return ToolResult.from_l1(key, entry, now)
-        with engine.operation("tool.check", key=key, tool_name=tool) as operation:
-            found = await engine.find(self._request(tool, key))
+        with engine.operation("tool.check", key=key, tool_name=prepared.tool) as operation:
+            found = await engine.find(self._request(prepared))
             operation.found(found)
         return ToolResult.from_found(key, found, engine.now())
 
+    @overload
+    async def get_or_load(
+        self,
+        tool: ToolKey,
+        loader: Callable[..., Any],
+        /,
+        *,
+        ttl: Ttl | None = None,
+        cost: float | None = None,
+        tags: Sequence[str] = (),
+        mode: Mode = "use",
+    ) -> ToolResult: ...
+
+    @overload
     async def get_or_load(
         self,
         tool: str,
@@ -77,12 +123,24 @@ class ToolTier:
         cost: float | None = None,
         tags: Sequence[str] = (),
         mode: Mode = "use",
+    ) -> ToolResult: ...
+
+    async def get_or_load(
+        self,
+        tool: str | ToolKey,
+        args: Any,
+        loader: Any = _ABSENT,
+        *,
+        ttl: Ttl | None = None,
+        cost: float | None = None,
+        tags: Sequence[str] = (),
+        mode: Mode = "use",
     ) -> ToolResult:
         """Return the result of a call, making it at most once at a time, among all processes.
 
         Args:
             loader: The tool. Called with ``args`` as keywords if it takes any argument, otherwise with nothing; async
-                or plain. May return any JSON value.
+                or plain. May return any JSON value. With a key it gets the ``args`` as JSON has them.
             ttl: Lifetime of what is loaded; None takes that of the tool's policy, then the tier's, then the cache's.
             cost: Dollars that the call costs, counted as saved by each later hit.
             tags: Names by which what is loaded can be invalidated together with other entries.
@@ -93,7 +151,9 @@ class ToolTier:
             TimeoutError: The load took longer than ``ResilienceOptions.load_timeout``.
         """
         engine = self._engine
-        key = self._key(tool, args)
+        args, loader = _shifted(tool, args, loader, "loader")
+        prepared = self._prepared(tool, args)
+        key = prepared.key
         check_loader(loader)
         if ttl is not None:
             check_ttl(ttl)
@@ -102,33 +162,57 @@ class ToolTier:
         tagged = tag_groups(tags) if tags else ()
         if mode == "use":
             now = engine.now()
-            entry = engine.peek(key, now, self._policy.counters.of(tool))
+            entry = engine.peek(key, now, prepared._counters)
             if entry is not None:
                 if engine.tracer is not None:
-                    engine.trace_hit("tool.get_or_load", key=key, tool_name=tool)
+                    engine.trace_hit("tool.get_or_load", key=key, tool_name=prepared.tool)
                 return ToolResult.from_l1(key, entry, now)
         else:
             check_mode(mode)
-        with engine.operation("tool.get_or_load", key=key, tool_name=tool) as operation:
+        with engine.operation("tool.get_or_load", key=key, tool_name=prepared.tool) as operation:
 
             async def load() -> Fresh:
-                value = loader(**_keywords(loader, args))
+                # From a key they are decoded for each call: the loader's own.
+                value = loader(**_keywords(loader, json.loads(prepared._args) if args is _ABSENT else args))
                 if inspect.isawaitable(value):
                     value = await value
-                if self._is_key_of(key, tool, args) and engine.is_wanted(self._policy, value):
-                    return self._fresh(tool, args, value, cost)
-                return self._fresh(tool, None, value, cost)._replace(store=False)
+                store = self._is_still(prepared, tool, args) and engine.is_wanted(self._policy, value)
+                return self._fresh(prepared, value, cost)._replace(store=store)
 
             await engine.open()  # Which reads the policies: the first call already knows them.
-            found = await get_or_load(engine, self._request(tool, key, ttl, tagged), load, mode)
+            found = await get_or_load(engine, self._request(prepared, ttl, tagged), load, mode)
             operation.found(found)
         return ToolResult.from_found(key, found, engine.now())
 
+    @overload
+    async def store(
+        self,
+        tool: ToolKey,
+        response: Any,
+        /,
+        *,
+        ttl: Ttl | None = None,
+        cost: float | None = None,
+        tags: Sequence[str] = (),
+    ) -> str: ...
+
+    @overload
     async def store(
         self,
         tool: str,
         args: Any,
         response: Any,
+        *,
+        ttl: Ttl | None = None,
+        cost: float | None = None,
+        tags: Sequence[str] = (),
+    ) -> str: ...
+
+    async def store(
+        self,
+        tool: str | ToolKey,
+        args: Any,
+        response: Any = _ABSENT,
         *,
         ttl: Ttl | None = None,
         cost: float | None = None,
@@ -142,27 +226,41 @@ class ToolTier:
             L2UnavailableError: The write may or may not have happened.
             L2CommandError: Valkey refused it.
         """
-        key = self._key(tool, args)
+        args, response = _shifted(tool, args, response, "response")
+        prepared = self._prepared(tool, args)
+        key, name = prepared.key, prepared.tool
         if ttl is not None:
             check_ttl(ttl)
         if cost is not None:
             _check_cost(cost)
         tagged = tag_groups(tags) if tags else ()
-        fresh = self._fresh(tool, args, response, cost)
-        with self._engine.operation("tool.store", key=key, tool_name=tool, bytes=len(fresh.data)) as operation:
+        fresh = self._fresh(prepared, response, cost)
+        with self._engine.operation("tool.store", key=key, tool_name=name, bytes=len(fresh.data)) as operation:
             await self._engine.open()
-            operation.set("ttl", await self._engine.store(self._request(tool, key, ttl, tagged), fresh))
+            operation.set("ttl", await self._engine.store(self._request(prepared, ttl, tagged), fresh))
         return key
 
-    async def invalidate(self, tool: str, args: Any) -> bool:
+    @overload
+    async def invalidate(self, tool: ToolKey, /) -> bool: ...
+
+    @overload
+    async def invalidate(self, tool: str, args: Any) -> bool: ...
+
+    async def invalidate(self, tool: str | ToolKey, args: Any = _ABSENT) -> bool:
         """Remove the result of a call; return whether there was one. Promise and errors as for the llm tier's."""
-        key = self._key(tool, args)
-        with self._engine.operation("tool.invalidate", key=key, tool_name=tool) as operation:
-            existed = await self._engine.invalidate(key)
+        prepared = self._prepared(tool, args)
+        with self._engine.operation("tool.invalidate", key=prepared.key, tool_name=prepared.tool) as operation:
+            existed = await self._engine.invalidate(prepared.key)
             operation.set("deleted_count", int(existed))
         return existed
 
-    def invalidates(self, tool: str, args: Any) -> Invalidating:
+    @overload
+    def invalidates(self, tool: ToolKey, /) -> Invalidating: ...
+
+    @overload
+    def invalidates(self, tool: str, args: Any) -> Invalidating: ...
+
+    def invalidates(self, tool: str | ToolKey, args: Any = _ABSENT) -> Invalidating:
         """Return what stands around a change of what a result is made from, as ``async with`` or as a decorator.
 
         The result is removed before and after; in between this process stores none. Promise and errors as for
@@ -174,19 +272,26 @@ class ToolTier:
 
         def target(*given: Any, **named: Any) -> Target:
             at = args(*given, **named) if callable(args) else args
-            return Target((self._key(tool, at),), lambda: self.invalidate(tool, at))
+            key = self._prepared(tool, at)
+            return Target((key.key,), lambda: self.invalidate(key))
 
         if not callable(args):
             target()
         return Invalidating(self._engine, target, takes_call=callable(args))
 
-    async def explain(self, tool: str, args: Any) -> Explanation:
+    @overload
+    async def explain(self, tool: ToolKey, /) -> Explanation: ...
+
+    @overload
+    async def explain(self, tool: str, args: Any) -> Explanation: ...
+
+    async def explain(self, tool: str | ToolKey, args: Any = _ABSENT) -> Explanation:
         """Return where the result of a call is, and how ``check`` would be answered. Counts and changes nothing.
 
         Raises:
             L2CommandError: Valkey refused the read.
         """
-        return await explain(self._engine, self._request(tool, self._key(tool, args)))
+        return await explain(self._engine, self._request(self._prepared(tool, args)))
 
     async def invalidate_by_tool(self, tool: str) -> int:
         """Remove every result of ``tool``; return how many there were. Errors as for ``invalidate``."""
@@ -232,35 +337,66 @@ class ToolTier:
             operation.set("deleted_count", count)
         return count
 
-    def _is_key_of(self, key: str, tool: str, args: Any) -> bool:
-        """Return whether ``args`` are still those that made ``key``: a result for others must not be stored there."""
-        try:
-            if self._key(tool, args) == key:
-                return True
-        except UsageError:
-            pass
-        self._engine.warn_once("The args of a tool call were changed while it was made: its result is not stored")
-        return False
+    def _prepared(self, tool: Any, args: Any) -> ToolKey:
+        """Return the key of a call, or of a key itself, worked out only if it is not known."""
+        if type(tool) is ToolKey:
+            if args is not _ABSENT:
+                raise UsageError("args must not be given with a key, which has those of its call")
+            check_owner(tool, self._policy)
+            return tool
+        if args is _ABSENT:
+            raise UsageError("args must be given: a mapping of keyword arguments, None for none")
+        mark = fingerprint(args) if type(tool) is str else None
+        if mark is not None:
+            prepared = self._aliases.get((tool, mark))
+            if prepared is not None:
+                return prepared
+        prepared = self._prepare(tool, args)
+        if mark is not None and may_remember(args, mark):
+            self._aliases.put((tool, mark), prepared)
+        return prepared
 
-    def _key(self, tool: str, args: Any) -> str:
+    def _prepare(self, tool: Any, args: Any) -> ToolKey:
         _check_tool(tool)
         tool = str.__str__(tool)  # Of a subclass, what it is and not what it says it is.
         digest = sha256(canonical_json({} if args is None else args, "args")).hexdigest()
-        return f"{self._prefix}{tool}:{digest}"
-
-    def _request(self, tool: str, key: str, ttl: Ttl | None = None, tagged: tuple[Group, ...] = ()) -> Request:
-        groups = _groups_of(self._policy.tier, str.__str__(tool)) + tagged
-        if ttl is None:
-            policy = self._policies.get(tool)
-            ttl = None if policy is None else policy.ttl
+        groups = _groups_of(self._policy.tier, tool)
+        counters = self._policy.counters.of(tool)
         indexes = indexes_of(self._name, groups)
-        return Request(self._policy, key, groups, self._policy.counters.of(tool), ttl, indexes)
+        request = Request(self._policy, f"{self._prefix}{tool}:{digest}", groups, counters, indexes=indexes)
+        written = compact_json(args, "args")
+        return ToolKey(key=request.key, tool=tool, _args=written, _request=request, _counters=counters)
 
-    def _fresh(self, tool: str, args: Any, value: object, cost: float | None) -> Fresh:
+    def _is_still(self, prepared: ToolKey, tool: str | ToolKey, args: Any) -> bool:
+        """Return whether ``args`` are still those of ``prepared``: a result for others must not be stored there."""
+        warning = "The args of a tool call were changed while it was made: its result is not stored"
+        return still_makes(self._engine, prepared.key, lambda: self._prepared(tool, args).key, warning)
+
+    def _request(self, prepared: ToolKey, ttl: Ttl | None = None, tagged: tuple[Group, ...] = ()) -> Request:
+        request = prepared._request
+        if tagged:
+            groups = request.groups + tagged
+            request = request._replace(groups=groups, indexes=indexes_of(self._name, groups))
+        if ttl is None:
+            policy = self._policies.get(prepared.tool)
+            ttl = None if policy is None else policy.ttl
+        return request if ttl is None else request._replace(ttl=ttl)
+
+    def _fresh(self, prepared: ToolKey, value: object, cost: float | None) -> Fresh:
+        now_ms = int(self._engine.wall() * 1000)
         entry, data = encode_tool(
-            value=value, tool=tool, args=args, stored_at_ms=int(self._engine.wall() * 1000), cost=cost
+            value=value, tool=prepared.tool, args_json=prepared._args, stored_at_ms=now_ms, cost=cost
         )
         return Fresh(entry, data)
+
+
+def _shifted(tool: object, args: Any, last: Any, name: str) -> tuple[Any, Any]:
+    """Return the args and what comes after them; where a key stands for tool and args, it comes in their place."""
+    if type(tool) is ToolKey and last is _ABSENT:
+        return _ABSENT, args
+    if last is _ABSENT:
+        raise UsageError(f"{name} must be given after args")
+    return args, last
 
 
 def _check_tool(tool: object) -> None:

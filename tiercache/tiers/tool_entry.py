@@ -37,18 +37,21 @@ class ToolEntry(msgspec.Struct, frozen=True):
 
 
 def encode_tool(
-    *, value: object, tool: str, args: object, stored_at_ms: int, cost: float | None
+    *, value: object, tool: str, args_json: bytes, stored_at_ms: int, cost: float | None
 ) -> tuple[ToolEntry, bytes]:
     """Return an entry and its bytes.
 
+    Args:
+        args_json: The args as compact JSON.
+
     Raises:
-        UsageError: ``value`` or ``args`` is not JSON.
+        UsageError: ``value`` is not JSON.
     """
     is_json = not isinstance(value, str)
     # Plain text even where a str subclass came in: what is kept is ours alone.
     response = compact_json(value, "response").decode() if is_json else str.__str__(value)
     parts = [b'{"response":', compact_json(response, "response"), b',"toolName":', compact_json(tool, "tool")]
-    parts += [b',"args":', compact_json(args, "args"), b',"storedAt":', str(stored_at_ms).encode()]
+    parts += [b',"args":', args_json, b',"storedAt":', str(stored_at_ms).encode()]
     if cost is not None:
         parts += [b',"cost":', compact_json(cost, "cost")]
     parts.append(b',"json":true}' if is_json else b"}")

@@ -13,7 +13,7 @@ from .result import Result
 __all__ = ["ToolResult"]
 
 
-class ToolResult(Result, frozen=True, kw_only=True):
+class ToolResult(Result, frozen=True):
     """A result of the tool tier; see ``Result`` for what it shares with the others."""
 
     _value: Any = UNSET

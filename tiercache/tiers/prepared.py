@@ -1,0 +1,92 @@
+"""Keys worked out once: what a lookup needs to know of a request, found by its fingerprint or kept by the caller."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from msgspec import Struct
+
+from ..engine.counters import TierCounters
+from ..engine.engine import Engine
+from ..engine.policy import Request, TierPolicy
+from ..errors import UsageError
+
+__all__ = ["PREPARED_BYTES", "LlmKey", "PreparedKey", "ToolKey", "check_owner", "still_makes"]
+
+# A Struct, its Request and the text of its key; counters, groups and indexes are shared.
+PREPARED_BYTES: Final = 500
+
+
+class PreparedKey(Struct, frozen=True, kw_only=True, eq=False):
+    """What the handles of all tiers have in common. Of one cache; immutable; it holds nothing of the caller's."""
+
+    key: str
+    _request: Request
+    # Said again, for a lookup that L1 answers.
+    _counters: TierCounters
+
+    def __eq__(self, other: object) -> bool:
+        return self.key == other.key if isinstance(other, PreparedKey) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __str__(self) -> str:
+        return self.key
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.key!r})"
+
+
+class LlmKey(PreparedKey, frozen=True, kw_only=True, eq=False):
+    """The key of a request, from ``cache.llm.key(params)``, to be passed in the place of ``params``.
+
+    It stays that of the request as it was. Passed to another cache it raises UsageError.
+
+    Attributes:
+        key: The key in Valkey, also ``str(...)`` of this.
+        model: The request's model.
+    """
+
+    model: str
+
+
+class ToolKey(PreparedKey, frozen=True, kw_only=True, eq=False):
+    """The key of a tool call, from ``cache.tool.key(tool, args)``, to be passed in the place of both.
+
+    It stays that of the call as it was. Passed to another cache it raises UsageError.
+
+    Attributes:
+        key: The key in Valkey, also ``str(...)`` of this.
+        tool: The tool's name.
+    """
+
+    tool: str
+    # Compact JSON, in the caller's order: for what is stored, and to call a loader with.
+    _args: bytes
+
+
+def check_owner(key: PreparedKey, policy: TierPolicy) -> None:
+    """Refuse a key that is not of the tier with ``policy``.
+
+    Raises:
+        UsageError: It is another cache's: options, counters and names may differ.
+    """
+    if key._request.policy is not policy:
+        raise UsageError(f"{key!r} was made by another cache, whose keys and counters are its own")
+
+
+def still_makes(engine: Engine, key: str, make: Callable[[], str], warning: str) -> bool:
+    """Return whether ``make`` still returns ``key``, under which what was loaded is to be stored; warn if not.
+
+    Args:
+        warning: What has been changed, and what is therefore not stored.
+    """
+    try:
+        if make() == key:
+            return True
+    except UsageError:
+        pass
+    engine.warn_once(warning)
+    return False
