@@ -45,7 +45,7 @@ class WriteCommands:
 
     Attributes:
         has_conditions: Whether the server has SET ... IFEQ and DELIFEQ.
-        indexes: Those that have been added to, for whoever trims them; emptied by them.
+        indexes: Those that have been used, for whoever trims them; emptied by them.
     """
 
     def __init__(self, names: BusNames, origin: str) -> None:
@@ -77,7 +77,7 @@ class WriteCommands:
             case Delete(keys):
                 # Plainly looked at before it is deleted, so that no placeholder is counted as a value.
                 looks: list[Command] = [("GETRANGE", key, 0, len(PLACEHOLDER_PREFIX) - 1) for key in keys]
-                return [*looks, ("DEL", *keys)]
+                return [*looks, ("DEL", *keys), *self._forgetting(write)]
             case TakeLease():
                 return [*self._registrations(write.indexes, write.key), self._take(write)]
             case Release(key, placeholder):
@@ -98,10 +98,20 @@ class WriteCommands:
     def _registrations(self, indexes: Sequence[str], key: str) -> list[Command]:
         if not indexes:
             return []
-        if len(self.indexes) < _MAX_TRIMMED_COUNT:
-            self.indexes.update(indexes)
+        self._remember(indexes)
         now = int(time.time() * 1000)
         return [("ZADD", index, now, key) for index in indexes]
+
+    def _forgetting(self, write: Delete) -> list[Command]:
+        if write.index is None:
+            return []
+        # Those that are too young to be forgotten now are trimmed.
+        self._remember([write.index])
+        return [("EVAL", script("forget"), 1, write.index, *write.keys)]
+
+    def _remember(self, indexes: Sequence[str]) -> None:
+        if len(self.indexes) < _MAX_TRIMMED_COUNT:
+            self.indexes.update(indexes)
 
     def _set(self, write: WriteSet) -> Command:
         life = () if write.ttl is None else ("PX", to_milliseconds(write.ttl))
@@ -120,6 +130,9 @@ class WriteCommands:
 
     def result(self, write: Write, replies: Sequence[Any]) -> WriteResult:
         """Return what the replies to the commands of ``write`` mean."""
+        if isinstance(write, Delete):
+            # What the index forgets is no part of it.
+            replies = replies[: len(write.keys) + 1]
         reply = replies[-1]
         if isinstance(write, TakeLease) and isinstance(reply, ResponseError) and str(reply).startswith("WRONGTYPE"):
             return TakeLease.NO_STRING

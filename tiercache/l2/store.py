@@ -145,13 +145,16 @@ class ValkeyLevel2:
         return [_mapped(reply) for reply in replies]
 
     async def trim_indexes(self) -> None:
+        later: list[str] = []
         for _ in range(_MAX_TRIMS):
             page = [self._commands.indexes.pop() for _ in range(min(_TRIMMED_COUNT, len(self._commands.indexes)))]
             if not page:
-                return
+                break
             replies = await self.execute([("EVAL", script("trim"), 1, index) for index in page])
             # Where there is more to do, it is done next.
             self._commands.indexes.update(index for index, more in zip(page, replies, strict=True) if more == 1)
+            later += [index for index, more in zip(page, replies, strict=True) if more == 2]
+        self._commands.indexes.update(later)
 
     async def subscribe(self) -> ValkeySubscription:
         return await ValkeySubscription.open(

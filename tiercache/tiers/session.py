@@ -110,7 +110,9 @@ class SessionTier:
         self._policy = policy
         self._threads = Threads(name)
         self._counters = policy.counters.of(policy.tier)
-        self._store: SessionStore = MemorySessions(engine, policy) if in_memory else ValkeySessions(engine, policy)
+        self._store: SessionStore = (
+            MemorySessions(engine, policy) if in_memory else ValkeySessions(engine, policy, name)
+        )
         self._active = ActiveThreads()
         self.reads = 0
         self.writes = 0

@@ -26,7 +26,7 @@ from ..engine.ttl import Ttl, check_ttl
 from ..errors import UsageError
 from ..monitor.policies import ToolPolicies, ToolPolicy
 from .canonical import canonical_json
-from .indexes import index_key, indexes_of, tag_groups
+from .indexes import index_of, indexes_of, tag_groups
 from .tool_entry import encode_tool
 from .tool_result import ToolResult
 
@@ -188,14 +188,20 @@ class ToolTier:
         """
         return await explain(self._engine, self._request(tool, self._key(tool, args)))
 
-    async def invalidate_by_tool(self, tool: str) -> int:
-        """Remove every result of ``tool``; return how many there were. Errors as for ``invalidate``."""
+    async def invalidate_by_tool(self, tool: str, *, sweep: bool = False) -> int:
+        """Remove every result of ``tool``; return how many there were. Errors as for ``invalidate``.
+
+        Costs what it removes. Where the index may not be complete, also a look at every key in Valkey.
+
+        Args:
+            sweep: Look in any case: for entries of software that writes without being registered.
+        """
         _check_tool(tool)
         with self._engine.operation("tool.invalidate_by_tool", tool_name=tool) as operation:
             name = str.__str__(tool)
             group = Group("tool", name)
-            index = index_key(self._name, group)
-            count = await invalidate_group(self._engine, group, f"{self._prefix}{name}:", index=index)
+            index = index_of(self._name, group)
+            count = await invalidate_group(self._engine, group, f"{self._prefix}{name}:", index=index, sweep=sweep)
             operation.set("deleted_count", count)
         return count
 
