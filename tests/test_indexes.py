@@ -176,6 +176,19 @@ async def test_what_was_evicted_once_stays_unknown(cache: AgentCache, plain: val
     assert not plain.exists(FLAG)
 
 
+async def test_who_may_not_see_the_registry_relies_on_no_index(url: str, plain: valkey.Valkey) -> None:
+    plain.acl_setuser("own", enabled=True, passwords=["+pw"], categories=["+@all"], keys=["test:*"], channels=["*"])
+    plain.set(FLAG, 1)
+    try:
+        async with AgentCache.from_url(f"{url}?username=own&password=pw", name="test") as cache:
+            await store(cache)
+            write_as_another(plain)
+            for operation in OPERATIONS.values():
+                assert await operation(cache) == 2
+    finally:
+        plain.acl_deluser("own")
+
+
 # When the flag is written
 
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from .breaker import GuardedLevel2
 
-__all__ = ["Eviction", "policy_in"]
+__all__ = ["Eviction", "policy_in", "takes_any"]
 
 # Seconds for which an answer is good. A policy is changed by hand, now and then.
 _GOOD_SECONDS: Final = 30.0
@@ -19,6 +19,11 @@ def policy_in(info: object) -> str | None:
     """Return the ``maxmemory-policy`` that the reply to INFO memory names, None if it names none."""
     found = re.search(rb"maxmemory_policy:([\w-]+)", info) if isinstance(info, bytes) else None
     return None if found is None else found[1].decode()
+
+
+def takes_any(policy: str | None) -> bool:
+    """Return whether a server of this policy may remove keys that do not expire. One that is not known may."""
+    return policy is None or policy.startswith("allkeys-")
 
 
 class Eviction:
@@ -36,8 +41,7 @@ class Eviction:
         Raises:
             L2UnavailableError: No answer.
         """
-        policy = await self._asked()
-        return policy is None or policy.startswith("allkeys-")
+        return takes_any(await self._asked())
 
     async def may_take_expiring(self) -> bool:
         """As ``may_take_any``, for keys that expire."""

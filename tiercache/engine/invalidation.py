@@ -19,7 +19,7 @@ from .link import Link
 from .runtime import Runtime
 from .write_pipe import OnDone, WritePipe
 
-__all__ = ["Index", "invalidate_group", "invalidate_indexed"]
+__all__ = ["Index", "invalidate_group", "invalidate_indexed", "is_text"]
 
 # Values read at once to see whether they belong to a group: large answers must fit into the deadline of one exchange.
 _READ_COUNT: Final = 50
@@ -108,7 +108,7 @@ async def invalidate_indexed(engine: Engine, group: Group, index: str) -> int:
         await link.pipe.flush()
         removal = _Removal(link.pipe)
         async for page in _Members(link, index).pages():
-            keys = tuple(key.decode() for key in page if _is_text(key))
+            keys = tuple(key.decode() for key in page if is_text(key))
             if keys:
                 delete = Delete(keys, announced=True, index=index)
                 await removal.remove(delete, lambda keys=keys: engine.dropping(runtime, keys))  # type: ignore[misc]
@@ -148,7 +148,7 @@ def _drop_group(engine: Engine, runtime: Runtime, group: Group, overtakes: Group
     return engine.l1.drop_group(group)
 
 
-def _is_text(key: bytes) -> bool:
+def is_text(key: bytes) -> bool:
     """Return whether a member of an index may be one of tiercache's keys."""
     try:
         key.decode()

@@ -25,7 +25,6 @@ from .session_place import check_text, encode_id
 __all__ = ["IndexNames", "index_key", "index_of", "indexes_of", "tag_groups"]
 
 _KINDS: Final = frozenset({"tool", "model", "tag"})
-_REGISTRY: Final = "__betterdb:caches"
 
 
 class IndexNames(NamedTuple):
@@ -34,12 +33,11 @@ class IndexNames(NamedTuple):
     flag: str
     claims: str
     trace: str
-    registry: str
 
     @classmethod
     def of(cls, name: str) -> IndexNames:
         """Return those of the cache ``name``."""
-        return cls(f"{name}:__tc:indexed", f"{name}:__tc:indexing", f"{name}:__tc:others", _REGISTRY)
+        return cls(f"{name}:__tc:indexed", f"{name}:__tc:indexing", f"{name}:__tc:others")
 
     def command(self, script: str, *args: str | int) -> Command:
         """Return the command that runs the script ``index_{script}``."""

@@ -12,12 +12,14 @@ import logging
 import secrets
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from typing import Any, Final
 
 from ..engine.breaker import GuardedLevel2
 from ..engine.entry import Group
-from ..engine.eviction import policy_in
+from ..engine.eviction import policy_in, takes_any
+from ..engine.invalidation import is_text
 from ..engine.level2 import Command
 from ..errors import TierCacheError
 from ..l2.scripts import session_script
@@ -56,14 +58,15 @@ class Indexing:
         """
         try:
             flag, info = await level2.execute([("EXISTS", self._names.flag), ("INFO", "memory")])
-            if flag != 0 or _evicts(info):
+            if flag != 0 or takes_any(policy_in(info)):
                 return True
             claim = await self._claim(level2)
             give_up_at = asyncio.get_running_loop().time() + _LOOK_SECONDS
-            async for keys in self._entries(level2):
-                if keys or asyncio.get_running_loop().time() > give_up_at:
-                    await level2.execute([("SREM", self._names.claims, claim)])
-                    return bool(keys)
+            async with aclosing(self._entries(level2)) as pages:
+                async for keys in pages:
+                    if keys or asyncio.get_running_loop().time() > give_up_at:
+                        await level2.execute([("SREM", self._names.claims, claim)])
+                        return bool(keys)
             await self._finish(level2, claim)
         except TierCacheError as error:
             _LOGGER.debug("It was not found out whether there are entries: %s", error)
@@ -80,7 +83,7 @@ class Indexing:
         async for keys in self._entries(level2):
             count += await self._add(level2, keys)
         (info,) = await level2.execute([("INFO", "memory")])
-        if _evicts(info):
+        if takes_any(policy_in(info)):
             _LOGGER.warning("The indexes of %r do not count as complete: Valkey may evict them", self._name)
         elif not await self._finish(level2, claim):
             _LOGGER.warning("The indexes of %r do not count as complete: other software writes there", self._name)
@@ -90,7 +93,8 @@ class Indexing:
         """Note that they are not complete if the server may have evicted one. Raises as ``run``."""
         (info,) = await level2.execute([("INFO", "memory")])
         # A server that does not say is not known to have done so; each operation takes it for one that does.
-        if policy_in(info) is not None and _evicts(info):
+        policy = policy_in(info)
+        if policy is not None and takes_any(policy):
             await level2.execute([("DEL", self._names.flag, self._names.claims)])
 
     async def _claim(self, level2: GuardedLevel2) -> str:
@@ -105,7 +109,7 @@ class Indexing:
         (reply,) = await level2.execute([self._names.command("finish", self._name, claim)])
         return bool(reply == 1)
 
-    async def _entries(self, level2: GuardedLevel2) -> AsyncIterator[list[bytes]]:
+    async def _entries(self, level2: GuardedLevel2) -> AsyncGenerator[list[bytes], None]:
         """Yield the keys of llm, tool and session entries, in pages of which many are empty."""
         # One SCAN for the three, and not past what else the cache has under its name. A name has nothing to escape.
         pattern = f"{self._name}:[lts]*"
@@ -126,7 +130,7 @@ class Indexing:
         for key in keys:
             if key.startswith(tool):
                 name, has_end, _ = key[len(tool) :].partition(b":")
-                if has_end and _is_text(name):
+                if has_end and is_text(name):
                     members[self._index("tool", name.decode())].append(key)
             elif key.startswith(session):
                 thread, has_end, field = key[len(session) :].partition(b":")
@@ -174,16 +178,3 @@ async def _sum(level2: GuardedLevel2, commands: Sequence[Command]) -> int:
             raise reply
         total += reply
     return total
-
-
-def _evicts(info: object) -> bool:
-    policy = policy_in(info)
-    return policy is None or policy.startswith("allkeys-")
-
-
-def _is_text(name: bytes) -> bool:
-    try:
-        name.decode()
-    except UnicodeDecodeError:
-        return False
-    return True

@@ -287,7 +287,8 @@ class SessionTier:
 
         Args:
             sweep: Also look for fields that other software than tiercache has written and that nobody has read through
-                tiercache: a SCAN, which costs in proportion to everything that the server holds.
+                tiercache: a SCAN, which costs in proportion to everything that the server holds. It is done in any
+                case where such software is known, and where Valkey evicts keys.
         """
         thread = self._threads.thread(thread_id)
         with self._engine.operation("session.get_all", thread_id=thread.id) as operation:
