@@ -72,7 +72,7 @@ def frozen_wall(seconds: float) -> Clock:
 def entry_keys(plain: valkey.Valkey) -> list[str]:
     """Every key on the server that holds an entry, not what keeps account of them, sorted."""
     keys = (key.decode(errors="backslashreplace") for key in plain.scan_iter(count=1000))
-    own = ("__betterdb:", ":__stats", ":__tc:alive", ":__tc:sequence", ":__tc:idx:")
+    own = ("__betterdb:", ":__stats", ":__tc:alive", ":__tc:sequence", ":__tc:idx:", ":__tc:indexed")
     entries = (key for key in keys if not any(part in key for part in own))
     # A load that has just failed may not have taken its placeholder away yet.
     return sorted(key for key in entries if plain.type(key) != b"string" or not is_placeholder(plain.get(key) or b""))

@@ -48,9 +48,10 @@ from .telemetry.otel import Tracing
 from .telemetry.prometheus import report
 from .telemetry.source import CacheSource
 from .tiers.indexes import index_key, tag_groups
+from .tiers.indexing import Indexing
 from .tiers.kv import ALL_KV, KvTier
 from .tiers.kv_entry import KvCodec
-from .tiers.llm import LlmTier, groups_of_model
+from .tiers.llm import LlmTier, groups_of_model, model_of
 from .tiers.llm_entry import LlmCodec, LlmEntry
 from .tiers.llm_key import LlmKeys
 from .tiers.session import SessionTier
@@ -159,7 +160,8 @@ class AgentCache:
         self._statistics = self._new_statistics()
         listed = _checked(discovery, "discovery", DiscoveryOptions).enabled
         self._discovery = Discovery(name, self._describe) if listed and client is not None else None
-        monitor = MonitorService(self._statistics, self._tool_policies, self._discovery)
+        self._indexing = Indexing(name, self._model_of)
+        monitor = MonitorService(self._statistics, self._tool_policies, self._indexing, self._discovery)
         self._engine = Engine(
             l1=L1(max_entries=memory.max_entries, max_bytes=memory.max_bytes, max_staleness=coherence.max_staleness),
             connect=None if client is None else partial(self._connect, self._settings(client)),
@@ -351,7 +353,8 @@ class AgentCache:
     async def invalidate_tag(self, *tags: str) -> int:
         """Remove every entry that was stored with any of ``tags``, in whichever tier; return how many there were.
 
-        Promise as for ``LlmTier.invalidate``. A tag costs what it has been given to, not what Valkey holds.
+        Promise as for ``LlmTier.invalidate``. A tag costs what it has been given to, not what Valkey holds: what has it
+        is in its index, and only there.
 
         Raises:
             L2UnavailableError: They may not be gone from Valkey. It is repeated until they are, and meanwhile this
@@ -364,6 +367,26 @@ class AgentCache:
                 [partial(invalidate_indexed, self._engine, group, index_key(self._name, group)) for group in groups]
             )
             operation.set("deleted_count", count)
+        return count
+
+    async def reindex(self) -> int:
+        """Add every entry under this name to its index, whoever wrote it; return how many were in none.
+
+        From then on ``LlmTier.invalidate_by_model``, ``ToolTier.invalidate_by_tool`` and the sessions' whole-thread
+        methods cost what they touch. A new name needs none of it: it is for one under which there were entries before
+        tiercache, or while other software wrote them. Costs a look at every key that Valkey holds and at the value of
+        every llm entry; may be done while others write.
+
+        If other software is registered under the name, or was a minute and a half ago, or if Valkey evicts keys, the
+        indexes do not count as complete afterwards either, and a warning is logged.
+
+        Raises:
+            L2UnavailableError, L2CommandError: Some entries may have been added. To be repeated.
+        """
+        runtime = await self._engine.open()
+        with self._engine.operation("reindex") as operation:
+            count = 0 if runtime.level2 is None else await self._indexing.run(runtime.level2)
+            operation.set("indexed_count", count)
         return count
 
     def invalidates(self, *tags: str | Callable[..., str]) -> Invalidating:
@@ -468,6 +491,9 @@ class AgentCache:
         """The lifetime in force for a tool's results."""
         ttl = self._policy_ttl(tool)
         return next(p for p in self._policies if p.tier == "tool").default_lifetime() if ttl is None else ttl
+
+    def _model_of(self, data: bytes) -> str | None:
+        return model_of(next(p for p in self._policies if p.tier == "llm").codec, data)
 
     def _describe(self) -> dict[str, Any]:
         """The parts of the registration that only the whole cache knows."""

@@ -157,7 +157,7 @@ async def test_invalidate_by_model_takes_that_model_and_no_other(cache: AgentCac
     assert await cache.llm.invalidate_by_model("gpt-4o") == 3
     assert not (await cache.llm.check(asking("0"))).hit
     assert (await cache.llm.check(asking("0", model="gpt-4o-mini"))).hit
-    assert await cache.llm.invalidate_by_model("m1") == 1500
+    assert await cache.llm.invalidate_by_model("m1", sweep=True) == 1500
     assert await cache.llm.invalidate_by_model("never used") == 0
     assert len(entry_keys(plain)) == 4
 

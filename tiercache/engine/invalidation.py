@@ -7,22 +7,35 @@ is taken and before a value is written: so it has the keys of loads under way to
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 from ..errors import L2UnavailableError
 from .announcement import Announcement
 from .breaker import GuardedLevel2
 from .engine import Engine
 from .entry import Group
-from .level2 import Announce, Delete
+from .level2 import Announce, Command, Delete
 from .link import Link
 from .runtime import Runtime
+from .write_pipe import OnDone, WritePipe
 
-__all__ = ["invalidate_group", "invalidate_indexed"]
+__all__ = ["Index", "invalidate_group", "invalidate_indexed", "is_text"]
 
 # Values read at once to see whether they belong to a group: large answers must fit into the deadline of one exchange.
 _READ_COUNT: Final = 50
 _PAGE_COUNT: Final = 500
+
+
+class Index(NamedTuple):
+    """Where the keys of a group are.
+
+    Attributes:
+        key: The sorted set's.
+        question: The command that replies 1 if it has those of every entry, whoever wrote it.
+    """
+
+    key: str
+    question: Command
 
 
 async def invalidate_group(
@@ -32,18 +45,21 @@ async def invalidate_group(
     belongs: Callable[[bytes], bool] | None = None,
     *,
     overtakes: Group | None = None,
-    index: str | None = None,
+    index: Index | None = None,
     is_state: bool = False,
+    sweep: bool = False,
 ) -> int:
     """Remove the entries of ``group`` from both levels; return how many.
 
     Args:
         group: Their group in L1.
-        prefix: What their keys in Valkey begin with. Every key under it is looked at.
+        prefix: What their keys in Valkey begin with.
         belongs: Tells from the stored bytes whether an entry belongs to the group. None: all do.
         overtakes: The group of the requests whose reads and loads under way store nothing more. None: the same.
-        index: Where the keys of the group are in Valkey, those of loads under way included.
+        index: Where the keys of the group are, those of loads under way included. Where it may not be complete, and
+            where there is none, every key under ``prefix`` is looked at.
         is_state: Whether it is not to be repeated if Valkey does not answer.
+        sweep: Look at every key in any case.
 
     Raises:
         L2UnavailableError: They are gone from L1; some may be left in Valkey.
@@ -57,18 +73,22 @@ async def invalidate_group(
     announcement = Announcement(groups=(group,), overtaken=() if overtakes == group else (overtakes,))
 
     async def remove() -> int:
-        # A write that is still queued could otherwise arrive behind the scan.
+        # A write that is still queued could otherwise arrive behind the look.
         await link.pipe.flush()
-        count = 0
+        removal = _Removal(link.pipe)
+        is_complete = False
         if index is not None:
-            async for page in _members(link, index):
-                count += await link.pipe.write(Delete(tuple(page)))
-        async for page in link.level2.scan(prefix):
-            keys = page if belongs is None else await _those_that_belong(link.level2, page, belongs)
-            if keys:
-                count += await link.pipe.write(Delete(tuple(keys)))
-        await link.pipe.write(Announce(announcement))
-        return count
+            is_reliable = not sweep and not await link.eviction.may_take_any()
+            members = _Members(link, index.key, index.question)
+            async for page in members.pages():
+                await removal.remove(Delete(tuple(page), index=index.key))
+            is_complete = is_reliable and members.answer == 1
+        if not is_complete:
+            async for page in link.level2.scan(prefix):
+                keys = page if belongs is None else await _those_that_belong(link.level2, page, belongs)
+                if keys:
+                    await removal.remove(Delete(tuple(keys)))
+        return await removal.finish(announcement)
 
     return await _removed(engine, runtime, link, group, overtakes, remove, is_state=is_state)
 
@@ -86,13 +106,13 @@ async def invalidate_indexed(engine: Engine, group: Group, index: str) -> int:
 
     async def remove() -> int:
         await link.pipe.flush()
-        count = 0
-        async for page in _members(link, index):
-            keys = tuple(key.decode() for key in page if _is_text(key))
+        removal = _Removal(link.pipe)
+        async for page in _Members(link, index).pages():
+            keys = tuple(key.decode() for key in page if is_text(key))
             if keys:
-                count += await link.pipe.write(Delete(keys, announced=True), engine.dropping(runtime, keys))
-        await link.pipe.write(Announce(Announcement(groups=(group,))))
-        return count
+                delete = Delete(keys, announced=True, index=index)
+                await removal.remove(delete, lambda keys=keys: engine.dropping(runtime, keys))  # type: ignore[misc]
+        return await removal.finish(Announcement(groups=(group,)))
 
     return await _removed(engine, runtime, link, group, group, remove, is_state=False, hides_everything=True)
 
@@ -128,7 +148,7 @@ def _drop_group(engine: Engine, runtime: Runtime, group: Group, overtakes: Group
     return engine.l1.drop_group(group)
 
 
-def _is_text(key: bytes) -> bool:
+def is_text(key: bytes) -> bool:
     """Return whether a member of an index may be one of tiercache's keys."""
     try:
         key.decode()
@@ -137,18 +157,64 @@ def _is_text(key: bytes) -> bool:
     return True
 
 
-async def _members(link: Link, index: str) -> AsyncIterator[list[bytes]]:
-    """Yield the members of an index in pages; those that are there all the while at least once."""
-    cursor: bytes | int = 0
-    while True:
-        (reply,) = await link.level2.execute([("ZSCAN", index, cursor, "COUNT", _PAGE_COUNT)])
-        if isinstance(reply, Exception):
-            raise reply
-        cursor, pairs = reply
-        if pairs:
-            yield pairs[::2]
-        if int(cursor) == 0:
-            return
+class _Removal:
+    """Deletes, of which the last waits for the announcement, to leave together with it."""
+
+    def __init__(self, pipe: WritePipe) -> None:
+        self._pipe = pipe
+        self._last: tuple[Delete, Callable[[], OnDone]] | None = None
+        self._count = 0
+
+    async def remove(self, delete: Delete, dropping: Callable[[], OnDone] = lambda: _nothing) -> None:
+        """Delete, sooner or later. What ``dropping`` does is done when it is sent, and what that returns then after."""
+        last, self._last = self._last, (delete, dropping)
+        if last is not None:
+            self._count += await self._pipe.write(last[0], last[1]())
+
+    async def finish(self, announcement: Announcement) -> int:
+        """Return, once everything has been done and announced, how many values were deleted."""
+        announce: list[tuple[Any, OnDone]] = [(Announce(announcement), _nothing)]
+        if self._last is None:
+            await self._pipe.write_all(announce)
+        else:
+            count, _ = await self._pipe.write_all([(self._last[0], self._last[1]()), *announce])
+            self._count += count
+        return self._count
+
+
+def _nothing(_: object) -> None:
+    """Do nothing with the outcome."""
+
+
+class _Members:
+    """The members of an index.
+
+    Attributes:
+        answer: The reply to ``question``, which is sent together with the first look.
+    """
+
+    def __init__(self, link: Link, index: str, question: Command | None = None) -> None:
+        self._link = link
+        self._index = index
+        self._questions = [] if question is None else [question]
+        self.answer: Any = None
+
+    async def pages(self) -> AsyncIterator[list[bytes]]:
+        """Yield them in pages; those that are there all the while at least once."""
+        cursor: bytes | int = 0
+        questions = self._questions
+        while True:
+            scan: Command = ("ZSCAN", self._index, cursor, "COUNT", _PAGE_COUNT)
+            *answers, reply = await self._link.level2.execute([*questions, scan])
+            if answers:
+                (self.answer,), questions = answers, []
+            if isinstance(reply, Exception):
+                raise reply
+            cursor, pairs = reply
+            if pairs:
+                yield pairs[::2]
+            if int(cursor) == 0:
+                return
 
 
 async def _those_that_belong(level2: GuardedLevel2, keys: list[bytes], belongs: Callable[[bytes], bool]) -> list[bytes]:

@@ -73,10 +73,13 @@ class Delete:
 
     Attributes:
         announced: Whether the other processes are told. ``keys`` must be text then.
+        index: Key of the index that has them as members: it forgets those that are gone, as far as no write of theirs
+            may be on its way.
     """
 
     keys: tuple[str | bytes, ...]
     announced: bool = False
+    index: str | None = None
 
     @property
     def size_bytes(self) -> int:
@@ -286,7 +289,7 @@ class Level2(Protocol):
         ...
 
     async def trim_indexes(self) -> None:
-        """Forget in the indexes, as far as this process has added to them, keys that are gone."""
+        """Forget in the indexes, as far as this process has used them, keys that are gone."""
         ...
 
     async def subscribe(self) -> Subscription:

@@ -10,6 +10,7 @@ from typing import TypeAlias
 from .announcement import Announcement
 from .breaker import Breaker, GuardedLevel2
 from .coherence import Coherence
+from .eviction import Eviction
 from .fences import Fences
 from .follower import Follower
 from .l1 import L1
@@ -45,6 +46,7 @@ class Link:
         level2: The guarded store.
         origin: The name of this runtime in announcements and placeholders.
         lease_wait: Most seconds that a load waits for another process's lease, None for no limit.
+        eviction: What the store does when it is full.
         pipe: The write pipe to it.
         leases: The leases that are held and waited for.
         unsettled: Invalidations that were not acknowledged.
@@ -69,6 +71,7 @@ class Link:
         self.level2 = level2
         self.origin = origin
         self.lease_wait = bounds.lease_wait
+        self.eviction = Eviction(level2, now)
         self.pipe = WritePipe(level2, max_fill_bytes=max_queue_bytes)
         self.leases = Leases(self.pipe, origin=origin, ttl=bounds.lease_ttl)
         self.unsettled = Unsettled(self.pipe, pause=retry_pause)

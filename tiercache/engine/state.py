@@ -13,7 +13,7 @@ from .announcement import Announcement
 from .engine import Engine
 from .entry import Entry, Group
 from .fences import Fence
-from .level2 import Announce, Command, Run
+from .level2 import Announce, Command, Run, Write
 from .policy import Fresh, Request
 from .runtime import Runtime
 from .write_pipe import WritePipe
@@ -64,8 +64,14 @@ async def change(engine: Engine, key: str, command: Command) -> Any:
     return await pipe.run(Run(command, (key,), announced=True), lambda _: engine.written(runtime, fence))
 
 
-async def change_group(engine: Engine, group: Group, commands: Sequence[Command]) -> list[Any]:
-    """As ``change``, for commands that change keys of ``group``, one after the other."""
+async def change_group(
+    engine: Engine, group: Group, commands: Sequence[Command], *, announced: bool = True
+) -> list[Any]:
+    """As ``change``, for commands that change keys of ``group``, sent together. Some may be done although it raises.
+
+    Args:
+        announced: Whether the other processes are told, behind them.
+    """
     runtime = await engine.open()
 
     def drop() -> None:
@@ -73,16 +79,18 @@ async def change_group(engine: Engine, group: Group, commands: Sequence[Command]
         engine.l1.drop_group(group)
 
     drop()
-    if not commands:
+    writes: list[Write] = [*map(Run, commands)]
+    if announced:
+        writes.append(Announce(Announcement(groups=(group,))))
+    if not writes:
         return []
     pipe = _pipe(runtime)
     try:
-        replies = [await pipe.run(Run(command)) for command in commands]
-        await pipe.write(Announce(Announcement(groups=(group,))))
+        replies: list[Any] = await pipe.write_all([(write, lambda _: None) for write in writes])
     finally:
         # For the reason given in ``Engine.written``.
         drop()
-    return replies
+    return replies[: len(commands)]
 
 
 async def fill(

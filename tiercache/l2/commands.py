@@ -45,7 +45,7 @@ class WriteCommands:
 
     Attributes:
         has_conditions: Whether the server has SET ... IFEQ and DELIFEQ.
-        indexes: Those that have been added to, for whoever trims them; emptied by them.
+        indexes: Those that have been used, for whoever trims them; emptied by them.
     """
 
     def __init__(self, names: BusNames, origin: str) -> None:
@@ -75,9 +75,7 @@ class WriteCommands:
             case WriteSet():
                 return [*self._registrations(write.indexes, write.key), self._set(write)]
             case Delete(keys):
-                # Plainly looked at before it is deleted, so that no placeholder is counted as a value.
-                looks: list[Command] = [("GETRANGE", key, 0, len(PLACEHOLDER_PREFIX) - 1) for key in keys]
-                return [*looks, ("DEL", *keys)]
+                return [_look(keys), ("DEL", *keys), *self._forgetting(write)]
             case TakeLease():
                 return [*self._registrations(write.indexes, write.key), self._take(write)]
             case Release(key, placeholder):
@@ -98,10 +96,20 @@ class WriteCommands:
     def _registrations(self, indexes: Sequence[str], key: str) -> list[Command]:
         if not indexes:
             return []
-        if len(self.indexes) < _MAX_TRIMMED_COUNT:
-            self.indexes.update(indexes)
+        self._remember(indexes)
         now = int(time.time() * 1000)
         return [("ZADD", index, now, key) for index in indexes]
+
+    def _forgetting(self, write: Delete) -> list[Command]:
+        if write.index is None:
+            return []
+        # Those that are too young to be forgotten now are trimmed.
+        self._remember([write.index])
+        return [("EVAL", script("forget"), 1, write.index, *write.keys)]
+
+    def _remember(self, indexes: Sequence[str]) -> None:
+        if len(self.indexes) < _MAX_TRIMMED_COUNT:
+            self.indexes.update(indexes)
 
     def _set(self, write: WriteSet) -> Command:
         life = () if write.ttl is None else ("PX", to_milliseconds(write.ttl))
@@ -120,17 +128,29 @@ class WriteCommands:
 
     def result(self, write: Write, replies: Sequence[Any]) -> WriteResult:
         """Return what the replies to the commands of ``write`` mean."""
+        if isinstance(write, Delete):
+            return _deleted(*replies[:2])
         reply = replies[-1]
         if isinstance(write, TakeLease) and isinstance(reply, ResponseError) and str(reply).startswith("WRONGTYPE"):
             return TakeLease.NO_STRING
-        ruling = replies[-1:] if isinstance(write, Delete) else replies
-        for each in ruling:
+        for each in replies:
             if isinstance(each, ResponseError):
                 return map_error(each, _ACTIONS[type(write)]) or L2CommandError(str(each))
-        if isinstance(write, Delete):
-            placeholders = sum(isinstance(look, bytes) and is_placeholder(look) for look in replies[:-1])
-            deleted: int = replies[-1]
-            return max(0, deleted - placeholders)
         if isinstance(write, WriteSet):
             return int(reply is not None and reply != 0)
         return reply
+
+
+def _look(keys: Sequence[str | bytes]) -> Command:
+    """Return the command that looks at keys before they are deleted, so that no placeholder is counted as a value."""
+    if len(keys) == 1:
+        return ("GETRANGE", keys[0], 0, len(PLACEHOLDER_PREFIX) - 1)
+    return ("EVAL", script("placeholders"), len(keys), *keys, PLACEHOLDER_PREFIX)
+
+
+def _deleted(look: Any, reply: Any) -> WriteResult:
+    """Return how many values were deleted. What the look cannot say is counted as a value."""
+    if isinstance(reply, ResponseError):
+        return map_error(reply, _ACTIONS[Delete]) or L2CommandError(str(reply))
+    placeholders = look if isinstance(look, int) else int(isinstance(look, bytes) and is_placeholder(look))
+    return max(0, reply - placeholders)

@@ -108,13 +108,16 @@ class ValkeyLevel2:
 
     async def trim_indexes(self) -> None:
         indexes = self._writer.indexes
+        later: list[str] = []
         for _ in range(_MAX_TRIMS):
             page = [indexes.pop() for _ in range(min(_TRIMMED_COUNT, len(indexes)))]
             if not page:
-                return
+                break
             replies = await self.execute([("EVAL", script("trim"), 1, index) for index in page])
             # Where there is more to do, it is done next.
             indexes.update(index for index, more in zip(page, replies, strict=True) if more == 1)
+            later += [index for index, more in zip(page, replies, strict=True) if more == 2]
+        indexes.update(later)
 
     async def subscribe(self) -> ValkeySubscription:
         return await ValkeySubscription.open(

@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from ..engine.level2 import Level2
 from ..errors import L2UnavailableError, TierCacheError, UsageError
+from ..tiers.indexes import IndexNames
 from .commands import send
 
 __all__ = ["Discovery"]
@@ -31,6 +32,8 @@ _PROTOCOL: Final = "__betterdb:protocol"
 _PROTOCOL_VERSION: Final = 1
 _HEARTBEAT_SECONDS: Final = 60
 _MOST_POLICIES: Final = 500
+# What other software has left of itself is believed in for longer than it takes to rewrite its marker: 30 s.
+_OTHERS_SECONDS: Final = 90
 
 # KEYS: alive; ARGV: member, seconds to live.
 _JOIN: Final = """
@@ -60,6 +63,7 @@ class Discovery:
 
     Attributes:
         write_failed_count: Registrations and heartbeats that Valkey did not take.
+        found: Whose marker the last registration found: "tiercache", "another" software's or "nobody"'s.
     """
 
     def __init__(self, name: str, describe: Callable[[], dict[str, Any]]) -> None:
@@ -72,6 +76,7 @@ class Discovery:
         self._joined = False
         self._refusal_logged = False
         self.write_failed_count = 0
+        self.found = "another"
 
     async def check(self, level2: Level2) -> None:
         """Refuse a name that something else than an agent cache is registered under.
@@ -95,16 +100,19 @@ class Discovery:
         """Write marker, protocol, membership and heartbeat; return False, having counted it, if that failed."""
         commands: list[tuple[str | bytes | int | float, ...]] = [
             ("EVAL", _JOIN, 1, self._alive, self._member, _HEARTBEAT_SECONDS),
-            ("HSET", _REGISTRY, self._name, json.dumps(self._marker())),
+            IndexNames.of(self._name).command(
+                "register", self._name, json.dumps(self._marker()), _OTHERS_SECONDS * 1000
+            ),
             ("SET", _PROTOCOL, _PROTOCOL_VERSION, "NX"),
             ("SET", self._heartbeat, datetime.now(UTC).isoformat(), "EX", _HEARTBEAT_SECONDS),
         ]
         try:
-            await send(level2, commands)
+            _, found, *_ = await send(level2, commands)
         except TierCacheError as error:
             self._failed("written", error)
             return False
         self._joined = True
+        self.found = found.decode()
         return True
 
     async def leave(self, level2: Level2) -> None:

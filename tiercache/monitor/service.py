@@ -9,6 +9,7 @@ from typing import Final
 
 from ..engine.breaker import GuardedLevel2
 from ..errors import TierCacheError, UsageError
+from ..tiers.indexing import Indexing
 from .discovery import Discovery
 from .policies import ToolPolicies
 from .statistics import StatsHash
@@ -25,14 +26,20 @@ class MonitorService:
     """Keeps what the Monitor reads up to date, and this process up to date with what the Monitor writes.
 
     Args:
-        discovery: None leaves the cache unregistered.
+        indexing: Who sees to it that the indexes are complete.
+        discovery: None leaves the cache unregistered, and the indexes as they are.
     """
 
-    def __init__(self, statistics: StatsHash, policies: ToolPolicies, discovery: Discovery | None) -> None:
+    def __init__(
+        self, statistics: StatsHash, policies: ToolPolicies, indexing: Indexing, discovery: Discovery | None
+    ) -> None:
         self._statistics = statistics
         self._policies = policies
+        self._indexing = indexing
         self._discovery = discovery
         self._registered = False
+        self._was_removed = False
+        self._is_to_be_indexed = False
         self._settings_changed = asyncio.Event()
         self.settings_key = policies.key
 
@@ -51,10 +58,17 @@ class MonitorService:
         await self._beat(level2)
 
     async def run(self, level2: GuardedLevel2) -> None:
-        """Send, beat and refresh until cancelled."""
+        """Send, beat, refresh and index until cancelled."""
+        async with asyncio.TaskGroup() as beside:
+            await self._run(level2, beside)
+
+    async def _run(self, level2: GuardedLevel2, beside: asyncio.TaskGroup) -> None:
         loop = asyncio.get_running_loop()
         beat_at = loop.time() + _BEAT_SECONDS
         while True:
+            if self._is_to_be_indexed:
+                self._is_to_be_indexed = False
+                beside.create_task(self._index(level2), name="tiercache-index")
             await self._wait()
             if not level2.is_answering:
                 # Increments are kept until Valkey is back: what is sent and not answered is lost.
@@ -93,12 +107,35 @@ class MonitorService:
     async def _beat(self, level2: GuardedLevel2) -> None:
         """Rewrite the registration, read the policies anew, tidy up."""
         if self._discovery is not None:
+            is_first = not self._registered
             self._registered = await self._discovery.beat(level2)
+            if self._registered:
+                await self._see_to_indexes(level2, self._discovery.found, is_first=is_first)
         await self._policies.refresh(level2)
         try:
             await level2.trim_indexes()
         except TierCacheError as error:
             _LOGGER.debug("The indexes were not trimmed: %s", error)
+
+    async def _see_to_indexes(self, level2: GuardedLevel2, found: str, *, is_first: bool) -> None:
+        if not is_first and found == "nobody":
+            # Everything was removed. Others who write have half a minute to register anew before it is looked again.
+            self._was_removed = True
+        elif found != "another" and (is_first or self._was_removed):
+            self._was_removed = False
+            self._is_to_be_indexed = not await self._indexing.begin(level2)
+        else:
+            try:
+                await self._indexing.watch(level2)
+            except TierCacheError as error:
+                _LOGGER.debug("It is not known whether Valkey evicts keys: %s", error)
+
+    async def _index(self, level2: GuardedLevel2) -> None:
+        """Finish in the background what there was no time for when the cache was opened."""
+        try:
+            await self._indexing.run(level2)
+        except TierCacheError as error:
+            _LOGGER.debug("The indexes were not made complete: %s", error)
 
     async def close(self, level2: GuardedLevel2) -> None:
         """Send what is left and leave the registry."""

@@ -170,6 +170,7 @@ ATTRIBUTES: Final = frozenset(
         "cache.bytes",
         "cache.deleted_count",
         "cache.field_count",
+        "cache.indexed_count",
         "cache.touched_count_approx",
     }
 )

@@ -1,28 +1,57 @@
 """Indexes: which keys belong to a tool, a model or a tag, for those who remove them together.
 
     {name}:__tc:idx:{kind}:{value}      sorted set of full keys, scored by the millisecond of the last write
+    {name}:__tc:indexed                 there while every entry of the tools, models and threads is in its index
+    {name}:__tc:indexing                set of claims, by whoever is looking whether that is so
+    {name}:__tc:others                  there for a while after another software's marker was found
 
-``%`` and ``:`` of the value are percent-encoded. A tag may be given to an entry of any tier but the sessions'.
+``%`` and ``:`` of the value are percent-encoded. A tag may be given to an entry of any tier but the sessions'. A
+thread's index is its hash (session_place).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from ..engine.entry import Group
+from ..engine.invalidation import Index
+from ..engine.level2 import Command
 from ..errors import UsageError
+from ..l2.scripts import index_script
 from .session_place import check_text, encode_id
 
-__all__ = ["index_key", "indexes_of", "tag_groups"]
+__all__ = ["IndexNames", "index_key", "index_of", "indexes_of", "tag_groups"]
 
 _KINDS: Final = frozenset({"tool", "model", "tag"})
+
+
+class IndexNames(NamedTuple):
+    """The keys by which it is known whether a cache's indexes are complete, in the order of the scripts."""
+
+    flag: str
+    claims: str
+    trace: str
+
+    @classmethod
+    def of(cls, name: str) -> IndexNames:
+        """Return those of the cache ``name``."""
+        return cls(f"{name}:__tc:indexed", f"{name}:__tc:indexing", f"{name}:__tc:others")
+
+    def command(self, script: str, *args: str | int) -> Command:
+        """Return the command that runs the script ``index_{script}``."""
+        return ("EVAL", index_script(script), len(self), *self, *args)
 
 
 def index_key(name: str, group: Group) -> str:
     """Return the key of the index of ``group`` in the cache ``name``."""
     return f"{name}:__tc:idx:{group.kind}:{encode_id(group.value)}"
+
+
+def index_of(name: str, group: Group) -> Index:
+    """Return the index of ``group``, a tool or a model."""
+    return Index(index_key(name, group), IndexNames.of(name).command("ask", name))
 
 
 @lru_cache(maxsize=4096)

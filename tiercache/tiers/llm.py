@@ -14,19 +14,19 @@ from ..engine.invalidation import invalidate_group
 from ..engine.loader import check_loader, takes_argument
 from ..engine.loading import get_or_load
 from ..engine.mutation import Invalidating, Target
-from ..engine.policy import Fresh, Mode, Request, TierPolicy, UndecodableError, check_mode
+from ..engine.policy import Codec, Fresh, Mode, Request, TierPolicy, UndecodableError, check_mode
 from ..engine.ttl import Ttl, check_ttl
 from ..errors import UsageError
 from ..pricing.prices import PriceTable
 from .aliases import Aliases
 from .fingerprint import fingerprint, may_remember
-from .indexes import index_key, indexes_of, tag_groups
+from .indexes import index_of, indexes_of, tag_groups
 from .llm_entry import encode, joined_text
 from .llm_key import LlmKeys
 from .llm_result import LlmResponse, LlmResult, check_blocks
 from .prepared import PREPARED_BYTES, LlmKey, check_owner, still_makes
 
-__all__ = ["LlmLoader", "LlmTier", "groups_of_model"]
+__all__ = ["LlmLoader", "LlmTier", "groups_of_model", "model_of"]
 
 P = TypeVar("P", bound=Mapping[str, Any])
 
@@ -266,26 +266,28 @@ class LlmTier:
         """
         return await explain(self._engine, self._prepared(params)._request)
 
-    async def invalidate_by_model(self, model: str) -> int:
-        """Remove every answer of ``model``; return how many there were. Looks at every llm entry in Valkey.
+    async def invalidate_by_model(self, model: str, *, sweep: bool = False) -> int:
+        """Remove every answer of ``model``; return how many there were. Errors as for ``invalidate``.
 
-        Errors as for ``invalidate``.
+        Costs what it removes. Where the index may not be complete, also a look at every llm entry in Valkey.
+
+        Args:
+            sweep: Look in any case: for entries of software that writes without being registered.
         """
         if not isinstance(model, str):
             raise UsageError(f"model must be a str, not {type(model).__name__}")
 
         def belongs(data: bytes) -> bool:
-            try:
-                return bool(self._policy.codec.decode(data).model == model)
-            except UndecodableError:
-                return False
+            return model_of(self._policy.codec, data) == model
 
         with self._engine.operation("llm.invalidate_by_model", model=model) as operation:
             # Where requests for several models may share an entry, any of them may be bringing this model's.
             overtakes = self._policy.group if self._policy.groups_of else None
             group = Group("model", model)
-            index = index_key(self._name, group)
-            count = await invalidate_group(self._engine, group, self._prefix, belongs, overtakes=overtakes, index=index)
+            index = index_of(self._name, group)
+            count = await invalidate_group(
+                self._engine, group, self._prefix, belongs, overtakes=overtakes, index=index, sweep=sweep
+            )
             operation.set("deleted_count", count)
         return count
 
@@ -380,6 +382,14 @@ def _model(params: Mapping[str, Any]) -> str:
     if not isinstance(model, str):  # TierOptions.key has made one up.
         raise UsageError(f"params['model'] must be a str, not {type(model).__name__}")
     return model
+
+
+def model_of(codec: Codec, data: bytes) -> str | None:
+    """Return the model of an entry as it lies in Valkey, None for what is no entry."""
+    try:
+        return str(codec.decode(data).model)
+    except UndecodableError:
+        return None
 
 
 @lru_cache(maxsize=1024)

@@ -110,7 +110,9 @@ class SessionTier:
         self._policy = policy
         self._threads = Threads(name)
         self._counters = policy.counters.of(policy.tier)
-        self._store: SessionStore = MemorySessions(engine, policy) if in_memory else ValkeySessions(engine, policy)
+        self._store: SessionStore = (
+            MemorySessions(engine, policy) if in_memory else ValkeySessions(engine, policy, name)
+        )
         self._active = ActiveThreads()
         self.reads = 0
         self.writes = 0
@@ -285,7 +287,8 @@ class SessionTier:
 
         Args:
             sweep: Also look for fields that other software than tiercache has written and that nobody has read through
-                tiercache: a SCAN, which costs in proportion to everything that the server holds.
+                tiercache: a SCAN, which costs in proportion to everything that the server holds. It is done in any
+                case where such software is known, and where Valkey evicts keys.
         """
         thread = self._threads.thread(thread_id)
         with self._engine.operation("session.get_all", thread_id=thread.id) as operation:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from ..engine import state
 from ..engine.engine import Engine
@@ -18,8 +18,10 @@ from ..engine.invalidation import invalidate_group
 from ..engine.level2 import Command
 from ..engine.loading import get_or_load
 from ..engine.policy import Fresh, Load, Request, TierPolicy
+from ..engine.runtime import Runtime
 from ..engine.ttl import NO_EXPIRY, to_milliseconds
-from ..l2.scripts import session_script
+from ..l2.scripts import session_script, thread_script
+from .indexes import IndexNames
 from .session_entry import Held
 from .session_place import Place, Thread, Threads
 from .session_slides import Slides
@@ -30,11 +32,30 @@ __all__ = ["ValkeySessions"]
 _CHUNK_COUNT: Final = 250
 
 
+class _Part(NamedTuple):
+    """What was done of a thread in one step.
+
+    Attributes:
+        is_complete: Whether the thread's hash has all its fields. If not, nothing was done.
+        reply: The script's, None where there is no field.
+        left: Fields for which it is still to be done.
+    """
+
+    is_complete: bool
+    reply: Any = None
+    left: Sequence[bytes] = ()
+
+
+_NONE: Final = _Part(is_complete=False)
+
+
 class ValkeySessions:
     """A SessionStore in Valkey. Windows and lives are in seconds, inf for no end."""
 
-    def __init__(self, engine: Engine, policy: TierPolicy) -> None:
+    def __init__(self, engine: Engine, policy: TierPolicy, name: str) -> None:
         self._engine = engine
+        self._name = name
+        self._names = IndexNames.of(name)
         self._policy = policy
         self._counters = policy.counters.of(policy.tier)
         self._slides = Slides()
@@ -125,31 +146,62 @@ class ValkeySessions:
         self._slides.forget(place.key)
         return reply
 
-    # Whole threads
+    # Whole threads: in one step as far as one script may go, where the hash has all fields
 
     async def get_all(self, thread: Thread, *, sweep: bool) -> dict[str, str]:
         runtime = await self._engine.open()
-        fields = await state.ask(runtime, ("HKEYS", thread.windows))
-        found: dict[str, str] = {}
-        for command in _commands("get_all", thread, await self._with_others(thread, fields, sweep), self._tier_window):
-            reply = await state.ask(runtime, command)
-            for field, value in zip(reply[::2], reply[1::2], strict=True):
-                try:
-                    found[field.decode()] = value.decode()
-                except UnicodeDecodeError:
-                    self._counters.undecodable += 1
+        part = _NONE
+        if await self._relies_on_hash(runtime, sweep):
+            part = _part(await state.ask(runtime, self._begin("get_all", thread, self._tier_window)))
+        fields = part.left
+        if not part.is_complete:
+            fields = await self._with_others(runtime, thread, await state.ask(runtime, ("HKEYS", thread.windows)))
+        found = self._texts(part.reply or [])
+        for command in _commands("get_all", thread, fields, self._tier_window):
+            found |= self._texts(await state.ask(runtime, command))
         return found
 
     async def touch(self, thread: Thread, *, sweep: bool) -> int:
-        count = 0
-        for command in _commands("touch", thread, await self._fields(thread, sweep), self._tier_window):
-            count += await state.run(await self._engine.open(), command)
+        runtime = await self._engine.open()
+        part = _NONE
+        if await self._relies_on_hash(runtime, sweep):
+            part = _part(await state.run(runtime, self._begin("touch", thread, self._tier_window)))
+        fields = part.left if part.is_complete else await self._fields(runtime, thread)
+        count: int = part.reply or 0
+        for command in _commands("touch", thread, fields, self._tier_window):
+            count += await state.run(runtime, command)
         return count
 
     async def destroy(self, thread: Thread, *, sweep: bool) -> int:
-        await state.change_group(self._engine, thread.group, ())  # L1 forgets it even if Valkey does not answer.
-        commands = _commands("delete", thread, await self._fields(thread, sweep))
-        return sum(await state.change_group(self._engine, thread.group, list(commands)))
+        # L1 forgets it even if Valkey does not answer.
+        await state.change_group(self._engine, thread.group, (), announced=False)
+        runtime = await self._engine.open()
+        part = _NONE
+        if await self._relies_on_hash(runtime, sweep):
+            begin = self._begin("delete", thread)
+            (reply,) = await state.change_group(self._engine, thread.group, [begin], announced=False)
+            part = _part(reply)
+        fields = part.left if part.is_complete else await self._fields(runtime, thread)
+        counts = await state.change_group(self._engine, thread.group, list(_commands("delete", thread, fields)))
+        count: int = sum(counts, part.reply or 0)
+        return count
+
+    async def _relies_on_hash(self, runtime: Runtime, sweep: bool) -> bool:
+        """Return whether a thread's hash may have all its fields. A hash has a life, and may be evicted as they may."""
+        return not sweep and runtime.link is not None and not await runtime.link.eviction.may_take_expiring()
+
+    def _begin(self, script: str, thread: Thread, *args: int) -> Command:
+        keys = (thread.windows, *self._names)
+        return ("EVAL", thread_script(script), len(keys), *keys, self._name, _CHUNK_COUNT, thread.prefix, *args)
+
+    def _texts(self, reply: Sequence[bytes]) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for field, value in zip(reply[::2], reply[1::2], strict=True):
+            try:
+                found[field.decode()] = value.decode()
+            except UnicodeDecodeError:
+                self._counters.undecodable += 1
+        return found
 
     async def clear(self, threads: Threads) -> int:
         group = self._policy.group
@@ -157,15 +209,13 @@ class ValkeySessions:
         await invalidate_group(self._engine, group, threads.windows_prefix, is_state=True)
         return count
 
-    async def _fields(self, thread: Thread, sweep: bool) -> list[bytes]:
-        """Return the fields of a thread, those that are being written included."""
-        fields = await state.run(await self._engine.open(), ("HKEYS", thread.windows))
-        return await self._with_others(thread, fields, sweep)
+    async def _fields(self, runtime: Runtime, thread: Thread) -> list[bytes]:
+        """Return the fields of a thread, whoever wrote them, those that are being written included."""
+        return await self._with_others(runtime, thread, await state.run(runtime, ("HKEYS", thread.windows)))
 
-    async def _with_others(self, thread: Thread, fields: list[bytes], sweep: bool) -> list[bytes]:
-        """Return ``fields``, and with ``sweep`` those that have keys and are not among them."""
-        runtime = await self._engine.open()
-        if not sweep or runtime.level2 is None:
+    async def _with_others(self, runtime: Runtime, thread: Thread, fields: list[bytes]) -> list[bytes]:
+        """Return ``fields``, and those that have keys and are not among them."""
+        if runtime.level2 is None:
             return fields
         start = len(thread.prefix.encode())
         all_fields = dict.fromkeys(fields)
@@ -188,6 +238,10 @@ def _commands(script: str, thread: Thread, fields: Sequence[bytes], *args: int) 
         chunk = fields[start : start + _CHUNK_COUNT]
         keys = [prefix + field for field in chunk]
         yield ("EVAL", session_script(script), 1 + len(keys), thread.windows, *keys, *args, *chunk)
+
+
+def _part(reply: Sequence[Any]) -> _Part:
+    return _Part(reply[0] == 1, *reply[1:])
 
 
 def _milliseconds(window: float) -> int:

@@ -29,7 +29,7 @@ from ..monitor.policies import ToolPolicies, ToolPolicy
 from .aliases import Aliases
 from .canonical import canonical_json, compact_json
 from .fingerprint import fingerprint, may_remember
-from .indexes import index_key, indexes_of, tag_groups
+from .indexes import index_of, indexes_of, tag_groups
 from .prepared import PREPARED_BYTES, ToolKey, check_owner, still_makes
 from .tool_entry import encode_tool
 from .tool_result import ToolResult
@@ -293,14 +293,20 @@ class ToolTier:
         """
         return await explain(self._engine, self._request(self._prepared(tool, args)))
 
-    async def invalidate_by_tool(self, tool: str) -> int:
-        """Remove every result of ``tool``; return how many there were. Errors as for ``invalidate``."""
+    async def invalidate_by_tool(self, tool: str, *, sweep: bool = False) -> int:
+        """Remove every result of ``tool``; return how many there were. Errors as for ``invalidate``.
+
+        Costs what it removes. Where the index may not be complete, also a look at every key in Valkey.
+
+        Args:
+            sweep: Look in any case: for entries of software that writes without being registered.
+        """
         _check_tool(tool)
         with self._engine.operation("tool.invalidate_by_tool", tool_name=tool) as operation:
             name = str.__str__(tool)
             group = Group("tool", name)
-            index = index_key(self._name, group)
-            count = await invalidate_group(self._engine, group, f"{self._prefix}{name}:", index=index)
+            index = index_of(self._name, group)
+            count = await invalidate_group(self._engine, group, f"{self._prefix}{name}:", index=index, sweep=sweep)
             operation.set("deleted_count", count)
         return count
 

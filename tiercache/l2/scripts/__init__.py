@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from importlib.resources import files
 
-__all__ = ["script", "session_script"]
+__all__ = ["index_script", "script", "session_script", "thread_script"]
 
 
 @cache
@@ -15,10 +15,23 @@ def script(name: str) -> str:
 
 
 @cache
+def index_script(name: str) -> str:
+    """Return the script ``index_{name}``, with what those share that know of indexes in front of it."""
+    return "\n".join(map(script, ("index", f"index_{name}")))
+
+
+@cache
 def session_script(name: str) -> str:
     """Return the script ``session_{name}``, with what the session scripts share in front of it."""
-    shared, own = (_read(f"{file}.lua") for file in ("session", f"session_{name}"))
-    return f"{shared}\n{own}"
+    return "\n".join(map(script, ("session", f"session_{name}")))
+
+
+@cache
+def thread_script(name: str) -> str:
+    """Return ``session_{name}`` in a script that runs it for a whole thread."""
+    body = script(f"session_{name}")
+    run = f"local function run(KEYS, ARGV)\n{body}\nend"
+    return "\n".join([script("index"), script("session"), run, script("thread")])
 
 
 def _read(file: str) -> str:

@@ -1,0 +1,474 @@
+"""Indexes: group operations cost what they remove where an index is complete, and miss nothing where it is not."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+import valkey
+
+from tests.requests import HELLO, Loader, asking
+from tests.support import ManualClock, entry_keys, until
+from tiercache import AgentCache, DiscoveryOptions
+from tiercache.l2.scripts import script
+from tiercache.l2.store import ValkeyLevel2
+from tiercache.monitor import service
+from tiercache.tiers import indexing
+
+MakeCache = Callable[..., AgentCache]
+Operation = Callable[[AgentCache], Awaitable[int]]
+
+FLAG, TRACE, CLAIMS = "test:__tc:indexed", "test:__tc:others", "test:__tc:indexing"
+REGISTRY = "__betterdb:caches"
+THEIRS = '{"type":"agent_cache","version":"0.12.0"}'
+INDEX = "test:__tc:idx:tool:t"
+
+GROUPS: dict[str, Operation] = {
+    "tool": lambda cache: cache.tool.invalidate_by_tool("t"),
+    "model": lambda cache: cache.llm.invalidate_by_model("gpt-4o"),
+}
+THREADS: dict[str, Operation] = {
+    "get_all": lambda cache: _length(cache.session.get_all("user")),
+    "touch": lambda cache: cache.session.touch("user"),
+    "destroy_thread": lambda cache: cache.session.destroy_thread("user"),
+}
+SWEEPING: dict[str, Operation] = {
+    "tool": lambda cache: cache.tool.invalidate_by_tool("t", sweep=True),
+    "model": lambda cache: cache.llm.invalidate_by_model("gpt-4o", sweep=True),
+    "get_all": lambda cache: _length(cache.session.get_all("user", sweep=True)),
+    "touch": lambda cache: cache.session.touch("user", sweep=True),
+    "destroy_thread": lambda cache: cache.session.destroy_thread("user", sweep=True),
+}
+OPERATIONS = GROUPS | THREADS
+
+
+async def _length(fields: Awaitable[dict[str, str]]) -> int:
+    return len(await fields)
+
+
+async def store(cache: AgentCache) -> None:
+    """One entry for each operation, and one beside it that none concerns."""
+    for suffix in ("", "42"):
+        await cache.tool.store(f"t{suffix}", {}, "ours")
+        await cache.llm.store(HELLO | {"model": f"gpt-4o{suffix}"}, "ours")
+        await cache.session.set(f"user{suffix and ':42'}", "ours", "x")
+
+
+def write_as_another(plain: valkey.Valkey) -> None:
+    """The same, by other software, which adds to no index."""
+    for suffix in ("", "42"):
+        plain.set(f"test:tool:t{suffix}:theirs", '{"response":"x","toolName":"t","args":{},"storedAt":1}')
+        plain.set(f"test:llm:theirs{suffix}", f'{{"response":"x","model":"gpt-4o{suffix}","storedAt":1}}')
+        plain.set(f"test:session:user{suffix and '%3A42'}:theirs", "x")
+
+
+def scans(plain: valkey.Valkey) -> int:
+    """How many SCANs there were since the statistics were reset."""
+    return int(plain.info("commandstats").get("cmdstat_scan", {"calls": 0})["calls"])
+
+
+def level2_of(cache: AgentCache) -> Any:
+    assert cache._engine.runtime is not None
+    return cache._engine.runtime.level2
+
+
+async def beat(cache: AgentCache) -> None:
+    """What the background does each half minute."""
+    monitor: Any = cache._engine._service
+    await monitor._beat(level2_of(cache))
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+async def test_a_complete_index_is_followed_by_no_scan(cache: AgentCache, plain: valkey.Valkey, name: str) -> None:
+    await store(cache)
+    plain.config_resetstat()
+    assert await OPERATIONS[name](cache) == 1
+    assert scans(plain) == 0
+    assert await SWEEPING[name](cache) == (name in ("get_all", "touch"))
+    assert scans(plain) > 0
+
+
+async def test_a_threads_reads_are_one_exchange(cache: AgentCache, plain: valkey.Valkey) -> None:
+    await store(cache)
+    await cache.session.get_all("user")
+    plain.config_resetstat()
+    assert await cache.session.get_all("user") == {"ours": "x"}
+    stats = plain.info("commandstats")
+    assert stats["cmdstat_eval"]["calls"] == 1
+    assert "cmdstat_info" not in stats
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("reason", ["another's marker", "another's junk", "no flag", "trace", "sweep", "evicts"])
+async def test_where_the_index_may_miss_something_nothing_is_missed(
+    make_cache: MakeCache, plain: valkey.Valkey, name: str, reason: str
+) -> None:
+    cache = make_cache(name="test")
+    await store(cache)
+    write_as_another(plain)
+    operation = OPERATIONS[name]
+    if reason == "another's marker":
+        plain.hset(REGISTRY, "test", THEIRS)
+    elif reason == "another's junk":
+        plain.hset(REGISTRY, "test", "\xff[")
+    elif reason == "no flag":
+        plain.delete(FLAG)
+    elif reason == "trace":
+        plain.set(TRACE, 1)
+    elif reason == "sweep":
+        operation = SWEEPING[name]
+    else:
+        plain.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        assert await operation(cache) == 2
+        assert await cache.session.get_all("user:42", sweep=True) == {"ours": "x", "theirs": "x"}
+        if name not in ("get_all", "touch"):
+            assert await operation(cache) == 0
+            assert len(entry_keys(plain)) == 12 + 2 - 2 - (name == "destroy_thread") + (reason == "trace")
+    finally:
+        plain.config_set("maxmemory-policy", "noeviction")
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+async def test_where_keys_that_expire_are_evicted_a_threads_hash_is_not_relied_on(
+    make_cache: MakeCache, plain: valkey.Valkey, name: str
+) -> None:
+    plain.config_set("maxmemory-policy", "volatile-lru")
+    try:
+        cache = make_cache(name="test")
+        await store(cache)
+        write_as_another(plain)
+        assert await OPERATIONS[name](cache) == (2 if name in THREADS else 1)
+    finally:
+        plain.config_set("maxmemory-policy", "noeviction")
+
+
+async def test_the_server_is_asked_what_it_evicts_now_and_then(make_cache: MakeCache, plain: valkey.Valkey) -> None:
+    clock = ManualClock()
+    cache = make_cache(name="test", clock=clock.clock)
+    await store(cache)
+    assert await cache.tool.invalidate_by_tool("t") == 1
+    write_as_another(plain)
+    plain.config_set("maxmemory-policy", "allkeys-lfu")
+    try:
+        plain.config_resetstat()
+        assert await cache.tool.invalidate_by_tool("t") == 0
+        assert scans(plain) == 0
+        clock.advance(31)
+        assert await cache.tool.invalidate_by_tool("t") == 1
+    finally:
+        plain.config_set("maxmemory-policy", "noeviction")
+
+
+async def test_what_was_evicted_once_stays_unknown(cache: AgentCache, plain: valkey.Valkey) -> None:
+    """Also when the server evicts no more: an index may have been among what it has removed."""
+    plain.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        await beat(cache)
+    finally:
+        plain.config_set("maxmemory-policy", "noeviction")
+    assert not plain.exists(FLAG)
+    await beat(cache)
+    assert not plain.exists(FLAG)
+
+
+async def test_who_may_not_see_the_registry_relies_on_no_index(url: str, plain: valkey.Valkey) -> None:
+    plain.acl_setuser("own", enabled=True, passwords=["+pw"], categories=["+@all"], keys=["test:*"], channels=["*"])
+    plain.set(FLAG, 1)
+    try:
+        async with AgentCache.from_url(f"{url}?username=own&password=pw", name="test") as cache:
+            await store(cache)
+            write_as_another(plain)
+            for operation in OPERATIONS.values():
+                assert await operation(cache) == 2
+    finally:
+        plain.acl_deluser("own")
+
+
+# When the flag is written
+
+
+@pytest.mark.parametrize("evicts", [False, True])
+async def test_the_first_registration_finds_that_there_is_nothing_to_index(
+    make_cache: MakeCache, plain: valkey.Valkey, evicts: bool
+) -> None:
+    plain.mset({f"test2:llm:{n}": "x" for n in range(3000)} | {"test:__stats:other": "x", "test:lists": "x"})
+    plain.config_set("maxmemory-policy", "allkeys-lru" if evicts else "volatile-lru")
+    try:
+        await make_cache(name="test").open()
+        assert plain.exists(FLAG) == (not evicts)
+        assert not plain.exists(CLAIMS, TRACE)
+    finally:
+        plain.config_set("maxmemory-policy", "noeviction")
+
+
+@pytest.mark.parametrize("key", ["test:llm:x", "test:tool:t:x", "test:session:t:f"])
+async def test_where_there_are_entries_already_the_indexes_are_not_complete(
+    make_cache: MakeCache, plain: valkey.Valkey, key: str
+) -> None:
+    plain.mset({f"other:{n}": "x" for n in range(3000)})
+    plain.set(key, "x")
+    await make_cache(name="test").open()
+    assert not plain.exists(FLAG, CLAIMS)
+
+
+async def test_without_a_registration_the_flag_is_nobodys_to_write(make_cache: MakeCache, plain: valkey.Valkey) -> None:
+    cache = make_cache(name="test", discovery=DiscoveryOptions(enabled=False))
+    await store(cache)
+    write_as_another(plain)
+    assert await cache.tool.invalidate_by_tool("t") == 2
+    assert await cache.reindex() == 5
+    plain.config_resetstat()
+    assert await cache.tool.invalidate_by_tool("t42") == 2
+    assert scans(plain) == 0
+
+
+async def test_several_processes_that_begin_at_once_are_complete(make_cache: MakeCache, plain: valkey.Valkey) -> None:
+    caches = [make_cache(name="test") for _ in range(8)]
+
+    async def begin(n: int) -> None:
+        await caches[n].open()
+        await caches[n].tool.store("t", {"n": n}, "x")
+
+    await asyncio.gather(*map(begin, range(8)))
+    assert plain.exists(FLAG)
+    plain.config_resetstat()
+    assert await caches[0].tool.invalidate_by_tool("t") == 8
+    assert scans(plain) == 0
+
+
+class During:
+    """Does something while the server is being scanned: behind the answer to the first page."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, act: Callable[[], Awaitable[object] | object]) -> None:
+        self.times = 0
+        execute = ValkeyLevel2.execute
+
+        async def acting(level2: ValkeyLevel2, commands: Any) -> list[Any]:
+            replies = await execute(level2, commands)
+            if commands[0][0] == "SCAN" and not self.times:
+                self.times += 1
+                done = act()
+                if isinstance(done, Awaitable):
+                    await done
+            return replies
+
+        monkeypatch.setattr(ValkeyLevel2, "execute", acting)
+
+
+@pytest.mark.parametrize("is_later", [False, True])
+@pytest.mark.parametrize("by_hand", [False, True])
+async def test_who_registers_during_the_look_takes_its_outcome_away(
+    make_cache: MakeCache, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch, by_hand: bool, is_later: bool
+) -> None:
+    """Another software registers and writes, and a tiercache process overwrites its marker."""
+    first, second = make_cache(name="test"), make_cache(name="test")
+    await first.open()
+    if by_hand:
+        await second.open()
+    plain.delete(FLAG)
+
+    async def act() -> None:
+        plain.hset(REGISTRY, "test", THEIRS)
+        write_as_another(plain)
+        await beat(first)
+        assert json.loads(plain.hget(REGISTRY, "test"))["engine"] == "tiercache"
+        if is_later:
+            assert 0 < plain.pttl(TRACE) <= 90_000
+            plain.delete(TRACE)  # As time will.
+
+    during = During(monkeypatch, act)
+    await (second.reindex() if by_hand else second.open())
+    assert during.times == 1
+    assert not plain.exists(FLAG)
+    assert await second.tool.invalidate_by_tool("t") == 1
+
+
+async def test_an_overwritten_marker_takes_the_flag_away(cache: AgentCache, plain: valkey.Valkey) -> None:
+    plain.hset(REGISTRY, "test", THEIRS)
+    await beat(cache)
+    assert not plain.exists(FLAG)
+    write_as_another(plain)
+    # It may still be writing, and has not come to rewrite its marker yet.
+    assert await cache.reindex() == 6
+    assert not plain.exists(FLAG)
+    plain.delete(TRACE)
+    assert await cache.reindex() == 0
+    assert plain.exists(FLAG)
+
+
+async def test_a_look_that_takes_too_long_is_finished_in_the_background(
+    make_cache: MakeCache, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(indexing, "_LOOK_SECONDS", -1)
+    monkeypatch.setattr(service, "_SEND_SECONDS", 0.01)
+    plain.mset({f"other:{n}": "x" for n in range(3000)})
+    cache = make_cache(name="test")
+    await cache.open()
+    assert not plain.exists(FLAG)
+    write_as_another(plain)
+    await store(cache)
+    await until(lambda: plain.exists(FLAG))
+    plain.config_resetstat()
+    for operation in OPERATIONS.values():
+        assert await operation(cache) == 2
+    assert scans(plain) == 0
+
+
+async def test_after_a_flush_the_flag_comes_back_once_others_had_time_to_register(
+    cache: AgentCache, plain: valkey.Valkey
+) -> None:
+    plain.flushdb()
+    await beat(cache)
+    assert not plain.exists(FLAG)
+    await beat(cache)
+    assert plain.exists(FLAG)
+    plain.flushdb()
+    await beat(cache)
+    write_as_another(plain)
+    await beat(cache)
+    assert not plain.exists(FLAG)
+
+
+async def test_flush_leaves_the_flag(cache: AgentCache, plain: valkey.Valkey) -> None:
+    await store(cache)
+    await cache.flush(include_session=True)
+    assert plain.exists(FLAG)
+
+
+# reindex
+
+
+async def test_reindex_finds_what_others_have_written(make_cache: MakeCache, plain: valkey.Valkey) -> None:
+    write_as_another(plain)
+    plain.psetex("test:session:user:short", 50_000, "x")
+    for junk in ("test:llm:junk", "test:tool:junk", "test:session:junk", "test:session:t:"):
+        plain.set(junk, "junk")
+    plain.set(b"test:tool:\xff:x", "junk")
+    plain.set(b"test:session:t:\xff", "x")
+    plain.hset("test:llm:hash", "a", "b")
+    cache = make_cache(name="test")
+    await store(cache)
+    assert await cache.reindex() == 8
+    assert await cache.reindex() == 0
+    assert plain.ttl("test:session:user:short") <= 50
+    plain.config_resetstat()
+    assert await cache.session.get_all("user") == {"ours": "x", "theirs": "x", "short": "x"}
+    assert await cache.session.destroy_thread("user") == 3
+    for operation in GROUPS.values():
+        assert await operation(cache) == 2
+    assert await cache.session.destroy_thread("user:42") == 2
+    assert scans(plain) == 0
+
+
+async def test_reindex_goes_through_many(make_cache: MakeCache, plain: valkey.Valkey) -> None:
+    entry = '{"response":"x","model":"m","storedAt":1}'
+    plain.mset({f"test:llm:{n}": entry for n in range(1500)} | {f"test:session:t:{n}": "x" for n in range(700)})
+    cache = make_cache(name="test")
+    assert await cache.reindex() == 2200
+    plain.config_resetstat()
+    assert await cache.llm.invalidate_by_model("m") == 1500
+    assert await cache.session.touch("t") == 700
+    assert await cache.session.destroy_thread("t") == 700
+    assert scans(plain) == 0
+    assert entry_keys(plain) == []
+
+
+async def test_reindex_while_others_write(
+    make_cache: MakeCache, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_as_another(plain)
+    cache, other = make_cache(name="test"), make_cache(name="test")
+    await cache.open()
+    loader = Loader(held=True)
+    loading = asyncio.create_task(other.tool.get_or_load("t", {"n": 1}, lambda n: loader()))
+    await loader.started.wait()
+    During(monkeypatch, lambda: other.tool.store("t", {"n": 2}, "x"))
+    assert await cache.reindex() in (6, 7)
+    assert plain.exists(FLAG)
+    assert await cache.tool.invalidate_by_tool("t") == 2
+    loader.release()
+    await loading
+    await other.flush_writes()
+    assert not plain.keys("test:tool:t:*")
+
+
+async def test_reindex_where_others_are_registered_says_so(
+    cache: AgentCache, plain: valkey.Valkey, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain.hset(REGISTRY, "test", THEIRS)
+    plain.delete(FLAG)
+    write_as_another(plain)
+    assert await cache.reindex() == 6
+    assert not plain.exists(FLAG)
+    assert "other software" in caplog.text
+
+
+async def test_reindex_where_keys_are_evicted_says_so(
+    cache: AgentCache, plain: valkey.Valkey, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain.delete(FLAG)
+    plain.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        assert await cache.reindex() == 0
+    finally:
+        plain.config_set("maxmemory-policy", "noeviction")
+    assert not plain.exists(FLAG)
+    assert "evict" in caplog.text
+
+
+async def test_reindex_of_memory_alone_has_nothing_to_do() -> None:
+    async with AgentCache.in_memory() as cache:
+        await store(cache)
+        assert await cache.reindex() == 0
+        assert await cache.tool.invalidate_by_tool("t", sweep=True) == 1
+
+
+# What an index forgets
+
+
+async def test_a_large_index_is_taken_in_pages_and_each_entry_counted_once(
+    cache: AgentCache, plain: valkey.Valkey
+) -> None:
+    await asyncio.gather(*(cache.tool.store("t", {"n": n}, "x") for n in range(2300)))
+    await asyncio.gather(*(cache.llm.store(asking(str(n)), "x") for n in range(600)))
+    plain.delete(*plain.keys("test:tool:t:a*"))
+    left = len(plain.keys("test:tool:t:*"))
+    assert await cache.tool.invalidate_by_tool("t") == left < 2300
+    assert await cache.tool.invalidate_by_tool("t") == 0
+    assert await cache.llm.invalidate_by_model("gpt-4o") == 600
+    assert entry_keys(plain) == []
+
+
+@pytest.mark.parametrize("is_tag", [False, True])
+async def test_what_is_removed_leaves_the_index_unless_a_write_may_be_on_its_way(
+    cache: AgentCache, plain: valkey.Valkey, is_tag: bool
+) -> None:
+    index = "test:__tc:idx:tag:tag" if is_tag else INDEX
+    key = await cache.tool.store("t", {}, "x", tags=["tag"])
+    now = int(time.time() * 1000)
+    plain.zadd(index, {key: now - 61_000, "test:tool:t:old": now - 61_000, "test:tool:t:young": now - 50_000})
+    assert await (cache.invalidate_tag("tag") if is_tag else cache.tool.invalidate_by_tool("t")) == 1
+    assert plain.zrange(index, 0, -1) == [b"test:tool:t:young"]
+
+
+async def test_what_lives_is_not_forgotten_however_old(plain: valkey.Valkey) -> None:
+    plain.set("lives", "x")
+    plain.zadd(INDEX, {"lives": 1, "gone": 1})
+    plain.eval(script("forget"), 1, INDEX, "lives", "gone", "was no member")
+    assert plain.zrange(INDEX, 0, -1) == [b"lives"]
+
+
+async def test_what_was_too_young_to_be_forgotten_is_trimmed_later(cache: AgentCache, plain: valkey.Valkey) -> None:
+    key = await cache.tool.store("t", {}, "x")
+    await cache.tool.invalidate_by_tool("t")
+    level2 = level2_of(cache)
+    await level2.trim_indexes()
+    assert plain.zrange(INDEX, 0, -1) == [key.encode()]
+    plain.zadd(INDEX, {key: 1})
+    await level2.trim_indexes()
+    assert not plain.exists(INDEX)
