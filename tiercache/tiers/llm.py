@@ -14,7 +14,7 @@ from ..engine.invalidation import invalidate_group
 from ..engine.loader import check_loader, takes_argument
 from ..engine.loading import get_or_load
 from ..engine.mutation import Invalidating, Target
-from ..engine.policy import Fresh, Mode, Request, TierPolicy, UndecodableError, check_mode
+from ..engine.policy import Fresh, Mode, Request, TierPolicy, UndecodableError, UnreadableHereError, check_mode
 from ..engine.ttl import Ttl, check_ttl
 from ..errors import UsageError
 from ..pricing.prices import PriceTable
@@ -175,6 +175,7 @@ class LlmTier:
             check_ttl(ttl)
         tagged = tag_groups(tags) if tags else ()
         fresh = self._fresh(_model(params), answer)
+        self._policy.check_size(fresh.data, "response" if answer.content_blocks is None else "blocks")
         with self._engine.operation(name, key=key, model=_model(params), bytes=len(fresh.data)) as operation:
             operation.set("ttl", await self._engine.store(self._request(params, key, ttl, tagged), fresh))
         return key
@@ -232,6 +233,8 @@ class LlmTier:
         def belongs(data: bytes) -> bool:
             try:
                 return bool(self._policy.codec.decode(data).model == model)
+            except UnreadableHereError:
+                return True  # It may be: whoever can read it must not find it.
             except UndecodableError:
                 return False
 

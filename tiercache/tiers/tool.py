@@ -149,6 +149,7 @@ class ToolTier:
             _check_cost(cost)
         tagged = tag_groups(tags) if tags else ()
         fresh = self._fresh(tool, args, response, cost)
+        self._policy.check_size(fresh.data, "response")
         with self._engine.operation("tool.store", key=key, tool_name=tool, bytes=len(fresh.data)) as operation:
             await self._engine.open()
             operation.set("ttl", await self._engine.store(self._request(tool, key, ttl, tagged), fresh))
