@@ -47,6 +47,7 @@ from .telemetry import names
 from .telemetry.otel import Tracing
 from .telemetry.prometheus import report
 from .telemetry.source import CacheSource
+from .tiers.compression import Compression
 from .tiers.indexes import index_key, tag_groups
 from .tiers.indexing import Indexing
 from .tiers.kv import ALL_KV, KvTier
@@ -102,7 +103,7 @@ class AgentCache:
         default_ttl: Lifetime where neither call nor tier gives one; None: entries do not expire.
         llm: Options of the llm tier.
         tool: Options of the tool tier; ``ignore`` and ``key`` are the llm tier's alone.
-        session: Options of the session tier, likewise and without ``jitter`` and ``store_when``.
+        session: Options of the session tier, likewise and without ``jitter``, ``store_when`` and ``compress_above``.
         kv: Options of the kv tier, as the tool tier's.
         l1: Bounds of process memory.
         coherence: How it follows what other processes change.
@@ -172,16 +173,18 @@ class AgentCache:
             find_tracer=tracing.find_tracer if telemetry.tracing else None,
         )
         self._policies: list[TierPolicy] = []
+        options = _plain(tool, "tool")
         self._tool = ToolTier(
             self._engine,
-            self._policy("tool", _plain(tool, "tool"), ToolCodec(), finish_abandoned=False),
+            self._policy("tool", options, ToolCodec(_compression(options, as_text=True)), finish_abandoned=False),
             self._tool_policies,
             name,
         )
         options = _checked(llm, "llm", TierOptions)
+        codec = LlmCodec(_compression(options, as_text=True))
         self._llm = LlmTier(
             self._engine,
-            self._policy("llm", options, LlmCodec(), finish_abandoned=True, groups_of=_groups_of(options)),
+            self._policy("llm", options, codec, finish_abandoned=True, groups_of=_groups_of(options)),
             LlmKeys(f"{name}:llm:", ignore=options.ignore, transform=options.key),
             self._prices,
             name,
@@ -313,7 +316,8 @@ class AgentCache:
             # Plain text: the caller's own object is not kept.
             name = str.__str__(name)
             options = _plain(options, name)
-            policy = self._policy(name, options, KvCodec(), finish_abandoned=False)
+            codec = KvCodec(_compression(options, as_text=False))
+            policy = self._policy(name, options, codec, finish_abandoned=False)
             made = options, KvTier(self._engine, policy, self._name)
             self._kv_tiers[name] = made
         elif options is not None and _plain(options, name) != made[0]:
@@ -533,6 +537,7 @@ class AgentCache:
             groups_of=groups_of,
             store_when=options.store_when,
             is_state=is_state,
+            max_value_bytes=options.max_value_bytes,
         )
         self._policies.append(policy)
         return policy
@@ -579,6 +584,10 @@ def _groups_of(options: TierOptions) -> Callable[[LlmEntry], tuple[Group, ...]] 
     return None if options.key is None else lambda entry: groups_of_model(entry.model)
 
 
+def _compression(options: TierOptions, *, as_text: bool) -> Compression:
+    return Compression(above=options.compress_above, max_bytes=options.max_value_bytes, as_text=as_text)
+
+
 def _plain(options: TierOptions | None, name: str) -> TierOptions:
     """Return the options of a tier whose keys are not made of a request's parameters."""
     options = _checked(options, name, TierOptions)
@@ -593,6 +602,8 @@ def _for_session(options: TierOptions | None) -> TierOptions:
         raise UsageError(
             "session must be TierOptions without jitter and store_when: what is set is kept for its window"
         )
+    if options.compress_above is not None:
+        raise UsageError("session must be TierOptions without compress_above: others read its values as they are")
     return options
 
 

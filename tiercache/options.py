@@ -52,6 +52,12 @@ class TierOptions:
             and keeps it nowhere, such as an answer that was cut off. What it raises counts as False, and is logged.
         key: Maps the request parameters to those that make the key; what it leaves out, or changes, does not
             tell two requests apart. Must return a new mapping. Applied after ``ignore``.
+        max_value_bytes: Most bytes that an entry may have, as it lies in Valkey and before it is compressed; None sets
+            no limit. What a load brings beyond it is handed out, counted and kept nowhere, an explicit write of it is
+            refused, and an entry of another process that is larger is a miss. Session values are read at any size.
+        compress_above: Entries of more bytes are compressed in Valkey (zstd), where that makes them smaller; None
+            compresses none. For processes of tiercache alone: nobody else can read them. Needs the ``compress`` extra;
+            not for sessions.
     """
 
     ttl: Ttl | None = None
@@ -63,6 +69,8 @@ class TierOptions:
     ignore: tuple[str, ...] = ()
     key: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
     store_when: Callable[[Any], bool] | None = None
+    max_value_bytes: int | None = 32 * 1024 * 1024
+    compress_above: int | None = None
 
     def __post_init__(self) -> None:
         if self.ttl is not None:
@@ -78,6 +86,9 @@ class TierOptions:
             raise UsageError(f"TierOptions.key must be callable, not {type(self.key).__name__}")
         if self.store_when is not None and not callable(self.store_when):
             raise UsageError(f"TierOptions.store_when must be callable, not {type(self.store_when).__name__}")
+        for name in ("max_value_bytes", "compress_above"):
+            if getattr(self, name) is not None:
+                _check_count(getattr(self, name), f"TierOptions.{name}")
 
 
 @dataclass(frozen=True, slots=True)

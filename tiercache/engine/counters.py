@@ -35,9 +35,10 @@ class TierCounters:
         fills_dropped: Values not written to Valkey, because the queue was full, Valkey was taken for unavailable, or
             another process had the lease.
         fill_errors: Values whose write to Valkey failed.
+        too_large: Values stored nowhere, because they had more bytes than ``TierOptions.max_value_bytes``.
         l2_errors: Lookups that Valkey did not answer; each became a miss.
-        undecodable: Entries in Valkey that are not of this tier's form; each became a miss.
-        stored_bytes: Bytes of the values that were stored, explicitly or by a load.
+        undecodable: Entries in Valkey that are not of this tier's form, or too large; each became a miss.
+        stored_bytes: Bytes of the values that were stored, explicitly or by a load; compressed ones as they are then.
     """
 
     l1_hits: int = 0
@@ -51,6 +52,7 @@ class TierCounters:
     overtaken: int = 0
     fills_dropped: int = 0
     fill_errors: int = 0
+    too_large: int = 0
     l2_errors: int = 0
     undecodable: int = 0
     stored_bytes: int = 0

@@ -271,6 +271,7 @@ class Engine:
     def storing(self, runtime: Runtime, request: Request, fresh: Fresh) -> tuple[WriteSet, OnDone]:
         """Drop what is in L1 and return the write of a value, with what must be done when its outcome is known."""
         policy, key = request.policy, request.key
+        data = policy.codec.pack(fresh.data)
         lifetime = policy.lifetime(fresh.ttl, request.ttl)
         now = self.now()
         entry = self.entry(policy, request, fresh.value, lifetime, since=now, began=now)
@@ -285,11 +286,11 @@ class Engine:
                 return
             if runtime.link is not None:
                 runtime.link.unsettled.note((key,), outcome)
-            request.counters.stored_bytes += len(fresh.data)
+            request.counters.stored_bytes += len(data)
             if policy.l1 and is_latest:
                 self.l1.put(key, entry)
 
-        return WriteSet(key, fresh.data, lifetime, indexes=request.indexes, announced=True), keep
+        return WriteSet(key, data, lifetime, indexes=request.indexes, announced=True), keep
 
     async def invalidate(self, key: str) -> bool:
         """Remove ``key`` from both levels; return whether it was in either.

@@ -18,7 +18,7 @@ from .fences import Fence
 from .flights import CURRENT_FLIGHT, Flight
 from .found import Found
 from .leases import Lease, is_placeholder
-from .level2 import WriteSet
+from .level2 import Delete, WriteSet
 from .link import Link
 from .policy import Fresh, Load, Mode, Request, UndecodableError
 from .runtime import Runtime
@@ -121,13 +121,16 @@ async def _bring(
             return found
     try:
         fresh = await load_in_turn(runtime, request.counters, load)
-        entry = fill(engine, runtime, request, fence, fresh, lease)
+        entry = fill(engine, runtime, request, fence, fresh, lease, is_wanted_anew=is_wanted_anew)
     except BaseException:
         if link is not None and lease is not None:
             link.leases.give_up(lease)
         raise
     if request.fill is not None:
-        await request.fill(fence, entry)
+        if request.policy.takes(fresh.data):
+            await request.fill(fence, entry)
+        else:
+            request.counters.too_large += 1
     return Found(entry, "loader", degraded=found.degraded)
 
 
@@ -253,11 +256,23 @@ async def _load_privately(engine: Engine, runtime: Runtime, request: Request, lo
     return Found(engine.entry(policy, request, fresh.value, lifetime, since=now, began=now), "loader")
 
 
-def fill(engine: Engine, runtime: Runtime, request: Request, fence: Fence, fresh: Fresh, lease: Lease | None) -> Entry:
+def fill(
+    engine: Engine,
+    runtime: Runtime,
+    request: Request,
+    fence: Fence,
+    fresh: Fresh,
+    lease: Lease | None,
+    *,
+    is_wanted_anew: bool = False,
+) -> Entry:
     """Return the entry of what was loaded, having stored it where that is right.
 
     In L1 unless the key was changed, or may have been, since ``fence`` was opened. In Valkey under ``lease`` or, for a
-    tier without leases, if no change is known.
+    tier without leases, if no change is known. Nowhere if it is too large.
+
+    Args:
+        is_wanted_anew: Whether it was loaded in place of what the cache may have.
     """
     # No await here: the fence is looked at, L1 filled and the write queued in one step, so that an invalidation
     # comes either before (and nothing is stored) or after (and its delete is queued behind this write).
@@ -270,6 +285,13 @@ def fill(engine: Engine, runtime: Runtime, request: Request, fence: Fence, fresh
         counters.overtaken += fresh.store
         if link is not None and lease is not None:
             link.leases.give_up(lease)
+        return entry
+    if not policy.takes(fresh.data):
+        counters.too_large += 1
+        if link is not None and lease is not None:
+            link.leases.give_up(lease)
+        if is_wanted_anew:
+            _drop_older(engine, runtime, fence.key)
         return entry
     if link is None or lease is not None or not policy.lease:
         # A load without the lease is stored in this process alone, and leaves the one that has it its right.
@@ -284,6 +306,16 @@ def fill(engine: Engine, runtime: Runtime, request: Request, fence: Fence, fresh
     return entry
 
 
+def _drop_older(engine: Engine, runtime: Runtime, key: str) -> None:
+    """Have nobody read what was there before a value that is newer, and is kept nowhere."""
+    dropped = engine.dropping(runtime, (key,))
+    if runtime.pipe is None:
+        dropped(0)
+    else:
+        # Not only what the load has found: an older value that others have in memory is to go too.
+        runtime.pipe.post(Delete((key,), announced=True), dropped)
+
+
 def _fill_valkey(
     engine: Engine,
     runtime: Runtime,
@@ -296,20 +328,21 @@ def _fill_valkey(
 ) -> bool:
     """Queue the write of what was loaded; return False if it is not to be written, or dropped."""
     key, counters = request.key, request.counters
+    if lease is None and (request.policy.lease or runtime.breaker.is_open):
+        return False
+    data = request.policy.codec.pack(fresh.data)
 
     def filled(outcome: int | Exception) -> None:
         if isinstance(outcome, Exception):
             counters.fill_errors += 1
             engine.log_refusal(outcome)
         elif outcome:
-            counters.stored_bytes += len(fresh.data)
+            counters.stored_bytes += len(data)
         else:
             # The lease was lost: somebody has changed the key, or it has run out and another process loads anew.
             counters.overtaken += 1
             engine.l1.drop_entry(key, entry)
 
     if lease is not None:
-        return link.leases.fill(lease, fresh.data, lifetime, filled)
-    if request.policy.lease or runtime.breaker.is_open:
-        return False
-    return link.pipe.fill(WriteSet(key, fresh.data, lifetime, indexes=request.indexes), filled)
+        return link.leases.fill(lease, data, lifetime, filled)
+    return link.pipe.fill(WriteSet(key, data, lifetime, indexes=request.indexes), filled)

@@ -12,7 +12,17 @@ from .entry import Entry, Group
 from .fences import Fence
 from .ttl import Ttl, resolve_ttl, shorten
 
-__all__ = ["Codec", "Fresh", "Load", "Mode", "Request", "TierPolicy", "UndecodableError", "check_mode"]
+__all__ = [
+    "Codec",
+    "Fresh",
+    "Load",
+    "Mode",
+    "Request",
+    "TierPolicy",
+    "UndecodableError",
+    "UnreadableHereError",
+    "check_mode",
+]
 
 Mode: TypeAlias = Literal["use", "refresh", "bypass", "only_cached", "store_only"]
 
@@ -33,11 +43,19 @@ class UndecodableError(ValueError):
     """Bytes in Valkey are not of the tier's form. It never leaves the engine: such an entry is a miss."""
 
 
+class UnreadableHereError(UndecodableError):
+    """They are not for this process, which has other options or lacks a library. Others may be able to read them."""
+
+
 class Codec(Protocol):
     """How a tier's values look in Valkey, and what they weigh in memory."""
 
     def decode(self, data: bytes) -> Any:
-        """Return the value, immutable; raise UndecodableError for anything foreign or corrupt."""
+        """Return the value, immutable; raise UndecodableError for anything foreign, corrupt or too large."""
+        ...
+
+    def pack(self, data: bytes) -> bytes:
+        """Return what is written to Valkey for the bytes of a value: these, or fewer that ``decode`` takes as well."""
         ...
 
     def size_bytes(self, value: Any) -> int:
@@ -58,7 +76,7 @@ class Fresh(NamedTuple):
 
     Attributes:
         value: The decoded form.
-        data: The bytes for Valkey.
+        data: The bytes for Valkey, before ``Codec.pack``.
         ttl: The loader's own wish; None leaves it to the call, the tier and the default.
         store: False to hand the value out and keep it nowhere.
     """
@@ -83,6 +101,7 @@ class TierPolicy:
         lease: Whether a load takes a lease in Valkey first.
         is_state: Whether the values are state and no copies of something: an unavailable Valkey is then no miss, but an
             error.
+        max_value_bytes: Most bytes, before ``Codec.pack``, that a value may have to be kept. None: any.
     """
 
     tier: str
@@ -96,6 +115,7 @@ class TierPolicy:
     groups_of: Callable[[Any], tuple[Group, ...]] | None = None
     store_when: Callable[[Any], bool] | None = None
     is_state: bool = False
+    max_value_bytes: int | None = None
     counters: CounterBook = field(default_factory=CounterBook)
 
     @property
@@ -110,6 +130,25 @@ class TierPolicy:
     def lifetime(self, *wishes: Ttl | None) -> float | None:
         """Return the seconds an entry lives in Valkey, None for ever: the first of ``wishes``, else the tier's."""
         return shorten(resolve_ttl(*wishes, self.ttl), self.jitter)
+
+    def takes(self, data: bytes) -> bool:
+        """Return whether ``data``, before ``Codec.pack``, are few enough bytes to be kept."""
+        return self.max_value_bytes is None or len(data) <= self.max_value_bytes
+
+    def check_size(self, data: bytes, name: str) -> None:
+        """Refuse what ``takes`` says no to.
+
+        Args:
+            name: What to call the value in the error.
+
+        Raises:
+            UsageError: It names the size and the limit.
+        """
+        if not self.takes(data):
+            raise UsageError(
+                f"{name} is too large: {len(data)} bytes in Valkey, and TierOptions.max_value_bytes of the tier "
+                f"{self.tier!r} is {self.max_value_bytes}"
+            )
 
 
 class Request(NamedTuple):

@@ -104,7 +104,7 @@ TIER_COUNTERS: Final[Mapping[str, Metric]] = MappingProxyType(
         ),
         "l2_errors": Metric("l2_errors_total", "counter", _BY_TIER, "Lookups that Valkey did not answer."),
         "undecodable": Metric(
-            "undecodable_total", "counter", _BY_TIER, "Entries in Valkey that are not of the tier's form."
+            "undecodable_total", "counter", _BY_TIER, "Entries in Valkey that are not of the tier's form, or too large."
         ),
         "fills_dropped": Metric(
             "fills_dropped_total",
@@ -113,6 +113,9 @@ TIER_COUNTERS: Final[Mapping[str, Metric]] = MappingProxyType(
             "Loaded values not written to Valkey: no lease, a full queue, or Valkey taken for unavailable.",
         ),
         "fill_errors": Metric("fill_errors_total", "counter", _BY_TIER, "Loaded values whose write to Valkey failed."),
+        "too_large": Metric(
+            "too_large_total", "counter", _BY_TIER, "Loaded values stored nowhere, because they had too many bytes."
+        ),
     }
 )
 
@@ -167,7 +170,7 @@ ATTRIBUTES: Final = frozenset(
         "cache.source",  # l1, l2, loader or stale; missing for a miss.
         "cache.coalesced",
         "cache.ttl",  # Seconds, rounded up; -1: no expiry.
-        "cache.bytes",
+        "cache.bytes",  # Before compression.
         "cache.deleted_count",
         "cache.field_count",
         "cache.indexed_count",

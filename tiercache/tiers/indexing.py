@@ -21,6 +21,7 @@ from ..engine.entry import Group
 from ..engine.eviction import policy_in, takes_any
 from ..engine.invalidation import is_text
 from ..engine.level2 import Command
+from ..engine.policy import UnreadableHereError
 from ..errors import TierCacheError
 from ..l2.scripts import session_script
 from .indexes import IndexNames, index_key
@@ -42,12 +43,13 @@ class Indexing:
     """What one process does about the indexes of the cache ``name``.
 
     Args:
-        model_of: Returns the model of an llm entry's bytes, None where they are no entry.
+        model_of: Returns the model of an llm entry's bytes, None where they are no entry; raises UnreadableHereError.
     """
 
     def __init__(self, name: str, model_of: Callable[[bytes], str | None]) -> None:
         self._name = name
         self._model_of = model_of
+        self._unreadable_count = 0
         self._names = IndexNames.of(name)
         self._prefixes = tuple(f"{name}:{tier}:".encode() for tier in ("llm", "tool", "session"))
 
@@ -80,10 +82,18 @@ class Indexing:
         """
         claim = await self._claim(level2)
         count = 0
+        self._unreadable_count = 0
         async for keys in self._entries(level2):
             count += await self._add(level2, keys)
         (info,) = await level2.execute([("INFO", "memory")])
-        if takes_any(policy_in(info)):
+        if self._unreadable_count:
+            _LOGGER.warning(
+                "The indexes of %r do not count as complete: this process cannot read %d entries that others may be "
+                "able to read",
+                self._name,
+                self._unreadable_count,
+            )
+        elif takes_any(policy_in(info)):
             _LOGGER.warning("The indexes of %r do not count as complete: Valkey may evict them", self._name)
         elif not await self._finish(level2, claim):
             _LOGGER.warning("The indexes of %r do not count as complete: other software writes there", self._name)
@@ -155,9 +165,13 @@ class Indexing:
         for start in range(0, len(keys), _READ_COUNT):
             page = keys[start : start + _READ_COUNT]
             for key, value in zip(page, await level2.get_values(page), strict=True):
-                model = None if value is None else self._model_of(value)
-                if model is not None:
-                    found.append((key, model))
+                try:
+                    model = None if value is None else self._model_of(value)
+                except UnreadableHereError:
+                    self._unreadable_count += 1
+                else:
+                    if model is not None:
+                        found.append((key, model))
         return found
 
     def _notings(self, thread: bytes, fields: list[bytes]) -> list[Command]:

@@ -103,6 +103,7 @@ class KvTier:
             check_ttl(ttl)
         tagged = tag_groups(tags) if tags else ()
         fresh = self._fresh(value, "value")
+        self._policy.check_size(fresh.data, "value")
         with self._engine.operation("kv.set", key=full_key, bytes=len(fresh.data)) as operation:
             operation.set("ttl", await self._engine.store(self._request(full_key, ttl, tagged), fresh))
 
@@ -233,6 +234,8 @@ class KvTier:
             (self._request(self._key(key), ttl, tagged), self._fresh(value, f"the value of {key!r}"))
             for key, value in mapping.items()
         ]
+        for key, (_, fresh) in zip(mapping, pairs, strict=True):
+            self._policy.check_size(fresh.data, f"the value of {key!r}")
         size_bytes = sum(len(fresh.data) for _, fresh in pairs)
         with self._engine.operation("kv.set_many", bytes=size_bytes):
             await store_many(self._engine, pairs)

@@ -1,8 +1,8 @@
 """A kv entry and its bytes in Valkey: one byte that says what follows, and the value.
 
-    j<compact JSON>    s<UTF-8 text>    b<bytes>
+    j<compact JSON>    s<UTF-8 text>    b<bytes>    z<zstd frame>
 
-A str is stored as ``s`` and bytes as ``b``, everything else as ``j``.
+A str is stored as ``s`` and bytes as ``b``, everything else as ``j``; ``z`` is one of these, compressed.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import msgspec
 from ..engine.policy import UndecodableError
 from ..errors import UsageError
 from .canonical import compact_json
+from .compression import Compression
 
 __all__ = ["KvCodec", "KvEntry", "encode_kv"]
 
@@ -81,8 +82,12 @@ def _parse(payload: bytes) -> Any:
 class KvCodec:
     """The engine's view of kv entries."""
 
+    def __init__(self, compression: Compression) -> None:
+        self._compression = compression
+
     def decode(self, data: bytes) -> KvEntry:
         """Return the entry in ``data``; raise UndecodableError for anything else."""
+        data = self._compression.unpack(data)
         codec, payload = data[:1], data[1:]
         if codec == _BYTES:
             return KvEntry(payload)
@@ -95,6 +100,10 @@ class KvCodec:
         except (ValueError, RecursionError) as error:
             raise UndecodableError(str(error)) from error
         raise UndecodableError(f"an unknown codec, {codec!r}")
+
+    def pack(self, data: bytes) -> bytes:
+        """Return what is written to Valkey for ``data``."""
+        return self._compression.pack(data)
 
     def size_bytes(self, value: KvEntry) -> int:
         """Return the memory that an entry takes."""

@@ -14,7 +14,16 @@ from ..engine.invalidation import invalidate_group
 from ..engine.loader import check_loader, takes_argument
 from ..engine.loading import get_or_load
 from ..engine.mutation import Invalidating, Target
-from ..engine.policy import Codec, Fresh, Mode, Request, TierPolicy, UndecodableError, check_mode
+from ..engine.policy import (
+    Codec,
+    Fresh,
+    Mode,
+    Request,
+    TierPolicy,
+    UndecodableError,
+    UnreadableHereError,
+    check_mode,
+)
 from ..engine.ttl import Ttl, check_ttl
 from ..errors import UsageError
 from ..pricing.prices import PriceTable
@@ -218,6 +227,7 @@ class LlmTier:
         tagged = tag_groups(tags) if tags else ()
         key, model = prepared.key, prepared.model
         fresh = self._fresh(model, answer)
+        self._policy.check_size(fresh.data, "response" if answer.content_blocks is None else "blocks")
         with self._engine.operation(name, key=key, model=model, bytes=len(fresh.data)) as operation:
             operation.set("ttl", await self._engine.store(self._request(prepared, ttl, tagged), fresh))
         return key
@@ -278,7 +288,10 @@ class LlmTier:
             raise UsageError(f"model must be a str, not {type(model).__name__}")
 
         def belongs(data: bytes) -> bool:
-            return model_of(self._policy.codec, data) == model
+            try:
+                return model_of(self._policy.codec, data) == model
+            except UnreadableHereError:
+                return True  # It may be: whoever can read it must not find it.
 
         with self._engine.operation("llm.invalidate_by_model", model=model) as operation:
             # Where requests for several models may share an entry, any of them may be bringing this model's.
@@ -385,9 +398,15 @@ def _model(params: Mapping[str, Any]) -> str:
 
 
 def model_of(codec: Codec, data: bytes) -> str | None:
-    """Return the model of an entry as it lies in Valkey, None for what is no entry."""
+    """Return the model of an entry as it lies in Valkey, None for what is no entry.
+
+    Raises:
+        UnreadableHereError: It may be one that others can read.
+    """
     try:
         return str(codec.decode(data).model)
+    except UnreadableHereError:
+        raise
     except UndecodableError:
         return None
 

@@ -4,7 +4,8 @@
     {"response":str,"contentBlocks":[...],"model":str,"storedAt":int_ms[,"tokens":{...}][,"cost":float]}
 
 in this order, written as ``compact_json`` writes. ``storedAt`` is the wall clock in milliseconds. ``tokens`` is the
-caller's mapping, where there is one that is not empty. Readers accept further fields.
+caller's mapping, where there is one that is not empty. Readers accept further fields. A compressed one is
+``tc:zstd:`` and base64.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import msgspec
 
 from ..engine.policy import UndecodableError
 from .canonical import compact_json
+from .compression import Compression
 from .wire import WireEntry, WireReader
 
 __all__ = ["LlmCodec", "LlmEntry", "encode", "joined_text"]
@@ -94,9 +96,12 @@ _READER = WireReader(_Wire, raw=("tokens", "contentBlocks"))
 class LlmCodec:
     """The engine's view of llm entries."""
 
+    def __init__(self, compression: Compression) -> None:
+        self._compression = compression
+
     def decode(self, data: bytes) -> LlmEntry:
         """Return the entry in ``data``; raise UndecodableError for anything else."""
-        wire = _READER.read(data)
+        wire = _READER.read(self._compression.unpack(data))
         return LlmEntry(
             wire.response,
             wire.model,
@@ -105,6 +110,10 @@ class LlmCodec:
             _part(wire.tokens, b"{"),
             _part(wire.contentBlocks, b"["),
         )
+
+    def pack(self, data: bytes) -> bytes:
+        """Return what is written to Valkey for ``data``."""
+        return self._compression.pack(data)
 
     def size_bytes(self, value: LlmEntry) -> int:
         """Return the memory that an entry takes."""

@@ -154,6 +154,7 @@ class SessionTier:
         """Set the field, and return once Valkey has acknowledged it."""
         place = self._threads.place(thread_id, field)
         text = check_text(value, "value", "; use set_json for what is not text")
+        self._policy.check_size(text.encode(), "value")
         window = self._window(ttl)
         with self._operation("session.set", place) as operation:
             operation.set("bytes", len(text.encode()))
@@ -176,7 +177,8 @@ class SessionTier:
 
         ``loader`` is called without arguments, async or plain, at most once at a time in this process for all who wait,
         and returns a str. It is stored, and acknowledged by Valkey, before anybody gets it; if the field is set or
-        deleted meanwhile it is not stored. What it raises reaches every waiter unchanged.
+        deleted meanwhile, or it is larger than ``TierOptions.max_value_bytes``, it is not stored. What it raises
+        reaches every waiter unchanged.
 
         Raises:
             TimeoutError: The load took longer than ``ResilienceOptions.load_timeout``.
@@ -198,7 +200,7 @@ class SessionTier:
                     if inspect.isawaitable(value):
                         value = await value
                     text = check_text(value, "what the loader returned")
-                    return Fresh(text, b"", NO_EXPIRY if window == math.inf else window, store=False)
+                    return Fresh(text, text.encode(), NO_EXPIRY if window == math.inf else window, store=False)
 
                 held = await self._store.get_or_load(place, load, window)
                 operation.set("hit", held.source != "loader")
@@ -238,7 +240,9 @@ class SessionTier:
             UsageError: The field holds something else.
         """
         place = self._threads.place(thread_id, field)
-        text = compact_json(item, "item").decode()
+        data = compact_json(item, "item")
+        self._policy.check_size(data, "item")
+        text = data.decode()
         window = self._own_window(ttl)
         with self._operation("session.append", place):
             count = await self._store.append(place, text, window)
@@ -273,6 +277,7 @@ class SessionTier:
         place = self._threads.place(thread_id, field)
         given = None if expected is None else check_text(expected, "expected")
         text = check_text(value, "value")
+        self._policy.check_size(text.encode(), "value")
         window = self._own_window(ttl)
         with self._operation("session.compare_and_set", place):
             changed = await self._store.compare_and_set(place, given, text, window)

@@ -235,6 +235,7 @@ class ToolTier:
             _check_cost(cost)
         tagged = tag_groups(tags) if tags else ()
         fresh = self._fresh(prepared, response, cost)
+        self._policy.check_size(fresh.data, "response")
         with self._engine.operation("tool.store", key=key, tool_name=name, bytes=len(fresh.data)) as operation:
             await self._engine.open()
             operation.set("ttl", await self._engine.store(self._request(prepared, ttl, tagged), fresh))

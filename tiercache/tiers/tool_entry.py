@@ -3,7 +3,8 @@
     {"response":str,"toolName":str,"args":<as given>,"storedAt":int_ms[,"cost":number][,"json":true]}
 
 in this order, written as ``compact_json`` writes; ``args`` keep the caller's key order. A result that is a str is
-stored as it is, any other as compact JSON with ``"json":true`` at the end. Readers accept further fields.
+stored as it is, any other as compact JSON with ``"json":true`` at the end. Readers accept further fields. A compressed
+one is ``tc:zstd:`` and base64.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import msgspec
 
 from ..engine.policy import UndecodableError
 from .canonical import compact_json
+from .compression import Compression
 from .wire import WireEntry, WireReader
 
 __all__ = ["ToolCodec", "ToolEntry", "encode_tool"]
@@ -69,9 +71,12 @@ _READER = WireReader(_Wire)
 class ToolCodec:
     """The engine's view of tool entries."""
 
+    def __init__(self, compression: Compression) -> None:
+        self._compression = compression
+
     def decode(self, data: bytes) -> ToolEntry:
         """Return the entry in ``data``; raise UndecodableError for anything else."""
-        wire = _READER.read(data)
+        wire = _READER.read(self._compression.unpack(data))
         if wire.json:
             # Looked at here, where a bad entry is a miss, and not when somebody asks a result for its value.
             try:
@@ -79,6 +84,10 @@ class ToolCodec:
             except (ValueError, RecursionError) as error:
                 raise UndecodableError("a value that is not JSON") from error
         return ToolEntry(wire.response, wire.storedAt, wire.cost, wire.json)
+
+    def pack(self, data: bytes) -> bytes:
+        """Return what is written to Valkey for ``data``."""
+        return self._compression.pack(data)
 
     def size_bytes(self, value: ToolEntry) -> int:
         """Return the memory that an entry takes."""

@@ -1,0 +1,374 @@
+"""Compressed entries: smaller, read by every process that can, and a miss wherever they cannot be read."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import tracemalloc
+from collections.abc import AsyncIterator, Callable
+from importlib import import_module
+from typing import Any
+
+os.environ["BETTERDB_TELEMETRY"] = "false"
+
+import betterdb_agent_cache as betterdb
+import prometheus_client
+import pytest
+import valkey
+import valkey.asyncio
+from betterdb_agent_cache.types import TelemetryOptions
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.requests import HELLO, asking
+from tests.support import entry_keys, in_l1, until
+from tiercache import AgentCache, TierOptions, UsageError
+from tiercache.engine.leases import is_placeholder
+from tiercache.engine.policy import UndecodableError, UnreadableHereError
+from tiercache.tiers import compression
+from tiercache.tiers.canonical import compact_json
+from tiercache.tiers.compression import Compression
+from tiercache.tiers.kv_entry import KvCodec, encode_kv
+from tiercache.tiers.llm_entry import LlmCodec, encode
+from tiercache.tiers.tool_entry import ToolCodec, encode_tool
+
+MakeCache = Callable[..., AgentCache]
+
+COMPRESSING = TierOptions(compress_above=200)
+TEXT = json.dumps([{"id": n % 7, "state": "open", "labels": ["bug", "help wanted"]} for n in range(170)])
+KV_KEY = "test:__tc:kv:kv:k"
+
+LONG = b"s" + b"long " * 100
+LIBRARY = compression._library()
+assert LIBRARY is not None
+FRAME = LIBRARY.compress(LONG)
+
+
+def zstd(**options: int) -> Any:
+    """Return what compresses with these parameters."""
+    parameter = LIBRARY.CompressionParameter  # type: ignore[union-attr]
+    return LIBRARY.ZstdCompressor(options={getattr(parameter, name): value for name, value in options.items()})  # type: ignore[union-attr]
+
+
+@pytest.fixture
+def compressing(make_cache: MakeCache) -> AgentCache:
+    return make_cache(name="test", llm=COMPRESSING, tool=COMPRESSING, kv=COMPRESSING)
+
+
+@pytest.fixture
+def usual(make_cache: MakeCache) -> AgentCache:
+    """A cache that compresses nothing."""
+    return make_cache(name="test")
+
+
+@pytest.fixture
+def without_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compression, "_library", lambda: None)
+
+
+async def store_all(cache: AgentCache) -> dict[str, str]:
+    """Store the same text in every tier; return the keys."""
+    llm = await cache.llm.store(HELLO, TEXT)
+    tool = await cache.tool.store("t", {"a": 1}, TEXT)
+    await cache.kv.set("k", TEXT)
+    return {"llm": llm, "tool": tool, "kv": KV_KEY}
+
+
+async def read_all(cache: AgentCache) -> list[Any]:
+    """Return what Valkey has for it."""
+    cache.clear_l1()
+    return [
+        (await cache.llm.check(HELLO)).response,
+        (await cache.tool.check("t", {"a": 1})).response,
+        await cache.kv.get("k"),
+    ]
+
+
+# Round trips
+
+
+async def test_ten_kilobytes_of_json_take_less_than_500_bytes(
+    compressing: AgentCache, usual: AgentCache, plain: valkey.Valkey
+) -> None:
+    assert 10_000 <= len(TEXT) < 12_000
+    keys = await store_all(compressing)
+    sizes = {tier: plain.strlen(key) for tier, key in keys.items()}
+    assert all(size < 500 for size in sizes.values()), sizes
+    counters = compressing.local_stats().tiers
+    assert {tier: counters[tier].stored_bytes for tier in keys} == sizes
+    assert plain.get(keys["llm"]).startswith(b"tc:zstd:")
+    assert plain.get(keys["tool"]).startswith(b"tc:zstd:")
+    assert plain.get(keys["kv"]).startswith(b"z")
+    # Also by those that compress nothing, for which it is the entry and not its bytes that counts.
+    assert await read_all(compressing) == await read_all(usual) == [TEXT] * 3
+
+
+async def test_plain_entries_are_read_as_ever(compressing: AgentCache, usual: AgentCache, plain: valkey.Valkey) -> None:
+    keys = await store_all(usual)
+    assert plain.get(keys["kv"]) == b"s" + TEXT.encode()
+    assert await read_all(compressing) == [TEXT] * 3
+
+
+async def test_what_was_loaded_is_compressed_too(compressing: AgentCache, plain: valkey.Valkey) -> None:
+    await compressing.llm.get_or_load(HELLO, lambda: TEXT)
+    await compressing.tool.get_or_load("t", {"a": 1}, lambda: TEXT)
+    assert await compressing.kv.get_or_load_many(["k", "small"], lambda keys: [TEXT, 5]) == {"k": TEXT, "small": 5}
+    await compressing.flush_writes()
+    assert all(plain.strlen(key) < 500 for key in entry_keys(plain))
+    assert compressing.local_stats().tiers["kv"].stored_bytes == sum(map(plain.strlen, (KV_KEY, KV_KEY[:-1] + "small")))
+    assert await read_all(compressing) == [TEXT] * 3
+
+
+async def test_small_values_and_those_that_get_no_smaller_are_left_as_they_are(
+    compressing: AgentCache, plain: valkey.Valkey
+) -> None:
+    for value in ("x" * 199, os.urandom(1000)):
+        await compressing.kv.set("k", value)
+        assert plain.get(KV_KEY)[1:] == (value.encode() if isinstance(value, str) else value)
+    await compressing.kv.set("k", "x" * 200)
+    assert plain.get(KV_KEY).startswith(b"z")
+
+
+async def test_a_refresh_replaces_a_compressed_entry(
+    compressing: AgentCache, usual: AgentCache, plain: valkey.Valkey
+) -> None:
+    await compressing.kv.set("k", TEXT)
+    assert await usual.kv.get("k") == TEXT
+    await compressing.kv.get_or_load("k", lambda: TEXT + "!", mode="refresh")
+    await compressing.flush_writes()
+    assert plain.get(KV_KEY).startswith(b"z")
+    await until(lambda: not in_l1(usual, KV_KEY))
+    assert await usual.kv.get("k") == TEXT + "!"
+
+
+async def test_explain_and_invalidate_by_model_read_compressed_entries(
+    compressing: AgentCache, plain: valkey.Valkey
+) -> None:
+    other = asking("b", "other")
+    await compressing.llm.store(asking("a", "m"), TEXT)
+    kept = await compressing.llm.store(other, TEXT)
+    assert (await compressing.llm.explain(other)).l2 == "hit"
+    plain.delete("test:__tc:idx:model:m")  # So that the entries themselves are looked at.
+    assert await compressing.llm.invalidate_by_model("m", sweep=True) == 1
+    assert entry_keys(plain) == [kept]
+
+
+ABOVE = st.none() | st.integers(1, 300)
+REPEATED = st.builds(lambda text, count: text * count, st.text(max_size=20), st.integers(1, 50))
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False) | REPEATED,
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=5), inner, max_size=5),
+    max_leaves=20,
+)
+
+
+@given(value=JSON | st.binary(max_size=500), above=ABOVE)
+def test_any_value_comes_back_at_any_threshold(value: Any, above: int | None) -> None:
+    blocks = [{"type": "data", "data": None if isinstance(value, bytes) else value}]
+    text = value if isinstance(value, str) else repr(value)
+    given_llm, llm = encode(
+        response=text, model="m", stored_at_ms=1, tokens={"input": 1}, cost=0.5, content_blocks=blocks
+    )
+    given_tool, tool = encode_tool(
+        value=blocks, tool="t", args_json=compact_json({"a": text}, "args"), stored_at_ms=1, cost=None
+    )
+    given_kv, kv = encode_kv(value, "value", 1.0)
+    for as_text, codec, data, entry in (
+        (True, LlmCodec, llm, given_llm),
+        (True, ToolCodec, tool, given_tool),
+        (False, KvCodec, kv, given_kv),
+    ):
+        writer = codec(Compression(above=above, max_bytes=None, as_text=as_text))
+        reader = codec(Compression(above=None, max_bytes=len(data), as_text=as_text))
+        packed = writer.pack(data)
+        assert len(packed) <= len(data)
+        assert not is_placeholder(packed)
+        if as_text:
+            packed.decode()
+        else:
+            entry = entry.__class__(entry.kept, entry.is_json)  # Its bytes do not say when it was stored.
+        assert reader.decode(packed) == entry
+
+
+async def test_values_of_every_kind_come_back_from_valkey(compressing: AgentCache, usual: AgentCache) -> None:
+    values = {
+        "text": TEXT,
+        "unicode": "é 👍🏽 \u2028" * 100,
+        "bytes": bytes(range(256)) * 8,
+        "list": [{"a": [1.5, None, "x" * 300]}] * 10,
+        "number": 5,
+    }
+    await compressing.kv.set_many(values)
+    for name, value in values.items():
+        await compressing.tool.store("t", name, "" if isinstance(value, bytes) else value)
+    for cache in (compressing, usual):
+        cache.clear_l1()
+        assert await cache.kv.get_many(values) == values
+        for name, value in values.items():
+            assert (await cache.tool.check("t", name)).value == ("" if isinstance(value, bytes) else value)
+
+
+# What cannot be read
+
+
+WRONG = {
+    "nothing": b"",
+    "no frame": b"frame",
+    "cut off": FRAME[:-1],
+    "without a checksum's worth": FRAME[: len(FRAME) // 2],
+    "something behind it": FRAME + b"x",
+    "a second frame behind it": FRAME + FRAME,
+    "wants too much memory": (lambda big: big.compress(b"s") + big.compress(bytes(100), 2))(zstd(window_log=27)),
+    "compressed twice": LIBRARY.compress(b"z" + FRAME),
+    "of no codec": LIBRARY.compress(b"?" * 100),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+@pytest.mark.parametrize("tier", ["llm", "kv"])
+async def test_a_damaged_frame_is_a_counted_miss_and_is_replaced(
+    usual: AgentCache, plain: valkey.Valkey, name: str, tier: str
+) -> None:
+    frame = WRONG[name]
+    key = await usual.llm.store(HELLO, "x")
+    await usual.llm.invalidate(HELLO)
+    if tier == "llm":
+        plain.set(key, b"tc:zstd:" + base64.b64encode(frame))
+        assert not (await usual.llm.check(HELLO)).hit
+        assert (await usual.llm.get_or_load(HELLO, lambda: "anew")).source == "loader"
+    else:
+        key = KV_KEY
+        plain.set(key, b"z" + frame)
+        assert await usual.kv.get("k") is None
+        assert (await usual.kv.get_or_load("k", lambda: "anew")).source == "loader"
+    assert usual.local_stats().tiers[tier].undecodable == 2
+    await usual.flush_writes()
+    assert b"anew" in plain.get(key)
+
+
+@pytest.mark.parametrize("text", [b"", b"!", b"AAA", b"AA=A", b"KLUv/Q==\n", "é".encode(), b"\xff"])
+def test_what_is_no_base64_is_undecodable(text: bytes) -> None:
+    with pytest.raises(UndecodableError):
+        Compression(above=None, max_bytes=None, as_text=True).unpack(b"tc:zstd:" + text)
+
+
+@given(st.data())
+def test_a_frame_in_which_a_bit_has_changed_is_no_other_value(data: st.DataObject) -> None:
+    packed = bytearray(Compression(above=1, max_bytes=None, as_text=False).pack(LONG))
+    packed[data.draw(st.integers(1, len(packed) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    with contextlib.suppress(UndecodableError):
+        assert Compression(above=None, max_bytes=10_000, as_text=False).unpack(bytes(packed)) == LONG
+
+
+def test_a_few_bytes_that_stand_for_many_take_no_memory() -> None:
+    bomb = b"z" + LIBRARY.compress(bytes(256 * 1024 * 1024))
+    assert len(bomb) < 50_000
+    reader = Compression(above=None, max_bytes=100_000, as_text=False)
+    tracemalloc.start()
+    try:
+        with pytest.raises(UnreadableHereError):
+            reader.unpack(bomb)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1_000_000
+
+
+async def test_a_value_that_is_too_large_is_not_kept_however_well_it_compresses(
+    make_cache: MakeCache, compressing: AgentCache, plain: valkey.Valkey
+) -> None:
+    small = make_cache(name="test", kv=TierOptions(max_value_bytes=1000, compress_above=200))
+    await small.kv.get_or_load("k", lambda: TEXT)
+    with pytest.raises(UsageError, match="too large"):
+        await small.kv.set("k", TEXT)
+    await small.flush_writes()
+    assert entry_keys(plain) == []
+    await compressing.kv.set("k", TEXT)
+    assert plain.strlen(KV_KEY) < 1000
+    assert await small.kv.get("k") is None
+    assert small.local_stats().tiers["kv"].undecodable == 1
+
+
+# Without the library
+
+
+async def test_a_process_without_the_library_misses_and_replaces(
+    usual: AgentCache, plain: valkey.Valkey, without_library: None
+) -> None:
+    plain.set(KV_KEY, b"z" + FRAME)
+    assert await usual.kv.get("k") is None
+    assert usual.local_stats().tiers["kv"].undecodable == 1
+    assert (await usual.kv.get_or_load("k", lambda: TEXT)).source == "loader"
+    await usual.flush_writes()
+    assert plain.get(KV_KEY) == b"s" + TEXT.encode()
+    # Whose model a compressed answer is of cannot be said here: it goes, for others could read it.
+    plain.set("test:llm:" + "0" * 64, b"tc:zstd:" + base64.b64encode(FRAME))
+    assert await usual.llm.invalidate_by_model("m", sweep=True) == 1
+
+
+@pytest.mark.parametrize("tier", ["llm", "tool", "kv"])
+def test_compressing_without_the_library_says_what_to_install(tier: Any, without_library: None) -> None:
+    with pytest.raises(UsageError, match=r"TierOptions.compress_above .*tiercache\[compress\]"):
+        AgentCache.in_memory(**{tier: COMPRESSING})
+
+
+def test_the_library_is_looked_for_once_and_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def missing(name: str) -> Any:
+        asked.append(name)
+        raise ImportError
+
+    compression._library.cache_clear()
+    monkeypatch.setattr(compression, "import_module", missing)
+    try:
+        assert compression._library() is compression._library() is None
+    finally:
+        compression._library.cache_clear()
+    (name,) = asked
+    assert import_module(name) is LIBRARY
+
+
+def test_sessions_are_not_compressed() -> None:
+    with pytest.raises(UsageError, match="session must be TierOptions without compress_above"):
+        AgentCache.in_memory(session=COMPRESSING)
+
+
+# betterdb-agent-cache on the same keys
+
+
+@pytest.fixture
+async def peer(url: str) -> AsyncIterator[betterdb.AgentCache]:
+    async with valkey.asyncio.Valkey.from_url(url) as client:
+        cache = betterdb.AgentCache(
+            betterdb.AgentCacheOptions(
+                client=client,
+                name="test",
+                telemetry=TelemetryOptions(registry=prometheus_client.CollectorRegistry()),
+            )
+        )
+        yield cache
+        await cache.shutdown()
+
+
+async def test_betterdb_misses_on_a_compressed_entry_and_does_not_raise(
+    compressing: AgentCache, peer: betterdb.AgentCache
+) -> None:
+    await store_all(compressing)
+    assert not (await peer.llm.check(HELLO)).hit  # type: ignore[arg-type]
+    assert not (await peer.tool.check("t", {"a": 1})).hit
+
+
+async def test_indexes_are_not_complete_with_entries_that_cannot_be_read_here(
+    compressing: AgentCache, usual: AgentCache, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store_all(compressing)
+    plain.delete("test:__tc:indexed", *plain.keys("test:__tc:idx:*"))
+    with monkeypatch.context() as patch:
+        patch.setattr(compression, "_library", lambda: None)
+        await usual.reindex()
+        assert not plain.exists("test:__tc:indexed")
+    await usual.reindex()
+    assert plain.exists("test:__tc:indexed")

@@ -1,0 +1,93 @@
+"""What is read is decoded once for all the hits from L1, and its parts when somebody asks a result for them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.requests import HELLO
+from tiercache import AgentCache
+from tiercache.tiers.kv_entry import KvCodec
+from tiercache.tiers.llm_entry import LlmCodec
+from tiercache.tiers.tool_entry import ToolCodec
+
+BLOCKS = [{"type": "text", "text": "Hi"}]
+TOKENS = {"input": 3, "output": 4}
+
+
+class Counted:
+    """Counts the calls of a function, which go on to it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
+        self.calls = 0
+        function = getattr(owner, name)
+
+        def counting(*given: Any, **named: Any) -> Any:
+            self.calls += 1
+            return function(*given, **named)
+
+        monkeypatch.setattr(owner, name, counting)
+
+
+@pytest.fixture
+async def cache(make_cache: Callable[..., AgentCache]) -> AgentCache:
+    """A cache whose entries are in Valkey, and not in L1 yet."""
+    cache = make_cache(name="test")
+    await cache.llm.store_multipart(HELLO, BLOCKS, tokens=TOKENS)
+    await cache.tool.store("t", {}, {"a": [1]})
+    await cache.kv.set("k", "text")
+    cache.clear_l1()
+    return cache
+
+
+READS: dict[str, tuple[type, Callable[[AgentCache], Any]]] = {
+    "llm": (LlmCodec, lambda cache: cache.llm.check(HELLO)),
+    "tool": (ToolCodec, lambda cache: cache.tool.check("t", {})),
+    "kv": (KvCodec, lambda cache: cache.kv.get("k")),
+}
+
+
+@pytest.mark.parametrize("tier", READS)
+async def test_an_entry_is_decoded_once_for_all_the_hits_that_follow(
+    cache: AgentCache, monkeypatch: pytest.MonkeyPatch, tier: str
+) -> None:
+    codec, read = READS[tier]
+    decoded = Counted(monkeypatch, codec, "decode")
+    results = [await read(cache) for _ in range(5)]
+    assert decoded.calls == 1
+    texts = [result if isinstance(result, str) else result.response for result in results]
+    assert all(text is texts[0] for text in texts)
+
+
+async def test_parts_are_decoded_once_a_result_when_they_are_asked_for(
+    cache: AgentCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await cache.llm.check(HELLO)
+    await cache.tool.check("t", {})
+    decoders = [Counted(monkeypatch, json, "loads"), Counted(monkeypatch, msgspec.json, "decode")]
+
+    def decoded() -> int:
+        return sum(decoder.calls for decoder in decoders)
+
+    answers = [await cache.llm.check(HELLO) for _ in range(2)]
+    results = [await cache.tool.check("t", {}) for _ in range(2)]
+    assert [answer.response for answer in answers] == ["Hi", "Hi"]
+    assert decoded() == 0
+    for count in (1, 1):
+        assert answers[0].tokens == TOKENS
+        assert decoded() == count
+    for count in (2, 2):
+        assert answers[0].content_blocks == BLOCKS
+        assert decoded() == count
+    for count in (3, 3):
+        assert results[0].value == {"a": [1]}
+        assert decoded() == count
+    # Each result has its own.
+    assert answers[0].tokens is not answers[1].tokens
+    assert answers[0].content_blocks is not answers[1].content_blocks
+    assert results[0].value is not results[1].value
+    assert decoded() == 6
