@@ -16,6 +16,7 @@ from .options import (
     ResilienceOptions,
     TelemetryOptions,
     TierOptions,
+    WriteOptions,
 )
 from .pricing.prices import DEFAULT_COST_TABLE, ModelPrice
 from .stats import LocalStats
@@ -62,6 +63,7 @@ __all__ = [
     "ToolStats",
     "ToolTier",
     "UsageError",
+    "WriteOptions",
     "WrongLoopError",
     "last_user_turn",
 ]

@@ -83,6 +83,7 @@ class TierPolicy:
         lease: Whether a load takes a lease in Valkey first.
         is_state: Whether the values are state and no copies of something: an unavailable Valkey is then no miss, but an
             error.
+        writes_behind: Whether an explicit store returns when it is queued.
     """
 
     tier: str
@@ -96,6 +97,7 @@ class TierPolicy:
     groups_of: Callable[[Any], tuple[Group, ...]] | None = None
     store_when: Callable[[Any], bool] | None = None
     is_state: bool = False
+    writes_behind: bool = False
     counters: CounterBook = field(default_factory=CounterBook)
 
     @property
