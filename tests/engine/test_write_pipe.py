@@ -40,6 +40,10 @@ class Ledger:
             write.key if isinstance(write, WriteSet) else f"-{write.keys[0]!s}" for b in self.batches for write in b
         ]
 
+    @property
+    def stored(self) -> list[str]:
+        return [write.key for b in self.batches for write in b if isinstance(write, WriteSet)]
+
     async def ping(self) -> None: ...
 
     async def get(self, key: str) -> Stored | None: ...

@@ -59,7 +59,7 @@ class Unsettled:
         """Have ``key`` removed from Valkey, where ``error`` has kept a newer value from being stored."""
         is_known = key in self._keys
         self._keys[key] = None
-        if is_known or isinstance(error, L2UnavailableError) or self._pipe.is_changing(key):
+        if is_known or isinstance(error, L2UnavailableError):
             self._start()
             return
 
