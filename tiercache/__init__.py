@@ -17,6 +17,7 @@ from .options import (
     ResilienceOptions,
     TelemetryOptions,
     TierOptions,
+    WriteOptions,
 )
 from .pricing.prices import DEFAULT_COST_TABLE, ModelPrice
 from .stats import LocalStats
@@ -67,6 +68,7 @@ __all__ = [
     "ToolStats",
     "ToolTier",
     "UsageError",
+    "WriteOptions",
     "WrongLoopError",
     "last_user_turn",
 ]

@@ -24,6 +24,7 @@ from .engine.mutation import Invalidating, Target
 from .engine.policy import Codec, TierPolicy
 from .engine.runtime import Limits
 from .engine.ttl import Ttl, check_ttl
+from .engine.write_pipe import QueueLimits
 from .errors import TierCacheError, UsageError
 from .l2.connect import Client, Settings, client_from_url
 from .l2.store import ValkeyLevel2
@@ -40,6 +41,7 @@ from .options import (
     ResilienceOptions,
     TelemetryOptions,
     TierOptions,
+    WriteOptions,
 )
 from .pricing.prices import ModelPrice, PriceTable
 from .stats import LocalStats
@@ -80,6 +82,7 @@ class CacheOptions(TypedDict, total=False):
     l1: L1Options
     coherence: CoherenceOptions
     connection: ConnectionOptions
+    writes: WriteOptions
     resilience: ResilienceOptions
     telemetry: TelemetryOptions
     discovery: DiscoveryOptions
@@ -108,6 +111,7 @@ class AgentCache:
         l1: Bounds of process memory.
         coherence: How it follows what other processes change.
         connection: How Valkey is spoken to.
+        writes: Whether stores wait for Valkey, and how much one round trip carries.
         resilience: Deadlines and limits.
         telemetry: What Prometheus and OpenTelemetry see of it.
         discovery: Whether the cache registers itself for BetterDB Monitor.
@@ -133,6 +137,7 @@ class AgentCache:
         l1: L1Options | None = None,
         coherence: CoherenceOptions | None = None,
         connection: ConnectionOptions | None = None,
+        writes: WriteOptions | None = None,
         resilience: ResilienceOptions | None = None,
         telemetry: TelemetryOptions | None = None,
         discovery: DiscoveryOptions | None = None,
@@ -148,6 +153,7 @@ class AgentCache:
         memory = _checked(l1, "l1", L1Options)
         coherence = _checked(coherence, "coherence", CoherenceOptions)
         multiplexes = _checked(connection, "connection", ConnectionOptions).multiplexed
+        writes = _checked(writes, "writes", WriteOptions)
         resilience = _checked(resilience, "resilience", ResilienceOptions)
         telemetry = _checked(telemetry, "telemetry", TelemetryOptions)
         tracing = Tracing(telemetry.tracer_name, telemetry.tracer_provider)
@@ -166,7 +172,7 @@ class AgentCache:
         self._engine = Engine(
             l1=L1(max_entries=memory.max_entries, max_bytes=memory.max_bytes, max_staleness=coherence.max_staleness),
             connect=None if client is None else partial(self._connect, self._settings(client)),
-            limits=_limits(resilience, require_l2=require_l2),
+            limits=_limits(resilience, writes, require_l2=require_l2),
             bounds=_bounds(coherence),
             clock=clock,
             service=None if client is None else monitor,
@@ -174,6 +180,7 @@ class AgentCache:
         )
         self._policies: list[TierPolicy] = []
         options = _plain(tool, "tool")
+        self._writes_behind = writes.mode == "behind"
         self._tool = ToolTier(
             self._engine,
             self._policy("tool", options, ToolCodec(_compression(options, as_text=True)), finish_abandoned=False),
@@ -538,6 +545,7 @@ class AgentCache:
             store_when=options.store_when,
             is_state=is_state,
             max_value_bytes=options.max_value_bytes,
+            writes_behind=self._writes_behind and tier in ("llm", "tool"),
         )
         self._policies.append(policy)
         return policy
@@ -557,14 +565,19 @@ async def _sum_of_all(removals: Sequence[Callable[[], Awaitable[int]]]) -> int:
     return count
 
 
-def _limits(options: ResilienceOptions, *, require_l2: bool) -> Limits:
+def _limits(options: ResilienceOptions, writes: WriteOptions, *, require_l2: bool) -> Limits:
     return Limits(
         breaker_failures=options.breaker_failures,
         breaker_pause=options.breaker_pause,
         load_timeout=options.load_timeout,
         max_loads=options.max_loads,
         drain_timeout=options.drain_timeout,
-        max_queue_bytes=options.max_queue_bytes,
+        queue=QueueLimits(
+            max_delay=writes.max_delay,
+            max_ops=writes.max_ops,
+            max_bytes=writes.max_bytes,
+            max_queue_bytes=writes.max_queue_bytes,
+        ),
         serve_untrusted=float(options.serve_untrusted),
         require_l2=require_l2,
     )

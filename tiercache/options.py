@@ -20,12 +20,15 @@ __all__ = [
     "TelemetryOptions",
     "TierOptions",
     "TrackingMode",
+    "WriteMode",
+    "WriteOptions",
 ]
 
 _LONGEST_SECONDS: Final = 100 * 365 * 86_400
 
 OnAbandon: TypeAlias = Literal["cancel", "finish"]
 TrackingMode: TypeAlias = Literal["auto", "on", "off"]
+WriteMode: TypeAlias = Literal["await", "behind"]
 
 _METRIC_NAME: Final = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 
@@ -176,8 +179,6 @@ class ResilienceOptions:
         max_loads: Most loads that run at once in this process; further ones wait their turn. A load that is
             started from within a load does not count. None: no limit.
         drain_timeout: Seconds that closing waits for loads and writes under way.
-        max_queue_bytes: Most bytes of filled values waiting to be written to Valkey; fills beyond it are dropped
-            and counted. Explicit writes and deletes are never dropped.
         serve_untrusted: Seconds by which ``CoherenceOptions.max_staleness`` is exceeded while Valkey does not answer:
             what is older than it may be is then served as ``source="stale"`` instead of loaded anew.
     """
@@ -188,7 +189,6 @@ class ResilienceOptions:
     load_timeout: float | None = None
     max_loads: int | None = None
     drain_timeout: float = 5.0
-    max_queue_bytes: int = 32 * 1024 * 1024
     serve_untrusted: float = 0.0
 
     def __post_init__(self) -> None:
@@ -198,10 +198,40 @@ class ResilienceOptions:
             _check_seconds(self.serve_untrusted, "ResilienceOptions.serve_untrusted")
         if self.load_timeout is not None:
             _check_seconds(self.load_timeout, "ResilienceOptions.load_timeout")
-        for name in ("breaker_failures", "max_queue_bytes"):
-            _check_count(getattr(self, name), f"ResilienceOptions.{name}")
+        _check_count(self.breaker_failures, "ResilienceOptions.breaker_failures")
         if self.max_loads is not None:
             _check_count(self.max_loads, "ResilienceOptions.max_loads")
+
+
+@dataclass(frozen=True, slots=True)
+class WriteOptions:
+    """How values are written to Valkey.
+
+    Args:
+        mode: When a ``store`` of the llm and tool tiers returns: "await" when Valkey has acknowledged it, "behind" when
+            it is queued. What is queued is what this process reads; if it does not reach Valkey that is counted as
+            ``write_errors``, and a process that dies loses up to ``max_ops`` stores. Everything else, sessions and
+            invalidations too, always waits for the acknowledgement.
+        max_delay: Seconds that a store behind waits at most for others to share a round trip with.
+        max_ops: Most writes in one round trip; so many stores behind do not wait any longer. Also the most of them that
+            are unacknowledged at a time: a further one waits.
+        max_bytes: Most bytes in one round trip, likewise; a larger value goes alone.
+        max_queue_bytes: Most bytes that wait to be written. Beyond it loaded values are dropped and counted, and
+            explicit stores wait. Invalidations are never held up.
+    """
+
+    mode: WriteMode = "await"
+    max_delay: float = 0.005
+    max_ops: int = 100
+    max_bytes: int = 4 * 1024 * 1024
+    max_queue_bytes: int = 32 * 1024 * 1024
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("await", "behind"):
+            raise UsageError(f"WriteOptions.mode must be 'await' or 'behind', not {self.mode!r}")
+        _check_seconds(self.max_delay, "WriteOptions.max_delay")
+        for name in ("max_ops", "max_bytes", "max_queue_bytes"):
+            _check_count(getattr(self, name), f"WriteOptions.{name}")
 
 
 class _Registry(Protocol):

@@ -148,6 +148,7 @@ def test_the_tables_of_options_were_found() -> None:
         "L1Options",
         "CoherenceOptions",
         "ResilienceOptions",
+        "WriteOptions",
         "LlmResponse",
         "TelemetryOptions",
     }

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import valkey
 
-from tests.requests import HELLO, asking
-from tests.support import UNTRACKED, in_l1, until
+from tests.requests import HELLO, asking, turns
+from tests.support import UNTRACKED, HeldWrites, in_l1, until
 from tiercache import AgentCache, L2UnavailableError, ResilienceOptions
 from tiercache.embedded import EmbeddedValkey
 from tiercache.testing import ChaosProxy
@@ -218,6 +218,27 @@ async def test_what_is_stored_meanwhile_settles_its_key(cache: AgentCache, proxi
     assert task is not None
     await asyncio.wait([task])
     assert await read_plainly(cache) == "newer"
+
+
+async def test_a_repetition_does_not_remove_what_is_being_stored(
+    cache: AgentCache, proxied: ChaosProxy, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut(proxied)
+    for key in ("k", "other"):
+        with pytest.raises(L2UnavailableError):
+            await cache.kv.delete(key)
+    proxied.refuse(False)
+    held = HeldWrites(monkeypatch)
+    storing = asyncio.create_task(cache.kv.set("k", "newer"))
+    await held.sending.wait()
+    unsettled = cache._engine.runtime.link.unsettled  # type: ignore[union-attr]
+    repeating = asyncio.create_task(unsettled._repeat_all())
+    await turns()
+    held.release.set()
+    await asyncio.gather(storing, repeating)
+    assert not unsettled
+    assert plain.get("test:__tc:kv:kv:k") == b"snewer"
+    assert not plain.exists("test:__tc:kv:kv:other")
 
 
 async def read_plainly(cache: AgentCache) -> Any:

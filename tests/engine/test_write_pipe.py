@@ -10,7 +10,7 @@ import pytest
 from tests.requests import turns
 from tiercache import L2CommandError, L2UnavailableError
 from tiercache.engine.level2 import Delete, Run, Stored, Write, WriteResult, WriteSet
-from tiercache.engine.write_pipe import WritePipe
+from tiercache.engine.write_pipe import QueueLimits, WritePipe
 
 
 class Ledger:
@@ -40,6 +40,10 @@ class Ledger:
             write.key if isinstance(write, WriteSet) else f"-{write.keys[0]!s}" for b in self.batches for write in b
         ]
 
+    @property
+    def stored(self) -> list[str]:
+        return [write.key for b in self.batches for write in b if isinstance(write, WriteSet)]
+
     async def ping(self) -> None: ...
 
     async def get(self, key: str) -> Stored | None: ...
@@ -64,7 +68,7 @@ def ledger() -> Ledger:
 
 @pytest.fixture
 def pipe(ledger: Ledger) -> WritePipe:
-    return WritePipe(ledger, max_fill_bytes=1000)
+    return WritePipe(ledger, QueueLimits(max_queue_bytes=1000))
 
 
 def ignore(outcome: int | Exception) -> None: ...
@@ -87,7 +91,7 @@ async def test_fills_writes_and_deletes_share_one_order(pipe: WritePipe, ledger:
 
 
 async def test_a_batch_is_bounded_in_bytes_and_a_write_larger_than_that_goes_alone(ledger: Ledger) -> None:
-    pipe = WritePipe(ledger, max_fill_bytes=1000)
+    pipe = WritePipe(ledger, QueueLimits(max_queue_bytes=1000))
     three_megabytes = 3 * 1024 * 1024
     await asyncio.gather(
         pipe.write(write("a")), pipe.write(write("b", 2 * three_megabytes)), pipe.write(write("c", three_megabytes))

@@ -19,6 +19,7 @@ from tiercache import (
     ResilienceOptions,
     TierOptions,
     UsageError,
+    WriteOptions,
 )
 
 Call = Callable[[AgentCache, Any], Awaitable[Any]]
@@ -193,6 +194,11 @@ def test_a_name_that_the_keys_cannot_carry_is_refused(name: Any) -> None:
         (lambda: TierOptions(ignore=(5,)), "ignore"),
         (lambda: TierOptions(key="model"), "key"),
         (lambda: L1Options(max_entries=0), "max_entries"),
+        (lambda: WriteOptions(mode="never"), "mode"),
+        (lambda: WriteOptions(max_delay=0), "max_delay"),
+        (lambda: WriteOptions(max_ops=0), "max_ops"),
+        (lambda: WriteOptions(max_bytes=1.5), "max_bytes"),
+        (lambda: WriteOptions(max_queue_bytes=True), "max_queue_bytes"),
         (lambda: L1Options(max_bytes=1.5), "max_bytes"),
         (lambda: ResilienceOptions(l2_timeout=0), "l2_timeout"),
         (lambda: ResilienceOptions(load_timeout=-1), "load_timeout"),

@@ -198,6 +198,8 @@ async def store_many(engine: Engine, pairs: Sequence[tuple[Request, Fresh]]) -> 
     """
     runtime = await engine.open()
     writes: list[tuple[Write, OnDone]] = []
+    if runtime.pipe is not None:
+        await runtime.pipe.wait_room(sum(len(request.key) + len(fresh.data) for request, fresh in pairs))
     for request, fresh in pairs:
         writes.append(engine.storing(runtime, request, fresh))
     await _apply(runtime, writes)

@@ -34,7 +34,8 @@ class TierCounters:
         overtaken: Values stored nowhere, because their key was changed while they were loaded.
         fills_dropped: Values not written to Valkey, because the queue was full, Valkey was taken for unavailable, or
             another process had the lease.
-        fill_errors: Values whose write to Valkey failed.
+        fill_errors: Loaded values whose write to Valkey failed.
+        write_errors: Explicitly stored values likewise, where the caller did not wait and so does not know.
         too_large: Values stored nowhere, because they had more bytes than ``TierOptions.max_value_bytes``.
         l2_errors: Lookups that Valkey did not answer; each became a miss.
         undecodable: Entries in Valkey that are not of this tier's form, or too large; each became a miss.
@@ -52,6 +53,7 @@ class TierCounters:
     overtaken: int = 0
     fills_dropped: int = 0
     fill_errors: int = 0
+    write_errors: int = 0
     too_large: int = 0
     l2_errors: int = 0
     undecodable: int = 0

@@ -119,8 +119,13 @@ class Engine:
         link = runtime.link
         if link is None:
             return Found(None, None)
-        if self._is_hidden(link, request):
-            return self._without_valkey(request)
+        if (link.behind or link.unsettled) and not request.policy.is_state:
+            queued = await link.behind.find(request.key)
+            if queued is not None:
+                return Found(queued, "l1")
+            # No await before this: what was queued and has failed is unsettled now.
+            if link.unsettled.covers(request.key, request.groups):
+                return self._without_valkey(request)
         sent_at = self.now()
         self._begin_reading(runtime, fence)
         try:
@@ -139,7 +144,13 @@ class Engine:
         link = runtime.link
         if link is None:
             return [Found(None, None)] * len(requests)
-        found = {request.key: self._without_valkey(request) for request in requests if self._is_hidden(link, request)}
+        found: dict[str, Found] = {}
+        if (link.behind or link.unsettled) and requests and not requests[0].policy.is_state:
+            queued = {request.key: await link.behind.find(request.key) for request in requests}
+            found = {key: Found(entry, "l1") for key, entry in queued.items() if entry is not None}
+            for request in requests:
+                if request.key not in found and link.unsettled.covers(request.key, request.groups):
+                    found[request.key] = self._without_valkey(request)
         asked = [(request, fence) for request, fence in zip(requests, fences, strict=True) if request.key not in found]
         if asked:
             sent_at = self.now()
@@ -160,13 +171,6 @@ class Engine:
                 for _, fence in asked:
                     fence.reading = False
         return [found[request.key] for request in requests]
-
-    @staticmethod
-    def _is_hidden(link: Link, request: Request) -> bool:
-        """Return whether what Valkey has may have been invalidated, without its knowing yet."""
-        return (
-            bool(link.unsettled) and not request.policy.is_state and link.unsettled.covers(request.key, request.groups)
-        )
 
     @staticmethod
     def _begin_reading(runtime: Runtime, fence: Fence) -> None:
@@ -202,7 +206,7 @@ class Engine:
 
     def may_keep(self, runtime: Runtime, fence: Fence) -> bool:
         """Return whether what was brought back under ``fence`` may be kept in this process."""
-        return fence.holds and not fence.in_doubt and not runtime.fences.is_barred(fence)
+        return runtime.fences.allow(fence)
 
     def entry(
         self, policy: TierPolicy, of: Fence | Request, value: Any, ttl: float | None, *, since: float, began: float
@@ -256,20 +260,34 @@ class Engine:
     async def store(self, request: Request, fresh: Fresh) -> float | None:
         """Write a value; return its lifetime when Valkey has acknowledged it. It wins over every load under way.
 
+        Where the tier writes behind it returns when the write is queued, and raises nothing: a failure is counted.
+
         Raises:
             L2UnavailableError: The write may or may not have happened; L1 no longer has the key.
             L2CommandError: Valkey refused it.
         """
         runtime = await self.open()
-        write, keep = self.storing(runtime, request, fresh)
-        if runtime.pipe is None:
+        if runtime.link is None:
+            write, keep = self.storing(runtime, request, fresh)
             keep(1)
+            return write.ttl
+        pipe, is_behind = runtime.link.pipe, request.policy.writes_behind
+        await pipe.wait_room(len(request.key) + len(fresh.data), is_behind=is_behind)
+        write, keep = self.storing(runtime, request, fresh, is_behind=is_behind)
+        if is_behind:
+            pipe.store_behind(write, keep)
         else:
-            await runtime.pipe.write(write, keep)
+            await pipe.write(write, keep)
         return write.ttl
 
-    def storing(self, runtime: Runtime, request: Request, fresh: Fresh) -> tuple[WriteSet, OnDone]:
-        """Drop what is in L1 and return the write of a value, with what must be done when its outcome is known."""
+    def storing(
+        self, runtime: Runtime, request: Request, fresh: Fresh, *, is_behind: bool = False
+    ) -> tuple[WriteSet, OnDone]:
+        """Drop what is in L1 and return the write of a value, with what must be done when its outcome is known.
+
+        Args:
+            is_behind: Whether reads are to find the value from now on. It must be queued before the next await.
+        """
         policy, key = request.policy, request.key
         data = policy.codec.pack(fresh.data)
         lifetime = policy.lifetime(fresh.ttl, request.ttl)
@@ -278,19 +296,35 @@ class Engine:
         self.l1.drop(key)
         # A later change, by whomever, may be heard of before this write is answered.
         fence = runtime.fences.open_for_write(key, request.groups)
+        link = runtime.link
+        if is_behind and link is not None:
+            link.behind.add(entry, fence)
+            if policy.l1 and self.may_keep(runtime, fence):
+                self.l1.put(key, entry)
 
         def keep(outcome: int | Exception) -> None:
             is_latest = self.may_keep(runtime, fence)
             self.written(runtime, fence)
+            is_last = is_behind and link is not None and link.behind.answered(fence)
             if isinstance(outcome, Exception):
+                if is_behind and link is not None:
+                    self._lost(link, request, outcome, is_last=is_last)
                 return
-            if runtime.link is not None:
-                runtime.link.unsettled.note((key,), outcome)
+            if link is not None:
+                link.unsettled.note((key,), outcome)
             request.counters.stored_bytes += len(data)
             if policy.l1 and is_latest:
                 self.l1.put(key, entry)
 
         return WriteSet(key, data, lifetime, indexes=request.indexes, announced=True), keep
+
+    def _lost(self, link: Link, request: Request, error: Exception, *, is_last: bool) -> None:
+        """Take down that a store whose caller does not wait for it has failed."""
+        request.counters.write_errors += 1
+        self.warn_once("A stored value did not reach Valkey (counted as write_errors): %s", error)
+        if is_last:
+            # What Valkey still has is older than what the caller knows to be stored.
+            link.unsettled.remove(request.key, error)
 
     async def invalidate(self, key: str) -> bool:
         """Remove ``key`` from both levels; return whether it was in either.

@@ -139,5 +139,9 @@ class Fences:
         barred = self._barred
         return bool(barred) and (fence.key in barred or any(group in barred for group in fence.groups))
 
+    def allow(self, fence: Fence) -> bool:
+        """Return whether what was brought under ``fence`` may be kept in this process."""
+        return fence.holds and not fence.in_doubt and not self.is_barred(fence)
+
     def __len__(self) -> int:
         return sum(map(len, self._open.values()))

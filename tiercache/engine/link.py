@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from .announcement import Announcement
+from .behind import StoresBehind
 from .breaker import Breaker, GuardedLevel2
 from .coherence import Coherence
 from .eviction import Eviction
@@ -17,7 +18,7 @@ from .l1 import L1
 from .leases import Leases
 from .level2 import Announce, Level2
 from .unsettled import Unsettled
-from .write_pipe import WritePipe
+from .write_pipe import QueueLimits, WritePipe
 
 __all__ = ["Bounds", "Connect", "Link"]
 
@@ -48,6 +49,7 @@ class Link:
         lease_wait: Most seconds that a load waits for another process's lease, None for no limit.
         eviction: What the store does when it is full.
         pipe: The write pipe to it.
+        behind: Stores that wait in it, and for whose answer nobody waits.
         leases: The leases that are held and waited for.
         unsettled: Invalidations that were not acknowledged.
         coherence: What was heard of other processes' changes.
@@ -63,7 +65,7 @@ class Link:
         l1: L1,
         fences: Fences,
         now: Callable[[], float],
-        max_queue_bytes: int,
+        queue: QueueLimits,
         retry_pause: float,
         settings_key: str,
         on_settings_changed: Callable[[], object],
@@ -72,7 +74,8 @@ class Link:
         self.origin = origin
         self.lease_wait = bounds.lease_wait
         self.eviction = Eviction(level2, now)
-        self.pipe = WritePipe(level2, max_fill_bytes=max_queue_bytes)
+        self.pipe = WritePipe(level2, queue)
+        self.behind = StoresBehind(self.pipe, fences, l1, now)
         self.leases = Leases(self.pipe, origin=origin, ttl=bounds.lease_ttl)
         self.unsettled = Unsettled(self.pipe, pause=retry_pause)
         self.coherence = Coherence(

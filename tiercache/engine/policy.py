@@ -102,6 +102,7 @@ class TierPolicy:
         is_state: Whether the values are state and no copies of something: an unavailable Valkey is then no miss, but an
             error.
         max_value_bytes: Most bytes, before ``Codec.pack``, that a value may have to be kept. None: any.
+        writes_behind: Whether an explicit store returns when it is queued.
     """
 
     tier: str
@@ -116,6 +117,7 @@ class TierPolicy:
     store_when: Callable[[Any], bool] | None = None
     is_state: bool = False
     max_value_bytes: int | None = None
+    writes_behind: bool = False
     counters: CounterBook = field(default_factory=CounterBook)
 
     @property

@@ -15,7 +15,7 @@ from .flights import Flight, Flights
 from .l1 import L1
 from .link import Bounds, Connect, Link
 from .loader import LoadLimits
-from .write_pipe import WritePipe
+from .write_pipe import QueueLimits, WritePipe
 
 __all__ = ["Limits", "Runtime", "Service"]
 
@@ -50,14 +50,14 @@ class Service(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The bounds of a runtime; see ``ResilienceOptions``."""
+    """The bounds of a runtime; see ``ResilienceOptions`` and ``WriteOptions``."""
 
     breaker_failures: int
     breaker_pause: float
     load_timeout: float | None
     max_loads: int | None
     drain_timeout: float
-    max_queue_bytes: int
+    queue: QueueLimits
     serve_untrusted: float
     require_l2: bool
 
@@ -139,7 +139,7 @@ class Runtime:
                 l1=self._l1,
                 fences=self.fences,
                 now=self._now,
-                max_queue_bytes=self._limits.max_queue_bytes,
+                queue=self._limits.queue,
                 retry_pause=self._limits.breaker_pause,
                 settings_key="" if service is None else service.settings_key,
                 on_settings_changed=(lambda: None) if service is None else service.settings_changed,

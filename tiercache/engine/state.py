@@ -45,6 +45,7 @@ async def store(engine: Engine, request: Request, fresh: Fresh, command: Command
     """As ``Engine.store``, behind ``command``."""
     runtime = await engine.open()
     pipe = _pipe(runtime)
+    await pipe.wait_room(len(request.key) + len(fresh.data))
     write, keep = engine.storing(runtime, request, fresh)
     # The value by a plain command behind it: what a script writes, the server tells this process of too.
     await pipe.write_all([(Run(command), lambda _: None), (write, keep)])

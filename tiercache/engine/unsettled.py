@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import islice
 from typing import Final
 
-from ..errors import L2UnavailableError, TierCacheError
+from ..errors import L2CommandError, L2UnavailableError, TierCacheError
 from .entry import Group
 from .level2 import Delete
 from .write_pipe import WritePipe
@@ -54,6 +55,23 @@ class Unsettled:
             for key in keys:
                 self._keys.pop(key, None)
 
+    def remove(self, key: str, error: Exception) -> None:
+        """Have ``key`` removed from Valkey, where ``error`` has kept a newer value from being stored."""
+        is_known = key in self._keys
+        self._keys[key] = None
+        if is_known or isinstance(error, L2UnavailableError):
+            self._start()
+            return
+
+        def removed(outcome: object) -> None:
+            if isinstance(outcome, L2CommandError):
+                # Whoever may neither store nor delete has to live with what is there.
+                self._keys.pop(key, None)
+            else:
+                self.note((key,), outcome)
+
+        self._pipe.post(Delete((key,), announced=True), removed)
+
     def note_group(
         self, group: Group, repeat: Callable[[], Awaitable[object]], *, hides_everything: bool = False
     ) -> None:
@@ -93,8 +111,8 @@ class Unsettled:
             self._task = None
 
     async def _repeat_all(self) -> None:
-        while self._keys:
-            page = tuple(self._keys)[:_PAGE_COUNT]
+        # A key that is being changed is settled by that: a delete behind a store would remove what was stored.
+        while page := tuple(islice((key for key in self._keys if not self._pipe.is_changing(key)), _PAGE_COUNT)):
             await self._pipe.write(Delete(page, announced=True))
             self.note(page, 0)
         for group, repeat in list(self._groups.items()):

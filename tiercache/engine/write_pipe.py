@@ -1,26 +1,31 @@
 """The write pipe: every write of this process reaches Valkey in the order in which it was made.
 
-One task sends what is queued, a batch a round trip, and ends when nothing is left. Order is what makes a fill that was
+One task sends what is queued, a batch a round trip, and ends when nothing is due. Order is what makes a fill that was
 queued before an invalidation arrive before it. What other processes must know of a batch is announced together with it
 and behind it: whoever hears of a change and reads Valkey finds it made.
+
+All is due at once but stores behind, for whose acknowledgement nobody waits: they may wait a little for others to share
+a round trip with. Whatever is due takes along what was queued before it. Of several stores of one key that are queued
+with nothing between them that touches the key, the last is sent, in the place of the first.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
 from ..errors import L2UnavailableError
 from .announcement import Announcement
-from .level2 import Announce, Delete, Level2, Run, Write, WriteSet
+from .level2 import Announce, Delete, Level2, Release, Run, TakeLease, Track, Write, WriteSet
+from .room import Room
 
-__all__ = ["OnDone", "WritePipe"]
+__all__ = ["OnDone", "QueueLimits", "WritePipe"]
 
-_MAX_BATCH_COUNT: Final = 100
-_MAX_BATCH_BYTES: Final = 4 * 1024 * 1024
+_ANNOUNCING: Final = (WriteSet, Delete, Run)
 # Keys that one announcement carries.
 _MAX_ANNOUNCED_COUNT: Final = 64
 
@@ -29,44 +34,87 @@ _MAX_ANNOUNCED_COUNT: Final = 64
 OnDone = Callable[[Any], object]
 
 
+@dataclass(frozen=True, slots=True)
+class QueueLimits:
+    """The bounds of a queue; see ``WriteOptions``."""
+
+    max_delay: float = 0.005
+    max_ops: int = 100
+    max_bytes: int = 4 * 1024 * 1024
+    max_queue_bytes: int = 32 * 1024 * 1024
+
+
 class _Queued:
-    __slots__ = ("answered", "future", "is_awaited", "on_done", "write")
+    """A write in its place in the queue.
+
+    Attributes:
+        is_explicit: Whether it is a change, and not a fill.
+        is_behind: Whether it may wait for others.
+        later: Further writes whose place this one's has become; ``write`` is what is sent for all of them.
+    """
+
+    __slots__ = ("answered", "future", "is_behind", "is_explicit", "keys", "later", "on_done", "size_bytes", "write")
 
     def __init__(
-        self, write: Write, on_done: OnDone | None, future: asyncio.Future[Any] | None, *, is_awaited: bool = True
+        self,
+        write: Write,
+        on_done: OnDone | None,
+        future: asyncio.Future[Any] | None,
+        *,
+        is_explicit: bool = True,
+        is_behind: bool = False,
     ) -> None:
         self.write = write
-        self.is_awaited = is_awaited
+        self.keys = write.keys
+        self.size_bytes = write.size_bytes
+        self.is_explicit = is_explicit
+        self.is_behind = is_behind
         self.on_done = on_done
         self.future = future
         self.answered: asyncio.Future[None] | None = None
+        self.later: list[_Queued] | None = None
+
+    def supersede(self, later: _Queued, write: WriteSet) -> None:
+        """Have ``write`` sent for this write and for ``later``."""
+        self.write = write
+        if self.later is None:
+            self.later = []
+        self.later.append(later)
 
     def finish(self, outcome: Any) -> None:
         if self.on_done is not None:
             self.on_done(outcome)
         if self.answered is not None and not self.answered.done():
             self.answered.set_result(None)
-        if self.future is None or self.future.done():
-            return
-        if isinstance(outcome, Exception):
-            self.future.set_exception(outcome)
-        else:
-            self.future.set_result(outcome)
+        if self.future is not None and not self.future.done():
+            if isinstance(outcome, Exception):
+                self.future.set_exception(outcome)
+            else:
+                self.future.set_result(outcome)
+        for queued in self.later or ():
+            queued.finish(outcome)
 
 
 class WritePipe:
     """The ordered queue of writes to one Level2."""
 
-    def __init__(self, level2: Level2, *, max_fill_bytes: int) -> None:
+    def __init__(self, level2: Level2, limits: QueueLimits) -> None:
         self._level2 = level2
-        self._max_fill_bytes = max_fill_bytes
+        self._limits = limits
+        self._room = Room(max_bytes=limits.max_queue_bytes, max_behind=limits.max_ops)
         self._queue: deque[_Queued] = deque()
-        self._queued_bytes = 0
+        # Of those at the head of the queue: how many are to be sent now, and how many have been and are not answered.
+        self._due_count = 0
+        self._sent_count = 0
+        self._sent_bytes = 0
+        self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._is_stopped = False
-        # How many writes, and how many of them awaited ones, are on their way for a key.
-        self._on_their_way: Counter[str | bytes] = Counter()
-        self._awaited: Counter[str | bytes] = Counter()
+        # How many writes, and how many of them explicit ones, are on their way for a key.
+        self._on_their_way: dict[str | bytes, int] = {}
+        self._explicit: dict[str | bytes, int] = {}
+        # The stores, not sent yet, that a later one of the same key may stand in for.
+        self._replaceable: dict[str, _Queued] = {}
 
     def is_writing(self, key: str) -> bool:
         """Return whether a write of ``key`` is queued or unanswered: what Valkey holds may be older."""
@@ -74,7 +122,7 @@ class WritePipe:
 
     def is_changing(self, key: str) -> bool:
         """Return whether such a write is an explicit one, and not a fill."""
-        return key in self._awaited
+        return key in self._explicit
 
     async def write(self, write: Write, on_done: OnDone | None = None) -> int:
         """Queue ``write`` and return, once it is acknowledged, the count of keys it touched.
@@ -87,6 +135,18 @@ class WritePipe:
         """
         count: int = await self.submit(write, on_done)
         return count
+
+    async def wait_room(self, size_bytes: int, *, is_behind: bool = False) -> None:
+        """Return when an explicit store may be queued: before the next await.
+
+        Raises:
+            L2UnavailableError: The cache was closed meanwhile.
+        """
+        await self._room.wait(size_bytes, is_behind=is_behind)
+
+    def store_behind(self, write: WriteSet, on_done: OnDone) -> None:
+        """Queue an explicit store that nobody waits for, to be sent within ``max_delay``."""
+        self._append(_Queued(write, on_done, None, is_behind=True))
 
     async def run(self, run: Run, on_done: OnDone | None = None) -> Any:
         """Queue a command and return, once it is acknowledged, the reply. Otherwise as ``write``."""
@@ -129,38 +189,41 @@ class WritePipe:
 
     def fill(self, write: Write, on_done: OnDone) -> bool:
         """Queue a write that nobody waits for; return False, having dropped it, when the queue is full."""
-        if self._queued_bytes + write.size_bytes > self._max_fill_bytes:
+        size_bytes = write.size_bytes
+        if size_bytes > self._limits.max_queue_bytes or not self._room.has(size_bytes):
             return False
         self.post(write, on_done)
         return True
 
     def post(self, write: Write, on_done: OnDone | None = None) -> None:
         """Queue a small write that nobody waits for, and that is not dropped."""
-        self._append(_Queued(write, on_done, None, is_awaited=False))
+        self._append(_Queued(write, on_done, None, is_explicit=False))
 
     async def flush(self) -> None:
-        """Return when everything queued before this call has been answered, well or ill."""
+        """Send what is queued; return when everything queued before this call has been answered, well or ill."""
         if self._queue:
             last = self._queue[-1]
             if last.answered is None:
                 last.answered = asyncio.get_running_loop().create_future()
-            self._start()
+            self._push()
             await asyncio.shield(last.answered)
 
     async def drain(self, timeout: float) -> None:
         """Send what is queued, for at most ``timeout`` seconds, then fail what is left."""
         try:
             async with asyncio.timeout(timeout):
-                while self._queue:
-                    await self.flush()
+                while self._queue or self._room.is_wanted:
+                    # Who was let into the queue comes to it now.
+                    await (self.flush() if self._queue else asyncio.sleep(0))
         except TimeoutError:
             self._is_stopped = True
             if self._task is not None:
                 self._task.cancel()
                 await asyncio.wait([self._task])
-        left = list(self._queue)
+        self._cancel_timer()
         error = L2UnavailableError("the cache was closed before Valkey acknowledged the write")
-        self._take(left, [error] * len(left))
+        self._room.close(error)
+        self._fail(len(self._queue), error)
 
     @property
     def queued_count(self) -> int:
@@ -170,16 +233,71 @@ class WritePipe:
     @property
     def queued_bytes(self) -> int:
         """What they weigh."""
-        return self._queued_bytes
+        return self._room.used_bytes
 
     def _append(self, queued: _Queued) -> None:
-        self._queue.append(queued)
-        self._queued_bytes += queued.write.size_bytes
-        for key in queued.write.keys:
-            self._on_their_way[key] += 1
-            if queued.is_awaited:
-                self._awaited[key] += 1
-        self._start()
+        self._room.take(queued.size_bytes, is_behind=queued.is_behind)
+        for key in queued.keys:
+            self._on_their_way[key] = self._on_their_way.get(key, 0) + 1
+            if queued.is_explicit:
+                self._explicit[key] = self._explicit.get(key, 0) + 1
+        if not self._is_stood_in_for(queued):
+            self._queue.append(queued)
+        if not queued.is_behind or self._is_full:
+            self._push()
+        elif self._timer is None and self._due_count < len(self._queue):
+            self._timer = asyncio.get_running_loop().call_later(self._limits.max_delay, self._push)
+
+    @property
+    def _is_full(self) -> bool:
+        """Whether what has not been sent yet makes a whole batch."""
+        limits = self._limits
+        return (
+            len(self._queue) - self._sent_count >= limits.max_ops
+            or self._room.used_bytes - self._sent_bytes >= limits.max_bytes
+        )
+
+    def _is_stood_in_for(self, queued: _Queued) -> bool:
+        """Return whether an earlier store of the same key has taken ``queued`` into its place."""
+        write = queued.write
+        if queued.is_explicit and isinstance(write, WriteSet) and write.announced and write.replaces is None:
+            earlier = self._replaceable.setdefault(write.key, queued)
+            if earlier is queued:
+                return False
+            assert isinstance(earlier.write, WriteSet)
+            # The key stays registered where the earlier store would have registered it, as if both had been sent.
+            indexes = tuple(dict.fromkeys(earlier.write.indexes + write.indexes))
+            earlier.supersede(queued, replace(write, indexes=indexes))
+            return True
+        if self._replaceable:
+            self._keep_in_front(write)
+        return False
+
+    def _keep_in_front(self, write: Write) -> None:
+        """Let no store that is queued behind ``write`` come before it, if they may concern the same key."""
+        match write:
+            case WriteSet(key) | TakeLease(key) | Release(key):
+                self._replaceable.pop(key, None)
+            case Announce() | Track():
+                pass
+            case Delete(keys) if all(isinstance(key, str) for key in keys):
+                for each in keys:
+                    self._replaceable.pop(str(each), None)
+            case _:
+                # Keys as a scan has found them, or a command that does not say.
+                self._replaceable.clear()
+
+    def _push(self) -> None:
+        """Send everything that is queued."""
+        self._cancel_timer()
+        self._due_count = len(self._queue)
+        if self._queue:
+            self._start()
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _start(self) -> None:
         if self._task is None:
@@ -187,16 +305,16 @@ class WritePipe:
             self._task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        # Cancelled from outside, it may not even have come to its first step; what is queued still wants to be sent.
+        # Cancelled from outside, it may not even have come to its first step; what is due still wants to be sent.
         if self._task is task:
             self._task = None
-        if self._queue and not self._is_stopped:
+        if self._due_count and not self._is_stopped:
             self._start()
 
     async def _send_all(self) -> None:
         try:
-            while self._queue:
-                batch, queued = self._next_batch(), list(self._queue)
+            while self._due_count:
+                batch, queued_count = self._next_batch(), len(self._queue)
                 try:
                     outcomes = await self._apply(batch)
                 except asyncio.CancelledError:
@@ -206,42 +324,53 @@ class WritePipe:
                 # whoever waits for the batch.
                 except L2UnavailableError as error:
                     # Everything that was queued then: a server that is silent is not waited for once a batch.
-                    self._take(queued, [error] * len(queued))
+                    self._fail(queued_count, error)
                 except Exception as error:
-                    self._take(batch, [error] * len(batch))
+                    self._fail(len(batch), error)
                 else:
-                    self._take(batch, outcomes)
+                    self._take(outcomes)
         finally:
-            # Together with finding the queue empty, with no await between: what is queued next starts a new task.
+            # Together with finding nothing due, with no await between: what is queued next starts a new task.
             self._task = None
+            self._sent_count = self._sent_bytes = 0
 
     async def _apply(self, batch: Sequence[_Queued]) -> list[Any]:
         writes = [queued.write for queued in batch]
-        announced = dict.fromkeys(key for write in writes for key in _announced(write))
-        keys = list(announced)
-        tail = [
-            Announce(Announcement(keys=tuple(keys[start : start + _MAX_ANNOUNCED_COUNT])))
-            for start in range(0, len(keys), _MAX_ANNOUNCED_COUNT)
-        ]
-        outcomes = await self._level2.apply([*writes, *tail])
-        refusal = next((outcome for outcome in outcomes[len(writes) :] if isinstance(outcome, Exception)), None)
-        outcomes = outcomes[: len(writes)]
+        keys: list[Any] = list(dict.fromkeys([key for write in writes for key in _announced(write)]))
+        for start in range(0, len(keys), _MAX_ANNOUNCED_COUNT):
+            writes.append(Announce(Announcement(keys=tuple(keys[start : start + _MAX_ANNOUNCED_COUNT]))))
+        outcomes = await self._level2.apply(writes)
+        if len(writes) == len(batch):
+            return outcomes
+        refusal = next((outcome for outcome in outcomes[len(batch) :] if isinstance(outcome, Exception)), None)
+        outcomes = outcomes[: len(batch)]
         if refusal is None:
             return outcomes
         # Done, and told to nobody: no success.
         return [
             refusal if _announced(write) and not isinstance(outcome, Exception) else outcome
-            for write, outcome in zip(writes, outcomes, strict=True)
+            for write, outcome in zip(writes[: len(batch)], outcomes, strict=True)
         ]
 
     def _next_batch(self) -> list[_Queued]:
         batch: list[_Queued] = []
         size_bytes = 0
+        limits = self._limits
         for queued in self._queue:
             size_bytes += queued.write.size_bytes
-            if batch and (len(batch) == _MAX_BATCH_COUNT or size_bytes > _MAX_BATCH_BYTES):
+            if batch and (len(batch) == limits.max_ops or size_bytes > limits.max_bytes):
                 break
             batch.append(queued)
+        self._sent_count = len(batch)
+        if len(batch) == len(self._queue):
+            self._sent_bytes = self._room.used_bytes
+            self._replaceable.clear()
+            self._cancel_timer()
+        else:
+            self._sent_bytes = sum(queued.size_bytes for queued in batch)
+            for queued in batch:
+                if isinstance(queued.write, WriteSet) and self._replaceable.get(queued.write.key) is queued:
+                    del self._replaceable[queued.write.key]
         return batch
 
     def _give_up_runs(self, batch: list[_Queued]) -> None:
@@ -250,29 +379,43 @@ class WritePipe:
         for queued in batch:
             if isinstance(queued.write, Run):
                 self._queue.remove(queued)
+                self._due_count -= self._due_count > 0
                 self._forget(queued)
                 queued.finish(L2UnavailableError("broken off before Valkey acknowledged it; it may have happened"))
 
-    def _take(self, batch: list[_Queued], outcomes: Sequence[Any]) -> None:
+    def _fail(self, count: int, error: Exception) -> None:
+        self._take([error] * count)
+
+    def _take(self, outcomes: Sequence[Any]) -> None:
+        """Give those at the head of the queue their outcomes."""
         # No await here: every outcome takes effect before anybody else runs.
-        for queued, outcome in zip(batch, outcomes, strict=True):
-            self._queue.popleft()
+        self._sent_count = self._sent_bytes = 0
+        for outcome in outcomes:
+            queued = self._queue.popleft()
+            self._due_count -= self._due_count > 0
             self._forget(queued)
             queued.finish(outcome)
 
     def _forget(self, queued: _Queued) -> None:
-        self._queued_bytes -= queued.write.size_bytes
-        for key in queued.write.keys:
+        self._room.give_back(queued.size_bytes, is_behind=queued.is_behind)
+        for key in queued.keys:
             _count_down(self._on_their_way, key)
-            if queued.is_awaited:
-                _count_down(self._awaited, key)
+            if queued.is_explicit:
+                _count_down(self._explicit, key)
+        if queued.later is not None:
+            for later in queued.later:
+                self._forget(later)
+        if isinstance(queued.write, WriteSet) and self._replaceable.get(queued.write.key) is queued:
+            # Failed unsent, together with the batch before it.
+            del self._replaceable[queued.write.key]
 
 
 def _announced(write: Write) -> tuple[Any, ...]:
-    return write.keys if isinstance(write, WriteSet | Delete | Run) and write.announced else ()
+    return write.keys if isinstance(write, _ANNOUNCING) and write.announced else ()
 
 
-def _count_down(counter: Counter[str | bytes], key: str | bytes) -> None:
-    counter[key] -= 1
-    if not counter[key]:
-        del counter[key]
+def _count_down(counts: dict[str | bytes, int], key: str | bytes) -> None:
+    if counts[key] > 1:
+        counts[key] -= 1
+    else:
+        del counts[key]

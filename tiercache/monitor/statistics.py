@@ -71,6 +71,7 @@ class CacheStats:
         cost_saved_micros: Millionths of a dollar that the hits saved.
         per_tool: The same by tool.
         coalesced: Callers, among the misses, that waited on another caller's load, by tier.
+        write_errors: Values that were stored behind and did not reach Valkey, by tier.
     """
 
     llm: TierStats
@@ -79,6 +80,7 @@ class CacheStats:
     cost_saved_micros: int
     per_tool: Mapping[str, ToolStats]
     coalesced: Mapping[str, int]
+    write_errors: Mapping[str, int]
 
 
 class _Sent(NamedTuple):
@@ -86,6 +88,7 @@ class _Sent(NamedTuple):
     misses: int = 0
     coalesced: int = 0
     saved_micros: int = 0
+    write_errors: int = 0
 
 
 class StatsHash:
@@ -153,7 +156,13 @@ class StatsHash:
 
 
 def _now(counters: TierCounters) -> _Sent:
-    return _Sent(counters.l1_hits + counters.l2_hits, counters.misses, counters.coalesced, counters.saved_micros)
+    return _Sent(
+        counters.l1_hits + counters.l2_hits,
+        counters.misses,
+        counters.coalesced,
+        counters.saved_micros,
+        counters.write_errors,
+    )
 
 
 def _fields(tier: str, label: str, since: _Sent) -> dict[str, int]:
@@ -168,6 +177,7 @@ def _fields(tier: str, label: str, since: _Sent) -> dict[str, int]:
         f"{tier}:hits": since.hits,
         f"{tier}:misses": since.misses,
         f"tc:{tier}:coalesced": since.coalesced,
+        f"tc:{tier}:write_errors": since.write_errors,
         "cost_saved_micros": since.saved_micros,
     }
     if tier == "tool" and label != OTHER:
@@ -209,4 +219,5 @@ def parse(fields: Mapping[str, int], ttl_of: Callable[[str], int | None]) -> Cac
             for tool, counts in sorted(tools.items())
         },
         coalesced={name: fields.get(f"tc:{name}:coalesced", 0) for name in ("llm", "tool")},
+        write_errors={name: fields.get(f"tc:{name}:write_errors", 0) for name in ("llm", "tool")},
     )

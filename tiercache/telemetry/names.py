@@ -113,6 +113,9 @@ TIER_COUNTERS: Final[Mapping[str, Metric]] = MappingProxyType(
             "Loaded values not written to Valkey: no lease, a full queue, or Valkey taken for unavailable.",
         ),
         "fill_errors": Metric("fill_errors_total", "counter", _BY_TIER, "Loaded values whose write to Valkey failed."),
+        "write_errors": Metric(
+            "write_errors_total", "counter", _BY_TIER, "Values stored behind whose write to Valkey failed."
+        ),
         "too_large": Metric(
             "too_large_total", "counter", _BY_TIER, "Loaded values stored nowhere, because they had too many bytes."
         ),

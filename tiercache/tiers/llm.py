@@ -190,6 +190,8 @@ class LlmTier:
     ) -> str:
         """Store an answer and return its key, once Valkey has acknowledged it. Wins over loads under way.
 
+        With ``WriteOptions(mode="behind")`` it returns once the write is queued, and a failure is counted, not raised.
+
         Args:
             tokens: Token counts, ``{"input": 12, "output": 34}``; with the model's price they give the cost.
             tags: As for ``get_or_load``.

@@ -220,6 +220,8 @@ class ToolTier:
     ) -> str:
         """Store a result, a str or any other JSON value, and return its key once Valkey has acknowledged it.
 
+        With ``WriteOptions(mode="behind")`` it returns once the write is queued, and a failure is counted, not raised.
+
         Args as for ``get_or_load``.
 
         Raises:
