@@ -18,7 +18,7 @@ import valkey
 import valkey.asyncio
 from betterdb_agent_cache.types import TelemetryOptions as BetterdbTelemetryOptions
 
-from tests.support import ManualClock, entry_keys
+from tests.support import entry_keys
 from tiercache import (
     NO_EXPIRY,
     AgentCache,
@@ -33,6 +33,7 @@ from tiercache.embedded import EmbeddedValkey
 from tiercache.engine.level2 import Run, Write, WriteSet
 from tiercache.engine.write_pipe import WritePipe
 from tiercache.l2.store import ValkeyLevel2
+from tiercache.testing import FakeClock
 
 MakeCache = Callable[..., AgentCache]
 KINDS = ["valkey", "memory"]
@@ -207,7 +208,7 @@ async def test_without_a_ttl_of_the_tier_another_writers_field_keeps_its_own(
 async def test_a_hundred_reads_within_a_quarter_of_the_window_renew_it_once_at_most(
     make_cache: MakeCache, plain: valkey.Valkey
 ) -> None:
-    time = ManualClock()
+    time = FakeClock()
     await make_cache(name="test").session.set("t", "a", "x", ttl=100)
     cache = make_cache(name="test", clock=time.clock)
     await cache.open()
@@ -237,7 +238,7 @@ async def test_reads_at_once_renew_a_field_once(make_cache: MakeCache, plain: va
 
 
 async def test_a_read_that_l1_answers_renews_the_field_in_valkey(make_cache: MakeCache, plain: valkey.Valkey) -> None:
-    time = ManualClock()
+    time = FakeClock()
     cache = make_cache(name="test", clock=time.clock)
     await cache.session.set("t", "a", "x", ttl=2)
     plain.pexpire(key_of("t", "a"), 1000)
@@ -289,7 +290,7 @@ async def test_get_all_renews_once_a_quarter(cache: AgentCache, plain: valkey.Va
 
 
 async def test_a_field_expires_when_nobody_reads_it(either: MakeCache) -> None:
-    time = ManualClock()
+    time = FakeClock()
     async with either(clock=time.clock) as cache:
         await cache.session.set("t", "a", "x", ttl=0.05)
         await cache.session.set("t", "b", "y", ttl=0.2)
@@ -303,7 +304,7 @@ async def test_a_field_expires_when_nobody_reads_it(either: MakeCache) -> None:
 
 
 async def test_a_field_that_is_read_lives_on_in_memory(make_cache: MakeCache) -> None:
-    time = ManualClock()
+    time = FakeClock()
     async with AgentCache.in_memory(clock=time.clock) as cache:
         await cache.session.set("t", "a", "x", ttl=10)
         for _ in range(5):
@@ -384,7 +385,7 @@ async def test_another_writers_field_is_in_the_index_once_it_is_read_and_found_b
 async def test_what_nobody_tells_of_is_seen_after_l1_ttl(
     make_cache: MakeCache, plain: valkey.Valkey, options: TierOptions | None, l1_ttl: float
 ) -> None:
-    time = ManualClock()
+    time = FakeClock()
     coherence = CoherenceOptions(max_staleness=2000, tracking="off")
     cache = make_cache(name="test", session=options, coherence=coherence, clock=time.clock)
     await cache.session.set("t", "a", "before")
@@ -415,7 +416,7 @@ async def until(cache: AgentCache, value: str | None) -> None:
 
 
 async def test_what_another_process_changes_is_seen_when_word_of_it_arrives(make_cache: MakeCache) -> None:
-    time = ManualClock()  # It stands still: nothing in memory ends, and no trust does.
+    time = FakeClock()  # It stands still: nothing in memory ends, and no trust does.
     options: dict[str, Any] = {"name": "test", "session": TierOptions(l1_ttl=None), "clock": time.clock}
     cache = make_cache(coherence=CoherenceOptions(max_staleness=1000, tracking="off"), **options)
     other = make_cache(**options)
@@ -634,7 +635,7 @@ async def test_an_absent_valkey_is_an_error_and_nothing_is_repeated_when_it_is_b
     caplog.set_level(logging.ERROR)
     server, pid = own_server
     resilience = ResilienceOptions(l2_timeout=0.05)
-    time = ManualClock()
+    time = FakeClock()
     async with AgentCache.from_url(server.url, name="test", resilience=resilience, clock=time.clock) as cache:
         await cache.session.set("t", "a", "1")
         await cache.session.incr("t", "n", 5)
@@ -658,7 +659,7 @@ async def test_an_absent_valkey_is_not_asked_over_and_over(
     own_server: tuple[EmbeddedValkey, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server, pid = own_server
-    time = ManualClock()
+    time = FakeClock()
     resilience = ResilienceOptions(l2_timeout=0.05, breaker_failures=2)
     async with AgentCache.from_url(server.url, resilience=resilience, clock=time.clock) as cache:
         await cache.session.set("t", "a", "x", ttl=2)
@@ -791,7 +792,7 @@ async def test_reads_and_writes_and_hits_are_counted(either: MakeCache) -> None:
 
 
 async def test_the_estimate_of_active_threads_decays(either: MakeCache) -> None:
-    time = ManualClock()
+    time = FakeClock()
     async with either(clock=time.clock) as cache:
         session = cache.session
         assert session.active_count == 0
