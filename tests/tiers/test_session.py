@@ -9,16 +9,13 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-os.environ["BETTERDB_TELEMETRY"] = "false"
-
 import betterdb_agent_cache as betterdb
-import prometheus_client
 import pytest
 import valkey
 import valkey.asyncio
-from betterdb_agent_cache.types import TelemetryOptions as BetterdbTelemetryOptions
 
-from tests.support import entry_keys
+from tests.peers import betterdb_cache
+from tests.support import HeldReads, entry_keys
 from tiercache import (
     NO_EXPIRY,
     AgentCache,
@@ -457,21 +454,12 @@ async def test_a_read_that_a_change_overtook_does_not_fill_l1(
     call, expected = CHANGES[change]
     await cache.session.set("t", "a", "1")
     cache.clear_l1()
-    answered, release = asyncio.Event(), asyncio.Event()
-    get = ValkeyLevel2.get
-
-    async def held(level2: ValkeyLevel2, key: str) -> Any:
-        stored = await get(level2, key)
-        answered.set()
-        await release.wait()
-        return stored
-
     with monkeypatch.context() as patch:
-        patch.setattr(ValkeyLevel2, "get", held)
+        reads = HeldReads(patch)
         reading = asyncio.create_task(cache.session.get("t", "a"))
-        await answered.wait()
+        await reads.answered.wait()
         await call(cache)
-        release.set()
+        reads.release.set()
         assert await reading == "1"
     assert await cache.session.get("t", "a") == expected
 
@@ -520,11 +508,8 @@ async def test_the_last_of_several_sets_wins_in_both_levels(cache: AgentCache) -
 
 @pytest.fixture
 async def peer(url: str) -> AsyncIterator[betterdb.AgentCache]:
-    async with valkey.asyncio.Valkey.from_url(url) as client:
-        telemetry = BetterdbTelemetryOptions(registry=prometheus_client.CollectorRegistry())
-        cache = betterdb.AgentCache(betterdb.AgentCacheOptions(client=client, name="test", telemetry=telemetry))
+    async with betterdb_cache(url) as cache:
         yield cache
-        await cache.shutdown()
 
 
 async def test_betterdb_and_tiercache_read_each_others_fields(
@@ -537,12 +522,9 @@ async def test_betterdb_and_tiercache_read_each_others_fields(
     both = {"theirs:x": "é", "ours": "👍🏽"}
     assert await cache.session.get_all("thread-1", sweep=True) == both
     # The peer's whole-thread methods need a client that decodes.
-    async with valkey.asyncio.Valkey.from_url(cache_url(plain), decode_responses=True) as client:
-        telemetry = BetterdbTelemetryOptions(registry=prometheus_client.CollectorRegistry())
-        decoding = betterdb.AgentCache(betterdb.AgentCacheOptions(client=client, name="test", telemetry=telemetry))
+    async with betterdb_cache(cache_url(plain), decode_responses=True) as decoding:
         assert await decoding.session.get_all("thread-1") == both
         assert await decoding.session.destroy_thread("thread-1") == 2
-        await decoding.shutdown()
     assert await cache.session.get("thread-1", "ours", fresh=True) is None
     assert await cache.session.get_all("thread-1") == {}
 

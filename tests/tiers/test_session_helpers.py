@@ -14,7 +14,7 @@ import pytest
 import valkey
 
 from tests.requests import Loader
-from tests.support import entry_keys
+from tests.support import HeldReads, entry_keys
 from tiercache import NO_EXPIRY, AgentCache, CoherenceOptions, L1Options, ResilienceOptions, TierOptions, UsageError
 from tiercache.l2.store import ValkeyLevel2
 from tiercache.testing import FakeClock
@@ -430,22 +430,13 @@ async def test_a_read_that_the_loaded_value_overtook_does_not_fill_l1(
     waiting = asyncio.create_task(on_valkey.session.get_or_load("t", "a", loader))  # type: ignore[arg-type]
     await loader.started.wait()
     plain.set("test:session:t:a", "from elsewhere")
-    answered, release = asyncio.Event(), asyncio.Event()
-    get = ValkeyLevel2.get
-
-    async def held(level2: ValkeyLevel2, key: str) -> Any:
-        stored = await get(level2, key)
-        answered.set()
-        await release.wait()
-        return stored
-
     with monkeypatch.context() as patch:
-        patch.setattr(ValkeyLevel2, "get", held)
+        reads = HeldReads(patch)
         reading = asyncio.create_task(on_valkey.session.get("t", "a"))
-        await answered.wait()
+        await reads.answered.wait()
         loader.release()
         assert await waiting == "loaded"
-        release.set()
+        reads.release.set()
         assert await reading == "from elsewhere"
     assert await on_valkey.session.get("t", "a") == "loaded"
 
