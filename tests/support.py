@@ -1,4 +1,4 @@
-"""What several tests use: clocks, a look at the server, and ways to hold things up."""
+"""What several tests use: a clock, a look at the server, and ways to hold things up."""
 
 from __future__ import annotations
 
@@ -50,18 +50,6 @@ async def caught_up(cache: AgentCache, plain: valkey.Valkey) -> None:
     coherence = cache._engine.coherence
     assert coherence is not None
     await until(lambda: coherence._position is not None and coherence._position.number >= last)
-
-
-class ManualClock:
-    """A clock that moves when told to."""
-
-    def __init__(self) -> None:
-        self.seconds = 1000.0
-        self.clock = Clock(monotonic=lambda: self.seconds, wall=lambda: 1_700_000_000.0 + self.seconds)
-
-    def advance(self, seconds: float) -> None:
-        """Let time pass."""
-        self.seconds += seconds
 
 
 def frozen_wall(seconds: float) -> Clock:

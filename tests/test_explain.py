@@ -12,9 +12,10 @@ import pytest
 import valkey
 
 from tests.requests import HELLO
-from tests.support import ManualClock, until
+from tests.support import until
 from tiercache import AgentCache, CoherenceOptions, L2UnavailableError, ResilienceOptions, TierOptions, UsageError
 from tiercache.embedded import EmbeddedValkey
+from tiercache.testing import FakeClock
 
 FOREVER = CoherenceOptions(max_staleness=1e6)
 
@@ -61,7 +62,7 @@ async def test_looking_changes_and_counts_nothing(cache: AgentCache) -> None:
 
 
 async def test_a_copy_that_has_been_kept_long_enough_is_expired(make_cache: Callable[..., AgentCache]) -> None:
-    clock = ManualClock()
+    clock = FakeClock()
     cache = make_cache(name="test", clock=clock.clock, coherence=FOREVER)
     await cache.kv.set("k", 1)
     clock.advance(31)
@@ -70,7 +71,7 @@ async def test_a_copy_that_has_been_kept_long_enough_is_expired(make_cache: Call
 
 
 async def test_a_copy_that_nothing_proves_current_is_untrusted(make_cache: Callable[..., AgentCache]) -> None:
-    clock = ManualClock()
+    clock = FakeClock()
     cache = make_cache(name="test", clock=clock.clock, coherence=CoherenceOptions(max_staleness=300))
     await cache.kv.set("k", 1)
     await cache.open()

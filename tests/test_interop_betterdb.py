@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-os.environ["BETTERDB_TELEMETRY"] = "false"
-
 import betterdb_agent_cache as betterdb
-import prometheus_client
 import pytest
-import valkey.asyncio
-from betterdb_agent_cache.types import LlmStoreOptions, TelemetryOptions, ToolStoreOptions
+from betterdb_agent_cache.types import LlmStoreOptions, ToolStoreOptions
 
+from tests.peers import betterdb_cache
 from tests.requests import HELLO, asking
 from tiercache import AgentCache
 
@@ -34,16 +30,8 @@ REQUESTS: list[dict[str, Any]] = [
 
 @pytest.fixture
 async def peer(url: str) -> AsyncIterator[betterdb.AgentCache]:
-    async with valkey.asyncio.Valkey.from_url(url) as client:
-        cache = betterdb.AgentCache(
-            betterdb.AgentCacheOptions(
-                client=client,
-                name="shared",
-                telemetry=TelemetryOptions(registry=prometheus_client.CollectorRegistry()),
-            )
-        )
+    async with betterdb_cache(url, name="shared") as cache:
         yield cache
-        await cache.shutdown()
 
 
 @pytest.fixture

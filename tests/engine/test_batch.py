@@ -10,7 +10,7 @@ import pytest
 import valkey
 
 from tests.requests import turns
-from tests.support import HeldReads, HeldWrites, ManualClock
+from tests.support import HeldReads, HeldWrites
 from tiercache import (
     MISS,
     AgentCache,
@@ -25,6 +25,7 @@ from tiercache.engine.fences import Fences
 from tiercache.engine.flights import Flight
 from tiercache.engine.runtime import Runtime
 from tiercache.l2.store import ValkeyLevel2
+from tiercache.testing import FakeClock
 
 MakeCache = Callable[..., AgentCache]
 
@@ -139,7 +140,7 @@ async def test_a_hundred_keys_are_one_mget_and_fill_l1(cache: AgentCache, plain:
 async def test_while_valkey_is_taken_for_unavailable_a_batch_does_not_ask_it(
     make_cache: MakeCache, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    time = ManualClock()
+    time = FakeClock()
     cache = make_cache(name="test", resilience=ResilienceOptions(breaker_failures=1), clock=time.clock)
     await cache.kv.set("a", 1)
     runtime = await cache._engine.open()

@@ -9,17 +9,17 @@ import signal
 import pytest
 
 from tests.requests import HELLO, Loader, asking
-from tests.support import ManualClock
 from tiercache import AgentCache, L2UnavailableError, ResilienceOptions
 from tiercache.embedded import EmbeddedValkey
 from tiercache.engine.breaker import Breaker
 from tiercache.l2.store import ValkeyLevel2
+from tiercache.testing import FakeClock
 
 LOST = L2UnavailableError("away")
 
 
 def test_it_opens_after_failures_in_a_row_and_asks_once_a_pause() -> None:
-    time = ManualClock()
+    time = FakeClock()
     breaker = Breaker(failures=3, pause=1.0, now=time.clock.monotonic)
     for _ in range(2):
         breaker.failed(LOST)
@@ -57,7 +57,7 @@ async def test_a_stopped_server_takes_nobody_down_and_is_used_again_when_it_goes
     own_server: tuple[EmbeddedValkey, int], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     server, pid = own_server
-    time = ManualClock()
+    time = FakeClock()
     asked = 0
     get = ValkeyLevel2.get
 

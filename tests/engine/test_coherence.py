@@ -12,7 +12,7 @@ import valkey
 import valkey.asyncio
 
 from tests.requests import HELLO, Loader
-from tests.support import SEQUENCE, UNTRACKED, caught_up, distrusted, in_l1, until
+from tests.support import SEQUENCE, UNTRACKED, HeldReads, caught_up, distrusted, in_l1, until
 from tiercache import AgentCache, CoherenceOptions, TierOptions, ToolPolicy
 from tiercache.embedded import EmbeddedValkey
 from tiercache.engine.announcement import Announcement, ChangedByOthers, Heard, Pong, Unreadable
@@ -22,7 +22,6 @@ from tiercache.engine.fences import Fences
 from tiercache.engine.l1 import L1
 from tiercache.engine.leases import Leases
 from tiercache.engine.level2 import Position
-from tiercache.l2.store import ValkeyLevel2
 from tiercache.testing import ChaosProxy
 
 MakeCache = Callable[..., AgentCache]
@@ -224,21 +223,12 @@ async def test_a_read_that_another_process_has_overtaken_is_not_kept(
 ) -> None:
     a, b = pair
     await a.kv.set("k", "older")
-    answered, release = asyncio.Event(), asyncio.Event()
-    read = ValkeyLevel2.get
-
-    async def held(level2: ValkeyLevel2, key: str) -> Any:
-        stored = await read(level2, key)
-        answered.set()
-        await release.wait()
-        return stored
-
-    monkeypatch.setattr(ValkeyLevel2, "get", held)
+    reads = HeldReads(monkeypatch)
     reading = asyncio.create_task(b.kv.get("k"))
-    await answered.wait()
+    await reads.answered.wait()
     await a.kv.set("k", "newer")
     await caught_up(b, plain)
-    release.set()
+    reads.release.set()
     assert await reading == "older"
     assert not in_l1(b, "test:__tc:kv:kv:k")
     assert await b.kv.get("k") == "newer"

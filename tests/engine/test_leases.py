@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-os.environ["BETTERDB_TELEMETRY"] = "false"
-
 import betterdb_agent_cache as betterdb
-import prometheus_client
 import pytest
 import valkey
 import valkey.asyncio
-from betterdb_agent_cache.types import TelemetryOptions
 
+from tests.peers import betterdb_cache
 from tests.requests import HELLO, Loader, turns
 from tests.support import UNTRACKED, in_l1, until
 from tiercache import AgentCache, CoherenceOptions, L2UnavailableError, ResilienceOptions, TierOptions
@@ -566,16 +562,8 @@ async def test_a_placeholder_is_counted_by_nobody_and_goes_with_its_group(
 
 @pytest.fixture
 async def peer(url: str) -> AsyncIterator[betterdb.AgentCache]:
-    async with valkey.asyncio.Valkey.from_url(url) as client:
-        cache = betterdb.AgentCache(
-            betterdb.AgentCacheOptions(
-                client=client,
-                name="test",
-                telemetry=TelemetryOptions(registry=prometheus_client.CollectorRegistry()),
-            )
-        )
+    async with betterdb_cache(url) as cache:
         yield cache
-        await cache.shutdown()
 
 
 @pytest.mark.parametrize("tier", ["llm", "tool"])

@@ -9,9 +9,9 @@ import pytest
 import valkey
 
 from tests.requests import HELLO, Loader, asking
-from tests.support import ManualClock
 from tiercache import NO_EXPIRY, AgentCache, CoherenceOptions, LlmResponse, TierOptions
 from tiercache.engine.ttl import check_ttl, shorten, to_milliseconds
+from tiercache.testing import FakeClock
 
 MakeCache = Callable[..., AgentCache]
 
@@ -86,7 +86,7 @@ def test_jitter_leaves_what_does_not_expire() -> None:
 async def test_a_copy_lives_no_longer_than_l1_ttl_and_than_its_original(
     make_cache: MakeCache, l1_ttl: float | None, ttl: float | None, served: float, gone: float
 ) -> None:
-    time = ManualClock()
+    time = FakeClock()
     # Believed for longer than it lives: what is looked at here is its life.
     coherence = CoherenceOptions(max_staleness=1000)
     cache = make_cache(llm=TierOptions(ttl=ttl, l1_ttl=l1_ttl), coherence=coherence, clock=time.clock)
@@ -98,7 +98,7 @@ async def test_a_copy_lives_no_longer_than_l1_ttl_and_than_its_original(
 
 
 async def test_a_copy_read_late_lives_only_what_was_left(make_cache: MakeCache, plain: valkey.Valkey) -> None:
-    time = ManualClock()
+    time = FakeClock()
     coherence = CoherenceOptions(max_staleness=1000, tracking="off")  # Not to be told of the shorter life.
     cache = make_cache(coherence=coherence, clock=time.clock)
     key = await cache.llm.store(HELLO, "x", ttl=100)
@@ -114,7 +114,7 @@ async def test_a_copy_read_late_lives_only_what_was_left(make_cache: MakeCache, 
 
 
 async def test_without_valkey_l1_ttl_does_not_shorten_the_only_copy() -> None:
-    time = ManualClock()
+    time = FakeClock()
     async with AgentCache.in_memory(default_ttl=100, clock=time.clock) as cache:
         await cache.llm.store(HELLO, "x")
         time.advance(99)
@@ -124,7 +124,7 @@ async def test_without_valkey_l1_ttl_does_not_shorten_the_only_copy() -> None:
 
 
 async def test_age_counts_from_the_store_whoever_stored(make_cache: MakeCache) -> None:
-    time = ManualClock()
+    time = FakeClock()
     one, other = make_cache(clock=time.clock), make_cache(clock=time.clock)
     await one.llm.store(HELLO, "x", ttl=1000)
     time.advance(7)

@@ -25,11 +25,11 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.requests import HELLO, Loader, asking
-from tests.support import ManualClock
 from tiercache import AgentCache, LlmResponse, TelemetryOptions, UsageError
 from tiercache.engine.counters import OperationCounters
 from tiercache.engine.operation import OperationLog
 from tiercache.telemetry import names
+from tiercache.testing import FakeClock
 
 MakeCache = Callable[..., AgentCache]
 
@@ -147,7 +147,7 @@ async def test_every_metric_of_llm_and_tool(
 
 
 async def test_the_active_sessions(make_cache: MakeCache, registry: CollectorRegistry) -> None:
-    clock = ManualClock()
+    clock = FakeClock()
     cache = make_cache(name="c", telemetry=on(registry), clock=clock.clock)
     await cache.session.set("one", "field", "x", ttl=10)
     await cache.session.set("two", "field", "x", ttl=100)

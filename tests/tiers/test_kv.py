@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import valkey
 
-from tests.support import ManualClock, entry_keys
+from tests.support import entry_keys
 from tiercache import (
     MISS,
     NO_EXPIRY,
@@ -30,6 +30,7 @@ from tiercache import (
     WrongLoopError,
 )
 from tiercache.embedded import EmbeddedValkey
+from tiercache.testing import FakeClock
 
 MakeCache = Callable[..., AgentCache]
 NESTED = {"b": [1, {"c": None}], "a": "é"}
@@ -179,7 +180,7 @@ async def test_those_who_share_a_load_get_a_value_each(cache: AgentCache) -> Non
 
 
 async def test_a_result_says_where_the_value_came_from(make_cache: MakeCache) -> None:
-    time = ManualClock()
+    time = FakeClock()
     cache = make_cache(name="test", clock=time.clock, coherence=CoherenceOptions(max_staleness=60))
     first = await cache.kv.get_or_load("a:b", lambda key: asyncio.sleep(0, {"key": key}), ttl=60)
     assert (first.hit, first.value, first.key) == (False, {"key": "a:b"}, "test:__tc:kv:kv:a:b")

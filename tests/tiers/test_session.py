@@ -9,16 +9,13 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-os.environ["BETTERDB_TELEMETRY"] = "false"
-
 import betterdb_agent_cache as betterdb
-import prometheus_client
 import pytest
 import valkey
 import valkey.asyncio
-from betterdb_agent_cache.types import TelemetryOptions as BetterdbTelemetryOptions
 
-from tests.support import ManualClock, entry_keys
+from tests.peers import betterdb_cache
+from tests.support import HeldReads, entry_keys
 from tiercache import (
     NO_EXPIRY,
     AgentCache,
@@ -33,6 +30,7 @@ from tiercache.embedded import EmbeddedValkey
 from tiercache.engine.level2 import Run, Write, WriteSet
 from tiercache.engine.write_pipe import WritePipe
 from tiercache.l2.store import ValkeyLevel2
+from tiercache.testing import FakeClock
 
 MakeCache = Callable[..., AgentCache]
 KINDS = ["valkey", "memory"]
@@ -207,7 +205,7 @@ async def test_without_a_ttl_of_the_tier_another_writers_field_keeps_its_own(
 async def test_a_hundred_reads_within_a_quarter_of_the_window_renew_it_once_at_most(
     make_cache: MakeCache, plain: valkey.Valkey
 ) -> None:
-    time = ManualClock()
+    time = FakeClock()
     await make_cache(name="test").session.set("t", "a", "x", ttl=100)
     cache = make_cache(name="test", clock=time.clock)
     await cache.open()
@@ -237,7 +235,7 @@ async def test_reads_at_once_renew_a_field_once(make_cache: MakeCache, plain: va
 
 
 async def test_a_read_that_l1_answers_renews_the_field_in_valkey(make_cache: MakeCache, plain: valkey.Valkey) -> None:
-    time = ManualClock()
+    time = FakeClock()
     cache = make_cache(name="test", clock=time.clock)
     await cache.session.set("t", "a", "x", ttl=2)
     plain.pexpire(key_of("t", "a"), 1000)
@@ -289,7 +287,7 @@ async def test_get_all_renews_once_a_quarter(cache: AgentCache, plain: valkey.Va
 
 
 async def test_a_field_expires_when_nobody_reads_it(either: MakeCache) -> None:
-    time = ManualClock()
+    time = FakeClock()
     async with either(clock=time.clock) as cache:
         await cache.session.set("t", "a", "x", ttl=0.05)
         await cache.session.set("t", "b", "y", ttl=0.2)
@@ -303,7 +301,7 @@ async def test_a_field_expires_when_nobody_reads_it(either: MakeCache) -> None:
 
 
 async def test_a_field_that_is_read_lives_on_in_memory(make_cache: MakeCache) -> None:
-    time = ManualClock()
+    time = FakeClock()
     async with AgentCache.in_memory(clock=time.clock) as cache:
         await cache.session.set("t", "a", "x", ttl=10)
         for _ in range(5):
@@ -384,7 +382,7 @@ async def test_another_writers_field_is_in_the_index_once_it_is_read_and_found_b
 async def test_what_nobody_tells_of_is_seen_after_l1_ttl(
     make_cache: MakeCache, plain: valkey.Valkey, options: TierOptions | None, l1_ttl: float
 ) -> None:
-    time = ManualClock()
+    time = FakeClock()
     coherence = CoherenceOptions(max_staleness=2000, tracking="off")
     cache = make_cache(name="test", session=options, coherence=coherence, clock=time.clock)
     await cache.session.set("t", "a", "before")
@@ -415,7 +413,7 @@ async def until(cache: AgentCache, value: str | None) -> None:
 
 
 async def test_what_another_process_changes_is_seen_when_word_of_it_arrives(make_cache: MakeCache) -> None:
-    time = ManualClock()  # It stands still: nothing in memory ends, and no trust does.
+    time = FakeClock()  # It stands still: nothing in memory ends, and no trust does.
     options: dict[str, Any] = {"name": "test", "session": TierOptions(l1_ttl=None), "clock": time.clock}
     cache = make_cache(coherence=CoherenceOptions(max_staleness=1000, tracking="off"), **options)
     other = make_cache(**options)
@@ -456,21 +454,12 @@ async def test_a_read_that_a_change_overtook_does_not_fill_l1(
     call, expected = CHANGES[change]
     await cache.session.set("t", "a", "1")
     cache.clear_l1()
-    answered, release = asyncio.Event(), asyncio.Event()
-    get = ValkeyLevel2.get
-
-    async def held(level2: ValkeyLevel2, key: str) -> Any:
-        stored = await get(level2, key)
-        answered.set()
-        await release.wait()
-        return stored
-
     with monkeypatch.context() as patch:
-        patch.setattr(ValkeyLevel2, "get", held)
+        reads = HeldReads(patch)
         reading = asyncio.create_task(cache.session.get("t", "a"))
-        await answered.wait()
+        await reads.answered.wait()
         await call(cache)
-        release.set()
+        reads.release.set()
         assert await reading == "1"
     assert await cache.session.get("t", "a") == expected
 
@@ -519,11 +508,8 @@ async def test_the_last_of_several_sets_wins_in_both_levels(cache: AgentCache) -
 
 @pytest.fixture
 async def peer(url: str) -> AsyncIterator[betterdb.AgentCache]:
-    async with valkey.asyncio.Valkey.from_url(url) as client:
-        telemetry = BetterdbTelemetryOptions(registry=prometheus_client.CollectorRegistry())
-        cache = betterdb.AgentCache(betterdb.AgentCacheOptions(client=client, name="test", telemetry=telemetry))
+    async with betterdb_cache(url) as cache:
         yield cache
-        await cache.shutdown()
 
 
 async def test_betterdb_and_tiercache_read_each_others_fields(
@@ -536,12 +522,9 @@ async def test_betterdb_and_tiercache_read_each_others_fields(
     both = {"theirs:x": "é", "ours": "👍🏽"}
     assert await cache.session.get_all("thread-1", sweep=True) == both
     # The peer's whole-thread methods need a client that decodes.
-    async with valkey.asyncio.Valkey.from_url(cache_url(plain), decode_responses=True) as client:
-        telemetry = BetterdbTelemetryOptions(registry=prometheus_client.CollectorRegistry())
-        decoding = betterdb.AgentCache(betterdb.AgentCacheOptions(client=client, name="test", telemetry=telemetry))
+    async with betterdb_cache(cache_url(plain), decode_responses=True) as decoding:
         assert await decoding.session.get_all("thread-1") == both
         assert await decoding.session.destroy_thread("thread-1") == 2
-        await decoding.shutdown()
     assert await cache.session.get("thread-1", "ours", fresh=True) is None
     assert await cache.session.get_all("thread-1") == {}
 
@@ -634,7 +617,7 @@ async def test_an_absent_valkey_is_an_error_and_nothing_is_repeated_when_it_is_b
     caplog.set_level(logging.ERROR)
     server, pid = own_server
     resilience = ResilienceOptions(l2_timeout=0.05)
-    time = ManualClock()
+    time = FakeClock()
     async with AgentCache.from_url(server.url, name="test", resilience=resilience, clock=time.clock) as cache:
         await cache.session.set("t", "a", "1")
         await cache.session.incr("t", "n", 5)
@@ -658,7 +641,7 @@ async def test_an_absent_valkey_is_not_asked_over_and_over(
     own_server: tuple[EmbeddedValkey, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server, pid = own_server
-    time = ManualClock()
+    time = FakeClock()
     resilience = ResilienceOptions(l2_timeout=0.05, breaker_failures=2)
     async with AgentCache.from_url(server.url, resilience=resilience, clock=time.clock) as cache:
         await cache.session.set("t", "a", "x", ttl=2)
@@ -791,7 +774,7 @@ async def test_reads_and_writes_and_hits_are_counted(either: MakeCache) -> None:
 
 
 async def test_the_estimate_of_active_threads_decays(either: MakeCache) -> None:
-    time = ManualClock()
+    time = FakeClock()
     async with either(clock=time.clock) as cache:
         session = cache.session
         assert session.active_count == 0

@@ -14,9 +14,10 @@ import pytest
 import valkey
 
 from tests.requests import Loader
-from tests.support import ManualClock, entry_keys
+from tests.support import HeldReads, entry_keys
 from tiercache import NO_EXPIRY, AgentCache, CoherenceOptions, L1Options, ResilienceOptions, TierOptions, UsageError
 from tiercache.l2.store import ValkeyLevel2
+from tiercache.testing import FakeClock
 
 MakeCache = Callable[..., AgentCache]
 
@@ -218,7 +219,7 @@ async def test_a_change_of_another_writers_field_does_not_shorten_its_life(
 
 
 async def test_a_change_keeps_the_window_in_memory_too() -> None:
-    time = ManualClock()
+    time = FakeClock()
     async with AgentCache.in_memory(clock=time.clock, session=TierOptions(ttl=50)) as cache:
         await change_all(cache)
         await change_all(cache, ttl=10)
@@ -429,22 +430,13 @@ async def test_a_read_that_the_loaded_value_overtook_does_not_fill_l1(
     waiting = asyncio.create_task(on_valkey.session.get_or_load("t", "a", loader))  # type: ignore[arg-type]
     await loader.started.wait()
     plain.set("test:session:t:a", "from elsewhere")
-    answered, release = asyncio.Event(), asyncio.Event()
-    get = ValkeyLevel2.get
-
-    async def held(level2: ValkeyLevel2, key: str) -> Any:
-        stored = await get(level2, key)
-        answered.set()
-        await release.wait()
-        return stored
-
     with monkeypatch.context() as patch:
-        patch.setattr(ValkeyLevel2, "get", held)
+        reads = HeldReads(patch)
         reading = asyncio.create_task(on_valkey.session.get("t", "a"))
-        await answered.wait()
+        await reads.answered.wait()
         loader.release()
         assert await waiting == "loaded"
-        release.set()
+        reads.release.set()
         assert await reading == "from elsewhere"
     assert await on_valkey.session.get("t", "a") == "loaded"
 
@@ -486,7 +478,7 @@ async def test_a_load_that_takes_too_long_stores_nothing(make_cache: MakeCache, 
 
 
 async def test_memory_keeps_what_l1_would_have_evicted_and_lets_go_of_what_has_expired() -> None:
-    time = ManualClock()
+    time = FakeClock()
     async with AgentCache.in_memory(clock=time.clock, l1=L1Options(max_entries=1, max_bytes=1)) as cache:
         for n in range(3000):
             await cache.session.set(f"t{n}", "a", str(n), ttl=None if n < 500 else 10)

@@ -8,15 +8,58 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Final
 
 from .fences import Fence
 
-__all__ = ["CURRENT_FLIGHT", "Flight", "Flights", "wait_all"]
+__all__ = ["CURRENT_FLIGHT", "Dependant", "Flight", "Flights", "wait_all", "waiting_for"]
 
 
-class Flight:
+class Dependant:
+    """What may wait for flights, and be waited for by them: a flight, or a call that answers several."""
+
+    __slots__ = ("_waits_for",)
+
+    def __init__(self) -> None:
+        self._waits_for: list[Dependant] = []
+
+    @property
+    def leader(self) -> Dependant:
+        """Who waits on its behalf."""
+        return self
+
+    def depends_on(self, other: Dependant) -> bool:
+        """Return whether this shares the load of ``other`` or waits, through any number of others, for it."""
+        seen: set[int] = set()
+        stack: list[Dependant] = [self]
+        while stack:
+            one = stack.pop().leader
+            if one is other.leader:
+                return True
+            if id(one) not in seen:
+                seen.add(id(one))
+                stack.extend(one._waits_for)
+        return False
+
+
+@contextmanager
+def waiting_for(*others: Dependant) -> Iterator[None]:
+    """Have it known, as long as the block runs, that the load that the caller is part of waits for ``others``."""
+    parent = CURRENT_FLIGHT.get()
+    if parent is None:
+        yield
+        return
+    parent._waits_for.extend(others)
+    try:
+        yield
+    finally:
+        for other in others:
+            parent._waits_for.remove(other)
+
+
+class Flight(Dependant):
     """One load in progress. Flights whose values one call brings form up behind a leader, and share its task.
 
     Attributes:
@@ -25,15 +68,15 @@ class Flight:
         task: The task that loads; set, on the leader, by whoever starts it.
     """
 
-    __slots__ = ("_done", "_followers", "_leader", "_waiters", "_waits_for", "fence", "finish", "task")
+    __slots__ = ("_done", "_followers", "_leader", "_waiters", "fence", "finish", "task")
 
     def __init__(self, fence: Fence, *, finish: bool, leader: Flight | None = None) -> None:
+        super().__init__()
         self.fence = fence
         self.finish = finish
         self.task: asyncio.Task[None] | None = None
         self._done = False
         self._waiters: dict[asyncio.Future[Any], None] = {}
-        self._waits_for: list[Flight] = []
         self._leader = leader
         self._followers: list[Flight] = []
         if leader is not None:
@@ -56,14 +99,10 @@ class Flight:
         Cancelling the caller leaves the other waiters as they are; the last one to go abandons the flight.
         """
         waiter = self._join()
-        parent = CURRENT_FLIGHT.get()
-        if parent is not None:
-            parent._waits_for.append(self)
         try:
-            return await waiter
+            with waiting_for(self):
+                return await waiter
         finally:
-            if parent is not None:
-                parent._waits_for.remove(self)
             self._leave(waiter)
 
     def _join(self) -> asyncio.Future[Any]:
@@ -111,19 +150,6 @@ class Flight:
             else:
                 waiter.set_exception(error)
 
-    def depends_on(self, other: Flight) -> bool:
-        """Return whether this flight shares the load of ``other`` or waits, through any number of flights, for it."""
-        seen: set[int] = set()
-        stack: list[Flight] = [self]
-        while stack:
-            flight = stack.pop().leader
-            if flight is other.leader:
-                return True
-            if id(flight) not in seen:
-                seen.add(id(flight))
-                stack.extend(flight._waits_for)
-        return False
-
 
 async def wait_all(flights: Sequence[Flight]) -> list[Any]:
     """Return what each of ``flights`` brings, in order; raise as soon as one has failed.
@@ -131,20 +157,15 @@ async def wait_all(flights: Sequence[Flight]) -> list[Any]:
     The caller counts as a waiter of all of them from the start. Cancelling it is as for ``Flight.wait``.
     """
     waiters = [flight._join() for flight in flights]
-    parent = CURRENT_FLIGHT.get()
-    if parent is not None:
-        parent._waits_for.extend(flights)
     try:
         if waiters:
-            await asyncio.wait(waiters, return_when=asyncio.FIRST_EXCEPTION)
+            with waiting_for(*flights):
+                await asyncio.wait(waiters, return_when=asyncio.FIRST_EXCEPTION)
         for waiter in waiters:
             if waiter.done():
                 waiter.result()
         return [waiter.result() for waiter in waiters]
     finally:
-        if parent is not None:
-            for flight in flights:
-                parent._waits_for.remove(flight)
         # Backwards: whether a load is still wanted is looked for from its first flight on, and found there at once.
         for flight, waiter in zip(reversed(flights), reversed(waiters), strict=True):
             flight._leave(waiter)
@@ -152,8 +173,9 @@ async def wait_all(flights: Sequence[Flight]) -> list[Any]:
                 waiter.exception()  # Seen: the caller gets one of them.
 
 
-# The flight whose loader is running in this context: how a loader that asks the cache again is recognised.
-CURRENT_FLIGHT: Final[ContextVar[Flight | None]] = ContextVar("tiercache_current_flight", default=None)
+# The flight, or whoever else, whose loader is running in this context: how a loader that asks the cache again is
+# recognised.
+CURRENT_FLIGHT: Final[ContextVar[Dependant | None]] = ContextVar("tiercache_current_flight", default=None)
 
 
 class Flights:

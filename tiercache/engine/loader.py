@@ -87,8 +87,11 @@ class LoadLimits:
         self._timeout = timeout
         self._slots = None if max_loads is None else asyncio.Semaphore(max_loads)
 
-    async def run(self, load: Callable[[], Awaitable[T]]) -> T:
+    async def run(self, load: Callable[[], Awaitable[T]], *, apart: bool = False) -> T:
         """Return what ``load`` returns.
+
+        Args:
+            apart: Whether it is part of no other load, whatever the caller is part of.
 
         A load that is part of another one takes no slot of its own: the other one holds a slot until this ends, and
         with every slot so held none would ever be free.
@@ -97,7 +100,7 @@ class LoadLimits:
             TimeoutError: It took longer than ``ResilienceOptions.load_timeout``. Time spent waiting for a slot
                 does not count.
         """
-        outer = _CURRENT_LOAD.get()
+        outer = None if apart else _CURRENT_LOAD.get()
         current = _Load(None if outer is None or outer.is_over else outer.outermost)
         if self._slots is not None and current.outermost is current:
             await self._slots.acquire()

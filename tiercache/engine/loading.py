@@ -120,7 +120,7 @@ async def _bring(
         if found.entry is not None:
             return found
     try:
-        fresh = await load_in_turn(runtime, request.counters, load)
+        fresh = await _load_one(runtime, request, load)
         entry = fill(engine, runtime, request, fence, fresh, lease, is_wanted_anew=is_wanted_anew)
     except BaseException:
         if link is not None and lease is not None:
@@ -237,11 +237,17 @@ async def _wait(engine: Engine, runtime: Runtime, link: Link, request: Request, 
     return found
 
 
-async def load_in_turn(runtime: Runtime, counters: TierCounters, load: Callable[[], Awaitable[T]]) -> T:
-    """Return what ``load`` returns, within the limits of the cache; counted."""
+async def _load_one(runtime: Runtime, request: Request, load: Load) -> Fresh:
+    return await load_in_turn(runtime, request.counters, load, is_batched=request.is_batched)
+
+
+async def load_in_turn(
+    runtime: Runtime, counters: TierCounters, load: Callable[[], Awaitable[T]], *, is_batched: bool = False
+) -> T:
+    """Return what ``load`` returns, within the limits of the cache, which a batched one sees to itself; counted."""
     counters.loads += 1
     try:
-        return await runtime.load_limits.run(load)
+        return await (load() if is_batched else runtime.load_limits.run(load))
     except Exception:
         counters.load_errors += 1
         raise
@@ -250,7 +256,7 @@ async def load_in_turn(runtime: Runtime, counters: TierCounters, load: Callable[
 async def _load_privately(engine: Engine, runtime: Runtime, request: Request, load: Load) -> Found:
     """Load for one caller, in its own task; store nothing."""
     policy = request.policy
-    fresh = await load_in_turn(runtime, request.counters, load)
+    fresh = await _load_one(runtime, request, load)
     lifetime = policy.lifetime(fresh.ttl, request.ttl)
     now = engine.now()
     return Found(engine.entry(policy, request, fresh.value, lifetime, since=now, began=now), "loader")

@@ -165,6 +165,7 @@ class Request(NamedTuple):
         indexes: Keys of the indexes in Valkey that the entry belongs in: one for each group but the tier's.
         fill: Where the tier itself stores what was loaded (``Fresh.store`` is False then): does so, or raises what the
             waiters get in place of the value.
+        is_batched: Whether the loader collects loads, and takes one turn for all of them: ``BatchLoader``.
     """
 
     policy: TierPolicy
@@ -174,3 +175,4 @@ class Request(NamedTuple):
     ttl: Ttl | None = None
     indexes: tuple[str, ...] = ()
     fill: Callable[[Fence, Entry], Awaitable[None]] | None = None
+    is_batched: bool = False

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 from ..engine.batch import find_many, get_or_load_many, invalidate_many, store_many
+from ..engine.batch_loader import BATCH_SIZE, BATCH_WINDOW, ArgumentBatchLoader, BatchFunction, BatchLoader
 from ..engine.engine import Engine
 from ..engine.entry import Group
 from ..engine.explanation import Explanation, explain
@@ -161,7 +162,7 @@ class KvTier:
 
         Args:
             loader: Called with ``key`` if it has a required positional parameter, otherwise with nothing; async or
-                plain.
+                plain. Or what ``batch_loader`` returned.
             ttl: Lifetime of what is loaded; None takes the tier's, then the cache's.
             tags: As for ``set``.
             mode: As for ``LlmTier.get_or_load``, which also says what is returned when, and what cancelling does;
@@ -194,9 +195,19 @@ class KvTier:
                     value = await value
                 return self._loaded(value, "what the loader returned")
 
-            found = await get_or_load(engine, self._request(full_key, ttl, tagged), load, mode)
+            request = self._request(full_key, ttl, tagged)._replace(is_batched=isinstance(loader, BatchLoader))
+            found = await get_or_load(engine, request, load, mode)
             operation.found(found)
         return KvResult.from_found(full_key, found, engine.now())
+
+    def batch_loader(
+        self, fn: BatchFunction[str], *, window: float = BATCH_WINDOW, max_size: int = BATCH_SIZE
+    ) -> ArgumentBatchLoader:
+        """Return a loader that answers calls of ``get_or_load`` together, as ``ToolTier.batch_loader`` does.
+
+        ``fn`` is called with a list of keys. Who has the list already asks ``get_or_load_many``.
+        """
+        return ArgumentBatchLoader(self._engine, fn, window=window, max_size=max_size)
 
     async def get_many(self, keys: Iterable[str], default: Any = None) -> dict[str, Any]:
         """Return the value of each key, ``default`` where there is none, in the order of ``keys``.

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, TypeAlias, TypeVar, overload
 
+from ..engine.batch_loader import BATCH_SIZE, BATCH_WINDOW, ArgumentBatchLoader, BatchFunction, BatchLoader
 from ..engine.engine import Engine
 from ..engine.entry import Group
 from ..engine.explanation import Explanation, explain
@@ -129,7 +130,8 @@ class LlmTier:
             params: The request. Keys that the cache does not know take part in the key as they are.
             loader: Called with ``params`` if it has a required positional parameter, otherwise with nothing; async
                 or plain (a plain one runs on the event loop: wrap what blocks in ``asyncio.to_thread``). Returns
-                the text or an LlmResponse. With a key in the place of ``params`` it must take nothing.
+                the text or an LlmResponse. Or what ``batch_loader`` returned. With a key in the place of ``params`` a
+                loader must take nothing.
             ttl: Lifetime of what is loaded; None takes the tier's, then the cache's.
             tags: Names by which what is loaded can be invalidated together with other entries.
             mode: "use" the cache; "refresh": load anew, store, and let callers who come meanwhile share it;
@@ -175,9 +177,19 @@ class LlmTier:
                 fresh = self._fresh_answer(prepared.model, answer)
                 return fresh if self._is_still(prepared, params) else fresh._replace(store=False)
 
-            found = await get_or_load(engine, self._request(prepared, ttl, tagged), load, mode)
+            request = self._request(prepared, ttl, tagged)._replace(is_batched=isinstance(loader, BatchLoader))
+            found = await get_or_load(engine, request, load, mode)
             operation.found(found)
         return LlmResult.from_found(key, found, engine.now())
+
+    def batch_loader(
+        self, fn: BatchFunction[Mapping[str, Any]], *, window: float = BATCH_WINDOW, max_size: int = BATCH_SIZE
+    ) -> ArgumentBatchLoader:
+        """Return a loader that answers calls of ``get_or_load`` together, as ``ToolTier.batch_loader`` does.
+
+        ``fn`` is called with a list of params, and returns a list of texts or LlmResponses.
+        """
+        return ArgumentBatchLoader(self._engine, fn, window=window, max_size=max_size)
 
     async def store(
         self,

@@ -15,6 +15,7 @@ from hashlib import sha256
 from typing import Any, Final, overload
 
 from ..engine.announcement import Announcement
+from ..engine.batch_loader import BATCH_SIZE, BATCH_WINDOW, BatchFunction, BatchLoader, KeywordBatchLoader
 from ..engine.engine import Engine
 from ..engine.entry import Group
 from ..engine.explanation import Explanation, explain
@@ -140,7 +141,8 @@ class ToolTier:
 
         Args:
             loader: The tool. Called with ``args`` as keywords if it takes any argument, otherwise with nothing; async
-                or plain. May return any JSON value. With a key it gets the ``args`` as JSON has them.
+                or plain. May return any JSON value. Or what ``batch_loader`` returned. With a key it gets the ``args``
+                as JSON has them.
             ttl: Lifetime of what is loaded; None takes that of the tool's policy, then the tier's, then the cache's.
             cost: Dollars that the call costs, counted as saved by each later hit.
             tags: Names by which what is loaded can be invalidated together with other entries.
@@ -180,9 +182,35 @@ class ToolTier:
                 return self._fresh(prepared, value, cost)._replace(store=store)
 
             await engine.open()  # Which reads the policies: the first call already knows them.
-            found = await get_or_load(engine, self._request(prepared, ttl, tagged), load, mode)
+            request = self._request(prepared, ttl, tagged)._replace(is_batched=isinstance(loader, BatchLoader))
+            found = await get_or_load(engine, request, load, mode)
             operation.found(found)
         return ToolResult.from_found(key, found, engine.now())
+
+    def batch_loader(
+        self,
+        fn: BatchFunction[dict[str, Any]],
+        *,
+        window: float = BATCH_WINDOW,
+        max_size: int = BATCH_SIZE,
+    ) -> KeywordBatchLoader:
+        """Return a loader for ``get_or_load`` that answers calls which come at about the same time by one of ``fn``.
+
+        Args:
+            fn: Called with a list of the args of several calls, each a new dict, in the order in which they came to be
+                loaded; async or plain. Returns a list of the results, of the same length and order. An exception in
+                a place is raised for that call alone; what ``fn`` raises, for all of them.
+            window: Seconds that the first call waits for others; 0 waits for those of the same turn of the event loop.
+            max_size: Most calls that are answered together; with so many ``fn`` is called at once.
+
+        Raises:
+            UsageError: An argument is not of this kind. From ``get_or_load``: what ``fn`` returned is not.
+
+        ``ResilienceOptions.max_loads`` and ``load_timeout`` are for calls of ``fn``. A call that is cancelled leaves
+        the others waiting; with the last one gone ``fn`` is cancelled. ``fn`` may ask the cache itself, for
+        whatever it likes.
+        """
+        return KeywordBatchLoader(self._engine, fn, window=window, max_size=max_size)
 
     @overload
     async def store(

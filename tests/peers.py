@@ -1,0 +1,25 @@
+"""betterdb-agent-cache, to be tested beside tiercache."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+os.environ["BETTERDB_TELEMETRY"] = "false"
+
+import betterdb_agent_cache as betterdb
+import prometheus_client
+import valkey.asyncio
+from betterdb_agent_cache.types import TelemetryOptions
+
+
+@asynccontextmanager
+async def betterdb_cache(url: str, name: str = "test", **client_options: Any) -> AsyncIterator[betterdb.AgentCache]:
+    """A cache of betterdb-agent-cache's on the server, with metrics of its own."""
+    async with valkey.asyncio.Valkey.from_url(url, **client_options) as client:
+        telemetry = TelemetryOptions(registry=prometheus_client.CollectorRegistry())
+        cache = betterdb.AgentCache(betterdb.AgentCacheOptions(client=client, name=name, telemetry=telemetry))
+        yield cache
+        await cache.shutdown()
