@@ -1,11 +1,10 @@
 """The requests and answers that every peer caches, and the key that caches without one of their own are
 given.
 
-A request is built anew for every call, as an agent program builds it: new dicts and lists, the user's words
-as new strings, and the model name and the texts that the program holds (system prompt, tool definitions, the documents and the
-earlier turns of a conversation) shared. Nothing that a peer could remember about an *object* therefore helps it,
-unless a real program would share that object as well. The size ``parsed`` shares nothing: it is the long context as it
-comes out of a JSON parser.
+A request is built anew for every call, as an agent program builds it: new dicts and lists, the user's words as new
+strings, and the texts that the program holds (system prompt, tool definitions, the documents and the earlier turns of a
+conversation) shared. Nothing that a peer could remember about an *object* therefore helps it, unless a real program
+would share that object as well. The size ``parsed`` shares nothing: it is the long context as a JSON parser returns it.
 """
 
 import hashlib

@@ -103,6 +103,8 @@ class Driver:
         """Measure all rounds into the results; a case that failed is kept there with its reason, and left out."""
         with Counters(self._endpoint) as counters:
             for number in range(self._plan.rounds):
+                if not sys.stderr.isatty():
+                    print(f"round {number + 1} of {self._plan.rounds}", file=sys.stderr, flush=True)
                 with contextlib.ExitStack() as stack:
                     workers = {name: Worker(name, self._plan.loop) for name in self._plan.peers}
                     for worker in workers.values():

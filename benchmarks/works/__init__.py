@@ -3,9 +3,10 @@
 from benchmarks.works.groups import DestroyThread, InvalidateModel, InvalidateTool, SessionAll
 from benchmarks.works.growth import Entries, Length, Memory, Pipeline
 from benchmarks.works.invalidation import Invalidation
-from benchmarks.works.lookups import GatherChecks, GetMany, L1Hit, L2Hit, PreparedHit, SessionGet, ToolCheck
+from benchmarks.works.lookups import GatherChecks, L1Hit, L2Hit, PreparedHit
 from benchmarks.works.stampede import Stampede, StampedeProcesses
 from benchmarks.works.stores import MissLoad, MissStore, StoreBatch
+from benchmarks.works.tiers import GetMany, SessionGet, ToolCheck
 from benchmarks.works.work import Bench, Variant, Work, WrongAnswerError
 
 __all__ = ["WORKS", "Bench", "Variant", "Work", "WrongAnswerError"]
