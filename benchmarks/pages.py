@@ -42,7 +42,6 @@ _FLOORS = (
     ("miss + store: a GET and a SET on a raw socket", "miss-store", "short"),
     ("1,000 stores at once: SETs on a raw socket", "store-batch", "short"),
 )
-_UVLOOP = ("tiercache_uvloop",)
 
 
 def write_docs(results: Results) -> None:
@@ -74,8 +73,8 @@ def _works(results: Results) -> str:
 BLOCKS: dict[str, Callable[[Results], str]] = {
     "goals": goal_table,
     "summary": lambda results: ratio_table(results, _SUMMARY, _SUMMARY_PEERS),
-    "floors": lambda results: ratio_table(results, _FLOORS, ("floor",)),
-    "uvloop": lambda results: ratio_table(results, _SUMMARY, _UVLOOP),
+    "floors": lambda results: ratio_table(results, _FLOORS, ("floor",), is_inverse=True),
+    "uvloop": lambda results: ratio_table(results, _SUMMARY, ("tiercache_uvloop",), is_inverse=True),
     "works": _works,
     "machine": notes,
 }

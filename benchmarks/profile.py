@@ -103,8 +103,8 @@ def _report(stacks: list[str]) -> None:
     total = packages.total()
     for title, shares in (("by package", packages), ("by function", functions)):
         print(f"\n{title}, {total:,} looks")
-        for name, count in shares.most_common(_SHOWN):
-            print(f"{count / total:7.1%}  {name}")
+        for shown, looks in shares.most_common(_SHOWN):
+            print(f"{looks / total:7.1%}  {shown}")
 
 
 def _package(file: str) -> str:

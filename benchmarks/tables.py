@@ -39,14 +39,20 @@ def work_tables(results: Results, work: Work) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def ratio_table(results: Results, rows: Iterable[tuple[str, str, str]], peers: Iterable[str]) -> str:
-    """How many times as fast as each of the peers tiercache is: a row a work and variant, given with its title."""
+def ratio_table(
+    results: Results, rows: Iterable[tuple[str, str, str]], peers: Iterable[str], *, is_inverse: bool = False
+) -> str:
+    """How many times as fast as each of the peers tiercache is: a row a work and variant, given with its title.
+
+    The inverse says how many times as long tiercache takes.
+    """
     peers = list(peers)
     lines = []
     for title, work, variant in rows:
         median = results.median(Case(work, variant, SUBJECT))
         if median is not None:
-            ratios = [results.speed(work, variant, peer) for peer in peers]
+            cases = [(Case(work, variant, peer), Case(work, variant, SUBJECT)) for peer in peers]
+            ratios = [results.ratio(*reversed(pair)) if is_inverse else results.ratio(*pair) for pair in cases]
             lines.append((title, duration(median), *(ratio_text(ratio) if ratio else "-" for ratio in ratios)))
     return table(("work", "tiercache", *(peer_title(peer) for peer in peers)), lines)
 

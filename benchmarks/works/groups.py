@@ -94,7 +94,7 @@ class SessionAll(_Group):
     title = "All fields of a thread"
     explained = "`session.get_all` of ten fields"
     needs = ("session_set", "session_all")
-    wanted = _FIELDS
+    wanted: ClassVar[Any] = _FIELDS
 
     async def fill(self, peer: Peer) -> None:
         assert peer.session_set is not None
