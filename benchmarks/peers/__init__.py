@@ -1,43 +1,49 @@
-"""The caches that are compared, a module each behind one small protocol, and what each does for each work.
+"""The caches that are compared, a module each behind one small protocol.
 
-| peer | L1 hit | L2 hit | miss + store | 1,000 misses |
-|---|---|---|---|---|
-| tiercache | `check` | `check`, L1 off | `check`, `store` | `get_or_load` |
-| betterdb-agent-cache | `check` (reads Valkey) | `check` | `check`, `store` | check, load, store by each |
-| async-cache | `get` | - | - | `get(key, loader=)` |
-| cashews | `get`, client-side | `get`, plain Redis | `get`, `set`, client-side | `@cache`, client-side |
-| aiocache | `get`, MEMORY | `get`, REDIS | `get`, `set`, REDIS | `cached_stampede`, REDIS |
-| hand-made | OrderedDict | `GET` of JSON | `GET`, `SET`, OrderedDict | check, load, store by each |
-| floor | dict, ready key | `GET`, ready key | `GET`, `SET`, ready bytes | all await one task |
-
-Every cache has a new client with the default settings of its library, the same Valkey, TTL, requests and
-answers, and the telemetry it ships with. "miss + store" is the lookup that misses and then the store, until
-Valkey has acknowledged it; a cache with two levels fills both. async-cache, cashews, aiocache and the
-hand-made cache get `request_key(params)` as the key, inside the measured call, because their users have to
-compute it there; tiercache and betterdb-agent-cache make their own. The floor does less than a cache: it says
-what the machine and the client cost. "-" is a work that the cache does not offer.
+Every cache has a new client with the default settings and the serialisation of its library, the same Valkey, lifetime,
+requests and answers, and the telemetry it ships with. To add one: a module with a subclass of `Peer` or `Keyed`, and
+its name here.
 """
 
 from importlib import import_module
 
-from benchmarks.peers.protocol import Endpoint, Loader, Peer, PeerInfo, Work
+from benchmarks.peers.protocol import Endpoint, Keyed, Load, Peer, Setting
 
-__all__ = ["PEERS", "Endpoint", "Loader", "Peer", "PeerInfo", "Work", "make_peer"]
+__all__ = ["PEERS", "Endpoint", "Keyed", "Load", "Peer", "Setting", "peer_class", "why_missing"]
 
-PEERS = {  # in the order of the tables
-    "tiercache": PeerInfo("tiercache"),
-    "betterdb": PeerInfo("betterdb-agent-cache", has_l1=False, single_flight=False),
-    "async_cache": PeerInfo("async-cache", has_l2=False, works=frozenset({Work.L1_HIT, Work.STAMPEDE})),
-    "cashews": PeerInfo("cashews"),
-    "aiocache": PeerInfo("aiocache"),
-    "handmade": PeerInfo("OrderedDict + sha256(json)", single_flight=False),
-    "floor": PeerInfo("floor: bare dict, GET, SET, task", is_cache=False),
+PEERS = {  # module and class, in the order of the tables
+    "tiercache": "tiercache:Tiercache",
+    "tiercache_behind": "tiercache:Behind",
+    "tiercache_uvloop": "tiercache:OnUvloop",
+    "betterdb": "betterdb:Betterdb",
+    "handmade": "handmade:Handmade",
+    "cachetools": "memory:CachetoolsLock",
+    "async_cache": "memory:AsyncCachePeer",
+    "langchain_memory": "langchain:LangchainMemory",
+    "langchain_redis": "langchain:LangchainRedis",
+    "cashews": "cashews:CashewsRedis",
+    "cashews_client_side": "cashews:CashewsClientSide",
+    "aiocache_memory": "aiocache:AiocacheMemory",
+    "aiocache_redis": "aiocache:AiocacheRedis",
+    "coredis": "coredis:Coredis",
+    "floor": "floor:Floor",
 }
 
 
-def make_peer(name: str) -> Peer:
-    """The peer called ``name``. Imports its library only now: no worker process pays for another peer's
-    imports.
+def peer_class(name: str) -> type[Peer]:
+    """The class of the peer ``name``. Imports its library only now: no process pays for another peer's imports.
+
+    Raises:
+        ImportError: The library is not installed.
     """
-    peer: Peer = import_module(f"benchmarks.peers.{name}").make()
-    return peer
+    module, _, attribute = PEERS[name].partition(":")
+    found: type[Peer] = getattr(import_module(f"benchmarks.peers.{module}"), attribute)
+    return found
+
+
+def why_missing(name: str) -> str:
+    """Why the peer cannot be measured here; empty when it can."""
+    try:
+        return peer_class(name).missing()
+    except ImportError as error:
+        return str(error)

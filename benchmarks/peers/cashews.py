@@ -1,40 +1,44 @@
-"""cashews: the Redis backend; its client-side cache, kept fresh by invalidation messages, is the L1."""
+"""cashews: the Redis backend, and its client-side cache, kept fresh by invalidation messages, in front of it."""
 
 from typing import Any
 
 from cashews import Cache
 
-from benchmarks.peers.protocol import Endpoint, Loader, Work
-from benchmarks.requests import TTL, Answer, Params, request_key
+from benchmarks.data import TTL, Params, request_key
+from benchmarks.peers.protocol import Keyed, Load, Setting
 
 
-class Cashews:
-    async def open(self, endpoint: Endpoint, work: Work, loader: Loader) -> None:
+class CashewsRedis(Keyed):
+    title = "cashews, redis"
+    levels = frozenset({"l2"})
+    _client_side = False
+
+    async def open(self, setting: Setting) -> None:
         self._cache = cache = Cache()
-        cache.setup(endpoint.url, client_side=work is not Work.L2_HIT, suppress=False)
+        cache.setup(setting.endpoint.url, client_side=self._client_side, suppress=False)
         await cache.init()
+        self.get = cache.get
 
-        @cache(ttl=TTL, key="{key}")
-        async def ask(key: str, params: Params) -> dict[str, Any]:
-            return (await loader(params)).as_dict()
+        @cache(ttl=TTL, key="{key}", lock=True)
+        async def ask(key: str, params: Params, load: Load) -> dict[str, Any]:
+            return (await load(params)).as_dict()
 
         self._ask = ask
-
-    async def check(self, params: Params) -> Any:
-        return await self._cache.get(request_key(params))
-
-    async def store(self, params: Params, answer: Answer) -> None:
-        await self._cache.set(request_key(params), answer.as_dict(), expire=TTL)
-
-    async def get_or_load(self, params: Params) -> Any:
-        return await self._ask(request_key(params), params)
-
-    def answer(self, found: Any) -> Answer | None:
-        return None if found is None else Answer.of_dict(found)
 
     async def close(self) -> None:
         await self._cache.close()
 
+    async def set(self, key: str, value: Any) -> None:
+        await self._cache.set(key, value, expire=TTL)
 
-def make() -> Cashews:
-    return Cashews()
+    async def get_many(self, keys: list[str]) -> Any:
+        return await self._cache.get_many(*keys)
+
+    async def get_or_load(self, params: Params, load: Load) -> Any:
+        return await self._ask(request_key(params), params, load)
+
+
+class CashewsClientSide(CashewsRedis):
+    title = "cashews, client-side"
+    levels = frozenset({"l1"})
+    _client_side = True

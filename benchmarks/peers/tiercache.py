@@ -1,41 +1,108 @@
 """tiercache itself, through its public API."""
 
+import importlib.util
 from typing import Any
 
-from benchmarks.peers.protocol import Endpoint, Loader, Work
-from benchmarks.requests import NAME, TTL, Answer, Params
-from tiercache import AgentCache, LlmResponse, TierOptions
+import tiercache
+from benchmarks.data import NAME, TTL, Answer, Params
+from benchmarks.peers.protocol import Load, Peer, Setting
+from tiercache import AgentCache, L1Options, LlmResponse, LlmTier, TierOptions
+
+_MANY_BYTES = 1 << 33
 
 
-class Tiercache:
-    async def open(self, endpoint: Endpoint, work: Work, loader: Loader) -> None:
-        self._levels = {Work.L1_HIT: ("l1",), Work.L2_HIT: ("l2",)}.get(work, ("loader", "l1", "l2"))
-        llm = TierOptions(l1=work is not Work.L2_HIT)
-        self._cache = AgentCache.from_url(endpoint.url, name=NAME, default_ttl=TTL, llm=llm)
-        await self._cache.open()
-        self._loader = loader
-        self.check = self._cache.llm.check
+class Tiercache(Peer):
+    title = "tiercache"
+    levels = frozenset({"l1", "l2", "memory"})
+    made_at_open = frozenset(
+        {
+            "tool_check",
+            "tool_store",
+            "session_get",
+            "session_set",
+            "session_all",
+            "destroy_thread",
+            "invalidate_tool",
+            "invalidate_model",
+            "get",
+            "set",
+            "get_many",
+        }
+    )
+    if hasattr(LlmTier, "key"):
+        made_at_open |= {"prepare", "check_prepared"}
 
-    async def store(self, params: Params, answer: Answer) -> Any:
-        return await self._cache.llm.store(params, answer.text, tokens=answer.tokens)
+    def options(self, setting: Setting) -> dict[str, Any]:
+        tier = TierOptions(l1=setting.use != "l2")
+        options = dict.fromkeys(("llm", "tool", "session", "kv"), tier)
+        if setting.max_entries != Setting.max_entries:
+            options["l1"] = L1Options(max_entries=setting.max_entries, max_bytes=_MANY_BYTES)
+        return options
 
-    async def get_or_load(self, params: Params) -> Any:
-        return await self._cache.llm.get_or_load(params, self._load)
-
-    def answer(self, found: Any) -> Answer | None:
-        if found.response is None:
-            return None
-        if found.source not in self._levels:
-            raise ValueError(f"tiercache answered from {found.source}, expected {' or '.join(self._levels)}")
-        return Answer(found.response, dict(found.tokens))
+    async def open(self, setting: Setting) -> None:
+        options: dict[str, Any] = {"name": NAME, "default_ttl": TTL, **self.options(setting)}
+        if setting.use == "memory":
+            self.cache = AgentCache.in_memory(**options)
+        else:
+            self.cache = AgentCache.from_url(setting.endpoint.url, **options)
+        await self.cache.open()
+        cache = self.cache
+        self.check = cache.llm.check
+        self.tool_check, self.tool_store = cache.tool.check, cache.tool.store
+        self.session_get, self.session_set = cache.session.get, cache.session.set
+        self.session_all, self.destroy_thread = cache.session.get_all, cache.session.destroy_thread
+        self.invalidate_tool, self.invalidate_model = cache.tool.invalidate_by_tool, cache.llm.invalidate_by_model
+        self.get, self.set, self.get_many = cache.kv.get, cache.kv.set, cache.kv.get_many
+        self.settle = cache.flush_writes
+        if hasattr(LlmTier, "key"):
+            self.prepare, self.check_prepared = cache.llm.key, cache.llm.check
 
     async def close(self) -> None:
-        await self._cache.aclose()
+        await self.cache.aclose()
 
-    async def _load(self, params: Params) -> LlmResponse:
-        answer = await self._loader(params)
-        return LlmResponse(answer.text, tokens=answer.tokens)
+    async def store(self, params: Params, answer: Answer) -> Any:
+        return await self.cache.llm.store(params, answer.text, tokens=answer.tokens)
+
+    async def get_or_load(self, params: Params, load: Load) -> Any:
+        async def ask(params: Params) -> LlmResponse:
+            answer = await load(params)
+            return LlmResponse(answer.text, tokens=answer.tokens)
+
+        return await self.cache.llm.get_or_load(params, ask)
+
+    def answer(self, found: Any) -> Answer | None:
+        return None if found.response is None else Answer(found.response, dict(found.tokens))
+
+    def level(self, found: Any) -> str:
+        return getattr(found, "source", "")
+
+    def text(self, found: Any) -> str | None:
+        text: str | None = found if isinstance(found, str | None) else found.response
+        return text
+
+    def values(self, found: Any, keys: Any) -> list[Any]:
+        return [found[key] for key in keys]
 
 
-def make() -> Tiercache:
-    return Tiercache()
+class Behind(Tiercache):
+    """Stores return when they are queued; the time until Valkey has them is part of the work."""
+
+    title = "tiercache, write-behind"
+    works = frozenset({"store-batch", "miss-store"})
+
+    @classmethod
+    def missing(cls) -> str:
+        return "" if hasattr(tiercache, "WriteOptions") else "this tiercache has no write-behind"
+
+    def options(self, setting: Setting) -> dict[str, Any]:
+        return super().options(setting) | {"writes": tiercache.WriteOptions(mode="behind")}
+
+
+class OnUvloop(Tiercache):
+    title = "tiercache on uvloop"
+    loop = "uvloop"
+    works = frozenset({"l1-hit", "l2-hit", "miss-store", "store-batch"})
+
+    @classmethod
+    def missing(cls) -> str:
+        return "" if importlib.util.find_spec("uvloop") else "uvloop is not installed"

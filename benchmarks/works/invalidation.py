@@ -1,34 +1,27 @@
-"""The command ``python -m benchmarks.coherence``: what an invalidation costs beside a bare PUBLISH.
+"""What an invalidation costs beside a bare PUBLISH.
 
 One cache deletes a key that eight others have in process memory; timed from the start of the call until each of the
 eight has dropped it. Beside it, one connection publishes a message of the same bytes to eight subscribers; timed from
 before the command is sent until each of them has read it. Both run in this process, one after the other, turn by turn.
 """
 
-import argparse
 import asyncio
 import contextlib
-import json
-import signal
 import statistics
-import sys
 from collections.abc import AsyncIterator
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 from valkey.asyncio import Connection
 
-from benchmarks.peers.protocol import Endpoint
-from benchmarks.report import duration
-from benchmarks.server import cores, pin, running_valkey
+from benchmarks.peers.protocol import Endpoint, Peer
+from benchmarks.timing import Measured
+from benchmarks.works.work import Bench, Variant, Work
 from tiercache import AgentCache, DiscoveryOptions, TelemetryOptions
 from tiercache.engine.announcement import Announcement
 from tiercache.l2.messages import encode
 
 REPLICAS = 8
-GOAL = 2.0
-_OUTPUT = Path(__file__).parent / "results" / "coherence.json"
 _NAME = "bench"
 _KEY = "answer"
 _FULL_KEY = f"{_NAME}:__tc:kv:kv:{_KEY}"
@@ -37,6 +30,8 @@ _TIMEOUT = 5.0
 _QUIET_SECONDS = 0.001
 _MAX_FILLS = 100
 _WARM_UP = 20
+_COUNT = 300
+_QUICK_COUNT = 100
 
 
 class NotDeliveredError(Exception):
@@ -179,47 +174,31 @@ def _message() -> bytes:
     return before + b"1700000000000000" + after
 
 
-def main() -> int:
-    """Run the command; returns the exit code, 1 with ``--check`` and the goal missed."""
-    args = _arguments()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server is stopped on this one too
-    with running_valkey() as (endpoint, server_pid):
-        pin(server_pid, cores()[:1] if args.pin else [])
-        rounds = asyncio.run(_measure(endpoint, args.rounds, args.count))
-    figures = summary(rounds, args.count)
-    text = markdown(figures)
-    print(text)
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(figures, indent=1) + "\n")
-    args.output.with_suffix(".md").write_text(text)
-    is_reached = figures["ratio"] <= GOAL
-    print(f"{'reached' if is_reached else 'MISSED '}  at most {GOAL:g}x: {figures['ratio']:.2f}x", file=sys.stderr)
-    return int(args.check and not is_reached)
+class Invalidation(Work):
+    """p99 over all deliveries of one round."""
 
+    name = "invalidation"
+    title = "Invalidation over eight replicas, p99"
+    explained = "`kv.delete` until eight other caches have dropped the key; the floor is a bare PUBLISH, read by eight"
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.coherence", description="Time an invalidation beside a bare PUBLISH."
-    )
-    parser.add_argument("--rounds", type=int, default=5, help="rounds (5)")
-    parser.add_argument("--count", type=int, default=300, help="invalidations, and publications, in a round (300)")
-    parser.add_argument("--pin", action="store_true", help="hold this process and Valkey to one core")
-    parser.add_argument("--output", type=Path, default=_OUTPUT, help="JSON file; the Markdown goes beside it")
-    parser.add_argument("--check", action="store_true", help="exit with 1 when the goal is missed")
-    return parser.parse_args()
+    def variants(self) -> list[Variant]:
+        return [Variant("p99", "until a replica has heard", "p99", callers=REPLICAS)]
 
+    def offers(self, peer: type[Peer], variant: Variant) -> bool:
+        return peer.title == "tiercache"  # the floor is measured with it, turn by turn
 
-async def _measure(endpoint: Endpoint, rounds: int, count: int) -> list[dict[str, list[float]]]:
-    """Return the seconds of every delivery, by side, for each round."""
-    async with Bare(_message()).opened(endpoint) as bare, Caches().opened(endpoint) as caches:
-        await _turns(bare, caches, _WARM_UP)
-        return [await _turns(bare, caches, count) for _ in range(rounds)]
+    async def run(self, peer: Peer, variant: Variant, bench: Bench) -> dict[str, Measured]:
+        count = _COUNT if bench.budget.values > 2 else _QUICK_COUNT
+        async with Bare(_message()).opened(bench.endpoint) as bare, Caches().opened(bench.endpoint) as caches:
+            await _turns(bare, caches, _WARM_UP)
+            seconds = await _turns(bare, caches, count)
+        return {name: _measured(each, count) for name, each in seconds.items()}
 
 
 async def _turns(bare: Bare, caches: Caches, count: int) -> dict[str, list[float]]:
-    seconds: dict[str, list[float]] = {"bare": [], "cache": []}
+    seconds: dict[str, list[float]] = {"tiercache": [], "floor": []}
     for turn in range(count):
-        sides: list[tuple[str, Any]] = [("bare", bare), ("cache", caches)]
+        sides: list[tuple[str, Any]] = [("floor", bare), ("tiercache", caches)]
         for side, deliver in sides if turn % 2 else reversed(sides):
             # Before either, so that both find the process and the server as busy as each other.
             await caches.fill()
@@ -227,43 +206,6 @@ async def _turns(bare: Bare, caches: Caches, count: int) -> dict[str, list[float
     return seconds
 
 
-def summary(rounds: list[dict[str, list[float]]], count: int) -> dict[str, Any]:
-    """Return the figures of a run: p50 and p99 of each side by round, and the ratio of the medians of the p99s."""
-    by_side: dict[str, Any] = {
-        side: {f"p{percent}": [_percentile(each[side], percent) for each in rounds] for percent in (50, 99)}
-        for side in ("bare", "cache")
-    }
-    bare, cache = (by_side[side]["p99"] for side in ("bare", "cache"))
-    return {
-        "replicas": REPLICAS,
-        "count": count,
-        **by_side,
-        "ratio": statistics.median(cache) / statistics.median(bare),
-        "ratios": [one / other for one, other in zip(cache, bare, strict=True)],
-    }
-
-
-def _percentile(seconds: list[float], percent: int) -> float:
-    return statistics.quantiles(seconds, n=100, method="inclusive")[percent - 1]
-
-
-def markdown(figures: dict[str, Any]) -> str:
-    """Return the table that is printed."""
-    rounds = len(figures["ratios"])
-    lines = [
-        f"{figures['replicas']} replicas, {rounds} rounds of {figures['count']}; medians of the rounds.",
-        "",
-        "| until all have heard, one by one | p50 | p99 |",
-        "|---|--:|--:|",
-    ]
-    for side, title in (("bare", "a bare PUBLISH, read by a subscriber"), ("cache", "`delete`, dropped by a replica")):
-        p50, p99 = (duration(statistics.median(figures[side][name])) for name in ("p50", "p99"))
-        lines.append(f"| {title} | {p50} | {p99} |")
-    low, high = min(figures["ratios"]), max(figures["ratios"])
-    lines += ["", f"The p99 of the invalidation is {figures['ratio']:.2f} times that of the PUBLISH "]
-    lines[-1] += f"({low:.2f} to {high:.2f} in the rounds)."
-    return "\n".join(lines) + "\n"
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def _measured(seconds: list[float], count: int) -> Measured:
+    p50, p99 = (statistics.quantiles(seconds, n=100, method="inclusive")[percent - 1] for percent in (50, 99))
+    return Measured([p99], [], count, {"p50": p50})

@@ -1,10 +1,10 @@
 """The requests and answers that every peer caches, and the key that caches without one of their own are
 given.
 
-A request is built anew for every call, as an agent program builds it: new dicts and lists, the user's words
-as new strings, and the model name and the texts fixed in the program (system prompt, tool definitions)
-shared. Nothing that a peer could remember about an *object* therefore helps it, unless a real program would
-share that object as well.
+A request is built anew for every call, as an agent program builds it: new dicts and lists, the user's words as new
+strings, and the texts that the program holds (system prompt, tool definitions, the documents and the earlier turns of a
+conversation) shared. Nothing that a peer could remember about an *object* therefore helps it, unless a real program
+would share that object as well. The size ``parsed`` shares nothing: it is the long context as a JSON parser returns it.
 """
 
 import hashlib
@@ -69,18 +69,48 @@ def _new(text: str) -> str:
     return "".join([text[:1], text[1:]])
 
 
-def _short(number: int | None) -> Params:
-    country = "Bulgaria" if number is None else f"country {number}"
-    question = f"What is the capital of {country}?"
+def _short(number: int) -> Params:
+    question = f"What is the capital of country {number}?"
     return {"model": MODEL, "messages": [{"role": "user", "content": question}], "temperature": 0}
 
 
-def _chat(number: int | None) -> Params:
+def _chat(number: int) -> Params:
     turns = [{"role": role, "content": _new(text) * count} for role, text, count in _TURNS]
-    if number is not None:
-        turns[-1]["content"] += f" My booking is number {number}."
+    turns[-1]["content"] += f" My booking is number {number}."
     messages = [{"role": "system", "content": _SYSTEM}, *turns]
     return {"model": MODEL, "messages": messages, "temperature": 0, "max_tokens": 500, "tools": _TOOLS}
+
+
+_DOCUMENTS = [
+    f"Document {number}. " + "The travel policy says, and the venue confirms it. " * 40 for number in range(20)
+]
+_EARLIER = [
+    {"role": ("user", "assistant")[number % 2], "content": text * 20} for number, (_, text, _) in enumerate(_TURNS * 6)
+]
+
+
+def _context(number: int) -> Params:
+    documents = [{"type": "text", "text": text} for text in _DOCUMENTS]
+    earlier = [dict(turn) for turn in _EARLIER]
+    question = f"And what does that mean for booking {number}?"
+    messages = [
+        {"role": "system", "content": _SYSTEM},
+        {"role": "user", "content": documents},
+        *earlier,
+        {"role": "user", "content": question},
+    ]
+    return {"model": MODEL, "messages": messages, "temperature": 0, "max_tokens": 500, "tools": _TOOLS}
+
+
+def _parsed(number: int) -> Params:
+    params: Params = json.loads(json.dumps(_context(number)))
+    return params
+
+
+def message(length: int, number: int, *, held: str = "") -> Params:
+    """A request with one message of ``length`` characters, which is ``held`` or else a new string."""
+    text = held or _new(("x" * length)[: length - 12] + f"{number:012}")
+    return {"model": MODEL, "messages": [{"role": "user", "content": text}], "temperature": 0}
 
 
 @dataclass(frozen=True)
@@ -94,6 +124,9 @@ class Answer:
         """The form in which caches without an entry format of their own hold an answer."""
         return {"response": self.text, "tokens": self.tokens}
 
+    def as_json(self) -> str:
+        return json.dumps(self.as_dict())
+
     @classmethod
     def of_dict(cls, value: dict[str, Any]) -> "Answer":
         return cls(value["response"], value["tokens"])
@@ -101,30 +134,44 @@ class Answer:
 
 @dataclass(frozen=True)
 class Size:
-    """One kind of request. ``build(None)`` is the repeated one, ``build(n)`` one never asked before."""
+    """One kind of request: ``build`` makes request ``number``, and `reply` what the model says to it."""
 
     name: str
     title: str
-    build: Callable[[int | None], Params]
-    answer: Answer
+    build: Callable[[int], Params]
+    text: str
+    tokens: tuple[int, int]
+
+    def reply(self, number: int) -> Answer:
+        return Answer(f"{self.text} ({number})", {"input": self.tokens[0], "output": self.tokens[1]})
 
 
-_SHORT_ANSWER = Answer("The capital of Bulgaria is Sofia.", {"input": 14, "output": 9})
-_CHAT_ANSWER = Answer(
-    "On Tuesday 24 degrees and dry; cancelling is free until Monday 18:00. " * 8,
-    {"input": 1950, "output": 160},
-)
+_LONG_TEXT = "On Tuesday 24 degrees and dry; cancelling is free until Monday 18:00. " * 8
 
 SIZES = {
     size.name: size
     for size in (
-        Size("short", "short request (one user message)", _short, _SHORT_ANSWER),
-        Size("chat", "8 KB chat with tools", _chat, _CHAT_ANSWER),
+        Size("short", "short request", _short, "The capital is Sofia.", (14, 9)),
+        Size("chat", "8 KB chat with tools", _chat, _LONG_TEXT, (1950, 160)),
+        Size("context", "100 KB context", _context, _LONG_TEXT, (25_000, 160)),
+        Size("parsed", "100 KB context, newly parsed", _parsed, _LONG_TEXT, (25_000, 160)),
     )
 }
 
+TOOL = "get_weather"
 
-def request_key(params: Params) -> str:
+
+def tool_args(number: int) -> dict[str, Any]:
+    """The arguments of call ``number`` of `TOOL`."""
+    return {"city": f"City {number}", "days": 3, "units": "metric"}
+
+
+def tool_text(number: int) -> str:
+    """What the tool returned to it."""
+    return f'{{"celsius": 24, "sky": "clear", "station": {number}}}'
+
+
+def request_key(params: object) -> str:
     """The key people write by hand: sha256 of canonical JSON, so that the order of keys does not matter."""
     text = json.dumps(params, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()

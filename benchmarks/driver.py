@@ -1,0 +1,171 @@
+"""Runs the rounds: a process a peer, and all peers of a case one after another before the next case.
+
+Every round visits every case once, in new processes, so that a disturbance of a minute touches all peers alike. Each
+round starts with another peer, so that none is always the first. The first round finds out how many calls make a value;
+the later ones take its counts.
+"""
+
+import contextlib
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from benchmarks.peers import Endpoint, peer_class
+from benchmarks.results import Case, Results
+from benchmarks.server import Counters, cores, pin
+from benchmarks.timing import Budget, Measured
+from benchmarks.works import WORKS, Variant, Work
+
+_CASE_SECONDS = 180
+
+
+class CaseFailedError(Exception):
+    """A peer gave a wrong answer or its process ended; standard error says more."""
+
+
+@dataclass
+class Plan:
+    """What is measured, and how."""
+
+    peers: list[str]
+    works: list[str]
+    rounds: int
+    budget: Budget
+    quick: bool = False
+    sizes: list[str] = field(default_factory=list)
+    loop: str = "asyncio"
+    pinned: bool = True
+
+    def cases(self, work: Work) -> Iterator[tuple[Variant, list[str]]]:
+        """Its variants that are measured, and the peers that offer each."""
+        for variant in work.variants():
+            if (variant.quick or not self.quick) and (not self.sizes or variant.size in self.sizes):
+                peers = [name for name in self.peers if work.offers(peer_class(name), variant)]
+                if peers:
+                    yield variant, peers
+
+
+class Worker:
+    """The process of one peer."""
+
+    def __init__(self, name: str, loop: str) -> None:
+        command = [sys.executable, "-m", "benchmarks.worker", name, loop]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def measure(self, asked: dict[str, Any]) -> dict[str, Measured]:
+        """Measure one case; raises CaseFailedError."""
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(json.dumps(asked) + "\n")
+        process.stdin.flush()
+        overdue = threading.Timer(_CASE_SECONDS, process.kill)
+        overdue.start()
+        try:
+            line = process.stdout.readline()
+        finally:
+            overdue.cancel()
+        answer = json.loads(line) if line else {"error": "its process has ended, or took too long"}
+        if "error" in answer:
+            raise CaseFailedError(answer["error"])
+        return {name: Measured(**measured) for name, measured in answer["measured"].items()}
+
+    def stop(self) -> None:
+        """End the process and wait for it."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+
+class Driver:
+    """Measures a plan on a running server."""
+
+    def __init__(self, plan: Plan, endpoint: Endpoint, server_pid: int, results: Results) -> None:
+        self._plan = plan
+        self._endpoint = endpoint
+        self._server_pid = server_pid
+        self._results = results
+        self._loops: dict[Case, int] = {}
+        self._cores = cores() if plan.pinned else []
+
+    def run(self) -> None:
+        """Measure all rounds into the results; a case that failed is kept there with its reason, and left out."""
+        with Counters(self._endpoint) as counters:
+            for number in range(self._plan.rounds):
+                if not sys.stderr.isatty():
+                    print(f"round {number + 1} of {self._plan.rounds}", file=sys.stderr, flush=True)
+                with contextlib.ExitStack() as stack:
+                    workers = {name: Worker(name, self._plan.loop) for name in self._plan.peers}
+                    for worker in workers.values():
+                        stack.callback(worker.stop)
+                    self._round(number, workers, counters)
+        _progress("")
+
+    def _round(self, number: int, workers: dict[str, Worker], counters: Counters) -> None:
+        for work in (WORKS[name] for name in self._plan.works):
+            if number >= work.rounds:
+                continue
+            for variant, peers in self._plan.cases(work):
+                first = number % len(peers)
+                for peer in peers[first:] + peers[:first]:
+                    case = Case(work.name, variant.name, peer)
+                    if case.name in self._results.failed:
+                        continue
+                    _progress(f"round {number + 1} of {self._plan.rounds}: {case.name}")
+                    counters.reset(work.unrelated(variant))
+                    try:
+                        self._results.add(self._measure(case, work, variant, workers[peer]), case)
+                    except CaseFailedError as error:
+                        self._results.fail(case, str(error))
+
+    def _measure(self, case: Case, work: Work, variant: Variant, worker: Worker) -> dict[str, Measured]:
+        worker_cores, server_cores = self._places(work, variant)
+        pin(self._server_pid, server_cores)
+        asked = {
+            "work": work.name,
+            "variant": variant.name,
+            "loops": self._loops.get(case, 0),
+            "budget": asdict(self._plan.budget),
+            "endpoint": asdict(self._endpoint),
+            "cores": worker_cores,
+        }
+        if not work.fresh_process:
+            measured = worker.measure(asked)
+        else:
+            own = Worker(case.peer, self._plan.loop)
+            try:
+                measured = own.measure(asked)
+            finally:
+                own.stop()
+        if case.peer in measured:
+            self._loops[case] = measured[case.peer].loops
+        return measured
+
+    def _places(self, work: Work, variant: Variant) -> tuple[list[int], list[int]]:
+        """The cores of the worker and of the server.
+
+        With one caller both share one: on two, a sleeping core wakes in tens of microseconds or does not, and the
+        figures flip between two speeds. With many, each has its own.
+        """
+        if not self._cores or work.unpinned:
+            return self._cores, self._cores
+        if variant.callers == 1 or len(self._cores) == 1:
+            return self._cores[:1], self._cores[:1]
+        return self._cores[:1], self._cores[1:2]
+
+
+def _progress(text: str) -> None:
+    """Show what is under way on one line, on a terminal."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text[:100]}", end="", file=sys.stderr, flush=True)

@@ -1,0 +1,114 @@
+"""What tiercache has to reach, as ratios within one run, and what a run has reached of it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from benchmarks.results import SUBJECT, Case, Ratio, Results
+from benchmarks.works.groups import UNRELATED
+from benchmarks.works.stampede import LOADER_SECONDS
+
+RIVAL = "betterdb"
+HANDMADE = "handmade"
+FLOOR = "floor"
+
+_TITLES = {RIVAL: "betterdb-agent-cache", HANDMADE: "OrderedDict + sha256(json)", FLOOR: "a bare PUBLISH"}
+_SIZES = {"short": "short", "chat": "8 KB chat", "context": "100 KB context"}
+_AT_LEAST = (  # work, variant, peer, times as fast
+    ("l1-hit", "short-1", RIVAL, 150),
+    ("l1-hit", "chat-1", RIVAL, 40),
+    ("l1-hit", "context-1", RIVAL, 300),
+    ("l1-hit", "short-1", HANDMADE, 3.5),
+    ("l1-hit", "chat-1", HANDMADE, 7),
+    ("l1-hit", "context-1", HANDMADE, 100),
+    ("l2-hit", "short-1", RIVAL, 6),
+    ("l2-hit", "chat-1", RIVAL, 8),
+    ("l2-hit", "context-1", RIVAL, 20),
+    ("l2-hit", "short-100", RIVAL, 9),
+    ("l2-hit", "chat-100", RIVAL, 9),
+    ("miss-store", "short", RIVAL, 2.5),
+)
+_BATCHES = (("short", 10), ("chat", 6))
+_GROUPS = {
+    "session-all": "`session.get_all`",
+    "destroy-thread": "`destroy_thread`",
+    "invalidate-tool": "`invalidate_by_tool`",
+    "invalidate-model": "`invalidate_by_model`",
+}
+_WORKS = {"l1-hit": "L1 hit", "l2-hit": "L2 hit", "miss-store": "miss + store"}
+
+
+@dataclass(frozen=True)
+class Goal:
+    """One figure, and its limit: at least so much, or at most."""
+
+    title: str
+    against: str
+    limit: float
+    figure: Ratio
+    unit: str = "x"
+    is_most: bool = False
+
+    @property
+    def is_met(self) -> bool:
+        return self.figure.value <= self.limit if self.is_most else self.figure.value >= self.limit
+
+
+def goals(results: Results) -> list[Goal]:
+    """The goals of which the run has figures."""
+    return [*_speeds(results), *_batches(results), *_stampedes(results), *_groups(results), *_rest(results)]
+
+
+def _speeds(results: Results) -> Iterator[Goal]:
+    for work, variant, peer, limit in _AT_LEAST:
+        ratio = results.speed(work, variant, peer)
+        if ratio:
+            size, _, callers = variant.partition("-")
+            many = f", {callers} callers" if callers not in ("", "1") else ""
+            yield Goal(f"{_WORKS[work]}, {_SIZES[size]}{many}", f"{_TITLES[peer]}, times as fast", limit, ratio)
+
+
+def _batches(results: Results) -> Iterator[Goal]:
+    for subject, how in ((SUBJECT, "awaited"), ("tiercache_behind", "write-behind")):
+        for size, limit in _BATCHES:
+            ratio = results.ratio(Case("store-batch", size, RIVAL), Case("store-batch", size, subject))
+            if ratio:
+                title = f"1,000 stores at once, {_SIZES[size]}, {how}"
+                yield Goal(title, f"{_TITLES[RIVAL]}, times as fast", limit, ratio)
+
+
+def _stampedes(results: Results) -> Iterator[Goal]:
+    for work, where in (("stampede", "one process"), ("stampede-processes", "eight processes")):
+        case = Case(work, "1000", SUBJECT)
+        calls = results.note(case, "loader_calls")
+        if calls is not None:
+            title = f"1,000 identical misses, {where}"
+            yield Goal(title, "loader calls", 1, Ratio(calls, calls, calls), " call", is_most=True)
+            if work == "stampede":
+                times = [wall / LOADER_SECONDS for each in results.rounds[case] for wall in each.wall]
+                yield Goal(title, "time of the loader", 1.15, Ratio.of(times), is_most=True)
+
+
+def _groups(results: Results) -> Iterator[Goal]:
+    few, many = (str(count) for count in (UNRELATED[0], UNRELATED[-1]))
+    for work, title in _GROUPS.items():
+        growth = results.ratio(Case(work, many, SUBJECT), Case(work, few, SUBJECT))
+        if growth:
+            yield Goal(f"{title}, 1,000,000 unrelated keys", "the same with 1,000", 2, growth, is_most=True)
+        ratio = results.speed(work, many, RIVAL)
+        if ratio:
+            against = f"{_TITLES[RIVAL]}, times as fast"
+            yield Goal(f"{title}, 1,000,000 unrelated keys", against, 1_000, ratio)
+
+
+def _rest(results: Results) -> Iterator[Goal]:
+    length = results.ratio(Case("l1-hit", "context-1", SUBJECT), Case("l1-hit", "short-1", SUBJECT))
+    if length:
+        yield Goal("L1 hit, 100 KB of unchanged context", "a short request", 3, length, is_most=True)
+    heard = results.ratio(Case("invalidation", "p99", SUBJECT), Case("invalidation", "p99", FLOOR))
+    if heard:
+        yield Goal("invalidation in eight replicas, p99", _TITLES[FLOOR], 2, heard, is_most=True)
+    for variant, what in (("values", "key and value"), ("answers", "answer of a short request")):
+        memory = results.median(Case("memory", variant, SUBJECT))
+        if memory is not None:
+            title = f"process memory an L1 entry, {what}"
+            yield Goal(title, "beyond key and value", 600, Ratio(memory, memory, memory), " B", is_most=True)

@@ -1,0 +1,239 @@
+"""Draws a run as three SVGs: latency by source, throughput over callers, cost over the keyspace.
+
+Each carries its own card as the background and a style sheet with a dark variant, so it can be read on a light and on a
+dark page; a viewer without style sheets shows the light one.
+"""
+
+import io
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("svg")
+
+from matplotlib import ticker
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+from benchmarks.colours import CARD, FLOOR, GRID, INK, MUTED, PEER, RIVAL, SUBJECT, themed
+from benchmarks.peers import PEERS, peer_class
+from benchmarks.results import SUBJECT as OURS
+from benchmarks.results import Case, Results
+from benchmarks.tables import digits, duration, peer_title
+from benchmarks.works.groups import UNRELATED
+from benchmarks.works.lookups import CALLERS
+
+_LATENCIES = (
+    ("L1 hit, short request", "l1-hit", "short-1"),
+    ("L2 hit, short request", "l2-hit", "short-1"),
+    ("L1 hit, 8 KB chat with tools", "l1-hit", "chat-1"),
+    ("Miss and store, short request", "miss-store", "short"),
+)
+_THROUGHPUTS = (("L1 hit, short request", "l1-hit"), ("L2 hit, short request", "l2-hit"))
+_GROUPS = (
+    ("session-all", "session.get_all"),
+    ("destroy-thread", "session.destroy_thread"),
+    ("invalidate-tool", "tool.invalidate_by_tool"),
+    ("invalidate-model", "llm.invalidate_by_model"),
+)
+_LINES = (OURS, "betterdb", "handmade", "cashews", "cashews_client_side", "coredis", "floor")
+_BAR = 0.68
+_LINEAR_RANGE = 20
+"""A panel of bars within this factor starts at zero; only a wider one is logarithmic."""
+_LEAST_APART = 0.055
+"""Of the height of a panel: labels of lines that end closer are moved apart."""
+_NO_MARGIN = 1e-12
+
+
+def write_plots(results: Results, folder: Path) -> None:
+    """Draw what the run has figures for into ``folder``."""
+    plots: dict[str, Callable[[Results], Figure | None]] = {
+        "benchmark.svg": _latency,
+        "throughput.svg": _throughput,
+        "keyspace.svg": _keyspace,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, draw in plots.items():
+        with matplotlib.rc_context({"font.family": "DejaVu Sans", "font.size": 9, "svg.hashsalt": "benchmark"}):
+            canvas = draw(results)
+            if canvas is not None:
+                buffer = io.StringIO()
+                canvas.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+                (folder / name).write_text(themed(buffer.getvalue()), "utf-8")
+
+
+def _latency(results: Results) -> Figure | None:
+    shown = [each for each in _LATENCIES if results.median(Case(*each[1:], OURS)) is not None]
+    if not shown:
+        return None
+    canvas, panels = _canvas(
+        len(shown),
+        3.4,
+        "Time a call, one caller",
+        "Median, shorter is better, L1 logarithmic; 2x: twice as long as tiercache. Client and Valkey on one core",
+    )
+    for panel, (title, work, variant) in zip(panels, shown, strict=False):
+        _bars(panel, results, work, variant)
+        panel.set_title(title, loc="left", color=INK[0], fontsize=10.5, fontweight="bold")
+    return canvas
+
+
+def _bars(panel: Any, results: Results, work: str, variant: str) -> None:
+    cases = [(peer, results.median(Case(work, variant, peer))) for peer in PEERS]
+    rows = [(peer, median) for peer, median in cases if median is not None and not peer.startswith("tiercache_")]
+    own = results.median(Case(work, variant, OURS)) or _NO_MARGIN
+    low, high = min(median for _, median in rows), max(median for _, median in rows)
+    start = 0.0 if high < _LINEAR_RANGE * low else 10 ** math.floor(math.log10(low) - 0.1)
+    for place, (peer, median) in enumerate(rows):
+        panel.barh(place, median - start, height=_BAR, left=start, color=_colour(peer)[0])
+        text = duration(median)
+        if peer != OURS and peer_class(peer).is_cache:
+            text += f"  {digits(median / own)}x"
+        if variant.endswith("-1") and work == "l1-hit" and "l1" not in peer_class(peer).levels:
+            text += "  (no L1)"
+        at = {"xy": (median, place), "xytext": (4, 0), "textcoords": "offset points", "va": "center"}
+        panel.annotate(text, **at, color=INK[0], fontsize=8.5, fontweight=_weight(peer))
+    if start:
+        panel.set_xscale("log")
+        panel.set_xlim(start, start * (high / start) ** 1.55)
+        panel.xaxis.set_minor_locator(ticker.NullLocator())
+    else:
+        panel.set_xlim(0, high * 1.5)
+        panel.xaxis.set_major_locator(ticker.MaxNLocator(4))
+    ticks = [tick for tick in panel.get_xticks() if start <= tick <= high * 1.2]
+    panel.set_xticks(ticks, [duration(tick) if tick else "0" for tick in ticks])
+    panel.set_yticks(range(len(rows)), [_name(peer) for peer, _ in rows])
+    panel.invert_yaxis()
+    _style(panel, "x")
+    for label, (peer, _) in zip(panel.get_yticklabels(), rows, strict=True):
+        label.set(color=INK[0], fontweight=_weight(peer))
+
+
+def _throughput(results: Results) -> Figure | None:
+    shown = [each for each in _THROUGHPUTS if results.median(Case(each[1], "short-1", OURS)) is not None]
+    if not shown:
+        return None
+    canvas, panels = _canvas(
+        len(shown), 4.2, "Calls a second over callers", "Callers at once (tasks of one process); logarithmic"
+    )
+    for panel, (title, work) in zip(panels, shown, strict=False):
+        lines = {
+            peer: [(callers, 1 / median) for callers in CALLERS if (median := _wall(results, work, callers, peer))]
+            for peer in _LINES
+            if work == "l2-hit" or peer == "betterdb" or "l1" in peer_class(peer).levels
+        }
+        _lines(panel, lines, _thousands)
+        panel.set_title(title, loc="left", color=INK[0], fontsize=10.5, fontweight="bold")
+    return canvas
+
+
+def _thousands(value: float) -> str:
+    for unit, factor in (("M", 1e6), ("k", 1e3)):
+        if value >= factor:
+            return digits(value / factor) + unit
+    return digits(value)
+
+
+def _wall(results: Results, work: str, callers: int, peer: str) -> float | None:
+    return results.median(Case(work, f"short-{callers}", peer))
+
+
+def _keyspace(results: Results) -> Figure | None:
+    shown = [each for each in _GROUPS if results.median(Case(each[0], str(UNRELATED[0]), OURS)) is not None]
+    if not shown:
+        return None
+    canvas, panels = _canvas(
+        len(shown), 3.2, "Ten entries, among ever more keys of others", "Unrelated keys in Valkey; logarithmic"
+    )
+    for panel, (work, title) in zip(panels, shown, strict=False):
+        lines = {
+            peer: [(count, median) for count in UNRELATED if (median := results.median(Case(work, str(count), peer)))]
+            for peer in (OURS, "betterdb")
+        }
+        _lines(panel, lines, duration)
+        panel.set_title(title, loc="left", color=INK[0], fontsize=10.5, fontweight="bold")
+    return canvas
+
+
+def _lines(panel: Any, lines: dict[str, list[tuple[int, float]]], text: Callable[[float], str]) -> None:
+    """A line a peer on logarithmic axes, named at its right end."""
+    lines = {peer: points for peer, points in lines.items() if points}
+    for peer, points in lines.items():
+        style = {"linewidth": 2.4 if peer == OURS else 1.4, "marker": "o", "markersize": 4}
+        dash = "--" if not peer_class(peer).is_cache else "-"
+        colour = _colour(peer) if dash == "-" else MUTED
+        panel.plot(*zip(*points, strict=True), dash, color=colour[0], **style)
+    values = [value for points in lines.values() for _, value in points]
+    low, high = min(values) / 1.6, max(values) * 1.6
+    xs = sorted({x for points in lines.values() for x, _ in points})
+    panel.set(xscale="log", yscale="log", xlim=(xs[0] / 1.3, xs[-1] * (xs[-1] / xs[0]) ** 0.75), ylim=(low, high))
+    panel.set_xticks(xs, [f"{x:,}" for x in xs])
+    panel.xaxis.set_minor_locator(ticker.NullLocator())
+    panel.yaxis.set_minor_locator(ticker.NullLocator())
+    panel.yaxis.set_major_formatter(lambda value, _: text(value))
+    _style(panel, "both")
+    span = math.log10(high / low)
+    ends = sorted((math.log10(points[-1][1] / low) / span, peer) for peer, points in lines.items())
+    for place, peer in _apart(ends):
+        x, value = lines[peer][-1]
+        label = f"{_name(peer)}  {text(value)}"
+        panel.annotate(
+            label,
+            xy=(x, value),
+            xytext=(x * 1.18, low * 10 ** (place * span)),
+            va="center",
+            color=INK[0],
+            fontsize=8.5,
+            fontweight=_weight(peer),
+            bbox={"facecolor": CARD[0], "edgecolor": "none", "pad": 1.5},
+        )
+
+
+def _apart(ends: list[tuple[float, str]]) -> list[tuple[float, str]]:
+    """The places of labels, lowest first, none closer to the next than can be read."""
+    placed: list[tuple[float, str]] = []
+    for place, peer in ends:
+        lowest = placed[-1][0] + _LEAST_APART if placed else place
+        placed.append((max(place, lowest), peer))
+    over = max(0.0, placed[-1][0] - 0.98)
+    return [(place - over, peer) for place, peer in placed] if over else placed
+
+
+def _canvas(count: int, height: float, title: str, below: str) -> tuple[Figure, Any]:
+    rows = math.ceil(count / 2)
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)
+    canvas = Figure(figsize=(10, height * rows + 0.9), facecolor=CARD[0], layout=layout)
+    canvas.suptitle(title, color=INK[0], fontsize=13, fontweight="bold")
+    canvas.supxlabel(below, color=MUTED[0], fontsize=8.5)
+    panels = canvas.subplots(rows, 2, squeeze=False).flat
+    for panel in list(panels)[count:]:
+        panel.set_axis_off()
+    return canvas, canvas.axes
+
+
+def _style(panel: Any, axis: str) -> None:
+    panel.set_facecolor(CARD[0])
+    panel.grid(axis=axis, color=GRID[0], linewidth=0.8)
+    panel.set_axisbelow(True)
+    panel.tick_params(colors=MUTED[0], length=0)
+    for spine in panel.spines.values():
+        spine.set_visible(False)
+
+
+def _name(peer: str) -> str:
+    if not peer_class(peer).is_cache:
+        return "floor (no cache)"
+    return peer_title(peer).replace("cachetools.TTLCache + asyncio.Lock", "cachetools + asyncio.Lock")
+
+
+def _weight(peer: str) -> str:
+    return "bold" if peer == OURS else "normal"
+
+
+def _colour(peer: str) -> tuple[str, str]:
+    if not peer_class(peer).is_cache:
+        return FLOOR
+    return {OURS: SUBJECT, "betterdb": RIVAL}.get(peer, PEER)

@@ -1,0 +1,71 @@
+"""A process that measures one peer: reads cases from standard input, one JSON object a line, and answers each.
+
+Run by the driver. A peer is opened anew for each case, checked, measured, and closed; in between the process waits and
+costs nothing.
+"""
+
+import asyncio
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from benchmarks.peers import Endpoint, peer_class
+from benchmarks.server import Counters, pin, raise_file_limit
+from benchmarks.timing import Budget, Measured
+from benchmarks.works import WORKS, Bench, Variant
+
+
+def main() -> None:
+    """Answer cases until standard input ends."""
+    name, loop_name = sys.argv[1], sys.argv[2]
+    # What a library prints must not come between the answers.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    raise_file_limit()
+    loop_name = peer_class(name).loop or loop_name
+    for line in sys.stdin:
+        try:
+            answer = _measure(name, json.loads(line), _loop_factory(loop_name))
+        except Exception as error:
+            # Whatever a peer or its library raises ends the run, which says which case it was.
+            traceback.print_exc()
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+def _measure(name: str, asked: dict[str, Any], loop_factory: Callable[[], Any] | None) -> dict[str, Any]:
+    endpoint = Endpoint(**asked["endpoint"])
+    pin(0, asked["cores"])
+    with Counters(endpoint) as counters, asyncio.Runner(loop_factory=loop_factory) as runner:
+        bench = Bench(endpoint, counters, Budget(**asked["budget"]), asked["loops"], name)
+        found = runner.run(_run(name, asked["work"], asked["variant"], bench))
+    return {"measured": {peer: asdict(measured) for peer, measured in found.items()}}
+
+
+async def _run(name: str, work_name: str, variant_name: str, bench: Bench) -> dict[str, Measured]:
+    work = WORKS[work_name]
+    variant: Variant = next(each for each in work.variants() if each.name == variant_name)
+    peer = peer_class(name)()
+    await peer.open(work.setting(bench.endpoint, variant))
+    try:
+        measured = await work.run(peer, variant, bench)
+    finally:
+        await peer.close()
+    return measured if isinstance(measured, dict) else {name: measured}
+
+
+def _loop_factory(name: str) -> Callable[[], Any] | None:
+    if name != "uvloop":
+        return None
+    import uvloop
+
+    factory: Callable[[], Any] = uvloop.new_event_loop
+    return factory
+
+
+if __name__ == "__main__":
+    main()

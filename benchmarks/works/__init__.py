@@ -1,0 +1,39 @@
+"""The works: what is timed. To add one: a subclass of `Work`, and an instance here."""
+
+from benchmarks.works.groups import DestroyThread, InvalidateModel, InvalidateTool, SessionAll
+from benchmarks.works.growth import Entries, Length, Memory, Pipeline
+from benchmarks.works.invalidation import Invalidation
+from benchmarks.works.lookups import GatherChecks, L1Hit, L2Hit, PreparedHit
+from benchmarks.works.stampede import Stampede, StampedeProcesses
+from benchmarks.works.stores import MissLoad, MissStore, StoreBatch
+from benchmarks.works.tiers import GetMany, SessionGet, ToolCheck
+from benchmarks.works.work import Bench, Variant, Work, WrongAnswerError
+
+__all__ = ["WORKS", "Bench", "Variant", "Work", "WrongAnswerError"]
+
+WORKS: dict[str, Work] = {  # in the order of the tables
+    work.name: work
+    for work in (
+        L1Hit(),
+        PreparedHit(),
+        L2Hit(),
+        Pipeline(),
+        MissStore(),
+        MissLoad(),
+        StoreBatch(),
+        Stampede(),
+        StampedeProcesses(),
+        ToolCheck(),
+        SessionGet(),
+        GetMany(),
+        GatherChecks(),
+        InvalidateTool(),
+        InvalidateModel(),
+        SessionAll(),
+        DestroyThread(),
+        Invalidation(),
+        Memory(),
+        Entries(),
+        Length(),
+    )
+}

@@ -1,0 +1,120 @@
+"""What touches a group of entries, while the server holds ever more keys that have nothing to do with it."""
+
+from abc import abstractmethod
+from collections.abc import Awaitable, Callable
+from typing import Any, ClassVar
+
+from benchmarks.data import MODEL, SIZES, TOOL, tool_args, tool_text
+from benchmarks.peers.protocol import Peer
+from benchmarks.timing import Clock, Measured
+from benchmarks.works.work import Bench, Variant, Work, expect_equal
+
+UNRELATED = (1_000, 10_000, 100_000, 1_000_000)
+_QUICK_UNRELATED = (1_000, 100_000)
+_MEMBERS = 10
+_THREAD = "thread-1"
+_FIELDS = {f"field-{number}": f"value {number}" for number in range(_MEMBERS)}
+
+
+class _Group(Work):
+    """Fill a group of ten, then time the one call; again for each call where it empties the group."""
+
+    needs: ClassVar[tuple[str, ...]]
+
+    def variants(self) -> list[Variant]:
+        return [
+            Variant(f"{count}", "unrelated keys", f"{count:,}", count=count, quick=count in _QUICK_UNRELATED)
+            for count in UNRELATED
+        ]
+
+    def unrelated(self, variant: Variant) -> int:
+        return variant.count
+
+    @abstractmethod
+    async def fill(self, peer: Peer) -> None:
+        """Store the members."""
+
+    @abstractmethod
+    def call(self, peer: Peer) -> Callable[[], Awaitable[Any]]:
+        """The timed call."""
+
+    wanted: ClassVar[Any] = _MEMBERS
+
+    async def run(self, peer: Peer, variant: Variant, bench: Bench) -> Measured:
+        call = self.call(peer)
+
+        async def body(loops: int) -> tuple[Clock, int]:
+            clock = Clock()
+            for _ in range(loops):
+                await self.fill(peer)
+                with clock:
+                    found = await call()
+                expect_equal(peer, found, self.wanted)
+            return clock, loops
+
+        return await bench.sample(body)
+
+
+class InvalidateTool(_Group):
+    name = "invalidate-tool"
+    title = "Invalidate by tool"
+    explained = "`invalidate_by_tool` of ten results"
+    needs = ("tool_store", "invalidate_tool")
+
+    async def fill(self, peer: Peer) -> None:
+        assert peer.tool_store is not None
+        for number in range(_MEMBERS):
+            await peer.tool_store(TOOL, tool_args(number), tool_text(number))
+
+    def call(self, peer: Peer) -> Callable[[], Awaitable[Any]]:
+        invalidate = peer.invalidate_tool
+        assert invalidate is not None
+        return lambda: invalidate(TOOL)
+
+
+class InvalidateModel(_Group):
+    name = "invalidate-model"
+    title = "Invalidate by model"
+    explained = "`invalidate_by_model` of ten answers"
+    needs = ("invalidate_model",)
+
+    async def fill(self, peer: Peer) -> None:
+        size = SIZES["short"]
+        for number in range(_MEMBERS):
+            await peer.store(size.build(number), size.reply(number))
+
+    def call(self, peer: Peer) -> Callable[[], Awaitable[Any]]:
+        invalidate = peer.invalidate_model
+        assert invalidate is not None
+        return lambda: invalidate(MODEL)
+
+
+class SessionAll(_Group):
+    name = "session-all"
+    title = "All fields of a thread"
+    explained = "`session.get_all` of ten fields"
+    needs = ("session_set", "session_all")
+    wanted: ClassVar[Any] = _FIELDS
+
+    async def fill(self, peer: Peer) -> None:
+        assert peer.session_set is not None
+        for field, text in _FIELDS.items():
+            await peer.session_set(_THREAD, field, text)
+
+    def call(self, peer: Peer) -> Callable[[], Awaitable[Any]]:
+        session_all = peer.session_all
+        assert session_all is not None
+        return lambda: session_all(_THREAD)
+
+
+class DestroyThread(SessionAll):
+    name = "destroy-thread"
+    title = "Destroy a thread"
+    explained = "`session.destroy_thread` of ten fields"
+    needs = ("session_set", "destroy_thread")
+    wanted = _MEMBERS
+
+    def call(self, peer: Peer) -> Callable[[], Awaitable[Any]]:
+        destroy = peer.destroy_thread
+        assert destroy is not None
+        return lambda: destroy(_THREAD)

@@ -1,0 +1,150 @@
+"""What is made of the values: ratios over rounds, the comparison with a stored run, tables, and blocks of a page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import baseline, pages
+from benchmarks.goals import goals
+from benchmarks.results import Case, Results
+from benchmarks.tables import duration, goal_table, markdown, work_tables
+from benchmarks.timing import Budget, Clock, Measured, sample
+from benchmarks.works import WORKS
+
+SHORT_L1 = "l1-hit/short-1 as fast as betterdb"
+
+
+def results(**rounds: list[list[float]]) -> Results:
+    """A run of the short L1 hit: seconds by round, by peer."""
+    run = Results({"date": "2026-01-01"})
+    for peer, values in rounds.items():
+        for each in values:
+            case = Case("l1-hit", "short-1", peer)
+            run.add({peer: Measured(list(each), list(each), 1)}, case)
+    return run
+
+
+def test_a_ratio_is_the_median_of_the_quotients_of_the_rounds() -> None:
+    run = results(tiercache=[[1.0, 1.0, 9.0], [2.0], [1.0]], betterdb=[[10.0], [10.0], [12.0]])
+    ratio = run.speed("l1-hit", "short-1", "betterdb")
+    assert ratio is not None
+    assert (ratio.value, ratio.low, ratio.high) == (10.0, 5.0, 12.0)
+
+
+def test_what_was_not_measured_has_no_ratio() -> None:
+    assert results(tiercache=[[1.0]]).speed("l1-hit", "short-1", "betterdb") is None
+
+
+def test_a_case_that_failed_is_left_out_and_named() -> None:
+    run = results(tiercache=[[1.0]], betterdb=[[2.0]])
+    run.fail(Case("l1-hit", "short-1", "betterdb"), "a wrong answer")
+    assert run.peers("l1-hit", "short-1") == ["tiercache"]
+    assert "Left out: l1-hit/short-1/betterdb (a wrong answer)." in markdown(run)
+
+
+@pytest.mark.parametrize(("now", "passes"), [(74.0, False), (76.0, True), (75.0, True), (200.0, True)])
+def test_a_ratio_that_dropped_by_over_a_quarter_fails(now: float, passes: bool) -> None:
+    compared = baseline.compare({"a": 100.0, "b": 1.0}, {"a": now, "b": 1.0})
+    assert compared.passes(complete=True) is passes
+    assert list(compared.dropped) == ([] if passes else ["a"])
+    assert ("DROPPED  a: 100 -> " in compared.report()) is not passes
+
+
+def test_a_stored_row_that_is_missing_is_named_and_fails_a_complete_run() -> None:
+    compared = baseline.compare({"a": 1.0, "b": 1.0}, {"a": 1.0, "c": 1.0})
+    assert compared.missing == ("b",)
+    assert "missing  b" in compared.report()
+    assert compared.passes(complete=False)
+    assert not compared.passes(complete=True)
+
+
+def test_a_comparison_of_nothing_fails() -> None:
+    assert not baseline.compare({"a": 1.0}, {}).passes(complete=False)
+
+
+def test_a_baseline_comes_back_as_it_was_saved(tmp_path: Path) -> None:
+    run = results(tiercache=[[1.0]], betterdb=[[160.0]])
+    baseline.save(run, tmp_path / "baseline.json")
+    assert baseline.load(tmp_path / "baseline.json") == {SHORT_L1: 160.0}
+
+
+def test_a_run_comes_back_from_its_file_as_it_was(tmp_path: Path) -> None:
+    pytest.importorskip("pyperf")
+    run = results(tiercache=[[1.0, 2.0], [3.0]], betterdb=[[10.0], [20.0]])
+    run.add({"tiercache": Measured([5.0], [1.0], 7, {"loader_calls": 1})}, Case("stampede", "1000", "tiercache"))
+    run.fail(Case("l1-hit", "chat-1", "betterdb"), "a wrong answer")
+    run.save(tmp_path / "run.json")
+    assert Results.load(tmp_path / "run.json") == run
+
+
+def test_a_limit_from_above_is_stored_inverted_so_that_less_is_worse() -> None:
+    run = Results()
+    for seconds in ((0.060,), (0.120,)):
+        run.rounds.clear()
+        run.add({"tiercache": Measured(list(seconds), [1.0], 1, {"loader_calls": 1})}, Case("stampede", "1000", ""))
+        stored = baseline.ratios(run)["1,000 identical misses, one process, time of the loader"]
+        assert stored == pytest.approx(0.05 / seconds[0])
+
+
+def test_a_goal_is_met_from_its_limit_on() -> None:
+    for seconds, is_met in ((149.0, False), (150.0, True)):
+        (goal,) = goals(results(tiercache=[[1.0]], betterdb=[[seconds]]))
+        assert goal.is_met is is_met
+        assert ("| **no** |" in goal_table(results(tiercache=[[1.0]], betterdb=[[seconds]]))) is not is_met
+
+
+def test_a_table_has_a_row_a_peer_its_ratio_and_a_mark_where_another_level_answers() -> None:
+    pytest.importorskip("betterdb_agent_cache")
+    text = work_tables(results(tiercache=[[2e-6]], betterdb=[[2e-4]]), WORKS["l1-hit"])
+    assert text.splitlines()[-4:] == [
+        "| short request | 1 caller |",
+        "| --- | --: |",
+        "| **tiercache** | **2 µs** |",
+        "| betterdb-agent-cache | 200 µs (100x) [1] |",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(2.0, "2 s"), (0.01234, "12.3 ms"), (0.0001234, "123 µs"), (1.5e-7, "150 ns")]
+)
+def test_a_duration_has_three_digits_and_its_unit(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_a_block_of_a_page_is_replaced_and_the_rest_is_left() -> None:
+    run = results(tiercache=[[1.0]], betterdb=[[150.0]])
+    page = "before\n<!-- benchmark: goals -->\nold\n<!-- end -->\nafter\n<!-- benchmark: uvloop -->\nx\n<!-- end -->\n"
+    once = pages.filled(page, run)
+    assert "old" not in once
+    assert "at least 150x" in once
+    assert once.startswith("before\n")
+    assert "\nafter\n" in once
+    assert pages.filled(once, run) == once
+
+
+async def test_a_sample_finds_the_calls_that_fill_its_time() -> None:
+    done: list[int] = []
+
+    async def body(loops: int) -> tuple[Clock, int]:
+        done.append(loops)
+        clock = Clock()
+        clock.wall = clock.cpu = loops * 0.001
+        return clock, loops
+
+    measured = await sample(body, Budget(values=3, min_seconds=0.05), 0)
+    assert measured.wall == pytest.approx([0.001] * 3)
+    assert measured.loops * 0.001 >= 0.025
+    done.clear()
+    await sample(body, Budget(values=3, min_seconds=0.05), 7)
+    assert done == [7, 7, 7, 7]
+
+
+async def test_a_value_that_takes_long_is_taken_once() -> None:
+    async def body(loops: int) -> tuple[Clock, int]:
+        clock = Clock()
+        clock.wall = 3.0
+        return clock, loops
+
+    assert (await sample(body, Budget(values=3, min_seconds=0.05), 0)).wall == [3.0]
