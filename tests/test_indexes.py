@@ -12,11 +12,12 @@ import pytest
 import valkey
 
 from tests.requests import HELLO, Loader, asking
-from tests.support import ManualClock, entry_keys, until
+from tests.support import entry_keys, until
 from tiercache import AgentCache, DiscoveryOptions
 from tiercache.l2.scripts import script
 from tiercache.l2.store import ValkeyLevel2
 from tiercache.monitor import service
+from tiercache.testing import FakeClock
 from tiercache.tiers import indexing
 
 MakeCache = Callable[..., AgentCache]
@@ -148,7 +149,7 @@ async def test_where_keys_that_expire_are_evicted_a_threads_hash_is_not_relied_o
 
 
 async def test_the_server_is_asked_what_it_evicts_now_and_then(make_cache: MakeCache, plain: valkey.Valkey) -> None:
-    clock = ManualClock()
+    clock = FakeClock()
     cache = make_cache(name="test", clock=clock.clock)
     await store(cache)
     assert await cache.tool.invalidate_by_tool("t") == 1

@@ -15,7 +15,7 @@ import pytest
 import valkey
 
 from tests.requests import HELLO, Loader, asking, turns
-from tests.support import UNTRACKED, HeldWrites, ManualClock, caught_up, entry_keys, in_l1, until
+from tests.support import UNTRACKED, HeldWrites, caught_up, entry_keys, in_l1, until
 from tiercache import AgentCache, L1Options, L2UnavailableError, ResilienceOptions, TierOptions, WriteOptions
 from tiercache.engine.level2 import WriteSet
 from tiercache.l2.store import ValkeyLevel2
@@ -142,23 +142,23 @@ async def test_what_another_process_has_changed_is_asked_of_valkey(
 
 
 async def test_what_is_queued_is_believed_no_longer_than_process_memory_is(make_cache: MakeCache) -> None:
-    manual = ManualClock()
+    fake = FakeClock()
     cache = make_cache(
-        name="test", writes=BEHIND, coherence=UNTRACKED, clock=manual.clock, llm=TierOptions(l1=False, l1_ttl=None)
+        name="test", writes=BEHIND, coherence=UNTRACKED, clock=fake.clock, llm=TierOptions(l1=False, l1_ttl=None)
     )
     await cache.open()
     await cache.llm.store(HELLO, "queued")
-    manual.advance(2.9)
+    fake.advance(2.9)
     assert (await cache.llm.check(HELLO)).source == "l1"
-    manual.advance(0.2)
+    fake.advance(0.2)
     assert (await cache.llm.check(HELLO)).source == "l2"
 
 
 async def test_what_is_queued_does_not_outlive_itself(make_cache: MakeCache) -> None:
-    manual = ManualClock()
-    cache = make_cache(name="test", writes=BEHIND, clock=manual.clock, llm=TierOptions(l1=False))
+    fake = FakeClock()
+    cache = make_cache(name="test", writes=BEHIND, clock=fake.clock, llm=TierOptions(l1=False))
     await cache.llm.store(HELLO, "queued", ttl=1)
-    manual.advance(1.1)
+    fake.advance(1.1)
     assert (await cache.llm.check(HELLO)).source != "l1"
 
 
@@ -364,6 +364,7 @@ async def test_closing_sends_what_is_queued(url: str, plain: valkey.Valkey) -> N
 PROGRAM = """
 import asyncio, os, signal, sys
 from tiercache import AgentCache, WriteOptions
+from tiercache.testing import FakeClock
 
 async def main():
     cache = AgentCache.from_url(sys.argv[1], name="test", writes=WriteOptions(mode="behind", max_delay=3600))
