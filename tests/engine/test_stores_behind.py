@@ -19,7 +19,7 @@ from tests.support import UNTRACKED, HeldWrites, caught_up, entry_keys, in_l1, u
 from tiercache import AgentCache, L1Options, L2UnavailableError, ResilienceOptions, TierOptions, WriteOptions
 from tiercache.engine.level2 import WriteSet
 from tiercache.l2.store import ValkeyLevel2
-from tiercache.testing import ChaosProxy
+from tiercache.testing import ChaosProxy, FakeClock
 
 MakeCache = Callable[..., AgentCache]
 
@@ -364,7 +364,6 @@ async def test_closing_sends_what_is_queued(url: str, plain: valkey.Valkey) -> N
 PROGRAM = """
 import asyncio, os, signal, sys
 from tiercache import AgentCache, WriteOptions
-from tiercache.testing import FakeClock
 
 async def main():
     cache = AgentCache.from_url(sys.argv[1], name="test", writes=WriteOptions(mode="behind", max_delay=3600))
