@@ -526,11 +526,12 @@ async def test_a_function_may_ask_for_other_keys_by_the_same_loader(make_cache: 
     cache = make_cache(resilience=ResilienceOptions(max_loads=1))
 
     async def fn(calls: list[Any]) -> list[Any]:
-        smaller = [{"n": call["n"] - 1} for call in calls]
-        if smaller[0]["n"] < 0:
-            return ["0"] * len(calls)
-        inner = await asyncio.gather(*(cache.tool.get_or_load("count", call, loader) for call in smaller))
-        return [f"{result.value}+1" for result in inner]
+        async def one(n: int) -> str:
+            if n == 0:
+                return "0"
+            return f"{(await cache.tool.get_or_load('count', {'n': n - 1}, loader)).value}+1"
+
+        return await asyncio.gather(*(one(call["n"]) for call in calls))
 
     loader = cache.tool.batch_loader(fn, window=0)
     async with asyncio.timeout(10):
