@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
+from msgspec import Struct
+
 __all__ = ["ENTRY_OVERHEAD_BYTES", "Entry", "Group"]
 
 # An Entry, its floats, its key's own header and its places in the LRU's three dictionaries: 310 bytes measured on
@@ -18,8 +20,10 @@ class Group(NamedTuple):
     value: str
 
 
-class Entry:
+class Entry(Struct, eq=False, gc=False):
     """One value in process memory.
+
+    The garbage collector passes entries by: they are many and live long, and nothing that they hold leads back to them.
 
     Attributes:
         value: The tier's decoded form. Immutable: every caller is handed the same object.
@@ -28,29 +32,15 @@ class Entry:
         expires_at: Monotonic second at which it leaves Valkey (inf: never); never before ``deadline``.
         stored_at: Monotonic second at which it was stored, by whoever stored it.
         groups: The groups it is invalidated with.
-        cost_micros: Millionths of a dollar that it cost to make, and that each hit saves.
         size_bytes: What it takes of ``L1Options.max_bytes``.
+        cost_micros: Millionths of a dollar that it cost to make, and that each hit saves.
     """
 
-    __slots__ = ("began", "cost_micros", "deadline", "expires_at", "groups", "size_bytes", "stored_at", "value")
-
-    def __init__(
-        self,
-        value: Any,
-        *,
-        deadline: float,
-        began: float,
-        expires_at: float,
-        stored_at: float,
-        groups: tuple[Group, ...],
-        size_bytes: int,
-        cost_micros: int = 0,
-    ) -> None:
-        self.value = value
-        self.deadline = deadline
-        self.began = began
-        self.expires_at = expires_at
-        self.stored_at = stored_at
-        self.groups = groups
-        self.size_bytes = size_bytes
-        self.cost_micros = cost_micros
+    value: Any
+    deadline: float
+    began: float
+    expires_at: float
+    stored_at: float
+    groups: tuple[Group, ...]
+    size_bytes: int
+    cost_micros: int = 0

@@ -89,7 +89,7 @@ class LlmTier:
                 engine.trace_hit("llm.check", key=key, model=prepared.model)
             return LlmResult.from_l1(key, entry, now)
         with engine.operation("llm.check", key=key, model=prepared.model) as operation:
-            found = await engine.find(prepared._request)
+            found = await engine.find(self._request(prepared))
             operation.found(found)
         return LlmResult.from_found(key, found, engine.now())
 
@@ -288,7 +288,7 @@ class LlmTier:
         Raises:
             L2CommandError: Valkey refused the read.
         """
-        return await explain(self._engine, self._prepared(params)._request)
+        return await explain(self._engine, self._request(self._prepared(params)))
 
     async def invalidate_by_model(self, model: str, *, sweep: bool = False) -> int:
         """Remove every answer of ``model``; return how many there were. Errors as for ``invalidate``.
@@ -357,18 +357,13 @@ class LlmTier:
 
     def _prepare(self, key: str, params: Mapping[str, Any]) -> LlmKey:
         model = _model(params)
-        # Plain text: the caller's own object is not kept.
-        groups = groups_of_model(str.__str__(model))
         counters = self._policy.counters.of(model)
-        request = Request(self._policy, key, groups, counters, indexes=indexes_of(self._name, groups))
-        return LlmKey(key=key, model=str.__str__(model), _request=request, _counters=counters)
+        # Plain text: the caller's own object is not kept.
+        return LlmKey(key=key, model=str.__str__(model), _policy=self._policy, _counters=counters)
 
-    def _request(self, prepared: LlmKey, ttl: Ttl | None, tagged: tuple[Group, ...]) -> Request:
-        request = prepared._request
-        if tagged:
-            groups = request.groups + tagged
-            request = request._replace(groups=groups, indexes=indexes_of(self._name, groups))
-        return request if ttl is None else request._replace(ttl=ttl)
+    def _request(self, prepared: LlmKey, ttl: Ttl | None = None, tagged: tuple[Group, ...] = ()) -> Request:
+        groups = groups_of_model(prepared.model) + tagged
+        return Request(self._policy, prepared.key, groups, prepared._counters, ttl, indexes_of(self._name, groups))
 
     def _key_of(self, params: Any) -> str:
         """Return the key in Valkey, also of params that no answer can be stored for."""

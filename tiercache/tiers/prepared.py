@@ -9,21 +9,23 @@ from msgspec import Struct
 
 from ..engine.counters import TierCounters
 from ..engine.engine import Engine
-from ..engine.policy import Request, TierPolicy
+from ..engine.policy import TierPolicy
 from ..errors import UsageError
 
 __all__ = ["PREPARED_BYTES", "LlmKey", "PreparedKey", "ToolKey", "check_owner", "still_makes"]
 
-# A Struct, its Request and the text of its key; counters, groups and indexes are shared.
-PREPARED_BYTES: Final = 500
+# A Struct and the text of its key; all else is shared.
+PREPARED_BYTES: Final = 250
 
 
-class PreparedKey(Struct, frozen=True, kw_only=True, eq=False):
-    """What the handles of all tiers have in common. Of one cache; immutable; it holds nothing of the caller's."""
+class PreparedKey(Struct, frozen=True, kw_only=True, eq=False, gc=False):
+    """What the handles of all tiers have in common. Of one cache; immutable; it holds nothing of the caller's.
+
+    The garbage collector passes them by, as it does entries.
+    """
 
     key: str
-    _request: Request
-    # Said again, for a lookup that L1 answers.
+    _policy: TierPolicy
     _counters: TierCounters
 
     def __eq__(self, other: object) -> bool:
@@ -39,7 +41,7 @@ class PreparedKey(Struct, frozen=True, kw_only=True, eq=False):
         return f"{type(self).__name__}({self.key!r})"
 
 
-class LlmKey(PreparedKey, frozen=True, kw_only=True, eq=False):
+class LlmKey(PreparedKey, frozen=True, kw_only=True, eq=False, gc=False):
     """The key of a request, from ``cache.llm.key(params)``, to be passed in the place of ``params``.
 
     It stays that of the request as it was. Passed to another cache it raises UsageError.
@@ -52,7 +54,7 @@ class LlmKey(PreparedKey, frozen=True, kw_only=True, eq=False):
     model: str
 
 
-class ToolKey(PreparedKey, frozen=True, kw_only=True, eq=False):
+class ToolKey(PreparedKey, frozen=True, kw_only=True, eq=False, gc=False):
     """The key of a tool call, from ``cache.tool.key(tool, args)``, to be passed in the place of both.
 
     It stays that of the call as it was. Passed to another cache it raises UsageError.
@@ -73,7 +75,7 @@ def check_owner(key: PreparedKey, policy: TierPolicy) -> None:
     Raises:
         UsageError: It is another cache's: options, counters and names may differ.
     """
-    if key._request.policy is not policy:
+    if key._policy is not policy:
         raise UsageError(f"{key!r} was made by another cache, whose keys and counters are its own")
 
 

@@ -397,12 +397,13 @@ class ToolTier:
         _check_tool(tool)
         tool = str.__str__(tool)  # Of a subclass, what it is and not what it says it is.
         digest = sha256(canonical_json({} if args is None else args, "args")).hexdigest()
-        groups = _groups_of(self._policy.tier, tool)
-        counters = self._policy.counters.of(tool)
-        indexes = indexes_of(self._name, groups)
-        request = Request(self._policy, f"{self._prefix}{tool}:{digest}", groups, counters, indexes=indexes)
-        written = compact_json(args, "args")
-        return ToolKey(key=request.key, tool=tool, _args=written, _request=request, _counters=counters)
+        return ToolKey(
+            key=f"{self._prefix}{tool}:{digest}",
+            tool=tool,
+            _args=compact_json(args, "args"),
+            _policy=self._policy,
+            _counters=self._policy.counters.of(tool),
+        )
 
     def _is_still(self, prepared: ToolKey, tool: str | ToolKey, args: Any) -> bool:
         """Return whether ``args`` are still those of ``prepared``: a result for others must not be stored there."""
@@ -410,14 +411,11 @@ class ToolTier:
         return still_makes(self._engine, prepared.key, lambda: self._prepared(tool, args).key, warning)
 
     def _request(self, prepared: ToolKey, ttl: Ttl | None = None, tagged: tuple[Group, ...] = ()) -> Request:
-        request = prepared._request
-        if tagged:
-            groups = request.groups + tagged
-            request = request._replace(groups=groups, indexes=indexes_of(self._name, groups))
+        groups = _groups_of(self._policy.tier, prepared.tool) + tagged
         if ttl is None:
             policy = self._policies.get(prepared.tool)
             ttl = None if policy is None else policy.ttl
-        return request if ttl is None else request._replace(ttl=ttl)
+        return Request(self._policy, prepared.key, groups, prepared._counters, ttl, indexes_of(self._name, groups))
 
     def _fresh(self, prepared: ToolKey, value: object, cost: float | None) -> Fresh:
         now_ms = int(self._engine.wall() * 1000)
