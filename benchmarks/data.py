@@ -4,7 +4,8 @@ given.
 A request is built anew for every call, as an agent program builds it: new dicts and lists, the user's words as new
 strings, and the texts that the program holds (system prompt, tool definitions, the documents and the earlier turns of a
 conversation) shared. Nothing that a peer could remember about an *object* therefore helps it, unless a real program
-would share that object as well. The size ``parsed`` shares nothing: it is the long context as a JSON parser returns it.
+would share that object as well. The size ``context`` is a long text that the program holds, and a question about it;
+``conversation`` is as long in some seventy parts; ``parsed`` is the same as a JSON parser returns it, sharing nothing.
 """
 
 import hashlib
@@ -84,12 +85,24 @@ def _chat(number: int) -> Params:
 _DOCUMENTS = [
     f"Document {number}. " + "The travel policy says, and the venue confirms it. " * 40 for number in range(20)
 ]
+_BOOK = _SYSTEM + "".join([*_DOCUMENTS, *_DOCUMENTS, *_DOCUMENTS[:8]])
+# Measured with one caller only.
+PARTED = ("conversation", "parsed")
 _EARLIER = [
     {"role": ("user", "assistant")[number % 2], "content": text * 20} for number, (_, text, _) in enumerate(_TURNS * 6)
 ]
 
 
 def _context(number: int) -> Params:
+    question = f"And what does that mean for booking {number}?"
+    return {
+        "model": MODEL,
+        "messages": [{"role": "system", "content": _BOOK}, {"role": "user", "content": question}],
+        "temperature": 0,
+    }
+
+
+def _conversation(number: int) -> Params:
     documents = [{"type": "text", "text": text} for text in _DOCUMENTS]
     earlier = [dict(turn) for turn in _EARLIER]
     question = f"And what does that mean for booking {number}?"
@@ -103,7 +116,7 @@ def _context(number: int) -> Params:
 
 
 def _parsed(number: int) -> Params:
-    params: Params = json.loads(json.dumps(_context(number)))
+    params: Params = json.loads(json.dumps(_conversation(number)))
     return params
 
 
@@ -154,7 +167,8 @@ SIZES = {
         Size("short", "short request", _short, "The capital is Sofia.", (14, 9)),
         Size("chat", "8 KB chat with tools", _chat, _LONG_TEXT, (1950, 160)),
         Size("context", "100 KB context", _context, _LONG_TEXT, (25_000, 160)),
-        Size("parsed", "100 KB context, newly parsed", _parsed, _LONG_TEXT, (25_000, 160)),
+        Size("conversation", "100 KB of 50 messages, documents and tools", _conversation, _LONG_TEXT, (25_000, 160)),
+        Size("parsed", "the same, newly parsed", _parsed, _LONG_TEXT, (25_000, 160)),
     )
 }
 

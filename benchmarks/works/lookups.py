@@ -5,7 +5,7 @@ from abc import abstractmethod
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from benchmarks.data import SIZES
+from benchmarks.data import PARTED, SIZES
 from benchmarks.peers.protocol import Peer
 from benchmarks.timing import Clock, Measured
 from benchmarks.works.work import (
@@ -139,10 +139,10 @@ def _by_callers(use: str) -> list[Variant]:
             use=use,
             size=size.name,
             callers=callers,
-            quick=callers in _QUICK_CALLERS and size.name != "parsed",
+            quick=callers in _QUICK_CALLERS and size.name not in PARTED,
         )
         for size in SIZES.values()
-        for callers in (CALLERS if size.name != "parsed" else (1,))
+        for callers in (CALLERS if size.name not in PARTED else (1,))
     ]
 
 
@@ -175,7 +175,7 @@ class PreparedHit(_Requests):
         return [
             Variant(size.name, "one caller", size.title, use="l1", size=size.name)
             for size in SIZES.values()
-            if size.name != "parsed"
+            if size.name not in PARTED
         ]
 
     def call(self, peer: Peer, variant: Variant) -> Callable[[Any], Awaitable[Any]]:

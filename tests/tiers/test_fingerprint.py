@@ -82,8 +82,12 @@ contents = st.one_of(
 messages = st.one_of(
     values,
     st.lists(
-        st.one_of(st.fixed_dictionaries({"role": st.sampled_from(["user", "system"]), "content": contents}), contents),
-        max_size=3,
+        st.one_of(
+            st.fixed_dictionaries({"role": st.sampled_from(["user", "system"]), "content": contents}),
+            st.dictionaries(st.sampled_from(["role", "content", "name", Text("role")]), contents, max_size=3),
+            contents,
+        ),
+        max_size=4,
     ),
 )
 places = st.dictionaries(
@@ -231,9 +235,49 @@ async def test_a_hit_in_process_memory_writes_and_hashes_nothing(
 
 
 def test_the_long_strings_of_a_fingerprint_are_not_copied() -> None:
-    account, held = fingerprint(HUGE)  # type: ignore[misc]
-    assert held is HUGE["messages"][0]["content"]  # type: ignore[index]
+    account, _, texts = fingerprint(HUGE)  # type: ignore[misc]
+    assert texts[0] is HUGE["messages"][0]["content"]  # type: ignore[index]
     assert len(account) < 200
+
+
+class Named(str):
+    """Takes itself for "role"."""
+
+    def __eq__(self, other: object) -> bool:
+        return other == "role"
+
+    def __hash__(self) -> int:
+        return hash("role")
+
+
+def test_messages_are_told_apart_by_what_stands_where() -> None:
+    def said(*messages: Any) -> dict[str, Any]:
+        return {"model": "m", "messages": [*messages, {"role": "user", "content": LONG}]}
+
+    block, other = {"type": "text", "text": "a"}, {"type": "text", "text": "b"}
+    asked = [
+        said({"role": "a", "content": "b"}),
+        said({"role": "b", "content": "a"}),
+        said({"role": "a", "name": "b"}),
+        said({Named("else"): "a", "content": "b"}),
+        said({"role": "a"}, {"content": "b"}),
+        said({"role": "a", "content": "b", "name": "c"}),
+        said({"role": "a", "content": ["b"]}),
+        said({"role": "a", "content": [block, other]}),
+        said({"role": "a", "content": [other, block]}),
+        said({"role": "a", "content": [block, {"type": "b", "text": "text"}]}),
+        said({"role": "a", "content": [block, other, "b"]}),
+        said({"role": "a", "content": (block, other)}),
+        said("a", "b"),
+        said(["a", "b"]),
+    ]
+    cache = AgentCache.in_memory(name="n")
+    for request in (*asked, *asked[::-1]):
+        assert refusing(lambda request=request: cache.llm.key(request).key) == refusing(
+            lambda request=request: llm_definition(request)
+        )
+    other_way_round = said({"content": "b", "role": "a"})
+    assert cache.llm.key(other_way_round) == cache.llm.key(asked[0])
 
 
 def test_nothing_of_the_callers_but_strings_is_kept() -> None:

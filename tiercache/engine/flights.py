@@ -100,6 +100,8 @@ class Flight(Dependant):
         """
         waiter = self._join()
         try:
+            if CURRENT_FLIGHT.get() is None:
+                return await waiter
             with waiting_for(self):
                 return await waiter
         finally:

@@ -113,6 +113,11 @@ class LoadLimits:
             _CURRENT_LOAD.reset(token)
             self._give_back(current)
 
+    @property
+    def is_lending(self) -> bool:
+        """Whether the caller is part of a load with a slot to lend."""
+        return self._slots is not None and _CURRENT_LOAD.get() is not None
+
     @asynccontextmanager
     async def lent(self) -> AsyncIterator[None]:
         """Lend the slot of the load that the caller is part of, if it is, while the caller waits for another load.

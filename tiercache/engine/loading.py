@@ -69,12 +69,15 @@ async def _join_or_fly(engine: Engine, runtime: Runtime, request: Request, load:
         # The caller is a loader, and that flight waits for it: waiting for the flight would never end.
         return await _load_privately(engine, runtime, request, load)
     try:
-        async with runtime.load_limits.lent():
-            found: Found = await flight.wait()
+        if runtime.load_limits.is_lending:
+            async with runtime.load_limits.lent():
+                found: Found = await flight.wait()
+        else:
+            found = await flight.wait()
     except Exception:
         request.counters.coalesced += 1
         raise
-    return found._replace(coalesced=found.source == "loader")
+    return Found(found.entry, found.source, found.source == "loader", found.degraded, found.placeholder)
 
 
 async def _fly(engine: Engine, runtime: Runtime, request: Request, load: Load, *, read: bool, shared: bool) -> Found:

@@ -10,6 +10,10 @@ Why no two requests that may be remembered (see ``may_remember``) and differ hav
   Only exact dicts, lists, tuples, strs, ints, floats, bools and None are written as such; their subclasses are refused.
 - In the place of a long string stands an Ellipsis, which no such request has. So the account shows at which places
   strings were taken out; these stand beside it in the order of the places, and are equal where fingerprints are.
+- A list of messages becomes a tuple that begins with an Ellipsis, followed by the messages that are more than a role
+  and a text; the roles and the texts of the others stand beside the account in two tuples, in which an Ellipsis
+  holds the places of the former. The same for blocks that are a type and a text. So the list can be put together again,
+  but for the order of the two keys of a message, which does not matter to the key.
 - What ``marshal`` accepts besides (bytes, sets, complex, Ellipsis, code, and as bytes any object with a buffer, numpy's
   numbers and strs among them) leaves a mark in the account that such requests do not have. It may be looked up; it is
   never found.
@@ -63,7 +67,7 @@ def _has_long(params: dict[Any, Any]) -> bool:
 
 
 def _with_long(params: dict[Any, Any]) -> Hashable:
-    held: list[str] = []
+    held: list[Any] = []
     outlined = params.copy()
     for name, value in params.items():
         if type(value) is str:
@@ -71,38 +75,50 @@ def _with_long(params: dict[Any, Any]) -> Hashable:
                 held.append(value)
                 outlined[name] = ...
         elif type(value) is list and name in _WALKED:
-            outlined[name] = _outlined_messages(value, held)
+            outlined[name] = _outlined_list(value, held, "role", "content")
     account = dumps(outlined, _VERSION)
     return (account, *held) if held else account
 
 
-def _outlined_messages(messages: list[Any], held: list[str]) -> list[Any]:
-    outlined = []
-    for message in messages:
-        new = message
-        if type(message) is dict and "content" in message:
-            content = message["content"]
-            if type(content) is str:
-                if len(content) >= _LONG:
-                    held.append(content)
-                    new = message.copy()
-                    new["content"] = ...
-            elif content is not None:
-                new = message.copy()
-                new["content"] = _without_long(content, held)
-        else:
-            new = _without_long(message, held)
-        outlined.append(new)
-    return outlined
+def _outlined_list(items: list[Any], held: list[Any], first: str, second: str) -> Any:
+    """Return what stands in the account for a list of mappings, most of them with two texts, ``first`` and ``second``.
+
+    For short messages too it costs less to hold them than to account for them.
+    """
+    firsts: list[Any] = []
+    seconds: list[Any] = []
+    others: list[Any] = [...]
+    for item in items:
+        if type(item) is dict and len(item) == 2:
+            name, other_name = item
+            # A subclass of str could be equal to a name and stand in JSON as another.
+            if type(name) is str and type(other_name) is str:
+                one, two = item.get(first), item.get(second)
+                if type(one) is str and type(two) is str:
+                    firsts.append(one)
+                    seconds.append(two)
+                    continue
+        firsts.append(...)
+        seconds.append(...)
+        others.append(item)
+    held.append(tuple(firsts))
+    held.append(tuple(seconds))
+    for place in range(1, len(others)):
+        others[place] = _without_long(others[place], held)
+    return tuple(others)
 
 
-def _without_long(value: Any, held: list[str]) -> Any:
+def _without_long(value: Any, held: list[Any]) -> Any:
     """Return ``value`` with the long strings in it, at any depth, moved to ``held``: itself where it has none."""
     kind = type(value)
     if kind is str and len(value) >= _LONG:
         held.append(value)
         return ...
-    if kind is not dict and kind is not list:
+    if kind is list:
+        # Blocks, perhaps.
+        if len(value) > 1 and type(value[0]) is dict and "text" in value[0]:
+            return _outlined_list(value, held, "type", "text")
+    elif kind is not dict:
         return value
     outlined = value
     for place, item in value.items() if kind is dict else enumerate(value):

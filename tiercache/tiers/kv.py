@@ -195,7 +195,10 @@ class KvTier:
                     value = await value
                 return self._loaded(value, "what the loader returned")
 
-            request = self._request(full_key, ttl, tagged)._replace(is_batched=isinstance(loader, BatchLoader))
+            request = self._request(full_key, ttl, tagged)
+            is_batched = isinstance(loader, BatchLoader)
+            if is_batched:
+                request = request._replace(is_batched=True)
             found = await get_or_load(engine, request, load, mode)
             operation.found(found)
         return KvResult.from_found(full_key, found, engine.now())

@@ -177,7 +177,10 @@ class LlmTier:
                 fresh = self._fresh_answer(prepared.model, answer)
                 return fresh if self._is_still(prepared, params) else fresh._replace(store=False)
 
-            request = self._request(prepared, ttl, tagged)._replace(is_batched=isinstance(loader, BatchLoader))
+            request = self._request(prepared, ttl, tagged)
+            is_batched = isinstance(loader, BatchLoader)
+            if is_batched:
+                request = request._replace(is_batched=True)
             found = await get_or_load(engine, request, load, mode)
             operation.found(found)
         return LlmResult.from_found(key, found, engine.now())

@@ -182,7 +182,10 @@ class ToolTier:
                 return self._fresh(prepared, value, cost)._replace(store=store)
 
             await engine.open()  # Which reads the policies: the first call already knows them.
-            request = self._request(prepared, ttl, tagged)._replace(is_batched=isinstance(loader, BatchLoader))
+            request = self._request(prepared, ttl, tagged)
+            is_batched = isinstance(loader, BatchLoader)
+            if is_batched:
+                request = request._replace(is_batched=True)
             found = await get_or_load(engine, request, load, mode)
             operation.found(found)
         return ToolResult.from_found(key, found, engine.now())
