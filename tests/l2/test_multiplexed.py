@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import ssl
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,13 @@ async def test_the_time_of_an_exchange_begins_when_those_before_it_are_answered(
         assert await line.exchange([("PING",)], 1.5) == [b"PONG"]
         assert all(each.done() for each in slow)
         await line.aclose()
+
+
+async def test_an_answer_that_came_while_the_loop_was_held_up_is_an_answer(line: MultiplexedLine) -> None:
+    asked = line.exchange([("PING",)], 0.05)
+    time.sleep(0.1)  # noqa: ASYNC251 - holds up the loop
+    line._look()  # As a loop does that looks at its timers before it reads.
+    assert await asked == [b"PONG"]
 
 
 async def test_a_shorter_time_than_the_last_exchange_had_counts(plain: valkey.Valkey, line: MultiplexedLine) -> None:

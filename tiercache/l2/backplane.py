@@ -22,6 +22,7 @@ __all__ = ["BusNames", "ValkeySubscription"]
 
 # Where the server writes which tracked keys have been changed (CLIENT TRACKING with REDIRECT).
 _TRACKING_CHANNEL: Final = "__redis__:invalidate"
+_TRACKING_CHANNEL_BYTES: Final = _TRACKING_CHANNEL.encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,19 +105,19 @@ class ValkeySubscription:
 
 def _event(message: Any) -> Event:
     """Return what a message on the subscription says."""
-    if not isinstance(message, list) or not message:
-        return Unreadable(f"{type(message).__name__} on the subscription")
     match message:
+        case [b"message", channel, payload]:
+            if channel != _TRACKING_CHANNEL_BYTES:
+                return decode(payload) if isinstance(payload, bytes) else Unreadable("a message that is no text")
+            if payload is None:
+                return ChangedByOthers(None)
+            return ChangedByOthers(tuple([key.decode(errors="replace") for key in payload]))
         case [b"pong", bytes(payload)]:
             stamp, _, number = payload.partition(b" ")
             return Pong(float(stamp), int(number))
-        case [b"message", bytes(channel), payload] if channel.decode() == _TRACKING_CHANNEL:
-            if payload is None:
-                return ChangedByOthers(None)
-            return ChangedByOthers(tuple(key.decode(errors="replace") for key in payload))
-        case [b"message", bytes(), bytes(payload)]:
-            return decode(payload)
-    return Unreadable(f"a message of the kind {message[0]!r}")
+        case [kind, *_]:
+            return Unreadable(f"a message of the kind {kind!r}")
+    return Unreadable(f"{type(message).__name__} on the subscription")
 
 
 async def _subscribe(line: Line, channel: str, timeout: float, *, may_be_refused: bool = False) -> bool:

@@ -23,6 +23,7 @@ from ..engine.level2 import Command
 __all__ = ["MultiplexedLine"]
 
 _INCOMPLETE: Final = object()
+_SECOND_LOOK_SECONDS: Final = 0.001
 # Seconds to wait for a transport to say that it is closed, when a TLS connection is being ended.
 _LAST_WORD_SECONDS: Final = 1.0
 
@@ -63,6 +64,7 @@ class MultiplexedLine(asyncio.Protocol):
         self._under_way: deque[_Exchange] = deque()
         self._unsent: list[bytes] = []
         self._due = 0.0
+        self._missed = 0.0
         self._watch: asyncio.TimerHandle | None = None
         self._error: Exception | None = None
         self._ended = self._loop.create_future()
@@ -178,6 +180,10 @@ class MultiplexedLine(asyncio.Protocol):
             return
         if self._loop.time() < self._due:
             self._watch = self._loop.call_at(self._due, self._look)
+        elif self._missed != self._due:
+            # Perhaps it is the loop that was held up, and one that looks at timers first: what has come is read now.
+            self._missed = self._due
+            self._watch = self._loop.call_later(_SECOND_LOOK_SECONDS, self._look)
         else:
             self._end(TimeoutError("Valkey did not answer in time"))
 
