@@ -34,6 +34,8 @@ __all__ = ["fingerprint", "may_remember"]
 _VERSION: Final = 4
 # Characters from which taking a string out costs less than copying and hashing it.
 _LONG: Final = 512
+# Parameters up to which only the messages are looked at.
+_FEW: Final = 8
 # Parameters that hold messages or blocks: prompts and contexts are long. Others (tools) are many short strings.
 _WALKED: Final = frozenset({"messages", "input", "system"})
 
@@ -51,18 +53,25 @@ def fingerprint(value: Any) -> Hashable | None:
 
 
 def _has_long(params: dict[Any, Any]) -> bool:
-    """Return whether a long string may be at one of the usual places; False for most, with a short message or two."""
+    """Return whether a long string is to be taken out; False for most, with a short message or two."""
+    messages = params.get("messages")
+    if type(messages) is list and len(params) <= _FEW:
+        # A text besides the messages is seldom long, and to account for it is as exact.
+        return _has_long_message(messages)
     for value in params.values():
         kind = type(value)
         if kind is str:
             if len(value) >= _LONG:
                 return True
-        elif kind is list:
-            for message in value:
-                if type(message) is not dict or type(content := message.get("content")) is not str:
-                    return True
-                if len(content) >= _LONG:
-                    return True
+        elif kind is list and _has_long_message(value):
+            return True
+    return False
+
+
+def _has_long_message(messages: list[Any]) -> bool:
+    for message in messages:
+        if type(message) is not dict or type(content := message.get("content")) is not str or len(content) >= _LONG:
+            return True
     return False
 
 
