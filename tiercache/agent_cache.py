@@ -22,9 +22,9 @@ from .engine.level2 import Level2
 from .engine.link import Bounds
 from .engine.mutation import Invalidating, Target
 from .engine.policy import Codec, TierPolicy
+from .engine.queued import QueueLimits
 from .engine.runtime import Limits
 from .engine.ttl import Ttl, check_ttl
-from .engine.write_pipe import QueueLimits
 from .errors import TierCacheError, UsageError
 from .l2.connect import Client, Settings, client_from_url
 from .l2.store import ValkeyLevel2

@@ -14,7 +14,8 @@ from tests.requests import turns
 from tests.support import until
 from tiercache import L2CommandError, L2UnavailableError
 from tiercache.engine.level2 import Delete, Release, Run, TakeLease, Write, WriteResult, WriteSet
-from tiercache.engine.write_pipe import QueueLimits, WritePipe
+from tiercache.engine.queued import QueueLimits
+from tiercache.engine.write_pipe import WritePipe
 
 NEVER = 3600.0
 

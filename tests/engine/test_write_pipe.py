@@ -10,7 +10,8 @@ import pytest
 from tests.requests import turns
 from tiercache import L2CommandError, L2UnavailableError
 from tiercache.engine.level2 import Delete, Run, Stored, Write, WriteResult, WriteSet
-from tiercache.engine.write_pipe import QueueLimits, WritePipe
+from tiercache.engine.queued import QueueLimits
+from tiercache.engine.write_pipe import WritePipe
 
 
 class Ledger:

@@ -56,6 +56,6 @@ def test_a_caches_aliases_are_bounded_as_its_entries_are(size: int) -> None:
     for number in range(200):
         cache.llm.key(asking(str(number) * size))
         cache.tool.key("t", {"q": str(number) * size})
-    for aliases in (cache.llm._aliases, cache.tool._aliases):
+    for aliases in (cache.llm._known._aliases, cache.tool._known._aliases):
         assert 0 < aliases.entry_count <= 20
         assert aliases.size_bytes <= 50_000

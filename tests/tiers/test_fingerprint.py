@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tests.tiers.test_canonical import Colour, Fraction, Level, Text, values
 from tiercache import AgentCache
-from tiercache.tiers import llm_key, tool
+from tiercache.tiers import llm_key, tool_key
 from tiercache.tiers.fingerprint import fingerprint, may_remember
 
 LONG = "long " * 200
@@ -112,7 +112,7 @@ def check_llm(request: Any) -> None:
     for make in (cold.llm.key, cold.llm.key, CACHE.llm.key, CACHE.llm.key):
         assert refusing(lambda make=make: make(request).key) == expected
     if expected is None:
-        assert cold.llm._aliases.entry_count == 0
+        assert cold.llm._known._aliases.entry_count == 0
 
 
 @settings(max_examples=600, deadline=None)
@@ -223,10 +223,10 @@ async def test_a_hit_in_process_memory_writes_and_hashes_nothing(
     async with AgentCache.in_memory() as cache:
         await cache.llm.store(copy.deepcopy(request_), "answer")
         await cache.tool.store("t", copy.deepcopy(request_), "result")
-        for module, names in ((llm_key, ("canonical_json", "sha256")), (tool, ("canonical_json", "sha256"))):
+        for module, names in ((llm_key, ("canonical_json", "sha256")), (tool_key, ("canonical_json", "sha256"))):
             for name in names:
                 monkeypatch.setattr(module, name, unwanted)
-        monkeypatch.setattr(tool, "compact_json", unwanted)
+        monkeypatch.setattr(tool_key, "compact_json", unwanted)
         for _ in range(2):
             assert (await cache.llm.check(copy.deepcopy(request_))).source == "l1"
             assert (await cache.llm.get_or_load(copy.deepcopy(request_), unwanted)).source == "l1"

@@ -17,8 +17,8 @@ from .leases import Lease
 from .level2 import Delete, Write
 from .loading import fill, load_in_turn, may_lease
 from .policy import Fresh, Request
+from .queued import OnDone
 from .runtime import Runtime
-from .write_pipe import OnDone
 
 __all__ = ["LoadMany", "find_many", "get_or_load_many", "invalidate_many", "store_many"]
 

@@ -1,4 +1,4 @@
-"""The engine: one lookup through the levels, one rule for writes and invalidations.
+"""The engine: one lookup through the levels, one rule for writes and invalidations. Long, for they share every rule.
 
 Tiers hand it requests and codecs; it knows nothing of prompts, prices, sockets or metrics. Its other parts, which use
 what it has, are ``loading``, ``batch``, ``invalidation`` and ``state``.
@@ -26,8 +26,8 @@ from .lifecycle import Lifecycle
 from .link import Bounds, Connect, Link
 from .operation import Operation, OperationLog, Tracer
 from .policy import Fresh, Request, TierPolicy, UndecodableError
+from .queued import OnDone
 from .runtime import Limits, Runtime, Service
-from .write_pipe import OnDone
 
 __all__ = ["Engine", "Found", "Source", "count_found"]
 

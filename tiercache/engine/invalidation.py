@@ -16,8 +16,9 @@ from .engine import Engine
 from .entry import Group
 from .level2 import Announce, Command, Delete
 from .link import Link
+from .queued import OnDone
 from .runtime import Runtime
-from .write_pipe import OnDone, WritePipe
+from .write_pipe import WritePipe
 
 __all__ = ["Index", "invalidate_group", "invalidate_indexed", "is_text"]
 

@@ -17,8 +17,9 @@ from .follower import Follower
 from .l1 import L1
 from .leases import Leases
 from .level2 import Announce, Level2
+from .queued import QueueLimits
 from .unsettled import Unsettled
-from .write_pipe import QueueLimits, WritePipe
+from .write_pipe import WritePipe
 
 __all__ = ["Bounds", "Connect", "Link"]
 

@@ -15,7 +15,8 @@ from .flights import Flight, Flights
 from .l1 import L1
 from .link import Bounds, Connect, Link
 from .loader import LoadLimits
-from .write_pipe import QueueLimits, WritePipe
+from .queued import QueueLimits
+from .write_pipe import WritePipe
 
 __all__ = ["Limits", "Runtime", "Service"]
 

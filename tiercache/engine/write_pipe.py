@@ -13,86 +13,22 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
 from ..errors import L2UnavailableError
 from .announcement import Announcement
 from .level2 import Announce, Delete, Level2, Release, Run, TakeLease, Track, Write, WriteSet
+from .queued import OnDone, Queued, QueueLimits
 from .room import Room
 
-__all__ = ["OnDone", "QueueLimits", "WritePipe"]
+__all__ = ["WritePipe"]
 
 _ANNOUNCING: Final = (WriteSet, Delete, Run)
 # Keys that one announcement carries.
 _MAX_ANNOUNCED_COUNT: Final = 64
-
-# Called with the count of keys touched, the reply to a Run or the error, at the moment the outcome is known and before
-# any waiter runs.
-OnDone = Callable[[Any], object]
-
-
-@dataclass(frozen=True, slots=True)
-class QueueLimits:
-    """The bounds of a queue; see ``WriteOptions``."""
-
-    max_delay: float = 0.005
-    max_ops: int = 100
-    max_bytes: int = 4 * 1024 * 1024
-    max_queue_bytes: int = 32 * 1024 * 1024
-
-
-class _Queued:
-    """A write in its place in the queue.
-
-    Attributes:
-        is_explicit: Whether it is a change, and not a fill.
-        is_behind: Whether it may wait for others.
-        later: Further writes whose place this one's has become; ``write`` is what is sent for all of them.
-    """
-
-    __slots__ = ("answered", "future", "is_behind", "is_explicit", "keys", "later", "on_done", "size_bytes", "write")
-
-    def __init__(
-        self,
-        write: Write,
-        on_done: OnDone | None,
-        future: asyncio.Future[Any] | None,
-        *,
-        is_explicit: bool = True,
-        is_behind: bool = False,
-    ) -> None:
-        self.write = write
-        self.keys = write.keys
-        self.size_bytes = write.size_bytes
-        self.is_explicit = is_explicit
-        self.is_behind = is_behind
-        self.on_done = on_done
-        self.future = future
-        self.answered: asyncio.Future[None] | None = None
-        self.later: list[_Queued] | None = None
-
-    def supersede(self, later: _Queued, write: WriteSet) -> None:
-        """Have ``write`` sent for this write and for ``later``."""
-        self.write = write
-        if self.later is None:
-            self.later = []
-        self.later.append(later)
-
-    def finish(self, outcome: Any) -> None:
-        if self.on_done is not None:
-            self.on_done(outcome)
-        if self.answered is not None and not self.answered.done():
-            self.answered.set_result(None)
-        if self.future is not None and not self.future.done():
-            if isinstance(outcome, Exception):
-                self.future.set_exception(outcome)
-            else:
-                self.future.set_result(outcome)
-        for queued in self.later or ():
-            queued.finish(outcome)
 
 
 class WritePipe:
@@ -102,7 +38,7 @@ class WritePipe:
         self._level2 = level2
         self._limits = limits
         self._room = Room(max_bytes=limits.max_queue_bytes, max_behind=limits.max_ops)
-        self._queue: deque[_Queued] = deque()
+        self._queue: deque[Queued] = deque()
         # Of those at the head of the queue: how many are to be sent now, and how many have been and are not answered.
         self._due_count = 0
         self._sent_count = 0
@@ -114,7 +50,7 @@ class WritePipe:
         self._on_their_way: dict[str | bytes, int] = {}
         self._explicit: dict[str | bytes, int] = {}
         # The stores, not sent yet, that a later one of the same key may stand in for.
-        self._replaceable: dict[str, _Queued] = {}
+        self._replaceable: dict[str, Queued] = {}
 
     def is_writing(self, key: str) -> bool:
         """Return whether a write of ``key`` is queued or unanswered: what Valkey holds may be older."""
@@ -146,7 +82,7 @@ class WritePipe:
 
     def store_behind(self, write: WriteSet, on_done: OnDone) -> None:
         """Queue an explicit store that nobody waits for, to be sent within ``max_delay``."""
-        self._append(_Queued(write, on_done, None, is_behind=True))
+        self._append(Queued(write, on_done, None, is_behind=True))
 
     async def run(self, run: Run, on_done: OnDone | None = None) -> Any:
         """Queue a command and return, once it is acknowledged, the reply. Otherwise as ``write``."""
@@ -155,7 +91,7 @@ class WritePipe:
     def submit(self, write: Write, on_done: OnDone | None = None) -> asyncio.Future[Any]:
         """Queue ``write``; return a future of its result, or of the error, as for ``write``."""
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._append(_Queued(write, on_done, future))
+        self._append(Queued(write, on_done, future))
         return future
 
     async def write_all(self, writes: Sequence[tuple[Write, OnDone]]) -> list[int]:
@@ -178,7 +114,7 @@ class WritePipe:
                 all_answered.set_result(None)
 
         for write, on_done in writes:
-            self._append(_Queued(write, partial(note, on_done), None))
+            self._append(Queued(write, partial(note, on_done), None))
         await all_answered
         counts: list[int] = []
         for outcome in outcomes:
@@ -197,7 +133,7 @@ class WritePipe:
 
     def post(self, write: Write, on_done: OnDone | None = None) -> None:
         """Queue a small write that nobody waits for, and that is not dropped."""
-        self._append(_Queued(write, on_done, None, is_explicit=False))
+        self._append(Queued(write, on_done, None, is_explicit=False))
 
     async def flush(self) -> None:
         """Send what is queued; return when everything queued before this call has been answered, well or ill."""
@@ -235,7 +171,7 @@ class WritePipe:
         """What they weigh."""
         return self._room.used_bytes
 
-    def _append(self, queued: _Queued) -> None:
+    def _append(self, queued: Queued) -> None:
         self._room.take(queued.size_bytes, is_behind=queued.is_behind)
         for key in queued.keys:
             self._on_their_way[key] = self._on_their_way.get(key, 0) + 1
@@ -257,7 +193,7 @@ class WritePipe:
             or self._room.used_bytes - self._sent_bytes >= limits.max_bytes
         )
 
-    def _is_stood_in_for(self, queued: _Queued) -> bool:
+    def _is_stood_in_for(self, queued: Queued) -> bool:
         """Return whether an earlier store of the same key has taken ``queued`` into its place."""
         write = queued.write
         if queued.is_explicit and isinstance(write, WriteSet) and write.announced and write.replaces is None:
@@ -334,7 +270,7 @@ class WritePipe:
             self._task = None
             self._sent_count = self._sent_bytes = 0
 
-    async def _apply(self, batch: Sequence[_Queued]) -> list[Any]:
+    async def _apply(self, batch: Sequence[Queued]) -> list[Any]:
         writes = [queued.write for queued in batch]
         keys: list[Any] = list(dict.fromkeys([key for write in writes for key in _announced(write)]))
         for start in range(0, len(keys), _MAX_ANNOUNCED_COUNT):
@@ -352,8 +288,8 @@ class WritePipe:
             for write, outcome in zip(writes[: len(batch)], outcomes, strict=True)
         ]
 
-    def _next_batch(self) -> list[_Queued]:
-        batch: list[_Queued] = []
+    def _next_batch(self) -> list[Queued]:
+        batch: list[Queued] = []
         size_bytes = 0
         limits = self._limits
         for queued in self._queue:
@@ -373,7 +309,7 @@ class WritePipe:
                     del self._replaceable[queued.write.key]
         return batch
 
-    def _give_up_runs(self, batch: list[_Queued]) -> None:
+    def _give_up_runs(self, batch: list[Queued]) -> None:
         # What else is in a cancelled batch stays at the head of the queue, to be sent again. That would be harmless for
         # a SET; an increment may have been carried out already.
         for queued in batch:
@@ -396,7 +332,7 @@ class WritePipe:
             self._forget(queued)
             queued.finish(outcome)
 
-    def _forget(self, queued: _Queued) -> None:
+    def _forget(self, queued: Queued) -> None:
         self._room.give_back(queued.size_bytes, is_behind=queued.is_behind)
         for key in queued.keys:
             _count_down(self._on_their_way, key)

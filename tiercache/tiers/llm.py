@@ -28,13 +28,11 @@ from ..engine.policy import (
 from ..engine.ttl import Ttl, check_ttl
 from ..errors import UsageError
 from ..pricing.prices import PriceTable
-from .aliases import Aliases
-from .fingerprint import fingerprint, may_remember
 from .indexes import index_of, indexes_of, tag_groups
 from .llm_entry import encode, joined_text
-from .llm_key import LlmKeys
+from .llm_key import LlmKeys, PreparedLlmKeys
 from .llm_result import LlmResponse, LlmResult, check_blocks
-from .prepared import PREPARED_BYTES, LlmKey, check_owner, still_makes
+from .prepared import LlmKey, still_makes
 
 __all__ = ["LlmLoader", "LlmTier", "groups_of_model", "model_of"]
 
@@ -58,12 +56,11 @@ class LlmTier:
         self._engine = engine
         self._policy = policy
         self._keys = keys
+        self._known = PreparedLlmKeys(keys, policy, engine.l1)
+        self._prepared = self._known.of
         self._prices = prices
         self._name = name
         self._prefix = f"{name}:llm:"
-        self._aliases: Aliases[LlmKey] = Aliases(
-            max_entries=2 * engine.l1.max_entries, max_bytes=engine.l1.max_bytes // 4, size_of=lambda _: PREPARED_BYTES
-        )
 
     def key(self, params: Mapping[str, Any]) -> LlmKey:
         """Return the key of ``params`` as they are now, which later changes of theirs do not touch.
@@ -328,42 +325,6 @@ class LlmTier:
             operation.set("deleted_count", count)
         return count
 
-    def _prepared(self, params: Any) -> LlmKey:
-        """Return the key of a request, or of a key itself, worked out only if it is not known."""
-        if type(params) is LlmKey:
-            check_owner(params, self._policy)
-            return params
-        if self._keys.reduces:
-            return self._prepared_of_reduced(params)
-        mark = fingerprint(params)
-        if mark is not None:
-            prepared = self._aliases.get(mark)
-            if prepared is not None:
-                return prepared
-        prepared = self._prepare(self._keys.key_of_reduced(params), params)
-        if mark is not None and may_remember(params, mark):
-            self._aliases.put(mark, prepared)
-        return prepared
-
-    def _prepared_of_reduced(self, params: Mapping[str, Any]) -> LlmKey:
-        reduced = self._keys.reduced(params)
-        mark = fingerprint(reduced)
-        # Requests for several models may share a key; each is counted with its own.
-        model = params.get("model")
-        known = mark is not None and type(model) is str
-        if known and (prepared := self._aliases.get((model, mark))) is not None:
-            return prepared
-        prepared = self._prepare(self._keys.key_of_reduced(reduced), params)
-        if known and may_remember(reduced, mark):
-            self._aliases.put((model, mark), prepared)
-        return prepared
-
-    def _prepare(self, key: str, params: Mapping[str, Any]) -> LlmKey:
-        model = _model(params)
-        counters = self._policy.counters.of(model)
-        # Plain text: the caller's own object is not kept.
-        return LlmKey(key=key, model=str.__str__(model), _policy=self._policy, _counters=counters)
-
     def _request(self, prepared: LlmKey, ttl: Ttl | None = None, tagged: tuple[Group, ...] = ()) -> Request:
         groups = groups_of_model(prepared.model) + tagged
         return Request(self._policy, prepared.key, groups, prepared._counters, ttl, indexes_of(self._name, groups))
@@ -399,14 +360,6 @@ class LlmTier:
             content_blocks=blocks,
         )
         return Fresh(entry, data, answer.ttl, answer.store)
-
-
-def _model(params: Mapping[str, Any]) -> str:
-    """Return the model of params that make a key."""
-    model = params.get("model")
-    if not isinstance(model, str):  # TierOptions.key has made one up.
-        raise UsageError(f"params['model'] must be a str, not {type(model).__name__}")
-    return model
 
 
 def model_of(codec: Codec, data: bytes) -> str | None:

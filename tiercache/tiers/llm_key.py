@@ -12,10 +12,15 @@ from collections.abc import Callable, Mapping
 from hashlib import sha256
 from typing import Any, Final
 
+from ..engine.l1 import L1
+from ..engine.policy import TierPolicy
 from ..errors import UsageError
+from .aliases import Aliases
 from .canonical import canonical_json
+from .fingerprint import fingerprint, may_remember
+from .prepared import PREPARED_BYTES, LlmKey, check_owner
 
-__all__ = ["LlmKeys", "last_user_turn"]
+__all__ = ["LlmKeys", "PreparedLlmKeys", "last_user_turn"]
 
 _WIRE_NAMES: Final = {
     "tool_choice": "toolChoice",
@@ -67,6 +72,55 @@ class LlmKeys:
             params = self._transform(params)
             _check_mapping(params, "what TierOptions.key returned")
         return params
+
+
+class PreparedLlmKeys:
+    """The keys of requests, worked out by ``keys`` where they are not known; as many as ``l1`` allows."""
+
+    def __init__(self, keys: LlmKeys, policy: TierPolicy, l1: L1) -> None:
+        self._keys = keys
+        self._policy = policy
+        self._aliases: Aliases[LlmKey] = Aliases(
+            max_entries=2 * l1.max_entries, max_bytes=l1.max_bytes // 4, size_of=lambda _: PREPARED_BYTES
+        )
+
+    def of(self, params: Any) -> LlmKey:
+        """Return the key of a request, or a key itself. Errors as for ``LlmKeys.key``."""
+        if type(params) is LlmKey:
+            check_owner(params, self._policy)
+            return params
+        if self._keys.reduces:
+            return self._of_reduced(params)
+        mark = fingerprint(params)
+        if mark is not None:
+            prepared = self._aliases.get(mark)
+            if prepared is not None:
+                return prepared
+        prepared = self._prepare(self._keys.key_of_reduced(params), params)
+        if mark is not None and may_remember(params, mark):
+            self._aliases.put(mark, prepared)
+        return prepared
+
+    def _of_reduced(self, params: Mapping[str, Any]) -> LlmKey:
+        reduced = self._keys.reduced(params)
+        mark = fingerprint(reduced)
+        # Requests for several models may share a key; each is counted with its own.
+        model = params.get("model")
+        known = mark is not None and type(model) is str
+        if known and (prepared := self._aliases.get((model, mark))) is not None:
+            return prepared
+        prepared = self._prepare(self._keys.key_of_reduced(reduced), params)
+        if known and may_remember(reduced, mark):
+            self._aliases.put((model, mark), prepared)
+        return prepared
+
+    def _prepare(self, key: str, params: Mapping[str, Any]) -> LlmKey:
+        model = params.get("model")
+        if not isinstance(model, str):  # TierOptions.key has made one up.
+            raise UsageError(f"params['model'] must be a str, not {type(model).__name__}")
+        counters = self._policy.counters.of(model)
+        # Plain text: the caller's own object is not kept.
+        return LlmKey(key=key, model=str.__str__(model), _policy=self._policy, _counters=counters)
 
 
 def _check_mapping(params: object, name: str) -> None:

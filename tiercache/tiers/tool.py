@@ -1,8 +1,4 @@
-"""The tool tier: results of tool calls, by the tool's name and its arguments.
-
-An entry lies under ``{name}:tool:{tool}:{sha256 hex}``, hashed being the canonical JSON of the arguments (of ``{}`` for
-None). The tool's name stands in the key as it is, and so may hold no ``:``.
-"""
+"""The tool tier: results of tool calls, by the tool's name and its arguments."""
 
 from __future__ import annotations
 
@@ -11,8 +7,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from hashlib import sha256
-from typing import Any, Final, overload
+from typing import Any, overload
 
 from ..engine.announcement import Announcement
 from ..engine.batch_loader import BATCH_SIZE, BATCH_WINDOW, BatchFunction, BatchLoader, KeywordBatchLoader
@@ -27,23 +22,13 @@ from ..engine.policy import Fresh, Mode, Request, TierPolicy, check_mode
 from ..engine.ttl import Ttl, check_ttl
 from ..errors import UsageError
 from ..monitor.policies import ToolPolicies, ToolPolicy
-from .aliases import Aliases
-from .canonical import canonical_json, compact_json
-from .fingerprint import fingerprint, may_remember
 from .indexes import index_of, indexes_of, tag_groups
-from .prepared import PREPARED_BYTES, ToolKey, check_owner, still_makes
+from .prepared import ToolKey, still_makes
 from .tool_entry import encode_tool
+from .tool_key import ABSENT, ToolKeys, check_tool, shifted
 from .tool_result import ToolResult
 
 __all__ = ["ToolTier"]
-
-
-class _Absent:
-    """Type of ``_ABSENT``."""
-
-
-# An argument that was not given: None is one that can be.
-_ABSENT: Final = _Absent()
 
 
 class ToolTier:
@@ -60,11 +45,8 @@ class ToolTier:
         self._policies = policies
         self._name = name
         self._prefix = f"{name}:tool:"
-        self._aliases: Aliases[ToolKey] = Aliases(
-            max_entries=2 * engine.l1.max_entries,
-            max_bytes=engine.l1.max_bytes // 4,
-            size_of=lambda key: PREPARED_BYTES + len(key._args),
-        )
+        self._known = ToolKeys(self._prefix, policy, engine.l1)
+        self._prepared = self._known.of
 
     def key(self, tool: str, args: Any) -> ToolKey:
         """Return the key of a call with ``args`` as they are now, which later changes of theirs do not touch.
@@ -80,7 +62,7 @@ class ToolTier:
     @overload
     async def check(self, tool: str, args: Any) -> ToolResult: ...
 
-    async def check(self, tool: str | ToolKey, args: Any = _ABSENT) -> ToolResult:
+    async def check(self, tool: str | ToolKey, args: Any = ABSENT) -> ToolResult:
         """Return what the cache has for a call, without making it.
 
         Raises:
@@ -130,7 +112,7 @@ class ToolTier:
         self,
         tool: str | ToolKey,
         args: Any,
-        loader: Any = _ABSENT,
+        loader: Any = ABSENT,
         *,
         ttl: Ttl | None = None,
         cost: float | None = None,
@@ -153,7 +135,7 @@ class ToolTier:
             TimeoutError: The load took longer than ``ResilienceOptions.load_timeout``.
         """
         engine = self._engine
-        args, loader = _shifted(tool, args, loader, "loader")
+        args, loader = shifted(tool, args, loader, "loader")
         prepared = self._prepared(tool, args)
         key = prepared.key
         check_loader(loader)
@@ -175,7 +157,7 @@ class ToolTier:
 
             async def load() -> Fresh:
                 # From a key they are decoded for each call: the loader's own.
-                value = loader(**_keywords(loader, json.loads(prepared._args) if args is _ABSENT else args))
+                value = loader(**_keywords(loader, json.loads(prepared._args) if args is ABSENT else args))
                 if inspect.isawaitable(value):
                     value = await value
                 store = self._is_still(prepared, tool, args) and engine.is_wanted(self._policy, value)
@@ -243,7 +225,7 @@ class ToolTier:
         self,
         tool: str | ToolKey,
         args: Any,
-        response: Any = _ABSENT,
+        response: Any = ABSENT,
         *,
         ttl: Ttl | None = None,
         cost: float | None = None,
@@ -259,7 +241,7 @@ class ToolTier:
             L2UnavailableError: The write may or may not have happened.
             L2CommandError: Valkey refused it.
         """
-        args, response = _shifted(tool, args, response, "response")
+        args, response = shifted(tool, args, response, "response")
         prepared = self._prepared(tool, args)
         key, name = prepared.key, prepared.tool
         if ttl is not None:
@@ -280,7 +262,7 @@ class ToolTier:
     @overload
     async def invalidate(self, tool: str, args: Any) -> bool: ...
 
-    async def invalidate(self, tool: str | ToolKey, args: Any = _ABSENT) -> bool:
+    async def invalidate(self, tool: str | ToolKey, args: Any = ABSENT) -> bool:
         """Remove the result of a call; return whether there was one. Promise and errors as for the llm tier's."""
         prepared = self._prepared(tool, args)
         with self._engine.operation("tool.invalidate", key=prepared.key, tool_name=prepared.tool) as operation:
@@ -294,7 +276,7 @@ class ToolTier:
     @overload
     def invalidates(self, tool: str, args: Any) -> Invalidating: ...
 
-    def invalidates(self, tool: str | ToolKey, args: Any = _ABSENT) -> Invalidating:
+    def invalidates(self, tool: str | ToolKey, args: Any = ABSENT) -> Invalidating:
         """Return what stands around a change of what a result is made from, as ``async with`` or as a decorator.
 
         The result is removed before and after; in between this process stores none. Promise and errors as for
@@ -319,7 +301,7 @@ class ToolTier:
     @overload
     async def explain(self, tool: str, args: Any) -> Explanation: ...
 
-    async def explain(self, tool: str | ToolKey, args: Any = _ABSENT) -> Explanation:
+    async def explain(self, tool: str | ToolKey, args: Any = ABSENT) -> Explanation:
         """Return where the result of a call is, and how ``check`` would be answered. Counts and changes nothing.
 
         Raises:
@@ -335,7 +317,7 @@ class ToolTier:
         Args:
             sweep: Look in any case: for entries of software that writes without being registered.
         """
-        _check_tool(tool)
+        check_tool(tool)
         with self._engine.operation("tool.invalidate_by_tool", tool_name=tool) as operation:
             name = str.__str__(tool)
             group = Group("tool", name)
@@ -350,7 +332,7 @@ class ToolTier:
         Raises:
             L2UnavailableError, L2CommandError: It was not written, as far as is known, and is not used here.
         """
-        _check_tool(tool)
+        check_tool(tool)
         if not isinstance(policy, ToolPolicy):
             raise UsageError(f"policy must be a ToolPolicy, not {type(policy).__name__}")
         runtime = await self._engine.open()
@@ -361,7 +343,7 @@ class ToolTier:
 
     def get_policy(self, tool: str) -> ToolPolicy | None:
         """Return the policy of ``tool`` as this process knows it, None for none."""
-        _check_tool(tool)
+        check_tool(tool)
         return self._policies.get(tool)
 
     async def refresh_policies(self) -> bool:
@@ -376,37 +358,6 @@ class ToolTier:
             count = await invalidate_group(self._engine, self._policy.group, self._prefix)
             operation.set("deleted_count", count)
         return count
-
-    def _prepared(self, tool: Any, args: Any) -> ToolKey:
-        """Return the key of a call, or of a key itself, worked out only if it is not known."""
-        if type(tool) is ToolKey:
-            if args is not _ABSENT:
-                raise UsageError("args must not be given with a key, which has those of its call")
-            check_owner(tool, self._policy)
-            return tool
-        if args is _ABSENT:
-            raise UsageError("args must be given: a mapping of keyword arguments, None for none")
-        mark = fingerprint(args) if type(tool) is str else None
-        if mark is not None:
-            prepared = self._aliases.get((tool, mark))
-            if prepared is not None:
-                return prepared
-        prepared = self._prepare(tool, args)
-        if mark is not None and may_remember(args, mark):
-            self._aliases.put((tool, mark), prepared)
-        return prepared
-
-    def _prepare(self, tool: Any, args: Any) -> ToolKey:
-        _check_tool(tool)
-        tool = str.__str__(tool)  # Of a subclass, what it is and not what it says it is.
-        digest = sha256(canonical_json({} if args is None else args, "args")).hexdigest()
-        return ToolKey(
-            key=f"{self._prefix}{tool}:{digest}",
-            tool=tool,
-            _args=compact_json(args, "args"),
-            _policy=self._policy,
-            _counters=self._policy.counters.of(tool),
-        )
 
     def _is_still(self, prepared: ToolKey, tool: str | ToolKey, args: Any) -> bool:
         """Return whether ``args`` are still those of ``prepared``: a result for others must not be stored there."""
@@ -426,24 +377,6 @@ class ToolTier:
             value=value, tool=prepared.tool, args_json=prepared._args, stored_at_ms=now_ms, cost=cost
         )
         return Fresh(entry, data)
-
-
-def _shifted(tool: object, args: Any, last: Any, name: str) -> tuple[Any, Any]:
-    """Return the args and what comes after them; where a key stands for tool and args, it comes in their place."""
-    if type(tool) is ToolKey and last is _ABSENT:
-        return _ABSENT, args
-    if last is _ABSENT:
-        raise UsageError(f"{name} must be given after args")
-    return args, last
-
-
-def _check_tool(tool: object) -> None:
-    if not isinstance(tool, str) or not tool or ":" in tool:
-        raise UsageError(f"tool must be a name that is not empty and has no ':', not {tool!r}")
-    try:
-        tool.encode()
-    except UnicodeEncodeError as error:
-        raise UsageError(f"tool has text that is not Unicode (a lone surrogate): {error}") from error
 
 
 def _check_cost(cost: object) -> None:
