@@ -13,9 +13,11 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
+import orjson
 
 from ..engine.policy import UndecodableError
 from .canonical import compact_json
@@ -81,6 +83,8 @@ def joined_text(content_blocks: Sequence[Mapping[str, Any]]) -> str:
 
 
 _NULL: Final = msgspec.Raw(b"null")
+# So few bytes are not nested too deeply.
+_SHALLOW_BYTES: Final = 500
 
 
 class _Wire(WireEntry, kw_only=True):
@@ -139,8 +143,20 @@ def _part(raw: msgspec.Raw, opening: bytes) -> bytes | None:
     if not data.startswith(opening):
         raise UndecodableError("tokens or contentBlocks of the wrong type")
     # Looked at here, where a bad entry is a miss, and not when somebody asks a result for its blocks.
+    if not _is_readable(data):
+        raise UndecodableError("tokens or contentBlocks that cannot be read")
+    return data
+
+
+def _is_readable(data: bytes) -> bool:
+    """Return whether ``json`` reads ``data``."""
+    if len(data) <= _SHALLOW_BYTES:
+        # What orjson reads json reads too, unless it is nested too deeply for the stack.
+        with suppress(orjson.JSONDecodeError):
+            orjson.loads(data)
+            return True
     try:
         json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise UndecodableError("tokens or contentBlocks that cannot be read") from error
-    return data
+    except (ValueError, RecursionError):
+        return False
+    return True
