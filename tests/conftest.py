@@ -74,6 +74,15 @@ async def cache(make_cache: Callable[..., AgentCache]) -> AgentCache:
     return cache
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _only_what_tests_make_is_collected() -> Iterator[None]:
+    """Keep modules and the list of tests out of the collection behind each test, of which they are nearly all."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True)
 async def _nothing_left_running() -> AsyncIterator[None]:
     """Fail a test that leaves a task, or an exception that nobody has retrieved."""
