@@ -192,8 +192,8 @@ class MultiplexedLine(asyncio.Protocol):
     def eof_received(self) -> None:
         return None  # The transport closes itself.
 
-    def connection_lost(self, error: Exception | None) -> None:
-        self._end(ValkeyConnectionError(str(error or "the server has closed the connection")))
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end(ValkeyConnectionError(str(exc or "the server has closed the connection")))
         if not self._ended.done():
             self._ended.set_result(None)
 
