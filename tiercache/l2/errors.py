@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Final
+from typing import Any, Final
 
 from valkey import exceptions as valkey_errors
 
 from ..errors import L2CommandError, L2UnavailableError, TierCacheError
 
-__all__ = ["map_error", "map_errors"]
+__all__ = ["checked", "map_error", "map_errors"]
 
 # Replies by which a server says that it cannot answer now: starting, failing over, or running a long script.
 _NOT_NOW: Final = ("LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "READONLY", "BUSY ")
@@ -34,6 +34,13 @@ def map_error(error: Exception, action: str) -> TierCacheError | None:
             return L2UnavailableError(f"Valkey cannot answer now ({action}): {error}")
         return L2CommandError(f"Valkey refused {action}: {error}")
     return None
+
+
+def checked(reply: Any, action: str) -> Any:
+    """Return the reply to ``action``; raise the mapped error if Valkey has refused it."""
+    if isinstance(reply, valkey_errors.ResponseError):
+        raise map_error(reply, action) or reply
+    return reply
 
 
 class map_errors:  # noqa: N801 - reads as what it does: ``with map_errors("GET"):``

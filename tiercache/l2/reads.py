@@ -14,7 +14,7 @@ from valkey.exceptions import ResponseError
 
 from ..engine.level2 import Stored
 from ..errors import L2UnavailableError
-from .errors import map_error
+from .errors import checked, map_error
 
 __all__ = ["CHUNK_COUNT", "BatchReader"]
 
@@ -70,15 +70,9 @@ class BatchReader:
         replies = iter(await exchange(commands))
         pairs: list[tuple[Any, int]] = []
         for _ in chunks:
-            values = _checked(next(replies), "MGET")
-            pairs += [(value, _checked(next(replies), "PTTL")) for value in values]
+            values = checked(next(replies), "MGET")
+            pairs += [(value, checked(next(replies), "PTTL")) for value in values]
         return pairs
-
-
-def _checked(reply: Any, action: str) -> Any:
-    if isinstance(reply, ResponseError):
-        raise map_error(reply, action) or reply
-    return reply
 
 
 def _stored(value: bytes | None, ttl: int) -> Stored | None:

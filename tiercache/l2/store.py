@@ -12,7 +12,7 @@ from valkey.exceptions import ResponseError
 from ..engine.level2 import Command, Position, Stored, Write, WriteResult
 from .backplane import BusNames, ValkeySubscription
 from .connect import Settings
-from .errors import map_error, map_errors
+from .errors import checked, map_error, map_errors
 from .exchanges import open_exchanges
 from .reads import CHUNK_COUNT, BatchReader
 from .scripts import script
@@ -55,7 +55,7 @@ class ValkeyLevel2:
     async def ping(self) -> None:
         with map_errors("PING"):
             (reply,) = await self._exchanges.exchange([("PING",)], self._connecting)
-        _check(reply, "PING")
+        checked(reply, "PING")
 
     async def get(self, key: str) -> Stored | None:
         with map_errors("GET"):
@@ -81,7 +81,7 @@ class ValkeyLevel2:
     async def get_values(self, keys: Sequence[bytes]) -> list[bytes | None]:
         with map_errors("MGET"):
             (values,) = await self._exchanges.exchange([("MGET", *keys)], self._timeout, may_repeat=True)
-        return list(_check(values, "MGET"))
+        return list(checked(values, "MGET"))
 
     async def apply(self, writes: Sequence[Write]) -> list[WriteResult]:
         size_bytes = sum(write.size_bytes for write in writes)
@@ -95,7 +95,7 @@ class ValkeyLevel2:
             command: Command = ("SCAN", cursor, "MATCH", pattern, "COUNT", _SCAN_COUNT)
             with map_errors("SCAN"):
                 (reply,) = await self._exchanges.exchange([command], self._timeout, may_repeat=True)
-            cursor, keys = _check(reply, "SCAN")
+            cursor, keys = checked(reply, "SCAN")
             if keys:
                 yield keys
             if int(cursor) == 0:
@@ -148,9 +148,3 @@ def _number(reply: Any) -> int:
 
 def _mapped(reply: Any) -> Any:
     return (map_error(reply, "a command") or reply) if isinstance(reply, ResponseError) else reply
-
-
-def _check(reply: Any, action: str) -> Any:
-    if isinstance(reply, ResponseError):
-        raise map_error(reply, action) or reply
-    return reply
