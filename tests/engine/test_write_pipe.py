@@ -192,7 +192,8 @@ async def test_a_drain_ends_in_time_and_fails_what_is_left(pipe: WritePipe, ledg
 async def test_a_task_cancelled_before_its_first_step_stops_nothing(pipe: WritePipe, ledger: Ledger) -> None:
     """As by a signal handler that cancels every task and lets the loop go on."""
     writing = asyncio.create_task(pipe.write(write("a")))
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # The write is queued,
+    await asyncio.sleep(0)  # and the task that sends it made.
     (task,) = (task for task in asyncio.all_tasks() if task.get_name() == "tiercache-writes")
     task.cancel()
     async with asyncio.timeout(10):

@@ -102,7 +102,7 @@ async def test_whoever_hears_of_a_change_finds_it_made(
 ) -> None:
     writer = make_level2("somebody")
     for number in range(20):
-        writing = asyncio.create_task(writer.apply([WriteSet("k", b"%d" % number, None), CHANGE]))
+        writing = asyncio.ensure_future(writer.apply([WriteSet("k", b"%d" % number, None), CHANGE]))
         await hear(subscription)
         assert plain.get("k") == b"%d" % number
         await writing

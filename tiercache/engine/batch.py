@@ -19,6 +19,7 @@ from .loading import fill, load_in_turn, may_lease
 from .policy import Fresh, Request
 from .queued import OnDone
 from .runtime import Runtime
+from .storing import storing
 
 __all__ = ["LoadMany", "find_many", "get_or_load_many", "invalidate_many", "store_many"]
 
@@ -201,7 +202,7 @@ async def store_many(engine: Engine, pairs: Sequence[tuple[Request, Fresh]]) -> 
     if runtime.pipe is not None:
         await runtime.pipe.wait_room(sum(len(request.key) + len(fresh.data) for request, fresh in pairs))
     for request, fresh in pairs:
-        writes.append(engine.storing(runtime, request, fresh))
+        writes.append(storing(engine, runtime, request, fresh))
     await _apply(runtime, writes)
 
 

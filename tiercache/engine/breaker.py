@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
 from typing import Any, Final
 
 from ..errors import L2CommandError, L2UnavailableError
-from .level2 import Command, Level2, Position, Stored, Subscription, Write, WriteResult
+from .level2 import Command, Level2, Position, Stored, Subscription, Write, WriteResult, answer_of
 
 __all__ = ["Breaker", "GuardedLevel2"]
 
@@ -45,6 +46,13 @@ class Breaker:
         self._ask_again_at = now + self._pause
         return True
 
+    def note(self, error: BaseException | None) -> None:
+        """Note how an exchange has ended. A cancellation or a defect says nothing of Valkey."""
+        if isinstance(error, L2UnavailableError):
+            self.failed(error)
+        elif error is None or isinstance(error, L2CommandError):
+            self.succeeded()
+
     def succeeded(self) -> None:
         """Note an answer, also a refusing one."""
         if self.is_open:
@@ -79,10 +87,7 @@ class _Noted:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, L2UnavailableError):
-            self._breaker.failed(error)
-        elif error is None or isinstance(error, L2CommandError):
-            self._breaker.succeeded()
+        self._breaker.note(error)
 
 
 class GuardedLevel2:
@@ -116,9 +121,11 @@ class GuardedLevel2:
         with self._noted:
             return await self._level2.get_values(keys)
 
-    async def apply(self, writes: Sequence[Write]) -> list[WriteResult]:
-        with self._noted:
-            return await self._level2.apply(writes)
+    def apply(self, writes: Sequence[Write]) -> asyncio.Future[list[WriteResult]]:
+        # Not a coroutine around it: that would cost the write pipe a step of the loop.
+        answer = answer_of(self._level2.apply(writes))
+        answer.add_done_callback(self._answered)
+        return answer
 
     async def scan(self, prefix: str) -> AsyncIterator[list[bytes]]:
         with self._noted:
@@ -147,6 +154,10 @@ class GuardedLevel2:
 
     async def aclose(self) -> None:
         await self._level2.aclose()
+
+    def _answered(self, answer: asyncio.Future[Any]) -> None:
+        if not answer.cancelled():
+            self._breaker.note(answer.exception())
 
     def _check_allowed(self) -> None:
         if not self._breaker.allows():

@@ -21,11 +21,11 @@ from .fences import Fence
 from .found import Found, Source
 from .l1 import L1
 from .leases import is_placeholder
-from .level2 import Delete, Stored, WriteSet
+from .level2 import Delete, Stored
 from .lifecycle import Lifecycle
-from .link import Bounds, Connect, Link
+from .link import Bounds, Connect
 from .operation import Operation, OperationLog, Tracer
-from .policy import Fresh, Request, TierPolicy, UndecodableError
+from .policy import Request, TierPolicy, UndecodableError
 from .queued import OnDone
 from .runtime import Limits, Runtime, Service
 
@@ -255,76 +255,7 @@ class Engine:
             self._warned.add(message)
             _LOGGER.warning(message + " (said once)", *arguments)
 
-    # Writing
-
-    async def store(self, request: Request, fresh: Fresh) -> float | None:
-        """Write a value; return its lifetime when Valkey has acknowledged it. It wins over every load under way.
-
-        Where the tier writes behind it returns when the write is queued, and raises nothing: a failure is counted.
-
-        Raises:
-            L2UnavailableError: The write may or may not have happened; L1 no longer has the key.
-            L2CommandError: Valkey refused it.
-        """
-        runtime = await self.open()
-        if runtime.link is None:
-            write, keep = self.storing(runtime, request, fresh)
-            keep(1)
-            return write.ttl
-        pipe, is_behind = runtime.link.pipe, request.policy.writes_behind
-        await pipe.wait_room(len(request.key) + len(fresh.data), is_behind=is_behind)
-        write, keep = self.storing(runtime, request, fresh, is_behind=is_behind)
-        if is_behind:
-            pipe.store_behind(write, keep)
-        else:
-            await pipe.write(write, keep)
-        return write.ttl
-
-    def storing(
-        self, runtime: Runtime, request: Request, fresh: Fresh, *, is_behind: bool = False
-    ) -> tuple[WriteSet, OnDone]:
-        """Drop what is in L1 and return the write of a value, with what must be done when its outcome is known.
-
-        Args:
-            is_behind: Whether reads are to find the value from now on. It must be queued before the next await.
-        """
-        policy, key = request.policy, request.key
-        data = policy.codec.pack(fresh.data)
-        lifetime = policy.lifetime(fresh.ttl, request.ttl)
-        now = self.now()
-        entry = self.entry(policy, request, fresh.value, lifetime, since=now, began=now)
-        self.l1.drop(key)
-        # A later change, by whomever, may be heard of before this write is answered.
-        fence = runtime.fences.open_for_write(key, request.groups)
-        link = runtime.link
-        if is_behind and link is not None:
-            link.behind.add(entry, fence)
-            if policy.l1 and self.may_keep(runtime, fence):
-                self.l1.put(key, entry)
-
-        def keep(outcome: int | Exception) -> None:
-            is_latest = self.may_keep(runtime, fence)
-            self.written(runtime, fence)
-            is_last = is_behind and link is not None and link.behind.answered(fence)
-            if isinstance(outcome, Exception):
-                if is_behind and link is not None:
-                    self._lost(link, request, outcome, is_last=is_last)
-                return
-            if link is not None:
-                link.unsettled.note((key,), outcome)
-            request.counters.stored_bytes += len(data)
-            if policy.l1 and is_latest:
-                self.l1.put(key, entry)
-
-        return WriteSet(key, data, lifetime, indexes=request.indexes, announced=True), keep
-
-    def _lost(self, link: Link, request: Request, error: Exception, *, is_last: bool) -> None:
-        """Take down that a store whose caller does not wait for it has failed."""
-        request.counters.write_errors += 1
-        self.warn_once("A stored value did not reach Valkey (counted as write_errors): %s", error)
-        if is_last:
-            # What Valkey still has is older than what the caller knows to be stored.
-            link.unsettled.remove(request.key, error)
+    # Invalidating
 
     async def invalidate(self, key: str) -> bool:
         """Remove ``key`` from both levels; return whether it was in either.

@@ -99,10 +99,10 @@ class L1:
 
     def drop(self, key: str) -> bool:
         """Forget ``key``; return whether it was there."""
-        try:
-            del self._lru[key]
-        except KeyError:
+        # Looked for first: most of what is dropped is not there, and an exception costs more than a look.
+        if key not in self._lru:
             return False
+        del self._lru[key]
         return True
 
     def drop_group(self, group: Group) -> int:

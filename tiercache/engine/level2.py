@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, TypeAlias
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
+
+from msgspec import Struct
 
 from .announcement import Announcement, Event
 
@@ -23,7 +25,10 @@ __all__ = [
     "Write",
     "WriteResult",
     "WriteSet",
+    "answer_of",
 ]
+
+T = TypeVar("T")
 
 
 class Stored(NamedTuple):
@@ -38,8 +43,7 @@ class Stored(NamedTuple):
     ttl: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class WriteSet:
+class WriteSet(Struct, frozen=True, gc=False):
     """Write ``value`` under ``key`` for ``ttl`` seconds (None: no expiry).
 
     Attributes:
@@ -67,8 +71,7 @@ class WriteSet:
         return len(self.key) + len(self.value)
 
 
-@dataclass(frozen=True, slots=True)
-class Delete:
+class Delete(Struct, frozen=True, gc=False):
     """Delete ``keys``; the result counts those that held a value, and no mere placeholder.
 
     Attributes:
@@ -87,8 +90,7 @@ class Delete:
         return sum(map(len, self.keys))
 
 
-@dataclass(frozen=True, slots=True)
-class TakeLease:
+class TakeLease(Struct, frozen=True, gc=False):
     """Put ``placeholder`` under ``key`` for ``ttl`` seconds if there is nothing.
 
     The result is None if it was put there, else the bytes that are there; for what is no string ``NO_STRING``.
@@ -115,8 +117,7 @@ class TakeLease:
         return len(self.key) + len(self.placeholder)
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
+class Release(Struct, frozen=True, gc=False):
     """Delete ``key`` if it holds ``placeholder``."""
 
     key: str
@@ -133,8 +134,7 @@ class Release:
         return len(self.key) + len(self.placeholder)
 
 
-@dataclass(frozen=True, slots=True)
-class Announce:
+class Announce(Struct, frozen=True, gc=False):
     """Tell the other processes. The result is the number of the change, or of listeners where it is none."""
 
     announcement: Announcement
@@ -151,8 +151,7 @@ class Announce:
         return sum(map(len, (*said.keys, *said.wanted, *said.settled)))
 
 
-@dataclass(frozen=True, slots=True)
-class Track:
+class Track(Struct, frozen=True, gc=False):
     """Have the server tell a subscription of what others change, from now on if it does not do so already.
 
     The result is a number that changes whenever it had stopped doing so, L2CommandError if it refuses.
@@ -178,8 +177,7 @@ class Track:
 Command: TypeAlias = tuple[str | bytes | int | float, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(Struct, frozen=True, gc=False):
     """Run a command of a tier's own, such as a script; the result is its reply. It is never sent twice.
 
     Attributes:
@@ -268,7 +266,7 @@ class Level2(Protocol):
         """Return the values of ``keys``, in order; None for what is missing or no string."""
         ...
 
-    async def apply(self, writes: Sequence[Write]) -> list[WriteResult]:
+    def apply(self, writes: Sequence[Write]) -> Awaitable[list[WriteResult]]:
         """Carry out ``writes`` in order, in one round trip.
 
         Returns:
@@ -307,3 +305,10 @@ class Level2(Protocol):
     async def aclose(self) -> None:
         """Close the connections. Never raises for a store that is gone."""
         ...
+
+
+def answer_of(applied: Awaitable[T]) -> asyncio.Future[T]:
+    """Return the future of what ``Level2.apply`` has returned."""
+    if asyncio.iscoroutine(applied):
+        return asyncio.get_running_loop().create_task(applied, name="tiercache-writes")
+    return asyncio.ensure_future(applied)

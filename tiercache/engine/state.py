@@ -16,6 +16,7 @@ from .fences import Fence
 from .level2 import Announce, Command, Run, Write
 from .policy import Fresh, Request
 from .runtime import Runtime
+from .storing import storing
 from .write_pipe import WritePipe
 
 __all__ = ["ask", "change", "change_group", "fill", "renew", "run", "store"]
@@ -46,7 +47,7 @@ async def store(engine: Engine, request: Request, fresh: Fresh, command: Command
     runtime = await engine.open()
     pipe = _pipe(runtime)
     await pipe.wait_room(len(request.key) + len(fresh.data))
-    write, keep = engine.storing(runtime, request, fresh)
+    write, keep = storing(engine, runtime, request, fresh)
     # The value by a plain command behind it: what a script writes, the server tells this process of too.
     await pipe.write_all([(Run(command), lambda _: None), (write, keep)])
 

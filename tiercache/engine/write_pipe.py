@@ -1,6 +1,6 @@
 """The write pipe: every write of this process reaches Valkey in the order in which it was made.
 
-One task sends what is queued, a batch a round trip, and ends when nothing is due. Order is what makes a fill that was
+What is queued is sent a batch a round trip, and nothing runs while nothing is due. Order is what makes a fill that was
 queued before an invalidation arrive before it. What other processes must know of a batch is announced together with it
 and behind it: whoever hears of a change and reads Valkey finds it made.
 
@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Awaitable, Sequence
 from functools import partial
 from typing import Any, Final
 
+from msgspec.structs import replace
+
 from ..errors import L2UnavailableError
 from .announcement import Announcement
-from .level2 import Announce, Delete, Level2, Release, Run, TakeLease, Track, Write, WriteSet
+from .level2 import Announce, Delete, Level2, Release, Run, TakeLease, Track, Write, WriteSet, answer_of
 from .queued import OnDone, Queued, QueueLimits
 from .room import Room
 
@@ -44,7 +45,9 @@ class WritePipe:
         self._sent_count = 0
         self._sent_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
-        self._task: asyncio.Task[None] | None = None
+        # Of the batch under way; nothing is sent before it.
+        self._answer: asyncio.Future[list[Any]] | None = None
+        self._is_starting = False
         self._is_stopped = False
         # How many writes, and how many of them explicit ones, are on their way for a key.
         self._on_their_way: dict[str | bytes, int] = {}
@@ -71,6 +74,10 @@ class WritePipe:
         """
         count: int = await self.submit(write, on_done)
         return count
+
+    def has_room(self, size_bytes: int, *, is_behind: bool = False) -> bool:
+        """Return whether an explicit store may be queued now. Otherwise it has to ``wait_room``."""
+        return self._room.has(size_bytes, is_behind=is_behind)
 
     async def wait_room(self, size_bytes: int, *, is_behind: bool = False) -> None:
         """Return when an explicit store may be queued: before the next await.
@@ -153,13 +160,13 @@ class WritePipe:
                     await (self.flush() if self._queue else asyncio.sleep(0))
         except TimeoutError:
             self._is_stopped = True
-            if self._task is not None:
-                self._task.cancel()
-                await asyncio.wait([self._task])
+            if self._answer is not None:
+                self._answer.cancel()
+                await asyncio.wait([self._answer])
         self._cancel_timer()
         error = L2UnavailableError("the cache was closed before Valkey acknowledged the write")
         self._room.close(error)
-        self._fail(len(self._queue), error)
+        self._take([error] * len(self._queue))
 
     @property
     def queued_count(self) -> int:
@@ -227,8 +234,10 @@ class WritePipe:
         """Send everything that is queued."""
         self._cancel_timer()
         self._due_count = len(self._queue)
-        if self._queue:
-            self._start()
+        if self._queue and self._answer is None and not self._is_starting:
+            # In a moment: who writes in this step too goes with it.
+            self._is_starting = True
+            asyncio.get_running_loop().call_soon(self._start)
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:
@@ -236,57 +245,42 @@ class WritePipe:
             self._timer = None
 
     def _start(self) -> None:
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._send_all(), name="tiercache-writes")
-            self._task.add_done_callback(self._ended)
+        self._is_starting = False
+        self._send_next()
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        # Cancelled from outside, it may not even have come to its first step; what is due still wants to be sent.
-        if self._task is task:
-            self._task = None
-        if self._due_count and not self._is_stopped:
-            self._start()
-
-    async def _send_all(self) -> None:
+    def _send_next(self) -> None:
+        """Send a batch of what is due, unless one is under way: whoever is told of an outcome may have queued more."""
+        if not self._due_count or self._answer is not None or self._is_stopped:
+            return
+        batch, queued_count = self._next_batch(), len(self._queue)
         try:
-            while self._due_count:
-                batch, queued_count = self._next_batch(), len(self._queue)
-                try:
-                    outcomes = await self._apply(batch)
-                except asyncio.CancelledError:
-                    self._give_up_runs(batch)
-                    raise
-                # Not only the errors a Level2 may raise: a defect in one must not block the queue. It reaches
-                # whoever waits for the batch.
-                except L2UnavailableError as error:
-                    # Everything that was queued then: a server that is silent is not waited for once a batch.
-                    self._fail(queued_count, error)
-                except Exception as error:
-                    self._fail(len(batch), error)
-                else:
-                    self._take(outcomes)
-        finally:
-            # Together with finding nothing due, with no await between: what is queued next starts a new task.
-            self._task = None
-            self._sent_count = self._sent_bytes = 0
+            self._answer = answer_of(self._apply(batch))
+        # A defect in what applies it must not block the queue.
+        except Exception as error:
+            self._answer = asyncio.get_running_loop().create_future()
+            self._answer.set_exception(error)
+        self._answer.add_done_callback(partial(self._answered, batch, queued_count))
 
-    async def _apply(self, batch: Sequence[Queued]) -> list[Any]:
+    def _answered(self, batch: list[Queued], queued_count: int, answer: asyncio.Future[list[Any]]) -> None:
+        self._answer = None
+        if answer.cancelled():
+            # From outside, before it came to its first step perhaps; what is due still wants to be sent.
+            self._sent_count = self._sent_bytes = 0
+            self._give_up_runs(batch)
+        elif (error := answer.exception()) is None:
+            self._take(_told(batch, answer.result()))
+        else:
+            # A defect reaches whoever waits for the batch. Valkey's silence reaches everybody who was queued then, and
+            # is not waited for once a batch.
+            self._take([error] * (queued_count if isinstance(error, L2UnavailableError) else len(batch)))
+        self._send_next()
+
+    def _apply(self, batch: Sequence[Queued]) -> Awaitable[list[Any]]:
         writes = [queued.write for queued in batch]
         keys: list[Any] = list(dict.fromkeys([key for write in writes for key in _announced(write)]))
         for start in range(0, len(keys), _MAX_ANNOUNCED_COUNT):
             writes.append(Announce(Announcement(keys=tuple(keys[start : start + _MAX_ANNOUNCED_COUNT]))))
-        outcomes = await self._level2.apply(writes)
-        if len(writes) == len(batch):
-            return outcomes
-        refusal = next((outcome for outcome in outcomes[len(batch) :] if isinstance(outcome, Exception)), None)
-        outcomes = outcomes[: len(batch)]
-        if refusal is None:
-            return outcomes
-        # Done, and told to nobody: no success.
-        return [
-            refusal if _announced(write) and not isinstance(outcome, Exception) else outcome
-            for write, outcome in zip(writes[: len(batch)], outcomes, strict=True)
-        ]
+        return self._level2.apply(writes)
 
     def _next_batch(self) -> list[Queued]:
         batch: list[Queued] = []
@@ -319,9 +313,6 @@ class WritePipe:
                 self._forget(queued)
                 queued.finish(L2UnavailableError("broken off before Valkey acknowledged it; it may have happened"))
 
-    def _fail(self, count: int, error: Exception) -> None:
-        self._take([error] * count)
-
     def _take(self, outcomes: Sequence[Any]) -> None:
         """Give those at the head of the queue their outcomes."""
         # No await here: every outcome takes effect before anybody else runs.
@@ -344,6 +335,20 @@ class WritePipe:
         if isinstance(queued.write, WriteSet) and self._replaceable.get(queued.write.key) is queued:
             # Failed unsent, together with the batch before it.
             del self._replaceable[queued.write.key]
+
+
+def _told(batch: Sequence[Queued], outcomes: list[Any]) -> list[Any]:
+    """Return the outcomes of a batch, without those of its announcements. What was told to nobody is no success."""
+    if len(outcomes) == len(batch):
+        return outcomes
+    refusal = next((outcome for outcome in outcomes[len(batch) :] if isinstance(outcome, Exception)), None)
+    outcomes = outcomes[: len(batch)]
+    if refusal is None:
+        return outcomes
+    return [
+        refusal if _announced(queued.write) and not isinstance(outcome, Exception) else outcome
+        for queued, outcome in zip(batch, outcomes, strict=True)
+    ]
 
 
 def _announced(write: Write) -> tuple[Any, ...]:

@@ -8,8 +8,8 @@ scripts in their place where the server does not know them; it is not asked to t
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 from valkey.exceptions import ResponseError
 
@@ -22,7 +22,7 @@ from .errors import map_error
 from .messages import encode
 from .scripts import script
 
-__all__ = ["WriteCommands"]
+__all__ = ["Batch", "WriteCommands"]
 
 _ACTIONS: Final = {
     WriteSet: "SET",
@@ -35,6 +35,19 @@ _ACTIONS: Final = {
 
 # Indexes remembered until they are trimmed; further ones are when they are added to again.
 _MAX_TRIMMED_COUNT: Final = 10_000
+
+
+class Batch(NamedTuple):
+    """What is sent for several writes.
+
+    Attributes:
+        commands: First those that add keys to indexes, one for each of ``indexes``; then those of the writes, in order.
+        counts: How many the latter are, for each write.
+    """
+
+    commands: list[Command]
+    indexes: list[str]
+    counts: list[int]
 
 
 class WriteCommands:
@@ -69,15 +82,29 @@ class WriteCommands:
         # A server that knows no flags lets such a script run while it has memory.
         self._announce = whole if runs else whole.partition("\n")[2]
 
+    def batch(self, writes: Sequence[Write]) -> Batch:
+        """Return what carries out ``writes``, in order."""
+        members: dict[str, list[str]] = {}
+        commands: list[Command] = []
+        counts: list[int] = []
+        for write in writes:
+            if isinstance(write, WriteSet | TakeLease):
+                for index in write.indexes:
+                    members.setdefault(index, []).append(write.key)
+            those = self.of(write)
+            commands += those
+            counts.append(len(those))
+        return Batch([*self._registrations(members), *commands], list(members), counts)
+
     def of(self, write: Write) -> list[Command]:
-        """Return the commands that carry out ``write``."""
+        """Return the commands that carry out ``write``, but those that add its key to indexes."""
         match write:
             case WriteSet():
-                return [*self._registrations(write.indexes, write.key), self._set(write)]
+                return [self._set(write)]
             case Delete(keys):
                 return [_look(keys), ("DEL", *keys), *self._forgetting(write)]
             case TakeLease():
-                return [*self._registrations(write.indexes, write.key), self._take(write)]
+                return [self._take(write)]
             case Release(key, placeholder):
                 if self.has_conditions:
                     return [("DELIFEQ", key, placeholder)]
@@ -93,12 +120,13 @@ class WriteCommands:
             case Run(command):
                 return [command]
 
-    def _registrations(self, indexes: Sequence[str], key: str) -> list[Command]:
-        if not indexes:
+    def _registrations(self, members: Mapping[str, Sequence[str]]) -> list[Command]:
+        """Return the commands that add keys to indexes: a command an index, however many keys."""
+        if not members:
             return []
-        self._remember(indexes)
+        self._remember(members)
         now = int(time.time() * 1000)
-        return [("ZADD", index, now, key) for index in indexes]
+        return [("ZADD", index, *[part for key in keys for part in (now, key)]) for index, keys in members.items()]
 
     def _forgetting(self, write: Delete) -> list[Command]:
         if write.index is None:
@@ -107,7 +135,7 @@ class WriteCommands:
         self._remember([write.index])
         return [("EVAL", script("forget"), 1, write.index, *write.keys)]
 
-    def _remember(self, indexes: Sequence[str]) -> None:
+    def _remember(self, indexes: Iterable[str]) -> None:
         if len(self.indexes) < _MAX_TRIMMED_COUNT:
             self.indexes.update(indexes)
 
@@ -126,19 +154,46 @@ class WriteCommands:
             return ("SET", write.key, write.placeholder, "NX", "GET", "PX", milliseconds)
         return ("EVAL", script("take"), 1, write.key, write.placeholder, milliseconds)
 
-    def result(self, write: Write, replies: Sequence[Any]) -> WriteResult:
-        """Return what the replies to the commands of ``write`` mean."""
-        if isinstance(write, Delete):
-            return _deleted(*replies[:2])
-        reply = replies[-1]
-        if isinstance(write, TakeLease) and isinstance(reply, ResponseError) and str(reply).startswith("WRONGTYPE"):
+    def results(self, writes: Sequence[Write], batch: Batch, replies: Sequence[Any]) -> list[WriteResult]:
+        """Return what the replies to the commands of ``batch`` mean, for each of ``writes``."""
+        start = len(batch.indexes)
+        refused = {
+            index: reply
+            for index, reply in zip(batch.indexes, replies, strict=False)
+            if isinstance(reply, ResponseError)
+        }
+        results: list[WriteResult] = []
+        for write, count in zip(writes, batch.counts, strict=True):
+            own = replies[start : start + count]
+            start += count
+            # A key that its index does not have would not be found by whoever removes the group.
+            refusal = _refused(write, refused) if refused else None
+            results.append(_result(write, own) if refusal is None else _refusal(write, refusal))
+        return results
+
+
+def _result(write: Write, replies: Sequence[Any]) -> WriteResult:
+    """Return what the replies to the commands of ``write`` mean. For a Track that is said elsewhere."""
+    if isinstance(write, Delete):
+        return _deleted(*replies[:2])
+    (reply,) = replies
+    if isinstance(reply, ResponseError) and not isinstance(write, Track):
+        if isinstance(write, TakeLease) and str(reply).startswith("WRONGTYPE"):
             return TakeLease.NO_STRING
-        for each in replies:
-            if isinstance(each, ResponseError):
-                return map_error(each, _ACTIONS[type(write)]) or L2CommandError(str(each))
-        if isinstance(write, WriteSet):
-            return int(reply is not None and reply != 0)
-        return reply
+        return _refusal(write, reply)
+    if isinstance(write, WriteSet):
+        return int(reply is not None and reply != 0)
+    return reply
+
+
+def _refused(write: Write, refused: Mapping[str, ResponseError]) -> ResponseError | None:
+    """Return why the key of ``write`` was not added to one of its indexes, None if it was to all."""
+    indexes = write.indexes if isinstance(write, WriteSet | TakeLease) else ()
+    return next((refused[index] for index in indexes if index in refused), None)
+
+
+def _refusal(write: Write, error: ResponseError) -> WriteResult:
+    return map_error(error, _ACTIONS[type(write)]) or L2CommandError(str(error))
 
 
 def _look(keys: Sequence[str | bytes]) -> Command:

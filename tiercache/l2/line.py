@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, Protocol
 
 from valkey.asyncio.connection import AbstractConnection
@@ -17,7 +18,7 @@ from valkey.exceptions import ResponseError, ValkeyError
 
 from ..engine.level2 import Command
 from .connect import Settings
-from .multiplexed import MultiplexedLine
+from .multiplexed import Answer, MultiplexedLine
 
 __all__ = ["Line", "PlainLine", "open_line", "send"]
 
@@ -41,6 +42,10 @@ class Line(Protocol):
         Args:
             timeout: Seconds, from when all earlier exchanges have been answered.
         """
+        ...
+
+    def begin(self, commands: Sequence[Command], timeout: float, answer: Answer) -> None:
+        """As ``exchange``, for ``answer``, which gets the replies or the error. Raises only before anything is sent."""
         ...
 
     async def post(self, command: Command, timeout: float) -> None:
@@ -92,6 +97,11 @@ class PlainLine:
             async with asyncio.timeout(timeout):
                 return await send(self._connection, commands)
 
+    def begin(self, commands: Sequence[Command], timeout: float, answer: Answer) -> None:
+        self._check_open()
+        exchanging = asyncio.get_running_loop().create_task(self.exchange(commands, timeout), name="tiercache-exchange")
+        exchanging.add_done_callback(partial(_hand_over, answer))
+
     async def post(self, command: Command, timeout: float) -> None:
         self._check_open()
         async with asyncio.timeout(timeout):
@@ -108,6 +118,15 @@ class PlainLine:
         # Used all the same it would connect anew, without what was arranged on it.
         if not self._connection.is_connected:
             raise ValkeyConnectionError("the connection has ended")
+
+
+def _hand_over(answer: Answer, exchanging: asyncio.Task[list[Any]]) -> None:
+    if exchanging.cancelled():
+        answer.set_exception(ValkeyConnectionError("the exchange was broken off"))
+    elif (error := exchanging.exception()) is None:
+        answer.set_result(exchanging.result())
+    else:
+        answer.set_exception(error if isinstance(error, Exception) else ValkeyConnectionError(repr(error)))
 
 
 async def send(connection: AbstractConnection, commands: Sequence[Command]) -> list[Any]:

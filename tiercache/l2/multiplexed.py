@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from libvalkey import Reader, pack_command
 from valkey._parsers.base import BaseParser
@@ -20,7 +20,7 @@ from valkey.exceptions import InvalidResponse
 
 from ..engine.level2 import Command
 
-__all__ = ["MultiplexedLine"]
+__all__ = ["Answer", "MultiplexedLine"]
 
 _INCOMPLETE: Final = object()
 _SECOND_LOOK_SECONDS: Final = 0.001
@@ -28,15 +28,31 @@ _SECOND_LOOK_SECONDS: Final = 0.001
 _LAST_WORD_SECONDS: Final = 1.0
 
 
+class Answer(Protocol):
+    """Where the replies to an exchange go: a future, or what does its work in the very step in which they come."""
+
+    def done(self) -> bool:
+        """Whether nobody wants them any more."""
+        ...
+
+    def set_result(self, replies: list[Any], /) -> None:
+        """Take them. Must not raise."""
+        ...
+
+    def set_exception(self, error: Exception, /) -> None:
+        """Take the error of a line that has ended. Must not raise."""
+        ...
+
+
 class _Exchange:
     """Commands under way: how many replies are to come, and who waits for them."""
 
-    __slots__ = ("count", "future", "replies", "timeout")
+    __slots__ = ("answer", "count", "replies", "timeout")
 
-    def __init__(self, count: int, timeout: float, future: asyncio.Future[list[Any]]) -> None:
+    def __init__(self, count: int, timeout: float, answer: Answer) -> None:
         self.count = count
         self.timeout = timeout
-        self.future = future
+        self.answer = answer
         self.replies: list[Any] = []
 
 
@@ -86,16 +102,22 @@ class MultiplexedLine(asyncio.Protocol):
 
     def send(self, packed: bytes, count: int, timeout: float) -> asyncio.Future[list[Any]]:
         """Send ``count`` packed commands. Otherwise as ``exchange``, of which it is the quicker half."""
-        self._check_open()
         future: asyncio.Future[list[Any]] = self._loop.create_future()
+        self._send(packed, count, timeout, future)
+        return future
+
+    def begin(self, commands: Sequence[Command], timeout: float, answer: Answer) -> None:
+        self._send(b"".join([pack_command(command) for command in commands]), len(commands), timeout, answer)
+
+    def _send(self, packed: bytes, count: int, timeout: float, answer: Answer) -> None:
+        self._check_open()
         if count == 0:
-            future.set_result([])
-            return future
+            answer.set_result([])
+            return
         if not self._under_way:
             self._expect(timeout)
-        self._under_way.append(_Exchange(count, timeout, future))
+        self._under_way.append(_Exchange(count, timeout, answer))
         self._write(packed)
-        return future
 
     async def post(self, command: Command, timeout: float) -> None:
         self._check_open()
@@ -139,8 +161,8 @@ class MultiplexedLine(asyncio.Protocol):
                     under_way.popleft()
                     if under_way:
                         self._due = self._loop.time() + under_way[0].timeout
-                    if not head.future.done():
-                        head.future.set_result(head.replies)
+                    if not head.answer.done():
+                        head.answer.set_result(head.replies)
         except InvalidResponse as error:
             self._end(error)
 
@@ -209,10 +231,10 @@ class MultiplexedLine(asyncio.Protocol):
             self._watch.cancel()
             self._watch = None
         while self._under_way:
-            future = self._under_way.popleft().future
-            if not future.done():
+            answer = self._under_way.popleft().answer
+            if not answer.done():
                 # One each: an exception that is raised in many places at once gathers all their tracebacks.
-                future.set_exception(type(error)(*error.args))
+                answer.set_exception(type(error)(*error.args))
         self._wake()
 
     async def aclose(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import Any, Final
 
 from valkey.exceptions import ResponseError
@@ -83,10 +83,9 @@ class ValkeyLevel2:
             (values,) = await self._exchanges.exchange([("MGET", *keys)], self._timeout, may_repeat=True)
         return list(checked(values, "MGET"))
 
-    async def apply(self, writes: Sequence[Write]) -> list[WriteResult]:
-        size_bytes = sum(write.size_bytes for write in writes)
-        with map_errors("a batch of writes"):
-            return await self._writer.write(writes, self._timeout + size_bytes / _BYTES_PER_SECOND)
+    def apply(self, writes: Sequence[Write]) -> Awaitable[list[WriteResult]]:
+        size_bytes = sum([write.size_bytes for write in writes])
+        return self._writer.write(writes, self._timeout + size_bytes / _BYTES_PER_SECOND)
 
     async def scan(self, prefix: str) -> AsyncIterator[list[bytes]]:
         pattern = re.sub(r"([\\*?\[\]])", r"\\\1", prefix) + "*"

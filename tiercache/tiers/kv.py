@@ -20,6 +20,7 @@ from ..engine.loader import check_loader, takes_argument
 from ..engine.loading import get_or_load
 from ..engine.mutation import Invalidating, Target
 from ..engine.policy import Fresh, Mode, Request, TierPolicy, check_mode
+from ..engine.storing import store
 from ..engine.ttl import Ttl, check_ttl
 from ..errors import UsageError
 from .indexes import indexes_of, tag_groups
@@ -106,7 +107,7 @@ class KvTier:
         fresh = self._fresh(value, "value")
         self._policy.check_size(fresh.data, "value")
         with self._engine.operation("kv.set", key=full_key, bytes=len(fresh.data)) as operation:
-            operation.set("ttl", await self._engine.store(self._request(full_key, ttl, tagged), fresh))
+            operation.set("ttl", await store(self._engine, self._request(full_key, ttl, tagged), fresh))
 
     async def delete(self, key: str) -> bool:
         """Remove a value; return whether there was one. Promise and errors as for ``LlmTier.invalidate``."""

@@ -25,6 +25,7 @@ from ..engine.policy import (
     UnreadableHereError,
     check_mode,
 )
+from ..engine.storing import store
 from ..engine.ttl import Ttl, check_ttl
 from ..errors import UsageError
 from ..pricing.prices import PriceTable
@@ -243,7 +244,7 @@ class LlmTier:
         fresh = self._fresh(model, answer)
         self._policy.check_size(fresh.data, "response" if answer.content_blocks is None else "blocks")
         with self._engine.operation(name, key=key, model=model, bytes=len(fresh.data)) as operation:
-            operation.set("ttl", await self._engine.store(self._request(prepared, ttl, tagged), fresh))
+            operation.set("ttl", await store(self._engine, self._request(prepared, ttl, tagged), fresh))
         return key
 
     async def invalidate(self, params: Mapping[str, Any] | LlmKey) -> bool:

@@ -19,6 +19,7 @@ from ..engine.loader import check_loader, takes_any
 from ..engine.loading import get_or_load
 from ..engine.mutation import Invalidating, Target
 from ..engine.policy import Fresh, Mode, Request, TierPolicy, check_mode
+from ..engine.storing import store
 from ..engine.ttl import Ttl, check_ttl
 from ..errors import UsageError
 from ..monitor.policies import ToolPolicies, ToolPolicy
@@ -253,7 +254,7 @@ class ToolTier:
         self._policy.check_size(fresh.data, "response")
         with self._engine.operation("tool.store", key=key, tool_name=name, bytes=len(fresh.data)) as operation:
             await self._engine.open()
-            operation.set("ttl", await self._engine.store(self._request(prepared, ttl, tagged), fresh))
+            operation.set("ttl", await store(self._engine, self._request(prepared, ttl, tagged), fresh))
         return key
 
     @overload

@@ -1,0 +1,116 @@
+"""Explicit stores: a value that wins over every load under way, written in its turn and kept in L1 when Valkey has it.
+
+Another part of ``Engine``, whose helpers it uses.
+"""
+
+from __future__ import annotations
+
+from .engine import Engine
+from .entry import Entry
+from .fences import Fence
+from .level2 import WriteSet
+from .link import Link
+from .policy import Fresh, Request
+from .queued import OnDone
+from .runtime import Runtime
+
+__all__ = ["store", "storing"]
+
+
+async def store(engine: Engine, request: Request, fresh: Fresh) -> float | None:
+    """Write a value; return its lifetime when Valkey has acknowledged it. It wins over every load under way.
+
+    Where the tier writes behind it returns when the write is queued, and raises nothing: a failure is counted.
+
+    Raises:
+        L2UnavailableError: The write may or may not have happened; L1 no longer has the key.
+        L2CommandError: Valkey refused it.
+    """
+    runtime = await engine.open()
+    if runtime.link is None:
+        write, keep = storing(engine, runtime, request, fresh)
+        keep(1)
+        return write.ttl
+    pipe, is_behind = runtime.link.pipe, request.policy.writes_behind
+    size_bytes = len(request.key) + len(fresh.data)
+    if not pipe.has_room(size_bytes, is_behind=is_behind):
+        await pipe.wait_room(size_bytes, is_behind=is_behind)
+    write, keep = storing(engine, runtime, request, fresh, is_behind=is_behind)
+    if is_behind:
+        pipe.store_behind(write, keep)
+    else:
+        await pipe.submit(write, keep)
+    return write.ttl
+
+
+def storing(
+    engine: Engine, runtime: Runtime, request: Request, fresh: Fresh, *, is_behind: bool = False
+) -> tuple[WriteSet, OnDone]:
+    """Drop what is in L1 and return the write of a value, with what must be done when its outcome is known.
+
+    Args:
+        is_behind: Whether reads are to find the value from now on. It must be queued before the next await.
+    """
+    policy, key = request.policy, request.key
+    data = policy.codec.pack(fresh.data)
+    lifetime = policy.lifetime(fresh.ttl, request.ttl)
+    now = engine.now()
+    entry = engine.entry(policy, request, fresh.value, lifetime, since=now, began=now)
+    engine.l1.drop(key)
+    # A later change, by whomever, may be heard of before this write is answered.
+    fence = runtime.fences.open_for_write(key, request.groups)
+    if is_behind and runtime.link is not None:
+        runtime.link.behind.add(entry, fence)
+        if policy.l1 and engine.may_keep(runtime, fence):
+            engine.l1.put(key, entry)
+    write = WriteSet(key, data, lifetime, indexes=request.indexes, announced=True)
+    return write, _Stored(engine, runtime, request, fence, entry, len(data), is_behind)
+
+
+class _Stored:
+    """What is done when the outcome of a store is known: an object, which costs less than a closure with its cells."""
+
+    __slots__ = ("_engine", "_entry", "_fence", "_is_behind", "_request", "_runtime", "_size_bytes")
+
+    def __init__(
+        self,
+        engine: Engine,
+        runtime: Runtime,
+        request: Request,
+        fence: Fence,
+        entry: Entry,
+        size_bytes: int,
+        is_behind: bool,
+    ) -> None:
+        self._engine = engine
+        self._runtime = runtime
+        self._request = request
+        self._fence = fence
+        self._entry = entry
+        self._size_bytes = size_bytes
+        self._is_behind = is_behind
+
+    def __call__(self, outcome: int | Exception) -> None:
+        engine, runtime, request = self._engine, self._runtime, self._request
+        fence, link = self._fence, runtime.link
+        is_latest = engine.may_keep(runtime, fence)
+        engine.written(runtime, fence)
+        is_last = self._is_behind and link is not None and link.behind.answered(fence)
+        if isinstance(outcome, Exception):
+            if self._is_behind and link is not None:
+                _lost(engine, link, request, outcome, is_last=is_last)
+            return
+        if link is not None:
+            link.unsettled.note((request.key,), outcome)
+        request.counters.stored_bytes += self._size_bytes
+        if request.policy.l1 and is_latest:
+            engine.l1.put(request.key, self._entry)
+
+
+def _lost(engine: Engine, link: Link, request: Request, error: Exception, *, is_last: bool) -> None:
+    """Take down that a store whose caller does not wait for it has failed."""
+    request.counters.write_errors += 1
+    engine.warn_once("A stored value did not reach Valkey (counted as write_errors): %s", error)
+    if is_last:
+        # What Valkey still has is older than what the caller knows to be stored.
+        link.unsettled.remove(request.key, error)
