@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from ..errors import L2CommandError, L2UnavailableError, TierCacheError
-from .announcement import Pong
+from .announcement import Event, Pong
 from .coherence import Coherence
 from .level2 import Level2, Subscription, Track
 from .write_pipe import WritePipe
@@ -140,14 +140,15 @@ class Follower:
         self._unanswered_count = 0
         pinging = asyncio.get_running_loop().create_task(self._keep_pinging(subscription), name="tiercache-ping")
         try:
-            while True:
-                event = await subscription.receive()
-                if isinstance(event, Pong):
-                    self._unanswered_count = 0
-                self._coherence.apply(event)
+            await subscription.follow(self._heard)
         finally:
             pinging.cancel()
             await asyncio.gather(pinging, return_exceptions=True)
+
+    def _heard(self, event: Event) -> None:
+        if isinstance(event, Pong):
+            self._unanswered_count = 0
+        self._coherence.apply(event)
 
     async def _keep_pinging(self, subscription: Subscription) -> None:
         # Counted and not timed: while the loop is blocked no ping is sent, and answers wait to be read.

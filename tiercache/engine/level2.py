@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from msgspec import Struct
@@ -234,7 +234,11 @@ class Subscription(Protocol):
         ...
 
     async def receive(self) -> Event:
-        """Return what comes next. Without a deadline."""
+        """Return what comes next. Without a deadline. An own announcement may come without what it says."""
+        ...
+
+    async def follow(self, apply: Callable[[Event], object]) -> None:
+        """Call ``apply`` with all that comes, in the step in which it comes, until the connection ends or it raises."""
         ...
 
     async def aclose(self) -> None:

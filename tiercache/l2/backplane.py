@@ -6,6 +6,7 @@ A subscription is a connection of its own. Its pings are answered in the order o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,7 +17,7 @@ from ..errors import L2UnavailableError
 from .connect import Settings
 from .errors import map_error, map_errors
 from .line import Line, open_line
-from .messages import decode
+from .messages import decode, own
 
 __all__ = ["BusNames", "ValkeySubscription"]
 
@@ -56,16 +57,20 @@ class BusNames:
 class ValkeySubscription:
     """A Subscription on a line of its own."""
 
-    def __init__(self, line: Line, client_id: int | None, timeout: float) -> None:
+    def __init__(self, line: Line, client_id: int | None, origin: str, timeout: float) -> None:
         self._line = line
+        self._own = own(origin)
         self._timeout = timeout
         self._id = client_id
 
     @classmethod
-    async def open(cls, settings: Settings, channel: str, *, timeout: float, connecting: float) -> ValkeySubscription:
+    async def open(
+        cls, settings: Settings, channel: str, *, origin: str, timeout: float, connecting: float
+    ) -> ValkeySubscription:
         """Connect and subscribe.
 
         Args:
+            origin: What this process's own announcements are signed with.
             timeout: Seconds for one exchange.
             connecting: Seconds for making the connection.
 
@@ -83,7 +88,7 @@ class ValkeySubscription:
             except BaseException:
                 await line.aclose()
                 raise
-        return cls(line, client_id if isinstance(client_id, int) and tracks else None, timeout)
+        return cls(line, client_id if isinstance(client_id, int) and tracks else None, origin, timeout)
 
     @property
     def id(self) -> int | None:
@@ -97,10 +102,19 @@ class ValkeySubscription:
     async def receive(self) -> Event:
         with map_errors("the subscription"):
             message = await self._line.receive()
-        return _event(message)
+        return self._event(message)
+
+    async def follow(self, apply: Callable[[Event], object]) -> None:
+        with map_errors("the subscription"):
+            await self._line.listen(lambda message: apply(self._event(message)))
 
     async def aclose(self) -> None:
         await self._line.aclose()
+
+    def _event(self, message: Any) -> Event:
+        # Most of what a process hears it has said itself.
+        is_text = type(message) is list and len(message) == 3 and type(message[2]) is bytes
+        return (self._own(message[2]) if is_text else None) or _event(message)
 
 
 def _event(message: Any) -> Event:

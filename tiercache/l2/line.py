@@ -7,7 +7,7 @@ connection of valkey-py as it is, for those that are more than a socket: subclas
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol
@@ -54,6 +54,10 @@ class Line(Protocol):
 
     async def receive(self) -> Any:
         """Return the next message. Without a deadline."""
+        ...
+
+    async def listen(self, hear: Callable[[Any], object]) -> None:
+        """Call ``hear`` with each message in the step in which it comes, until the line ends or ``hear`` raises."""
         ...
 
     async def aclose(self) -> None:
@@ -110,6 +114,10 @@ class PlainLine:
     async def receive(self) -> Any:
         self._check_open()
         return await self._connection.read_response()
+
+    async def listen(self, hear: Callable[[Any], object]) -> None:
+        while True:
+            hear(await self.receive())
 
     async def aclose(self) -> None:
         await _disconnect(self._connection)

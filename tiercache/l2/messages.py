@@ -10,6 +10,8 @@ over.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -17,7 +19,7 @@ import msgspec
 from ..engine.announcement import Announcement, Heard, Unreadable
 from ..engine.entry import Group
 
-__all__ = ["decode", "encode"]
+__all__ = ["decode", "encode", "own"]
 
 _VERSION: Final = 1
 
@@ -36,6 +38,7 @@ class _Body(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
 
 _DECODER: Final = msgspec.json.Decoder(_Body)
 _ENCODER: Final = msgspec.json.Encoder()
+_UNREAD: Final = Announcement()
 _START: Final = b'{"v":%d,"s":null,' % _VERSION
 
 
@@ -47,6 +50,17 @@ def encode(announcement: Announcement, origin: str) -> tuple[bytes, bytes]:
     message = _ENCODER.encode(body)
     assert message.startswith(_START)
     return _START[: -len("null,")], message[len(_START) - 1 :]
+
+
+def own(origin: str) -> Callable[[bytes], Heard | None]:
+    """Return what recognises the changes of ``origin``, of which that process needs to read the number alone."""
+    pattern = re.compile(rb'\{"v":%d,"s":(\d+),"o":"%b"[,}]' % (_VERSION, re.escape(origin.encode())))
+
+    def read(message: bytes) -> Heard | None:
+        match = pattern.match(message)
+        return None if match is None else Heard(_UNREAD, origin, int(match[1]))
+
+    return read
 
 
 def decode(message: bytes) -> Heard | Unreadable:

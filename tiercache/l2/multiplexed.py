@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
 from libvalkey import Reader, pack_command
@@ -87,6 +87,7 @@ class MultiplexedLine(asyncio.Protocol):
         self._listens = listens
         self._messages: deque[Any] = deque()
         self._listener: asyncio.Future[None] | None = None
+        self._hear: Callable[[Any], object] | None = None
         self._transport.set_protocol(self)
 
     @property
@@ -169,9 +170,17 @@ class MultiplexedLine(asyncio.Protocol):
     def _message(self, message: Any) -> None:
         if not self._listens:
             self._end(InvalidResponse(f"a reply to no command: {message!r}"[:200]))
-            return
-        self._messages.append(message)
-        self._wake()
+        elif self._hear is None:
+            self._messages.append(message)
+            self._wake()
+        else:
+            try:
+                self._hear(message)
+            except Exception as error:
+                # It is the listener's, and not the line's.
+                self._hear = None
+                if self._listener is not None and not self._listener.done():
+                    self._listener.set_exception(error)
 
     async def receive(self) -> Any:
         """Return the next message. One caller at a time."""
@@ -180,6 +189,17 @@ class MultiplexedLine(asyncio.Protocol):
             self._listener = self._loop.create_future()
             await self._listener
         return self._messages.popleft()
+
+    async def listen(self, hear: Callable[[Any], object]) -> None:
+        while self._messages:
+            hear(self._messages.popleft())
+        self._check_open()
+        self._hear, self._listener = hear, self._loop.create_future()
+        try:
+            await self._listener
+        finally:
+            self._hear = None
+        self._check_open()
 
     def _wake(self) -> None:
         if self._listener is not None and not self._listener.done():

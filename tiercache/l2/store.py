@@ -47,6 +47,7 @@ class ValkeyLevel2:
         self._timeout = timeout
         self._connecting = timeout * _CONNECT_DEADLINES
         self._names = BusNames.of(name, settings.db)
+        self._origin = origin
         self._ask_number: Command = ("GET", self._names.sequence)
         self._exchanges = open_exchanges(settings, timeout=timeout, connecting=self._connecting)
         self._writer = Writer(settings, self._names, origin, timeout=timeout, connecting=self._connecting)
@@ -120,7 +121,11 @@ class ValkeyLevel2:
 
     async def subscribe(self) -> ValkeySubscription:
         return await ValkeySubscription.open(
-            self._settings, self._names.channel, timeout=self._timeout, connecting=self._connecting
+            self._settings,
+            self._names.channel,
+            origin=self._origin,
+            timeout=self._timeout,
+            connecting=self._connecting,
         )
 
     async def position(self) -> Position:
