@@ -30,9 +30,9 @@ from ..engine.ttl import Ttl, check_ttl
 from ..errors import UsageError
 from ..pricing.prices import PriceTable
 from .indexes import index_of, indexes_of, tag_groups
-from .llm_entry import encode, joined_text
+from .llm_entry import LlmEntry, encode, joined_text
 from .llm_key import LlmKeys, PreparedLlmKeys
-from .llm_result import LlmResponse, LlmResult, check_blocks
+from .llm_result import LlmResponse, LlmResult, check_blocks, check_tokens
 from .prepared import LlmKey, still_makes
 
 __all__ = ["LlmLoader", "LlmTier", "groups_of_model", "model_of"]
@@ -215,7 +215,7 @@ class LlmTier:
         """
         if not isinstance(response, str):
             raise UsageError(f"response must be a str, not {type(response).__name__}")
-        return await self._store("llm.store", params, LlmResponse(response, tokens=tokens), ttl, tags)
+        return await self._store("llm.store", params, response, None, tokens, ttl, tags)
 
     async def store_multipart(
         self,
@@ -231,18 +231,27 @@ class LlmTier:
         Arguments, result and errors as for ``store``.
         """
         check_blocks(blocks)
-        return await self._store("llm.store_multipart", params, LlmResponse(None, blocks, tokens), ttl, tags)
+        return await self._store("llm.store_multipart", params, joined_text(blocks), blocks, tokens, ttl, tags)
 
     async def _store(
-        self, name: str, params: Mapping[str, Any] | LlmKey, answer: LlmResponse, ttl: Ttl | None, tags: Sequence[str]
+        self,
+        name: str,
+        params: Mapping[str, Any] | LlmKey,
+        response: str,
+        blocks: Sequence[Mapping[str, Any]] | None,
+        tokens: Mapping[str, Any] | None,
+        ttl: Ttl | None,
+        tags: Sequence[str],
     ) -> str:
+        if tokens is not None:
+            check_tokens(tokens)
         prepared = self._prepared(params)
         if ttl is not None:
             check_ttl(ttl)
         tagged = tag_groups(tags) if tags else ()
         key, model = prepared.key, prepared.model
-        fresh = self._fresh(model, answer)
-        self._policy.check_size(fresh.data, "response" if answer.content_blocks is None else "blocks")
+        fresh = Fresh(*self._encoded(model, response, blocks, tokens))
+        self._policy.check_size(fresh.data, "response" if blocks is None else "blocks")
         with self._engine.operation(name, key=key, model=model, bytes=len(fresh.data)) as operation:
             operation.set("ttl", await store(self._engine, self._request(prepared, ttl, tagged), fresh))
         return key
@@ -344,15 +353,20 @@ class LlmTier:
             answer = LlmResponse(answer)
         elif not isinstance(answer, LlmResponse):
             raise UsageError(f"the loader must return a str or an LlmResponse, not {type(answer).__name__}")
-        fresh = self._fresh(model, answer)
-        return fresh if self._engine.is_wanted(self._policy, answer) else fresh._replace(store=False)
-
-    def _fresh(self, model: str, answer: LlmResponse) -> Fresh:
-        blocks, tokens = answer.content_blocks, answer.tokens
-        response = answer.response
+        response, blocks = answer.response, answer.content_blocks
         if response is None:
             response = joined_text(blocks or ())
-        entry, data = encode(
+        entry, data = self._encoded(model, response, blocks, answer.tokens)
+        return Fresh(entry, data, answer.ttl, answer.store and self._engine.is_wanted(self._policy, answer))
+
+    def _encoded(
+        self,
+        model: str,
+        response: str,
+        blocks: Sequence[Mapping[str, Any]] | None,
+        tokens: Mapping[str, Any] | None,
+    ) -> tuple[LlmEntry, bytes]:
+        return encode(
             response=response,
             model=model,
             stored_at_ms=int(self._engine.wall() * 1000),
@@ -360,7 +374,6 @@ class LlmTier:
             cost=self._prices.cost(model, tokens) if tokens else None,
             content_blocks=blocks,
         )
-        return Fresh(entry, data, answer.ttl, answer.store)
 
 
 def model_of(codec: Codec, data: bytes) -> str | None:

@@ -14,7 +14,7 @@ from ..engine.ttl import Ttl, check_ttl
 from ..errors import UsageError
 from .result import Result
 
-__all__ = ["LlmResponse", "LlmResult", "check_tokens"]
+__all__ = ["LlmResponse", "LlmResult", "check_blocks", "check_tokens"]
 
 
 @dataclass(frozen=True, slots=True)
