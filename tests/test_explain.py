@@ -13,7 +13,15 @@ import valkey
 
 from tests.requests import HELLO
 from tests.support import until
-from tiercache import AgentCache, CoherenceOptions, L2UnavailableError, ResilienceOptions, TierOptions, UsageError
+from tiercache import (
+    AgentCache,
+    CoherenceOptions,
+    L2UnavailableError,
+    ResilienceOptions,
+    TierOptions,
+    UsageError,
+    WriteOptions,
+)
 from tiercache.embedded import EmbeddedValkey
 from tiercache.testing import FakeClock
 
@@ -50,6 +58,19 @@ async def test_what_only_valkey_has_is_answered_from_there(cache: AgentCache) ->
     cache.clear_l1()
     said = await cache.kv.explain("k")
     assert (said.source, said.l1, said.l2, said.l2_ttl) == ("l2", "absent", "hit", math.inf)
+
+
+async def test_what_is_stored_behind_is_answered_from_the_queue(make_cache: Callable[..., AgentCache]) -> None:
+    writes = WriteOptions(mode="behind", max_delay=3600)
+    cache = make_cache(name="test", writes=writes, llm=TierOptions(l1=False))
+    await cache.llm.store(HELLO, "queued")
+    said = await cache.llm.explain(HELLO)
+    assert (said.source, said.l1, said.l2) == ("l1", "off", "queued")
+    assert "on its way to Valkey" in str(said)
+    assert (await cache.llm.check(HELLO)).source == said.source
+    await cache.flush_writes()
+    said = await cache.llm.explain(HELLO)
+    assert (said.source, said.l2) == ("l2", "hit")
 
 
 async def test_looking_changes_and_counts_nothing(cache: AgentCache) -> None:

@@ -16,7 +16,7 @@ from .runtime import Runtime
 __all__ = ["Explanation", "explain"]
 
 L1State: TypeAlias = Literal["hit", "absent", "expired", "untrusted", "off"]
-L2State: TypeAlias = Literal["hit", "absent", "leased", "undecodable", "unsettled", "unavailable", "off"]
+L2State: TypeAlias = Literal["hit", "absent", "queued", "leased", "undecodable", "unsettled", "unavailable", "off"]
 
 _L1_SAYS: Final[dict[L1State, str]] = {
     "hit": "process memory has it",
@@ -28,6 +28,7 @@ _L1_SAYS: Final[dict[L1State, str]] = {
 _L2_SAYS: Final[dict[L2State, str]] = {
     "hit": "Valkey has it",
     "absent": "Valkey does not have it",
+    "queued": "a store of it is on its way to Valkey",
     "leased": "a process is loading it",
     "undecodable": "Valkey has something that this tier cannot read",
     "unsettled": "Valkey is not asked, because an invalidation was not acknowledged yet",
@@ -44,8 +45,8 @@ class Explanation:
         key: The key in Valkey.
         source: Where a lookup would find it: "l1", "l2"; None where it would miss.
         l1: "hit", "absent", "expired", "untrusted" (present, and not known to be current), "off".
-        l2: "hit", "absent", "leased" (a process is loading it), "undecodable", "unsettled" (an invalidation was not
-            acknowledged), "unavailable", "off".
+        l2: "hit", "absent", "queued" (stored behind, and not acknowledged: lookups find that), "leased" (a process is
+            loading it), "undecodable", "unsettled" (an invalidation was not acknowledged), "unavailable", "off".
         age: Seconds since the copy in process memory was stored, by whomever; None where there is none.
         l1_ttl: Seconds for which process memory keeps it, None where it has none, inf without end.
         l2_ttl: Seconds it has left in Valkey, None where it is not there, inf without end.
@@ -92,7 +93,7 @@ async def explain(engine: Engine, request: Request) -> Explanation:
     holder = None if placeholder is None else holder_of(placeholder)
     return Explanation(
         key=request.key,
-        source="l1" if l1 == "hit" else "l2" if l2 == "hit" else None,
+        source="l1" if l1 == "hit" or l2 == "queued" else "l2" if l2 == "hit" else None,
         l1=l1,
         l2=l2,
         age=None if entry is None or entry.stored_at == -math.inf else max(0.0, now - entry.stored_at),
@@ -109,6 +110,8 @@ async def explain(engine: Engine, request: Request) -> Explanation:
 
 async def _look(link: Link, request: Request) -> tuple[L2State, float | None, bytes | None]:
     """Return what Valkey has, how long for, and the placeholder that is there."""
+    if await link.behind.find(request.key) is not None:
+        return "queued", None, None
     if link.unsettled.covers(request.key, request.groups):
         return "unsettled", None, None
     try:
