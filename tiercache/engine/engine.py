@@ -38,6 +38,7 @@ class Engine:
     """One cache's levels, in one process.
 
     Attributes:
+        at_hand: As ``Lifecycle.at_hand``.
         tracer: Makes the spans. None where they are not wanted: then nothing is made for them.
     """
 
@@ -65,6 +66,7 @@ class Engine:
         self._bounds = bounds
         self._service = service
         self._life = Lifecycle(self._start)
+        self.at_hand = self._life.at_hand
         self._warned: set[str] = set()
 
     async def open(self) -> Runtime:
@@ -416,12 +418,13 @@ def _groups(policy: TierPolicy, of: Fence | Request, value: Any) -> tuple[Group,
 
 def count_found(counters: TierCounters, found: Found) -> None:
     """Count how one caller was answered, past L1."""
-    if found.entry is not None and found.is_hit:
-        if found.source == "l2":
+    entry, source, coalesced, _, _ = found
+    if entry is not None and source != "loader":
+        if source == "l2":
             counters.l2_hits += 1
         else:
             counters.l1_hits += 1  # Stale, from memory.
-        counters.saved_micros += found.entry.cost_micros
+        counters.saved_micros += entry.cost_micros
     else:
         counters.misses += 1
-        counters.coalesced += found.coalesced
+        counters.coalesced += coalesced
