@@ -47,9 +47,10 @@ class Breaker:
 
     def succeeded(self) -> None:
         """Note an answer, also a refusing one."""
-        if self.is_open:
-            _LOGGER.info("Valkey answers again.")
-        self._failed_count = 0
+        if self._failed_count:
+            if self.is_open:
+                _LOGGER.info("Valkey answers again.")
+            self._failed_count = 0
 
     def failed(self, error: Exception) -> None:
         """Note that there was no answer."""
@@ -79,10 +80,10 @@ class _Noted:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, L2UnavailableError):
-            self._breaker.failed(error)
-        elif error is None or isinstance(error, L2CommandError):
+        if error is None or isinstance(error, L2CommandError):
             self._breaker.succeeded()
+        elif isinstance(error, L2UnavailableError):
+            self._breaker.failed(error)
 
 
 class GuardedLevel2:

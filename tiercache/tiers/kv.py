@@ -71,7 +71,8 @@ class KvTier:
                 engine.trace_hit("kv.get", key=full_key)
             return entry.value.value()
         with engine.operation("kv.get", key=full_key) as operation:
-            found = await engine.find(self._request(full_key))
+            request = Request(self._policy, full_key, self._groups, self._counters)
+            found = await engine.find(request, peeked=True)
             operation.found(found)
         return default if found.entry is None else found.entry.value.value()
 
@@ -84,7 +85,8 @@ class KvTier:
                 engine.trace_hit("kv.exists", key=full_key)
             return True
         with engine.operation("kv.exists", key=full_key) as operation:
-            found = await engine.find(self._request(full_key))
+            request = Request(self._policy, full_key, self._groups, self._counters)
+            found = await engine.find(request, peeked=True)
             operation.found(found)
         return found.entry is not None
 

@@ -87,7 +87,8 @@ class LlmTier:
                 engine.trace_hit("llm.check", key=key, model=prepared.model)
             return LlmResult.from_l1(key, entry, now)
         with engine.operation("llm.check", key=key, model=prepared.model) as operation:
-            found = await engine.find(self._request(prepared))
+            request = Request(self._policy, key, groups_of_model(prepared.model), prepared._counters)
+            found = await engine.find(request, peeked=True)
             operation.found(found)
         return LlmResult.from_found(key, found, engine.now())
 

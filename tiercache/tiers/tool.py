@@ -78,7 +78,9 @@ class ToolTier:
                 engine.trace_hit("tool.check", key=key, tool_name=prepared.tool)
             return ToolResult.from_l1(key, entry, now)
         with engine.operation("tool.check", key=key, tool_name=prepared.tool) as operation:
-            found = await engine.find(self._request(prepared))
+            groups = _groups_of(self._policy.tier, prepared.tool)
+            request = Request(self._policy, key, groups, prepared._counters)
+            found = await engine.find(request, peeked=True)
             operation.found(found)
         return ToolResult.from_found(key, found, engine.now())
 
