@@ -13,12 +13,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from msgspec import Struct
+
 from .entry import Group
 
 __all__ = ["Fence", "Fences"]
 
 
-class Fence:
+class Fence(Struct, eq=False):
     """One right to store under ``key``.
 
     Attributes:
@@ -31,17 +33,14 @@ class Fence:
             is read may be older.
     """
 
-    __slots__ = ("began", "groups", "holds", "in_doubt", "keeps_reads", "key", "reading", "writing")
-
-    def __init__(self, key: str, groups: tuple[Group, ...], began: float = 0.0) -> None:
-        self.key = key
-        self.groups = groups
-        self.began = began
-        self.holds = True
-        self.in_doubt = False
-        self.writing = False
-        self.reading = False
-        self.keeps_reads = True
+    key: str
+    groups: tuple[Group, ...]
+    began: float = 0.0
+    holds: bool = True
+    in_doubt: bool = False
+    writing: bool = False
+    reading: bool = False
+    keeps_reads: bool = True
 
 
 class Fences:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
 from typing import Any, Final
 
 from valkey.exceptions import ConnectionError as ValkeyConnectionError
@@ -62,12 +61,14 @@ class ValkeyLevel2:
 
     async def get(self, key: str) -> Stored | None:
         with _MAPPED_GET:
-            replies = None
-            # What any line takes, without what it takes to wait for one: this is what most calls of a cache come to.
+            # As ``exchange`` does, with less around it: this is what most calls past process memory come to.
             under_way = self._exchanges.begin(_packed_get(key), 2, self._timeout)
+            replies: list[Any] | None = None
             if under_way is not None:
-                with suppress(ValkeyConnectionError):
+                try:
                     replies = await under_way
+                except ValkeyConnectionError:
+                    replies = None  # It may have ended without anybody noticing: once more, on another connection.
             if replies is None:
                 commands: list[Command] = [("GET", key), ("PTTL", key)]
                 replies = await self._exchanges.exchange(commands, self._timeout, may_repeat=under_way is None)
