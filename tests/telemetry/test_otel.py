@@ -173,6 +173,18 @@ async def test_a_caller_that_waits_for_anothers_load(cache: AgentCache, spans: S
     assert [(each["cache.source"], each["cache.hit"]) for each in said] == [("loader", False)] * 3
 
 
+async def test_a_caller_that_joins_a_load_of_an_open_cache(cache: AgentCache, spans: Spans) -> None:
+    loader = Loader(held=True)
+    first = asyncio.ensure_future(cache.llm.get_or_load(HELLO, loader))
+    await loader.started.wait()
+    second = asyncio.ensure_future(cache.llm.get_or_load(HELLO, loader))
+    await asyncio.sleep(0)
+    loader.release()
+    await asyncio.gather(first, second)
+    said = [span.attributes or {} for span in spans.take()]
+    assert sorted(each["cache.coalesced"] for each in said) == [False, True]
+
+
 async def test_a_failure_is_one_event_and_an_error(cache: AgentCache, spans: Spans) -> None:
     with pytest.raises(ZeroDivisionError):
         await cache.llm.get_or_load(HELLO, Loader(ZeroDivisionError("of no use")))

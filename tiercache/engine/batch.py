@@ -165,7 +165,7 @@ async def _load(engine: Engine, runtime: Runtime, missing: Sequence[tuple[_Own, 
             wanted = fresh if one.is_shared else fresh._replace(store=False)
             lease = leases.pop(one.request.key, None)
             entry = fill(engine, runtime, one.request, one.flight.fence, wanted, lease)
-            one.flight.resolve(Found(entry, "loader", degraded=found.degraded))
+            one.flight.resolve(Found(entry, "loader", coalesced=True, degraded=found.degraded))
     finally:
         for lease in leases.values():
             if runtime.link is not None:

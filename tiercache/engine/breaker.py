@@ -48,16 +48,17 @@ class Breaker:
 
     def note(self, error: BaseException | None) -> None:
         """Note how an exchange has ended. A cancellation or a defect says nothing of Valkey."""
-        if isinstance(error, L2UnavailableError):
-            self.failed(error)
-        elif error is None or isinstance(error, L2CommandError):
+        if error is None or isinstance(error, L2CommandError):
             self.succeeded()
+        elif isinstance(error, L2UnavailableError):
+            self.failed(error)
 
     def succeeded(self) -> None:
         """Note an answer, also a refusing one."""
-        if self.is_open:
-            _LOGGER.info("Valkey answers again.")
-        self._failed_count = 0
+        if self._failed_count:
+            if self.is_open:
+                _LOGGER.info("Valkey answers again.")
+            self._failed_count = 0
 
     def failed(self, error: Exception) -> None:
         """Note that there was no answer."""

@@ -38,6 +38,7 @@ class Engine:
     """One cache's levels, in one process.
 
     Attributes:
+        at_hand: As ``Lifecycle.at_hand``.
         tracer: Makes the spans. None where they are not wanted: then nothing is made for them.
     """
 
@@ -65,6 +66,7 @@ class Engine:
         self._bounds = bounds
         self._service = service
         self._life = Lifecycle(self._start)
+        self.at_hand = self._life.at_hand
         self._warned: set[str] = set()
 
     async def open(self) -> Runtime:
@@ -100,12 +102,20 @@ class Engine:
             counters.saved_micros += entry.cost_micros
         return entry
 
-    async def find(self, request: Request, *, fresh: bool = False) -> Found:
-        """Look a key up in both levels; with ``fresh`` in Valkey alone."""
-        runtime = await self.open()
-        entry = None if fresh else self.peek(request.key, self.now(), request.counters)
-        if entry is not None:
-            return Found(entry, "l1")
+    async def find(self, request: Request, *, fresh: bool = False, peeked: bool = False) -> Found:
+        """Look a key up in both levels; with ``fresh`` in Valkey alone.
+
+        Args:
+            peeked: Whether ``peek`` has found nothing, in this very step.
+        """
+        runtime = self.at_hand()
+        if runtime is None:
+            runtime = await self.open()
+            peeked = False
+        if not (fresh or peeked):
+            entry = self.peek(request.key, self.now(), request.counters)
+            if entry is not None:
+                return Found(entry, "l1")
         fence = runtime.fences.open(request.key, request.groups)
         try:
             found = await self.read(runtime, request, fence)
@@ -216,19 +226,23 @@ class Engine:
         Args:
             began: When it is known to have been current.
         """
-        expires_at = math.inf if ttl is None else since + ttl
-        age = max(0.0, self.wall() - policy.codec.stored_at(value))
-        cost = policy.codec.cost(value)
+        codec = policy.codec
+        expires_at = deadline = math.inf if ttl is None else since + ttl
+        # A copy that outlives Valkey's would serve what is gone; one with no Valkey behind it is no copy.
+        if self._connect is not None and deadline > since + policy.l1_ttl:
+            deadline = since + policy.l1_ttl
+        age = self.wall() - codec.stored_at(value)
+        cost = codec.cost(value)
         return Entry(
             value,
-            # A copy that outlives Valkey's would serve what is gone; one with no Valkey behind it is no copy.
-            deadline=expires_at if self._connect is None else min(expires_at, since + policy.l1_ttl),
-            began=began,
-            expires_at=expires_at,
-            stored_at=self.now() - age,
-            groups=_groups(policy, of, value),
-            size_bytes=ENTRY_OVERHEAD_BYTES + len(of.key) + policy.codec.size_bytes(value),
-            cost_micros=0 if cost is None else round(cost * 1_000_000),
+            deadline,
+            began,
+            expires_at,
+            self.now() - age if age > 0.0 else self.now(),
+            of.groups if policy.groups_of is None else _groups(policy.groups_of, of, value),
+            # What is not kept in process memory need not be weighed.
+            ENTRY_OVERHEAD_BYTES + len(of.key) + codec.size_bytes(value) if policy.l1 else 0,
+            0 if cost is None else round(cost * 1_000_000),
         )
 
     # Being told
@@ -338,21 +352,20 @@ class Engine:
         return runtime is not None and runtime.breaker.is_open
 
 
-def _groups(policy: TierPolicy, of: Fence | Request, value: Any) -> tuple[Group, ...]:
-    """Return the groups of an entry: the value's own where requests of several may share it, and the request's tags."""
-    if policy.groups_of is None:
-        return of.groups
-    return policy.groups_of(value) + tuple(group for group in of.groups if group.kind == "tag")
+def _groups(groups_of: Callable[[Any], tuple[Group, ...]], of: Fence | Request, value: Any) -> tuple[Group, ...]:
+    """Return the groups of an entry that requests of several may share: the value's own, and the request's tags."""
+    return groups_of(value) + tuple(group for group in of.groups if group.kind == "tag")
 
 
 def count_found(counters: TierCounters, found: Found) -> None:
     """Count how one caller was answered, past L1."""
-    if found.entry is not None and found.is_hit:
-        if found.source == "l2":
+    entry, source, coalesced, _, _ = found
+    if entry is not None and source != "loader":
+        if source == "l2":
             counters.l2_hits += 1
         else:
             counters.l1_hits += 1  # Stale, from memory.
-        counters.saved_micros += found.entry.cost_micros
+        counters.saved_micros += entry.cost_micros
     else:
         counters.misses += 1
-        counters.coalesced += found.coalesced
+        counters.coalesced += coalesced

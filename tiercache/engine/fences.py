@@ -58,7 +58,11 @@ class Fences:
     def open(self, key: str, groups: tuple[Group, ...]) -> Fence:
         """Return a new fence on ``key``. Must be closed."""
         fence = Fence(key, groups, self._now())
-        self._open.setdefault(key, []).append(fence)
+        fences = self._open.get(key)
+        if fences is None:
+            self._open[key] = [fence]
+        else:
+            fences.append(fence)
         return fence
 
     def open_for_write(self, key: str, groups: tuple[Group, ...] = ()) -> Fence:
@@ -91,8 +95,8 @@ class Fences:
 
     def close(self, fence: Fence) -> None:
         """Forget ``fence``, by identity: another one on the same key stays. Does nothing the second time."""
-        fences = self._open.get(fence.key, [])
-        if fence in fences:
+        fences = self._open.get(fence.key)
+        if fences is not None and fence in fences:
             fences.remove(fence)
             if not fences:
                 del self._open[fence.key]

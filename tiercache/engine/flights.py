@@ -98,23 +98,28 @@ class Flight(Dependant):
 
         Cancelling the caller leaves the other waiters as they are; the last one to go abandons the flight.
         """
-        waiter = self._join()
+        waiter = self.join()
         try:
             if CURRENT_FLIGHT.get() is None:
                 return await waiter
             with waiting_for(self):
                 return await waiter
         finally:
-            self._leave(waiter)
+            self.leave(waiter)
 
-    def _join(self) -> asyncio.Future[Any]:
+    def join(self) -> asyncio.Future[Any]:
+        """Return what is to be awaited in the same step, and then handed to ``leave``, however that ends.
+
+        ``wait`` does so, and says besides that the caller waits: whoever may be a loader calls that.
+        """
         # A future for each waiter and no shield around a shared one: a shield reports the exception of a load
         # whose waiter has left as unhandled.
         waiter = asyncio.get_running_loop().create_future()
         self._waiters[waiter] = None
         return waiter
 
-    def _leave(self, waiter: asyncio.Future[Any]) -> None:
+    def leave(self, waiter: asyncio.Future[Any]) -> None:
+        """Have ``waiter`` waited for no more; the last one to go abandons the flight."""
         if self._done:
             return
         del self._waiters[waiter]
@@ -158,7 +163,7 @@ async def wait_all(flights: Sequence[Flight]) -> list[Any]:
 
     The caller counts as a waiter of all of them from the start. Cancelling it is as for ``Flight.wait``.
     """
-    waiters = [flight._join() for flight in flights]
+    waiters = [flight.join() for flight in flights]
     try:
         if waiters:
             with waiting_for(*flights):
@@ -170,7 +175,7 @@ async def wait_all(flights: Sequence[Flight]) -> list[Any]:
     finally:
         # Backwards: whether a load is still wanted is looked for from its first flight on, and found there at once.
         for flight, waiter in zip(reversed(flights), reversed(waiters), strict=True):
-            flight._leave(waiter)
+            flight.leave(waiter)
             if waiter.done() and not waiter.cancelled():
                 waiter.exception()  # Seen: the caller gets one of them.
 

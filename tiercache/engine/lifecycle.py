@@ -35,6 +35,13 @@ class Lifecycle:
         runtime = self.runtime
         return runtime is not None and runtime.loop is asyncio.get_running_loop()
 
+    def at_hand(self) -> Runtime | None:
+        """Return what ``open`` would return without waiting or changing anything; None says nothing."""
+        runtime = self.runtime
+        if runtime is None or self._closed or not runtime.is_open or runtime.loop is not asyncio.get_running_loop():
+            return None
+        return runtime
+
     async def open(self) -> Runtime:
         """Return the runtime of the running loop, opened.
 

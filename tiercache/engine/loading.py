@@ -23,7 +23,7 @@ from .link import Link
 from .policy import Fresh, Load, Mode, Request, UndecodableError
 from .runtime import Runtime
 
-__all__ = ["fill", "get_or_load", "load_in_turn"]
+__all__ = ["fill", "get_or_load", "join", "joinable", "load_in_turn"]
 
 T = TypeVar("T")
 
@@ -41,7 +41,7 @@ async def get_or_load(engine: Engine, request: Request, load: Load, mode: Mode) 
     Raises:
         L2CommandError: Valkey refused the read. An unreachable Valkey is a miss, not an error.
     """
-    runtime = await engine.open()
+    runtime = engine.at_hand() or await engine.open()
     if mode == "only_cached":
         return await engine.find(request)
     if mode == "bypass":
@@ -58,6 +58,43 @@ async def get_or_load(engine: Engine, request: Request, load: Load, mode: Mode) 
         raise
     count_found(request.counters, found)
     return found
+
+
+async def join(engine: Engine, operation: str, flight: Flight, counters: TierCounters) -> Found:
+    """Return what a flight brings that ``joinable`` has returned in the same step; counted, as ``operation``.
+
+    The quick path of ``get_or_load`` for those who merely wait. Errors and cancellation as there.
+    """
+    began = engine.now()
+    is_failed = False
+    # No coroutine, context or object but these: what the last of a thousand waits for is that all were served.
+    waiter = flight.join()
+    try:
+        found: Found = await waiter
+    except Exception:
+        is_failed = True
+        counters.misses += 1
+        counters.coalesced += 1
+        raise
+    finally:
+        flight.leave(waiter)
+        engine.operations.counters(operation).count(engine.now() - began, failed=is_failed)
+    count_found(counters, found)
+    return found
+
+
+def joinable(engine: Engine, key: str) -> Flight | None:
+    """Return the load that a caller whom L1 has not answered may simply wait for, None where there is more to it.
+
+    There is where the caller is a loader itself: it may be what that load waits for, or hold what that load needs.
+    """
+    runtime = engine.at_hand()
+    if runtime is None or engine.tracer is not None:
+        return None
+    flight = runtime.flights.joinable(key)
+    if flight is None or CURRENT_FLIGHT.get() is not None or runtime.load_limits.is_lending:
+        return None
+    return flight
 
 
 async def _join_or_fly(engine: Engine, runtime: Runtime, request: Request, load: Load) -> Found:
@@ -77,7 +114,7 @@ async def _join_or_fly(engine: Engine, runtime: Runtime, request: Request, load:
     except Exception:
         request.counters.coalesced += 1
         raise
-    return Found(found.entry, found.source, found.source == "loader", found.degraded, found.placeholder)
+    return found
 
 
 async def _fly(engine: Engine, runtime: Runtime, request: Request, load: Load, *, read: bool, shared: bool) -> Found:
@@ -88,7 +125,7 @@ async def _fly(engine: Engine, runtime: Runtime, request: Request, load: Load, *
         runtime.flights.add(flight)
     runtime.start(flight, _run(engine, runtime, request, flight, load, read=read))
     found: Found = await flight.wait()
-    return found
+    return found._replace(coalesced=False)
 
 
 async def _run(engine: Engine, runtime: Runtime, request: Request, flight: Flight, load: Load, *, read: bool) -> None:
@@ -134,7 +171,8 @@ async def _bring(
             await request.fill(fence, entry)
         else:
             request.counters.too_large += 1
-    return Found(entry, "loader", degraded=found.degraded)
+    # For all who wait but the one who has started it: they are many.
+    return Found(entry, "loader", coalesced=True, degraded=found.degraded)
 
 
 def may_lease(runtime: Runtime, request: Request, fence: Fence, found: Found) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, Self
 
 from .counters import OperationCounters
 from .found import Found
@@ -45,10 +45,16 @@ class OperationLog:
 
     def operation(self, name: str, tracer: Tracer | None, attributes: Mapping[str, object]) -> Operation:
         """Return the context of an operation such as ``llm.store``, to be entered once."""
+        if tracer is None:
+            return Operation(self.counters(name), self._now)
+        return _TracedOperation(name, self.counters(name), self._now, tracer, attributes)
+
+    def counters(self, name: str) -> OperationCounters:
+        """Return what to count the operation ``name`` with, for one that has no span."""
         counters = self._by_name.get(name)
         if counters is None:
             counters = self._by_name[name] = OperationCounters()
-        return Operation(name, counters, self._now, tracer, attributes)
+        return counters
 
     def snapshot(self) -> dict[str, OperationCounters]:
         """Return a copy of the counters so far. May be called from any thread."""
@@ -62,43 +68,64 @@ class OperationLog:
 class Operation:
     """One operation under way. What it raises passes through, and counts as an error if it is no cancellation."""
 
-    __slots__ = ("_attributes", "_began", "_counters", "_name", "_now", "_span", "_tracer")
+    __slots__ = ("_began", "_counters", "_now")
 
-    def __init__(
-        self,
-        name: str,
-        counters: OperationCounters,
-        now: Callable[[], float],
-        tracer: Tracer | None,
-        attributes: Mapping[str, object],
-    ) -> None:
-        self._name = name
+    def __init__(self, counters: OperationCounters, now: Callable[[], float]) -> None:
         self._counters = counters
         self._now = now
-        self._tracer = tracer
-        self._attributes = attributes
-        self._span: Span | None = None
         self._began = 0.0
 
     def set(self, name: str, value: object) -> None:
         """Say something of the operation in its span, if it has one; telemetry/names.py lists what may be said."""
-        if self._span is not None:
-            self._span.set({name: value})
 
     def found(self, found: Found) -> None:
         """Say how a lookup ended."""
-        if self._span is not None:
-            self._span.set({"hit": found.is_hit, "source": found.source, "coalesced": found.coalesced})
 
-    def __enter__(self) -> Operation:
+    def __enter__(self) -> Self:
         self._began = self._now()
-        if self._tracer is not None:
-            self._span = self._tracer.start(self._name, self._attributes)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._counters.count(self._now() - self._began, failed=isinstance(error, Exception))
+
+
+class _TracedOperation(Operation):
+    """One with a span, unless the tracer has failed to make it."""
+
+    __slots__ = ("_attributes", "_name", "_span", "_tracer")
+
+    def __init__(
+        self,
+        name: str,
+        counters: OperationCounters,
+        now: Callable[[], float],
+        tracer: Tracer,
+        attributes: Mapping[str, object],
+    ) -> None:
+        super().__init__(counters, now)
+        self._name = name
+        self._tracer = tracer
+        self._attributes = attributes
+        self._span: Span | None = None
+
+    def set(self, name: str, value: object) -> None:
+        if self._span is not None:
+            self._span.set({name: value})
+
+    def found(self, found: Found) -> None:
+        if self._span is not None:
+            self._span.set({"hit": found.is_hit, "source": found.source, "coalesced": found.coalesced})
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        self._span = self._tracer.start(self._name, self._attributes)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, trace)
         if self._span is not None:
             self._span.end(error)

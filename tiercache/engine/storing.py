@@ -26,7 +26,7 @@ async def store(engine: Engine, request: Request, fresh: Fresh) -> float | None:
         L2UnavailableError: The write may or may not have happened; L1 no longer has the key.
         L2CommandError: Valkey refused it.
     """
-    runtime = await engine.open()
+    runtime = engine.at_hand() or await engine.open()
     if runtime.link is None:
         write, keep = storing(engine, runtime, request, fresh)
         keep(1)

@@ -18,6 +18,7 @@ from ..engine.level2 import Command
 from ..errors import L2UnavailableError
 from .connect import Settings
 from .line import Line, open_line, send
+from .multiplexed import MultiplexedLine
 
 __all__ = ["Exchanges", "PooledExchanges", "SharedExchanges", "open_exchanges"]
 
@@ -38,6 +39,10 @@ class Exchanges(Protocol):
                 own.
             may_repeat: Whether they may be sent again where a connection had ended without anybody noticing.
         """
+        ...
+
+    def begin(self, packed: bytes, count: int, timeout: float) -> asyncio.Future[list[Any]] | None:
+        """Send ``count`` packed commands now, as ``exchange`` would; None where that has to be waited for."""
         ...
 
     async def aclose(self) -> None:
@@ -77,6 +82,10 @@ class SharedExchanges:
             if not may_repeat or self._is_closed:
                 raise
         return await (await self._opened()).exchange(commands, timeout)
+
+    def begin(self, packed: bytes, count: int, timeout: float) -> asyncio.Future[list[Any]] | None:
+        line = self._line
+        return line.send(packed, count, timeout) if isinstance(line, MultiplexedLine) and line.is_open else None
 
     async def _opened(self) -> Line:
         """Return an open line; callers who come at once share the making of it."""
@@ -142,6 +151,9 @@ class PooledExchanges:
                 self._silent_at = now()
                 await self._drop_idle()
                 raise
+
+    def begin(self, packed: bytes, count: int, timeout: float) -> None:
+        return None
 
     async def _exchange(self, commands: Sequence[Command], timeout: float, may_repeat: bool) -> list[Any]:
         # The pool looks at each connection before it hands it out, which costs a sixth of a read. What may be repeated

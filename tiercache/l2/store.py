@@ -7,6 +7,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import Any, Final
 
+from valkey.exceptions import ConnectionError as ValkeyConnectionError
 from valkey.exceptions import ResponseError
 
 from ..engine.level2 import Command, Position, Stored, Write, WriteResult
@@ -28,6 +29,7 @@ _MAX_TRIMS: Final = 100
 _BYTES_PER_SECOND: Final = 16 * 1024 * 1024
 # A first connection resolves names, does a TLS handshake and authenticates.
 _CONNECT_DEADLINES: Final = 4
+_MAPPED_GET: Final = map_errors("GET")
 
 
 class ValkeyLevel2:
@@ -59,8 +61,19 @@ class ValkeyLevel2:
         checked(reply, "PING")
 
     async def get(self, key: str) -> Stored | None:
-        with map_errors("GET"):
-            value, ttl = await self._exchanges.exchange([("GET", key), ("PTTL", key)], self._timeout, may_repeat=True)
+        with _MAPPED_GET:
+            # As ``exchange`` does, with less around it: this is what most calls past process memory come to.
+            under_way = self._exchanges.begin(_packed_get(key), 2, self._timeout)
+            replies: list[Any] | None = None
+            if under_way is not None:
+                try:
+                    replies = await under_way
+                except ValkeyConnectionError:
+                    replies = None  # It may have ended without anybody noticing: once more, on another connection.
+            if replies is None:
+                commands: list[Command] = [("GET", key), ("PTTL", key)]
+                replies = await self._exchanges.exchange(commands, self._timeout, may_repeat=under_way is None)
+        value, ttl = replies
         if isinstance(value, ResponseError):
             if str(value).startswith("WRONGTYPE"):
                 return Stored(None, None)
@@ -141,6 +154,13 @@ class ValkeyLevel2:
     async def aclose(self) -> None:
         await self._exchanges.aclose()
         await self._writer.aclose()
+
+
+def _packed_get(key: str) -> bytes:
+    """Return GET and PTTL of ``key`` as they are sent: a third of the time that packing takes them."""
+    data = key.encode()
+    size = len(data)
+    return b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n*2\r\n$4\r\nPTTL\r\n$%d\r\n%b\r\n" % (size, data, size, data)
 
 
 def _number(reply: Any) -> int:

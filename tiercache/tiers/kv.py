@@ -17,9 +17,9 @@ from ..engine.entry import Group
 from ..engine.explanation import Explanation, explain
 from ..engine.invalidation import invalidate_group
 from ..engine.loader import check_loader, takes_argument
-from ..engine.loading import get_or_load
+from ..engine.loading import get_or_load, join, joinable
 from ..engine.mutation import Invalidating, Target
-from ..engine.policy import Fresh, Mode, Request, TierPolicy, check_mode
+from ..engine.policy import Fresh, Load, Mode, Request, TierPolicy, check_mode
 from ..engine.storing import store
 from ..engine.ttl import Ttl, check_ttl
 from ..errors import UsageError
@@ -72,7 +72,8 @@ class KvTier:
                 engine.trace_hit("kv.get", key=full_key)
             return entry.value.value()
         with engine.operation("kv.get", key=full_key) as operation:
-            found = await engine.find(self._request(full_key))
+            request = Request(self._policy, full_key, self._groups, self._counters)
+            found = await engine.find(request, peeked=True)
             operation.found(found)
         return default if found.entry is None else found.entry.value.value()
 
@@ -85,7 +86,8 @@ class KvTier:
                 engine.trace_hit("kv.exists", key=full_key)
             return True
         with engine.operation("kv.exists", key=full_key) as operation:
-            found = await engine.find(self._request(full_key))
+            request = Request(self._policy, full_key, self._groups, self._counters)
+            found = await engine.find(request, peeked=True)
             operation.found(found)
         return found.entry is not None
 
@@ -186,16 +188,14 @@ class KvTier:
                 if engine.tracer is not None:
                     engine.trace_hit("kv.get_or_load", key=full_key)
                 return KvResult.from_l1(full_key, entry, now)
+            flight = joinable(engine, full_key)
+            if flight is not None:
+                found = await join(engine, "kv.get_or_load", flight, self._counters)
+                return KvResult.from_found(full_key, found, engine.now())
         else:
             check_mode(mode)
+        load = self._loading(full_key, loader)
         with engine.operation("kv.get_or_load", key=full_key) as operation:
-
-            async def load() -> Fresh:
-                value: Any = loader(self._own_key(full_key)) if takes_argument(loader) else loader()  # type: ignore[call-arg]
-                if inspect.isawaitable(value):
-                    value = await value
-                return self._loaded(value, "what the loader returned")
-
             request = self._request(full_key, ttl, tagged)
             is_batched = isinstance(loader, BatchLoader)
             if is_batched:
@@ -203,6 +203,16 @@ class KvTier:
             found = await get_or_load(engine, request, load, mode)
             operation.found(found)
         return KvResult.from_found(full_key, found, engine.now())
+
+    def _loading(self, full_key: str, loader: KvLoader) -> Load:
+        # As in the llm tier.
+        async def load() -> Fresh:
+            value: Any = loader(self._own_key(full_key)) if takes_argument(loader) else loader()  # type: ignore[call-arg]
+            if inspect.isawaitable(value):
+                value = await value
+            return self._loaded(value, "what the loader returned")
+
+        return load
 
     def batch_loader(
         self, fn: BatchFunction[str], *, window: float = BATCH_WINDOW, max_size: int = BATCH_SIZE

@@ -13,11 +13,12 @@ from ..engine.entry import Group
 from ..engine.explanation import Explanation, explain
 from ..engine.invalidation import invalidate_group
 from ..engine.loader import check_loader, takes_argument
-from ..engine.loading import get_or_load
+from ..engine.loading import get_or_load, join, joinable
 from ..engine.mutation import Invalidating, Target
 from ..engine.policy import (
     Codec,
     Fresh,
+    Load,
     Mode,
     Request,
     TierPolicy,
@@ -87,7 +88,8 @@ class LlmTier:
                 engine.trace_hit("llm.check", key=key, model=prepared.model)
             return LlmResult.from_l1(key, entry, now)
         with engine.operation("llm.check", key=key, model=prepared.model) as operation:
-            found = await engine.find(self._request(prepared))
+            request = Request(self._policy, key, groups_of_model(prepared.model), prepared._counters)
+            found = await engine.find(request, peeked=True)
             operation.found(found)
         return LlmResult.from_found(key, found, engine.now())
 
@@ -166,15 +168,12 @@ class LlmTier:
             check_mode(mode)
         if params is prepared and takes_argument(loader):
             raise UsageError("loader must take no argument: a key made by llm.key has no params to call it with")
+        flight = joinable(engine, key) if mode == "use" else None
+        if flight is not None:
+            found = await join(engine, "llm.get_or_load", flight, prepared._counters)
+            return LlmResult.from_found(key, found, engine.now())
+        load = self._loading(prepared, params, loader)
         with engine.operation("llm.get_or_load", key=key, model=prepared.model) as operation:
-
-            async def load() -> Fresh:
-                answer: Any = loader(params) if takes_argument(loader) else loader()  # type: ignore[call-arg]
-                if inspect.isawaitable(answer):
-                    answer = await answer
-                fresh = self._fresh_answer(prepared.model, answer)
-                return fresh if self._is_still(prepared, params) else fresh._replace(store=False)
-
             request = self._request(prepared, ttl, tagged)
             is_batched = isinstance(loader, BatchLoader)
             if is_batched:
@@ -182,6 +181,17 @@ class LlmTier:
             found = await get_or_load(engine, request, load, mode)
             operation.found(found)
         return LlmResult.from_found(key, found, engine.now())
+
+    def _loading(self, prepared: LlmKey, params: Any, loader: LlmLoader[Any]) -> Load:
+        # Apart from get_or_load: what a closure holds costs those too who load nothing.
+        async def load() -> Fresh:
+            answer: Any = loader(params) if takes_argument(loader) else loader()  # type: ignore[call-arg]
+            if inspect.isawaitable(answer):
+                answer = await answer
+            fresh = self._fresh_answer(prepared.model, answer)
+            return fresh if self._is_still(prepared, params) else fresh._replace(store=False)
+
+        return load
 
     def batch_loader(
         self, fn: BatchFunction[Mapping[str, Any]], *, window: float = BATCH_WINDOW, max_size: int = BATCH_SIZE

@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
@@ -137,6 +136,8 @@ class LlmCodec:
 
 
 def _part(raw: msgspec.Raw, opening: bytes) -> bytes | None:
+    if raw is _NULL:
+        return None
     data = bytes(raw)
     if data == b"null":
         return None
@@ -152,8 +153,11 @@ def _is_readable(data: bytes) -> bool:
     """Return whether ``json`` reads ``data``."""
     if len(data) <= _SHALLOW_BYTES:
         # What orjson reads json reads too, unless it is nested too deeply for the stack.
-        with suppress(orjson.JSONDecodeError):
+        try:
             orjson.loads(data)
+        except orjson.JSONDecodeError:
+            pass
+        else:
             return True
     try:
         json.loads(data)

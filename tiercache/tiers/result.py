@@ -56,17 +56,21 @@ class Result(Struct, frozen=True):
         entry = found.entry
         if entry is None:
             return cls(hit=False, response=None, key=key, source=None, degraded=found.degraded)
+        value, source = entry.value, found.source
+        age, ttl = now - entry.stored_at, entry.expires_at - now
+        # By position, as above.
         return cls(
-            hit=found.source != "loader",
-            response=entry.value.response,
-            key=key,
-            source=found.source,
-            cost=entry.value.cost,
-            age=max(0.0, now - entry.stored_at),
-            ttl=None if entry.expires_at == math.inf else max(0.0, entry.expires_at - now),
-            coalesced=found.coalesced,
-            degraded=found.degraded,
-            _entry=entry.value,
+            source != "loader",
+            value.response,
+            key,
+            source,
+            value.cost,
+            age if age > 0.0 else 0.0,
+            None if ttl == math.inf else ttl if ttl > 0.0 else 0.0,
+            found.coalesced,
+            found.degraded,
+            False,
+            value,
         )
 
     def __repr__(self) -> str:

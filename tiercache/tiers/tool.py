@@ -16,9 +16,9 @@ from ..engine.entry import Group
 from ..engine.explanation import Explanation, explain
 from ..engine.invalidation import invalidate_group
 from ..engine.loader import check_loader, takes_any
-from ..engine.loading import get_or_load
+from ..engine.loading import get_or_load, join, joinable
 from ..engine.mutation import Invalidating, Target
-from ..engine.policy import Fresh, Mode, Request, TierPolicy, check_mode
+from ..engine.policy import Fresh, Load, Mode, Request, TierPolicy, check_mode
 from ..engine.storing import store
 from ..engine.ttl import Ttl, check_ttl
 from ..errors import UsageError
@@ -79,7 +79,9 @@ class ToolTier:
                 engine.trace_hit("tool.check", key=key, tool_name=prepared.tool)
             return ToolResult.from_l1(key, entry, now)
         with engine.operation("tool.check", key=key, tool_name=prepared.tool) as operation:
-            found = await engine.find(self._request(prepared))
+            groups = _groups_of(self._policy.tier, prepared.tool)
+            request = Request(self._policy, key, groups, prepared._counters)
+            found = await engine.find(request, peeked=True)
             operation.found(found)
         return ToolResult.from_found(key, found, engine.now())
 
@@ -152,18 +154,14 @@ class ToolTier:
                 if engine.tracer is not None:
                     engine.trace_hit("tool.get_or_load", key=key, tool_name=prepared.tool)
                 return ToolResult.from_l1(key, entry, now)
+            flight = joinable(engine, key)
+            if flight is not None:
+                found = await join(engine, "tool.get_or_load", flight, prepared._counters)
+                return ToolResult.from_found(key, found, engine.now())
         else:
             check_mode(mode)
+        load = self._loading(prepared, tool, args, loader, cost)
         with engine.operation("tool.get_or_load", key=key, tool_name=prepared.tool) as operation:
-
-            async def load() -> Fresh:
-                # From a key they are decoded for each call: the loader's own.
-                value = loader(**_keywords(loader, json.loads(prepared._args) if args is ABSENT else args))
-                if inspect.isawaitable(value):
-                    value = await value
-                store = self._is_still(prepared, tool, args) and engine.is_wanted(self._policy, value)
-                return self._fresh(prepared, value, cost)._replace(store=store)
-
             await engine.open()  # Which reads the policies: the first call already knows them.
             request = self._request(prepared, ttl, tagged)
             is_batched = isinstance(loader, BatchLoader)
@@ -172,6 +170,18 @@ class ToolTier:
             found = await get_or_load(engine, request, load, mode)
             operation.found(found)
         return ToolResult.from_found(key, found, engine.now())
+
+    def _loading(self, prepared: ToolKey, tool: str | ToolKey, args: Any, loader: Any, cost: float | None) -> Load:
+        # As in the llm tier.
+        async def load() -> Fresh:
+            # From a key they are decoded for each call: the loader's own.
+            value = loader(**_keywords(loader, json.loads(prepared._args) if args is ABSENT else args))
+            if inspect.isawaitable(value):
+                value = await value
+            store = self._is_still(prepared, tool, args) and self._engine.is_wanted(self._policy, value)
+            return self._fresh(prepared, value, cost)._replace(store=store)
+
+        return load
 
     def batch_loader(
         self,
