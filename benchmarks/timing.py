@@ -4,8 +4,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from time import perf_counter, process_time
 
-_SLOW_SECONDS = 1.0
-"""A value that takes so long is taken once a round, and not warmed up."""
+_SLOW_SECONDS = 0.7
+"""A first value that takes so long is the only one of its round: it has warmed itself up."""
+_ENOUGH_SECONDS = 0.4
+"""Values that together take so long are enough for a round: the other rounds bring more."""
+_FIRST_CALLS = 3
+"""So many say nothing about the later ones: connections are opened, and a cache looks round in the keyspace."""
 _LEAST = 1e-9
 
 
@@ -34,6 +38,8 @@ class Measured:
     cpu: list[float] = field(default_factory=list)
     loops: int = 0
     notes: dict[str, float] = field(default_factory=dict)
+    round: int = -1
+    """In which round, from 0; set where the values are kept."""
 
     def add(self, clock: Clock, calls: int) -> None:
         self.wall.append(max(clock.wall / calls, _LEAST))
@@ -56,13 +62,20 @@ async def sample(body: Body, budget: Budget, loops: int) -> Measured:
     """Warm up, find out how many calls fill the budget unless ``loops`` says so, and take the values."""
     wanted = loops or 1
     clock, calls = await body(wanted)
-    while not loops and clock.wall < budget.min_seconds / 2:
-        wanted *= max(2, min(16, int(budget.min_seconds / max(clock.wall, _LEAST))))
-        clock, calls = await body(wanted)
+    if not loops:
+        for _ in range(_FIRST_CALLS - 1):
+            if clock.wall < _SLOW_SECONDS:
+                clock, calls = await body(1)
+        while clock.wall < budget.min_seconds / 2:
+            wanted *= max(2, min(16, int(budget.min_seconds / max(clock.wall, _LEAST))))
+            clock, calls = await body(wanted)
     measured = Measured(loops=wanted)
     if clock.wall >= _SLOW_SECONDS:
         measured.add(clock, calls)
         return measured
-    for _ in range(budget.values):
-        measured.add(*await body(wanted))
+    spent = 0.0
+    while len(measured.wall) < budget.values and spent < _ENOUGH_SECONDS:
+        clock, calls = await body(wanted)
+        measured.add(clock, calls)
+        spent += clock.wall
     return measured

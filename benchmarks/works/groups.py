@@ -1,5 +1,6 @@
 """What touches a group of entries, while the server holds ever more keys that have nothing to do with it."""
 
+import asyncio
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable
 from typing import Any, ClassVar
@@ -17,7 +18,7 @@ _FIELDS = {f"field-{number}": f"value {number}" for number in range(_MEMBERS)}
 
 
 class _Group(Work):
-    """Fill a group of ten, then time the one call; again for each call where it empties the group."""
+    """Fill a group of ten, then time the one call; again before each call: most empty the group."""
 
     needs: ClassVar[tuple[str, ...]]
 
@@ -63,8 +64,7 @@ class InvalidateTool(_Group):
 
     async def fill(self, peer: Peer) -> None:
         assert peer.tool_store is not None
-        for number in range(_MEMBERS):
-            await peer.tool_store(TOOL, tool_args(number), tool_text(number))
+        await asyncio.gather(*(peer.tool_store(TOOL, tool_args(each), tool_text(each)) for each in range(_MEMBERS)))
 
     def call(self, peer: Peer) -> Callable[[], Awaitable[Any]]:
         invalidate = peer.invalidate_tool
@@ -80,8 +80,7 @@ class InvalidateModel(_Group):
 
     async def fill(self, peer: Peer) -> None:
         size = SIZES["short"]
-        for number in range(_MEMBERS):
-            await peer.store(size.build(number), size.reply(number))
+        await asyncio.gather(*(peer.store(size.build(each), size.reply(each)) for each in range(_MEMBERS)))
 
     def call(self, peer: Peer) -> Callable[[], Awaitable[Any]]:
         invalidate = peer.invalidate_model
@@ -98,8 +97,7 @@ class SessionAll(_Group):
 
     async def fill(self, peer: Peer) -> None:
         assert peer.session_set is not None
-        for field, text in _FIELDS.items():
-            await peer.session_set(_THREAD, field, text)
+        await asyncio.gather(*(peer.session_set(_THREAD, field, text) for field, text in _FIELDS.items()))
 
     def call(self, peer: Peer) -> Callable[[], Awaitable[Any]]:
         session_all = peer.session_all

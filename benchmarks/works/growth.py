@@ -1,6 +1,5 @@
 """What grows: the cost of a hit with the number of entries and with the length of the message; memory an entry."""
 
-import asyncio
 import gc
 import random
 import sys
@@ -9,7 +8,7 @@ import tracemalloc
 from benchmarks.data import NAME, SIZES, message, request_key
 from benchmarks.peers.protocol import Endpoint, Peer, Setting
 from benchmarks.timing import Clock, Measured
-from benchmarks.works.work import Bench, Variant, Work, expect, size_of
+from benchmarks.works.work import Bench, Variant, Work, echoes, expect, size_of
 
 ENTRIES = (1_000, 10_000, 100_000, 1_000_000)
 LENGTHS = (100, 1_000, 10_000, 100_000, 1_000_000)
@@ -77,7 +76,7 @@ class Length(Work):
         held = message(variant.count, 0)["messages"][0]["content"] if variant.name.startswith("held") else ""
         await peer.store(message(variant.count, 0), size.reply(0))
         await peer.settle()
-        await asyncio.sleep(0.05)
+        await echoes()
         expect(peer, await check(message(variant.count, 0)), size.reply(0))
         chunk = max(1, min(_CHUNK_CALLS, _CHUNK_CHARACTERS // variant.count))
 
