@@ -4,12 +4,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from time import perf_counter, process_time
 
-_SLOW_SECONDS = 0.7
-"""A first value that takes so long is the only one of its round: it has warmed itself up."""
-_ENOUGH_SECONDS = 0.4
-"""Values that together take so long are enough for a round: the other rounds bring more."""
-_FIRST_CALLS = 3
-"""So many say nothing about the later ones: connections are opened, and a cache looks round in the keyspace."""
+ENOUGH_SECONDS = 0.4
+"""So long a first value, or values together, are enough for a round: the other rounds bring more."""
 _LEAST = 1e-9
 
 
@@ -62,19 +58,15 @@ async def sample(body: Body, budget: Budget, loops: int) -> Measured:
     """Warm up, find out how many calls fill the budget unless ``loops`` says so, and take the values."""
     wanted = loops or 1
     clock, calls = await body(wanted)
-    if not loops:
-        for _ in range(_FIRST_CALLS - 1):
-            if clock.wall < _SLOW_SECONDS:
-                clock, calls = await body(1)
-        while clock.wall < budget.min_seconds / 2:
-            wanted *= max(2, min(16, int(budget.min_seconds / max(clock.wall, _LEAST))))
-            clock, calls = await body(wanted)
+    while not loops and clock.wall < budget.min_seconds / 2:
+        wanted *= max(2, min(16, int(budget.min_seconds / max(clock.wall, _LEAST))))
+        clock, calls = await body(wanted)
     measured = Measured(loops=wanted)
-    if clock.wall >= _SLOW_SECONDS:
+    if clock.wall >= ENOUGH_SECONDS:
         measured.add(clock, calls)
         return measured
     spent = 0.0
-    while len(measured.wall) < budget.values and spent < _ENOUGH_SECONDS:
+    while len(measured.wall) < budget.values and spent < ENOUGH_SECONDS:
         clock, calls = await body(wanted)
         measured.add(clock, calls)
         spent += clock.wall
