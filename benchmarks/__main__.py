@@ -59,14 +59,15 @@ def main() -> int:
     failed |= args.check and any(not goal.is_met for goal in goals(results))
     if args.compare:
         compared = baseline.compare(baseline.load(args.compare), baseline.ratios(results))
-        print(compared.report(), file=sys.stderr)
-        failed = failed or not compared.passes(complete=not (args.show or _is_partial(args)))
+        complete = not (args.show or _is_partial(args))
+        print(compared.report(complete=complete), file=sys.stderr)
+        failed = failed or not compared.passes(complete=complete)
     return int(failed)
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure tiercache beside its peers.")
-    parser.add_argument("--quick", action="store_true", help="fewer variants and rounds: below three minutes")
+    parser.add_argument("--quick", action="store_true", help="fewer variants and rounds: in about three minutes")
     parser.add_argument("--works", nargs="+", choices=list(WORKS), help="what to measure (all)")
     parser.add_argument("--peers", nargs="+", choices=list(PEERS), help="caches to measure (all that are installed)")
     parser.add_argument("--sizes", nargs="+", choices=list(SIZES), help="kinds of requests (all)")

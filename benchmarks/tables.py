@@ -29,7 +29,7 @@ def goal_table(results: Results) -> str:
         )
         for goal in goals(results)
     ]
-    head = ("work", "against", "goal", "median (rounds)", "met", "beside it, by the client's CPU time")
+    head = ("work", "against", "goal", "median (rounds)", "met", "by CPU time of the client, no goal")
     return table(head, rows) if rows else ""
 
 
@@ -91,7 +91,8 @@ def notes(results: Results) -> str:
 
 def _rounds(machine: dict[str, str]) -> str:
     runs, stopped = int(machine.get("runs", 1)), int(machine.get("stopped", 0))
-    text = f"{machine.get('rounds', '?')} rounds" + (f" of {runs} runs taken together" if runs > 1 else "")
+    rounds = machine.get("rounds", "?")
+    text = f"{rounds} round{'s' * (rounds != '1')}" + (f" of {runs} runs taken together" if runs > 1 else "")
     return text + (f" ({stopped} stopped before the end)" if stopped else "")
 
 

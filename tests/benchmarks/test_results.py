@@ -58,6 +58,7 @@ def test_a_stored_row_that_is_missing_is_named_and_fails_a_complete_run() -> Non
     compared = baseline.compare({"a": 1.0, "b": 1.0}, {"a": 1.0, "c": 1.0})
     assert compared.missing == ("b",)
     assert "missing  b" in compared.report()
+    assert "missing" not in compared.report(complete=False)
     assert compared.passes(complete=False)
     assert not compared.passes(complete=True)
 
