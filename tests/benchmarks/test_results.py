@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import baseline, pages
 from benchmarks.__main__ import main
+from benchmarks.driver import Driver
 from benchmarks.goals import goals
 from benchmarks.results import Case, Ratio, Results
 from benchmarks.tables import duration, goal_table, markdown, work_tables
@@ -134,8 +135,26 @@ def test_files_shown_together_serve_goals_and_comparison(
     assert f"DROPPED  {SHORT_L1}: 150 -> 100" in capsys.readouterr().err
 
 
+def test_what_was_measured_of_a_round_that_is_interrupted_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pyperf")
+
+    def interrupted(driver: Driver, after_round: object) -> None:
+        driver._results.add({"floor": Measured([1.0], [1.0], 1)}, Case("l1-hit", "short-1", "floor"), 0)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Driver, "run", interrupted)
+    output = tmp_path / "run.json"
+    assert _command(monkeypatch, "--peers", "floor", "--output", str(output)) == 130
+    run = Results.load(output)
+    assert run.peers("l1-hit", "short-1") == ["floor"]
+    assert run.machine["stopped"] == "1"
+
+
 def _command(monkeypatch: pytest.MonkeyPatch, *args: str) -> int:
     monkeypatch.setattr(sys, "argv", ["benchmarks", *args])
+    monkeypatch.setattr("signal.signal", lambda *_: None)
     return main()
 
 
