@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from time import perf_counter, process_time
 
-ENOUGH_SECONDS = 0.4
+ENOUGH_SECONDS = 0.2
 """So long a first value, or values together, are enough for a round: the other rounds bring more."""
 _LEAST = 1e-9
 
