@@ -5,6 +5,7 @@ import datetime
 import os
 import signal
 import sys
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from benchmarks.timing import Budget
 from benchmarks.works import WORKS
 
 _RESULTS = Path(__file__).parent / "results"
-_FULL = Budget(values=3, min_seconds=0.05)
+_FULL = Budget(values=3, min_seconds=0.03)
 _QUICK = Budget(values=2, min_seconds=0.02)
 _PACKAGES = (
     "tiercache",
@@ -44,15 +45,11 @@ def main() -> int:
     args = _arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server is stopped on this one too
     try:
-        results = Results.load(args.show) if args.show else _measure(args)
+        results = _shown(args.show) if args.show else _measure(args)
     except KeyboardInterrupt:
-        print("interrupted; nothing was written", file=sys.stderr)
+        print(f"interrupted; what was measured is in {args.output}", file=sys.stderr)
         return 130
-    text = markdown(results)
-    print(text)
-    if not args.show:
-        results.save(args.output)
-        args.output.with_suffix(".md").write_text(text)
+    print(markdown(results))
     if args.write_docs:
         pages.write_docs(results)
     if args.save_baseline:
@@ -62,14 +59,15 @@ def main() -> int:
     failed |= args.check and any(not goal.is_met for goal in goals(results))
     if args.compare:
         compared = baseline.compare(baseline.load(args.compare), baseline.ratios(results))
-        print(compared.report(), file=sys.stderr)
-        failed = failed or not compared.passes(complete=not _is_partial(args))
+        complete = not (args.show or _is_partial(args))
+        print(compared.report(complete=complete), file=sys.stderr)
+        failed = failed or not compared.passes(complete=complete)
     return int(failed)
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure tiercache beside its peers.")
-    parser.add_argument("--quick", action="store_true", help="fewer variants and rounds: below three minutes")
+    parser.add_argument("--quick", action="store_true", help="fewer variants and rounds: in about three minutes")
     parser.add_argument("--works", nargs="+", choices=list(WORKS), help="what to measure (all)")
     parser.add_argument("--peers", nargs="+", choices=list(PEERS), help="caches to measure (all that are installed)")
     parser.add_argument("--sizes", nargs="+", choices=list(SIZES), help="kinds of requests (all)")
@@ -77,7 +75,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--loop", choices=["asyncio", "uvloop"], default="asyncio", help="event loop of all peers")
     parser.add_argument("--no-pin", action="store_true", help="leave the processes to the scheduler")
     parser.add_argument("--output", type=Path, help="JSON file; the Markdown goes beside it")
-    parser.add_argument("--show", type=Path, metavar="JSON", help="measure nothing, show this file")
+    parser.add_argument(
+        "--show", type=Path, nargs="+", metavar="JSON", help="measure nothing, show these files together"
+    )
     parser.add_argument("--write-docs", action="store_true", help="put tables and plots into the documentation")
     parser.add_argument("--compare", type=Path, metavar="JSON", help="exit with 1 when a ratio dropped by over 25 %%")
     parser.add_argument("--save-baseline", type=Path, metavar="JSON", help="write the ratios to compare with")
@@ -113,9 +113,28 @@ def _measure(args: argparse.Namespace) -> Results:
         results.machine["date"] = datetime.date.today().isoformat()
         results.machine["loop"] = plan.loop
         results.machine["pinned"] = "yes" if plan.pinned else "no"
-        results.machine["rounds"] = str(plan.rounds)
-        Driver(plan, endpoint, server_pid, results).run()
+        results.machine |= {"runs": "1", "stopped": "1"}
+        save = partial(_save, results, args.output)
+        try:
+            Driver(plan, endpoint, server_pid, results).run(after_round=save)
+            results.machine["stopped"] = "0"
+        finally:
+            save()
     return results
+
+
+def _save(results: Results, path: Path) -> None:
+    """Write what there is so far: a run that is stopped is not lost."""
+    results.machine["rounds"] = str(results.round_count)
+    results.save(path)
+    path.with_suffix(".md").write_text(markdown(results))
+
+
+def _shown(paths: list[Path]) -> Results:
+    try:
+        return Results.pooled([Results.load(path) for path in paths])
+    except (ValueError, OSError) as error:
+        sys.exit(f"--show: {error}")
 
 
 def _version(package: str) -> str:

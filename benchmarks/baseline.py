@@ -26,10 +26,10 @@ class Comparison:
         """Whether nothing dropped; a ``complete`` run must also have every stored row."""
         return not self.dropped and self.compared > 0 and not (complete and self.missing)
 
-    def report(self) -> str:
-        """The rows by name."""
+    def report(self, *, complete: bool = True) -> str:
+        """The rows by name; those that are missing only in a ``complete`` run."""
         lines = [f"DROPPED  {name}: {before:.3g} -> {now:.3g}" for name, (before, now) in self.dropped.items()]
-        lines += [f"missing  {name}" for name in self.missing]
+        lines += [f"missing  {name}" for name in self.missing if complete]
         return "\n".join([*lines, f"{self.compared} ratios compared, {len(self.dropped)} dropped by over {DROP:.0%}"])
 
 

@@ -10,7 +10,7 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -50,29 +50,41 @@ class Plan:
 
 
 class Worker:
-    """The process of one peer."""
+    """The process of one peer. One that has ended is followed by another at the next case."""
 
     def __init__(self, name: str, loop: str) -> None:
-        command = [sys.executable, "-m", "benchmarks.worker", name, loop]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._command = [sys.executable, "-m", "benchmarks.worker", name, loop]
+        self._start()
+
+    def _start(self) -> None:
+        self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def measure(self, asked: dict[str, Any]) -> dict[str, Measured]:
         """Measure one case; raises CaseFailedError."""
-        process = self._process
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(json.dumps(asked) + "\n")
-        process.stdin.flush()
-        overdue = threading.Timer(_CASE_SECONDS, process.kill)
-        overdue.start()
-        try:
-            line = process.stdout.readline()
-        finally:
-            overdue.cancel()
-        answer = json.loads(line) if line else {"error": "its process has ended, or took too long"}
+        answer = self._answer(json.dumps(asked))
+        if answer is None:
+            self.stop()
+            self._start()
+            raise CaseFailedError(f"its process has ended, or took over {_CASE_SECONDS} s")
         if "error" in answer:
             raise CaseFailedError(answer["error"])
         return {name: Measured(**measured) for name, measured in answer["measured"].items()}
+
+    def _answer(self, asked: str) -> dict[str, Any] | None:
+        """What the process answers; None if it has ended."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        overdue = threading.Timer(_CASE_SECONDS, self._process.kill)
+        overdue.start()
+        try:
+            print(asked, file=self._process.stdin, flush=True)
+            line = self._process.stdout.readline()
+            answer: dict[str, Any] | None = json.loads(line) if line.endswith("\n") else None
+            return answer
+        except BrokenPipeError:
+            return None
+        finally:
+            overdue.cancel()
 
     def stop(self) -> None:
         """End the process and wait for it."""
@@ -99,7 +111,7 @@ class Driver:
         self._loops: dict[Case, int] = {}
         self._cores = cores() if plan.pinned else []
 
-    def run(self) -> None:
+    def run(self, after_round: Callable[[], object] = lambda: None) -> None:
         """Measure all rounds into the results; a case that failed is kept there with its reason, and left out."""
         with Counters(self._endpoint) as counters:
             for number in range(self._plan.rounds):
@@ -110,6 +122,7 @@ class Driver:
                     for worker in workers.values():
                         stack.callback(worker.stop)
                     self._round(number, workers, counters)
+                after_round()
         _progress("")
 
     def _round(self, number: int, workers: dict[str, Worker], counters: Counters) -> None:
@@ -125,7 +138,7 @@ class Driver:
                     _progress(f"round {number + 1} of {self._plan.rounds}: {case.name}")
                     counters.reset(work.unrelated(variant))
                     try:
-                        self._results.add(self._measure(case, work, variant, workers[peer]), case)
+                        self._results.add(self._measure(case, work, variant, workers[peer]), case, number)
                     except CaseFailedError as error:
                         self._results.fail(case, str(error))
 

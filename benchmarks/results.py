@@ -9,7 +9,7 @@ of these.
 import json
 import statistics
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from benchmarks.works import WORKS
 
 SUBJECT = "tiercache"
 _CPU = "cpu"
+_SAME_KEYS = ("cpu_model_name", "cpu_count", "python_implementation", "python_version", "loop", "pinned", "versions")
+"""What runs that are taken together have in common."""
 _MACHINE_KEYS = ("cpu_model_name", "cpu_count", "platform", "python_version", "python_implementation")
 
 
@@ -50,7 +52,7 @@ class Ratio:
 
 @dataclass
 class Results:
-    """All rounds of one run."""
+    """All rounds of one run, or of several taken together."""
 
     machine: dict[str, str] = field(default_factory=dict)
     rounds: dict[Case, list[Measured]] = field(default_factory=dict)
@@ -59,10 +61,12 @@ class Results:
     failed: dict[str, str] = field(default_factory=dict)
     """Cases in which the peer was wrong, by name, and how."""
 
-    def add(self, measured: dict[str, Measured], case: Case) -> None:
-        """Keep the round of ``case``, and what was measured along with it for other peers."""
+    def add(self, measured: dict[str, Measured], case: Case, number: int | None = None) -> None:
+        """Keep round ``number`` (the next) of ``case``, and what was measured along with it for other peers."""
         for peer, each in measured.items():
-            self.rounds.setdefault(Case(case.work, case.variant, peer), []).append(each)
+            kept = self.rounds.setdefault(Case(case.work, case.variant, peer), [])
+            each.round = len(kept) if number is None else number
+            kept.append(each)
 
     def fail(self, case: Case, reason: str) -> None:
         """Leave the case out: a figure of wrong answers is none."""
@@ -78,17 +82,21 @@ class Results:
         """The highest that was noted in any round."""
         return max((each.notes[name] for each in self.rounds.get(case, ()) if name in each.notes), default=None)
 
-    def ratio(self, slower: Case, faster: Case) -> Ratio | None:
-        """How many times as long ``slower`` takes as ``faster``; None unless both were measured."""
-        ours, theirs = self.rounds.get(faster), self.rounds.get(slower)
-        if not ours or not theirs:
-            return None
-        pairs = zip(theirs, ours, strict=False)
-        return Ratio.of(statistics.median(one.wall) / statistics.median(other.wall) for one, other in pairs)
+    def ratio(self, slower: Case, faster: Case, what: str = "wall") -> Ratio | None:
+        """How many times as long ``slower`` takes as ``faster``; None unless a round has both."""
+        theirs, ours = ({each.round: each for each in self.rounds.get(case, ())} for case in (slower, faster))
+        pairs = [(getattr(theirs[number], what), getattr(ours[number], what)) for number in theirs if number in ours]
+        quotients = [statistics.median(one) / statistics.median(other) for one, other in pairs if one and other]
+        return Ratio.of(quotients) if quotients else None
 
-    def speed(self, work: str, variant: str, peer: str) -> Ratio | None:
-        """How many times as fast as ``peer`` tiercache is."""
-        return self.ratio(Case(work, variant, peer), Case(work, variant, SUBJECT))
+    def speed(self, work: str, variant: str, peer: str, what: str = "wall") -> Ratio | None:
+        """How many times as fast as ``peer`` tiercache is; or with how many times less CPU time of the client."""
+        return self.ratio(Case(work, variant, peer), Case(work, variant, SUBJECT), what)
+
+    @property
+    def round_count(self) -> int:
+        """How many rounds it has, the last perhaps in part."""
+        return 1 + max((each.round for rounds in self.rounds.values() for each in rounds), default=-1)
 
     def peers(self, work: str, variant: str) -> list[str]:
         return [case.peer for case in self.rounds if (case.work, case.variant) == (work, variant)]
@@ -105,12 +113,15 @@ class Results:
                 if any(getattr(each, what) for each in rounds):
                     runs = [_run(name, getattr(each, what), each, its_unit) for each in rounds]
                     benchmarks.append(pyperf.Benchmark(runs))
-        suite = pyperf.BenchmarkSuite(benchmarks)
+        if not benchmarks:
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
-        suite.dump(str(path), replace=True)
-        data = json.loads(path.read_text())
+        new = path.with_name(f"{path.name}.new")
+        pyperf.BenchmarkSuite(benchmarks).dump(str(new), replace=True)
+        data = json.loads(new.read_text())
         data["tiercache"] = {"machine": self.machine, "missing": self.missing, "failed": self.failed}
-        path.write_text(json.dumps(data, separators=(",", ":"), sort_keys=True) + "\n")
+        new.write_text(json.dumps(data, separators=(",", ":"), sort_keys=True) + "\n")
+        new.replace(path)  # Whoever stops this leaves the file of the round before.
 
     @classmethod
     def load(cls, path: Path) -> "Results":
@@ -124,20 +135,56 @@ class Results:
             kept = results.rounds.setdefault(Case(work, variant, peer), [])
             for number, run in enumerate(bench["runs"]):
                 if number == len(kept):
-                    kept.append(Measured())
+                    kept.append(Measured(round=number))
                 setattr(kept[number], what[0] if what else "wall", run["values"])
                 metadata = common | bench.get("metadata", {}) | run.get("metadata", {})
                 kept[number].loops = metadata.get("case_loops", 0)
+                kept[number].round = metadata.get("case_round", number)
                 notes = {key[5:]: value for key, value in metadata.items() if key.startswith("note_")}
                 kept[number].notes = {key: float(value) for key, value in notes.items()}
         return results
+
+    @classmethod
+    def pooled(cls, runs: list["Results"]) -> "Results":
+        """The rounds of several runs together. What failed in one of them is left out of all.
+
+        Raises:
+            ValueError: They were made on different machines, interpreters or versions.
+        """
+        first, *others = runs
+        for name in _SAME_KEYS:
+            if any(run.machine.get(name) != first.machine.get(name) for run in others):
+                raise ValueError(f"these runs have different figures of {name}: they cannot be taken together")
+        if not others:
+            return first
+        pooled = cls(dict(first.machine))
+        before = 0
+        for run in runs:
+            for case, rounds in run.rounds.items():
+                moved = [replace(each, round=before + each.round) for each in rounds]
+                pooled.rounds.setdefault(case, []).extend(moved)
+            before += run.round_count
+            pooled.missing |= run.missing
+            pooled.failed |= run.failed
+        measured = {case.peer for case in pooled.rounds}
+        pooled.missing = {name: reason for name, reason in pooled.missing.items() if name not in measured}
+        pooled.rounds = {case: rounds for case, rounds in pooled.rounds.items() if case.name not in pooled.failed}
+        dates = sorted({run.machine.get("date", "") for run in runs})
+        stopped = sum(int(run.machine.get("stopped", 0)) for run in runs)
+        pooled.machine |= {
+            "runs": str(sum(int(run.machine.get("runs", 1)) for run in runs)),
+            "rounds": str(before),
+            "date": dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}",
+            "stopped": str(stopped),
+        }
+        return pooled
 
 
 def _run(name: str, values: list[float], measured: Measured, unit: str) -> Any:
     import pyperf
 
     notes = {f"note_{key}": value for key, value in measured.notes.items()}
-    metadata = {"name": name, "unit": unit, "case_loops": measured.loops, **notes}
+    metadata = {"name": name, "unit": unit, "case_loops": measured.loops, "case_round": measured.round, **notes}
     return pyperf.Run(values, metadata=metadata, collect_metadata=False)
 
 

@@ -14,6 +14,7 @@ from benchmarks.peers.protocol import Endpoint
 
 _READS = ("get", "mget", "getex", "hgetall")
 _FILES = 4096
+_UNRELATED = "unrelated"
 
 
 @contextlib.contextmanager
@@ -62,9 +63,19 @@ class Counters:
 
     def reset(self, unrelated: int = 0) -> None:
         """Empty the server, but for so many keys that no cache knows."""
-        self._client.flushall()
-        if unrelated:
-            self._client.execute_command("DEBUG", "POPULATE", unrelated, "unrelated", 32)
+        if not unrelated or not self._delete_all_but(unrelated):
+            self._client.execute_command("FLUSHALL", "SYNC")  # Else a thread frees them during the case.
+            if unrelated:
+                self._client.execute_command("DEBUG", "POPULATE", unrelated, _UNRELATED, 32)
+
+    def _delete_all_but(self, unrelated: int) -> bool:
+        """Delete what is beside the keys of nobody; False when these are not exactly there."""
+        if self.keys() < unrelated:
+            return False
+        others = list(self._client.scan_iter(f"[^{_UNRELATED[0]}]*", 20_000))
+        if others:
+            self._client.delete(*others)
+        return self.keys() == unrelated and self._client.exists(f"{_UNRELATED}:{unrelated - 1}") == 1
 
     def version(self) -> str:
         server = cast("dict[str, Any]", self._client.info("server"))

@@ -19,10 +19,18 @@ def markdown(results: Results) -> str:
 def goal_table(results: Results) -> str:
     """The goals, what was reached, and whether it suffices."""
     rows = [
-        (goal.title, goal.against, _limit(goal), _reached(goal), "yes" if goal.is_met else "**no**")
+        (
+            goal.title,
+            goal.against,
+            _limit(goal),
+            _reached(goal),
+            "yes" if goal.is_met else "**no**",
+            ratio_text(goal.cpu) if goal.cpu else "",
+        )
         for goal in goals(results)
     ]
-    return table(("work", "against", "goal", "median (rounds)", "met"), rows) if rows else ""
+    head = ("work", "against", "goal", "median (rounds)", "met", "by CPU time of the client, no goal")
+    return table(head, rows) if rows else ""
 
 
 def work_tables(results: Results, work: Work) -> str:
@@ -69,7 +77,7 @@ def notes(results: Results) -> str:
     python = f"{machine.get('python_implementation', 'Python')} {machine.get('python_version', '')}".split(" (")[0]
     pinned = "With one caller, client and Valkey share one core; with more, each has its own. "
     lines = [
-        f"{machine.get('rounds', '?')} rounds, {machine.get('date', '')}. "
+        f"{_rounds(machine)}, {machine.get('date', '')}. "
         + (pinned if machine.get("pinned") == "yes" else "Nothing was pinned to a core. ")
         + f"{python}, {machine.get('loop', '')}; {machine.get('cpu_model_name', 'unknown processor')}, "
         f"{machine.get('cpu_count', '?')} cores; {machine.get('versions', '')}."
@@ -79,6 +87,13 @@ def notes(results: Results) -> str:
     lines += [f"Not measured: {name} ({reason})." for name, reason in results.missing.items()]
     lines += [f"Left out: {name} ({reason})." for name, reason in results.failed.items()]
     return "\n\n".join(lines)
+
+
+def _rounds(machine: dict[str, str]) -> str:
+    runs, stopped = int(machine.get("runs", 1)), int(machine.get("stopped", 0))
+    rounds = machine.get("rounds", "?")
+    text = f"{rounds} round{'s' * (rounds != '1')}" + (f" of {runs} runs taken together" if runs > 1 else "")
+    return text + (f" ({stopped} stopped before the end)" if stopped else "")
 
 
 def duration(seconds: float) -> str:

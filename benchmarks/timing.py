@@ -4,8 +4,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from time import perf_counter, process_time
 
-_SLOW_SECONDS = 1.0
-"""A value that takes so long is taken once a round, and not warmed up."""
+ENOUGH_SECONDS = 0.2
+"""So long a first value, or values together, are enough for a round: the other rounds bring more."""
 _LEAST = 1e-9
 
 
@@ -34,6 +34,8 @@ class Measured:
     cpu: list[float] = field(default_factory=list)
     loops: int = 0
     notes: dict[str, float] = field(default_factory=dict)
+    round: int = -1
+    """In which round, from 0; set where the values are kept."""
 
     def add(self, clock: Clock, calls: int) -> None:
         self.wall.append(max(clock.wall / calls, _LEAST))
@@ -60,9 +62,12 @@ async def sample(body: Body, budget: Budget, loops: int) -> Measured:
         wanted *= max(2, min(16, int(budget.min_seconds / max(clock.wall, _LEAST))))
         clock, calls = await body(wanted)
     measured = Measured(loops=wanted)
-    if clock.wall >= _SLOW_SECONDS:
+    if clock.wall >= ENOUGH_SECONDS:
         measured.add(clock, calls)
         return measured
-    for _ in range(budget.values):
-        measured.add(*await body(wanted))
+    spent = 0.0
+    while len(measured.wall) < budget.values and spent < ENOUGH_SECONDS:
+        clock, calls = await body(wanted)
+        measured.add(clock, calls)
+        spent += clock.wall
     return measured

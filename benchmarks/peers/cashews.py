@@ -7,6 +7,9 @@ from cashews import Cache
 from benchmarks.data import TTL, Params, request_key
 from benchmarks.peers.protocol import Keyed, Load, Setting
 
+_TIMEOUT = 30
+"""With its one second it raises where 1,000 callers make the keys of long requests."""
+
 
 class CashewsRedis(Keyed):
     title = "cashews, redis"
@@ -15,7 +18,8 @@ class CashewsRedis(Keyed):
 
     async def open(self, setting: Setting) -> None:
         self._cache = cache = Cache()
-        cache.setup(setting.endpoint.url, client_side=self._client_side, suppress=False)
+        patience: dict[str, Any] = {} if self._client_side else {"socket_timeout": _TIMEOUT}
+        cache.setup(setting.endpoint.url, client_side=self._client_side, suppress=False, **patience)
         await cache.init()
         self.get = cache.get
 

@@ -3,7 +3,7 @@
 import asyncio
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from benchmarks.data import PARTED, SIZES
 from benchmarks.peers.protocol import Peer
@@ -13,7 +13,6 @@ from benchmarks.works.work import (
     Variant,
     Work,
     WrongAnswerError,
-    echoes,
     expect,
     expect_level,
     size_of,
@@ -27,10 +26,17 @@ _CALLS_A_CALLER = {"l1": 8, "l2": 4}
 _FEWEST_KNOWN = 16
 _CHECKED_CALLS = 50
 _BATCH = 100
+_TOGETHER = 100
+"""Stored or looked up at once before the clock starts."""
+_PATIENCE = (0.01, 0.05, 0.2)
+"""Seconds to wait for what the server tells of own stores, each time that a level is checked."""
 
 
 class Lookups(Work):
     """Calls that find what was stored before; each result is kept, and compared when the clock stands."""
+
+    keeps_arguments: ClassVar[bool] = False
+    """Whether each call for an entry is given the same object, and not one newly built."""
 
     @abstractmethod
     async def store(self, peer: Peer, variant: Variant, number: int) -> None:
@@ -42,7 +48,7 @@ class Lookups(Work):
 
     @abstractmethod
     def argument(self, peer: Peer, variant: Variant, number: int) -> Any:
-        """What the call is given for entry ``number``, newly built."""
+        """What the call is given for entry ``number``; newly built, unless they are kept."""
 
     @abstractmethod
     def compare(self, peer: Peer, variant: Variant, found: Any, number: int) -> None:
@@ -50,64 +56,77 @@ class Lookups(Work):
 
     async def run(self, peer: Peer, variant: Variant, bench: Bench) -> Measured:
         known = max(_FEWEST_KNOWN, variant.callers)
-        await self._prepare(peer, variant, bench, known)
-        call = self.call(peer, variant)
-
-        async def ask(arguments: list[Any]) -> list[Any]:
-            return [await call(argument) for argument in arguments]
+        level = variant.use if variant.use in peer.levels else "l2"
+        argument = self._arguments(peer, variant, known)
+        await self._prepare(peer, variant, bench, argument, known)
 
         async def body(loops: int) -> tuple[Clock, int]:
             clock, done = Clock(), 0
             while done < loops:
-                few, many = _CALLS_A_CALLER[variant.use], _CHUNK_CALLS // variant.callers
+                few, many = _CALLS_A_CALLER[level], _CHUNK_CALLS // variant.callers
                 each = min(loops - done, _CHUNK_CALLS) if variant.callers == 1 else max(few, many)
                 # Every caller asks for something else: nobody profits from sharing one answer among all.
                 numbers = [[(caller + turn) % known for turn in range(each)] for caller in range(variant.callers)]
-                asked = [[self.argument(peer, variant, number) for number in line] for line in numbers]
-                lines = await _timed(clock, ask, asked)
-                self._compare(peer, variant, lines, numbers)
+                found = await self._ask(peer, variant, clock, argument, numbers)
+                if variant.use in peer.levels:
+                    expect_level(peer, found, variant.use)
                 done += each * variant.callers
                 await asyncio.sleep(0)
             return clock, done
 
         return await bench.sample(body)
 
-    def _compare(self, peer: Peer, variant: Variant, lines: list[list[Any]], numbers: list[list[int]]) -> None:
+    def _arguments(self, peer: Peer, variant: Variant, known: int) -> Callable[[int], Any]:
+        if not self.keeps_arguments:
+            return lambda number: self.argument(peer, variant, number)
+        return [self.argument(peer, variant, number) for number in range(known)].__getitem__
+
+    async def _ask(
+        self, peer: Peer, variant: Variant, clock: Clock, argument: Callable[[int], Any], numbers: list[list[int]]
+    ) -> list[Any]:
+        """Have each caller look up its numbers; return what was found, compared."""
+        asked = [[argument(number) for number in line] for line in numbers]
+        lines = await _timed(clock, self.call(peer, variant), asked)
         for line, wanted in zip(lines, numbers, strict=True):
             for found, number in zip(line, wanted, strict=True):
                 self.compare(peer, variant, found, number)
-        if variant.use in peer.levels:
-            expect_level(peer, [found for line in lines for found in line], variant.use)
+        return [found for line in lines for found in line]
 
-    async def _prepare(self, peer: Peer, variant: Variant, bench: Bench, known: int) -> None:
+    async def _prepare(
+        self, peer: Peer, variant: Variant, bench: Bench, argument: Callable[[int], Any], known: int
+    ) -> None:
         """Store what is looked up, see that it is found, and by counting at the server that the level meant answers."""
-        for number in range(known):
-            await self.store(peer, variant, number)
+        together = min(variant.callers, _TOGETHER)
+        for first in range(0, known, together):
+            numbers = range(first, min(first + together, known))
+            await asyncio.gather(*(self.store(peer, variant, number) for number in numbers))
         await peer.settle()
-        await echoes()
-        call = self.call(peer, variant)
-        for number in range(known):
-            self.compare(peer, variant, await call(self.argument(peer, variant, number)), number)
-        await echoes()
-        before = bench.counters.reads()
-        for turn in range(_CHECKED_CALLS):
-            self.compare(peer, variant, await call(self.argument(peer, variant, turn % known)), turn % known)
-        reads = bench.counters.reads() - before
         expected = 0 if variant.use == "l1" and "l1" in peer.levels else _CHECKED_CALLS
-        if reads != expected:
-            raise WrongAnswerError(f"{peer.title} read Valkey {reads} times in {_CHECKED_CALLS} lookups")
+        checked = [turn % known for turn in range(_CHECKED_CALLS)]
+        for seconds in _PATIENCE:
+            await asyncio.sleep(seconds)
+            # All callers at once: each has its connection before the clock starts.
+            callers = [list(range(first, known, variant.callers)) for first in range(variant.callers)]
+            await self._ask(peer, variant, Clock(), argument, callers)
+            await asyncio.sleep(seconds)
+            before = bench.counters.reads()
+            await self._ask(peer, variant, Clock(), argument, [checked])
+            reads = bench.counters.reads() - before
+            if reads == expected:
+                return
+        raise WrongAnswerError(f"{peer.title} read Valkey {reads} times in {_CHECKED_CALLS} lookups")
 
 
-async def _timed(clock: Clock, ask: Callable[[list[Any]], Awaitable[list[Any]]], asked: list[list[Any]]) -> list[Any]:
+async def _timed(clock: Clock, call: Callable[[Any], Awaitable[Any]], asked: list[list[Any]]) -> list[list[Any]]:
     """Have every caller go through its list; the tasks are there before the clock starts."""
     if len(asked) == 1:
         with clock:
-            return [await ask(asked[0])]
+            return [[await call(argument) for argument in asked[0]]]
     gate = asyncio.Event()
 
     async def caller(arguments: list[Any]) -> list[Any]:
         await gate.wait()
-        return await ask(arguments)
+        return [await call(argument) for argument in arguments]
 
     tasks = [asyncio.create_task(caller(arguments)) for arguments in asked]
     await asyncio.sleep(0)
@@ -170,6 +189,7 @@ class PreparedHit(_Requests):
     quick = False
     explained = "the same when the caller has kept the key of its request; only the lookup is timed"
     needs = ("prepare", "check_prepared")
+    keeps_arguments = True
 
     def variants(self) -> list[Variant]:
         return [

@@ -136,6 +136,7 @@ class StoreBatch(Work):
                     expect(peer, await peer.check(size.build(number)), size.reply(number))
             return clock, loops * _CONCURRENT
 
+        await body(1)  # opens the connections
         return await bench.sample(body)
 
 

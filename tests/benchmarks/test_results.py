@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
 from benchmarks import baseline, pages
+from benchmarks.__main__ import main
+from benchmarks.driver import Driver
 from benchmarks.goals import goals
-from benchmarks.results import Case, Results
+from benchmarks.results import Case, Ratio, Results
 from benchmarks.tables import duration, goal_table, markdown, work_tables
 from benchmarks.timing import Budget, Clock, Measured, sample
 from benchmarks.works import WORKS
@@ -56,6 +59,7 @@ def test_a_stored_row_that_is_missing_is_named_and_fails_a_complete_run() -> Non
     compared = baseline.compare({"a": 1.0, "b": 1.0}, {"a": 1.0, "c": 1.0})
     assert compared.missing == ("b",)
     assert "missing  b" in compared.report()
+    assert "missing" not in compared.report(complete=False)
     assert compared.passes(complete=False)
     assert not compared.passes(complete=True)
 
@@ -86,6 +90,81 @@ def test_a_limit_from_above_is_stored_inverted_so_that_less_is_worse() -> None:
         run.add({"tiercache": Measured(list(seconds), [1.0], 1, {"loader_calls": 1})}, Case("stampede", "1000", ""))
         stored = baseline.ratios(run)["1,000 identical misses, one process, time of the loader"]
         assert stored == pytest.approx(0.05 / seconds[0])
+
+
+def test_runs_taken_together_pair_the_rounds_of_each_run() -> None:
+    one = results(tiercache=[[1.0], [1.0]], betterdb=[[10.0], [20.0]])
+    other = results(tiercache=[[2.0]], betterdb=[[60.0]], handmade=[[4.0]])
+    one.machine["runs"] = other.machine["runs"] = "1"
+    other.machine["date"] = "2026-01-02"
+    pooled = Results.pooled([one, other])
+    assert pooled.speed("l1-hit", "short-1", "betterdb") == Ratio(20.0, 10.0, 30.0)
+    assert pooled.speed("l1-hit", "short-1", "handmade") == Ratio(2.0, 2.0, 2.0)
+    assert "3 rounds of 2 runs taken together, 2026-01-01 to 2026-01-02." in markdown(pooled)
+    assert one.rounds[Case("l1-hit", "short-1", "betterdb")][0].round == 0
+
+
+def test_what_failed_in_one_of_the_runs_is_left_out_of_all() -> None:
+    one, other = (results(tiercache=[[1.0]], betterdb=[[10.0]]) for _ in range(2))
+    other.fail(Case("l1-hit", "short-1", "betterdb"), "a wrong answer")
+    pooled = Results.pooled([one, other])
+    assert pooled.peers("l1-hit", "short-1") == ["tiercache"]
+    assert "Left out: l1-hit/short-1/betterdb (a wrong answer)." in markdown(pooled)
+
+
+def test_runs_of_different_machines_are_not_taken_together() -> None:
+    one, other = results(tiercache=[[1.0]]), results(tiercache=[[1.0]])
+    other.machine["cpu_count"] = "64"
+    with pytest.raises(ValueError, match="cpu_count"):
+        Results.pooled([one, other])
+
+
+def test_files_shown_together_serve_goals_and_comparison(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pyperf")
+    files = [str(tmp_path / f"{number}.json") for number in range(2)]
+    for file, seconds in zip(files, (100.0, 200.0), strict=True):
+        results(tiercache=[[1.0]], betterdb=[[seconds]]).save(Path(file))
+    stored = tmp_path / "baseline.json"
+    assert _command(monkeypatch, "--show", *files, "--save-baseline", str(stored)) == 0
+    assert baseline.load(stored) == {SHORT_L1: 150.0}
+    assert "| at least 150x | 150x (100-200) | yes |" in capsys.readouterr().out
+    assert _command(monkeypatch, "--show", *files, "--compare", str(stored)) == 0
+    assert _command(monkeypatch, "--show", files[0], "--compare", str(stored)) == 1
+    assert f"DROPPED  {SHORT_L1}: 150 -> 100" in capsys.readouterr().err
+
+
+def test_what_was_measured_of_a_round_that_is_interrupted_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pyperf")
+
+    def interrupted(driver: Driver, after_round: object) -> None:
+        driver._results.add({"floor": Measured([1.0], [1.0], 1)}, Case("l1-hit", "short-1", "floor"), 0)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Driver, "run", interrupted)
+    output = tmp_path / "run.json"
+    assert _command(monkeypatch, "--peers", "floor", "--output", str(output)) == 130
+    run = Results.load(output)
+    assert run.peers("l1-hit", "short-1") == ["floor"]
+    assert run.machine["stopped"] == "1"
+
+
+def _command(monkeypatch: pytest.MonkeyPatch, *args: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["benchmarks", *args])
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    return main()
+
+
+def test_a_goal_of_one_caller_in_valkey_shows_the_ratio_by_cpu_time_beside_it() -> None:
+    run = Results()
+    for peer, wall, cpu in (("tiercache", 1.0, 0.5), ("betterdb", 5.0, 4.0)):
+        run.add({peer: Measured([wall], [cpu], 1)}, Case("l2-hit", "short-1", peer))
+    (goal,) = goals(run)
+    assert not goal.is_met
+    assert "| 5x (5-5) | **no** | 8x (8-8) |" in goal_table(run)
 
 
 def test_a_goal_is_met_from_its_limit_on() -> None:
@@ -139,6 +218,15 @@ async def test_a_sample_finds_the_calls_that_fill_its_time() -> None:
     done.clear()
     await sample(body, Budget(values=3, min_seconds=0.05), 7)
     assert done == [7, 7, 7, 7]
+
+
+async def test_values_that_together_take_long_are_enough() -> None:
+    async def body(loops: int) -> tuple[Clock, int]:
+        clock = Clock()
+        clock.wall = 0.15
+        return clock, loops
+
+    assert (await sample(body, Budget(values=3, min_seconds=0.05), 0)).wall == [0.15, 0.15]
 
 
 async def test_a_value_that_takes_long_is_taken_once() -> None:
