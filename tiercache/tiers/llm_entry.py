@@ -14,6 +14,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -24,7 +25,7 @@ from .canonical import compact_json
 from .compression import Compression
 from .wire import WireEntry, WireReader
 
-__all__ = ["LlmCodec", "LlmEntry", "encode", "joined_text"]
+__all__ = ["LlmCodec", "LlmEntry", "encode", "joined_text", "shared_model"]
 
 
 class LlmEntry(msgspec.Struct, frozen=True):
@@ -45,6 +46,12 @@ class LlmEntry(msgspec.Struct, frozen=True):
     cost: float | None = None
     tokens: bytes | None = None
     content_blocks: bytes | None = None
+
+
+@lru_cache(maxsize=1024)
+def shared_model(model: str) -> str:
+    """Return ``model``, one str for all entries of a model."""
+    return model
 
 
 def encode(
