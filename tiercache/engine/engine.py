@@ -16,7 +16,7 @@ from ..errors import L2UnavailableError
 from .clock import Clock
 from .coherence import Coherence
 from .counters import TierCounters
-from .entry import ENTRY_OVERHEAD_BYTES, Entry, Group
+from .entry import ENTRY_OVERHEAD_BYTES, Entry, Group, shared_size
 from .fences import Fence
 from .found import Found, Source
 from .l1 import L1
@@ -218,6 +218,9 @@ class Engine:
         """
         expires_at = math.inf if ttl is None else since + ttl
         age = max(0.0, self.wall() - policy.codec.stored_at(value))
+        stored_at = self.now() - age
+        if 0 <= since - stored_at < 0.001:
+            stored_at = since  # It is told in milliseconds: one float in memory for both.
         cost = policy.codec.cost(value)
         return Entry(
             value,
@@ -225,9 +228,9 @@ class Engine:
             deadline=expires_at if self._connect is None else min(expires_at, since + policy.l1_ttl),
             began=began,
             expires_at=expires_at,
-            stored_at=self.now() - age,
+            stored_at=stored_at,
             groups=_groups(policy, of, value),
-            size_bytes=ENTRY_OVERHEAD_BYTES + len(of.key) + policy.codec.size_bytes(value),
+            size_bytes=shared_size(ENTRY_OVERHEAD_BYTES + len(of.key) + policy.codec.size_bytes(value)),
             cost_micros=0 if cost is None else round(cost * 1_000_000),
         )
 
