@@ -85,6 +85,7 @@ class PreparedLlmKeys:
 
     def __init__(self, keys: LlmKeys, policy: TierPolicy, l1: L1) -> None:
         self._keys = keys
+        self._reduces = keys.reduces
         self._policy = policy
         self._aliases: Aliases[LlmKey] = Aliases(
             max_entries=2 * l1.max_entries, max_bytes=l1.max_bytes // 4, size_of=lambda _: PREPARED_BYTES
@@ -95,7 +96,7 @@ class PreparedLlmKeys:
         if type(params) is LlmKey:
             check_owner(params, self._policy)
             return params
-        if self._keys.reduces:
+        if self._reduces:
             return self._of_reduced(params)
         mark = fingerprint(params)
         if mark is not None:
