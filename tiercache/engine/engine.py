@@ -16,7 +16,7 @@ from ..errors import L2UnavailableError
 from .clock import Clock
 from .coherence import Coherence
 from .counters import TierCounters
-from .entry import ENTRY_OVERHEAD_BYTES, Entry, Group
+from .entry import ENTRY_OVERHEAD_BYTES, Entry, Group, shared_size
 from .fences import Fence
 from .found import Found, Source
 from .l1 import L1
@@ -232,16 +232,19 @@ class Engine:
         if self._connect is not None and deadline > since + policy.l1_ttl:
             deadline = since + policy.l1_ttl
         age = self.wall() - codec.stored_at(value)
+        stored_at = self.now() - age if age > 0.0 else self.now()
+        if 0.0 <= since - stored_at < 0.001:
+            stored_at = since  # It is told in milliseconds: one float in memory for both.
         cost = codec.cost(value)
         return Entry(
             value,
             deadline,
             began,
             expires_at,
-            self.now() - age if age > 0.0 else self.now(),
+            stored_at,
             of.groups if policy.groups_of is None else _groups(policy.groups_of, of, value),
             # What is not kept in process memory need not be weighed.
-            ENTRY_OVERHEAD_BYTES + len(of.key) + codec.size_bytes(value) if policy.l1 else 0,
+            shared_size(ENTRY_OVERHEAD_BYTES + len(of.key) + codec.size_bytes(value)) if policy.l1 else 0,
             0 if cost is None else round(cost * 1_000_000),
         )
 

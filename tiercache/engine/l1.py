@@ -11,28 +11,52 @@ it replaces; ``drop`` and ``drop_group`` forget at once. Deadlines are kept in t
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 
-from cachetools import Cache, LRUCache
+from cachetools import Cache
 
 from .entry import Entry, Group
 
 __all__ = ["L1"]
 
 
-class _Lru(LRUCache[str, Entry]):
-    """An LRU weighed in bytes that counts what it pushes out."""
+class _Lru(Cache[str, Entry]):
+    """A cache of cachetools that pushes out what was used least recently, weighs and counts.
 
-    def __init__(self, max_bytes: int) -> None:
-        super().__init__(max_bytes, getsizeof=_size)
+    ``cachetools.LRUCache`` keeps three dictionaries, and four calls in Python make one lookup of it. Here the order has
+    the entries beside their keys, for whoever looks up to find and move an entry in it by two calls in C.
+
+    Attributes:
+        order: The entries, the one used least recently first. What is looked up is moved to the end of it.
+        bytes: What they weigh.
+        evicted_count: Entries pushed out.
+    """
+
+    def __init__(self, max_entries: int) -> None:
+        super().__init__(max_entries)
+        self.order: OrderedDict[str, Entry] = OrderedDict()
+        self.bytes = 0
         self.evicted_count = 0
 
+    def __setitem__(self, key: str, entry: Entry) -> None:
+        super().__setitem__(key, entry)
+        self.order[key] = entry
+        self.bytes += entry.size_bytes
+
+    def __delitem__(self, key: str) -> None:
+        entry = self.order.pop(key)
+        super().__delitem__(key)
+        self.bytes -= entry.size_bytes
+
     def popitem(self) -> tuple[str, Entry]:
+        key = next(iter(self.order))
         self.evicted_count += 1
-        return super().popitem()
+        return key, self.pop(key)
 
-
-def _size(entry: Entry) -> int:
-    return entry.size_bytes
+    def clear(self) -> None:
+        super().clear()
+        self.order.clear()
+        self.bytes = 0
 
 
 class L1:
@@ -48,25 +72,27 @@ class L1:
         self.max_bytes = max_bytes
         self._max_staleness = max_staleness
         self.trusted_until = -math.inf
-        self._lru = _Lru(max_bytes)
+        self._lru = _Lru(max_entries)
+        self._find = self._lru.order.get
+        self._used = self._lru.order.move_to_end
 
     def get(self, key: str, now: float) -> Entry | None:
         """Return the live entry of ``key`` at monotonic second ``now``, or None."""
-        try:
-            entry = self._lru[key]
-        except KeyError:
+        entry = self._find(key)
+        if entry is None:
             return None
         if now < entry.deadline:
+            self._used(key)
             return entry if now < self.trusted_until or now < entry.began + self._max_staleness else None
         del self._lru[key]
         return None
 
     def get_untrusted(self, key: str, now: float, longer: float) -> Entry | None:
         """Return the entry as ``get`` does, also if it has not been believed for up to ``longer`` seconds."""
-        try:
-            entry = self._lru[key]
-        except KeyError:
+        entry = self._find(key)
+        if entry is None:
             return None
+        self._used(key)
         believed_until = max(self.trusted_until, entry.began + self._max_staleness)
         return entry if now < entry.deadline and now < believed_until + longer else None
 
@@ -76,7 +102,7 @@ class L1:
 
     def peek(self, key: str) -> Entry | None:
         """Return what is kept under ``key``, whether it would be served or not; nothing is made recently used by it."""
-        return Cache.__getitem__(self._lru, key) if key in self._lru else None
+        return self._find(key)
 
     def put(self, key: str, entry: Entry) -> bool:
         """Keep ``entry``; return whether it was small enough to be kept."""
@@ -87,7 +113,7 @@ class L1:
             return False
         # Out first: replaced in place by a larger one, it could push out a neighbour although there is room.
         self.drop(key)
-        while len(lru) >= self.max_entries:
+        while lru.bytes + entry.size_bytes > self.max_bytes:
             lru.popitem()
         lru[key] = entry
         return True
@@ -108,10 +134,9 @@ class L1:
     def drop_group(self, group: Group) -> int:
         """Forget every entry of ``group``; return how many. Looks at all entries."""
         lru = self._lru
-        # Cache.__getitem__ and not lru[key]: looking must not make an entry recently used.
-        keys = [key for key in lru if group in Cache.__getitem__(lru, key).groups]
+        keys = [key for key, entry in lru.order.items() if group in entry.groups]
         for key in keys:
-            del self._lru[key]
+            del lru[key]
         return len(keys)
 
     def clear(self) -> int:
@@ -128,7 +153,7 @@ class L1:
     @property
     def size_bytes(self) -> int:
         """Bytes accounted for."""
-        return int(self._lru.currsize)
+        return self._lru.bytes
 
     @property
     def evicted_count(self) -> int:

@@ -17,6 +17,8 @@ T = TypeVar("T")
 
 # The place in the dict, which grows by doubling, and the tuples of strings.
 _OVERHEAD_BYTES: Final = 200
+# From here on it is noted which strings are counted already; less of them is not worth the note.
+_LARGE_BYTES: Final = 1024
 
 
 class Aliases(Generic[T]):
@@ -24,7 +26,8 @@ class Aliases(Generic[T]):
 
     Args:
         max_entries: Most aliases.
-        max_bytes: Most bytes that they take, with what they lead to. Strings count in full.
+        max_bytes: Most bytes that they take, with what they lead to. A large string counts once in each generation,
+            however many of its aliases share it.
         size_of: Returns the bytes that what one leads to takes.
     """
 
@@ -36,6 +39,8 @@ class Aliases(Generic[T]):
         self._older: dict[Hashable, T] = {}
         self._younger_bytes = 0
         self._older_bytes = 0
+        # The ids of the large strings of the younger generation, which loses none of them while it is that.
+        self._counted: set[int] = set()
 
     def get(self, mark: Hashable) -> T | None:
         """Return what the fingerprint ``mark`` leads to, None where that is not known."""
@@ -44,23 +49,30 @@ class Aliases(Generic[T]):
         except KeyError:
             found = self._older.pop(mark, None)
         if found is not None:
-            self._older_bytes -= self._size(mark, found)
+            # Its large strings stay counted while the generation lasts: others in it may share them.
+            self._older_bytes -= self._size(mark, found, {})
             self.put(mark, found)
         return found
 
     def put(self, mark: Hashable, target: T) -> None:
         """Remember that ``mark`` leads to ``target``, unless it is too large by itself."""
-        size = self._size(mark, target)
-        if size > self._max_bytes or not self._max_entries or mark in self._younger:
+        large: dict[int, int] = {}
+        own = self._size(mark, target, large)
+        alone = own + sum(large.values()) if large else own
+        if alone > self._max_bytes or not self._max_entries or mark in self._younger:
             return
+        size = own + sum(large[each] for each in large.keys() - self._counted) if large else own
         if self._younger_bytes + size > self._max_bytes or len(self._younger) >= self._max_entries:
             self._older, self._older_bytes = self._younger, self._younger_bytes
-            self._younger, self._younger_bytes = {}, 0
+            self._younger, self._younger_bytes, self._counted = {}, 0, set()
+            size = alone
         self._younger[mark] = target
         self._younger_bytes += size
+        if large:
+            self._counted.update(large)
 
-    def _size(self, mark: Hashable, target: T) -> int:
-        return _OVERHEAD_BYTES + _size_of_mark(mark) + self._size_of(target)
+    def _size(self, mark: Hashable, target: T, large: dict[int, int]) -> int:
+        return _OVERHEAD_BYTES + _size_of_mark(mark, large) + self._size_of(target)
 
     @property
     def entry_count(self) -> int:
@@ -73,5 +85,15 @@ class Aliases(Generic[T]):
         return self._younger_bytes + self._older_bytes
 
 
-def _size_of_mark(mark: Hashable) -> int:
-    return sum(map(_size_of_mark, mark)) if isinstance(mark, tuple) else sys.getsizeof(mark)
+def _size_of_mark(mark: Hashable, large: dict[int, int] | None = None) -> int:
+    """Return the bytes of a fingerprint; those of large strings are put into ``large`` instead, by the string's id."""
+    if type(mark) is tuple:
+        size = 0
+        for each in mark:
+            size += _size_of_mark(each, large)
+        return size
+    size = sys.getsizeof(mark)
+    if large is not None and size >= _LARGE_BYTES and type(mark) is str:
+        large[id(mark)] = size
+        return 0
+    return size

@@ -9,17 +9,19 @@ which of the two is asked.
 from __future__ import annotations
 
 import json
+from gc import get_referents
 from typing import Any, Final
 
 import orjson
 
 from ..errors import UsageError
 
-__all__ = ["MAX_DEPTH", "canonical_json", "compact_json"]
+__all__ = ["MAX_DEPTH", "agreed_json", "agrees_on", "canonical_json", "compact_json"]
 
 # Deeper than any request is, and shallow enough for every Python version's recursion limit from any caller's stack.
 MAX_DEPTH: Final = 250
 
+_AGREED: Final = frozenset({str, int, float, bool, type(None), dict, list})
 _JSON: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 
 
@@ -38,6 +40,33 @@ def canonical_json(value: object, name: str) -> bytes:
     except (orjson.JSONEncodeError, RecursionError):
         pass  # Integers past 64 bits, what json refuses too, or hardly any call stack left.
     return _encode(value, name, sort=True)
+
+
+def agreed_json(value: object) -> bytes | None:
+    """Return ``canonical_json`` of what orjson and json are known to agree on, None where orjson refuses it."""
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    except orjson.JSONEncodeError:
+        return None
+
+
+def agrees_on(value: object) -> bool:
+    """Return whether orjson writes what json writes, or refuses; False if in doubt.
+
+    Whole levels of the value are looked at together: of long ones, in half of the time that a walk takes.
+    """
+    level: list[Any] = [value]
+    for _ in range(MAX_DEPTH):
+        kinds = set(map(type, level))
+        if not kinds <= _AGREED:
+            return False
+        if float in kinds and not all(type(item) is not float or _orjson_agrees(item, 0) for item in level):
+            return False
+        # Without the keys where all of a dict's are exact str; orjson refuses others.
+        level = get_referents(*level)
+        if not level:
+            return True
+    return False
 
 
 def compact_json(value: object, name: str) -> bytes:

@@ -1,11 +1,15 @@
 """An exact fingerprint of a request: what is hashable and equal only for requests that make the same key.
 
-It is ``marshal``'s account of the request, which tells every type apart and says everything of a value (CPython,
-Python/marshal.c, ``w_object``). Long strings at the usual places are not copied into it but stand beside it, as
-themselves: CPython remembers the hash of a str, and compares one with itself by its address.
+Of a flat request (names, numbers, short texts and messages of short texts) it is the JSON that orjson writes; of any
+other ``marshal``'s account, which tells every type apart and says everything of a value (CPython, Python/marshal.c,
+``w_object``). Long strings at the usual places are not copied into it but stand beside it, as themselves: CPython
+remembers the hash of a str, and compares one with itself by its address.
 
 Why no two requests that may be remembered (see ``may_remember``) and differ have one fingerprint:
 
+- JSON is written only for what a walk has found to be of exact JSON types and without tuples. A float has a point or
+  an exponent in it, an int has neither, and orjson refuses keys that are no exact str: so it can be read back too.
+  JSON begins with ``{"`` or ``{}``, where marshal has a type after the brace; neither of these is one.
 - The account can be read back, so different accounted values have different accounts, whatever else they are made of.
   Only exact dicts, lists, tuples, strs, ints, floats, bools and None are written as such; their subclasses are refused.
 - In the place of a long string stands an Ellipsis, which no such request has. So the account shows at which places
@@ -19,32 +23,52 @@ Why no two requests that may be remembered (see ``may_remember``) and differ hav
   never found.
 
 One request may have several fingerprints: order of keys, and which of its strings are one object, show in them.
+
+What is remembered under an account is made from what the account says (``said_by``), not from the request: whatever
+another thread does to that meanwhile, the two belong together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable
-from marshal import dumps
+from marshal import dumps, loads
 from typing import Any, Final
 
-__all__ = ["fingerprint", "may_remember"]
+import orjson
+
+from .canonical import agrees_on
+
+__all__ = ["fingerprint", "is_json", "is_still", "may_remember", "said_by", "to_keep"]
 
 # Version 4 writes a string that occurs again as a reference, and short ASCII without an encoder: twice as fast as
 # version 2 on tool definitions. Later versions add only what no request has.
 _VERSION: Final = 4
-# Characters from which taking a string out costs less than copying and hashing it.
+# Characters from which a string is taken out, of a request that has long ones.
 _LONG: Final = 512
+# Characters up to which a text is written as JSON.
+_SHORT: Final = 1024
+# Characters that messages have without being long: to take out texts costs as much as copying and hashing so many.
+_ROOM: Final = 2048
+_ROOM_OF_MESSAGE: Final = 1024
 # Parameters up to which only the messages are looked at.
 _FEW: Final = 8
 # Parameters that hold messages or blocks: prompts and contexts are long. Others (tools) are many short strings.
 _WALKED: Final = frozenset({"messages", "input", "system"})
+_NO_OTHERS: Final = (...,)
 
 
 def fingerprint(value: Any) -> Hashable | None:
     """Return the fingerprint of ``value``, None where it has none. Keeps nothing of it but strings."""
     try:
-        if type(value) is dict and _has_long(value):
-            return _with_long(value)
+        if type(value) is dict:
+            long = None if "tools" in value else _flat_or_long(value)
+            if long is False:
+                try:
+                    return orjson.dumps(value)
+                except orjson.JSONEncodeError:  # Lone surrogates, integers past 64 bits, keys of other types.
+                    pass
+            elif long or _has_long(value):
+                return _with_long(value)
         return dumps(value, _VERSION)
     # Not only ValueError, marshal's refusal: keys and buffers may run the caller's code. What is wrong with a request
     # is said where its JSON is made.
@@ -52,25 +76,58 @@ def fingerprint(value: Any) -> Hashable | None:
         return None
 
 
-def _has_long(params: dict[Any, Any]) -> bool:
-    """Return whether a long string is to be taken out; False for most, with a short message or two."""
-    messages = params.get("messages")
-    if type(messages) is list and len(params) <= _FEW:
-        # A text besides the messages is seldom long, and to account for it is as exact.
-        return _has_long_message(messages)
+def _flat_or_long(params: dict[Any, Any]) -> bool | None:
+    """Return False if ``params`` are flat, True if a text in a message is long by itself, None where it is neither.
+
+    Flat are plain values, and lists of mappings of texts, on which json and orjson agree.
+    """
     for value in params.values():
         kind = type(value)
         if kind is str:
-            if len(value) >= _LONG:
+            if len(value) > _SHORT:
+                return None
+        elif kind is list:
+            for message in value:
+                if type(message) is not dict:
+                    return None
+                for text in message.values():
+                    if type(text) is not str:
+                        return None
+                    if len(text) > _SHORT:
+                        return len(text) > _ROOM + _ROOM_OF_MESSAGE * len(value) or None
+        elif kind is float:
+            if not (1e-4 <= abs(value) < 1e16 or value == 0):
+                return None
+        elif not (kind is int or kind is bool or value is None):
+            return None
+    return False
+
+
+def _has_long(params: dict[Any, Any]) -> bool:
+    """Return whether long strings are to be taken out."""
+    messages = params.get("messages")
+    if type(messages) is list and len(params) <= _FEW:
+        # A text besides the messages is seldom long, and to account for it is as exact.
+        return _are_long(messages)
+    for value in params.values():
+        kind = type(value)
+        if kind is str:
+            if len(value) > _ROOM:
                 return True
-        elif kind is list and _has_long_message(value):
+        elif kind is list and _are_long(value):
             return True
     return False
 
 
-def _has_long_message(messages: list[Any]) -> bool:
+def _are_long(messages: list[Any]) -> bool:
+    room = _ROOM + _ROOM_OF_MESSAGE * len(messages)
     for message in messages:
-        if type(message) is not dict or type(content := message.get("content")) is not str or len(content) >= _LONG:
+        content = message.get("content") if type(message) is dict else message
+        if type(content) is str:
+            room -= len(content)
+            if room < 0:
+                return True
+        elif content is not None:  # Blocks, perhaps, of whatever length.
             return True
     return False
 
@@ -112,6 +169,8 @@ def _outlined_list(items: list[Any], held: list[Any], first: str, second: str) -
         others.append(item)
     held.append(tuple(firsts))
     held.append(tuple(seconds))
+    if len(others) == 1:
+        return _NO_OTHERS
     for place in range(1, len(others)):
         others[place] = _without_long(others[place], held)
     return tuple(others)
@@ -139,6 +198,26 @@ def _without_long(value: Any, held: list[Any]) -> Any:
     return outlined
 
 
+def is_json(account: bytes) -> bool:
+    """Return whether an account is the JSON of a flat request."""
+    return account[:2] in (b'{"', b"{}")
+
+
+def said_by(mark: Hashable) -> Any:
+    """Return the value whose account ``mark`` is, a new one: orjson and json agree on it. None where that cannot be."""
+    if type(mark) is not bytes:
+        return None
+    if is_json(mark):
+        return orjson.loads(mark)
+    value = loads(mark)
+    return value if agrees_on(value) else None
+
+
+def to_keep(mark: Hashable) -> Hashable:
+    """Return ``mark`` for keeping: the buffer that orjson wrote into is larger than what it wrote."""
+    return bytes(memoryview(mark)) if type(mark) is bytes else mark
+
+
 def may_remember(value: object, mark: Hashable) -> bool:
     """Return whether ``mark`` may stand for ``value`` from now on, and for whatever else has the same fingerprint.
 
@@ -146,9 +225,14 @@ def may_remember(value: object, mark: Hashable) -> bool:
     another thread since ``mark`` was made: what was made of it since may be of something else.
     """
     try:
-        return _is_plain(value) and fingerprint(value) == mark
+        return _is_plain(value) and is_still(value, mark)
     except RuntimeError:  # It is being changed right now, or is nested too deeply.
         return False
+
+
+def is_still(value: object, mark: Hashable) -> bool:
+    """Return whether ``mark`` is a fingerprint of ``value`` as it is now."""
+    return fingerprint(value) == mark
 
 
 def _is_plain(value: object) -> bool:

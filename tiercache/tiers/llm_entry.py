@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -23,10 +24,10 @@ from .canonical import compact_json
 from .compression import Compression
 from .wire import WireEntry, WireReader
 
-__all__ = ["LlmCodec", "LlmEntry", "encode", "joined_text"]
+__all__ = ["LlmCodec", "LlmEntry", "encode", "joined_text", "shared_model"]
 
 
-class LlmEntry(msgspec.Struct, frozen=True):
+class LlmEntry(msgspec.Struct, frozen=True, gc=False):
     """A decoded entry, immutable: lists and mappings stay JSON until a result is asked for them.
 
     Attributes:
@@ -44,6 +45,12 @@ class LlmEntry(msgspec.Struct, frozen=True):
     cost: float | None = None
     tokens: bytes | None = None
     content_blocks: bytes | None = None
+
+
+@lru_cache(maxsize=1024)
+def shared_model(model: str) -> str:
+    """Return ``model``, one str for all entries of a model."""
+    return model
 
 
 def encode(
@@ -72,8 +79,9 @@ def encode(
         parts += [b',"cost":', compact_json(cost, "cost")]
     parts.append(b"}")
     # What is kept is ours alone: plain text even where a str subclass came in. Its own __str__ may say something else.
-    entry = LlmEntry(str.__str__(response), str.__str__(model), stored_at_ms, cost, tokens_json, blocks_json)
-    return entry, b"".join(parts)
+    text, model = str.__str__(response), shared_model(str.__str__(model))
+    # A float takes less than a large int.
+    return LlmEntry(text, model, float(stored_at_ms), cost, tokens_json, blocks_json), b"".join(parts)
 
 
 def joined_text(content_blocks: Sequence[Mapping[str, Any]]) -> str:
@@ -107,7 +115,7 @@ class LlmCodec:
         wire = _READER.read(self._compression.unpack(data))
         return LlmEntry(
             wire.response,
-            wire.model,
+            shared_model(wire.model),
             wire.storedAt,
             wire.cost,
             _part(wire.tokens, b"{"),

@@ -8,7 +8,7 @@ betterdb-agent-cache computes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from hashlib import sha256
 from typing import Any, Final
 
@@ -16,8 +16,9 @@ from ..engine.l1 import L1
 from ..engine.policy import TierPolicy
 from ..errors import UsageError
 from .aliases import Aliases
-from .canonical import canonical_json
-from .fingerprint import fingerprint, may_remember
+from .canonical import agreed_json, agrees_on, canonical_json
+from .fingerprint import fingerprint, is_still, may_remember, said_by, to_keep
+from .llm_entry import shared_model
 from .prepared import PREPARED_BYTES, LlmKey, check_owner
 
 __all__ = ["LlmKeys", "PreparedLlmKeys", "last_user_turn"]
@@ -64,6 +65,11 @@ class LlmKeys:
         """As ``key``, of what ``reduced`` returned."""
         return self._prefix + sha256(canonical_json(_hashed(params), "params")).hexdigest()
 
+    def key_of_plain(self, params: Mapping[str, Any]) -> str | None:
+        """As ``key_of_reduced``, of what json and orjson agree on; None where orjson refuses it."""
+        data = agreed_json(_hashed(params))
+        return None if data is None else self._prefix + sha256(data).hexdigest()
+
     def reduced(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return what of ``params`` makes the key, as the tier's ``ignore`` and ``key`` say. Errors as for ``key``."""
         _check_mapping(params, "params")
@@ -79,6 +85,7 @@ class PreparedLlmKeys:
 
     def __init__(self, keys: LlmKeys, policy: TierPolicy, l1: L1) -> None:
         self._keys = keys
+        self._reduces = keys.reduces
         self._policy = policy
         self._aliases: Aliases[LlmKey] = Aliases(
             max_entries=2 * l1.max_entries, max_bytes=l1.max_bytes // 4, size_of=lambda _: PREPARED_BYTES
@@ -89,38 +96,55 @@ class PreparedLlmKeys:
         if type(params) is LlmKey:
             check_owner(params, self._policy)
             return params
-        if self._keys.reduces:
+        if self._reduces:
             return self._of_reduced(params)
         mark = fingerprint(params)
         if mark is not None:
             prepared = self._aliases.get(mark)
             if prepared is not None:
                 return prepared
-        prepared = self._prepare(self._keys.key_of_reduced(params), params)
-        if mark is not None and may_remember(params, mark):
-            self._aliases.put(mark, prepared)
+        prepared, kept = self._worked_out(params, mark, params)
+        if kept is not None:
+            self._aliases.put(kept, prepared)
         return prepared
 
     def _of_reduced(self, params: Mapping[str, Any]) -> LlmKey:
         reduced = self._keys.reduced(params)
-        mark = fingerprint(reduced)
         # Requests for several models may share a key; each is counted with its own.
         model = params.get("model")
-        known = mark is not None and type(model) is str
-        if known and (prepared := self._aliases.get((model, mark))) is not None:
+        mark = fingerprint(reduced) if type(model) is str else None
+        if mark is not None and (prepared := self._aliases.get((model, mark))) is not None:
             return prepared
-        prepared = self._prepare(self._keys.key_of_reduced(reduced), params)
-        if known and may_remember(reduced, mark):
-            self._aliases.put((model, mark), prepared)
+        prepared, kept = self._worked_out(reduced, mark, {"model": model})
+        if kept is not None:
+            self._aliases.put((model, kept), prepared)
         return prepared
 
-    def _prepare(self, key: str, params: Mapping[str, Any]) -> LlmKey:
-        model = params.get("model")
+    def _worked_out(
+        self, reduced: Mapping[str, Any], mark: Hashable | None, asked: Mapping[str, Any]
+    ) -> tuple[LlmKey, Hashable | None]:
+        """Return the key of a request that is not known, and the mark to remember it by, None for not at all.
+
+        Args:
+            asked: Has the model that the caller asked for, or is ``reduced`` itself.
+        """
+        said = said_by(mark)
+        plain = reduced if said is None and mark is not None and agrees_on(reduced) else said
+        key = None if plain is None else self._keys.key_of_plain(plain)
+        if plain is not None and key is not None:
+            prepared = self._prepare(key, plain if asked is reduced else asked)
+            return prepared, to_keep(mark) if plain is said or is_still(reduced, mark) else None
+        prepared = self._prepare(self._keys.key_of_reduced(reduced), asked)
+        return prepared, mark if mark is not None and may_remember(reduced, mark) else None
+
+    def _prepare(self, key: str, asked: Mapping[str, Any]) -> LlmKey:
+        model = asked.get("model")
         if not isinstance(model, str):  # TierOptions.key has made one up.
             raise UsageError(f"params['model'] must be a str, not {type(model).__name__}")
         counters = self._policy.counters.of(model)
         # Plain text: the caller's own object is not kept.
-        return LlmKey(key=key, model=str.__str__(model), _policy=self._policy, _counters=counters)
+        model = shared_model(str.__str__(model))
+        return LlmKey(key=key, model=model, _policy=self._policy, _counters=counters)
 
 
 def _check_mapping(params: object, name: str) -> None:

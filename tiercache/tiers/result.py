@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from math import inf
 from typing import Any, Self
 
 from msgspec import Struct
@@ -46,7 +46,7 @@ class Result(Struct, frozen=True):
         """Return the result for an entry found in process memory at monotonic second ``now``."""
         value = entry.value
         expires_at = entry.expires_at
-        ttl = None if expires_at == math.inf else expires_at - now
+        ttl = None if expires_at == inf else expires_at - now
         # By position, which takes two thirds of the time that names take.
         return cls(True, value.response, key, "l1", value.cost, now - entry.stored_at, ttl, False, False, False, value)
 
@@ -66,7 +66,7 @@ class Result(Struct, frozen=True):
             source,
             value.cost,
             age if age > 0.0 else 0.0,
-            None if ttl == math.inf else ttl if ttl > 0.0 else 0.0,
+            None if ttl == inf else ttl if ttl > 0.0 else 0.0,
             found.coalesced,
             found.degraded,
             False,

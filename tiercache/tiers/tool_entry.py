@@ -22,7 +22,7 @@ from .wire import WireEntry, WireReader
 __all__ = ["ToolCodec", "ToolEntry", "encode_tool"]
 
 
-class ToolEntry(msgspec.Struct, frozen=True):
+class ToolEntry(msgspec.Struct, frozen=True, gc=False):
     """A decoded entry, immutable.
 
     Attributes:
@@ -57,7 +57,7 @@ def encode_tool(
     if cost is not None:
         parts += [b',"cost":', compact_json(cost, "cost")]
     parts.append(b',"json":true}' if is_json else b"}")
-    return ToolEntry(response, stored_at_ms, cost, is_json), b"".join(parts)
+    return ToolEntry(response, float(stored_at_ms), cost, is_json), b"".join(parts)
 
 
 class _Wire(WireEntry, kw_only=True):

@@ -13,8 +13,8 @@ from ..engine.l1 import L1
 from ..engine.policy import TierPolicy
 from ..errors import UsageError
 from .aliases import Aliases
-from .canonical import canonical_json, compact_json
-from .fingerprint import fingerprint, may_remember
+from .canonical import agreed_json, canonical_json, compact_json
+from .fingerprint import fingerprint, is_json, may_remember, said_by, to_keep
 from .prepared import PREPARED_BYTES, ToolKey, check_owner
 
 __all__ = ["ABSENT", "ToolKeys", "check_tool", "shifted"]
@@ -58,19 +58,29 @@ class ToolKeys:
             prepared = self._aliases.get((tool, mark))
             if prepared is not None:
                 return prepared
-        prepared = self._prepare(tool, args)
+        check_tool(tool)
+        said = said_by(mark)
+        if said is not None:
+            data = agreed_json(said)
+            if data is not None:
+                kept = to_keep(mark)
+                # Of flat args the account is the JSON itself.
+                text = kept if isinstance(kept, bytes) and is_json(kept) else compact_json(said, "args")
+                prepared = self._prepare(tool, data, text)
+                self._aliases.put((tool, kept), prepared)
+                return prepared
+        data = canonical_json({} if args is None else args, "args")
+        prepared = self._prepare(tool, data, compact_json(args, "args"))
         if mark is not None and may_remember(args, mark):
             self._aliases.put((tool, mark), prepared)
         return prepared
 
-    def _prepare(self, tool: Any, args: Any) -> ToolKey:
-        check_tool(tool)
+    def _prepare(self, tool: Any, canonical: bytes, text: bytes) -> ToolKey:
         tool = str.__str__(tool)  # Of a subclass, what it is and not what it says it is.
-        digest = sha256(canonical_json({} if args is None else args, "args")).hexdigest()
         return ToolKey(
-            key=f"{self._prefix}{tool}:{digest}",
+            key=f"{self._prefix}{tool}:{sha256(canonical).hexdigest()}",
             tool=tool,
-            _args=compact_json(args, "args"),
+            _args=text,
             _policy=self._policy,
             _counters=self._policy.counters.of(tool),
         )

@@ -1,0 +1,33 @@
+"""What entries take of process memory, beside what they say they take."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import tracemalloc
+
+from tests.requests import asking
+from tiercache import AgentCache
+
+COUNT = 5000
+
+
+async def test_an_entry_takes_little_beyond_its_key_and_value_and_no_more_than_is_accounted_for() -> None:
+    plain = 0
+    async with AgentCache.in_memory() as cache:
+        await cache.llm.store(asking("first"), "answer", tokens={"input": 1})  # Which reads the prices.
+        gc.collect()
+        tracemalloc.start()
+        try:
+            before = tracemalloc.get_traced_memory()[0]
+            for number in range(COUNT):
+                tokens = {"input": 14, "output": 9}
+                key = await cache.llm.store(asking(f"question {number}"), f"answer {number}", tokens=tokens)
+                plain += sys.getsizeof(key) + sys.getsizeof(f'{{"response":"answer {number}","tokens":{tokens}}}')
+            gc.collect()
+            taken = tracemalloc.get_traced_memory()[0] - before
+        finally:
+            tracemalloc.stop()
+        assert cache.local_stats().l1_entry_count == COUNT + 1
+        assert (taken - plain) / COUNT < 540
+        assert taken <= cache._engine.l1.size_bytes + cache.llm._known._aliases.size_bytes
