@@ -16,7 +16,7 @@ import orjson
 
 from ..errors import UsageError
 
-__all__ = ["MAX_DEPTH", "agreed_json", "agrees_on", "canonical_json", "compact_json"]
+__all__ = ["MAX_DEPTH", "agreed_json", "agrees_on", "canonical_json", "compact_json", "text_json"]
 
 # Deeper than any request is, and shallow enough for every Python version's recursion limit from any caller's stack.
 MAX_DEPTH: Final = 250
@@ -78,6 +78,14 @@ def compact_json(value: object, name: str) -> bytes:
     except (orjson.JSONEncodeError, RecursionError):
         pass
     return _encode(value, name, sort=False)
+
+
+def text_json(text: str, name: str) -> bytes:
+    """Return ``compact_json`` of a text of exactly that type, to be put into a larger one at once."""
+    try:
+        return orjson.dumps(text)
+    except orjson.JSONEncodeError:
+        return _encode(text, name, sort=False)
 
 
 def _orjson_agrees(value: object, depth: int) -> bool:

@@ -20,7 +20,7 @@ import msgspec
 import orjson
 
 from ..engine.policy import UndecodableError
-from .canonical import compact_json
+from .canonical import compact_json, text_json
 from .compression import Compression
 from .wire import WireEntry, WireReader
 
@@ -69,19 +69,27 @@ def encode(
     """
     blocks_json = None if content_blocks is None else compact_json(list(content_blocks), "content_blocks")
     tokens_json = compact_json(dict(tokens), "tokens") if tokens else None
-    parts = [b'{"response":', compact_json(response, "response")]
-    if blocks_json is not None:
-        parts += [b',"contentBlocks":', blocks_json]
-    parts += [b',"model":', compact_json(model, "model"), b',"storedAt":', str(stored_at_ms).encode()]
-    if tokens_json is not None:
-        parts += [b',"tokens":', tokens_json]
-    if cost is not None:
-        parts += [b',"cost":', compact_json(cost, "cost")]
-    parts.append(b"}")
     # What is kept is ours alone: plain text even where a str subclass came in. Its own __str__ may say something else.
     text, model = str.__str__(response), shared_model(str.__str__(model))
+    data = b'{"response":%b%b%b,"model":%b,"storedAt":%d%b%b%b%b}' % (
+        text_json(text, "response"),
+        *_field(b"contentBlocks", blocks_json),
+        _model_json(model),
+        stored_at_ms,
+        *_field(b"tokens", tokens_json),
+        *_field(b"cost", None if cost is None else compact_json(cost, "cost")),
+    )
     # A float takes less than a large int.
-    return LlmEntry(text, model, float(stored_at_ms), cost, tokens_json, blocks_json), b"".join(parts)
+    return LlmEntry(text, model, float(stored_at_ms), cost, tokens_json, blocks_json), data
+
+
+def _field(name: bytes, value: bytes | None) -> tuple[bytes, bytes]:
+    return (b"", b"") if value is None else (b',"%b":' % name, value)
+
+
+@lru_cache(maxsize=1024)
+def _model_json(model: str) -> bytes:
+    return compact_json(model, "model")
 
 
 def joined_text(content_blocks: Sequence[Mapping[str, Any]]) -> str:

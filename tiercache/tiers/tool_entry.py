@@ -15,7 +15,7 @@ import sys
 import msgspec
 
 from ..engine.policy import UndecodableError
-from .canonical import compact_json
+from .canonical import compact_json, text_json
 from .compression import Compression
 from .wire import WireEntry, WireReader
 
@@ -52,7 +52,7 @@ def encode_tool(
     is_json = not isinstance(value, str)
     # Plain text even where a str subclass came in: what is kept is ours alone.
     response = compact_json(value, "response").decode() if is_json else str.__str__(value)
-    parts = [b'{"response":', compact_json(response, "response"), b',"toolName":', compact_json(tool, "tool")]
+    parts = [b'{"response":', text_json(response, "response"), b',"toolName":', compact_json(tool, "tool")]
     parts += [b',"args":', args_json, b',"storedAt":', str(stored_at_ms).encode()]
     if cost is not None:
         parts += [b',"cost":', compact_json(cost, "cost")]
