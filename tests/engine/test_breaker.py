@@ -11,7 +11,9 @@ import pytest
 from tests.requests import HELLO, Loader, asking
 from tiercache import AgentCache, L2UnavailableError, ResilienceOptions
 from tiercache.embedded import EmbeddedValkey
-from tiercache.engine.breaker import Breaker
+from tiercache.engine.breaker import Breaker, GuardedLevel2
+from tiercache.engine.level2 import WriteSet
+from tiercache.l2.connect import Settings, client_from_url
 from tiercache.l2.store import ValkeyLevel2
 from tiercache.testing import FakeClock
 
@@ -51,6 +53,26 @@ def test_an_outage_is_said_once_and_so_is_its_end(caplog: pytest.LogCaptureFixtu
         for _ in range(10):
             breaker.succeeded()
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"] * 2
+
+
+async def test_writes_that_are_not_answered_open_it_and_one_that_is_closes_it(
+    own_server: tuple[EmbeddedValkey, int],
+) -> None:
+    server, pid = own_server
+    breaker = Breaker(failures=2, pause=1.0, now=lambda: 0.0)
+    level2 = GuardedLevel2(ValkeyLevel2(Settings.from_client(client_from_url(server.url)), timeout=0.05), breaker)
+    write = WriteSet("k", b"v", None)
+    assert await level2.apply([write]) == [1]
+    os.kill(pid, signal.SIGSTOP)
+    for _ in range(2):
+        assert not breaker.is_open
+        with pytest.raises(L2UnavailableError):
+            await level2.apply([write])
+    assert breaker.is_open
+    os.kill(pid, signal.SIGCONT)
+    assert await level2.apply([write]) == [1]
+    assert not breaker.is_open
+    await level2.aclose()
 
 
 async def test_a_stopped_server_takes_nobody_down_and_is_used_again_when_it_goes_on(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import pytest
 
@@ -120,6 +121,24 @@ async def test_a_failed_batch_fails_its_writes_and_not_the_pipe(
     assert await pipe.write(write("c")) == 1
     assert ledger.keys == ["c"]
     assert (pipe.queued_count, pipe.queued_bytes) == (0, 0)
+
+
+async def test_a_store_that_raises_before_it_waits_blocks_nothing() -> None:
+    class Defective(Ledger):
+        def apply(self, writes: Sequence[Write]) -> Any:
+            if self.error is not None:
+                raise self.error
+            return super().apply(writes)
+
+    ledger = Defective()
+    pipe = WritePipe(ledger, QueueLimits())
+    ledger.error = RuntimeError("a defect in the store")
+    async with asyncio.timeout(10):
+        with pytest.raises(RuntimeError, match="a defect"):
+            await pipe.write(write("a"))
+        ledger.error = None
+        assert await pipe.write(write("b")) == 1
+    assert ledger.keys == ["b"]
 
 
 async def test_a_full_queue_drops_fills_and_never_what_is_awaited(pipe: WritePipe, ledger: Ledger) -> None:

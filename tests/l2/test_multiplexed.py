@@ -199,6 +199,43 @@ async def test_messages_come_to_who_listens_in_order(url: str, plain: valkey.Val
         await receiving
 
 
+async def test_who_listens_hears_what_came_before_and_then_each_message_as_it_comes(
+    url: str, plain: valkey.Valkey
+) -> None:
+    line = await opened(url, listens=True)
+    await line.exchange([("SUBSCRIBE", "a")], 5)
+    plain.publish("a", "0")
+    await until(lambda: len(line._messages) == 1)
+    heard: list[Any] = []
+    listening = asyncio.create_task(line.listen(heard.append))
+    await until(lambda: len(heard) == 1)
+    for n in (1, 2):
+        plain.publish("a", str(n))
+    await until(lambda: len(heard) == 3)
+    assert [text for _, _, text in heard] == [b"0", b"1", b"2"]
+    await line.aclose()
+    with pytest.raises(ValkeyConnectionError):
+        await listening
+
+
+async def test_a_listener_that_raises_ends_the_listening_and_not_the_line(url: str, plain: valkey.Valkey) -> None:
+    line = await opened(url, listens=True)
+    await line.exchange([("SUBSCRIBE", "a")], 5)
+
+    def fail(_: Any) -> None:
+        raise RuntimeError("a defect")
+
+    listening = asyncio.create_task(line.listen(fail))
+    await asyncio.sleep(0)
+    plain.publish("a", "0")
+    plain.publish("a", "1")
+    with pytest.raises(RuntimeError, match="a defect"):
+        await listening
+    assert line.is_open
+    assert await line.receive() == [b"message", b"a", b"1"]
+    await line.aclose()
+
+
 async def test_what_a_loading_server_says_is_no_answer(line: MultiplexedLine) -> None:
     asked = line.exchange([("PING",)], 5)
     line.data_received(b"-LOADING Valkey is loading the dataset in memory\r\n")

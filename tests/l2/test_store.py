@@ -17,6 +17,7 @@ from tests.support import until
 from tiercache import AgentCache, ConnectionOptions, L2CommandError, L2UnavailableError, TierOptions
 from tiercache.embedded import EmbeddedValkey
 from tiercache.engine.level2 import Delete, Stored, WriteSet
+from tiercache.l2.commands import WriteCommands
 from tiercache.l2.connect import Settings, client_from_url
 from tiercache.l2.errors import map_error
 from tiercache.l2.store import ValkeyLevel2, _packed_get
@@ -258,3 +259,44 @@ async def test_a_connection_that_was_reset_while_idle_is_not_used_again(url: str
         else:
             await until(lambda: all(connection._writer.is_closing() for connection in exchanges._idle))
         assert await cache.kv.get("k") == "stored"
+
+
+async def test_a_key_that_its_index_refuses_is_reported_and_no_other(
+    level2: ValkeyLevel2, plain: valkey.Valkey
+) -> None:
+    plain.set("no index", "x")
+    writes = [WriteSet(key, b"v", None, indexes=indexes) for key, indexes in (("a", ("no index",)), ("b", ("index",)))]
+    refused, result = await level2.apply([*writes])
+    assert isinstance(refused, L2CommandError)
+    assert result == 1
+    assert plain.zrange("index", 0, -1) == [b"b"]
+
+
+async def test_a_defect_reaches_who_waits_for_the_batch_and_spoils_nothing(
+    level2: ValkeyLevel2, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def results(*_: object) -> None:
+        raise ZeroDivisionError
+
+    await level2.apply([WriteSet("k", b"v", None)])
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(WriteCommands, "results", results)
+        async with asyncio.timeout(5):
+            with pytest.raises(ZeroDivisionError):
+                await level2.apply([WriteSet("k", b"v", None)])
+    assert await level2.apply([WriteSet("k", b"v", None)]) == [1]
+
+
+async def test_a_connection_that_ends_before_a_batch_is_sent_is_no_answer(
+    level2: ValkeyLevel2, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await level2.apply([WriteSet("k", b"v", None)])
+    line = level2._writer._line
+    assert line is not None
+    # It looks open until it is used, as one does whose end has not been read yet.
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(type(line), "is_open", True)
+        await line.aclose()
+        with pytest.raises(L2UnavailableError):
+            await level2.apply([WriteSet("k", b"v", None)])
+    assert await level2.apply([WriteSet("k", b"v", None)]) == [1]
