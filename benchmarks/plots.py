@@ -45,7 +45,6 @@ _LINEAR_RANGE = 20
 """A panel of bars within this factor starts at zero; only a wider one is logarithmic."""
 _LEAST_APART = 0.055
 """Of the height of a panel: labels of lines that end closer are moved apart."""
-_NO_MARGIN = 1e-12
 
 
 def write_plots(results: Results, folder: Path) -> None:
@@ -73,7 +72,7 @@ def _latency(results: Results) -> Figure | None:
         len(shown),
         3.4,
         "Time a call, one caller",
-        "Median, shorter is better, L1 logarithmic; 2x: twice as long as tiercache. Client and Valkey on one core",
+        "Shorter is better, L1 logarithmic. The median of tiercache; the others by their ratio to it within each round",
     )
     for panel, (title, work, variant) in zip(panels, shown, strict=False):
         _bars(panel, results, work, variant)
@@ -82,19 +81,20 @@ def _latency(results: Results) -> Figure | None:
 
 
 def _bars(panel: Any, results: Results, work: str, variant: str) -> None:
-    cases = [(peer, results.median(Case(work, variant, peer))) for peer in PEERS]
-    rows = [(peer, median) for peer, median in cases if median is not None and not peer.startswith("tiercache_")]
-    own = results.median(Case(work, variant, OURS)) or _NO_MARGIN
-    low, high = min(median for _, median in rows), max(median for _, median in rows)
+    own = results.median(Case(work, variant, OURS)) or 0.0
+    # Times of one speed of the machine: medians of rounds at another would contradict the ratios.
+    cases = [(peer, results.speed(work, variant, peer)) for peer in PEERS if not peer.startswith("tiercache_")]
+    rows = [(peer, own * ratio.value) for peer, ratio in cases if ratio is not None]
+    low, high = min(time for _, time in rows), max(time for _, time in rows)
     start = 0.0 if high < _LINEAR_RANGE * low else 10 ** math.floor(math.log10(low) - 0.1)
-    for place, (peer, median) in enumerate(rows):
-        panel.barh(place, median - start, height=_BAR, left=start, color=_colour(peer)[0])
-        text = duration(median)
+    for place, (peer, time) in enumerate(rows):
+        panel.barh(place, time - start, height=_BAR, left=start, color=_colour(peer)[0])
+        text = duration(time)
         if peer != OURS and peer_class(peer).is_cache:
-            text += f"  {digits(median / own)}x"
+            text += f"  {digits(time / own)}x"
         if variant.endswith("-1") and work == "l1-hit" and "l1" not in peer_class(peer).levels:
             text += "  (no L1)"
-        at = {"xy": (median, place), "xytext": (4, 0), "textcoords": "offset points", "va": "center"}
+        at = {"xy": (time, place), "xytext": (4, 0), "textcoords": "offset points", "va": "center"}
         panel.annotate(text, **at, color=INK[0], fontsize=8.5, fontweight=_weight(peer))
     if start:
         panel.set_xscale("log")

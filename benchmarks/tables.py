@@ -141,11 +141,10 @@ def _cell(results: Results, work: Work, variant: Variant, peer: str, what: str) 
     if median is None:
         return "-"
     text = f"{median:,.0f} B" if work.unit == "byte" and what == "wall" else duration(median)
-    own = results.median(Case(work.name, variant.name, SUBJECT), what)
     if peer == SUBJECT:
         text = f"**{text}**"
-    elif own:
-        text += f" ({digits(median / own)}x)"
+    elif ratio := results.speed(work.name, variant.name, peer, what):
+        text += f" ({digits(ratio.value)}x)"
     if variant.use == "l1" and "l1" not in peer_class(peer).levels:
         text += " [1]"
     calls = results.note(case, "loader_calls")
