@@ -76,7 +76,6 @@ def test_what_was_measured_is_handed_over_after_each_round(server: tuple[Endpoin
 
 
 def test_a_run_that_is_stopped_has_written_its_rounds(tmp_path: Path) -> None:
-    pytest.importorskip("pyperf")
     output = tmp_path / "run.json"
     options = ["--quick", "--works", "l1-hit", "--sizes", "short", "--peers", "floor", "--rounds", "100000"]
     command = [sys.executable, "-m", "benchmarks", *options, "--output", str(output)]

@@ -75,7 +75,6 @@ def test_a_baseline_comes_back_as_it_was_saved(tmp_path: Path) -> None:
 
 
 def test_a_run_comes_back_from_its_file_as_it_was(tmp_path: Path) -> None:
-    pytest.importorskip("pyperf")
     run = results(tiercache=[[1.0, 2.0], [3.0]], betterdb=[[10.0], [20.0]])
     run.add({"tiercache": Measured([5.0], [1.0], 7, {"loader_calls": 1})}, Case("stampede", "1000", "tiercache"))
     run.fail(Case("l1-hit", "chat-1", "betterdb"), "a wrong answer")
@@ -122,7 +121,6 @@ def test_runs_of_different_machines_are_not_taken_together() -> None:
 def test_files_shown_together_serve_goals_and_comparison(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("pyperf")
     files = [str(tmp_path / f"{number}.json") for number in range(2)]
     for file, seconds in zip(files, (100.0, 200.0), strict=True):
         results(tiercache=[[1.0]], betterdb=[[seconds]]).save(Path(file))
@@ -138,7 +136,6 @@ def test_files_shown_together_serve_goals_and_comparison(
 def test_what_was_measured_of_a_round_that_is_interrupted_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("pyperf")
 
     def interrupted(driver: Driver, after_round: object) -> None:
         driver._results.add({"floor": Measured([1.0], [1.0], 1)}, Case("l1-hit", "short-1", "floor"), 0)
