@@ -13,7 +13,7 @@ import valkey
 import valkey.asyncio
 
 from tests.peers import betterdb_cache
-from tests.requests import HELLO, Loader, turns
+from tests.requests import HELLO, Loader, asking, turns
 from tests.support import UNTRACKED, in_l1, until
 from tiercache import AgentCache, CoherenceOptions, L2UnavailableError, ResilienceOptions, TierOptions
 from tiercache.engine.leases import Lease, Leases, is_placeholder
@@ -331,6 +331,51 @@ async def test_a_lease_whose_holder_is_gone_holds_nobody_up_for_longer_than_it_l
     assert 0.3 < time.monotonic() - began < 2
     await cache.flush_writes()
     assert plain.get(KEY) == b"sanswer"
+
+
+@pytest.mark.parametrize("through", [False, True], ids=["its own key", "through another load"])
+async def test_a_loader_may_ask_for_what_nobody_may_join_any_more(cache: AgentCache, through: bool) -> None:
+    """Its own load has become doubtful, so that a new one begins, which finds the lease of the first."""
+
+    async def other(_: object) -> str:
+        return (await cache.llm.get_or_load(HELLO, lambda: "inner")).response or ""
+
+    async def outer(_: object) -> str:
+        assert cache._engine.coherence is not None
+        cache._engine.coherence.distrust("a test")
+        inner = await (cache.llm.get_or_load(asking("other"), other) if through else other(None))
+        return f"outer of {inner if isinstance(inner, str) else inner.response}"
+
+    await cache.open()
+    async with asyncio.timeout(10):
+        result = await cache.llm.get_or_load(HELLO, outer)
+    assert result.response == "outer of inner"
+
+
+async def test_a_load_that_waits_for_a_lease_of_its_process_is_waited_for_by_no_loader_of_that(
+    cache: AgentCache,
+) -> None:
+    began, go_on = asyncio.Event(), asyncio.Event()
+
+    async def other(_: object) -> str:
+        return (await cache.llm.get_or_load(HELLO, lambda: "inner")).response or ""
+
+    async def outer(_: object) -> str:
+        began.set()
+        await go_on.wait()
+        return f"outer of {(await cache.llm.get_or_load(asking('other'), other)).response}"
+
+    await cache.open()
+    async with asyncio.timeout(10):
+        first = asyncio.create_task(cache.llm.get_or_load(HELLO, outer))
+        await began.wait()
+        assert cache._engine.coherence is not None
+        cache._engine.coherence.distrust("a test")
+        second = asyncio.create_task(cache.llm.get_or_load(HELLO, lambda: "second"))
+        await until(lambda: cache.local_stats().tiers["llm"].lease_waits == 1)
+        go_on.set()
+        assert (await first).response == "outer of inner"
+        assert (await second).response == "outer of inner"
 
 
 async def test_waiting_takes_no_place_among_the_loads(make_cache: MakeCache) -> None:

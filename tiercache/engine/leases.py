@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from ..errors import L2UnavailableError
 from .announcement import Announcement
+from .flights import CURRENT_FLIGHT, Dependant
 from .level2 import Announce, Release, TakeLease, WriteSet
 from .write_pipe import WritePipe
 
@@ -41,14 +42,16 @@ class Lease:
     Attributes:
         holds: What the key must still hold for the right to last; None: whatever it is, for it is no string.
         is_wanted: Whether another process waits for it to end.
+        load: The load that has it, as far as it may be waited for.
     """
 
-    __slots__ = ("_renewal", "holds", "is_wanted", "key")
+    __slots__ = ("_renewal", "holds", "is_wanted", "key", "load")
 
     def __init__(self, key: str, holds: bytes | None) -> None:
         self.key = key
         self.holds = holds
         self.is_wanted = False
+        self.load: Dependant | None = None
         self._renewal: asyncio.TimerHandle | None = None
 
     @property
@@ -145,6 +148,7 @@ class Leases:
 
     def _hold(self, key: str, placeholder: bytes) -> Lease:
         lease = self._held[key] = Lease(key, placeholder)
+        lease.load = CURRENT_FLIGHT.get()
         lease.renew_after(self._ttl / _RENEWALS_A_LIFE, self._renew)
         return lease
 
@@ -185,6 +189,11 @@ class Leases:
         lease = self._held.get(key)
         is_held = lease is not None and lease.holds == placeholder
         return placeholder.startswith(self._prefix) and not is_held and placeholder not in self._on_their_way
+
+    def load_of(self, key: str, placeholder: bytes | None) -> Dependant | None:
+        """Return the load of this process that has put ``placeholder`` under ``key``, None for another's."""
+        lease = self._held.get(key)
+        return lease.load if lease is not None and lease.holds == placeholder else None
 
     def _renew(self, lease: Lease) -> None:
         def renewed(outcome: Any) -> None:

@@ -15,7 +15,7 @@ from .counters import TierCounters
 from .engine import Engine, count_found
 from .entry import Entry
 from .fences import Fence
-from .flights import CURRENT_FLIGHT, Flight
+from .flights import CURRENT_FLIGHT, Flight, waiting_for
 from .found import Found
 from .leases import Lease, is_placeholder
 from .level2 import Delete, WriteSet
@@ -270,8 +270,14 @@ async def _wait(engine: Engine, runtime: Runtime, link: Link, request: Request, 
         while found.placeholder == waited_for and not found.degraded and (left := give_up_at - engine.now()) > 0:
             if link.leases.is_orphan(request.key, waited_for):
                 break
+            # It may be that of a load of this process that nobody may join any more. Should its loader wait for this
+            # load, neither would end; and whoever is about to wait for this one has to know.
+            holder = link.leases.load_of(request.key, waited_for)
+            if holder is not None and (load := CURRENT_FLIGHT.get()) is not None and holder.depends_on(load):
+                break
             link.leases.ask(request.key)
-            await link.leases.wait(request.key, min(look * random.uniform(0.75, 1.25), left))
+            with waiting_for(*(() if holder is None else (holder,))):
+                await link.leases.wait(request.key, min(look * random.uniform(0.75, 1.25), left))
             look = min(2 * look, _LAST_LOOK)
             runtime.fences.renew(fence)
             found = await engine.read(runtime, request, fence)
