@@ -141,6 +141,26 @@ async def test_a_store_that_raises_before_it_waits_blocks_nothing() -> None:
     assert ledger.keys == ["b"]
 
 
+async def test_a_defect_in_what_is_told_of_an_outcome_keeps_no_answer_from_the_others(
+    pipe: WritePipe, ledger: Ledger
+) -> None:
+    loop, raised = asyncio.get_running_loop(), list[Any]()
+
+    def fail(_: object) -> None:
+        raise ZeroDivisionError
+
+    handler = loop.get_exception_handler()
+    loop.set_exception_handler(lambda _, context: raised.append(context["exception"]))
+    try:
+        pipe.post(write("a"), fail)
+        waiting = [asyncio.create_task(pipe.write(write(key))) for key in "bc"]
+        async with asyncio.timeout(10):
+            assert await asyncio.gather(*waiting) == [1, 1]
+    finally:
+        loop.set_exception_handler(handler)
+    assert [type(error) for error in raised] == [ZeroDivisionError]
+
+
 async def test_a_full_queue_drops_fills_and_never_what_is_awaited(pipe: WritePipe, ledger: Ledger) -> None:
     ledger.open.clear()
     assert pipe.fill(write("a", 900), ignore)

@@ -263,17 +263,20 @@ class WritePipe:
 
     def _answered(self, batch: list[Queued], queued_count: int, answer: asyncio.Future[list[Any]]) -> None:
         self._answer = None
-        if answer.cancelled():
-            # From outside, before it came to its first step perhaps; what is due still wants to be sent.
-            self._sent_count = self._sent_bytes = 0
-            self._give_up_runs(batch)
-        elif (error := answer.exception()) is None:
-            self._take(_told(batch, answer.result()))
-        else:
-            # A defect reaches whoever waits for the batch. Valkey's silence reaches everybody who was queued then, and
-            # is not waited for once a batch.
-            self._take([error] * (queued_count if isinstance(error, L2UnavailableError) else len(batch)))
-        self._send_next()
+        try:
+            if answer.cancelled():
+                # From outside, before it came to its first step perhaps; what is due still wants to be sent.
+                self._sent_count = self._sent_bytes = 0
+                self._give_up_runs(batch)
+            elif (error := answer.exception()) is None:
+                self._take(_told(batch, answer.result()))
+            else:
+                # A defect reaches whoever waits for the batch. Valkey's silence reaches everybody who was queued then,
+                # and is not waited for once a batch.
+                self._take([error] * (queued_count if isinstance(error, L2UnavailableError) else len(batch)))
+        finally:
+            # Also where whoever was told of an outcome has raised, by a defect: the others are still to be answered.
+            self._send_next()
 
     def _apply(self, batch: Sequence[Queued]) -> Awaitable[list[Any]]:
         writes = [queued.write for queued in batch]
