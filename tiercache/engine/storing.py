@@ -5,6 +5,8 @@ Another part of ``Engine``, whose helpers it uses.
 
 from __future__ import annotations
 
+from msgspec import Struct
+
 from .engine import Engine
 from .entry import Entry
 from .fences import Fence
@@ -67,44 +69,32 @@ def storing(
     return write, _Stored(engine, runtime, request, fence, entry, len(data), is_behind)
 
 
-class _Stored:
+class _Stored(Struct, eq=False):
     """What is done when the outcome of a store is known: an object, which costs less than a closure with its cells."""
 
-    __slots__ = ("_engine", "_entry", "_fence", "_is_behind", "_request", "_runtime", "_size_bytes")
-
-    def __init__(
-        self,
-        engine: Engine,
-        runtime: Runtime,
-        request: Request,
-        fence: Fence,
-        entry: Entry,
-        size_bytes: int,
-        is_behind: bool,
-    ) -> None:
-        self._engine = engine
-        self._runtime = runtime
-        self._request = request
-        self._fence = fence
-        self._entry = entry
-        self._size_bytes = size_bytes
-        self._is_behind = is_behind
+    engine: Engine
+    runtime: Runtime
+    request: Request
+    fence: Fence
+    entry: Entry
+    size_bytes: int
+    is_behind: bool
 
     def __call__(self, outcome: int | Exception) -> None:
-        engine, runtime, request = self._engine, self._runtime, self._request
-        fence, link = self._fence, runtime.link
+        engine, runtime, request = self.engine, self.runtime, self.request
+        fence, link = self.fence, runtime.link
         is_latest = engine.may_keep(runtime, fence)
         engine.written(runtime, fence)
-        is_last = self._is_behind and link is not None and link.behind.answered(fence)
+        is_last = self.is_behind and link is not None and link.behind.answered(fence)
         if isinstance(outcome, Exception):
-            if self._is_behind and link is not None:
+            if self.is_behind and link is not None:
                 _lost(engine, link, request, outcome, is_last=is_last)
             return
         if link is not None:
             link.unsettled.note((request.key,), outcome)
-        request.counters.stored_bytes += self._size_bytes
+        request.counters.stored_bytes += self.size_bytes
         if request.policy.l1 and is_latest:
-            engine.l1.put(request.key, self._entry)
+            engine.l1.put(request.key, self.entry)
 
 
 def _lost(engine: Engine, link: Link, request: Request, error: Exception, *, is_last: bool) -> None:
