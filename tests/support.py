@@ -13,9 +13,9 @@ import pytest
 import valkey
 
 from tiercache import AgentCache, Clock, CoherenceOptions
-from tiercache.engine.leases import is_placeholder
-from tiercache.engine.level2 import Delete, Run, WriteSet
-from tiercache.l2.store import ValkeyLevel2
+from tiercache.engine.coherence.leases import is_placeholder
+from tiercache.engine.level2.writes import Delete, Run, WriteSet
+from tiercache.stores.valkey.store import ValkeyLevel2
 
 SEQUENCE = "test:__tc:sequence"
 UNTRACKED = CoherenceOptions(tracking="off")

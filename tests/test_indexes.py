@@ -14,11 +14,11 @@ import valkey
 from tests.requests import HELLO, Loader, asking
 from tests.support import entry_keys, until
 from tiercache import AgentCache, DiscoveryOptions
-from tiercache.l2.scripts import script
-from tiercache.l2.store import ValkeyLevel2
+from tiercache.indexes import reindex as indexing
+from tiercache.lua import script
 from tiercache.monitor import service
+from tiercache.stores.valkey.store import ValkeyLevel2
 from tiercache.testing import FakeClock
-from tiercache.tiers import indexing
 
 MakeCache = Callable[..., AgentCache]
 Operation = Callable[[AgentCache], Awaitable[int]]

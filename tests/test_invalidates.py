@@ -14,7 +14,7 @@ from tests.requests import HELLO
 from tests.support import until
 from tiercache import AgentCache, L2UnavailableError, ResilienceOptions, UsageError
 from tiercache.embedded import EmbeddedValkey
-from tiercache.engine.fences import Fences
+from tiercache.engine.memory.fences import Fences
 
 
 async def test_entries_are_gone_during_the_change_and_after_it(cache: AgentCache) -> None:

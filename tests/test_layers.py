@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -11,19 +12,33 @@ import tiercache
 
 PACKAGE = Path(tiercache.__file__).parent
 
-# From the lowest up. A module may import its own layer and those below it.
+# From the lowest up. A module may import its own layer and those below it. A name may be a module or a folder; the most
+# specific one counts.
 LAYERS: list[set[str]] = [
     {"errors"},
-    {"engine"},
+    {"clock", "ttl", "text", "lua", "log"},
     {"options"},
-    {"l2", "telemetry", "pricing"},
-    {"tiers", "monitor"},
-    {"stats", "embedded"},
+    {"engine", "engine.entries"},
+    {"engine.memory"},
+    {"engine.call"},
+    {"engine.level2"},
+    {"engine.coherence"},
+    {"engine.runtime"},
+    {"engine.engine"},
+    {"engine.operations"},
+    {"stores", "telemetry", "pricing", "indexes"},
+    {"tiers", "tiers.keys", "tiers.values"},
+    {"tiers.tier", "tiers.result"},
+    {"tiers.llm", "tiers.tool", "tiers.kv", "tiers.session", "monitor"},
+    {"embedded"},
+    {"assembly"},
     {"agent_cache"},
     {"adapters", "testing", "cli", "__main__", "__init__"},
 ]
-# The only place for what talks to Valkey, and what the engine must never know.
-ONLY_IN = {"valkey": {"l2"}, "prometheus_client": {"telemetry"}, "opentelemetry": {"telemetry"}}
+# Folders on one layer that must not know each other.
+APART = [{"tiers", "monitor"}, {"tiers.llm", "tiers.tool", "tiers.kv", "tiers.session"}]
+# The only place for a library that the other folders must not know.
+ONLY_IN = {"valkey": {"stores"}, "prometheus_client": {"telemetry"}, "opentelemetry": {"telemetry"}}
 
 
 def modules() -> list[Path]:
@@ -34,13 +49,19 @@ def name_of(path: Path) -> str:
     return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
 
 
-def part_of(module: str) -> str:
-    return module.split(".")[0]
-
-
 def layer_of(module: str) -> int:
-    (layer,) = (index for index, layer in enumerate(LAYERS) if part_of(module) in layer)
-    return layer
+    """Return the layer of the longest name in LAYERS that is ``module`` or a folder around it."""
+    parts = module.split(".")
+    for length in range(len(parts), 0, -1):
+        name = ".".join(parts[:length])
+        for index, layer in enumerate(LAYERS):
+            if name in layer:
+                return index
+    raise AssertionError(f"{module} is on no layer")
+
+
+def is_inside(module: str, folder: str) -> bool:
+    return f"{module}.".startswith(f"{folder}.")
 
 
 def imports_of(path: Path) -> list[tuple[bool, str]]:
@@ -53,14 +74,19 @@ def imports_of(path: Path) -> list[tuple[bool, str]]:
         elif isinstance(node, ast.ImportFrom) and node.level:
             base = own[: len(own) - node.level]
             target = ".".join([*base, *(node.module or "").split(".")]).strip(".")
-            found += [(True, target or alias.name) for alias in node.names]
+            # A name may be a module of its own: ``from ..operations import state``.
+            found += [(True, ".".join(filter(None, (target, alias.name)))) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             found.append((node.module.split(".")[0] == "tiercache", node.module))
     return found
 
 
 def inner_imports(path: Path) -> set[str]:
-    return {module for inside, module in imports_of(path) if inside}
+    """Return the modules of the package that ``path`` imports."""
+    known = {name_of(module).removesuffix(".__init__") for module in modules()}
+    names = [module for inside, module in imports_of(path) if inside]
+    # Of "engine.l1.L1" the module, of "operations.state" itself.
+    return {name if name in known or "." not in name else name.rpartition(".")[0] for name in names}
 
 
 @pytest.mark.parametrize("path", modules(), ids=name_of)
@@ -71,10 +97,20 @@ def test_imports_run_downwards(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", modules(), ids=name_of)
+def test_folders_that_are_apart_do_not_import_each_other(path: Path) -> None:
+    module = name_of(path)
+    for folders in APART:
+        for own, other in permutations(sorted(folders), 2):
+            if is_inside(module, own):
+                assert not any(is_inside(target, other) for target in inner_imports(path)), f"{module} imports {other}"
+
+
+@pytest.mark.parametrize("path", modules(), ids=name_of)
 def test_a_library_is_imported_only_where_it_belongs(path: Path) -> None:
     for inside, module in imports_of(path):
-        if not inside and module.split(".")[0] in ONLY_IN:
-            assert part_of(name_of(path)) in ONLY_IN[module.split(".")[0]], f"{name_of(path)} imports {module}"
+        library = module.split(".")[0]
+        if not inside and library in ONLY_IN:
+            assert any(is_inside(name_of(path), folder) for folder in ONLY_IN[library]), f"{path} imports {module}"
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
@@ -94,11 +130,27 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 
 def test_an_upward_import_would_be_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(globals(), "PACKAGE", tmp_path)
-    (tmp_path / "engine").mkdir()
-    bad = tmp_path / "engine" / "bad.py"
-    bad.write_text("def f():\n    from ..tiers.llm import LlmTier\n")
-    with pytest.raises(AssertionError, match="upwards"):
-        test_imports_run_downwards(bad)
+    (tmp_path / "engine" / "memory").mkdir(parents=True)
+    bad = tmp_path / "engine" / "memory" / "bad.py"
+    for line in (
+        "from ...tiers.llm.tier import LlmTier",
+        "from ..level2 import breaker",
+        "from ..engine import Engine",
+    ):
+        bad.write_text(f"def f():\n    {line}\n")
+        with pytest.raises(AssertionError, match="upwards"):
+            test_imports_run_downwards(bad)
+
+
+def test_an_import_between_folders_that_are_apart_would_be_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(globals(), "PACKAGE", tmp_path)
+    (tmp_path / "monitor").mkdir()
+    bad = tmp_path / "monitor" / "bad.py"
+    bad.write_text("from ..tiers.tool.policies import ToolPolicies\n")
+    with pytest.raises(AssertionError, match=r"monitor\.bad imports tiers"):
+        test_folders_that_are_apart_do_not_import_each_other(bad)
 
 
 def test_every_public_name_exists_once() -> None:

@@ -1,13 +1,12 @@
 """tiercache: the cache that AI-agent workers put in front of what is slow and costs money."""
 
 from .agent_cache import AgentCache
-from .engine.clock import Clock
-from .engine.explanation import Explanation
-from .engine.mutation import Invalidating
-from .engine.ttl import NO_EXPIRY
+from .clock import Clock
+from .engine.operations.around_change import Invalidating
+from .engine.operations.explain import Explanation
 from .errors import L2CommandError, L2UnavailableError, TierCacheError, UsageError, WrongLoopError
 from .monitor.effectiveness import ToolEffectiveness
-from .monitor.policies import ToolPolicy
+from .monitor.local_stats import LocalStats
 from .monitor.statistics import CacheStats, SessionStats, TierStats, ToolStats
 from .options import (
     CoherenceOptions,
@@ -20,16 +19,17 @@ from .options import (
     WriteOptions,
 )
 from .pricing.prices import DEFAULT_COST_TABLE, ModelPrice
-from .stats import LocalStats
-from .tiers.kv import KvTier
-from .tiers.kv_result import MISS, KvResult
-from .tiers.llm import LlmTier
-from .tiers.llm_key import last_user_turn
-from .tiers.llm_result import LlmResponse, LlmResult
-from .tiers.prepared import LlmKey, ToolKey
-from .tiers.session import SessionTier
-from .tiers.tool import ToolTier
-from .tiers.tool_result import ToolResult
+from .tiers.keys.key import LlmKey, ToolKey
+from .tiers.kv.result import MISS, KvResult
+from .tiers.kv.tier import KvTier
+from .tiers.llm.key import last_user_turn
+from .tiers.llm.result import LlmResponse, LlmResult
+from .tiers.llm.tier import LlmTier
+from .tiers.session.tier import SessionTier
+from .tiers.tool.policies import ToolPolicy
+from .tiers.tool.result import ToolResult
+from .tiers.tool.tier import ToolTier
+from .ttl import NO_EXPIRY
 
 __all__ = [
     "DEFAULT_COST_TABLE",

@@ -11,26 +11,25 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self, TypedDict, TypeVar, Unpack
 
+from .clock import SYSTEM_CLOCK, Clock
 from .embedded import EmbeddedValkey
-from .engine.clock import SYSTEM_CLOCK, Clock
-from .engine.counters import CounterBook
 from .engine.engine import Engine
-from .engine.entry import Group
-from .engine.invalidation import invalidate_group, invalidate_indexed
-from .engine.l1 import L1
-from .engine.level2 import Level2
-from .engine.link import Bounds
-from .engine.mutation import Invalidating, Target
-from .engine.policy import Codec, TierPolicy
-from .engine.queued import QueueLimits
-from .engine.runtime import Limits
-from .engine.ttl import Ttl, check_ttl
+from .engine.entries.counters import CounterBook
+from .engine.entries.entry import Group
+from .engine.entries.policy import Codec, TierPolicy
+from .engine.level2.level2 import Level2
+from .engine.level2.queued_write import QueueLimits
+from .engine.memory.l1 import L1
+from .engine.operations.around_change import Invalidating, Target
+from .engine.operations.invalidate import invalidate_group, invalidate_indexed
+from .engine.runtime.l2 import Bounds
+from .engine.runtime.runtime import Limits
 from .errors import TierCacheError, UsageError
-from .l2.connect import Client, Settings, client_from_url
-from .l2.store import ValkeyLevel2
+from .indexes.names import index_key, tag_groups
+from .indexes.reindex import Reindex
 from .monitor.discovery import Discovery
 from .monitor.effectiveness import ToolEffectiveness, rate
-from .monitor.policies import ToolPolicies
+from .monitor.local_stats import LocalStats
 from .monitor.service import MonitorService
 from .monitor.statistics import CacheStats, StatsHash, parse
 from .options import (
@@ -44,23 +43,24 @@ from .options import (
     WriteOptions,
 )
 from .pricing.prices import ModelPrice, PriceTable
-from .stats import LocalStats
+from .stores.valkey.settings import Client, Settings, client_from_url
+from .stores.valkey.store import ValkeyLevel2
 from .telemetry import names
 from .telemetry.otel import Tracing
 from .telemetry.prometheus import report
 from .telemetry.source import CacheSource
-from .tiers.compression import Compression
-from .tiers.indexes import index_key, tag_groups
-from .tiers.indexing import Indexing
-from .tiers.kv import ALL_KV, KvTier
-from .tiers.kv_entry import KvCodec
-from .tiers.llm import LlmTier, groups_of_model, model_of
-from .tiers.llm_entry import LlmCodec, LlmEntry
-from .tiers.llm_key import LlmKeys
-from .tiers.session import SessionTier
-from .tiers.session_entry import SessionCodec
-from .tiers.tool import ToolTier
-from .tiers.tool_entry import ToolCodec
+from .tiers.kv.entry import KvCodec
+from .tiers.kv.tier import ALL_KV, KvTier
+from .tiers.llm.entry import LlmCodec, LlmEntry
+from .tiers.llm.key import LlmKeys
+from .tiers.llm.tier import LlmTier, groups_of_model, model_of
+from .tiers.session.entry import SessionCodec
+from .tiers.session.tier import SessionTier
+from .tiers.tool.entry import ToolCodec
+from .tiers.tool.policies import ToolPolicies
+from .tiers.tool.tier import ToolTier
+from .tiers.values.compression import Compression
+from .ttl import Ttl, check_ttl
 
 __all__ = ["AgentCache", "CacheOptions"]
 
@@ -167,8 +167,8 @@ class AgentCache:
         self._statistics = self._new_statistics()
         listed = _checked(discovery, "discovery", DiscoveryOptions).enabled
         self._discovery = Discovery(name, self._describe) if listed and client is not None else None
-        self._indexing = Indexing(name, self._model_of)
-        monitor = MonitorService(self._statistics, self._tool_policies, self._indexing, self._discovery)
+        self._reindex = Reindex(name, self._model_of)
+        monitor = MonitorService(self._statistics, self._tool_policies, self._reindex, self._discovery)
         self._engine = Engine(
             l1=L1(max_entries=memory.max_entries, max_bytes=memory.max_bytes, max_staleness=coherence.max_staleness),
             connect=None if client is None else partial(self._connect, self._settings(client)),
@@ -396,7 +396,7 @@ class AgentCache:
         """
         runtime = await self._engine.open()
         with self._engine.operation("reindex") as operation:
-            count = 0 if runtime.level2 is None else await self._indexing.run(runtime.level2)
+            count = 0 if runtime.level2 is None else await self._reindex.run(runtime.level2)
             operation.set("indexed_count", count)
         return count
 

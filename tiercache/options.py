@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
-from .engine.ttl import Ttl, check_ttl
 from .errors import UsageError
+from .ttl import Ttl, check_ttl
 
 __all__ = [
     "CoherenceOptions",

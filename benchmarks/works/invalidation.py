@@ -18,8 +18,8 @@ from benchmarks.peers.protocol import Endpoint, Peer
 from benchmarks.timing import Measured
 from benchmarks.works.work import Bench, Variant, Work
 from tiercache import AgentCache, DiscoveryOptions, TelemetryOptions
-from tiercache.engine.announcement import Announcement
-from tiercache.l2.messages import encode
+from tiercache.engine.level2.announcement import Announcement
+from tiercache.stores.valkey.messages import encode
 
 REPLICAS = 8
 _NAME = "bench"

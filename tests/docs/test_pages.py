@@ -15,7 +15,7 @@ import pytest
 
 import tiercache
 from tests.docs.pages import DOCS, README, anchors, blocks, links, name_of, pages, pictures, prose, references, tables
-from tiercache.engine.counters import TierCounters
+from tiercache.engine.entries.counters import TierCounters
 
 SITE = sorted(DOCS.glob("*.md"))
 

@@ -11,20 +11,12 @@ import valkey
 
 from tests.requests import turns
 from tests.support import HeldReads, HeldWrites
-from tiercache import (
-    MISS,
-    AgentCache,
-    L2CommandError,
-    L2UnavailableError,
-    ResilienceOptions,
-    TierOptions,
-    UsageError,
-)
+from tiercache import MISS, AgentCache, L2CommandError, L2UnavailableError, ResilienceOptions, TierOptions, UsageError
 from tiercache.engine.engine import Engine
-from tiercache.engine.fences import Fences
-from tiercache.engine.flights import Flight
-from tiercache.engine.runtime import Runtime
-from tiercache.l2.store import ValkeyLevel2
+from tiercache.engine.memory.fences import Fences
+from tiercache.engine.memory.flights import Flight
+from tiercache.engine.runtime.runtime import Runtime
+from tiercache.stores.valkey.store import ValkeyLevel2
 from tiercache.testing import FakeClock
 
 MakeCache = Callable[..., AgentCache]

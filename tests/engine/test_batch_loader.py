@@ -15,7 +15,7 @@ from tests.engine.test_lifecycle import in_thread
 from tests.requests import asking, turns
 from tests.support import entry_keys, until
 from tiercache import AgentCache, LlmResponse, ResilienceOptions, TierOptions, ToolResult, UsageError
-from tiercache.engine.batch_loader import BatchLoader
+from tiercache.engine.operations.batch_loader import BatchLoader
 
 MakeCache = Callable[..., AgentCache]
 

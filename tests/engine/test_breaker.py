@@ -11,10 +11,10 @@ import pytest
 from tests.requests import HELLO, Loader, asking
 from tiercache import AgentCache, L2UnavailableError, ResilienceOptions
 from tiercache.embedded import EmbeddedValkey
-from tiercache.engine.breaker import Breaker, GuardedLevel2
-from tiercache.engine.level2 import WriteSet
-from tiercache.l2.connect import Settings, client_from_url
-from tiercache.l2.store import ValkeyLevel2
+from tiercache.engine.level2.breaker import Breaker, GuardedLevel2
+from tiercache.engine.level2.writes import WriteSet
+from tiercache.stores.valkey.settings import Settings, client_from_url
+from tiercache.stores.valkey.store import ValkeyLevel2
 from tiercache.testing import FakeClock
 
 LOST = L2UnavailableError("away")

@@ -15,13 +15,13 @@ from tests.requests import HELLO, Loader
 from tests.support import SEQUENCE, UNTRACKED, HeldReads, caught_up, distrusted, in_l1, until
 from tiercache import AgentCache, CoherenceOptions, TierOptions, ToolPolicy
 from tiercache.embedded import EmbeddedValkey
-from tiercache.engine.announcement import Announcement, ChangedByOthers, Heard, Pong, Unreadable
-from tiercache.engine.coherence import Coherence
-from tiercache.engine.entry import Entry, Group
-from tiercache.engine.fences import Fences
-from tiercache.engine.l1 import L1
-from tiercache.engine.leases import Leases
-from tiercache.engine.level2 import Position
+from tiercache.engine.coherence.coherence import Coherence
+from tiercache.engine.coherence.leases import Leases
+from tiercache.engine.entries.entry import Entry, Group
+from tiercache.engine.level2.announcement import Announcement, ChangedByOthers, Heard, Pong, Unreadable
+from tiercache.engine.level2.level2 import Position
+from tiercache.engine.memory.fences import Fences
+from tiercache.engine.memory.l1 import L1
 from tiercache.testing import ChaosProxy
 
 MakeCache = Callable[..., AgentCache]
@@ -352,11 +352,11 @@ async def test_memory_stays_when_nothing_was_missed_while_the_bus_was_cut(
         await caught_up(b, plain)
         assert await b.kv.get("k") == "v"
         before = distrusted(b)
-        follower = b._engine.runtime.link.follower  # type: ignore[union-attr]
-        subscription = follower._subscription
+        listener = b._engine.runtime.l2.listener  # type: ignore[union-attr]
+        subscription = listener._subscription
         await cut(proxied)
         proxied.refuse(False)
-        await until(lambda: follower._subscription not in (None, subscription))
+        await until(lambda: listener._subscription not in (None, subscription))
         await a.kv.set("another", "x")
         await caught_up(b, plain)
         assert distrusted(b) == before
@@ -554,15 +554,15 @@ class Decided:
         self.l1 = L1(max_entries=100, max_bytes=10_000, max_staleness=3)
         self.fences = Fences(lambda: 0.0)
         self.leases = Leases(None, origin="me", ttl=1)  # type: ignore[arg-type]
-        self.settings_changed = 0
+        self.policies_changed = 0
         self.coherence = Coherence(
             self.l1,
             self.fences,
             self.leases,
             origin="me",
             max_staleness=3,
-            settings_key="settings",
-            on_settings_changed=self._on_settings_changed,
+            policies_key="settings",
+            on_policies_changed=self._on_policies_changed,
         )
         self.coherence.subscribed(Position("server", 7))
         self.coherence.apply(Pong(0.0, 7))
@@ -570,8 +570,8 @@ class Decided:
         self.put("l", Group("tier", "llm"))
         self.before = self.coherence.generation
 
-    def _on_settings_changed(self) -> None:
-        self.settings_changed += 1
+    def _on_policies_changed(self) -> None:
+        self.policies_changed += 1
 
     def put(self, key: str, *groups: Group) -> None:
         entry = Entry("v", deadline=100, began=0, expires_at=100, stored_at=0, groups=groups, size_bytes=10)
@@ -686,14 +686,14 @@ def test_the_servers_own_word_drops_keys_and_tells_of_settings(decided: Decided)
     decided.coherence.apply(ChangedByOthers(("k", "settings", "unknown")))
     assert decided.kept == {"l"}
     assert not fence.holds
-    assert (decided.settings_changed, decided.distrusted) == (1, 0)
+    assert (decided.policies_changed, decided.distrusted) == (1, 0)
 
 
 def test_settings_changed_by_this_process_are_known_to_it(decided: Decided) -> None:
     decided.hear(None, "me", settings=True)
-    assert decided.settings_changed == 0
+    assert decided.policies_changed == 0
     decided.hear(None, settings=True)
-    assert decided.settings_changed == 1
+    assert decided.policies_changed == 1
 
 
 async def test_whoever_waits_for_a_lease_is_woken_by_a_change_and_by_its_end(decided: Decided) -> None:

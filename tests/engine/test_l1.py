@@ -8,8 +8,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from tiercache.engine.entry import Entry, Group
-from tiercache.engine.l1 import L1
+from tiercache.engine.entries.entry import Entry, Group
+from tiercache.engine.memory.l1 import L1
 
 MAX_ENTRIES = 4
 MAX_BYTES = 100

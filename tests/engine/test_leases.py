@@ -16,10 +16,10 @@ from tests.peers import betterdb_cache
 from tests.requests import HELLO, Loader, asking, turns
 from tests.support import UNTRACKED, in_l1, until
 from tiercache import AgentCache, CoherenceOptions, L2UnavailableError, ResilienceOptions, TierOptions
-from tiercache.engine.leases import Lease, Leases, is_placeholder
-from tiercache.engine.level2 import Release, TakeLease, WriteSet
-from tiercache.engine.write_pipe import WritePipe
-from tiercache.l2.store import ValkeyLevel2
+from tiercache.engine.coherence.leases import Lease, Leases, is_placeholder
+from tiercache.engine.level2.write_pipe import WritePipe
+from tiercache.engine.level2.writes import Release, TakeLease, WriteSet
+from tiercache.stores.valkey.store import ValkeyLevel2
 
 MakeCache = Callable[..., AgentCache]
 Pair = tuple[AgentCache, AgentCache]
@@ -128,7 +128,7 @@ async def test_a_waiter_is_told_and_a_lease_that_nobody_wants_is_not_talked_of(
         loader = Loader(held=True)
         loading = await holder(a, loader)
         other = load(b, Loader())
-        await until(lambda: a._engine.runtime.link.leases._held[KEY].is_wanted)  # type: ignore[union-attr]
+        await until(lambda: a._engine.runtime.l2.leases._held[KEY].is_wanted)  # type: ignore[union-attr]
         loader.release()
         await asyncio.gather(loading, other)
         messages = []
@@ -229,7 +229,7 @@ async def test_a_waiter_that_is_cancelled_leaves_the_others(make_cache: MakeCach
         assert (await task).value == "answer"
     assert (tasks[0].cancelled(), tasks[2].cancelled()) == (True, True)
     assert unwanted.calls == 0
-    assert not b._engine.runtime.link.leases._waiting  # type: ignore[union-attr]
+    assert not b._engine.runtime.l2.leases._waiting  # type: ignore[union-attr]
 
 
 class HeldTakes:

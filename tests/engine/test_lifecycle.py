@@ -19,7 +19,7 @@ import valkey
 from tests.requests import HELLO, Loader, asking, turns
 from tests.support import entry_keys
 from tiercache import AgentCache, L2UnavailableError, ResilienceOptions, UsageError, WrongLoopError
-from tiercache.l2.store import ValkeyLevel2
+from tiercache.stores.valkey.store import ValkeyLevel2
 
 
 def in_thread(work: Callable[[], object]) -> None:

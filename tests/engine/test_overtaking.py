@@ -11,8 +11,8 @@ import pytest
 from tests.requests import HELLO, Loader, asking, turns
 from tests.support import HeldReads, HeldWrites
 from tiercache import AgentCache, LlmResponse
-from tiercache.engine.fences import Fence, Fences
-from tiercache.l2.store import ValkeyLevel2
+from tiercache.engine.memory.fences import Fence, Fences
+from tiercache.stores.valkey.store import ValkeyLevel2
 
 CHANGES: dict[str, Callable[[AgentCache], Awaitable[Any]]] = {
     "invalidate": lambda cache: cache.llm.invalidate(HELLO),

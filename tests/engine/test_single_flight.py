@@ -12,8 +12,8 @@ import pytest
 
 from tests.requests import HELLO, Loader, asking, turns
 from tiercache import AgentCache, ResilienceOptions, TierOptions, UsageError
-from tiercache.engine.fences import Fence
-from tiercache.engine.flights import Flight
+from tiercache.engine.memory.fences import Fence
+from tiercache.engine.memory.flights import Flight
 
 MakeCache = Callable[..., AgentCache]
 
@@ -51,12 +51,12 @@ async def test_cancelling_the_first_caller_leaves_the_others_waiting(cache: Agen
 
 async def test_cancelling_one_waiter_leaves_the_others(cache: AgentCache) -> None:
     loader = Loader(held=True)
-    leader, follower, other = [ask(cache, loader) for _ in range(3)]
+    leader, listener, other = [ask(cache, loader) for _ in range(3)]
     await loader.started.wait()
     await turns()
-    follower.cancel()
+    listener.cancel()
     await turns()
-    assert follower.cancelled()
+    assert listener.cancelled()
     loader.release()
     assert [(await task).response for task in (leader, other)] == ["answer"] * 2
     assert loader.calls == 1

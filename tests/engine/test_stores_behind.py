@@ -17,8 +17,8 @@ import valkey
 from tests.requests import HELLO, Loader, asking, turns
 from tests.support import UNTRACKED, HeldWrites, caught_up, entry_keys, in_l1, until
 from tiercache import AgentCache, L1Options, L2UnavailableError, ResilienceOptions, TierOptions, WriteOptions
-from tiercache.engine.level2 import WriteSet
-from tiercache.l2.store import ValkeyLevel2
+from tiercache.engine.level2.writes import WriteSet
+from tiercache.stores.valkey.store import ValkeyLevel2
 from tiercache.testing import ChaosProxy, FakeClock
 
 MakeCache = Callable[..., AgentCache]
@@ -60,7 +60,7 @@ async def test_a_queued_value_is_what_reads_see(
     assert b"older" in plain.get(key)
     await cache.flush_writes()
     assert b"newer" in plain.get(key)
-    assert len(cache._engine.runtime.link.behind) == 0  # type: ignore[union-attr]
+    assert len(cache._engine.runtime.l2.behind) == 0  # type: ignore[union-attr]
 
 
 async def test_answers_of_blocks_are_stored_behind_too(make_cache: MakeCache, plain: valkey.Valkey) -> None:
@@ -273,7 +273,7 @@ async def test_a_store_that_is_lost_is_counted_and_neither_it_nor_the_older_valu
         assert not (await cache.llm.check(HELLO)).hit
         # What the caller had replaced is removed.
         await until(lambda: plain.get(key) is None)
-        await until(lambda: not cache._engine.runtime.link.unsettled)  # type: ignore[union-attr]
+        await until(lambda: not cache._engine.runtime.l2.pending)  # type: ignore[union-attr]
         assert (await cache.llm.get_or_load(HELLO, Loader("loaded"))).response == "loaded"
         assert (await cache.stats()).write_errors == {"llm": 2, "tool": 0}
 
@@ -292,7 +292,7 @@ async def test_a_store_that_is_refused_takes_the_older_value_with_it(
         # Also while the delete is still on its way.
         assert not (await cache.llm.check(HELLO)).hit
         await until(lambda: plain.get(key) is None)
-        await until(lambda: not cache._engine.runtime.link.unsettled)  # type: ignore[union-attr]
+        await until(lambda: not cache._engine.runtime.l2.pending)  # type: ignore[union-attr]
     finally:
         plain.config_set("maxmemory", 0)
     await cache.llm.store(HELLO, "taken")
@@ -314,7 +314,7 @@ async def test_who_may_neither_store_nor_delete_lives_with_what_is_there(
             await cache.llm.store(HELLO, "refused")
             await cache.flush_writes()
             await cache.flush_writes()
-            assert not cache._engine.runtime.link.unsettled  # type: ignore[union-attr]
+            assert not cache._engine.runtime.l2.pending  # type: ignore[union-attr]
             assert (await cache.llm.check(HELLO)).response == "older"
     finally:
         plain.acl_deluser("reader")
@@ -342,8 +342,8 @@ async def test_a_later_store_is_not_removed_for_an_earlier_one_that_was_lost(
     await cache.llm.store(HELLO, "second")
     release.set()
     await flushing
-    unsettled = cache._engine.runtime.link.unsettled  # type: ignore[union-attr]
-    assert not unsettled
+    pending = cache._engine.runtime.l2.pending  # type: ignore[union-attr]
+    assert not pending
     assert (await cache.llm.check(HELLO)).response == "second"
     await cache.flush_writes()
     cache.clear_l1()

@@ -10,8 +10,8 @@ import valkey
 
 from tests.requests import HELLO, Loader, asking
 from tiercache import NO_EXPIRY, AgentCache, CoherenceOptions, LlmResponse, TierOptions
-from tiercache.engine.ttl import check_ttl, shorten, to_milliseconds
 from tiercache.testing import FakeClock
+from tiercache.ttl import check_ttl, shorten, to_milliseconds
 
 MakeCache = Callable[..., AgentCache]
 

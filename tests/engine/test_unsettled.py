@@ -102,7 +102,7 @@ async def test_what_may_not_have_been_removed_is_not_read_from_valkey(
     proxied.refuse(False)
     assert await read(cache) == READS.keys() - removed - hidden
     # Repeated, and believed again.
-    await until(lambda: not cache._engine.runtime.link.unsettled)  # type: ignore[union-attr]
+    await until(lambda: not cache._engine.runtime.l2.pending)  # type: ignore[union-attr]
     assert await read(cache) == READS.keys() - removed
 
 
@@ -163,7 +163,7 @@ async def test_an_unacknowledged_change_of_a_session_is_not_repeated(
     with pytest.raises(L2UnavailableError):
         await cache.session.destroy_thread("thread")
     proxied.refuse(False)
-    assert not cache._engine.runtime.link.unsettled  # type: ignore[union-attr]
+    assert not cache._engine.runtime.l2.pending  # type: ignore[union-attr]
     assert plain.get("test:session:thread:field") == b"older"
 
 
@@ -186,7 +186,7 @@ async def test_a_load_that_was_begun_before_an_unacknowledged_invalidation_is_st
     assert (await loading).value == "from before"
     assert not in_l1(cache, "test:__tc:kv:kv:new")
     proxied.refuse(False)
-    await until(lambda: not cache._engine.runtime.link.unsettled)  # type: ignore[union-attr]
+    await until(lambda: not cache._engine.runtime.l2.pending)  # type: ignore[union-attr]
     await cache.flush_writes()
     assert await cache.kv.get("new") is None
 
@@ -199,7 +199,7 @@ async def test_what_is_loaded_meanwhile_is_kept_in_memory(cache: AgentCache, pro
     result = await cache.kv.get_or_load("k", lambda: "newer")
     assert (result.source, result.value) == ("loader", "newer")
     assert (await cache.kv.get_or_load("k", lambda: "newest")).value == "newer"
-    await until(lambda: not cache._engine.runtime.link.unsettled)  # type: ignore[union-attr]
+    await until(lambda: not cache._engine.runtime.l2.pending)  # type: ignore[union-attr]
     cache.clear_l1()
     assert await cache.kv.get("k") != "older"
 
@@ -210,11 +210,11 @@ async def test_what_is_stored_meanwhile_settles_its_key(cache: AgentCache, proxi
         await cache.kv.delete("k")
     proxied.refuse(False)
     await cache.kv.set("k", "newer")
-    assert not cache._engine.runtime.link.unsettled  # type: ignore[union-attr]
+    assert not cache._engine.runtime.l2.pending  # type: ignore[union-attr]
     cache.clear_l1()
     assert await cache.kv.get("k") == "newer"
     # Nor is it deleted by a repetition that came to nothing.
-    task = cache._engine.runtime.link.unsettled._task  # type: ignore[union-attr]
+    task = cache._engine.runtime.l2.pending._task  # type: ignore[union-attr]
     assert task is not None
     await asyncio.wait([task])
     assert await read_plainly(cache) == "newer"
@@ -231,12 +231,12 @@ async def test_a_repetition_does_not_remove_what_is_being_stored(
     held = HeldWrites(monkeypatch)
     storing = asyncio.create_task(cache.kv.set("k", "newer"))
     await held.sending.wait()
-    unsettled = cache._engine.runtime.link.unsettled  # type: ignore[union-attr]
-    repeating = asyncio.create_task(unsettled._repeat_all())
+    pending = cache._engine.runtime.l2.pending  # type: ignore[union-attr]
+    repeating = asyncio.create_task(pending._repeat_all())
     await turns()
     held.release.set()
     await asyncio.gather(storing, repeating)
-    assert not unsettled
+    assert not pending
     assert plain.get("test:__tc:kv:kv:k") == b"snewer"
     assert not plain.exists("test:__tc:kv:kv:other")
 
@@ -277,4 +277,4 @@ async def test_a_server_that_hung_is_not_believed_before_the_change_was_repeated
             assert time.monotonic() < give_up_at
             await asyncio.sleep(0.02)
         assert not removed & await read(cache)
-        await until(lambda: not cache._engine.runtime.link.unsettled)  # type: ignore[union-attr]
+        await until(lambda: not cache._engine.runtime.l2.pending)  # type: ignore[union-attr]

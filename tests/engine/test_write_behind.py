@@ -13,9 +13,9 @@ from tests.engine.test_write_pipe import Ledger, write
 from tests.requests import turns
 from tests.support import until
 from tiercache import L2CommandError, L2UnavailableError
-from tiercache.engine.level2 import Delete, Release, Run, TakeLease, Write, WriteResult, WriteSet
-from tiercache.engine.queued import QueueLimits
-from tiercache.engine.write_pipe import WritePipe
+from tiercache.engine.level2.queued_write import QueueLimits
+from tiercache.engine.level2.write_pipe import WritePipe
+from tiercache.engine.level2.writes import Delete, Release, Run, TakeLease, Write, WriteResult, WriteSet
 
 NEVER = 3600.0
 

@@ -10,9 +10,10 @@ import pytest
 
 from tests.requests import turns
 from tiercache import L2CommandError, L2UnavailableError
-from tiercache.engine.level2 import Delete, Run, Stored, Write, WriteResult, WriteSet
-from tiercache.engine.queued import QueueLimits
-from tiercache.engine.write_pipe import WritePipe
+from tiercache.engine.level2.level2 import Stored
+from tiercache.engine.level2.queued_write import QueueLimits
+from tiercache.engine.level2.write_pipe import WritePipe
+from tiercache.engine.level2.writes import Delete, Run, Write, WriteResult, WriteSet
 
 
 class Ledger:

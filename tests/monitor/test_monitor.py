@@ -16,9 +16,9 @@ import valkey
 
 from tests.requests import HELLO, asking
 from tiercache import AgentCache, DiscoveryOptions, L2UnavailableError, TierOptions, ToolPolicy, UsageError
-from tiercache.l2.multiplexed import MultiplexedLine
-from tiercache.l2.store import ValkeyLevel2
 from tiercache.monitor import discovery, service
+from tiercache.stores.valkey.multiplexed import MultiplexedLine
+from tiercache.stores.valkey.store import ValkeyLevel2
 
 MakeCache = Callable[..., AgentCache]
 HEARTBEAT = "__betterdb:heartbeat:test"

@@ -11,7 +11,7 @@ import pytest
 import valkey
 
 from tiercache import NO_EXPIRY, AgentCache, L2UnavailableError, TierOptions, ToolPolicy, UsageError
-from tiercache.l2.store import ValkeyLevel2
+from tiercache.stores.valkey.store import ValkeyLevel2
 
 MakeCache = Callable[..., AgentCache]
 KEY = "test:__tool_policies"

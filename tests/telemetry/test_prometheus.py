@@ -26,8 +26,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.requests import HELLO, Loader, asking
 from tiercache import AgentCache, LlmResponse, TelemetryOptions, UsageError
-from tiercache.engine.counters import OperationCounters
-from tiercache.engine.operation import OperationLog
+from tiercache.engine.entries.counters import OperationCounters
+from tiercache.engine.entries.operation import OperationLog
 from tiercache.telemetry import names
 from tiercache.testing import FakeClock
 

@@ -17,10 +17,11 @@ from tests.requests import asking
 from tests.tiers.test_canonical import Text, values
 from tests.tiers.test_fingerprint import LONG, NEAR, check_llm, digest, llm_definition, requests, tool_definition
 from tiercache import AgentCache
-from tiercache.tiers import fingerprint as accounts
-from tiercache.tiers import llm_key, tool_key
-from tiercache.tiers.canonical import agreed_json, agrees_on
-from tiercache.tiers.fingerprint import fingerprint, is_json, said_by
+from tiercache.tiers.keys import fingerprint as accounts
+from tiercache.tiers.keys.canonical_json import agreed_json, agrees_on
+from tiercache.tiers.keys.fingerprint import fingerprint, is_json, said_by
+from tiercache.tiers.llm import key as llm_key
+from tiercache.tiers.tool import key as tool_key
 
 FLAT = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "temperature": 0.5, "stream": None}
 NESTED = {**FLAT, "tools": [{"name": "a", "parameters": {"type": "object"}}]}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.requests import asking
 from tiercache import AgentCache, L1Options
-from tiercache.tiers.aliases import Aliases, _size_of_mark
+from tiercache.tiers.keys.known_keys import Aliases, _size_of_mark
 
 MAX_ENTRIES, MAX_BYTES = 8, 4000
 

@@ -12,15 +12,7 @@ import valkey
 
 from tests.requests import HELLO, Loader
 from tests.support import entry_keys
-from tiercache import (
-    AgentCache,
-    L1Options,
-    LlmResponse,
-    ResilienceOptions,
-    TierOptions,
-    UsageError,
-    WriteOptions,
-)
+from tiercache import AgentCache, L1Options, LlmResponse, ResilienceOptions, TierOptions, UsageError, WriteOptions
 
 Call = Callable[[AgentCache, Any], Awaitable[Any]]
 

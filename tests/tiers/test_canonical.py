@@ -15,8 +15,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tiercache import UsageError
-from tiercache.tiers import canonical
-from tiercache.tiers.canonical import MAX_DEPTH, canonical_json, compact_json
+from tiercache.tiers.keys import canonical_json as canonical
+from tiercache.tiers.keys.canonical_json import MAX_DEPTH, canonical_json, compact_json
 
 
 def definition(value: Any, *, sort: bool) -> bytes:

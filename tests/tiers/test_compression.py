@@ -25,14 +25,14 @@ from hypothesis import strategies as st
 from tests.requests import HELLO, asking
 from tests.support import entry_keys, in_l1, until
 from tiercache import AgentCache, TierOptions, UsageError
-from tiercache.engine.leases import is_placeholder
-from tiercache.engine.policy import UndecodableError, UnreadableHereError
-from tiercache.tiers import compression
-from tiercache.tiers.canonical import compact_json
-from tiercache.tiers.compression import Compression
-from tiercache.tiers.kv_entry import KvCodec, encode_kv
-from tiercache.tiers.llm_entry import LlmCodec, encode
-from tiercache.tiers.tool_entry import ToolCodec, encode_tool
+from tiercache.engine.coherence.leases import is_placeholder
+from tiercache.engine.entries.policy import UndecodableError, UnreadableHereError
+from tiercache.tiers.keys.canonical_json import compact_json
+from tiercache.tiers.kv.entry import KvCodec, encode_kv
+from tiercache.tiers.llm.entry import LlmCodec, encode
+from tiercache.tiers.tool.entry import ToolCodec, encode_tool
+from tiercache.tiers.values import compression
+from tiercache.tiers.values.compression import Compression
 
 MakeCache = Callable[..., AgentCache]
 

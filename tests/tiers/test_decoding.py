@@ -11,9 +11,9 @@ import pytest
 
 from tests.requests import HELLO
 from tiercache import AgentCache
-from tiercache.tiers.kv_entry import KvCodec
-from tiercache.tiers.llm_entry import LlmCodec
-from tiercache.tiers.tool_entry import ToolCodec
+from tiercache.tiers.kv.entry import KvCodec
+from tiercache.tiers.llm.entry import LlmCodec
+from tiercache.tiers.tool.entry import ToolCodec
 
 BLOCKS = [{"type": "text", "text": "Hi"}]
 TOKENS = {"input": 3, "output": 4}

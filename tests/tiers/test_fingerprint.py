@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from tests.tiers.test_canonical import Colour, Fraction, Level, Text, values
 from tiercache import AgentCache
-from tiercache.tiers import llm_key, tool_key
-from tiercache.tiers.fingerprint import fingerprint, may_remember
+from tiercache.tiers.keys.fingerprint import fingerprint, may_remember
+from tiercache.tiers.llm import key as llm_key
+from tiercache.tiers.tool import key as tool_key
 
 LONG = "long " * 200
 OTHER_LONG = "Long " * 200

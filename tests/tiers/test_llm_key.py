@@ -13,7 +13,7 @@ import pytest
 from tests.requests import HELLO, asking
 from tests.support import HeldReads
 from tiercache import AgentCache, TierOptions, UsageError, last_user_turn
-from tiercache.tiers.llm_key import LlmKeys
+from tiercache.tiers.llm.key import LlmKeys
 
 KEYS = LlmKeys("n:llm:")
 

@@ -27,9 +27,9 @@ from tiercache import (
     UsageError,
 )
 from tiercache.embedded import EmbeddedValkey
-from tiercache.engine.level2 import Run, Write, WriteSet
-from tiercache.engine.write_pipe import WritePipe
-from tiercache.l2.store import ValkeyLevel2
+from tiercache.engine.level2.write_pipe import WritePipe
+from tiercache.engine.level2.writes import Run, Write, WriteSet
+from tiercache.stores.valkey.store import ValkeyLevel2
 from tiercache.testing import FakeClock
 
 MakeCache = Callable[..., AgentCache]
@@ -800,7 +800,7 @@ async def test_the_memory_of_active_threads_and_of_slides_is_bounded(cache: Agen
     session: Any = cache.session
     for n in range(10_050):
         session._active.seen(str(n), 0.0, float("inf"))
-        session._store._slides.note(str(n), 0.0, 10.0)
-    assert len(session._active._ends) == len(session._store._slides._known) == 10_000
+        session._store._sliding.note(str(n), 0.0, 10.0)
+    assert len(session._active._ends) == len(session._store._sliding._known) == 10_000
     assert "49" not in session._active._ends
     assert "10049" in session._active._ends

@@ -16,7 +16,7 @@ import valkey
 from tests.requests import Loader
 from tests.support import HeldReads, entry_keys
 from tiercache import NO_EXPIRY, AgentCache, CoherenceOptions, L1Options, ResilienceOptions, TierOptions, UsageError
-from tiercache.l2.store import ValkeyLevel2
+from tiercache.stores.valkey.store import ValkeyLevel2
 from tiercache.testing import FakeClock
 
 MakeCache = Callable[..., AgentCache]
@@ -254,7 +254,7 @@ async def test_a_change_under_way_when_its_loop_ends_is_not_made_twice(url: str,
     script = """
         import asyncio, sys
         from tiercache import AgentCache
-        from tiercache.l2.store import ValkeyLevel2
+        from tiercache.stores.valkey.store import ValkeyLevel2
 
         apply = ValkeyLevel2.apply
         async def answered_late(level2, writes):

@@ -12,24 +12,26 @@ from asyncio import get_running_loop
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from ..clock import Clock
 from ..errors import L2UnavailableError
-from .clock import Clock
-from .coherence import Coherence
-from .counters import TierCounters
-from .entry import ENTRY_OVERHEAD_BYTES, Entry, Group, shared_size
-from .fences import Fence
-from .found import Found, Source
-from .l1 import L1
-from .leases import is_placeholder
-from .level2 import Delete, Stored
-from .lifecycle import Lifecycle
-from .link import Bounds, Connect
-from .operation import Operation, OperationLog, Tracer
-from .policy import Request, TierPolicy, UndecodableError
-from .queued import OnDone
-from .runtime import Limits, Runtime, Service
+from .call import Call
+from .coherence.coherence import Coherence
+from .coherence.leases import is_placeholder
+from .entries.counters import TierCounters
+from .entries.entry import ENTRY_OVERHEAD_BYTES, Entry, Group, shared_size
+from .entries.lookup import Lookup, Source
+from .entries.operation import Operation, OperationLog, Tracer
+from .entries.policy import TierPolicy, UndecodableError
+from .level2.level2 import Stored
+from .level2.queued_write import OnDone
+from .level2.writes import Delete
+from .memory.fences import Fence
+from .memory.l1 import L1
+from .runtime.l2 import Bounds, Connect
+from .runtime.lifecycle import Lifecycle
+from .runtime.runtime import Limits, Runtime, Service
 
-__all__ = ["Engine", "Found", "Source", "count_found"]
+__all__ = ["Engine", "Lookup", "Source", "count_lookup"]
 
 _LOGGER: Final = logging.getLogger("tiercache")
 
@@ -38,7 +40,7 @@ class Engine:
     """One cache's levels, in one process.
 
     Attributes:
-        at_hand: As ``Lifecycle.at_hand``.
+        at_hand: As ``Lifecycle.open_runtime``.
         tracer: Makes the spans. None where they are not wanted: then nothing is made for them.
     """
 
@@ -66,7 +68,7 @@ class Engine:
         self._bounds = bounds
         self._service = service
         self._life = Lifecycle(self._start)
-        self.at_hand = self._life.at_hand
+        self.open_runtime = self._life.open_runtime
         self._warned: set[str] = set()
 
     async def open(self) -> Runtime:
@@ -88,7 +90,7 @@ class Engine:
 
     # Reading
 
-    def peek(self, key: str, now: float, counters: TierCounters) -> Entry | None:
+    def hit(self, key: str, now: float, counters: TierCounters) -> Entry | None:
         """Return the entry in process memory, without a task, a lock or an await; counts a hit.
 
         None says nothing about the loop or whether the cache is open: ``find`` and ``get_or_load`` do.
@@ -102,44 +104,44 @@ class Engine:
             counters.saved_micros += entry.cost_micros
         return entry
 
-    async def find(self, request: Request, *, fresh: bool = False, peeked: bool = False) -> Found:
+    async def find(self, request: Call, *, fresh: bool = False, is_l1_miss: bool = False) -> Lookup:
         """Look a key up in both levels; with ``fresh`` in Valkey alone.
 
         Args:
-            peeked: Whether ``peek`` has found nothing, in this very step.
+            is_l1_miss: Whether ``hit`` has found nothing, in this very step.
         """
-        runtime = self.at_hand()
+        runtime = self.open_runtime()
         if runtime is None:
             runtime = await self.open()
-            peeked = False
-        if not (fresh or peeked):
-            entry = self.peek(request.key, self.now(), request.counters)
+            is_l1_miss = False
+        if not (fresh or is_l1_miss):
+            entry = self.hit(request.key, self.now(), request.counters)
             if entry is not None:
-                return Found(entry, "l1")
+                return Lookup(entry, "l1")
         fence = runtime.fences.open(request.key, request.groups)
         try:
             found = await self.read(runtime, request, fence)
         finally:
             runtime.fences.close(fence)
-        count_found(request.counters, found)
+        count_lookup(request.counters, found)
         return found
 
-    async def read(self, runtime: Runtime, request: Request, fence: Fence) -> Found:
+    async def read(self, runtime: Runtime, request: Call, fence: Fence) -> Lookup:
         """Ask Valkey, fill L1 unless the fence is broken. An unavailable Valkey is a miss, but for state an error."""
-        link = runtime.link
-        if link is None:
-            return Found(None, None)
-        if (link.behind or link.unsettled) and not request.policy.is_state:
-            queued = await link.behind.find(request.key)
+        l2 = runtime.l2
+        if l2 is None:
+            return Lookup(None, None)
+        if (l2.behind or l2.pending) and not request.policy.is_state:
+            queued = await l2.behind.find(request.key)
             if queued is not None:
-                return Found(queued, "l1")
+                return Lookup(queued, "l1")
             # No await before this: what was queued and has failed is unsettled now.
-            if link.unsettled.covers(request.key, request.groups):
+            if l2.pending.covers(request.key, request.groups):
                 return self._without_valkey(request)
         sent_at = self.now()
         self._begin_reading(runtime, fence)
         try:
-            stored = await link.level2.get(request.key)
+            stored = await l2.level2.get(request.key)
         except L2UnavailableError:
             request.counters.l2_errors += 1
             if request.policy.is_state:
@@ -149,17 +151,17 @@ class Engine:
             fence.reading = False
         return self._received(runtime, request, fence, stored, sent_at)
 
-    async def read_many(self, runtime: Runtime, requests: Sequence[Request], fences: Sequence[Fence]) -> list[Found]:
+    async def read_many(self, runtime: Runtime, requests: Sequence[Call], fences: Sequence[Fence]) -> list[Lookup]:
         """As ``read``, for requests of one tier in one round trip."""
-        link = runtime.link
-        if link is None:
-            return [Found(None, None)] * len(requests)
-        found: dict[str, Found] = {}
-        if (link.behind or link.unsettled) and requests and not requests[0].policy.is_state:
-            queued = {request.key: await link.behind.find(request.key) for request in requests}
-            found = {key: Found(entry, "l1") for key, entry in queued.items() if entry is not None}
+        l2 = runtime.l2
+        if l2 is None:
+            return [Lookup(None, None)] * len(requests)
+        found: dict[str, Lookup] = {}
+        if (l2.behind or l2.pending) and requests and not requests[0].policy.is_state:
+            queued = {request.key: await l2.behind.find(request.key) for request in requests}
+            found = {key: Lookup(entry, "l1") for key, entry in queued.items() if entry is not None}
             for request in requests:
-                if request.key not in found and link.unsettled.covers(request.key, request.groups):
+                if request.key not in found and l2.pending.covers(request.key, request.groups):
                     found[request.key] = self._without_valkey(request)
         asked = [(request, fence) for request, fence in zip(requests, fences, strict=True) if request.key not in found]
         if asked:
@@ -167,7 +169,7 @@ class Engine:
             for _, fence in asked:
                 self._begin_reading(runtime, fence)
             try:
-                answers = await link.level2.get_many([request.key for request, _ in asked])
+                answers = await l2.level2.get_many([request.key for request, _ in asked])
             except L2UnavailableError:
                 for request, _ in asked:
                     request.counters.l2_errors += 1
@@ -187,39 +189,37 @@ class Engine:
         fence.reading = True
         fence.keeps_reads = not runtime.is_writing(fence.key)
 
-    def _without_valkey(self, request: Request) -> Found:
+    def _without_valkey(self, request: Call) -> Lookup:
         """Return what there is to say while Valkey cannot be asked."""
         longer = self._limits.serve_untrusted
         entry = self.l1.get_untrusted(request.key, self.now(), longer) if longer else None
-        return Found(entry, None if entry is None else "stale", degraded=True)
+        return Lookup(entry, None if entry is None else "stale", degraded=True)
 
-    def _received(
-        self, runtime: Runtime, request: Request, fence: Fence, stored: Stored | None, sent_at: float
-    ) -> Found:
+    def _received(self, runtime: Runtime, request: Call, fence: Fence, stored: Stored | None, sent_at: float) -> Lookup:
         """Return what Valkey's answer means, having filled L1 with it unless the fence is broken."""
         policy, counters = request.policy, request.counters
         if stored is None:
-            return Found(None, None)
+            return Lookup(None, None)
         if stored.value is not None and not policy.is_state and is_placeholder(stored.value):
-            return Found(None, None, placeholder=stored.value)
+            return Lookup(None, None, placeholder=stored.value)
         try:
             if stored.value is None:
                 raise UndecodableError("not a string")
             value = policy.codec.decode(stored.value)
         except UndecodableError:
             counters.undecodable += 1
-            return Found(None, None)
+            return Lookup(None, None)
         entry = self.entry(policy, fence, value, stored.ttl, since=sent_at, began=sent_at)
         if policy.l1 and fence.keeps_reads and self.may_keep(runtime, fence):
             self.l1.put(fence.key, entry)
-        return Found(entry, "l2")
+        return Lookup(entry, "l2")
 
     def may_keep(self, runtime: Runtime, fence: Fence) -> bool:
         """Return whether what was brought back under ``fence`` may be kept in this process."""
         return runtime.fences.allow(fence)
 
     def entry(
-        self, policy: TierPolicy, of: Fence | Request, value: Any, ttl: float | None, *, since: float, began: float
+        self, policy: TierPolicy, of: Fence | Call, value: Any, ttl: float | None, *, since: float, began: float
     ) -> Entry:
         """Return the entry for a value that has ``ttl`` seconds to live in Valkey, counted from ``since``.
 
@@ -298,8 +298,8 @@ class Engine:
         def drop_again(outcome: int | Exception) -> None:
             for fence in fences:
                 self.written(runtime, fence)
-            if runtime.link is not None:
-                runtime.link.unsettled.note(keys, outcome)
+            if runtime.l2 is not None:
+                runtime.l2.pending.note(keys, outcome)
 
         return drop_again
 
@@ -308,8 +308,8 @@ class Engine:
         # Whoever read the older value in between may have put it into L1, or be about to.
         runtime.fences.written(fence)
         self.l1.drop(fence.key)
-        if runtime.link is not None:
-            runtime.link.leases.wake(fence.key)
+        if runtime.l2 is not None:
+            runtime.l2.leases.wake(fence.key)
 
     async def flush_writes(self) -> None:
         """Return when every write queued so far has been answered by Valkey, well or ill."""
@@ -340,7 +340,7 @@ class Engine:
     def coherence(self) -> Coherence | None:
         """What was heard of other processes' changes; None before the first use, and without Valkey."""
         runtime = self._life.runtime
-        return None if runtime is None or runtime.link is None else runtime.link.coherence
+        return None if runtime is None or runtime.l2 is None else runtime.l2.coherence
 
     @property
     def queued_write_count(self) -> int:
@@ -355,12 +355,12 @@ class Engine:
         return runtime is not None and runtime.breaker.is_open
 
 
-def _groups(groups_of: Callable[[Any], tuple[Group, ...]], of: Fence | Request, value: Any) -> tuple[Group, ...]:
+def _groups(groups_of: Callable[[Any], tuple[Group, ...]], of: Fence | Call, value: Any) -> tuple[Group, ...]:
     """Return the groups of an entry that requests of several may share: the value's own, and the request's tags."""
     return groups_of(value) + tuple(group for group in of.groups if group.kind == "tag")
 
 
-def count_found(counters: TierCounters, found: Found) -> None:
+def count_lookup(counters: TierCounters, found: Lookup) -> None:
     """Count how one caller was answered, past L1."""
     entry, source, coalesced, _, _ = found
     if entry is not None and source != "loader":

@@ -18,10 +18,10 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
-from ..engine.level2 import Level2
+from ..engine.level2.level2 import Level2
+from ..engine.level2.replies import send
 from ..errors import L2UnavailableError, TierCacheError, UsageError
-from ..tiers.indexes import IndexNames
-from .commands import send
+from ..indexes.names import IndexNames
 
 __all__ = ["Discovery"]
 

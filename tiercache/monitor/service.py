@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import suppress
-from typing import Final
+from typing import Final, Protocol
 
-from ..engine.breaker import GuardedLevel2
+from ..engine.level2.breaker import GuardedLevel2
 from ..errors import TierCacheError, UsageError
-from ..tiers.indexing import Indexing
+from ..indexes.reindex import Reindex
 from .discovery import Discovery
-from .policies import ToolPolicies
 from .statistics import StatsHash
 
 __all__ = ["MonitorService"]
@@ -20,6 +19,21 @@ _LOGGER: Final = logging.getLogger("tiercache")
 _SEND_SECONDS: Final = 1.0
 _BEAT_SECONDS: Final = 30.0
 _SETTLE_SECONDS: Final = 0.02
+
+
+class Policies(Protocol):
+    """The tool policies in Valkey, as this process knows them.
+
+    Attributes:
+        key: The key of their hash.
+    """
+
+    @property
+    def key(self) -> str: ...
+
+    async def refresh(self, level2: GuardedLevel2) -> bool:
+        """Read all policies from Valkey; return False, and keep the known ones, if Valkey did not answer."""
+        ...
 
 
 class MonitorService:
@@ -31,21 +45,21 @@ class MonitorService:
     """
 
     def __init__(
-        self, statistics: StatsHash, policies: ToolPolicies, indexing: Indexing, discovery: Discovery | None
+        self, statistics: StatsHash, policies: Policies, indexing: Reindex, discovery: Discovery | None
     ) -> None:
         self._statistics = statistics
         self._policies = policies
-        self._indexing = indexing
+        self._reindex = indexing
         self._discovery = discovery
         self._registered = False
         self._was_removed = False
         self._is_to_be_indexed = False
-        self._settings_changed = asyncio.Event()
-        self.settings_key = policies.key
+        self._policies_changed = asyncio.Event()
+        self.policies_key = policies.key
 
-    def settings_changed(self) -> None:
+    def policies_changed(self) -> None:
         """Read the policies soon: another process may have changed them."""
-        self._settings_changed.set()
+        self._policies_changed.set()
 
     async def open(self, level2: GuardedLevel2) -> None:
         """Register, and read the policies: the first store already knows them.
@@ -82,15 +96,15 @@ class MonitorService:
                 await self._register_late(level2)
                 await self._beat(level2)
 
-            elif self._settings_changed.is_set():
-                self._settings_changed.clear()
+            elif self._policies_changed.is_set():
+                self._policies_changed.clear()
                 await self._policies.refresh(level2)
 
     async def _wait(self) -> None:
         """Return after a second, or a moment after the policies have been changed."""
         with suppress(TimeoutError):
             async with asyncio.timeout(_SEND_SECONDS):
-                await self._settings_changed.wait()
+                await self._policies_changed.wait()
                 # Several changes, and the many messages that one change makes, are read once.
                 await asyncio.sleep(_SETTLE_SECONDS)
 
@@ -123,17 +137,17 @@ class MonitorService:
             self._was_removed = True
         elif found != "another" and (is_first or self._was_removed):
             self._was_removed = False
-            self._is_to_be_indexed = not await self._indexing.begin(level2)
+            self._is_to_be_indexed = not await self._reindex.begin(level2)
         else:
             try:
-                await self._indexing.watch(level2)
+                await self._reindex.watch(level2)
             except TierCacheError as error:
                 _LOGGER.debug("It is not known whether Valkey evicts keys: %s", error)
 
     async def _index(self, level2: GuardedLevel2) -> None:
         """Finish in the background what there was no time for when the cache was opened."""
         try:
-            await self._indexing.run(level2)
+            await self._reindex.run(level2)
         except TierCacheError as error:
             _LOGGER.debug("The indexes were not made complete: %s", error)
 

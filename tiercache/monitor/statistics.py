@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from ..engine.counters import OTHER, CounterBook, TierCounters
-from ..engine.level2 import Level2
+from ..engine.entries.counters import OTHER, CounterBook, TierCounters
+from ..engine.level2.level2 import Level2
+from ..engine.level2.replies import send
 from ..errors import TierCacheError
-from .commands import send
 
 __all__ = ["CacheStats", "SessionStats", "StatsHash", "TierStats", "ToolStats", "parse"]
 

@@ -18,7 +18,7 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from ..engine.counters import DURATION_BOUNDS, OTHER, OperationCounters, TierCounters
+from ..engine.entries.counters import DURATION_BOUNDS, OTHER, OperationCounters, TierCounters
 from . import names
 from .names import Metric
 from .source import CacheSource

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from ..engine.engine import Engine
-from ..engine.policy import TierPolicy
+from ..engine.entries.policy import TierPolicy
 from . import names
 
 __all__ = ["CacheSource"]

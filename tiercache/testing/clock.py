@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from ..engine.clock import Clock
+from ..clock import Clock
 from ..errors import UsageError
 
 __all__ = ["FakeClock"]

@@ -20,16 +20,18 @@ from typing import Any, TypeAlias
 import msgspec
 import pytest
 
-from tiercache.engine import invalidation, write_pipe
-from tiercache.engine.announcement import Announcement, Heard, Unreadable
-from tiercache.engine.coherence import Coherence
+from tiercache.engine.coherence.coherence import Coherence
 from tiercache.engine.engine import Engine
-from tiercache.engine.fences import Fence, Fences
-from tiercache.engine.l1 import L1
-from tiercache.engine.level2 import Announce, Position
-from tiercache.engine.runtime import Runtime
-from tiercache.engine.write_pipe import WritePipe
-from tiercache.l2 import backplane, commands, messages
+from tiercache.engine.level2 import write_pipe
+from tiercache.engine.level2.announcement import Announcement, Heard, Unreadable
+from tiercache.engine.level2.level2 import Position
+from tiercache.engine.level2.write_pipe import WritePipe
+from tiercache.engine.level2.writes import Announce
+from tiercache.engine.memory.fences import Fence, Fences
+from tiercache.engine.memory.l1 import L1
+from tiercache.engine.operations import invalidate as invalidation
+from tiercache.engine.runtime.runtime import Runtime
+from tiercache.stores.valkey import backplane, commands, messages
 from tiercache.testing.coherence import Outcome, RunSettings, replica, run, run_once, subjects
 from tiercache.testing.coherence.checks import KINDS
 
@@ -112,8 +114,8 @@ def _drop_keys_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def written(engine: Engine, runtime: Runtime, fence: Fence) -> None:
         runtime.fences.close(fence)
-        if runtime.link is not None:
-            runtime.link.leases.wake(fence.key)
+        if runtime.l2 is not None:
+            runtime.l2.leases.wake(fence.key)
 
     monkeypatch.setattr(Engine, "written", written)
     monkeypatch.setattr(WritePipe, "is_writing", lambda pipe, key: False)

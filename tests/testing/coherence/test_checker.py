@@ -18,7 +18,7 @@ from tiercache import UsageError
 from tiercache.testing.coherence import FAULTS, RunSettings, run_once
 from tiercache.testing.coherence.__main__ import main
 from tiercache.testing.coherence.report import stories_of
-from tiercache.tiers.kv import KvTier
+from tiercache.tiers.kv.tier import KvTier
 
 # Twenty runs: each fault once, those of the network and of the server twice or three times.
 RUNS = [(fault, seed) for seed, fault in enumerate(FAULTS, 1)] + [

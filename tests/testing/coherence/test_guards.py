@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from tiercache.testing.coherence.report import stories_of
-from tiercache.tiers.kv import KvTier
-from tiercache.tiers.llm import LlmTier
-from tiercache.tiers.tool import ToolTier
+from tiercache.tiers.kv.tier import KvTier
+from tiercache.tiers.llm.tier import LlmTier
+from tiercache.tiers.tool.tier import ToolTier
 
 from .guards import GUARDS, Guard, Patch, run_patched
 

@@ -7,7 +7,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from ...tiers.llm_result import LlmResponse
+from ...tiers.llm.result import LlmResponse
 
 
 class EndpointClient:

@@ -9,7 +9,7 @@ from contextlib import closing
 from typing import Any
 
 from ...agent_cache import AgentCache
-from ...tiers.llm_result import LlmResult
+from ...tiers.llm.result import LlmResult
 from .answers import Answer, answer
 from .client import EndpointClient
 from .messages import Progress, WorkerSettings, decode, listen_to_parent, send

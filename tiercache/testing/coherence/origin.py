@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Self
 
-from ...l2.connect import Settings, client_from_url
-from ...l2.store import ValkeyLevel2
+from ...stores.valkey.settings import Settings, client_from_url
+from ...stores.valkey.store import ValkeyLevel2
 
 __all__ = ["Origin", "connect"]
 

@@ -18,7 +18,7 @@ import msgspec
 
 from ...agent_cache import AgentCache
 from ...options import TierOptions
-from ...tiers.kv import KvTier
+from ...tiers.kv.tier import KvTier
 
 __all__ = ["GROUP_CHANGES", "OPTIONS", "SUBJECTS", "Answer", "Loader", "Subject", "by_name", "group", "read_many"]
 

@@ -1,0 +1,145 @@
+"""Announcements as they travel: what is said is heard, and what cannot be understood is never passed over."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tiercache.engine.entries.entry import Group
+from tiercache.engine.level2.announcement import Announcement, Heard, Unreadable
+from tiercache.stores.valkey.messages import decode, encode
+
+KEYS = st.lists(st.text(st.characters(exclude_categories=["Cs"])), max_size=4).map(tuple)
+GROUPS = st.lists(st.builds(Group, st.sampled_from(["tier", "tool", "model", "tag"]), st.text(max_size=5)), max_size=3)
+
+
+def numbered(announcement: Announcement, number: int | None, origin: str = "me") -> bytes:
+    """Return the message as the server completes it."""
+    before, after = encode(announcement, origin)
+    return before + (b"null" if number is None else b"%d" % number) + after
+
+
+@pytest.mark.parametrize(
+    "announcement",
+    [
+        Announcement(keys=("a", "é", '"', "\\", "\n", "👍🏽")),
+        Announcement(groups=(Group("tier", "kv"), Group("tool", "a b"))),
+        Announcement(overtaken=(Group("model", "gpt-4o"),)),
+        Announcement(wanted=("k",)),
+        Announcement(settled=("k", "l")),
+        Announcement(settings=True),
+        Announcement(),
+        Announcement(("a",), (Group("tag", "t"),), (Group("tier", "x"),), ("w",), ("d",), True),
+    ],
+)
+def test_every_field_arrives(announcement: Announcement) -> None:
+    number = 1_795_267_788_952_209 if announcement.is_change else None
+    assert decode(numbered(announcement, number)) == Heard(announcement, "me", number)
+
+
+@given(keys=KEYS, groups=GROUPS, overtaken=GROUPS, wanted=KEYS, settled=KEYS, settings=st.booleans(), origin=st.text())
+def test_whatever_is_said_arrives(
+    keys: Any, groups: Any, overtaken: Any, wanted: Any, settled: Any, settings: bool, origin: str
+) -> None:
+    announcement = Announcement(keys, tuple(groups), tuple(overtaken), wanted, settled, settings)
+    try:
+        message = numbered(announcement, 7, origin)
+    except UnicodeEncodeError:  # A lone surrogate: no name and no key has one.
+        return
+    assert decode(message) == Heard(announcement, origin, 7)
+
+
+def test_groups_are_groups_again() -> None:
+    heard = decode(numbered(Announcement(groups=(Group("tier", "kv"),)), 1))
+    assert isinstance(heard, Heard)
+    assert isinstance(heard.announcement.groups[0], Group)
+
+
+def test_the_form_on_the_wire() -> None:
+    said = Announcement(("k",), (Group("tool", "t"),), (Group("model", "m"),), ("w",), ("d",), True)
+    assert json.loads(numbered(said, 7)) == {
+        "v": 1,
+        "s": 7,
+        "o": "me",
+        "k": ["k"],
+        "g": [["tool", "t"]],
+        "f": [["model", "m"]],
+        "w": ["w"],
+        "d": ["d"],
+        "p": True,
+    }
+    assert numbered(Announcement(wanted=("w",)), None) == b'{"v":1,"s":null,"o":"me","w":["w"]}'
+
+
+@pytest.mark.parametrize(
+    ("announcement", "is_change"),
+    [
+        (Announcement(keys=("k",)), True),
+        (Announcement(groups=(Group("tier", "kv"),)), True),
+        (Announcement(overtaken=(Group("tier", "kv"),)), True),
+        (Announcement(wanted=("k",), settled=("k",), settings=True), False),
+        (Announcement(), False),
+    ],
+)
+def test_what_must_not_be_missed_has_a_number(announcement: Announcement, is_change: bool) -> None:
+    assert announcement.is_change is is_change
+    assert isinstance(decode(numbered(announcement, None)), Unreadable) is is_change
+
+
+MALFORMED: dict[str, bytes] = {
+    "nothing": b"",
+    "no JSON": b"what is this?",
+    "cut off": b'{"v":1,"s":1,"o":"x","k":["a"',
+    "followed by more": b'{"v":1,"s":1,"o":"x","k":["a"]}{}',
+    "no UTF-8": b'{"v":1,"s":1,"o":"\xff","k":["a"]}',
+    "a surrogate": b'{"v":1,"s":1,"o":"\\ud800","k":["a"]}',
+    "a list": b"[]",
+    "a number": b"1",
+    "null": b"null",
+    "deep": b"[" * 100_000,
+    "deep inside": b'{"v":1,"s":1,"o":"x","later":' + b"[" * 100_000,
+    "no version": b'{"s":1,"o":"x","k":["a"]}',
+    "an older version": b'{"v":0,"s":1,"o":"x","k":["a"]}',
+    "a later version": b'{"v":2,"s":1,"o":"x","k":["a"]}',
+    "a later version of another form": b'{"v":2,"sequence":1}',
+    "a version that is text": b'{"v":"1","s":1,"o":"x","k":["a"]}',
+    "no number": b'{"v":1,"o":"x","k":["a"]}',
+    "a change without a number": b'{"v":1,"s":null,"o":"x","k":["a"]}',
+    "a number that is text": b'{"v":1,"s":"1","o":"x","k":["a"]}',
+    "a fraction": b'{"v":1,"s":1.5,"o":"x","k":["a"]}',
+    "no origin": b'{"v":1,"s":1,"k":["a"]}',
+    "an origin that is a number": b'{"v":1,"s":1,"o":1,"k":["a"]}',
+    "an unknown field": b'{"v":1,"s":1,"o":"x","k":["a"],"later":1}',
+    "keys that are text": b'{"v":1,"s":1,"o":"x","k":"a"}',
+    "a key that is no text": b'{"v":1,"s":1,"o":"x","k":[1]}',
+    "a group that is text": b'{"v":1,"s":1,"o":"x","g":["tool"]}',
+    "half a group": b'{"v":1,"s":1,"o":"x","g":[["tool"]]}',
+    "a group of three": b'{"v":1,"s":1,"o":"x","g":[["tool","a","b"]]}',
+    "half an overtaken group": b'{"v":1,"s":1,"o":"x","f":[["tool"]]}',
+    "wanted that is text": b'{"v":1,"s":null,"o":"x","w":"a"}',
+    "settled that is null": b'{"v":1,"s":null,"o":"x","d":null}',
+    "settings that are a number": b'{"v":1,"s":null,"o":"x","p":1}',
+}
+
+
+@pytest.mark.parametrize("form", MALFORMED)
+def test_what_is_malformed_is_unreadable(form: str) -> None:
+    message = decode(MALFORMED[form])
+    assert isinstance(message, Unreadable)
+    assert message.reason
+
+
+@given(st.binary())
+def test_no_message_is_too_much(message: bytes) -> None:
+    assert isinstance(decode(message), Unreadable | Heard)
+
+
+def test_the_script_splices_numbers_of_any_size_that_occur() -> None:
+    for number in (1, 2**53, 1_795_267_788_952_209, 2**63 - 1):
+        heard = decode(numbered(Announcement(keys=("k",)), number))
+        assert isinstance(heard, Heard)
+        assert heard.number == number

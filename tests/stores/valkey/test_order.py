@@ -1,0 +1,88 @@
+"""What a broken-off exchange has sent may still arrive: never behind what was acknowledged after it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+import valkey
+
+from tests.requests import HELLO, Loader, asking
+from tests.support import StallingProxy
+from tiercache import AgentCache, L2UnavailableError, ResilienceOptions, TierOptions
+from tiercache.stores.valkey.store import ValkeyLevel2
+
+PATIENCE = ResilienceOptions(l2_timeout=0.1, breaker_failures=100)
+
+
+async def late_write(url: str, plain: valkey.Valkey, *, lease: bool) -> bytes | None:
+    """Let a fill time out on its way, store something newer, let the fill arrive; return what is in Valkey then."""
+    proxy = StallingProxy(url)
+    options: dict[str, Any] = {"resilience": PATIENCE, "llm": TierOptions(lease=lease)}
+    async with proxy as through, AgentCache.from_url(through, name="test", **options) as cache:
+        await cache.llm.store(asking("warm"), "x")  # The connection of the writes is there.
+        proxy.stall_at = b"OLDER"
+        result = await cache.llm.get_or_load(HELLO, Loader("OLDER"))
+        await proxy.stalled.wait()
+        await cache.flush_writes()
+        assert cache.local_stats().tiers["llm"].fill_errors == 1
+        await cache.llm.store(HELLO, "newer")
+        proxy.release()
+        await asyncio.sleep(0.2)
+        value: bytes | None = plain.get(result.key)
+        return value
+
+
+@pytest.mark.parametrize("lease", [True, False])
+async def test_a_write_that_timed_out_does_not_land_behind_a_later_one(
+    url: str, plain: valkey.Valkey, lease: bool
+) -> None:
+    value = await late_write(url, plain, lease=lease)
+    assert value is not None
+    assert b"newer" in value
+
+
+async def test_without_ending_the_broken_connection_it_would(
+    url: str, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Forgetful(list[int]):
+        def append(self, item: int) -> None: ...
+
+    make = ValkeyLevel2.__init__
+
+    def made(level2: ValkeyLevel2, *arguments: object, **options: object) -> None:
+        make(level2, *arguments, **options)  # type: ignore[arg-type]
+        level2._writer._broken_ids = Forgetful()
+
+    monkeypatch.setattr(ValkeyLevel2, "__init__", made)
+    # Without a lease: a fill under one is refused besides, for the key does not hold the placeholder any more.
+    value = await late_write(url, plain, lease=False)
+    assert value is not None
+    assert b"OLDER" in value
+
+
+async def test_making_a_connection_has_time_of_its_own(url: str) -> None:
+    """An exchange fits into the deadline; the two round trips of the handshake before it do not."""
+    proxy = StallingProxy(url)
+    proxy.delay = 0.3
+    patience = ResilienceOptions(l2_timeout=0.5, breaker_failures=100)
+    async with proxy as through, AgentCache.from_url(f"{through}?client_name=far", resilience=patience) as cache:
+        await cache.llm.store(HELLO, "x")
+        cache.clear_l1()
+        results = await asyncio.gather(*(cache.llm.check(HELLO) for _ in range(5)))
+        assert [(result.source, result.degraded) for result in results] == [("l2", False)] * 5
+
+
+async def test_a_server_that_stays_silent_does_not_hold_up_the_closing(url: str) -> None:
+    proxy = StallingProxy(url)
+    async with proxy as through:
+        cache = AgentCache.from_url(
+            through, name="test", resilience=ResilienceOptions(l2_timeout=0.1, drain_timeout=0.2)
+        )
+        await cache.llm.store(HELLO, "x")
+        proxy.stall_at = b""
+        with pytest.raises(L2UnavailableError):
+            await cache.llm.store(HELLO, "y")
+        async with asyncio.timeout(10):
+            await cache.aclose()

@@ -1,0 +1,46 @@
+"""Indexes forget keys that are gone, and nothing else."""
+
+from __future__ import annotations
+
+import time
+
+import valkey
+
+from tiercache import AgentCache
+
+INDEX = "test:__tc:idx:tag:t"
+
+
+async def trim(cache: AgentCache) -> None:
+    assert cache._engine.runtime is not None
+    assert cache._engine.runtime.l2 is not None
+    await cache._engine.runtime.l2.level2.trim_indexes()
+
+
+async def test_members_whose_keys_are_gone_are_forgotten_after_a_minute(
+    cache: AgentCache, plain: valkey.Valkey
+) -> None:
+    await cache.kv.set("k", 1, tags=["t"])
+    now = int(time.time() * 1000)
+    plain.zadd(INDEX, {f"gone{i}": now - 61_000 for i in range(2500)})
+    plain.zadd(INDEX, {"young": now - 50_000})
+    await trim(cache)
+    assert set(plain.zrange(INDEX, 0, -1)) == {b"test:__tc:kv:kv:k", b"young"}
+
+
+async def test_members_that_live_stay_however_old(cache: AgentCache, plain: valkey.Valkey) -> None:
+    await cache.kv.set("k", 1, tags=["t"])
+    plain.zadd(INDEX, {"test:__tc:kv:kv:k": 1})
+    await trim(cache)
+    assert await cache.invalidate_tag("t") == 1
+
+
+async def test_an_index_is_looked_at_once_after_it_was_added_to(cache: AgentCache, plain: valkey.Valkey) -> None:
+    await cache.kv.set("k", 1, tags=["t"])
+    await trim(cache)
+    plain.zadd(INDEX, {"gone": 1})
+    await trim(cache)
+    assert plain.zscore(INDEX, "gone") == 1
+    await cache.kv.set("k", 2, tags=["t"])
+    await trim(cache)
+    assert plain.zscore(INDEX, "gone") is None

@@ -1,0 +1,1 @@
+"""What is kept, counted and promised of an entry."""

@@ -1,0 +1,166 @@
+"""The circuit breaker in front of Valkey: an outage is said once and not paid for on every call."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from types import TracebackType
+from typing import Any, Final
+
+from ...errors import L2CommandError, L2UnavailableError
+from .level2 import Level2, Position, Stored, Subscription, answer_of
+from .writes import Command, Write, WriteResult
+
+__all__ = ["Breaker", "GuardedLevel2"]
+
+_LOGGER: Final = logging.getLogger("tiercache")
+
+
+class Breaker:
+    """Decides whether Valkey is asked, from how the last exchanges went.
+
+    Closed: asked. After ``failures`` failures in a row it opens: not asked, except once every ``pause`` seconds; the
+    first answer closes it again (Nygard, "Release It!", circuit breaker). One warning is logged when it opens, one line
+    when it closes.
+    """
+
+    def __init__(self, *, failures: int, pause: float, now: Callable[[], float]) -> None:
+        self._limit = failures
+        self._pause = pause
+        self._now = now
+        self._failed_count = 0
+        self._ask_again_at = 0.0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether Valkey is taken for unavailable."""
+        return self._failed_count >= self._limit
+
+    def allows(self) -> bool:
+        """Return whether to ask now. While open, granting one question postpones the next by the pause."""
+        if not self.is_open:
+            return True
+        now = self._now()
+        if now < self._ask_again_at:
+            return False
+        self._ask_again_at = now + self._pause
+        return True
+
+    def note(self, error: BaseException | None) -> None:
+        """Note how an exchange has ended. A cancellation or a defect says nothing of Valkey."""
+        if error is None or isinstance(error, L2CommandError):
+            self.succeeded()
+        elif isinstance(error, L2UnavailableError):
+            self.failed(error)
+
+    def succeeded(self) -> None:
+        """Note an answer, also a refusing one."""
+        if self._failed_count:
+            if self.is_open:
+                _LOGGER.info("Valkey answers again.")
+            self._failed_count = 0
+
+    def failed(self, error: Exception) -> None:
+        """Note that there was no answer."""
+        self._failed_count += 1
+        self._ask_again_at = self._now() + self._pause
+        if self._failed_count == self._limit:
+            _LOGGER.warning("Valkey is unavailable, working without it until it answers: %s", error)
+
+    def trip(self, error: Exception) -> None:
+        """Open at once: there was no answer although there was time."""
+        if not self.is_open:
+            self._failed_count = self._limit - 1
+            self.failed(error)
+
+
+class _Noted:
+    """The context in which one exchange runs: how it ends is noted by the breaker."""
+
+    __slots__ = ("_breaker",)
+
+    def __init__(self, breaker: Breaker) -> None:
+        self._breaker = breaker
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._breaker.note(error)
+
+
+class GuardedLevel2:
+    """A Level2 whose every exchange is noted by a breaker, and whose lookups the breaker may refuse."""
+
+    def __init__(self, level2: Level2, breaker: Breaker) -> None:
+        self._level2 = level2
+        self._breaker = breaker
+        self._noted = _Noted(breaker)
+
+    @property
+    def is_answering(self) -> bool:
+        """Whether the store is not taken for unavailable."""
+        return not self._breaker.is_open
+
+    async def ping(self) -> None:
+        with self._noted:
+            await self._level2.ping()
+
+    async def get(self, key: str) -> Stored | None:
+        self._check_allowed()
+        with self._noted:
+            return await self._level2.get(key)
+
+    async def get_many(self, keys: Sequence[str]) -> list[Stored | None]:
+        self._check_allowed()
+        with self._noted:
+            return await self._level2.get_many(keys)
+
+    async def get_values(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        with self._noted:
+            return await self._level2.get_values(keys)
+
+    def apply(self, writes: Sequence[Write]) -> asyncio.Future[list[WriteResult]]:
+        # Not a coroutine around it: that would cost the write pipe a step of the loop.
+        answer = answer_of(self._level2.apply(writes))
+        answer.add_done_callback(self._answered)
+        return answer
+
+    async def scan(self, prefix: str) -> AsyncIterator[list[bytes]]:
+        with self._noted:
+            async for page in self._level2.scan(prefix):
+                yield page
+
+    async def execute(self, commands: Sequence[Command]) -> list[Any]:
+        with self._noted:
+            return await self._level2.execute(commands)
+
+    async def trim_indexes(self) -> None:
+        with self._noted:
+            await self._level2.trim_indexes()
+
+    async def subscribe(self) -> Subscription:
+        # Not noted: it says nothing of whether commands are answered.
+        return await self._level2.subscribe()
+
+    async def position(self) -> Position:
+        with self._noted:
+            return await self._level2.position()
+
+    async def last_number(self) -> int:
+        with self._noted:
+            return await self._level2.last_number()
+
+    async def aclose(self) -> None:
+        await self._level2.aclose()
+
+    def _answered(self, answer: asyncio.Future[Any]) -> None:
+        if not answer.cancelled():
+            self._breaker.note(answer.exception())
+
+    def _check_allowed(self) -> None:
+        if not self._breaker.allows():
+            raise L2UnavailableError("Valkey is not asked at the moment, because it did not answer just now")

@@ -1,0 +1,86 @@
+"""Which event loop a cache belongs to: made without one, opened at first use, begun anew after a loop or a fork."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+
+from ...errors import UsageError, WrongLoopError
+from ..memory.flights import CURRENT_FLIGHT
+from .runtime import Runtime
+
+__all__ = ["Lifecycle"]
+
+
+class Lifecycle:
+    """Holds the one runtime of a cache.
+
+    Args:
+        start: Makes a runtime for the running loop.
+
+    Attributes:
+        runtime: The runtime there is, of whichever loop. Written here alone.
+    """
+
+    def __init__(self, start: Callable[[], Runtime]) -> None:
+        self._start = start
+        self.runtime: Runtime | None = None
+        self._inherited: list[Runtime] = []
+        self._closed = False
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether there is a runtime and it is the running loop's."""
+        runtime = self.runtime
+        return runtime is not None and runtime.loop is asyncio.get_running_loop()
+
+    def open_runtime(self) -> Runtime | None:
+        """Return what ``open`` would return without waiting or changing anything; None says nothing."""
+        runtime = self.runtime
+        if runtime is None or self._closed or not runtime.is_open or runtime.loop is not asyncio.get_running_loop():
+            return None
+        return runtime
+
+    async def open(self) -> Runtime:
+        """Return the runtime of the running loop, opened.
+
+        Raises:
+            UsageError: The cache is closed.
+            WrongLoopError: It belongs to another loop that is still open.
+            L2UnavailableError, L2CommandError: See ``Runtime.open``.
+        """
+        # A load that the closing waits for may still ask the cache itself.
+        if self._closed and (self.runtime is None or CURRENT_FLIGHT.get() is None):
+            raise UsageError("the cache is closed")
+        runtime = self._current()
+        if runtime is None:
+            self.runtime = runtime = self._start()
+        if not runtime.is_open:
+            await runtime.open()
+        return runtime
+
+    async def aclose(self) -> None:
+        """Close the runtime; ``open`` raises from now on."""
+        runtime = self._current()
+        self._closed = True
+        if runtime is not None:
+            await runtime.close()
+        self.runtime = None
+
+    def _current(self) -> Runtime | None:
+        runtime = self.runtime
+        if runtime is None or runtime.loop is asyncio.get_running_loop():
+            return runtime
+        if runtime.pid != os.getpid():
+            # Kept, because collecting it would close transports, and that takes the parent's sockets out of the
+            # epoll object which the fork shares with it.
+            self._inherited.append(runtime)
+            self.runtime = None
+            return None
+        if runtime.loop.is_closed():
+            return None
+        raise WrongLoopError(
+            "this cache belongs to another event loop that is still open; make one cache for each loop, "
+            "or close the other loop first"
+        )

@@ -1,0 +1,1 @@
+"""Which keys belong to a model, a tool or a tag."""

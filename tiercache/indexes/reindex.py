@@ -1,0 +1,194 @@
+"""Making the indexes complete: from the first entry on, or afterwards by looking at every key.
+
+A claim is made before the look, and what the look has found counts only while the claim stands: whoever overwrites
+another software's marker takes the claims away, for that software may have written meanwhile. What tiercache writes
+meanwhile is in its index before it is anywhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from typing import Any, Final
+
+from ..engine.entries.entry import Group
+from ..engine.entries.policy import UnreadableHereError
+from ..engine.level2.breaker import GuardedLevel2
+from ..engine.level2.eviction import policy_in, takes_any
+from ..engine.level2.writes import Command
+from ..engine.operations.invalidate import is_text
+from ..errors import TierCacheError
+from ..lua import session_script
+from .names import IndexNames, index_key
+
+__all__ = ["Reindex"]
+
+_LOGGER: Final = logging.getLogger("tiercache")
+_SCAN_COUNT: Final = 1000
+# Values read, and fields noted, in one exchange.
+_READ_COUNT: Final = 50
+_FIELD_COUNT: Final = 250
+# How long opening may look; on loopback some 300,000 keys.
+_LOOK_SECONDS: Final = 0.1
+# A claim of a process that died is of no use, and of no harm.
+_CLAIM_SECONDS: Final = 24 * 3600
+
+
+class Reindex:
+    """What one process does about the indexes of the cache ``name``.
+
+    Args:
+        model_of: Returns the model of an llm entry's bytes, None where they are no entry; raises UnreadableHereError.
+    """
+
+    def __init__(self, name: str, model_of: Callable[[bytes], str | None]) -> None:
+        self._name = name
+        self._model_of = model_of
+        self._unreadable_count = 0
+        self._names = IndexNames.of(name)
+        self._prefixes = tuple(f"{name}:{tier}:".encode() for tier in ("llm", "tool", "session"))
+
+    async def begin(self, level2: GuardedLevel2) -> bool:
+        """Note that the indexes are complete if there is no entry yet; return False if there was no time to see.
+
+        Never raises: what cannot be found out leaves them incomplete.
+        """
+        try:
+            flag, info = await level2.execute([("EXISTS", self._names.flag), ("INFO", "memory")])
+            if flag != 0 or takes_any(policy_in(info)):
+                return True
+            claim = await self._claim(level2)
+            give_up_at = asyncio.get_running_loop().time() + _LOOK_SECONDS
+            async with aclosing(self._entries(level2)) as pages:
+                async for keys in pages:
+                    if keys or asyncio.get_running_loop().time() > give_up_at:
+                        await level2.execute([("SREM", self._names.claims, claim)])
+                        return bool(keys)
+            await self._finish(level2, claim)
+        except TierCacheError as error:
+            _LOGGER.debug("It was not found out whether there are entries: %s", error)
+        return True
+
+    async def run(self, level2: GuardedLevel2) -> int:
+        """Add every entry to its index, and note that they are complete; return how many were in none.
+
+        Raises:
+            L2UnavailableError, L2CommandError: Some may have been added.
+        """
+        claim = await self._claim(level2)
+        count = 0
+        self._unreadable_count = 0
+        async for keys in self._entries(level2):
+            count += await self._add(level2, keys)
+        (info,) = await level2.execute([("INFO", "memory")])
+        if self._unreadable_count:
+            _LOGGER.warning(
+                "The indexes of %r do not count as complete: this process cannot read %d entries that others may be "
+                "able to read",
+                self._name,
+                self._unreadable_count,
+            )
+        elif takes_any(policy_in(info)):
+            _LOGGER.warning("The indexes of %r do not count as complete: Valkey may evict them", self._name)
+        elif not await self._finish(level2, claim):
+            _LOGGER.warning("The indexes of %r do not count as complete: other software writes there", self._name)
+        return count
+
+    async def watch(self, level2: GuardedLevel2) -> None:
+        """Note that they are not complete if the server may have evicted one. Raises as ``run``."""
+        (info,) = await level2.execute([("INFO", "memory")])
+        # A server that does not say is not known to have done so; each operation takes it for one that does.
+        policy = policy_in(info)
+        if policy is not None and takes_any(policy):
+            await level2.execute([("DEL", self._names.flag, self._names.claims)])
+
+    async def _claim(self, level2: GuardedLevel2) -> str:
+        claim = secrets.token_hex(8)
+        claims = self._names.claims
+        for reply in await level2.execute([("SADD", claims, claim), ("EXPIRE", claims, _CLAIM_SECONDS)]):
+            if isinstance(reply, Exception):
+                raise reply
+        return claim
+
+    async def _finish(self, level2: GuardedLevel2, claim: str) -> bool:
+        (reply,) = await level2.execute([self._names.command("finish", self._name, claim)])
+        return bool(reply == 1)
+
+    async def _entries(self, level2: GuardedLevel2) -> AsyncGenerator[list[bytes], None]:
+        """Yield the keys of llm, tool and session entries, in pages of which many are empty."""
+        # One SCAN for the three, and not past what else the cache has under its name. A name has nothing to escape.
+        pattern = f"{self._name}:[lts]*"
+        cursor: Any = 0
+        while True:
+            (reply,) = await level2.execute([("SCAN", cursor, "MATCH", pattern, "COUNT", _SCAN_COUNT)])
+            if isinstance(reply, Exception):
+                raise reply
+            cursor, keys = reply
+            yield [key for key in keys if key.startswith(self._prefixes)]
+            if int(cursor) == 0:
+                return
+
+    async def _add(self, level2: GuardedLevel2, keys: Sequence[bytes]) -> int:
+        llm, tool, session = self._prefixes
+        members: dict[str, list[bytes]] = defaultdict(list)
+        fields: dict[bytes, list[bytes]] = defaultdict(list)
+        for key in keys:
+            if key.startswith(tool):
+                name, has_end, _ = key[len(tool) :].partition(b":")
+                if has_end and is_text(name):
+                    members[self._index("tool", name.decode())].append(key)
+            elif key.startswith(session):
+                thread, has_end, field = key[len(session) :].partition(b":")
+                if has_end and field:
+                    fields[thread].append(field)
+        for key, model in await self._models(level2, [key for key in keys if key.startswith(llm)]):
+            members[self._index("model", model)].append(key)
+        now = int(time.time() * 1000)
+        commands: list[Command] = []
+        for index, added in members.items():
+            pairs = (part for key in added for part in (now, key))
+            commands.append(("ZADD", index, "NX", *pairs))
+        for thread, noted in fields.items():
+            commands += self._notings(thread, noted)
+        return await _sum(level2, commands) if commands else 0
+
+    def _index(self, kind: str, value: str) -> str:
+        return index_key(self._name, Group(kind, value))
+
+    async def _models(self, level2: GuardedLevel2, keys: list[bytes]) -> list[tuple[bytes, str]]:
+        found: list[tuple[bytes, str]] = []
+        for start in range(0, len(keys), _READ_COUNT):
+            page = keys[start : start + _READ_COUNT]
+            for key, value in zip(page, await level2.get_values(page), strict=True):
+                try:
+                    model = None if value is None else self._model_of(value)
+                except UnreadableHereError:
+                    self._unreadable_count += 1
+                else:
+                    if model is not None:
+                        found.append((key, model))
+        return found
+
+    def _notings(self, thread: bytes, fields: list[bytes]) -> list[Command]:
+        """Return the commands that note fields in the hash of their thread, whose id is ``thread`` as in a key."""
+        windows = f"{self._name}:__tc:thread:".encode() + thread
+        prefix = self._prefixes[2] + thread + b":"
+        pages = [fields[start : start + _FIELD_COUNT] for start in range(0, len(fields), _FIELD_COUNT)]
+        return [
+            ("EVAL", session_script("index"), 1 + len(page), windows, *(prefix + field for field in page), *page)
+            for page in pages
+        ]
+
+
+async def _sum(level2: GuardedLevel2, commands: Sequence[Command]) -> int:
+    total = 0
+    for reply in await level2.execute(commands):
+        if isinstance(reply, Exception):
+            raise reply
+        total += reply
+    return total

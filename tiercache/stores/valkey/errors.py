@@ -1,0 +1,63 @@
+"""The one place where valkey-py's errors become tiercache's."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Final
+
+from valkey import exceptions as valkey_errors
+
+from ...errors import L2CommandError, L2UnavailableError, TierCacheError
+
+__all__ = ["checked", "map_error", "map_errors"]
+
+# Replies by which a server says that it cannot answer now: starting, failing over, or running a long script.
+_NOT_NOW: Final = ("LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "READONLY", "BUSY ")
+
+
+def map_error(error: Exception, action: str) -> TierCacheError | None:
+    """Return the error to raise for ``error``, met while trying ``action``; None for one that is our own defect."""
+    if isinstance(error, valkey_errors.ConnectionError) and isinstance(error.__cause__, valkey_errors.ValkeyError):
+        # On a Unix socket the client authenticates while it connects, and wraps what that raises.
+        return map_error(error.__cause__, action)
+    # Before ConnectionError, which they derive from: else bad credentials would look like an outage.
+    if isinstance(error, valkey_errors.AuthenticationError | valkey_errors.AuthorizationError):
+        return L2CommandError(f"Valkey refused the credentials ({action}): {error}")
+    if isinstance(error, valkey_errors.DataError):
+        return None
+    if isinstance(error, TimeoutError | valkey_errors.TimeoutError):
+        return L2UnavailableError(f"Valkey did not answer in time ({action})")
+    if isinstance(error, OSError | valkey_errors.ConnectionError | valkey_errors.InvalidResponse):
+        return L2UnavailableError(f"Valkey cannot be reached ({action}): {error}")
+    if isinstance(error, valkey_errors.ResponseError):
+        if isinstance(error, valkey_errors.ReadOnlyError) or str(error).startswith(_NOT_NOW):
+            return L2UnavailableError(f"Valkey cannot answer now ({action}): {error}")
+        return L2CommandError(f"Valkey refused {action}: {error}")
+    return None
+
+
+def checked(reply: Any, action: str) -> Any:
+    """Return the reply to ``action``; raise the mapped error if Valkey has refused it."""
+    if isinstance(reply, valkey_errors.ResponseError):
+        raise map_error(reply, action) or reply
+    return reply
+
+
+class map_errors:  # noqa: N801 - reads as what it does: ``with map_errors("GET"):``
+    """Context manager that raises the mapped error in place of what the client raised."""
+
+    __slots__ = ("_action",)
+
+    def __init__(self, action: str) -> None:
+        self._action = action
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, Exception):
+            mapped = map_error(error, self._action)
+            if mapped is not None:
+                raise mapped from error

@@ -1,0 +1,44 @@
+"""What comes out of a kv tier: values, the absence of one, and where a value came from."""
+
+from __future__ import annotations
+
+import enum
+from typing import Any, ClassVar, Final
+
+from msgspec import UNSET
+from msgspec.structs import force_setattr
+
+from ..result import Result
+
+__all__ = ["MISS", "KvResult", "MissType"]
+
+
+class MissType(enum.Enum):
+    """Type of ``MISS``."""
+
+    MISS = "MISS"
+
+    def __bool__(self) -> bool:
+        return False
+
+    def __repr__(self) -> str:
+        return self.value
+
+
+# The absence of a value: for where None is one. False in a condition, as None is; cannot be stored.
+MISS: Final = MissType.MISS
+
+
+class KvResult(Result, frozen=True):
+    """The outcome of a load through the cache; see ``Result`` for what it shares with the others."""
+
+    _value: Any = UNSET
+
+    shown: ClassVar[tuple[str, ...]] = ("hit", "value", "key", "source", "age", "ttl", "coalesced", "degraded")
+
+    @property
+    def value(self) -> Any:
+        """The value; ``MISS`` for a miss in mode "only_cached". The caller's own."""
+        if self._value is UNSET:
+            force_setattr(self, "_value", MISS if self._entry is None else self._entry.value.value())
+        return self._value

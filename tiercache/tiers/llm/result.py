@@ -1,0 +1,95 @@
+"""What goes into and comes out of the llm tier."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from msgspec import UNSET, UnsetType
+from msgspec.structs import force_setattr
+
+from ...errors import UsageError
+from ...ttl import Ttl, check_ttl
+from ..result import Result
+
+__all__ = ["LlmResponse", "LlmResult", "check_blocks", "check_tokens"]
+
+
+@dataclass(frozen=True, slots=True)
+class LlmResponse:
+    """What an llm loader returns when there is more to say than the text.
+
+    Args:
+        response: The answer's text. None: the text of the text blocks, joined.
+        content_blocks: The answer's blocks, a sequence of JSON mappings such as ``{"type": "text", "text": "Hi"}``.
+        tokens: Token counts, ``{"input": 12, "output": 34}``; further names are kept. They give the answer its cost.
+        ttl: Lifetime of this answer; wins over the call's and the tier's.
+        store: False to hand the answer to everyone who waits for it and keep it nowhere.
+    """
+
+    response: str | None
+    content_blocks: Sequence[Mapping[str, Any]] | None = None
+    tokens: Mapping[str, Any] | None = None
+    ttl: Ttl | None = None
+    store: bool = True
+
+    def __post_init__(self) -> None:
+        if self.response is None and self.content_blocks is None:
+            raise UsageError("LlmResponse must have a response or content_blocks")
+        if self.response is not None and not isinstance(self.response, str):
+            raise UsageError(f"LlmResponse.response must be a str, not {type(self.response).__name__}")
+        if self.content_blocks is not None:
+            check_blocks(self.content_blocks)
+        if self.tokens is not None:
+            check_tokens(self.tokens)
+        if self.ttl is not None:
+            check_ttl(self.ttl, "LlmResponse.ttl")
+
+
+def check_blocks(blocks: object) -> None:
+    """Refuse what is no sequence of mappings, or has a text block without text."""
+    if not isinstance(blocks, list | tuple) or not all(isinstance(block, Mapping) for block in blocks):
+        raise UsageError("content_blocks must be a list of mappings")
+    for block in blocks:
+        if block.get("type") == "text" and not isinstance(block.get("text", ""), str):
+            raise UsageError("content_blocks has a text block whose text is no str")
+
+
+def check_tokens(tokens: object) -> None:
+    """Refuse what is no mapping, or whose ``input`` or ``output`` is no count."""
+    if not isinstance(tokens, Mapping):
+        raise UsageError(f"tokens must be a mapping such as {{'input': 12, 'output': 34}}, not {type(tokens).__name__}")
+    for name in ("input", "output"):
+        count = tokens.get(name, 0)
+        if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count < 2**63:
+            raise UsageError(f"tokens[{name!r}] must be a whole number from 0, not {count!r}")
+
+
+class LlmResult(Result, frozen=True):
+    """An answer of the llm tier; see ``Result`` for what it shares with the others."""
+
+    _tokens: dict[str, Any] | UnsetType | None = UNSET
+    _content_blocks: list[dict[str, Any]] | UnsetType | None = UNSET
+
+    @property
+    def tokens(self) -> dict[str, Any] | None:
+        """Token counts as they were stored, None where there are none. Decoded when first asked for."""
+        if self._tokens is UNSET:
+            entry = self._entry
+            force_setattr(self, "_tokens", None if entry is None else _decoded(entry.value.tokens))
+        return self._tokens  # type: ignore[return-value]
+
+    @property
+    def content_blocks(self) -> list[dict[str, Any]] | None:
+        """The answer's blocks, None where it was stored as text alone. Decoded when first asked for."""
+        if self._content_blocks is UNSET:
+            force_setattr(
+                self, "_content_blocks", None if self._entry is None else _decoded(self._entry.value.content_blocks)
+            )
+        return self._content_blocks  # type: ignore[return-value]
+
+
+def _decoded(data: bytes | None) -> Any:
+    return None if data is None else json.loads(data)

@@ -1,0 +1,1 @@
+"""What entries look like in Valkey."""

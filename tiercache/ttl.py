@@ -1,0 +1,84 @@
+"""The one rule for lifetimes: which forms are accepted, which of several wins, how much jitter shortens it."""
+
+from __future__ import annotations
+
+import enum
+import random
+import re
+from typing import Final, Literal, TypeAlias
+
+from .errors import UsageError
+
+__all__ = ["NO_EXPIRY", "NoExpiry", "Ttl", "check_ttl", "resolve_ttl", "shorten", "to_milliseconds"]
+
+
+class NoExpiry(enum.Enum):
+    """Type of ``NO_EXPIRY``, the lifetime without an end."""
+
+    NO_EXPIRY = "NO_EXPIRY"
+
+    def __repr__(self) -> str:
+        return self.value
+
+
+NO_EXPIRY: Final = NoExpiry.NO_EXPIRY
+Ttl: TypeAlias = float | str | Literal[NoExpiry.NO_EXPIRY]
+
+_LONGEST: Final = 100 * 365 * 86_400.0
+_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
+_PART: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)")
+_WHOLE: Final = re.compile(rf"\s*(?:{_PART.pattern}\s*)+")
+_FORMS: Final = "seconds above 0, a string such as '90s' or '1h30m', or NO_EXPIRY"
+
+
+def check_ttl(ttl: object, name: str = "ttl") -> float | None:
+    """Return ``ttl`` in seconds, None for ``NO_EXPIRY``.
+
+    Raises:
+        UsageError: ``ttl`` is no lifetime: zero, negative, not finite, longer than 100 years, or another type.
+    """
+    if ttl is NO_EXPIRY:
+        return None
+    if isinstance(ttl, str):
+        seconds = _parse(ttl, name)
+    elif isinstance(ttl, int | float) and not isinstance(ttl, bool):
+        # float() of an enormous int overflows, and the comparison below refuses it anyway.
+        seconds = float(ttl) if abs(ttl) <= _LONGEST else float("inf")
+    else:
+        raise UsageError(f"{name} must be {_FORMS}, not {ttl!r}")
+    if not 0 < seconds <= _LONGEST:
+        raise UsageError(f"{name} must be {_FORMS}, at most 100 years, not {_shown(ttl)}")
+    return seconds
+
+
+def _parse(text: str, name: str) -> float:
+    if not _WHOLE.fullmatch(text):
+        raise UsageError(f"{name} must be {_FORMS}, not {text!r}")
+    return sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text))
+
+
+def _shown(value: object) -> str:
+    try:
+        return repr(value)
+    except ValueError:  # An int of more digits than Python turns into text.
+        return f"so large an {type(value).__name__}"
+
+
+def resolve_ttl(*candidates: Ttl | None) -> float | None:
+    """Return the first given lifetime in seconds: call, then tier, then cache default. None: no expiry."""
+    for ttl in candidates:
+        if ttl is not None:
+            return check_ttl(ttl)
+    return None
+
+
+def shorten(seconds: float | None, jitter: float) -> float | None:
+    """Return ``seconds`` less a random share of up to ``jitter`` (0 to 1)."""
+    if seconds is None or not jitter:
+        return seconds
+    return seconds * (1 - jitter * random.random())
+
+
+def to_milliseconds(seconds: float) -> int:
+    """Return a lifetime for ``SET ... PX``, which takes whole milliseconds above 0."""
+    return max(1, round(seconds * 1000))
