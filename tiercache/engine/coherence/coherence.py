@@ -9,19 +9,30 @@ a message that makes no sense, or a disconnection during which something may hav
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
-from typing import Final
+from typing import Protocol
 
+from ...log import CacheLog
+from ...options import CoherenceOptions
 from ..level2.announcement import ChangedByOthers, Event, Heard, Pong, Unreadable
 from ..level2.level2 import Position
-from ..memory.fences import Fences
-from ..memory.l1 import L1
+from ..memory.memory import Memory
 from .leases import Leases
 
-__all__ = ["Coherence"]
+__all__ = ["Coherence", "Policies"]
 
-_LOGGER: Final = logging.getLogger("tiercache")
+
+class Policies(Protocol):
+    """The tool policies in Valkey, which other processes and BetterDB Monitor change.
+
+    Attributes:
+        policies_key: The key of their hash in Valkey.
+    """
+
+    policies_key: str
+
+    def policies_changed(self) -> None:
+        """Note that another process may have changed the policies."""
+        ...
 
 
 class Coherence:
@@ -29,8 +40,7 @@ class Coherence:
 
     Args:
         origin: The name of this runtime in announcements.
-        settings_key: Where settings lie in Valkey whose change is of interest.
-        on_settings_changed: Called when they may have been changed by another process.
+        policies: Notified when another process may have changed a policy.
 
     Attributes:
         generation: How often everything was distrusted.
@@ -39,22 +49,21 @@ class Coherence:
 
     def __init__(
         self,
-        l1: L1,
-        fences: Fences,
+        memory: Memory,
         leases: Leases,
+        policies: Policies,
+        options: CoherenceOptions,
         *,
         origin: str,
-        max_staleness: float,
-        policies_key: str,
-        on_policies_changed: Callable[[], object],
+        log: CacheLog,
     ) -> None:
-        self._l1 = l1
-        self._fences = fences
+        self._l1 = memory.l1
+        self._fences = memory.fences
         self._leases = leases
+        self._policies = policies
+        self._max_staleness = options.max_staleness
         self._origin = origin
-        self._max_staleness = max_staleness
-        self._policies_key = policies_key
-        self._on_policies_changed = on_policies_changed
+        self._log = log
         self._position: Position | None = None
         self._is_catching_up = False
         self.generation = 0
@@ -78,8 +87,8 @@ class Coherence:
                 self.distrust("every key may have been changed")
             case ChangedByOthers(keys):
                 for key in keys or ():
-                    if key == self._policies_key:
-                        self._on_policies_changed()
+                    if key == self._policies.policies_key:
+                        self._policies.policies_changed()
                     else:
                         self._drop(key)
             case Unreadable(reason):
@@ -113,7 +122,7 @@ class Coherence:
         for key in said.settled:
             self._leases.wake(key)
         if said.settings:
-            self._on_policies_changed()
+            self._policies.policies_changed()
 
     def _drop(self, key: str) -> None:
         self._fences.break_key(key)
@@ -130,7 +139,7 @@ class Coherence:
 
     def distrust(self, reason: str) -> None:
         """Believe nothing that is in memory, and let nothing that is under way into it."""
-        _LOGGER.debug("Process memory is dropped: %s", reason)
+        self._log.debug("L1 is dropped: %s", reason)
         self.generation += 1
         self._fences.doubt_all()
         self._l1.clear()

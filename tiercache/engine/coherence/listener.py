@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
 
 from ...errors import L2CommandError, L2UnavailableError, TierCacheError
+from ...log import CacheLog
+from ...options import CoherenceOptions
 from ..level2.announcement import Event, Pong
 from ..level2.level2 import Level2, Subscription
 from ..level2.write_pipe import WritePipe
@@ -18,7 +19,6 @@ from .coherence import Coherence
 
 __all__ = ["Listener"]
 
-_LOGGER: Final = logging.getLogger("tiercache")
 _PING_SECONDS: Final = 1.0
 # Pings in the time that one answer is good for: all but one of them may be lost.
 _PINGS_A_BOUND: Final = 3
@@ -31,29 +31,24 @@ _REFUSED_RETRY: Final = 30.0
 
 
 class Listener:
-    """Hears, by way of ``level2``, what changes, and hands it to ``coherence``.
-
-    Args:
-        max_staleness: Seconds for which an answer to a ping is good.
-        tracking: "auto" where the server allows it, "on" or not at all, "off" not.
-    """
+    """Receives the changes of other processes from ``level2`` and passes them to ``coherence``."""
 
     def __init__(
         self,
         level2: Level2,
         pipe: WritePipe,
         coherence: Coherence,
-        *,
+        options: CoherenceOptions,
         now: Callable[[], float],
-        max_staleness: float,
-        tracking: str,
+        log: CacheLog,
     ) -> None:
         self._level2 = level2
         self._pipe = pipe
         self._coherence = coherence
         self._now = now
-        self._interval = min(_PING_SECONDS, max_staleness / _PINGS_A_BOUND)
-        self._tracking = tracking
+        self._log = log
+        self._interval = min(_PING_SECONDS, options.max_staleness / _PINGS_A_BOUND)
+        self._tracking = options.tracking
         self._tracking_number: int | None = None
         self._subscription: Subscription | None = None
         self._unanswered_count = 0
@@ -73,7 +68,7 @@ class Listener:
         try:
             self._subscription = await self._subscribe()
         except L2UnavailableError as error:
-            _LOGGER.debug("There is no subscription yet: %s", error)
+            self._log.debug("There is no subscription yet: %s", error)
         except L2CommandError as error:
             if self._tracking == "on":
                 raise
@@ -91,14 +86,14 @@ class Listener:
                     retry = _FIRST_RETRY
                     await self._follow(self._subscription)
                 except L2UnavailableError as error:
-                    _LOGGER.debug("The subscription has ended: %s", error)
+                    self._log.debug("The subscription has ended: %s", error)
                     retry = min(retry * 2, _LAST_RETRY)
                 except TierCacheError as error:
                     self._refused(error)
                     retry = _REFUSED_RETRY
                 # A defect; memory is not believed meanwhile, and the next subscription may go well.
                 except Exception:
-                    _LOGGER.exception("The subscription has ended by an unexpected error")
+                    self._log.exception("The subscription has ended by an unexpected error")
                     retry = _LAST_RETRY
                 await self._end()
         finally:
@@ -112,7 +107,7 @@ class Listener:
     def _refused(self, error: TierCacheError) -> None:
         if not self._warned:
             self._warned = True
-            _LOGGER.warning(
+            self._log.warning(
                 "Valkey does not let this process hear of changes, so that entries are served from memory for "
                 "CoherenceOptions.max_staleness only: %s",
                 error,
@@ -188,7 +183,7 @@ class Listener:
         if isinstance(outcome, L2CommandError):
             self._tracking = "off"
             self._tracking_number = None
-            _LOGGER.warning(
+            self._log.warning(
                 "Valkey does not tell what others than tiercache change (CLIENT TRACKING), so that it is seen after "
                 "l1_ttl at the latest: %s",
                 outcome,

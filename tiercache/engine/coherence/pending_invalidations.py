@@ -7,19 +7,18 @@ may be left of it in Valkey.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import islice
 from typing import Final
 
 from ...errors import L2CommandError, L2UnavailableError, TierCacheError
+from ...log import CacheLog
 from ..entries.entry import Group
 from ..level2.write_pipe import WritePipe
 from ..level2.writes import Delete
 
 __all__ = ["PendingInvalidations"]
 
-_LOGGER: Final = logging.getLogger("tiercache")
 _PAGE_COUNT: Final = 500
 
 
@@ -30,9 +29,10 @@ class PendingInvalidations:
         pause: Seconds between two attempts.
     """
 
-    def __init__(self, pipe: WritePipe, *, pause: float) -> None:
+    def __init__(self, pipe: WritePipe, *, pause: float, log: CacheLog) -> None:
         self._pipe = pipe
         self._pause = pause
+        self._log = log
         self._keys: dict[str, None] = {}
         self._groups: dict[Group, Callable[[], Awaitable[object]]] = {}
         self._hiding: set[Group] = set()
@@ -106,7 +106,7 @@ class PendingInvalidations:
                 except TierCacheError as error:
                     if not is_refused:
                         is_refused = True
-                        _LOGGER.warning("An invalidation that Valkey did not answer is refused now: %s", error)
+                        self._log.warning("An invalidation that Valkey did not answer is refused now: %s", error)
         finally:
             self._task = None
 

@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
-from typing import Any, Final
+from typing import Any
 
 from ...errors import L2CommandError, L2UnavailableError
+from ...log import CacheLog
+from ...options import ResilienceOptions
 from .level2 import Level2, Position, Stored, Subscription, answer_of
 from .writes import Command, Write, WriteResult
 
 __all__ = ["Breaker", "GuardedLevel2"]
 
-_LOGGER: Final = logging.getLogger("tiercache")
-
 
 class Breaker:
-    """Decides whether Valkey is asked, from how the last exchanges went.
+    """Decides whether a lookup may ask Valkey (circuit breaker: Nygard, "Release It!").
 
-    Closed: asked. After ``failures`` failures in a row it opens: not asked, except once every ``pause`` seconds; the
-    first answer closes it again (Nygard, "Release It!", circuit breaker). One warning is logged when it opens, one line
-    when it closes.
+    Closed: every lookup asks. After ``breaker_failures`` failures in a row the breaker opens. Open: one lookup in
+    ``breaker_pause`` seconds asks, the others do not; the first answer closes the breaker again. The log gets one
+    warning when the breaker opens and one line when it closes.
     """
 
-    def __init__(self, *, failures: int, pause: float, now: Callable[[], float]) -> None:
-        self._limit = failures
-        self._pause = pause
+    def __init__(self, options: ResilienceOptions, now: Callable[[], float], log: CacheLog) -> None:
+        self._limit = options.breaker_failures
+        self._pause = options.breaker_pause
         self._now = now
+        self._log = log
         self._failed_count = 0
         self._ask_again_at = 0.0
 
@@ -58,7 +58,7 @@ class Breaker:
         """Note an answer, also a refusing one."""
         if self._failed_count:
             if self.is_open:
-                _LOGGER.info("Valkey answers again.")
+                self._log.info("Valkey answers again.")
             self._failed_count = 0
 
     def failed(self, error: Exception) -> None:
@@ -66,7 +66,7 @@ class Breaker:
         self._failed_count += 1
         self._ask_again_at = self._now() + self._pause
         if self._failed_count == self._limit:
-            _LOGGER.warning("Valkey is unavailable, working without it until it answers: %s", error)
+            self._log.warning("Valkey is unavailable, working without it until it answers: %s", error)
 
     def trip(self, error: Exception) -> None:
         """Open at once: there was no answer although there was time."""

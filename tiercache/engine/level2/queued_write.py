@@ -1,29 +1,18 @@
-"""What stands in the write pipe's queue, and the bounds of the queue."""
+"""One write in the write pipe's queue."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from .writes import Write, WriteSet
 
-__all__ = ["OnDone", "QueueLimits", "QueuedWrite"]
+__all__ = ["OnDone", "QueuedWrite"]
 
 # Called with the count of keys touched, the reply to a Run or the error, at the moment the outcome is known and before
 # any waiter runs.
 OnDone = Callable[[Any], object]
-
-
-@dataclass(frozen=True, slots=True)
-class QueueLimits:
-    """The bounds of a queue; see ``WriteOptions``."""
-
-    max_delay: float = 0.005
-    max_ops: int = 100
-    max_bytes: int = 4 * 1024 * 1024
-    max_queue_bytes: int = 32 * 1024 * 1024
 
 
 class QueuedWrite:

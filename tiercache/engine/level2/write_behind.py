@@ -7,28 +7,20 @@ for the answer and asks Valkey, where the last write wins.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from ..entries.entry import Entry
-from ..memory.fences import Fence, Fences
-from ..memory.l1 import L1
+from ..memory.fences import Fence
+from ..memory.memory import Memory
 from .write_pipe import WritePipe
 
 __all__ = ["WriteBehind"]
 
 
 class WriteBehind:
-    """The unanswered ones of one runtime, the last of each key.
+    """The unanswered ones of one runtime, the last of each key."""
 
-    Args:
-        now: The monotonic clock.
-    """
-
-    def __init__(self, pipe: WritePipe, fences: Fences, l1: L1, now: Callable[[], float]) -> None:
+    def __init__(self, pipe: WritePipe, memory: Memory) -> None:
         self._pipe = pipe
-        self._fences = fences
-        self._l1 = l1
-        self._now = now
+        self._memory = memory
         self._by_key: dict[str, tuple[Entry, Fence]] = {}
 
     def __len__(self) -> int:
@@ -50,8 +42,8 @@ class WriteBehind:
         """Return the value of ``key`` that is queued, None once Valkey may be asked for it."""
         while (queued := self._by_key.get(key)) is not None:
             entry, fence = queued
-            now = self._now()
-            if self._fences.allow(fence) and now < entry.deadline and self._l1.believes(entry.began, now):
+            memory, now = self._memory, self._memory.now()
+            if memory.fences.allow(fence) and now < entry.deadline and memory.l1.believes(entry.began, now):
                 return entry
             await self._pipe.flush()
         return None

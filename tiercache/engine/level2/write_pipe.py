@@ -20,10 +20,11 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from ...errors import L2UnavailableError
+from ...options import WriteOptions
 from .announcement import Announcement
 from .level2 import Level2, answer_of
 from .queue_budget import QueueBudget
-from .queued_write import OnDone, QueuedWrite, QueueLimits
+from .queued_write import OnDone, QueuedWrite
 from .writes import Announce, Delete, Release, Run, TakeLease, Track, Write, WriteSet
 
 __all__ = ["WritePipe"]
@@ -36,10 +37,10 @@ _MAX_ANNOUNCED_COUNT: Final = 64
 class WritePipe:
     """The ordered queue of writes to one Level2."""
 
-    def __init__(self, level2: Level2, limits: QueueLimits) -> None:
+    def __init__(self, level2: Level2, options: WriteOptions) -> None:
         self._level2 = level2
-        self._limits = limits
-        self._room = QueueBudget(max_bytes=limits.max_queue_bytes, max_behind=limits.max_ops)
+        self._options = options
+        self._budget = QueueBudget(max_bytes=options.max_queue_bytes, max_behind=options.max_ops)
         self._queue: deque[QueuedWrite] = deque()
         # Of those at the head of the queue: how many are to be sent now, and how many have been and are not answered.
         self._due_count = 0
@@ -78,7 +79,7 @@ class WritePipe:
 
     def has_room(self, size_bytes: int, *, is_behind: bool = False) -> bool:
         """Return whether an explicit store may be queued now. Otherwise it has to ``wait_room``."""
-        return self._room.has(size_bytes, is_behind=is_behind)
+        return self._budget.has(size_bytes, is_behind=is_behind)
 
     async def wait_room(self, size_bytes: int, *, is_behind: bool = False) -> None:
         """Return when an explicit store may be queued: before the next await.
@@ -86,7 +87,7 @@ class WritePipe:
         Raises:
             L2UnavailableError: The cache was closed meanwhile.
         """
-        await self._room.wait(size_bytes, is_behind=is_behind)
+        await self._budget.wait(size_bytes, is_behind=is_behind)
 
     def store_behind(self, write: WriteSet, on_done: OnDone) -> None:
         """Queue an explicit store that nobody waits for, to be sent within ``max_delay``."""
@@ -134,7 +135,7 @@ class WritePipe:
     def fill(self, write: Write, on_done: OnDone) -> bool:
         """Queue a write that nobody waits for; return False, having dropped it, when the queue is full."""
         size_bytes = write.size_bytes
-        if size_bytes > self._limits.max_queue_bytes or not self._room.has(size_bytes):
+        if size_bytes > self._options.max_queue_bytes or not self._budget.has(size_bytes):
             return False
         self.post(write, on_done)
         return True
@@ -156,7 +157,7 @@ class WritePipe:
         """Send what is queued, for at most ``timeout`` seconds, then fail what is left."""
         try:
             async with asyncio.timeout(timeout):
-                while self._queue or self._room.is_wanted:
+                while self._queue or self._budget.is_wanted:
                     # Who was let into the queue comes to it now.
                     await (self.flush() if self._queue else asyncio.sleep(0))
         except TimeoutError:
@@ -166,7 +167,7 @@ class WritePipe:
                 await asyncio.wait([self._answer])
         self._cancel_timer()
         error = L2UnavailableError("the cache was closed before Valkey acknowledged the write")
-        self._room.close(error)
+        self._budget.close(error)
         self._take([error] * len(self._queue))
 
     @property
@@ -177,10 +178,10 @@ class WritePipe:
     @property
     def queued_bytes(self) -> int:
         """What they weigh."""
-        return self._room.used_bytes
+        return self._budget.used_bytes
 
     def _append(self, queued: QueuedWrite) -> None:
-        self._room.take(queued.size_bytes, is_behind=queued.is_behind)
+        self._budget.take(queued.size_bytes, is_behind=queued.is_behind)
         for key in queued.keys:
             self._on_their_way[key] = self._on_their_way.get(key, 0) + 1
             if queued.is_explicit:
@@ -190,15 +191,15 @@ class WritePipe:
         if not queued.is_behind or self._is_full:
             self._push()
         elif self._timer is None and self._due_count < len(self._queue):
-            self._timer = asyncio.get_running_loop().call_later(self._limits.max_delay, self._push)
+            self._timer = asyncio.get_running_loop().call_later(self._options.max_delay, self._push)
 
     @property
     def _is_full(self) -> bool:
         """Whether what has not been sent yet makes a whole batch."""
-        limits = self._limits
+        options = self._options
         return (
-            len(self._queue) - self._sent_count >= limits.max_ops
-            or self._room.used_bytes - self._sent_bytes >= limits.max_bytes
+            len(self._queue) - self._sent_count >= options.max_ops
+            or self._budget.used_bytes - self._sent_bytes >= options.max_bytes
         )
 
     def _is_stood_in_for(self, queued: QueuedWrite) -> bool:
@@ -289,15 +290,15 @@ class WritePipe:
     def _next_batch(self) -> list[QueuedWrite]:
         batch: list[QueuedWrite] = []
         size_bytes = 0
-        limits = self._limits
+        options = self._options
         for queued in self._queue:
             size_bytes += queued.write.size_bytes
-            if batch and (len(batch) == limits.max_ops or size_bytes > limits.max_bytes):
+            if batch and (len(batch) == options.max_ops or size_bytes > options.max_bytes):
                 break
             batch.append(queued)
         self._sent_count = len(batch)
         if len(batch) == len(self._queue):
-            self._sent_bytes = self._room.used_bytes
+            self._sent_bytes = self._budget.used_bytes
             self._replaceable.clear()
             self._cancel_timer()
         else:
@@ -328,7 +329,7 @@ class WritePipe:
             queued.finish(outcome)
 
     def _forget(self, queued: QueuedWrite) -> None:
-        self._room.give_back(queued.size_bytes, is_behind=queued.is_behind)
+        self._budget.give_back(queued.size_bytes, is_behind=queued.is_behind)
         for key in queued.keys:
             _count_down(self._on_their_way, key)
             if queued.is_explicit:

@@ -64,16 +64,16 @@ class Flight(Dependant):
 
     Attributes:
         fence: The right to store its result. A flight is joined only while the fence holds.
-        finish: Whether the load is finished when nobody waits for it any more.
+        finishes: Whether the load is finished when nobody waits for it any more.
         task: The task that loads; set, on the leader, by whoever starts it.
     """
 
-    __slots__ = ("_done", "_followers", "_leader", "_waiters", "fence", "finish", "task")
+    __slots__ = ("_done", "_followers", "_leader", "_waiters", "fence", "finishes", "task")
 
-    def __init__(self, fence: Fence, *, finish: bool, leader: Flight | None = None) -> None:
+    def __init__(self, fence: Fence, *, finishes: bool, leader: Flight | None = None) -> None:
         super().__init__()
         self.fence = fence
-        self.finish = finish
+        self.finishes = finishes
         self.task: asyncio.Task[None] | None = None
         self._done = False
         self._waiters: dict[asyncio.Future[Any], None] = {}
@@ -123,7 +123,7 @@ class Flight(Dependant):
         if self._done:
             return
         del self._waiters[waiter]
-        if self._waiters or self.finish:
+        if self._waiters or self.finishes:
             return
         task = self.leader.task
         if task is not None and not any(flight.is_awaited for flight in self.group()):

@@ -15,6 +15,7 @@ from collections import OrderedDict
 
 from cachetools import Cache
 
+from ...options import L1Options
 from ..entries.entry import Entry, Group
 
 __all__ = ["L1"]
@@ -67,12 +68,12 @@ class L1:
         trusted_until: Monotonic second until which every entry is believed.
     """
 
-    def __init__(self, *, max_entries: int, max_bytes: int, max_staleness: float = math.inf) -> None:
-        self.max_entries = max_entries
-        self.max_bytes = max_bytes
+    def __init__(self, options: L1Options, *, max_staleness: float = math.inf) -> None:
+        self.max_entries = options.max_entries
+        self.max_bytes = options.max_bytes
         self._max_staleness = max_staleness
         self.trusted_until = -math.inf
-        self._lru = _Lru(max_entries)
+        self._lru = _Lru(options.max_entries)
         self._find = self._lru.order.get
         self._used = self._lru.order.move_to_end
 

@@ -10,6 +10,8 @@ from contextvars import ContextVar
 from typing import Any, Final, TypeVar
 
 from ...errors import UsageError
+from ...options import ResilienceOptions
+from ..entries.counters import TierCounters
 
 __all__ = ["LoadLimits", "check_loader", "takes_any", "takes_argument"]
 
@@ -83,9 +85,9 @@ _CURRENT_LOAD: Final[ContextVar[_Load | None]] = ContextVar("tiercache_current_l
 class LoadLimits:
     """The limits that all loads of one runtime share."""
 
-    def __init__(self, *, timeout: float | None, max_loads: int | None) -> None:
-        self._timeout = timeout
-        self._slots = None if max_loads is None else asyncio.Semaphore(max_loads)
+    def __init__(self, options: ResilienceOptions) -> None:
+        self._timeout = options.load_timeout
+        self._slots = None if options.max_loads is None else asyncio.Semaphore(options.max_loads)
 
     async def run(self, load: Callable[[], Awaitable[T]], *, apart: bool = False) -> T:
         """Return what ``load`` returns.
@@ -112,6 +114,21 @@ class LoadLimits:
             current.is_over = True
             _CURRENT_LOAD.reset(token)
             self._give_back(current)
+
+    async def call(
+        self, load: Callable[[], Awaitable[T]], counters: TierCounters, *, is_batched: bool = False
+    ) -> T:
+        """Return the result of ``load``, called within the limits, and count the call.
+
+        Args:
+            is_batched: Whether ``load`` is a batch loader, which observes the limits itself.
+        """
+        counters.loads += 1
+        try:
+            return await (load() if is_batched else self.run(load))
+        except Exception:
+            counters.load_errors += 1
+            raise
 
     @property
     def is_lending(self) -> bool:
