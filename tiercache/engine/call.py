@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
+from ..clock import Clock
 from ..errors import UsageError
 from ..ttl import Ttl
 from .entries.counters import TierCounters
-from .entries.entry import Entry, Group
+from .entries.entry import ENTRY_OVERHEAD_BYTES, Entry, Group, shared_size
 from .entries.policy import TierPolicy
 from .memory.fences import Fence
 
@@ -72,3 +74,39 @@ class Call(NamedTuple):
     indexes: tuple[str, ...] = ()
     fill: Callable[[Fence, Entry], Awaitable[None]] | None = None
     is_batched: bool = False
+
+    def entry(self, value: Any, ttl: float | None, clock: Clock, *, since: float, began: float) -> Entry:
+        """Return the L1 entry for ``value``.
+
+        Args:
+            ttl: Seconds that the value has left in Valkey from ``since`` on, or None for no expiry.
+            since: Monotonic second at which ``ttl`` was known.
+            began: Monotonic second at which the value is known to have been current.
+        """
+        policy, codec = self.policy, self.policy.codec
+        expires_at = deadline = math.inf if ttl is None else since + ttl
+        if deadline > since + policy.l1_ttl:
+            deadline = since + policy.l1_ttl
+        now = clock.monotonic()
+        age = clock.wall() - codec.stored_at(value)
+        stored_at = now - age if age > 0.0 else now
+        if 0.0 <= since - stored_at < 0.001:
+            # Entries carry milliseconds. One float object in memory serves for both moments.
+            stored_at = since
+        cost = codec.cost(value)
+        return Entry(
+            value,
+            deadline,
+            began,
+            expires_at,
+            stored_at,
+            self.groups if policy.groups_of is None else self._groups_of(value),
+            # L1 never weighs an entry that it does not keep.
+            shared_size(ENTRY_OVERHEAD_BYTES + len(self.key) + codec.size_bytes(value)) if policy.l1 else 0,
+            0 if cost is None else round(cost * 1_000_000),
+        )
+
+    def _groups_of(self, value: Any) -> tuple[Group, ...]:
+        """Return the groups of an entry that calls of several groups may share: the value's, and the call's tags."""
+        assert self.policy.groups_of is not None
+        return self.policy.groups_of(value) + tuple(group for group in self.groups if group.kind == "tag")

@@ -115,9 +115,7 @@ class LoadLimits:
             _CURRENT_LOAD.reset(token)
             self._give_back(current)
 
-    async def call(
-        self, load: Callable[[], Awaitable[T]], counters: TierCounters, *, is_batched: bool = False
-    ) -> T:
+    async def call(self, load: Callable[[], Awaitable[T]], counters: TierCounters, *, is_batched: bool = False) -> T:
         """Return the result of ``load``, called within the limits, and count the call.
 
         Args:

@@ -21,7 +21,6 @@ from ...engine.memory.load_limits import check_loader, takes_argument
 from ...engine.operations.around_change import Invalidating, Target
 from ...engine.operations.batch_loader import BATCH_SIZE, BATCH_WINDOW, ArgumentBatchLoader, BatchFunction
 from ...engine.operations.explain import Explanation
-from ...engine.operations.load_many import find_many, get_or_load_many, invalidate_many, store_many
 from ...errors import UsageError
 from ...indexes.names import tag_groups
 from ...ttl import Ttl, check_ttl
@@ -189,7 +188,7 @@ class KvTier(Tier[_Key, KvResult]):
         entries, missing = self._peek(full_keys)
         if missing:
             with engine.operation("kv.get_many"):
-                founds = await find_many(engine, [self._request(self._of(full_key)) for full_key in missing])
+                founds = await engine.find_many([self._call(self._of(full_key)) for full_key in missing])
             entries.update((full_key, found.entry) for full_key, found in zip(missing, founds, strict=True))
         elif engine.tracer is not None:
             engine.trace_hit("kv.get_many")
@@ -212,20 +211,20 @@ class KvTier(Tier[_Key, KvResult]):
             check_ttl(ttl)
         tag_groups(tags)
         pairs = [
-            (self._request(self._at(key), ttl, tags), self._loaded_value(value, f"the value of {key!r}"))
+            (self._call(self._at(key), ttl, tags), self._loaded_value(value, f"the value of {key!r}"))
             for key, value in mapping.items()
         ]
-        for key, (_, fresh) in zip(mapping, pairs, strict=True):
-            self._policy.check_size(fresh.data, f"the value of {key!r}")
-        size_bytes = sum(len(fresh.data) for _, fresh in pairs)
+        for key, (_, loaded) in zip(mapping, pairs, strict=True):
+            self._policy.check_size(loaded.data, f"the value of {key!r}")
+        size_bytes = sum(len(loaded.data) for _, loaded in pairs)
         with self._engine.operation("kv.set_many", bytes=size_bytes):
-            await store_many(self._engine, pairs)
+            await self._stores.store_many(pairs)
 
     async def delete_many(self, keys: Iterable[str]) -> int:
         """Remove values; return how many there were. Errors as for ``delete``, for any of them."""
         full_keys = self._keys(keys)
         with self._engine.operation("kv.delete_many") as operation:
-            count = await invalidate_many(self._engine, full_keys)
+            count = await self._invalidations.keys(full_keys)
             operation.set("deleted_count", count)
         return count
 
@@ -273,8 +272,8 @@ class KvTier(Tier[_Key, KvResult]):
                 ]
 
             with engine.operation("kv.get_or_load_many"):
-                requests = [self._request(self._of(full_key), ttl, tags) for full_key in missing]
-                founds = await get_or_load_many(engine, requests, load)
+                calls = [self._call(self._of(full_key), ttl, tags) for full_key in missing]
+                founds = await self._loads.get_or_load_many(calls, load)
             entries.update((full_key, found.entry) for full_key, found in zip(missing, founds, strict=True))
         elif engine.tracer is not None:
             engine.trace_hit("kv.get_or_load_many")
@@ -328,8 +327,8 @@ class KvTier(Tier[_Key, KvResult]):
         return _Key(full_key, self._counters, self._groups)
 
     def _loaded(self, value: object, name: str) -> Loaded:
-        fresh = self._loaded_value(value, name)
-        return fresh if self._engine.is_wanted(self._policy, value) else fresh._replace(store=False)
+        loaded = self._loaded_value(value, name)
+        return loaded if self._is_wanted(value) else loaded._replace(store=False)
 
     def _loaded_value(self, value: object, name: str) -> Loaded:
         entry, data = encode_kv(value, name, self._engine.wall())
