@@ -87,13 +87,6 @@ class Tier(Generic[K, R]):
             engine.trace_hit(f"{self.tier}.{method}", **key.attributes)
         return self.result(key.key, "l1", entry, now)  # type: ignore[no-any-return]
 
-    def _peek_one(self, method: str, key: K) -> Entry | None:
-        engine = self._engine
-        entry = engine.hit(key.key, engine.now(), key._counters)
-        if entry is not None and engine.tracer is not None:
-            engine.trace_hit(f"{self.tier}.{method}", **key.attributes)
-        return entry
-
     async def _find(self, method: str, key: K) -> Lookup:
         """Look a key up that ``_hit`` has not found in this very step."""
         engine = self._engine

@@ -112,7 +112,7 @@ def _drop_keys_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """
 
     def close_fences(change: KeyChange) -> None:
-        runtime = change._runtime
+        runtime = change.runtime
         for fence in change.fences:
             runtime.fences.close(fence)
             runtime.l2.leases.wake(fence.key)

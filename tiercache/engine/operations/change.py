@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
+from msgspec import Struct
+
 from ...errors import L2UnavailableError
 from ..entries.entry import Group
 from ..memory.fences import Fence
@@ -24,13 +26,10 @@ __all__ = ["Change", "GroupChange", "KeyChange"]
 T = TypeVar("T")
 
 
-class Change:
+class Change(Struct, eq=False):
     """One change, from the first drop to the second."""
 
-    __slots__ = ("_runtime",)
-
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
+    runtime: Runtime
 
     def begin(self) -> int:
         """Drop the entries and break the fences; return how many entries L1 had. Queue the write before any await."""
@@ -45,41 +44,36 @@ class Change:
         raise NotImplementedError
 
 
-class KeyChange(Change):
+class KeyChange(Change, eq=False):
     """A change of keys.
 
-    Args:
+    Attributes:
         groups: The groups of the keys.
         is_repeated: Whether the change must be repeated until Valkey acknowledges it. Until then this process does
             not read the keys from Valkey. True for deletes; a store that fails is the caller's to repeat.
+        fences: The fence of each key, from ``begin`` to ``done``.
     """
 
-    __slots__ = ("_groups", "_is_repeated", "fences", "keys")
-
-    def __init__(
-        self, runtime: Runtime, keys: Sequence[str], groups: tuple[Group, ...] = (), *, is_repeated: bool = False
-    ) -> None:
-        self._runtime = runtime
-        self.keys = keys
-        self._groups = groups
-        self._is_repeated = is_repeated
-        self.fences: list[Fence] = []
+    keys: Sequence[str]
+    groups: tuple[Group, ...] = ()
+    is_repeated: bool = False
+    fences: list[Fence] = []
 
     def begin(self) -> int:
-        l1, fences = self._runtime.l1, self._runtime.fences
+        l1, fences = self.runtime.l1, self.runtime.fences
         count = 0
         for key in self.keys:
             count += l1.drop(key)
-            self.fences.append(fences.open_for_write(key, self._groups))
+            self.fences.append(fences.open_for_write(key, self.groups))
         return count
 
     def done(self, outcome: object) -> None:
         self._drop_again()
-        if self._is_repeated or not isinstance(outcome, Exception):
-            self._runtime.l2.pending.note(self.keys, outcome)
+        if self.is_repeated or not isinstance(outcome, Exception):
+            self.runtime.l2.pending.note(self.keys, outcome)
 
     def _drop_again(self) -> None:
-        runtime = self._runtime
+        runtime = self.runtime
         leases = runtime.l2.leases
         for fence in self.fences:
             runtime.fences.written(fence)
@@ -87,10 +81,10 @@ class KeyChange(Change):
             leases.wake(fence.key)
 
 
-class GroupChange(Change):
+class GroupChange(Change, eq=False):
     """A change of the entries of a group.
 
-    Args:
+    Attributes:
         overtakes: The group of the calls whose reads and loads in progress store nothing any more, or None for
             ``group`` itself.
         repeat: Does the change again until Valkey acknowledges it, or None if the caller must repeat it.
@@ -98,33 +92,21 @@ class GroupChange(Change):
             Valkey until the change is acknowledged.
     """
 
-    __slots__ = ("_group", "_hides_everything", "_overtakes", "_repeat")
-
-    def __init__(
-        self,
-        runtime: Runtime,
-        group: Group,
-        *,
-        overtakes: Group | None = None,
-        repeat: Callable[[], Awaitable[object]] | None = None,
-        hides_everything: bool = False,
-    ) -> None:
-        self._runtime = runtime
-        self._group = group
-        self._overtakes = overtakes or group
-        self._repeat = repeat
-        self._hides_everything = hides_everything
+    group: Group
+    overtakes: Group | None = None
+    repeat: Callable[[], Awaitable[object]] | None = None
+    hides_everything: bool = False
 
     def begin(self) -> int:
         return self._drop()
 
     def done(self, outcome: object) -> None:
         self._drop()
-        pending = self._runtime.l2.pending
+        pending, overtaken = self.runtime.l2.pending, self.overtakes or self.group
         if not isinstance(outcome, BaseException):
-            pending.settle_group(self._overtakes)
-        elif isinstance(outcome, L2UnavailableError) and self._repeat is not None:
-            pending.note_group(self._overtakes, self._repeat, hides_everything=self._hides_everything)
+            pending.settle_group(overtaken)
+        elif isinstance(outcome, L2UnavailableError) and self.repeat is not None:
+            pending.note_group(overtaken, self.repeat, hides_everything=self.hides_everything)
 
     async def run(self, write: Callable[[], Awaitable[T]]) -> T:
         """Begin, await ``write``, which queues the write before its first await, and finish; return its result."""
@@ -138,5 +120,5 @@ class GroupChange(Change):
         return result
 
     def _drop(self) -> int:
-        self._runtime.fences.break_group(self._overtakes)
-        return self._runtime.l1.drop_group(self._group)
+        self.runtime.fences.break_group(self.overtakes or self.group)
+        return self.runtime.l1.drop_group(self.group)

@@ -16,7 +16,7 @@ from ..level2.announcement import Announcement
 from ..level2.writes import Announce, Command, Run, Write
 from ..memory.fences import Fence
 from .change import GroupChange, KeyChange
-from .store import StoreChange
+from .store import store_change
 
 __all__ = ["StateCommands"]
 
@@ -53,7 +53,7 @@ class StateCommands:
         runtime = await self._engine.open()
         pipe = runtime.l2.pipe
         await pipe.wait_room(len(call.key) + len(loaded.data))
-        change = StoreChange(runtime, call, loaded)
+        change = store_change(call, loaded, runtime)
         change.begin()
         # The value follows by a plain command: the server would report a script's write to this process too.
         await pipe.write_all([(Run(command), lambda _: None), (change.write, change.done)])

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 from ..call import Call, Loaded
 from ..engine import Engine
+from ..entries.entry import Entry
 from ..level2.writes import WriteSet
 from ..runtime.runtime import Runtime
 from .change import KeyChange
 
-__all__ = ["StoreChange", "Stores"]
+__all__ = ["StoreChange", "Stores", "store_change"]
 
 
 class Stores:
@@ -34,7 +35,7 @@ class Stores:
         size_bytes = len(call.key) + len(loaded.data)
         if not pipe.has_room(size_bytes, is_behind=is_behind):
             await pipe.wait_room(size_bytes, is_behind=is_behind)
-        change = StoreChange(runtime, call, loaded, is_behind=is_behind)
+        change = store_change(call, loaded, runtime, is_behind=is_behind)
         change.begin()
         if is_behind:
             pipe.store_behind(change.write, change.done)
@@ -52,63 +53,64 @@ class Stores:
         runtime = await self._engine.open()
         pipe = runtime.l2.pipe
         await pipe.wait_room(sum(len(call.key) + len(loaded.data) for call, loaded in pairs))
-        changes = [StoreChange(runtime, call, loaded) for call, loaded in pairs]
+        changes = [store_change(call, loaded, runtime) for call, loaded in pairs]
         for change in changes:
             change.begin()
         await pipe.write_all([(change.write, change.done) for change in changes])
 
 
-class StoreChange(KeyChange):
+class StoreChange(KeyChange, kw_only=True, eq=False):
     """The change that an explicit store makes.
 
-    Args:
-        is_behind: Whether reads find the value from ``begin`` on. The write must be queued before the next await.
-
     Attributes:
+        call: The call that stores.
+        entry: The entry for L1.
         write: The write to queue between ``begin`` and ``done``.
+        is_behind: Whether reads find the value from ``begin`` on. The write must be queued before the next await.
     """
 
-    __slots__ = ("_call", "_entry", "_is_behind", "write")
-
-    def __init__(self, runtime: Runtime, call: Call, loaded: Loaded, *, is_behind: bool = False) -> None:
-        super().__init__(runtime, (call.key,), call.groups)
-        policy = call.policy
-        lifetime = policy.lifetime(loaded.ttl, call.ttl)
-        now = runtime.now()
-        self._call = call
-        self._entry = call.entry(loaded.value, lifetime, runtime.clock, since=now, began=now)
-        self._is_behind = is_behind
-        data = policy.codec.pack(loaded.data)
-        self.write = WriteSet(call.key, data, lifetime, indexes=call.indexes, announced=True)
+    call: Call
+    entry: Entry
+    write: WriteSet
+    is_behind: bool = False
 
     def begin(self) -> int:
-        count = super().begin()
-        if self._is_behind:
+        count = KeyChange.begin(self)
+        if self.is_behind:
             (fence,) = self.fences
-            self._runtime.l2.behind.add(self._entry, fence)
-            if self._call.policy.l1 and self._runtime.fences.allow(fence):
-                self._runtime.l1.put(fence.key, self._entry)
+            self.runtime.l2.behind.add(self.entry, fence)
+            if self.call.policy.l1 and self.runtime.fences.allow(fence):
+                self.runtime.l1.put(fence.key, self.entry)
         return count
 
     def done(self, outcome: object) -> None:
-        runtime, call, (fence,) = self._runtime, self._call, self.fences
+        runtime, call, (fence,) = self.runtime, self.call, self.fences
         # Another process may have changed the key after this write: its message may arrive before this answer does.
         is_latest = runtime.fences.allow(fence)
-        super().done(outcome)
-        is_last = self._is_behind and runtime.l2.behind.answered(fence)
+        KeyChange.done(self, outcome)
+        is_last = self.is_behind and runtime.l2.behind.answered(fence)
         if isinstance(outcome, Exception):
-            if self._is_behind:
+            if self.is_behind:
                 self._lost(outcome, is_last=is_last)
             return
         call.counters.stored_bytes += len(self.write.value)
         if call.policy.l1 and is_latest:
-            runtime.l1.put(fence.key, self._entry)
+            runtime.l1.put(fence.key, self.entry)
 
     def _lost(self, error: Exception, *, is_last: bool) -> None:
         """Count a store whose caller does not wait for it and whose write has failed."""
-        runtime, call = self._runtime, self._call
+        runtime, call = self.runtime, self.call
         call.counters.write_errors += 1
         runtime.log.warn_once("a stored value did not reach Valkey (counted as write_errors): %s", error)
         if is_last:
             # The value that Valkey still has is older than the one that the caller has stored.
             runtime.l2.pending.remove(call.key, error)
+
+
+def store_change(call: Call, loaded: Loaded, runtime: Runtime, *, is_behind: bool = False) -> StoreChange:
+    """Return the change that stores ``loaded`` for ``call``."""
+    policy, key, now = call.policy, call.key, runtime.now()
+    lifetime = policy.lifetime(loaded.ttl, call.ttl)
+    entry = call.entry(loaded.value, lifetime, runtime.clock, since=now, began=now)
+    write = WriteSet(key, policy.codec.pack(loaded.data), lifetime, indexes=call.indexes, announced=True)
+    return StoreChange(runtime, (key,), call.groups, call=call, entry=entry, write=write, is_behind=is_behind)

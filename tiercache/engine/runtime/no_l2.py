@@ -6,7 +6,6 @@ Tiers of such a cache have no leases (``TierPolicy.lease``), so none is ever ask
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -36,13 +35,11 @@ class _InstantWrites:
     async def wait_room(self, size_bytes: int, *, is_behind: bool = False) -> None:
         return None
 
-    def submit(self, write: Write, on_done: OnDone | None = None) -> asyncio.Future[Any]:
+    async def submit(self, write: Write, on_done: OnDone | None = None) -> Any:
         outcome = _outcome_of(write)
         if on_done is not None:
             on_done(outcome)
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        future.set_result(outcome)
-        return future
+        return outcome
 
     async def write(self, write: Write, on_done: OnDone | None = None) -> int:
         (outcome,) = await self.write_all([(write, on_done or _nothing)])

@@ -15,7 +15,7 @@ from msgspec import Struct
 from ...engine.call import Loaded, LoadFunction, Mode
 from ...engine.engine import Engine
 from ...engine.entries.counters import TierCounters
-from ...engine.entries.entry import Group
+from ...engine.entries.entry import Entry, Group
 from ...engine.entries.policy import TierPolicy
 from ...engine.memory.load_limits import check_loader, takes_argument
 from ...engine.operations.around_change import Invalidating, Target
@@ -75,17 +75,18 @@ class KvTier(Tier[_Key, KvResult]):
         Raises:
             L2CommandError: Valkey refused the read. An unreachable Valkey is a miss.
         """
-        at = self._at(key)
-        entry = self._peek_one("get", at)
-        if entry is not None:
-            return entry.value.value()
-        found = await self._find("get", at)
-        return default if found.entry is None else found.entry.value.value()
+        full_key = self._key(key)
+        entry = self._entry_in_l1("get", full_key)
+        if entry is None:
+            entry = (await self._find("get", self._of(full_key))).entry
+        return default if entry is None else entry.value.value()
 
     async def exists(self, key: str) -> bool:
         """Return whether ``get`` would find a value. Counts as a lookup; errors as for ``get``."""
-        at = self._at(key)
-        return self._peek_one("exists", at) is not None or (await self._find("exists", at)).entry is not None
+        full_key = self._key(key)
+        if self._entry_in_l1("exists", full_key) is not None:
+            return True
+        return (await self._find("exists", self._of(full_key))).entry is not None
 
     async def set(self, key: str, value: Any, *, ttl: Ttl | None = None, tags: Sequence[str] = ()) -> None:
         """Store a value; return once Valkey has acknowledged it. Wins over loads under way.
@@ -279,6 +280,14 @@ class KvTier(Tier[_Key, KvResult]):
             engine.trace_hit("kv.get_or_load_many")
         return {self._own_key(full_key): entries[full_key].value.value() for full_key in full_keys}
 
+    def _entry_in_l1(self, method: str, full_key: str) -> Entry | None:
+        """Return the entry in L1, counted and traced as a hit of ``method``, or None. Makes no key object."""
+        engine = self._engine
+        entry = engine.hit(full_key, engine.now(), self._counters)
+        if entry is not None and engine.tracer is not None:
+            engine.trace_hit(f"kv.{method}", key=full_key)
+        return entry
+
     def _peek(self, full_keys: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
         """Return the entries in process memory, counted as hits, and the keys that are not there."""
         engine = self._engine
@@ -291,20 +300,23 @@ class KvTier(Tier[_Key, KvResult]):
         return entries, [full_key for full_key in full_keys if full_key not in entries]
 
     def _key(self, key: object) -> str:
-        """Return the key in Valkey: plain text, nothing of the caller's."""
+        """Return the key in Valkey: plain text, no object of the caller's."""
+        if type(key) is str and key and (full_key := self._prefix + key).isascii() and len(full_key) <= _MAX_KEY_BYTES:
+            return full_key
+        return self._checked_key(key)
+
+    def _checked_key(self, key: object) -> str:
+        """Do as ``_key`` for every key, with the checks that most keys do not need."""
         if not isinstance(key, str):
             raise UsageError(f"key must be a str, not {type(key).__name__}")
         plain = str.__str__(key)
         if not plain:
             raise UsageError("key must not be empty")
         full_key = self._prefix + plain
-        if full_key.isascii():
-            size_bytes = len(full_key)
-        else:
-            try:
-                size_bytes = len(full_key.encode())
-            except UnicodeEncodeError as error:
-                raise UsageError(f"key has text that is not Unicode (a lone surrogate): {error}") from error
+        try:
+            size_bytes = len(full_key.encode())
+        except UnicodeEncodeError as error:
+            raise UsageError(f"key has text that is not Unicode (a lone surrogate): {error}") from error
         if size_bytes > _MAX_KEY_BYTES:
             most = _MAX_KEY_BYTES - len(self._prefix)
             raise UsageError(f"key must be at most {most} bytes of UTF-8, not {size_bytes - len(self._prefix)}")
