@@ -50,7 +50,7 @@ class Heard(NamedTuple):
 
 
 class ChangedByOthers(NamedTuple):
-    """A tracking message of the server: a client changed ``keys``; None means any key may have changed."""
+    """A tracking message of the server: another client changed ``keys``; None means any key may have changed."""
 
     keys: tuple[str, ...] | None
 
