@@ -255,7 +255,7 @@ async def test_what_comes_of_the_writes_is_what_they_say_one_after_the_other(see
     await pipe.flush()
     assert outcomes == expected
     assert (level2.values, level2.indexes) == (model.values, model.indexes)
-    assert (pipe.queued_bytes, pipe._on_their_way, pipe._explicit, pipe._replaceable) == (0, {}, {}, {})
+    assert (pipe.queued_bytes, pipe._in_flight, pipe._explicit, pipe._replaceable) == (0, {}, {}, {})
 
 
 # Who waits for room

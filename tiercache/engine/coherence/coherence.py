@@ -43,7 +43,7 @@ from typing import Protocol
 
 from ...log import CacheLog
 from ...options import CoherenceOptions
-from ..level2.announcement import ChangedByOthers, Event, Heard, Pong, Unreadable
+from ..level2.announcement import Event, Pong, Received, TrackedChange, Unreadable
 from ..level2.level2 import Position
 from ..memory.memory import Memory
 from .leases import Leases
@@ -111,11 +111,11 @@ class Coherence:
         match event:
             case Pong():
                 self._receive_pong(event)
-            case Heard():
+            case Received():
                 self._receive(event)
-            case ChangedByOthers(None):
+            case TrackedChange(None):
                 self.distrust("the server reported that any key may have changed")
-            case ChangedByOthers(keys):
+            case TrackedChange(keys):
                 for key in keys or ():
                     if key == self._policies.policies_key:
                         self._policies.policies_changed()
@@ -133,7 +133,7 @@ class Coherence:
             self._position = Position(server, pong.number)
         self._l1.trusted_until = max(self._l1.trusted_until, pong.stamp + self._max_staleness)
 
-    def _receive(self, received: Heard) -> None:
+    def _receive(self, received: Received) -> None:
         if received.number is not None:
             self._check_number(received.number)
         if received.origin == self._origin:

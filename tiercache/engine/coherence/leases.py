@@ -59,7 +59,7 @@ from ...errors import L2UnavailableError
 from ..level2.announcement import Announcement
 from ..level2.write_pipe import WritePipe
 from ..level2.writes import Announce, Release, TakeLease, WriteSet
-from ..memory.flights import CURRENT_FLIGHT, Dependant
+from ..memory.flights import CURRENT_FLIGHT, WaitNode
 
 __all__ = ["PLACEHOLDER_PREFIX", "Lease", "Leases", "holder_of", "is_placeholder"]
 
@@ -94,7 +94,7 @@ class Lease:
         self.key = key
         self.holds = holds
         self.is_wanted = False
-        self.load: Dependant | None = None
+        self.load: WaitNode | None = None
         self._renewal: asyncio.TimerHandle | None = None
 
     @property
@@ -139,7 +139,7 @@ class Leases:
         self._ttl = ttl
         self._held: dict[str, Lease] = {}
         # Placeholders whose writes are queued or sent, but not answered.
-        self._on_their_way: set[bytes] = set()
+        self._in_flight: set[bytes] = set()
         self._waiting: dict[str, set[asyncio.Future[None]]] = {}
 
     # Holding
@@ -211,7 +211,7 @@ class Leases:
                 self._pipe.post(Release(write.key, _placeholder_of(write)))
 
         placeholders = {_placeholder_of(write) for write in writes}
-        self._on_their_way |= placeholders
+        self._in_flight |= placeholders
         futures = [self._pipe.submit(write, partial(answered, write)) for write in writes]
         try:
             return await asyncio.gather(*futures, return_exceptions=True)
@@ -224,7 +224,7 @@ class Leases:
                     self._give_back(write, future.result())
             raise
         finally:
-            self._on_their_way -= placeholders
+            self._in_flight -= placeholders
 
     def _give_back(self, write: TakeLease | WriteSet, outcome: Any) -> None:
         if _is_taken(write, outcome):
@@ -236,9 +236,9 @@ class Leases:
             return False
         lease = self._held.get(key)
         is_held = lease is not None and lease.holds == placeholder
-        return placeholder.startswith(self._prefix) and not is_held and placeholder not in self._on_their_way
+        return placeholder.startswith(self._prefix) and not is_held and placeholder not in self._in_flight
 
-    def load_of(self, key: str, placeholder: bytes | None) -> Dependant | None:
+    def load_of(self, key: str, placeholder: bytes | None) -> WaitNode | None:
         """Return the load of this process that holds ``placeholder`` under ``key``, or None if there is none."""
         lease = self._held.get(key)
         return lease.load if lease is not None and lease.holds == placeholder else None

@@ -73,15 +73,15 @@ class PendingInvalidations:
         self._pipe.post(Delete((key,), announced=True), removed)
 
     def note_group(
-        self, group: Group, repeat: Callable[[], Awaitable[object]], *, hides_everything: bool = False
+        self, group: Group, repeat: Callable[[], Awaitable[object]], *, covers_everything: bool = False
     ) -> None:
         """Record that the invalidation of ``group`` was not acknowledged; ``repeat`` runs the invalidation again.
 
         Args:
-            hides_everything: Whether any key may belong to the group, as with a tag: only Valkey knows which keys do.
+            covers_everything: Whether any key may belong to the group, as with a tag: only Valkey knows which keys do.
         """
         self._groups[group] = repeat
-        if hides_everything:
+        if covers_everything:
             self._covering_all.add(group)
         self._start()
 

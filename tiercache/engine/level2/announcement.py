@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeAlias
 
 from ..entries.entry import Group
 
-__all__ = ["Announcement", "ChangedByOthers", "Event", "Heard", "Pong", "Unreadable"]
+__all__ = ["Announcement", "Event", "Pong", "Received", "TrackedChange", "Unreadable"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Announcement:
         return bool(self.keys or self.groups or self.overtaken)
 
 
-class Heard(NamedTuple):
+class Received(NamedTuple):
     """A received announcement, of another process or of this process.
 
     Attributes:
@@ -49,7 +49,7 @@ class Heard(NamedTuple):
     number: int | None
 
 
-class ChangedByOthers(NamedTuple):
+class TrackedChange(NamedTuple):
     """A tracking message of the server: another client changed ``keys``; None means any key may have changed."""
 
     keys: tuple[str, ...] | None
@@ -73,4 +73,4 @@ class Unreadable(NamedTuple):
     reason: str
 
 
-Event: TypeAlias = Heard | ChangedByOthers | Pong | Unreadable
+Event: TypeAlias = Received | TrackedChange | Pong | Unreadable

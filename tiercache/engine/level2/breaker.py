@@ -10,7 +10,7 @@ from typing import Any
 from ...errors import L2CommandError, L2UnavailableError
 from ...log import CacheLog
 from ...options import ResilienceOptions
-from .level2 import Level2, Position, Stored, Subscription, answer_of
+from .level2 import Level2, Position, Stored, Subscription, as_future
 from .writes import Command, Write, WriteResult
 
 __all__ = ["Breaker", "GuardedLevel2"]
@@ -133,7 +133,7 @@ class GuardedLevel2:
 
     def apply(self, writes: Sequence[Write]) -> asyncio.Future[list[WriteResult]]:
         # A callback and no coroutine: a coroutine would cost the write pipe one more step of the event loop.
-        answer = answer_of(self._level2.apply(writes))
+        answer = as_future(self._level2.apply(writes))
         answer.add_done_callback(self._answered)
         return answer
 

@@ -13,13 +13,13 @@ from typing import Final
 
 from .breaker import GuardedLevel2
 
-__all__ = ["Eviction", "policy_in", "takes_any"]
+__all__ = ["Eviction", "eviction_policy_in", "takes_any"]
 
 # Seconds for which an answer counts. People change the server's policy by hand, and seldom.
 _ANSWER_SECONDS: Final = 30.0
 
 
-def policy_in(info: object) -> str | None:
+def eviction_policy_in(info: object) -> str | None:
     """Return the ``maxmemory-policy`` in the reply to INFO memory, or None if the reply names no policy."""
     found = re.search(rb"maxmemory_policy:([\w-]+)", info) if isinstance(info, bytes) else None
     return None if found is None else found[1].decode()
@@ -39,7 +39,7 @@ class Eviction:
         self._policy: str | None = None
         self._ask_again_at = -math.inf
 
-    async def may_take_any(self) -> bool:
+    async def may_evict_any(self) -> bool:
         """Return whether the server may evict keys without an expiry; True if the server does not tell its policy.
 
         Raises:
@@ -47,14 +47,14 @@ class Eviction:
         """
         return takes_any(await self._current_policy())
 
-    async def may_take_expiring(self) -> bool:
-        """Return whether the server may evict keys with an expiry. Otherwise as ``may_take_any``."""
+    async def may_evict_expiring(self) -> bool:
+        """Return whether the server may evict keys with an expiry. Otherwise as ``may_evict_any``."""
         return await self._current_policy() != "noeviction"
 
     async def _current_policy(self) -> str | None:
         # While the breaker is open this does not ask: each caller also sends other commands, and these raise the error.
         if self._now() >= self._ask_again_at and self._level2.is_answering:
             (info,) = await self._level2.execute([("INFO", "memory")])
-            self._policy = policy_in(info)
+            self._policy = eviction_policy_in(info)
             self._ask_again_at = self._now() + _ANSWER_SECONDS
         return self._policy

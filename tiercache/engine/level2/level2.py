@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from .announcement import Event
 from .writes import Command, Write, WriteResult
 
-__all__ = ["Level2", "Position", "Stored", "Subscription", "answer_of"]
+__all__ = ["Level2", "Position", "Stored", "Subscription", "as_future"]
 
 T = TypeVar("T")
 
@@ -144,7 +144,7 @@ class Level2(Protocol):
         ...
 
 
-def answer_of(applied: Awaitable[T]) -> asyncio.Future[T]:
+def as_future(applied: Awaitable[T]) -> asyncio.Future[T]:
     """Return the result of ``Level2.apply`` as a future; a coroutine becomes a task."""
     if asyncio.iscoroutine(applied):
         return asyncio.get_running_loop().create_task(applied, name="tiercache-writes")

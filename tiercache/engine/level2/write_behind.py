@@ -46,7 +46,7 @@ class WriteBehind:
         while (queued := self._by_key.get(key)) is not None:
             entry, fence = queued
             memory, now = self._memory, self._memory.now()
-            if memory.fences.allow(fence) and now < entry.deadline and memory.l1.believes(entry.began, now):
+            if memory.fences.allow(fence) and now < entry.deadline and memory.l1.trusts(entry.began, now):
                 return entry
             await self._pipe.flush()
         return None

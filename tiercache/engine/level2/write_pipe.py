@@ -47,7 +47,7 @@ from msgspec.structs import replace
 from ...errors import L2UnavailableError
 from ...options import WriteOptions
 from .announcement import Announcement
-from .level2 import Level2, answer_of
+from .level2 import Level2, as_future
 from .queue_budget import QueueBudget
 from .queued_write import OnDone, QueuedWrite
 from .writes import Announce, Delete, Release, Run, TakeLease, Track, Write, WriteSet
@@ -77,14 +77,14 @@ class WritePipe:
         self._is_starting = False
         self._is_stopped = False
         # Counts of the writes in flight, queued or sent, by key: of all writes, and of explicit writes.
-        self._on_their_way: dict[str | bytes, int] = {}
+        self._in_flight: dict[str | bytes, int] = {}
         self._explicit: dict[str | bytes, int] = {}
         # By key: the unsent store whose place in the queue a later store of the same key may take.
         self._replaceable: dict[str, QueuedWrite] = {}
 
     def is_writing(self, key: str) -> bool:
         """Return whether a write of ``key`` is queued or unanswered, so that Valkey may hold an older value."""
-        return key in self._on_their_way
+        return key in self._in_flight
 
     def is_changing(self, key: str) -> bool:
         """Return whether an explicit write of ``key``, a change made by a caller, is queued or unanswered."""
@@ -209,7 +209,7 @@ class WritePipe:
     def _append(self, queued: QueuedWrite) -> None:
         self._budget.take(queued.size_bytes, is_behind=queued.is_behind)
         for key in queued.keys:
-            self._on_their_way[key] = self._on_their_way.get(key, 0) + 1
+            self._in_flight[key] = self._in_flight.get(key, 0) + 1
             if queued.is_explicit:
                 self._explicit[key] = self._explicit.get(key, 0) + 1
         if not self._replaces_earlier(queued):
@@ -282,7 +282,7 @@ class WritePipe:
             return
         batch, queued_count = self._next_batch(), len(self._queue)
         try:
-            self._answer = answer_of(self._apply(batch))
+            self._answer = as_future(self._apply(batch))
         # A defect in the store must not block the queue: the error becomes the answer to the batch.
         except Exception as error:
             self._answer = asyncio.get_running_loop().create_future()
@@ -307,7 +307,7 @@ class WritePipe:
 
     def _apply(self, batch: Sequence[QueuedWrite]) -> Awaitable[list[Any]]:
         writes = [queued.write for queued in batch]
-        keys: list[Any] = list(dict.fromkeys([key for write in writes for key in _announced(write)]))
+        keys: list[Any] = list(dict.fromkeys([key for write in writes for key in _announced_keys(write)]))
         for start in range(0, len(keys), _MAX_ANNOUNCED_COUNT):
             writes.append(Announce(Announcement(keys=tuple(keys[start : start + _MAX_ANNOUNCED_COUNT]))))
         return self._level2.apply(writes)
@@ -356,7 +356,7 @@ class WritePipe:
     def _forget(self, queued: QueuedWrite) -> None:
         self._budget.give_back(queued.size_bytes, is_behind=queued.is_behind)
         for key in queued.keys:
-            _count_down(self._on_their_way, key)
+            _count_down(self._in_flight, key)
             if queued.is_explicit:
                 _count_down(self._explicit, key)
         if queued.later is not None:
@@ -380,12 +380,12 @@ def _outcomes_of_writes(batch: Sequence[QueuedWrite], outcomes: list[Any]) -> li
     if refusal is None:
         return outcomes
     return [
-        refusal if _announced(queued.write) and not isinstance(outcome, Exception) else outcome
+        refusal if _announced_keys(queued.write) and not isinstance(outcome, Exception) else outcome
         for queued, outcome in zip(batch, outcomes, strict=True)
     ]
 
 
-def _announced(write: Write) -> tuple[Any, ...]:
+def _announced_keys(write: Write) -> tuple[Any, ...]:
     """Return the keys that the batch of ``write`` must announce."""
     return write.keys if isinstance(write, _ANNOUNCING) and write.announced else ()
 

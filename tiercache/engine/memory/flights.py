@@ -53,26 +53,26 @@ from typing import Any, Final
 
 from .fences import Fence
 
-__all__ = ["CURRENT_FLIGHT", "Dependant", "Flight", "Flights", "wait_all", "waiting_for"]
+__all__ = ["CURRENT_FLIGHT", "Flight", "Flights", "WaitNode", "wait_all", "waiting_for"]
 
 
-class Dependant:
+class WaitNode:
     """A node of the wait-for graph: a flight, or a call of a batch function that answers several flights."""
 
     __slots__ = ("_waits_for",)
 
     def __init__(self) -> None:
-        self._waits_for: list[Dependant] = []
+        self._waits_for: list[WaitNode] = []
 
     @property
-    def leader(self) -> Dependant:
+    def leader(self) -> WaitNode:
         """The node that stands for this node in the wait-for graph."""
         return self
 
-    def depends_on(self, other: Dependant) -> bool:
+    def depends_on(self, other: WaitNode) -> bool:
         """Return whether this node shares the load of ``other``, or waits for ``other`` directly or through others."""
         seen: set[int] = set()
-        stack: list[Dependant] = [self]
+        stack: list[WaitNode] = [self]
         while stack:
             node = stack.pop().leader
             if node is other.leader:
@@ -84,7 +84,7 @@ class Dependant:
 
 
 @contextmanager
-def waiting_for(*others: Dependant) -> Iterator[None]:
+def waiting_for(*others: WaitNode) -> Iterator[None]:
     """While the block runs, record in the wait-for graph that the caller's load waits for ``others``.
 
     Outside of a load there is no node to record, and the block runs as it is.
@@ -101,7 +101,7 @@ def waiting_for(*others: Dependant) -> Iterator[None]:
             parent._waits_for.remove(other)
 
 
-class Flight(Dependant):
+class Flight(WaitNode):
     """One load in progress. The flights of one call for many keys follow a leader, and share its task.
 
     Args:
@@ -231,18 +231,18 @@ async def wait_all(flights: Sequence[Flight]) -> list[Any]:
 
 # The node of the wait-for graph whose load is running in this context, or None. By it the cache recognises a loader
 # that calls the cache again.
-CURRENT_FLIGHT: Final[ContextVar[Dependant | None]] = ContextVar("tiercache_current_flight", default=None)
+CURRENT_FLIGHT: Final[ContextVar[WaitNode | None]] = ContextVar("tiercache_current_flight", default=None)
 
 
 class Flights:
     """The flights that callers may join, by key.
 
     Args:
-        believes: Returns whether a value that was current at a monotonic second is trusted now (``L1.believes``).
+        trusts: Returns whether a value that was current at a monotonic second is trusted now (``L1.trusts``).
     """
 
-    def __init__(self, believes: Callable[[float], bool]) -> None:
-        self._believes = believes
+    def __init__(self, trusts: Callable[[float], bool]) -> None:
+        self._trusts = trusts
         self._by_key: dict[str, Flight] = {}
 
     def joinable(self, key: str) -> Flight | None:
@@ -250,7 +250,7 @@ class Flights:
         flight = self._by_key.get(key)
         if flight is None or not flight.fence.holds or flight.fence.in_doubt:
             return None
-        return flight if self._believes(flight.fence.began) else None
+        return flight if self._trusts(flight.fence.began) else None
 
     def add(self, flight: Flight) -> None:
         """Let callers join ``flight``. An earlier flight on the key loses its place here, and ends on its own."""

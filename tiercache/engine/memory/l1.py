@@ -107,7 +107,7 @@ class L1:
         entry_trusted_until = max(self.trusted_until, entry.began + self._max_staleness)
         return entry if now < entry.deadline and now < entry_trusted_until + longer else None
 
-    def believes(self, began: float, now: float) -> bool:
+    def trusts(self, began: float, now: float) -> bool:
         """Return whether a value that was current at ``began`` is trusted at ``now``."""
         return now < self.trusted_until or now < began + self._max_staleness
 

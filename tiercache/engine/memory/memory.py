@@ -24,5 +24,5 @@ class Memory:
         self.l1 = l1
         self.now = now
         self.fences = Fences(now)
-        self.flights = Flights(lambda began: l1.believes(began, now()))
+        self.flights = Flights(lambda began: l1.trusts(began, now()))
         self.load_limits = LoadLimits(options)

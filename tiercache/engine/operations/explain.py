@@ -141,7 +141,7 @@ def _l1_state(engine: Engine, request: Call, now: float) -> L1State:
         return "absent"
     if now >= entry.deadline:
         return "expired"
-    return "hit" if engine.l1.believes(entry.began, now) else "untrusted"
+    return "hit" if engine.l1.trusts(entry.began, now) else "untrusted"
 
 
 def _is_loading(runtime: Runtime, key: str) -> bool:

@@ -79,7 +79,7 @@ async def invalidate_group(
         removal = _Removal(l2.pipe)
         is_complete = False
         if index is not None:
-            is_reliable = not sweep and not await l2.eviction.may_take_any()
+            is_reliable = not sweep and not await l2.eviction.may_evict_any()
             members = _Members(l2, index.key, index.question)
             async for page in members.pages():
                 await removal.remove(Delete(tuple(page), index=index.key))
@@ -115,7 +115,7 @@ async def invalidate_indexed(engine: Engine, group: Group, index: str) -> int:
                 await removal.remove(delete, lambda keys=keys: engine.dropping(runtime, keys))  # type: ignore[misc]
         return await removal.finish(Announcement(groups=(group,)))
 
-    return await _removed(engine, runtime, l2, group, group, remove, is_state=False, hides_everything=True)
+    return await _removed(engine, runtime, l2, group, group, remove, is_state=False, covers_everything=True)
 
 
 async def _removed(
@@ -127,7 +127,7 @@ async def _removed(
     remove: Callable[[], Awaitable[int]],
     *,
     is_state: bool,
-    hides_everything: bool = False,
+    covers_everything: bool = False,
 ) -> int:
     """Return what ``remove`` returns, L1 having dropped the group before and after; have it repeated if it must be."""
     _drop_group(engine, runtime, group, overtakes)
@@ -135,7 +135,7 @@ async def _removed(
         count = await remove()
     except L2UnavailableError:
         if not is_state:
-            l2.pending.note_group(overtakes, remove, hides_everything=hides_everything)
+            l2.pending.note_group(overtakes, remove, covers_everything=covers_everything)
         raise
     finally:
         # For the reason given in ``Engine.written``.

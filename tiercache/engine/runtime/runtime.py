@@ -86,7 +86,7 @@ class Runtime:
         self.pid = os.getpid()
         self.is_open = False
         self.fences = Fences(now)
-        self.flights = Flights(lambda began: l1.believes(began, now()))
+        self.flights = Flights(lambda began: l1.trusts(began, now()))
         self.load_limits = LoadLimits(timeout=limits.load_timeout, max_loads=limits.max_loads)
         self.breaker = Breaker(failures=limits.breaker_failures, pause=limits.breaker_pause, now=now)
         self.l2: L2 | None = None

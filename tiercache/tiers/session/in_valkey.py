@@ -189,7 +189,7 @@ class ValkeySessions:
 
     async def _relies_on_hash(self, runtime: Runtime, sweep: bool) -> bool:
         """Return whether a thread's hash may have all its fields. A hash has a life, and may be evicted as they may."""
-        return not sweep and runtime.l2 is not None and not await runtime.l2.eviction.may_take_expiring()
+        return not sweep and runtime.l2 is not None and not await runtime.l2.eviction.may_evict_expiring()
 
     def _begin(self, script: str, thread: ThreadKeys, *args: int) -> Command:
         keys = (thread.windows, *self._names)
