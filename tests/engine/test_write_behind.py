@@ -255,7 +255,7 @@ async def test_what_comes_of_the_writes_is_what_they_say_one_after_the_other(see
     await pipe.flush()
     assert outcomes == expected
     assert (level2.values, level2.indexes) == (model.values, model.indexes)
-    assert (pipe.queued_bytes, pipe._on_their_way, pipe._explicit, pipe._replaceable) == (0, {}, {}, {})
+    assert (pipe.queued_bytes, pipe._in_flight, pipe._explicit, pipe._replaceable) == (0, {}, {}, {})
 
 
 # Who waits for room
@@ -301,7 +301,7 @@ async def test_who_is_cancelled_while_let_in_leaves_the_room_to_the_next(pipe: W
     async with asyncio.timeout(10):
         await waiting[1]
     assert waiting[0].cancelled()
-    assert not pipe._room.is_wanted
+    assert not pipe._budget.is_wanted
 
 
 async def test_a_value_larger_than_all_the_room_goes_when_there_is_nothing_else(

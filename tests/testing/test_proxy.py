@@ -21,7 +21,7 @@ from tiercache import UsageError
 from tiercache.testing import ChaosProxy
 
 PATIENCE = 30.0
-# How long nothing has to come until a test believes that nothing will.
+# How long nothing has to come until a test trusts that nothing will.
 SILENCE = 0.2
 HELD_BYTES = 1024 * 1024
 

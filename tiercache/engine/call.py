@@ -1,4 +1,4 @@
-"""One call of a tier, as the engine takes it: the key, the rules of its tier, the options of the call."""
+"""One call of a tier as the engine receives it: the key, the policy of the tier, the options of the call."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ def check_mode(mode: object) -> None:
     """Refuse an unknown mode.
 
     Raises:
-        UsageError: It names the modes there are.
+        UsageError: ``mode`` is unknown; the text lists the known modes.
     """
     if not isinstance(mode, str) or mode not in _MODES:
         raise UsageError(f"mode must be one of {', '.join(sorted(_MODES))}, not {mode!r}")
 
 
 class Loaded(NamedTuple):
-    """What a load brought.
+    """The result of a load.
 
     Attributes:
-        value: The decoded form.
+        value: The decoded value.
         data: The bytes for Valkey, before ``Codec.pack``.
-        ttl: The loader's own wish; None leaves it to the call, the tier and the default.
-        store: False to hand the value out and keep it nowhere.
+        ttl: The lifetime that the loader chose; None leaves the choice to the call, the tier and the cache's default.
+        store: False if the value goes to the waiters only and the cache must not store it.
     """
 
     value: Any
@@ -52,18 +52,19 @@ LoadFunction: TypeAlias = Callable[[], Awaitable[Loaded]]
 
 
 class Call(NamedTuple):
-    """What one call is about.
+    """The subject and the options of one call.
 
     Attributes:
-        policy: The rules of its tier.
+        policy: The policy of the tier.
         key: The key in Valkey.
         groups: The groups whose invalidation overtakes the call.
-        counters: Where the call is counted.
-        ttl: The call's own wish for a lifetime.
-        indexes: Keys of the indexes in Valkey that the entry belongs in: one for each group but the tier's.
-        fill: Where the tier itself stores what was loaded (``Loaded.store`` is False then): does so, or raises what the
-            waiters get in place of the value.
-        is_batched: Whether the loader collects loads, and takes one turn for all of them: ``BatchLoader``.
+        counters: The counters that count the call.
+        ttl: The lifetime that the call chose, or None.
+        indexes: Keys of the indexes in Valkey that must list the entry: one index for each group except the tier's.
+        fill: For tiers that store loaded values themselves (``Loaded.store`` is then False): stores the value, or
+            raises the error that the waiters get instead of the value. None: the engine stores loaded values.
+        is_batched: Whether the loader is a ``BatchLoader``, which collects loads and takes one slot of ``max_loads``
+            for all of them.
     """
 
     policy: TierPolicy

@@ -19,7 +19,7 @@ from typing import Any, Final
 from ..engine.entries.entry import Group
 from ..engine.entries.policy import UnreadableHereError
 from ..engine.level2.breaker import GuardedLevel2
-from ..engine.level2.eviction import policy_in, takes_any
+from ..engine.level2.eviction import eviction_policy_in, takes_any
 from ..engine.level2.writes import Command
 from ..engine.operations.invalidate import is_text
 from ..errors import TierCacheError
@@ -60,7 +60,7 @@ class Reindex:
         """
         try:
             flag, info = await level2.execute([("EXISTS", self._names.flag), ("INFO", "memory")])
-            if flag != 0 or takes_any(policy_in(info)):
+            if flag != 0 or takes_any(eviction_policy_in(info)):
                 return True
             claim = await self._claim(level2)
             give_up_at = asyncio.get_running_loop().time() + _LOOK_SECONDS
@@ -93,7 +93,7 @@ class Reindex:
                 self._name,
                 self._unreadable_count,
             )
-        elif takes_any(policy_in(info)):
+        elif takes_any(eviction_policy_in(info)):
             _LOGGER.warning("The indexes of %r do not count as complete: Valkey may evict them", self._name)
         elif not await self._finish(level2, claim):
             _LOGGER.warning("The indexes of %r do not count as complete: other software writes there", self._name)
@@ -103,7 +103,7 @@ class Reindex:
         """Note that they are not complete if the server may have evicted one. Raises as ``run``."""
         (info,) = await level2.execute([("INFO", "memory")])
         # A server that does not say is not known to have done so; each operation takes it for one that does.
-        policy = policy_in(info)
+        policy = eviction_policy_in(info)
         if policy is not None and takes_any(policy):
             await level2.execute([("DEL", self._names.flag, self._names.claims)])
 

@@ -15,7 +15,7 @@ from tests.support import until
 from tiercache import L2CommandError, L2UnavailableError
 from tiercache.embedded import EmbeddedValkey
 from tiercache.engine.entries.entry import Group
-from tiercache.engine.level2.announcement import Announcement, ChangedByOthers, Heard, Pong, Unreadable
+from tiercache.engine.level2.announcement import Announcement, Pong, Received, TrackedChange, Unreadable
 from tiercache.engine.level2.level2 import Position
 from tiercache.engine.level2.writes import Announce, Delete, Release, Track, WriteSet
 from tiercache.stores.valkey.backplane import BusNames, ValkeySubscription
@@ -65,13 +65,13 @@ async def test_what_is_said_is_heard_with_its_number_and_by_whom(
 ) -> None:
     said = Announcement(keys=("é",), groups=(Group("tool", "a:b"),), overtaken=(Group("model", "m"),), settings=True)
     (number,) = await make_level2("somebody").apply([Announce(said)])
-    assert await hear(subscription) == Heard(said, "somebody", number)
+    assert await hear(subscription) == Received(said, "somebody", number)
 
 
 async def test_what_is_no_change_has_no_number(level2: ValkeyLevel2, subscription: ValkeySubscription) -> None:
     said = Announcement(wanted=("k",), settled=("l",))
     assert await level2.apply([Announce(said)]) == [1]
-    assert await hear(subscription) == Heard(said, "me", None)
+    assert await hear(subscription) == Received(said, "me", None)
     assert await level2.last_number() == 0
 
 
@@ -92,7 +92,7 @@ async def test_an_answer_comes_behind_all_that_was_said_before_the_ping(
     await level2.apply([CHANGE])
     await subscription.ping(math.pi, first + 1)
     heard = [await hear(subscription) for _ in range(4)]
-    assert [type(event) for event in heard].count(Heard) == 2
+    assert [type(event) for event in heard].count(Received) == 2
     assert [event for event in heard if isinstance(event, Pong)] == [Pong(1.5, first), Pong(math.pi, first + 1)]
     assert heard[0].number == first
     assert heard.index(Pong(math.pi, first + 1)) == 3
@@ -185,7 +185,7 @@ async def test_cancelling_who_receives_loses_nothing_of_a_later_message(
     await asyncio.gather(receiving, return_exceptions=True)
     try:
         await level2.apply([CHANGE])
-        assert isinstance(await hear(subscription), Heard)
+        assert isinstance(await hear(subscription), Received)
     except L2UnavailableError:
         pass  # Ended, which says that something may be lost.
 
@@ -212,9 +212,9 @@ async def test_the_server_tells_what_others_change_and_not_what_the_writer_does(
     plain.set("unrelated", "x")
     plain.set("test:__tc:idx:tag:x", "x")
     plain.set(key, "x")
-    assert await hear(subscription) == ChangedByOthers((key,))
+    assert await hear(subscription) == TrackedChange((key,))
     plain.flushall()
-    assert await hear(subscription) == ChangedByOthers(None)
+    assert await hear(subscription) == TrackedChange(None)
 
 
 async def test_tracking_that_has_ended_is_turned_on_again_under_another_number(
@@ -232,7 +232,7 @@ async def test_tracking_that_has_ended_is_turned_on_again_under_another_number(
             continue
     assert again != number
     plain.set("test:llm:k", "x")
-    assert await hear(subscription) == ChangedByOthers(("test:llm:k",))
+    assert await hear(subscription) == TrackedChange(("test:llm:k",))
 
 
 # Positions
@@ -306,7 +306,7 @@ async def test_a_user_of_the_bus_alone_hears_it_and_not_the_server(
     subscription = await make_level2(at=make_user(channels=(CHANNEL,))).subscribe()
     assert subscription.id is None
     await level2.apply([CHANGE])
-    assert isinstance(await hear(subscription), Heard)
+    assert isinstance(await hear(subscription), Received)
     await subscription.aclose()
 
 
@@ -321,7 +321,7 @@ async def test_a_user_without_an_id_hears_the_bus(
     subscription = await make_level2(at=make_user("-client", channels=("*",))).subscribe()
     assert subscription.id is None
     await level2.apply([CHANGE])
-    assert isinstance(await hear(subscription), Heard)
+    assert isinstance(await hear(subscription), Received)
     await subscription.aclose()
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tiercache.engine.entries.entry import Group
-from tiercache.engine.level2.announcement import Announcement, Heard, Unreadable
+from tiercache.engine.level2.announcement import Announcement, Received, Unreadable
 from tiercache.stores.valkey.messages import decode, encode
 
 KEYS = st.lists(st.text(st.characters(exclude_categories=["Cs"])), max_size=4).map(tuple)
@@ -38,7 +38,7 @@ def numbered(announcement: Announcement, number: int | None, origin: str = "me")
 )
 def test_every_field_arrives(announcement: Announcement) -> None:
     number = 1_795_267_788_952_209 if announcement.is_change else None
-    assert decode(numbered(announcement, number)) == Heard(announcement, "me", number)
+    assert decode(numbered(announcement, number)) == Received(announcement, "me", number)
 
 
 @given(keys=KEYS, groups=GROUPS, overtaken=GROUPS, wanted=KEYS, settled=KEYS, settings=st.booleans(), origin=st.text())
@@ -50,12 +50,12 @@ def test_whatever_is_said_arrives(
         message = numbered(announcement, 7, origin)
     except UnicodeEncodeError:  # A lone surrogate: no name and no key has one.
         return
-    assert decode(message) == Heard(announcement, origin, 7)
+    assert decode(message) == Received(announcement, origin, 7)
 
 
 def test_groups_are_groups_again() -> None:
     heard = decode(numbered(Announcement(groups=(Group("tier", "kv"),)), 1))
-    assert isinstance(heard, Heard)
+    assert isinstance(heard, Received)
     assert isinstance(heard.announcement.groups[0], Group)
 
 
@@ -135,11 +135,11 @@ def test_what_is_malformed_is_unreadable(form: str) -> None:
 
 @given(st.binary())
 def test_no_message_is_too_much(message: bytes) -> None:
-    assert isinstance(decode(message), Unreadable | Heard)
+    assert isinstance(decode(message), Unreadable | Received)
 
 
 def test_the_script_splices_numbers_of_any_size_that_occur() -> None:
     for number in (1, 2**53, 1_795_267_788_952_209, 2**63 - 1):
         heard = decode(numbered(Announcement(keys=("k",)), number))
-        assert isinstance(heard, Heard)
+        assert isinstance(heard, Received)
         assert heard.number == number

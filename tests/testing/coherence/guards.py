@@ -22,7 +22,7 @@ import pytest
 
 from tiercache.engine.coherence.coherence import Coherence
 from tiercache.engine.level2 import write_pipe
-from tiercache.engine.level2.announcement import Announcement, Heard, Unreadable
+from tiercache.engine.level2.announcement import Announcement, Received, Unreadable
 from tiercache.engine.level2.level2 import Position
 from tiercache.engine.level2.write_pipe import WritePipe
 from tiercache.engine.level2.writes import Announce
@@ -158,7 +158,7 @@ def _publish_before_writing(monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def announce_and_write(pipe: WritePipe, batch: Sequence[Any]) -> list[Any]:
         writes = [queued.write for queued in batch]
-        keys = tuple(dict.fromkeys(key for write in writes for key in write_pipe._announced(write)))
+        keys = tuple(dict.fromkeys(key for write in writes for key in write_pipe._announced_keys(write)))
         if keys:
             await pipe._level2.apply([Announce(Announcement(keys=keys))])
         return await pipe._level2.apply(writes)
@@ -170,12 +170,12 @@ def _pass_over_the_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take a message that is not understood for one that says nothing, and count it."""
     decode = messages.decode
 
-    def decode_or_pass_over(message: bytes) -> Heard | Unreadable:
+    def decode_or_pass_over(message: bytes) -> Received | Unreadable:
         event = decode(message)
-        if isinstance(event, Heard):
+        if isinstance(event, Received):
             return event
         body = msgspec.json.decode(message)
-        return Heard(Announcement(), body["o"], body["s"])
+        return Received(Announcement(), body["o"], body["s"])
 
     monkeypatch.setattr(backplane, "decode", decode_or_pass_over)
 

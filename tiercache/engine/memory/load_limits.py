@@ -1,4 +1,12 @@
-"""Calling the caller's loader: with or without its argument, async or plain, in time, and not too many at once."""
+"""Load limits: check a caller's loader, and run loads within ``load_timeout`` and ``max_loads``.
+
+Each outermost load holds one slot of ``max_loads`` while it runs. Two situations could otherwise block for ever:
+
+1. A loader calls the cache again. The inner load takes no slot of its own: if every slot belonged to an outer load that
+   waits for an inner load, no slot would ever become free.
+2. A load waits for another load, of this or another process. The waiting load lends its slot: the other load may itself
+   wait for a slot.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +32,11 @@ _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_O
 
 
 def check_loader(loader: object) -> None:
-    """Refuse what cannot be called.
+    """Refuse a loader that is not callable.
 
     Raises:
-        UsageError: An awaitable is refused too: it could be awaited once only, and not at all on a hit.
+        UsageError: ``loader`` is not callable. An awaitable is refused too: a load could await it only once, and on a
+            hit the cache would never await it.
     """
     if not callable(loader):
         raise UsageError(f"loader must be a function, async or plain, not {type(loader).__name__}")
@@ -37,7 +46,7 @@ def takes_argument(loader: Callable[..., Any]) -> bool:
     """Return whether ``loader`` has a required positional parameter.
 
     Raises:
-        UsageError: It requires more than one argument, or a keyword: it cannot be called.
+        UsageError: ``loader`` requires more than one argument, or a keyword argument, so that the cache cannot call it.
     """
     if _is_plain_function(loader):
         code = loader.__code__
@@ -47,7 +56,7 @@ def takes_argument(loader: Callable[..., Any]) -> bool:
     try:
         parameters = inspect.signature(loader).parameters.values()
     except (TypeError, ValueError):
-        return False  # Some functions written in C have no signature to look at.
+        return False  # Some functions written in C have no signature.
     required = [p for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     if len(required) > 1 or any(p.kind not in _POSITIONAL for p in required):
         names = ", ".join(p.name for p in required)
@@ -56,7 +65,7 @@ def takes_argument(loader: Callable[..., Any]) -> bool:
 
 
 def takes_any(loader: Callable[..., Any]) -> bool:
-    """Return whether ``loader`` takes any argument at all."""
+    """Return whether ``loader`` accepts any argument; True if its signature is unknown."""
     if _is_plain_function(loader):
         code = loader.__code__
         return bool(code.co_argcount or code.co_kwonlyargcount or code.co_flags & _VARIADIC)
@@ -72,12 +81,12 @@ def _is_plain_function(loader: object) -> TypeGuard[FunctionType]:
 
 
 class _Load:
-    """One load. Of loads within each other the outermost holds the slot.
+    """One load. Of nested loads the outermost holds the slot.
 
     Attributes:
-        outermost: The load that holds the slot for this one.
-        holds: Whether it holds its slot at the moment.
-        lent: How many waits it lends its slot for.
+        outermost: The load that holds the slot for this load: the load itself, unless it is nested.
+        holds: Whether the load holds its slot now.
+        lent: Count of waits for which the load lends its slot now.
         is_over: Whether ``run`` has returned.
     """
 
@@ -90,11 +99,11 @@ class _Load:
         self.is_over = False
 
     def wants_slot(self) -> bool:
-        """Return whether it is to hold its slot: while it runs, and waits for no other load."""
+        """Return whether the load must hold its slot: while it runs and waits for no other load."""
         return not self.is_over and not self.lent
 
 
-# The load that the running code is part of, if it is part of one: tasks that a loader starts inherit it.
+# The load that the running code is part of, or None. The tasks that a loader starts inherit the value.
 _CURRENT_LOAD: Final[ContextVar[_Load | None]] = ContextVar("tiercache_current_load", default=None)
 
 
@@ -106,17 +115,17 @@ class LoadLimits:
         self._slots = None if options.max_loads is None else asyncio.Semaphore(options.max_loads)
 
     async def run(self, load: Callable[[], Awaitable[T]], *, apart: bool = False) -> T:
-        """Return what ``load`` returns.
+        """Run ``load`` within the limits and return its result.
 
         Args:
-            apart: Whether it is part of no other load, whatever the caller is part of.
+            apart: Whether the load takes a slot of its own even if the caller is part of another load.
 
-        A load that is part of another one takes no slot of its own: the other one holds a slot until this ends, and
-        with every slot so held none would ever be free.
+        A nested load takes no slot of its own: the outer load holds a slot until the nested load ends, and if outer
+        loads held all slots, no slot would ever become free.
 
         Raises:
-            TimeoutError: It took longer than ``ResilienceOptions.load_timeout``. Time spent waiting for a slot
-                does not count.
+            TimeoutError: The load took longer than ``ResilienceOptions.load_timeout``. The wait for a slot does not
+                count.
         """
         outer = None if apart else _CURRENT_LOAD.get()
         current = _Load(None if outer is None or outer.is_over else outer.outermost)
@@ -132,10 +141,10 @@ class LoadLimits:
             self._give_back(current)
 
     async def call(self, load: Callable[[], Awaitable[T]], counters: TierCounters, *, is_batched: bool = False) -> T:
-        """Return the result of ``load``, called within the limits, and count the call.
+        """Call ``load`` within the limits, count the call, and return the result.
 
         Args:
-            is_batched: Whether ``load`` is a batch loader, which observes the limits itself.
+            is_batched: Whether ``load`` is a batch loader, which applies the limits itself.
         """
         counters.loads += 1
         try:
@@ -151,9 +160,12 @@ class LoadLimits:
 
     @asynccontextmanager
     async def lent(self) -> AsyncIterator[None]:
-        """Lend the slot of the load that the caller is part of, if it is, while the caller waits for another load.
+        """Lend the slot of the caller's load while the caller waits for another load; without a load do nothing.
 
-        The other one may be waiting for a slot itself: if both kept to what they have, none would ever go on.
+        The other load may itself wait for a slot. If the caller's load kept its slot, neither load could go on.
+
+        A load may lend its slot for several waits at once. The load gives its slot back at the first wait and takes a
+        slot again after the last one.
         """
         current = _CURRENT_LOAD.get()
         holder = None if current is None or current.is_over else current.outermost
@@ -169,6 +181,7 @@ class LoadLimits:
             if holder.wants_slot():
                 await self._slots.acquire()
                 holder.holds = True
+                # The race: while this waited for the slot, the load ended or lent its slot for another wait.
                 if not holder.wants_slot():
                     self._give_back(holder)
 

@@ -1,4 +1,4 @@
-"""The memory side of a runtime: L1, the fences and flights over it, and the limits of loads."""
+"""The memory side of a runtime: L1, fences, flights, and the limits of loads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Memory"]
 
 
 class Memory:
-    """The state of one runtime in this process. L1 outlives the runtime, the rest ends with it.
+    """The state of one runtime in this process. L1 outlives the runtime; the other parts end with the runtime.
 
     Args:
         now: The monotonic clock, in seconds.
@@ -24,5 +24,5 @@ class Memory:
         self.l1 = l1
         self.now = now
         self.fences = Fences(now)
-        self.flights = Flights(lambda began: l1.believes(began, now()))
+        self.flights = Flights(lambda began: l1.trusts(began, now()))
         self.load_limits = LoadLimits(options)

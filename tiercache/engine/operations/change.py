@@ -95,7 +95,7 @@ class GroupChange(Change, eq=False):
     group: Group
     overtakes: Group | None = None
     repeat: Callable[[], Awaitable[object]] | None = None
-    hides_everything: bool = False
+    covers_everything: bool = False
 
     def begin(self) -> int:
         return self._drop()
@@ -106,7 +106,7 @@ class GroupChange(Change, eq=False):
         if not isinstance(outcome, BaseException):
             pending.settle_group(overtaken)
         elif isinstance(outcome, L2UnavailableError) and self.repeat is not None:
-            pending.note_group(overtaken, self.repeat, hides_everything=self.hides_everything)
+            pending.note_group(overtaken, self.repeat, covers_everything=self.covers_everything)
 
     async def run(self, write: Callable[[], Awaitable[T]]) -> T:
         """Begin, await ``write``, which queues the write before its first await, and finish; return its result."""

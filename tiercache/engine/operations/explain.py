@@ -150,4 +150,4 @@ class Inspection:
             return "absent"
         if now >= entry.deadline:
             return "expired"
-        return "hit" if l1.believes(entry.began, now) else "untrusted"
+        return "hit" if l1.trusts(entry.began, now) else "untrusted"

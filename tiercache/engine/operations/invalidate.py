@@ -125,7 +125,7 @@ class Invalidations:
                     await removal.remove(Delete(keys, announced=True, index=index), change)
             return await removal.finish(Announcement(groups=(group,)))
 
-        return await GroupChange(runtime, group, repeat=remove, hides_everything=True).run(remove)
+        return await GroupChange(runtime, group, repeat=remove, covers_everything=True).run(remove)
 
 
 async def _remove_group(l2: L2, entries: GroupEntries, announcement: Announcement, sweep: bool) -> int:
@@ -135,7 +135,7 @@ async def _remove_group(l2: L2, entries: GroupEntries, announcement: Announcemen
     removal = _Removal(l2.pipe)
     index, is_complete = entries.group_index, False
     if index is not None:
-        is_reliable = not sweep and not await l2.eviction.may_take_any()
+        is_reliable = not sweep and not await l2.eviction.may_evict_any()
         members = _Members(l2.level2, index.key, index.question)
         async for page in members.pages():
             await removal.remove(Delete(tuple(page), index=index.key))

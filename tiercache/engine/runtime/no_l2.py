@@ -105,7 +105,7 @@ class _NothingPending:
     def remove(self, key: str, error: Exception) -> None:
         return None
 
-    def note_group(self, group: Group, repeat: Callable[[], Any], *, hides_everything: bool = False) -> None:
+    def note_group(self, group: Group, repeat: Callable[[], Any], *, covers_everything: bool = False) -> None:
         return None
 
     def settle_group(self, group: Group) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from valkey.exceptions import ResponseError
 
-from ...engine.level2.announcement import ChangedByOthers, Event, Pong, Unreadable
+from ...engine.level2.announcement import Event, Pong, TrackedChange, Unreadable
 from ...errors import L2UnavailableError
 from .connection import Line, open_line
 from .errors import map_error, map_errors
@@ -124,8 +124,8 @@ def _event(message: Any) -> Event:
             if channel != _TRACKING_CHANNEL_BYTES:
                 return decode(payload) if isinstance(payload, bytes) else Unreadable("a message that is no text")
             if payload is None:
-                return ChangedByOthers(None)
-            return ChangedByOthers(tuple([key.decode(errors="replace") for key in payload]))
+                return TrackedChange(None)
+            return TrackedChange(tuple([key.decode(errors="replace") for key in payload]))
         case [b"pong", bytes(payload)]:
             stamp, _, number = payload.partition(b" ")
             return Pong(float(stamp), int(number))

@@ -17,7 +17,7 @@ from typing import Final
 import msgspec
 
 from ...engine.entries.entry import Group
-from ...engine.level2.announcement import Announcement, Heard, Unreadable
+from ...engine.level2.announcement import Announcement, Received, Unreadable
 
 __all__ = ["decode", "encode", "own"]
 
@@ -52,18 +52,18 @@ def encode(announcement: Announcement, origin: str) -> tuple[bytes, bytes]:
     return _START[: -len("null,")], message[len(_START) - 1 :]
 
 
-def own(origin: str) -> Callable[[bytes], Heard | None]:
+def own(origin: str) -> Callable[[bytes], Received | None]:
     """Return what recognises the changes of ``origin``, of which that process needs to read the number alone."""
     pattern = re.compile(rb'\{"v":%d,"s":(\d+),"o":"%b"[,}]' % (_VERSION, re.escape(origin.encode())))
 
-    def read(message: bytes) -> Heard | None:
+    def read(message: bytes) -> Received | None:
         match = pattern.match(message)
-        return None if match is None else Heard(_UNREAD, origin, int(match[1]))
+        return None if match is None else Received(_UNREAD, origin, int(match[1]))
 
     return read
 
 
-def decode(message: bytes) -> Heard | Unreadable:
+def decode(message: bytes) -> Received | Unreadable:
     """Return what ``message`` says."""
     try:
         body = _DECODER.decode(message)
@@ -75,4 +75,4 @@ def decode(message: bytes) -> Heard | Unreadable:
     said = Announcement(body.k, groups, overtaken, body.w, body.d, body.p)
     if said.is_change and body.s is None:
         return Unreadable("a change without a number")
-    return Heard(said, body.o, body.s)
+    return Received(said, body.o, body.s)

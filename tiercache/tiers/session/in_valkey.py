@@ -188,7 +188,7 @@ class ValkeySessions:
     async def _relies_on_hash(self, sweep: bool) -> bool:
         """Return whether a thread's hash may have all its fields. The server may evict a hash as it may the fields."""
         l2 = (await self._engine.open()).l2
-        return not sweep and isinstance(l2, L2) and not await l2.eviction.may_take_expiring()
+        return not sweep and isinstance(l2, L2) and not await l2.eviction.may_evict_expiring()
 
     def _begin(self, script: str, thread: ThreadKeys, *args: int) -> Command:
         keys = (thread.windows, *self._names)
