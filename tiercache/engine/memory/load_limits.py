@@ -180,10 +180,12 @@ class LoadLimits:
             holder.lent -= 1
             if holder.wants_slot():
                 await self._slots.acquire()
-                holder.holds = True
-                # The race: while this waited for the slot, the load ended or lent its slot for another wait.
-                if not holder.wants_slot():
-                    self._give_back(holder)
+                # Two races while this waited for the slot: 1. the load ended, or lent its slot for another wait;
+                # 2. another wait of the same load has ended too, and has taken a slot for it.
+                if holder.holds or not holder.wants_slot():
+                    self._slots.release()
+                else:
+                    holder.holds = True
 
     def _give_back(self, load: _Load) -> None:
         if load.holds and self._slots is not None:

@@ -1,4 +1,4 @@
-"""Changes: what surrounds every write or delete of a key or a group, so that no older value survives in this process.
+"""Changes: the steps around every write or delete of a key or a group, so that no older value survives in this process.
 
     begin()   1. L1 drops the entries; 2. the fences of reads and loads in progress break
               ── the caller queues the write in the same step: no await in between ──

@@ -1,4 +1,4 @@
-"""The null object for L2: what a cache of process memory alone has where others have a Valkey.
+"""The null object for L2: a cache of process memory alone has it where other caches have a Valkey.
 
 Writes are answered at once, no store is queued, no invalidation is pending, and no other process waits for a lease.
 Tiers of such a cache have no leases (``TierPolicy.lease``), so none is ever asked for.
