@@ -59,14 +59,17 @@ class QueuedWrite:
 
     def finish(self, outcome: Any) -> None:
         """Hand the outcome to ``on_done``, then to a waiting ``flush``, to the caller, and to the ``later`` stores."""
-        if self.on_done is not None:
-            self.on_done(outcome)
-        if self.answered is not None and not self.answered.done():
-            self.answered.set_result(None)
-        if self.future is not None and not self.future.done():
-            if isinstance(outcome, Exception):
-                self.future.set_exception(outcome)
-            else:
-                self.future.set_result(outcome)
-        for queued in self.later or ():
-            queued.finish(outcome)
+        try:
+            if self.on_done is not None:
+                self.on_done(outcome)
+        finally:
+            # Also where ``on_done`` raises by a defect: otherwise the caller would wait for ever.
+            if self.answered is not None and not self.answered.done():
+                self.answered.set_result(None)
+            if self.future is not None and not self.future.done():
+                if isinstance(outcome, Exception):
+                    self.future.set_exception(outcome)
+                else:
+                    self.future.set_result(outcome)
+            for queued in self.later or ():
+                queued.finish(outcome)

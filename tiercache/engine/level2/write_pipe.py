@@ -42,15 +42,14 @@ from collections.abc import Awaitable, Sequence
 from functools import partial
 from typing import Any, Final
 
-from msgspec.structs import replace
-
 from ...errors import L2UnavailableError
 from ...options import WriteOptions
 from .announcement import Announcement
 from .level2 import Level2, as_future
 from .queue_budget import QueueBudget
 from .queued_write import OnDone, QueuedWrite
-from .writes import Announce, Delete, Release, Run, TakeLease, Track, Write, WriteSet
+from .unsent_stores import UnsentStores
+from .writes import Announce, Delete, Run, Write, WriteSet
 
 __all__ = ["WritePipe"]
 
@@ -79,8 +78,7 @@ class WritePipe:
         # Counts of the writes in flight, queued or sent, by key: of all writes, and of explicit writes.
         self._in_flight: dict[str | bytes, int] = {}
         self._explicit: dict[str | bytes, int] = {}
-        # By key: the unsent store whose place in the queue a later store of the same key may take.
-        self._replaceable: dict[str, QueuedWrite] = {}
+        self._unsent_stores = UnsentStores()
 
     def is_writing(self, key: str) -> bool:
         """Return whether a write of ``key`` is queued or unanswered, so that Valkey may hold an older value."""
@@ -212,7 +210,7 @@ class WritePipe:
             self._in_flight[key] = self._in_flight.get(key, 0) + 1
             if queued.is_explicit:
                 self._explicit[key] = self._explicit.get(key, 0) + 1
-        if not self._replaces_earlier(queued):
+        if not self._unsent_stores.absorb(queued):
             self._queue.append(queued)
         if not queued.is_behind or self._is_full:
             self._make_all_due()
@@ -227,36 +225,6 @@ class WritePipe:
             len(self._queue) - self._sent_count >= options.max_ops
             or self._budget.used_bytes - self._sent_bytes >= options.max_bytes
         )
-
-    def _replaces_earlier(self, queued: QueuedWrite) -> bool:
-        """Send ``queued`` at the place of an earlier store of its key if possible; return whether it is possible."""
-        write = queued.write
-        if queued.is_explicit and isinstance(write, WriteSet) and write.announced and write.replaces is None:
-            earlier = self._replaceable.setdefault(write.key, queued)
-            if earlier is queued:
-                return False
-            assert isinstance(earlier.write, WriteSet)
-            # The indexes of both stores: the key joins every index as if both stores had been sent.
-            indexes = tuple(dict.fromkeys(earlier.write.indexes + write.indexes))
-            earlier.absorb(queued, replace(write, indexes=indexes))
-            return True
-        if self._replaceable:
-            self._forbid_replacing(write)
-        return False
-
-    def _forbid_replacing(self, write: Write) -> None:
-        """Let no later store take a place before ``write``, if both may concern the same key."""
-        match write:
-            case WriteSet(key) | TakeLease(key) | Release(key):
-                self._replaceable.pop(key, None)
-            case Announce() | Track():
-                pass
-            case Delete(keys) if all(isinstance(key, str) for key in keys):
-                for each in keys:
-                    self._replaceable.pop(str(each), None)
-            case _:
-                # Keys as bytes, as a scan returns them, or a command that does not declare its keys.
-                self._replaceable.clear()
 
     def _make_all_due(self) -> None:
         """Make all queued writes due, and start sending unless a batch is in flight."""
@@ -324,13 +292,12 @@ class WritePipe:
         self._sent_count = len(batch)
         if len(batch) == len(self._queue):
             self._sent_bytes = self._budget.used_bytes
-            self._replaceable.clear()
+            self._unsent_stores.clear()
             self._cancel_timer()
         else:
             self._sent_bytes = sum(queued.size_bytes for queued in batch)
             for queued in batch:
-                if isinstance(queued.write, WriteSet) and self._replaceable.get(queued.write.key) is queued:
-                    del self._replaceable[queued.write.key]
+                self._unsent_stores.remove(queued)
         return batch
 
     def _fail_runs(self, batch: list[QueuedWrite]) -> None:
@@ -347,11 +314,18 @@ class WritePipe:
         """Remove the writes at the head of the queue, and hand each its outcome."""
         # No await here: every outcome takes effect before any other task runs.
         self._sent_count = self._sent_bytes = 0
+        defect: Exception | None = None
         for outcome in outcomes:
             queued = self._queue.popleft()
             self._due_count -= self._due_count > 0
             self._forget(queued)
-            queued.finish(outcome)
+            try:
+                queued.finish(outcome)
+            # A callback raised by a defect. A write that stayed in the queue for it would be sent a second time.
+            except Exception as error:
+                defect = defect or error
+        if defect is not None:
+            raise defect
 
     def _forget(self, queued: QueuedWrite) -> None:
         self._budget.give_back(queued.size_bytes, is_behind=queued.is_behind)
@@ -362,9 +336,8 @@ class WritePipe:
         if queued.later is not None:
             for later in queued.later:
                 self._forget(later)
-        if isinstance(queued.write, WriteSet) and self._replaceable.get(queued.write.key) is queued:
-            # The store failed unsent (case 9): no later store may take its place any more.
-            del self._replaceable[queued.write.key]
+        # A store that failed unsent (case 9): no later store may take its place any more.
+        self._unsent_stores.remove(queued)
 
 
 def _outcomes_of_writes(batch: Sequence[QueuedWrite], outcomes: list[Any]) -> list[Any]:
