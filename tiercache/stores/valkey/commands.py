@@ -27,11 +27,11 @@ from ...engine.level2.writes import (
     WriteSet,
 )
 from ...errors import L2CommandError
-from ...lua import script
 from ...ttl import to_milliseconds
 from .backplane import BusNames
 from .errors import map_error
 from .messages import encode
+from .scripts import script
 
 __all__ = ["Batch", "WriteCommands"]
 

@@ -12,11 +12,11 @@ from valkey.exceptions import ResponseError
 
 from ...engine.level2.level2 import Position, Stored
 from ...engine.level2.writes import Command, Write, WriteResult
-from ...lua import script
 from .backplane import BusNames, ValkeySubscription
 from .errors import checked, map_error, map_errors
 from .pool import open_exchanges
 from .reads import CHUNK_COUNT, BatchReader
+from .scripts import script
 from .settings import Settings
 from .writer import Writer
 
