@@ -15,8 +15,8 @@ from tests.requests import HELLO, Loader, asking
 from tests.support import entry_keys, until
 from tiercache import AgentCache, DiscoveryOptions
 from tiercache.indexes import reindex as indexing
-from tiercache.lua import script
 from tiercache.monitor import service
+from tiercache.stores.valkey.scripts import script
 from tiercache.stores.valkey.store import ValkeyLevel2
 from tiercache.testing import FakeClock
 

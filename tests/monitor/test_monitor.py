@@ -17,7 +17,7 @@ import valkey
 from tests.requests import HELLO, asking
 from tiercache import AgentCache, DiscoveryOptions, L2UnavailableError, TierOptions, ToolPolicy, UsageError
 from tiercache.monitor import discovery, service
-from tiercache.stores.valkey.multiplexed import MultiplexedLine
+from tiercache.stores.valkey.multiplexed import MultiplexedConnection
 from tiercache.stores.valkey.store import ValkeyLevel2
 
 MakeCache = Callable[..., AgentCache]
@@ -226,15 +226,15 @@ async def test_ten_thousand_hits_are_sent_in_at_most_two_exchanges_a_second(
 ) -> None:
     await cache.llm.store(HELLO, "x")
     exchanges: Counter[bool] = Counter()
-    send = MultiplexedLine.send
+    send = MultiplexedConnection.send
 
-    def counted(line: MultiplexedLine, *arguments: Any) -> Any:
+    def counted(connection: MultiplexedConnection, *arguments: Any) -> Any:
         task = asyncio.current_task()
         assert task is not None
         exchanges[task.get_name() == "tiercache-service"] += 1
-        return send(line, *arguments)
+        return send(connection, *arguments)
 
-    monkeypatch.setattr(MultiplexedLine, "send", counted)
+    monkeypatch.setattr(MultiplexedConnection, "send", counted)
     began = asyncio.get_running_loop().time()
     for n in range(10_000):
         assert (await cache.llm.check(HELLO)).source == "l1"

@@ -23,8 +23,8 @@ from ..engine.level2.eviction import eviction_policy_in, takes_any
 from ..engine.level2.writes import Command
 from ..engine.operations.invalidate import is_text
 from ..errors import TierCacheError
-from ..lua import session_script
 from .names import IndexNames, index_key
+from .scripts import note_fields_script
 
 __all__ = ["Reindex"]
 
@@ -180,7 +180,7 @@ class Reindex:
         prefix = self._prefixes[2] + thread + b":"
         pages = [fields[start : start + _FIELD_COUNT] for start in range(0, len(fields), _FIELD_COUNT)]
         return [
-            ("EVAL", session_script("index"), 1 + len(page), windows, *(prefix + field for field in page), *page)
+            ("EVAL", note_fields_script(), 1 + len(page), windows, *(prefix + field for field in page), *page)
             for page in pages
         ]
 
