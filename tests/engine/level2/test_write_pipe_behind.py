@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.engine.test_write_pipe import Ledger, write
+from tests.engine.level2.test_write_pipe import Ledger, write
 from tests.requests import turns
 from tests.support import until
 from tiercache import L2CommandError, L2UnavailableError

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import valkey
 
-from tests.engine.test_lifecycle import in_thread
+from tests.engine.runtime.test_lifecycle import in_thread
 from tests.requests import asking, turns
 from tests.support import entry_keys, until
 from tiercache import AgentCache, LlmResponse, ResilienceOptions, TierOptions, ToolResult, UsageError
