@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import betterdb_agent_cache as betterdb
 import pytest
 from betterdb_agent_cache.types import LlmStoreOptions, ToolStoreOptions
 
-from tests.peers import betterdb_cache
 from tests.requests import HELLO, asking
 from tiercache import AgentCache
 
@@ -29,14 +28,8 @@ REQUESTS: list[dict[str, Any]] = [
 
 
 @pytest.fixture
-async def peer(url: str) -> AsyncIterator[betterdb.AgentCache]:
-    async with betterdb_cache(url, name="shared") as cache:
-        yield cache
-
-
-@pytest.fixture
 def ours(make_cache: Callable[..., AgentCache]) -> AgentCache:
-    return make_cache(name="shared")
+    return make_cache(name="test")
 
 
 @pytest.mark.parametrize("params", REQUESTS)

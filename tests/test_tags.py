@@ -10,22 +10,11 @@ import pytest
 import valkey
 
 from tests.requests import HELLO, Loader, asking
-from tests.support import UNTRACKED, caught_up, in_l1
+from tests.seams import caught_up, in_l1
+from tests.support import MakeCache, Pair
 from tiercache import AgentCache, UsageError
 
-MakeCache = Callable[..., AgentCache]
-Pair = tuple[AgentCache, AgentCache]
-
 INDEX = "test:__tc:idx:tag:tag"
-
-
-@pytest.fixture
-async def pair(make_cache: MakeCache) -> Pair:
-    """Two replicas that hear of each other on the bus alone."""
-    a, b = (make_cache(name="test", coherence=UNTRACKED) for _ in range(2))
-    await a.open()
-    await b.open()
-    return a, b
 
 
 async def found(cache: AgentCache) -> set[str]:
@@ -65,21 +54,21 @@ async def load(cache: AgentCache) -> None:
 
 @pytest.mark.parametrize("fill", [store, load])
 async def test_one_call_removes_what_has_the_tag_from_every_tier_and_process(
-    pair: Pair, plain: valkey.Valkey, fill: Callable[[AgentCache], Any]
+    replicas: Pair, plain: valkey.Valkey, fill: Callable[[AgentCache], Any]
 ) -> None:
-    a, b = pair
+    a, b = replicas
     await fill(a)
     assert await found(a) == await found(b) == EVERYTHING
     assert await a.invalidate_tag("tag") == 4
     await caught_up(b, plain)
     assert await found(a) == await found(b) == {"other"}
-    for cache in pair:
+    for cache in replicas:
         cache.clear_l1()
         assert await found(cache) == {"other"}
 
 
-async def test_a_replica_that_never_saw_the_tag_forgets_what_it_has_read(pair: Pair, plain: valkey.Valkey) -> None:
-    a, b = pair
+async def test_a_replica_that_never_saw_the_tag_forgets_what_it_has_read(replicas: Pair, plain: valkey.Valkey) -> None:
+    a, b = replicas
     await store(a)
     assert await found(b) == EVERYTHING
     await a.invalidate_tag("tag")
@@ -89,16 +78,16 @@ async def test_a_replica_that_never_saw_the_tag_forgets_what_it_has_read(pair: P
     assert await found(b) == {"other"}
 
 
-async def test_a_replica_that_never_saw_the_tag_may_remove_by_it(pair: Pair, plain: valkey.Valkey) -> None:
-    a, b = pair
+async def test_a_replica_that_never_saw_the_tag_may_remove_by_it(replicas: Pair, plain: valkey.Valkey) -> None:
+    a, b = replicas
     await store(a)
     assert await b.invalidate_tag("tag") == 4
     await caught_up(a, plain)
     assert await found(a) == {"other"}
 
 
-async def test_what_was_read_from_valkey_leaves_the_callers_own_memory(pair: Pair) -> None:
-    a, b = pair
+async def test_what_was_read_from_valkey_leaves_the_callers_own_memory(replicas: Pair) -> None:
+    a, b = replicas
     await store(a)
     assert await found(b) == EVERYTHING
     assert await b.invalidate_tag("tag") == 4
@@ -108,9 +97,9 @@ async def test_what_was_read_from_valkey_leaves_the_callers_own_memory(pair: Pai
 @pytest.mark.parametrize("tier", ["kv", "kv many", "tool", "llm"])
 @pytest.mark.parametrize("is_remote", [False, True])
 async def test_a_load_under_way_with_the_tag_is_stored_nowhere(
-    pair: Pair, plain: valkey.Valkey, tier: str, is_remote: bool
+    replicas: Pair, plain: valkey.Valkey, tier: str, is_remote: bool
 ) -> None:
-    a, b = pair
+    a, b = replicas
     loader = Loader("older", held=True)
 
     async def load_many(keys: list[str]) -> list[Any]:
@@ -133,8 +122,8 @@ async def test_a_load_under_way_with_the_tag_is_stored_nowhere(
     assert await found(b) == await found(a) == set()
 
 
-async def test_a_load_under_way_without_the_tag_is_stored(pair: Pair) -> None:
-    a, b = pair
+async def test_a_load_under_way_without_the_tag_is_stored(replicas: Pair) -> None:
+    a, b = replicas
     loader = Loader(held=True)
     loading = asyncio.create_task(b.kv.get_or_load("k", loader, tags=["another"]))
     await loader.started.wait()
@@ -145,8 +134,8 @@ async def test_a_load_under_way_without_the_tag_is_stored(pair: Pair) -> None:
     assert await a.kv.get("k") == "answer"
 
 
-async def test_what_is_stored_after_the_invalidation_stays(pair: Pair, plain: valkey.Valkey) -> None:
-    a, b = pair
+async def test_what_is_stored_after_the_invalidation_stays(replicas: Pair, plain: valkey.Valkey) -> None:
+    a, b = replicas
     await store(a)
     await a.invalidate_tag("tag")
     await a.kv.set("k", "newer", tags=["tag"])
@@ -155,8 +144,8 @@ async def test_what_is_stored_after_the_invalidation_stays(pair: Pair, plain: va
     assert await b.invalidate_tag("tag") == 1
 
 
-async def test_counts_are_of_what_was_there(pair: Pair, plain: valkey.Valkey) -> None:
-    a, _ = pair
+async def test_counts_are_of_what_was_there(replicas: Pair, plain: valkey.Valkey) -> None:
+    a, _ = replicas
     await a.kv.set_many({str(number): number for number in range(1200)}, tags=["tag"])
     await a.kv.delete_many(["0", "1"])
     plain.delete("test:__tc:kv:kv:2")
@@ -164,15 +153,15 @@ async def test_counts_are_of_what_was_there(pair: Pair, plain: valkey.Valkey) ->
     assert await a.invalidate_tag("tag") == 0
 
 
-async def test_several_tags_are_removed_at_once_and_each_entry_counted_once(pair: Pair) -> None:
-    a, _ = pair
+async def test_several_tags_are_removed_at_once_and_each_entry_counted_once(replicas: Pair) -> None:
+    a, _ = replicas
     await store(a)
     assert await a.invalidate_tag("second", "tag", "tagged", "tag") == 5
     assert await found(a) == set()
 
 
-async def test_an_unknown_tag_removes_nothing(pair: Pair) -> None:
-    a, _ = pair
+async def test_an_unknown_tag_removes_nothing(replicas: Pair) -> None:
+    a, _ = replicas
     await store(a)
     assert await a.invalidate_tag("unknown") == 0
     assert await a.invalidate_tag() == 0
@@ -180,8 +169,8 @@ async def test_an_unknown_tag_removes_nothing(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("tag", [" ", "a:b", "a%3Ab", "%", "*", "tag*", "[ag]", "é👍🏽", "a b", "x" * 200])
-async def test_a_tag_is_any_text_and_no_pattern(pair: Pair, tag: str) -> None:
-    a, b = pair
+async def test_a_tag_is_any_text_and_no_pattern(replicas: Pair, tag: str) -> None:
+    a, b = replicas
     await store(a)
     await a.llm.store(asking("x"), "v", tags=[tag])
     await b.kv.set("l", "v", tags=[tag])
@@ -197,8 +186,8 @@ async def test_tags_of_caches_with_other_names_are_others(make_cache: MakeCache)
     assert await found(b) == EVERYTHING
 
 
-async def test_an_index_that_holds_something_strange_harms_nobody(pair: Pair, plain: valkey.Valkey) -> None:
-    a, _ = pair
+async def test_an_index_that_holds_something_strange_harms_nobody(replicas: Pair, plain: valkey.Valkey) -> None:
+    a, _ = replicas
     await store(a)
     plain.zadd(INDEX, {b"\xff\xfe": 1, "nowhere": 2})
     assert await a.invalidate_tag("tag") == 4

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import valkey
 
 from tests.requests import HELLO, Loader, asking
+from tests.support import MakeCache
 from tiercache import NO_EXPIRY, AgentCache, CoherenceOptions, LlmResponse, TierOptions
 from tiercache.testing import FakeClock
 from tiercache.ttl import check_ttl, shorten, to_milliseconds
-
-MakeCache = Callable[..., AgentCache]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import valkey
 
 from benchmarks.driver import CaseFailedError, Driver, Plan, Worker
 from benchmarks.peers import Endpoint
@@ -94,15 +95,16 @@ def test_a_run_that_is_stopped_has_written_its_rounds(tmp_path: Path) -> None:
 
 
 def test_unrelated_keys_stay_and_all_others_go(server: tuple[Endpoint, int]) -> None:
-    with Counters(server[0]) as counters:
+    endpoint = server[0]
+    with Counters(endpoint) as counters, valkey.Valkey.from_url(endpoint.url) as client:
         counters.reset(1_000)
-        counters._client.set("bench:a", "1")
-        counters._client.set("unrelated:0", "kept")
+        client.set("bench:a", "1")
+        client.set("unrelated:0", "kept")
         counters.reset(1_000)
         assert counters.keys() == 1_000
-        assert counters._client.get("bench:a") is None
-        assert counters._client.get("unrelated:0") == b"kept"
-        counters._client.set("unknown", "1")
+        assert client.get("bench:a") is None
+        assert client.get("unrelated:0") == b"kept"
+        client.set("unknown", "1")
         counters.reset(1_000)
         assert counters.keys() == 1_000
         counters.reset()

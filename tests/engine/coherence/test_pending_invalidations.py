@@ -13,12 +13,11 @@ import pytest
 import valkey
 
 from tests.requests import HELLO, asking, turns
-from tests.support import UNTRACKED, HeldWrites, in_l1, until
+from tests.seams import HeldWrites, in_l1, internals
+from tests.support import UNTRACKED, MakeCache, until
 from tiercache import AgentCache, L2UnavailableError, ResilienceOptions
 from tiercache.embedded import EmbeddedValkey
 from tiercache.testing import ChaosProxy
-
-MakeCache = Callable[..., AgentCache]
 
 # The breaker stays out of it: that nothing is read must be for the sake of the invalidation.
 PATIENT = ResilienceOptions(l2_timeout=0.3, breaker_failures=1000, breaker_pause=0.8)
@@ -72,15 +71,9 @@ async def read(cache: AgentCache) -> set[str]:
 
 
 @pytest.fixture
-async def proxied(url: str) -> AsyncIterator[ChaosProxy]:
-    async with ChaosProxy(url) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-async def cache(proxied: ChaosProxy) -> AsyncIterator[AgentCache]:
+async def cache(proxy: ChaosProxy) -> AsyncIterator[AgentCache]:
     """A filled cache behind a proxy."""
-    async with AgentCache.from_url(proxied.url, name="test", coherence=UNTRACKED, resilience=PATIENT) as cache:
+    async with AgentCache.from_url(proxy.url, name="test", coherence=UNTRACKED, resilience=PATIENT) as cache:
         await fill(cache)
         yield cache
 
@@ -93,22 +86,22 @@ def cut(proxy: ChaosProxy) -> None:
 
 @pytest.mark.parametrize("change", CHANGES)
 async def test_what_may_not_have_been_removed_is_not_read_from_valkey(
-    cache: AgentCache, proxied: ChaosProxy, change: str
+    cache: AgentCache, proxy: ChaosProxy, change: str
 ) -> None:
     make, removed, hidden = CHANGES[change]
-    cut(proxied)
+    cut(proxy)
     with pytest.raises(L2UnavailableError):
         await make(cache)
-    proxied.refuse(False)
+    proxy.refuse(False)
     assert await read(cache) == READS.keys() - removed - hidden
     # Repeated, and believed again.
-    await until(lambda: not cache._engine.runtime.l2.pending)  # type: ignore[union-attr]
+    await until(lambda: not internals(cache).has_pending_invalidations)
     assert await read(cache) == READS.keys() - removed
 
 
 @pytest.mark.parametrize("change", CHANGES)
 async def test_what_is_repeated_is_announced(
-    cache: AgentCache, proxied: ChaosProxy, make_cache: MakeCache, change: str
+    cache: AgentCache, proxy: ChaosProxy, make_cache: MakeCache, change: str
 ) -> None:
     make, removed, _ = CHANGES[change]
     replica = make_cache(name="test", coherence=UNTRACKED)
@@ -119,23 +112,23 @@ async def test_what_is_repeated_is_announced(
         "tool": (await replica.tool.check("t", {})).key,
         "llm": (await replica.llm.check(HELLO)).key,
     }
-    cut(proxied)
+    cut(proxy)
     with pytest.raises(L2UnavailableError):
         await make(cache)
     assert all(in_l1(replica, key) for key in keys.values())
-    proxied.refuse(False)
+    proxy.refuse(False)
     await until(lambda: not any(in_l1(replica, key) for name, key in keys.items() if name in removed))
     assert await read(replica) == READS.keys() - removed
 
 
 @pytest.mark.parametrize("change", CHANGES)
 async def test_closing_gives_up_what_is_to_be_repeated(
-    url: str, plain: valkey.Valkey, proxied: ChaosProxy, change: str
+    url: str, plain: valkey.Valkey, proxy: ChaosProxy, change: str
 ) -> None:
     options = ResilienceOptions(l2_timeout=0.2, breaker_failures=1000, breaker_pause=0.05, drain_timeout=0.3)
-    async with AgentCache.from_url(proxied.url, name="test", coherence=UNTRACKED, resilience=options) as cache:
+    async with AgentCache.from_url(proxy.url, name="test", coherence=UNTRACKED, resilience=options) as cache:
         await fill(cache)
-        cut(proxied)
+        cut(proxy)
         with pytest.raises(L2UnavailableError):
             await CHANGES[change][0](cache)
     # That nothing is left running is seen to after each test.
@@ -143,32 +136,32 @@ async def test_closing_gives_up_what_is_to_be_repeated(
 
 
 async def test_sessions_are_read_while_an_invalidation_by_tag_is_to_be_repeated(
-    cache: AgentCache, proxied: ChaosProxy
+    cache: AgentCache, proxy: ChaosProxy
 ) -> None:
-    cut(proxied)
+    cut(proxy)
     with pytest.raises(L2UnavailableError):
         await cache.invalidate_tag("tag")
-    proxied.refuse(False)
+    proxy.refuse(False)
     cache.clear_l1()
     # State is no cache: no answer would be an error, and None a lie.
     assert await cache.session.get("thread", "field") == "older"
 
 
 async def test_an_unacknowledged_change_of_a_session_is_not_repeated(
-    cache: AgentCache, proxied: ChaosProxy, plain: valkey.Valkey
+    cache: AgentCache, proxy: ChaosProxy, plain: valkey.Valkey
 ) -> None:
-    cut(proxied)
+    cut(proxy)
     with pytest.raises(L2UnavailableError):
         await cache.session.delete("thread", "field")
     with pytest.raises(L2UnavailableError):
         await cache.session.destroy_thread("thread")
-    proxied.refuse(False)
-    assert not cache._engine.runtime.l2.pending  # type: ignore[union-attr]
+    proxy.refuse(False)
+    assert not internals(cache).has_pending_invalidations
     assert plain.get("test:session:thread:field") == b"older"
 
 
 async def test_a_load_that_was_begun_before_an_unacknowledged_invalidation_is_stored_nowhere(
-    cache: AgentCache, proxied: ChaosProxy, plain: valkey.Valkey
+    cache: AgentCache, proxy: ChaosProxy, plain: valkey.Valkey
 ) -> None:
     started, release = asyncio.Event(), asyncio.Event()
 
@@ -179,64 +172,63 @@ async def test_a_load_that_was_begun_before_an_unacknowledged_invalidation_is_st
 
     loading = asyncio.create_task(cache.kv.get_or_load("new", load))
     await started.wait()
-    cut(proxied)
+    cut(proxy)
     with pytest.raises(L2UnavailableError):
         await cache.kv.delete("new")
     release.set()
     assert (await loading).value == "from before"
     assert not in_l1(cache, "test:__tc:kv:kv:new")
-    proxied.refuse(False)
-    await until(lambda: not cache._engine.runtime.l2.pending)  # type: ignore[union-attr]
+    proxy.refuse(False)
+    await until(lambda: not internals(cache).has_pending_invalidations)
     await cache.flush_writes()
     assert await cache.kv.get("new") is None
 
 
-async def test_what_is_loaded_meanwhile_is_kept_in_memory(cache: AgentCache, proxied: ChaosProxy) -> None:
-    cut(proxied)
+async def test_what_is_loaded_meanwhile_is_kept_in_memory(cache: AgentCache, proxy: ChaosProxy) -> None:
+    cut(proxy)
     with pytest.raises(L2UnavailableError):
         await cache.kv.delete("k")
-    proxied.refuse(False)
+    proxy.refuse(False)
     result = await cache.kv.get_or_load("k", lambda: "newer")
     assert (result.source, result.value) == ("loader", "newer")
     assert (await cache.kv.get_or_load("k", lambda: "newest")).value == "newer"
-    await until(lambda: not cache._engine.runtime.l2.pending)  # type: ignore[union-attr]
+    await until(lambda: not internals(cache).has_pending_invalidations)
     cache.clear_l1()
     assert await cache.kv.get("k") != "older"
 
 
-async def test_what_is_stored_meanwhile_settles_its_key(cache: AgentCache, proxied: ChaosProxy) -> None:
-    cut(proxied)
+async def test_what_is_stored_meanwhile_settles_its_key(cache: AgentCache, proxy: ChaosProxy) -> None:
+    cut(proxy)
     with pytest.raises(L2UnavailableError):
         await cache.kv.delete("k")
-    proxied.refuse(False)
+    proxy.refuse(False)
     await cache.kv.set("k", "newer")
-    assert not cache._engine.runtime.l2.pending  # type: ignore[union-attr]
+    assert not internals(cache).has_pending_invalidations
     cache.clear_l1()
     assert await cache.kv.get("k") == "newer"
     # Nor is it deleted by a repetition that came to nothing.
-    task = cache._engine.runtime.l2.pending._task  # type: ignore[union-attr]
+    task = internals(cache).retry_task
     assert task is not None
     await asyncio.wait([task])
     assert await read_plainly(cache) == "newer"
 
 
 async def test_a_repetition_does_not_remove_what_is_being_stored(
-    cache: AgentCache, proxied: ChaosProxy, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
+    cache: AgentCache, proxy: ChaosProxy, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cut(proxied)
+    cut(proxy)
     for key in ("k", "other"):
         with pytest.raises(L2UnavailableError):
             await cache.kv.delete(key)
-    proxied.refuse(False)
+    proxy.refuse(False)
     held = HeldWrites(monkeypatch)
     storing = asyncio.create_task(cache.kv.set("k", "newer"))
     await held.sending.wait()
-    pending = cache._engine.runtime.l2.pending  # type: ignore[union-attr]
-    repeating = asyncio.create_task(pending._repeat_all())
+    repeating = asyncio.create_task(internals(cache).retry_pending_invalidations())
     await turns()
     held.release.set()
     await asyncio.gather(storing, repeating)
-    assert not pending
+    assert not internals(cache).has_pending_invalidations
     assert plain.get("test:__tc:kv:kv:k") == b"snewer"
     assert not plain.exists("test:__tc:kv:kv:other")
 
@@ -277,4 +269,4 @@ async def test_a_server_that_hung_is_not_believed_before_the_change_was_repeated
             assert time.monotonic() < give_up_at
             await asyncio.sleep(0.02)
         assert not removed & await read(cache)
-        await until(lambda: not cache._engine.runtime.l2.pending)  # type: ignore[union-attr]
+        await until(lambda: not internals(cache).has_pending_invalidations)

@@ -8,20 +8,18 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 import valkey
 
 from tests.requests import HELLO, Loader, asking, turns
-from tests.support import UNTRACKED, HeldWrites, caught_up, entry_keys, in_l1, until
+from tests.seams import HeldWrites, any_write, caught_up, in_l1, internals, record_writes
+from tests.support import UNTRACKED, MakeCache, entry_keys, until
 from tiercache import AgentCache, L1Options, L2UnavailableError, ResilienceOptions, TierOptions, WriteOptions
 from tiercache.engine.level2.writes import WriteSet
-from tiercache.stores.valkey.store import ValkeyLevel2
 from tiercache.testing import ChaosProxy, FakeClock
-
-MakeCache = Callable[..., AgentCache]
 
 # So that nothing is sent but for a reason.
 BEHIND = WriteOptions(mode="behind", max_delay=3600)
@@ -60,7 +58,7 @@ async def test_a_queued_value_is_what_reads_see(
     assert b"older" in plain.get(key)
     await cache.flush_writes()
     assert b"newer" in plain.get(key)
-    assert len(cache._engine.runtime.l2.behind) == 0  # type: ignore[union-attr]
+    assert internals(cache).write_behind_count == 0
 
 
 async def test_answers_of_blocks_are_stored_behind_too(make_cache: MakeCache, plain: valkey.Valkey) -> None:
@@ -226,54 +224,42 @@ async def test_stores_wait_while_the_queue_is_full_and_fills_are_dropped(
 async def test_many_stores_share_round_trips(make_cache: MakeCache, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = make_cache(name="test", writes=WriteOptions(mode="behind"))
     await cache.open()
-    batches: list[int] = []
-    apply = ValkeyLevel2.apply
-
-    async def counted(level2: ValkeyLevel2, writes: Any) -> Any:
-        batches.append(sum(isinstance(write, WriteSet) for write in writes))
-        return await apply(level2, writes)
-
-    monkeypatch.setattr(ValkeyLevel2, "apply", counted)
+    batches = record_writes(monkeypatch)
     for n in range(250):
         await cache.llm.store(asking(str(n)), "answer")
     await cache.flush_writes()
-    assert [count for count in batches if count] == [100, 100, 50]
+    counts = [sum(isinstance(write, WriteSet) for write in batch) for batch in batches]
+    assert [count for count in counts if count] == [100, 100, 50]
 
 
 # Failures
 
 
-@pytest.fixture
-async def proxied(url: str) -> AsyncIterator[ChaosProxy]:
-    async with ChaosProxy(url) as proxy:
-        yield proxy
-
-
 @pytest.mark.parametrize("options", [{}, *WITHOUT_L1.values()], ids=["l1", *WITHOUT_L1])
 async def test_a_store_that_is_lost_is_counted_and_neither_it_nor_the_older_value_is_believed(
     make_cache: MakeCache,
-    proxied: ChaosProxy,
+    proxy: ChaosProxy,
     plain: valkey.Valkey,
     caplog: pytest.LogCaptureFixture,
     options: dict[str, Any],
 ) -> None:
     key = await older(make_cache)
     resilience = ResilienceOptions(l2_timeout=0.3, breaker_failures=1000, breaker_pause=0.5)
-    async with AgentCache.from_url(proxied.url, name="test", writes=BEHIND, resilience=resilience, **options) as cache:
-        proxied.refuse()
-        proxied.kill(lane="commands")
+    async with AgentCache.from_url(proxy.url, name="test", writes=BEHIND, resilience=resilience, **options) as cache:
+        proxy.refuse()
+        proxy.kill(lane="commands")
         with caplog.at_level(logging.WARNING, "tiercache"):
             await cache.llm.store(HELLO, "lost")
             await cache.llm.store(asking("other"), "lost too")
             await cache.flush_writes()
         assert cache.local_stats().tiers["llm"].write_errors == 2
         assert len([record for record in caplog.records if "write_errors" in record.message]) == 1
-        proxied.refuse(False)
+        proxy.refuse(False)
         assert b"older" in plain.get(key)
         assert not (await cache.llm.check(HELLO)).hit
         # What the caller had replaced is removed.
         await until(lambda: plain.get(key) is None)
-        await until(lambda: not cache._engine.runtime.l2.pending)  # type: ignore[union-attr]
+        await until(lambda: not internals(cache).has_pending_invalidations)
         assert (await cache.llm.get_or_load(HELLO, Loader("loaded"))).response == "loaded"
         assert (await cache.stats()).write_errors == {"llm": 2, "tool": 0}
 
@@ -292,7 +278,7 @@ async def test_a_store_that_is_refused_takes_the_older_value_with_it(
         # Also while the delete is still on its way.
         assert not (await cache.llm.check(HELLO)).hit
         await until(lambda: plain.get(key) is None)
-        await until(lambda: not cache._engine.runtime.l2.pending)  # type: ignore[union-attr]
+        await until(lambda: not internals(cache).has_pending_invalidations)
     finally:
         plain.config_set("maxmemory", 0)
     await cache.llm.store(HELLO, "taken")
@@ -314,7 +300,7 @@ async def test_who_may_neither_store_nor_delete_lives_with_what_is_there(
             await cache.llm.store(HELLO, "refused")
             await cache.flush_writes()
             await cache.flush_writes()
-            assert not cache._engine.runtime.l2.pending  # type: ignore[union-attr]
+            assert not internals(cache).has_pending_invalidations
             assert (await cache.llm.check(HELLO)).response == "older"
     finally:
         plain.acl_deluser("reader")
@@ -325,25 +311,16 @@ async def test_a_later_store_is_not_removed_for_an_earlier_one_that_was_lost(
 ) -> None:
     cache = make_cache(name="test", writes=BEHIND, resilience=ResilienceOptions(breaker_pause=0.01))
     await cache.open()
-    apply = ValkeyLevel2.apply
-    sending, release = asyncio.Event(), asyncio.Event()
-
-    async def fail(level2: ValkeyLevel2, writes: Any) -> Any:
-        sending.set()
-        await release.wait()
-        raise L2UnavailableError("away")
-
-    monkeypatch.setattr(ValkeyLevel2, "apply", fail)
-    await cache.llm.store(HELLO, "first")
-    flushing = asyncio.create_task(cache.flush_writes())
-    await sending.wait()
-    await asyncio.sleep(0)
-    monkeypatch.setattr(ValkeyLevel2, "apply", apply)
+    with monkeypatch.context() as patch:
+        held = HeldWrites(patch, any_write, error=L2UnavailableError("away"))
+        await cache.llm.store(HELLO, "first")
+        flushing = asyncio.create_task(cache.flush_writes())
+        await held.sending.wait()
+        await asyncio.sleep(0)
     await cache.llm.store(HELLO, "second")
-    release.set()
+    held.release.set()
     await flushing
-    pending = cache._engine.runtime.l2.pending  # type: ignore[union-attr]
-    assert not pending
+    assert not internals(cache).has_pending_invalidations
     assert (await cache.llm.check(HELLO)).response == "second"
     await cache.flush_writes()
     cache.clear_l1()

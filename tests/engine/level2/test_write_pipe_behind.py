@@ -1,4 +1,4 @@
-"""The write pipe with stores that nobody waits for: when they leave, which of them leave, and who waits for room."""
+"""The write pipe with write-behind stores: when the pipe sends them, and which store of a key it sends."""
 
 from __future__ import annotations
 
@@ -9,22 +9,14 @@ from typing import Any
 
 import pytest
 
-from tests.engine.level2.test_write_pipe import Ledger, write
+from tests.engine.level2.ledger import NEVER, Ledger, ignore, store, write
 from tests.requests import turns
+from tests.seams import PipeView
 from tests.support import until
-from tiercache import L2CommandError, L2UnavailableError
+from tiercache import L2CommandError
 from tiercache.engine.level2.queued_write import QueueLimits
 from tiercache.engine.level2.write_pipe import WritePipe
 from tiercache.engine.level2.writes import Delete, Release, Run, TakeLease, Write, WriteResult, WriteSet
-
-NEVER = 3600.0
-
-
-def store(key: object, value: bytes = b"x", *indexes: str) -> WriteSet:
-    return WriteSet(str(key), value, None, indexes=indexes, announced=True)
-
-
-def ignore(outcome: Any) -> None: ...
 
 
 @pytest.fixture
@@ -206,7 +198,7 @@ class Memory(Ledger):
         return 1
 
 
-def any_write(rng: random.Random) -> tuple[Write, bool]:
+def random_write(rng: random.Random) -> tuple[Write, bool]:
     """Return a write of one of three keys, and whether it may be sent behind."""
     key, value = rng.choice("abc"), str(rng.randrange(4)).encode()
     kind = rng.choice(["store"] * 8 + ["fill", "replace", "delete", "scanned", "take", "release", "run", "run unknown"])
@@ -238,7 +230,7 @@ async def test_what_comes_of_the_writes_is_what_they_say_one_after_the_other(see
     outcomes: dict[int, Any] = {}
     expected: dict[int, Any] = {}
     for number in range(60):
-        write, is_behind = any_write(rng)
+        write, is_behind = random_write(rng)
         expected[number] = model.carry_out(write)
 
         def note(outcome: Any, number: int = number) -> None:
@@ -255,87 +247,4 @@ async def test_what_comes_of_the_writes_is_what_they_say_one_after_the_other(see
     await pipe.flush()
     assert outcomes == expected
     assert (level2.values, level2.indexes) == (model.values, model.indexes)
-    assert (pipe.queued_bytes, pipe._on_their_way, pipe._explicit, pipe._replaceable) == (0, {}, {}, {})
-
-
-# Who waits for room
-
-
-async def test_a_full_queue_holds_explicit_stores_up_in_turn(pipe: WritePipe, ledger: Ledger) -> None:
-    order: list[str] = []
-
-    async def store_when_there_is_room(key: str, size: int) -> None:
-        await pipe.wait_room(size + 1)
-        order.append(key)
-        await pipe.write(store(key, b"x" * size))
-
-    ledger.open.clear()
-    assert pipe.fill(write("full", 1500), ignore)
-    storing = [
-        asyncio.create_task(store_when_there_is_room(key, size))
-        for key, size in (("large", 1500), ("cancelled", 1500), ("small", 10))
-    ]
-    await turns()
-    assert order == []
-    # Nothing passes who waits, but an invalidation.
-    assert not pipe.fill(write("fill"), ignore)
-    deleting = pipe.submit(Delete(("full",)))
-    assert pipe.queued_count == 2
-    storing[1].cancel()
-    ledger.open.set()
-    await deleting
-    await asyncio.gather(*storing, return_exceptions=True)
-    assert order == ["large", "small"]
-    assert ledger.stored == ["full", "large", "small"]
-    assert pipe.fill(write("fill"), ignore)
-    await pipe.flush()
-
-
-async def test_who_is_cancelled_while_let_in_leaves_the_room_to_the_next(pipe: WritePipe, ledger: Ledger) -> None:
-    # By then it has been let in, and has not come to its next step.
-    pipe.store_behind(store("full", b"x" * 900), lambda _: waiting[0].cancel())
-    waiting = [asyncio.create_task(pipe.wait_room(1900)) for _ in range(2)]
-    await turns()
-    assert not any(task.done() for task in waiting)
-    await pipe.flush()
-    async with asyncio.timeout(10):
-        await waiting[1]
-    assert waiting[0].cancelled()
-    assert not pipe._room.is_wanted
-
-
-async def test_a_value_larger_than_all_the_room_goes_when_there_is_nothing_else(
-    pipe: WritePipe, ledger: Ledger
-) -> None:
-    await pipe.wait_room(5000)
-    await pipe.write(store("a", b"x" * 5000))
-    assert not pipe.fill(write("b", 5000), ignore)
-
-
-async def test_at_most_one_batch_of_stores_behind_is_unanswered(pipe: WritePipe, ledger: Ledger) -> None:
-    returned = 0
-    most = 0
-
-    async def store_all() -> None:
-        nonlocal returned, most
-        for n in range(95):
-            await pipe.wait_room(10, is_behind=True)
-            pipe.store_behind(store(n), ignore)
-            returned += 1
-            most = max(most, returned - len(ledger.stored))
-
-    # It never lets others run but for the want of room.
-    await store_all()
-    assert most == 10
-    await pipe.flush()
-    assert len(ledger.stored) == 95
-
-
-async def test_who_waits_for_room_is_told_of_the_end(pipe: WritePipe, ledger: Ledger) -> None:
-    ledger.open.clear()
-    pipe.store_behind(store("a", b"x" * 1999), ignore)
-    waiting = asyncio.create_task(pipe.wait_room(100))
-    await turns()
-    await pipe.drain(0.01)
-    with pytest.raises(L2UnavailableError, match="closed before"):
-        await waiting
+    assert PipeView(pipe).bookkeeping == (0, {}, {}, {})

@@ -1,30 +1,24 @@
-"""Single-flight under fire: whoever is cancelled, whatever the loader does, one load and no deadlock."""
+"""Flights: concurrent callers of one key share one load, also when callers are cancelled or the load fails."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
 import random
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from tests.requests import HELLO, Loader, asking, turns
+from tests.requests import HELLO, Loader, asking, load_llm, turns
+from tests.support import MakeCache
 from tiercache import AgentCache, ResilienceOptions, TierOptions, UsageError
 from tiercache.engine.memory.fences import Fence
 from tiercache.engine.memory.flights import Flight
 
-MakeCache = Callable[..., AgentCache]
-
-
-def ask(cache: AgentCache, loader: Any, params: Any = HELLO) -> asyncio.Task[Any]:
-    return asyncio.create_task(cache.llm.get_or_load(params, loader))
-
 
 async def test_a_thousand_identical_misses_run_one_loader(cache: AgentCache) -> None:
     loader = Loader(held=True)
-    tasks = [ask(cache, loader) for _ in range(1000)]
+    tasks = [load_llm(cache, loader) for _ in range(1000)]
     await loader.started.wait()
     await turns()
     loader.release()
@@ -38,7 +32,7 @@ async def test_a_thousand_identical_misses_run_one_loader(cache: AgentCache) -> 
 
 async def test_cancelling_the_first_caller_leaves_the_others_waiting(cache: AgentCache) -> None:
     loader = Loader(held=True)
-    leader, *followers = [ask(cache, loader) for _ in range(100)]
+    leader, *followers = [load_llm(cache, loader) for _ in range(100)]
     await loader.started.wait()
     leader.cancel()
     await turns()
@@ -51,7 +45,7 @@ async def test_cancelling_the_first_caller_leaves_the_others_waiting(cache: Agen
 
 async def test_cancelling_one_waiter_leaves_the_others(cache: AgentCache) -> None:
     loader = Loader(held=True)
-    leader, listener, other = [ask(cache, loader) for _ in range(3)]
+    leader, listener, other = [load_llm(cache, loader) for _ in range(3)]
     await loader.started.wait()
     await turns()
     listener.cancel()
@@ -65,7 +59,7 @@ async def test_cancelling_one_waiter_leaves_the_others(cache: AgentCache) -> Non
 async def test_the_last_waiter_to_go_cancels_the_load(make_cache: MakeCache) -> None:
     cache = make_cache(llm=TierOptions(on_abandon="cancel"))
     loader = Loader(held=True)
-    tasks = [ask(cache, loader) for _ in range(10)]
+    tasks = [load_llm(cache, loader) for _ in range(10)]
     await loader.started.wait()
     for task in tasks:
         task.cancel()
@@ -78,7 +72,7 @@ async def test_the_last_waiter_to_go_cancels_the_load(make_cache: MakeCache) -> 
 async def test_a_caller_who_comes_after_the_last_one_left_starts_anew(make_cache: MakeCache) -> None:
     cache = make_cache(llm=TierOptions(on_abandon="cancel"))
     first, second = Loader("first", held=True), Loader("second")
-    abandoned = ask(cache, first)
+    abandoned = load_llm(cache, first)
     await first.started.wait()
     abandoned.cancel()
     await turns(1)  # The waiter has left; the load has been told, and has not ended yet.
@@ -88,7 +82,7 @@ async def test_a_caller_who_comes_after_the_last_one_left_starts_anew(make_cache
 
 async def test_an_abandoned_llm_load_is_finished_and_stored(cache: AgentCache) -> None:
     loader = Loader(held=True)
-    tasks = [ask(cache, loader) for _ in range(10)]
+    tasks = [load_llm(cache, loader) for _ in range(10)]
     await loader.started.wait()
     for task in tasks:
         task.cancel()
@@ -104,7 +98,7 @@ async def test_an_abandoned_llm_load_is_finished_and_stored(cache: AgentCache) -
 
 async def test_an_abandoned_load_that_fails_is_not_reported_as_unhandled(cache: AgentCache) -> None:
     loader = Loader(ValueError("boom"), held=True)
-    task = ask(cache, loader)
+    task = load_llm(cache, loader)
     await loader.started.wait()
     task.cancel()
     await turns()
@@ -117,7 +111,7 @@ async def test_an_abandoned_load_that_fails_is_not_reported_as_unhandled(cache: 
 async def test_what_the_loader_raises_reaches_every_waiter_and_the_next_call_loads_again(cache: AgentCache) -> None:
     error = ValueError("boom")
     failing = Loader(error, held=True)
-    tasks = [ask(cache, failing) for _ in range(100)]
+    tasks = [load_llm(cache, failing) for _ in range(100)]
     await failing.started.wait()
     await turns()
     failing.release()
@@ -144,7 +138,7 @@ async def test_a_waiter_cancelled_in_the_moment_of_failure_leaves_nothing_unretr
 
 async def test_a_loader_that_cancels_itself_cancels_its_waiters_and_nothing_else(cache: AgentCache) -> None:
     results = await asyncio.gather(
-        *(ask(cache, Loader(asyncio.CancelledError())) for _ in range(3)), return_exceptions=True
+        *(load_llm(cache, Loader(asyncio.CancelledError())) for _ in range(3)), return_exceptions=True
     )
     assert all(isinstance(result, asyncio.CancelledError) for result in results)
     assert (await cache.llm.get_or_load(HELLO, Loader("fine"))).response == "fine"
@@ -188,121 +182,10 @@ async def test_two_loaders_that_ask_for_each_others_keys_do_not_deadlock(cache: 
     assert [result.response for result in results] in (["a(b(a alone))", "b(a alone)"], ["a(b alone)", "b(a(b alone))"])
 
 
-async def test_a_load_within_a_load_needs_no_slot_of_its_own(make_cache: MakeCache) -> None:
-    cache = make_cache(resilience=ResilienceOptions(max_loads=1))
-
-    async def outer() -> str:
-        return str((await cache.llm.get_or_load(asking("inner"), lambda: "inner")).response)
-
-    async with asyncio.timeout(10):
-        assert (await cache.llm.get_or_load(HELLO, outer)).response == "inner"
-
-
-@pytest.mark.parametrize("mode", ["use", "bypass", "refresh", "store_only"])
-async def test_a_load_in_any_mode_holds_a_slot_that_its_inner_loads_share(make_cache: MakeCache, mode: Any) -> None:
-    cache = make_cache(resilience=ResilienceOptions(max_loads=1))
-
-    async def outer() -> str:
-        inner = [cache.llm.get_or_load(asking(f"inner {n}"), lambda: "inner", mode=mode) for n in range(3)]
-        return "+".join(str(result.response) for result in await asyncio.gather(*inner))
-
-    async with asyncio.timeout(10):
-        assert (await cache.llm.get_or_load(HELLO, outer, mode=mode)).response == "inner+inner+inner"
-
-
-async def test_a_task_that_outlives_the_load_it_began_in_takes_slots_like_any_other(make_cache: MakeCache) -> None:
-    cache = make_cache(resilience=ResilienceOptions(max_loads=1))
-    later: list[asyncio.Task[Any]] = []
-    blocked, second = Loader(held=True), Loader()
-
-    async def starts_one() -> str:
-        async def afterwards() -> Any:
-            await blocked.started.wait()
-            return await cache.llm.get_or_load(asking("later"), second)
-
-        later.append(asyncio.create_task(afterwards()))
-        return "x"
-
-    await cache.llm.get_or_load(HELLO, starts_one)
-    holding = ask(cache, blocked, asking("holding"))
-    await blocked.started.wait()
-    await turns()
-    assert second.calls == 0
-    blocked.release()
-    await asyncio.gather(holding, *later)
-    assert second.calls == 1
-
-
-async def test_a_load_that_waits_for_one_without_a_slot_lends_it_its_own(make_cache: MakeCache) -> None:
-    cache = make_cache(resilience=ResilienceOptions(max_loads=1))
-    started, go = asyncio.Event(), asyncio.Event()
-    running = most = 0
-
-    async def inner() -> str:
-        nonlocal running, most
-        running += 1
-        most = max(most, running)
-        await asyncio.sleep(0.001)
-        running -= 1
-        return "inner"
-
-    async def outer() -> str:
-        started.set()
-        await go.wait()
-        asked = [cache.llm.get_or_load(asking(f"inner {n}"), inner) for n in range(2)]
-        return "+".join(str(result.response) for result in await asyncio.gather(*asked))
-
-    holding = ask(cache, outer)
-    await started.wait()
-    queued = [ask(cache, inner, asking(f"inner {n}")) for n in range(2)]  # They hold no slot, and wait for one.
-    await turns(20)
-    await asyncio.sleep(0.02)
-    go.set()
-    async with asyncio.timeout(10):
-        assert (await holding).response == "inner+inner"
-        assert [(await task).response for task in queued] == ["inner"] * 2
-    assert most == 1
-    last = [cache.llm.get_or_load(asking(f"last {n}"), inner) for n in range(5)]
-    await asyncio.gather(*last)
-    assert most == 1  # As many slots as before.
-
-
-async def test_no_more_loads_run_at_once_than_max_loads(make_cache: MakeCache) -> None:
-    cache = make_cache(resilience=ResilienceOptions(max_loads=5))
-    running = most = 0
-
-    async def load() -> str:
-        nonlocal running, most
-        running += 1
-        most = max(most, running)
-        await asyncio.sleep(0.001)
-        running -= 1
-        return "x"
-
-    await asyncio.gather(*(cache.llm.get_or_load(asking(str(n)), load) for n in range(100)))
-    assert most == 5
-
-
-async def test_a_load_that_takes_too_long_times_out_for_everyone(make_cache: MakeCache) -> None:
-    cache = make_cache(resilience=ResilienceOptions(load_timeout=0.01))
-    loader = Loader(held=True)
-    results = await asyncio.gather(ask(cache, loader), ask(cache, loader), return_exceptions=True)
-    assert all(isinstance(result, TimeoutError) and "load_timeout=0.01" in str(result) for result in results)
-    assert loader.cancelled == 1
-
-
-async def test_a_loaders_own_timeout_is_passed_on_as_it_is(make_cache: MakeCache) -> None:
-    cache = make_cache(resilience=ResilienceOptions(load_timeout=60))
-    error = TimeoutError("the model's")
-    with pytest.raises(TimeoutError) as caught:
-        await cache.llm.get_or_load(HELLO, Loader(error))
-    assert caught.value is error
-
-
 async def test_closing_ends_a_load_that_does_not_end_and_tells_its_waiters(make_cache: MakeCache) -> None:
     cache = make_cache(resilience=ResilienceOptions(drain_timeout=0.05))
     loader = Loader(held=True)
-    task = ask(cache, loader)
+    task = load_llm(cache, loader)
     await loader.started.wait()
     await cache.aclose()
     with pytest.raises(UsageError, match="closed while"):

@@ -6,15 +6,14 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable
-from contextlib import nullcontext
 
 import pytest
 
 from tests.requests import HELLO
+from tests.seams import without_bar
 from tests.support import until
 from tiercache import AgentCache, L2UnavailableError, ResilienceOptions, UsageError
 from tiercache.embedded import EmbeddedValkey
-from tiercache.engine.memory.fences import Fences
 
 
 async def test_entries_are_gone_during_the_change_and_after_it(cache: AgentCache) -> None:
@@ -37,7 +36,7 @@ async def test_what_is_loaded_during_the_change_is_stored_nowhere(cache: AgentCa
 
 
 async def test_without_the_bar_it_would(cache: AgentCache, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Fences, "barred", lambda *_: nullcontext())
+    without_bar(monkeypatch)
     with pytest.raises(AssertionError):
         await reading_during_a_change(cache)
 

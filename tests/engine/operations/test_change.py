@@ -1,4 +1,4 @@
-"""A change of a key while it is read or loaded wins over the read and over the load, in L1 and in Valkey."""
+"""A change of a key wins over a read or a load of the key in progress, in L1 and in Valkey."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ from typing import Any
 import pytest
 
 from tests.requests import HELLO, Loader, asking, turns
-from tests.support import HeldReads, HeldWrites
+from tests.seams import NOTHING_REGISTERED, HeldReads, HeldWrites, internals, slow_writes, without_fences
 from tiercache import AgentCache, LlmResponse
-from tiercache.engine.memory.fences import Fence, Fences
-from tiercache.stores.valkey.store import ValkeyLevel2
 
 CHANGES: dict[str, Callable[[AgentCache], Awaitable[Any]]] = {
     "invalidate": lambda cache: cache.llm.invalidate(HELLO),
@@ -65,9 +63,7 @@ async def test_a_caller_after_a_change_does_not_join_the_older_load(either: Agen
 async def test_without_the_fence_the_older_load_would_be_stored(
     unleased: AgentCache, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Fences, "break_key", lambda self, key: None)
-    monkeypatch.setattr(Fences, "break_group", lambda self, group: None)
-    monkeypatch.setattr(Fences, "written", Fences.close)
+    without_fences(monkeypatch)
     with pytest.raises(AssertionError, match="'older', 'older'"):
         await change_during_a_load(unleased, change)
 
@@ -241,26 +237,14 @@ async def test_an_older_load_that_ends_first_does_not_stop_the_refresh(either: A
 async def test_a_fill_queued_before_an_invalidation_reaches_valkey_before_it(
     cache: AgentCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    apply = ValkeyLevel2.apply
-
-    async def slow(level2: ValkeyLevel2, writes: Any) -> Any:
-        await asyncio.sleep(0.02)
-        return await apply(level2, writes)
-
-    monkeypatch.setattr(ValkeyLevel2, "apply", slow)
+    slow_writes(monkeypatch)
     await cache.llm.get_or_load(HELLO, Loader())
     await cache.llm.invalidate(HELLO)
     assert await in_both_levels(cache) == (None, None)
 
 
 async def test_a_clear_waits_for_fills_that_are_queued(cache: AgentCache, monkeypatch: pytest.MonkeyPatch) -> None:
-    apply = ValkeyLevel2.apply
-
-    async def slow(level2: ValkeyLevel2, writes: Any) -> Any:
-        await asyncio.sleep(0.02)
-        return await apply(level2, writes)
-
-    monkeypatch.setattr(ValkeyLevel2, "apply", slow)
+    slow_writes(monkeypatch)
     await asyncio.gather(*(cache.llm.get_or_load(asking(str(n)), Loader()) for n in range(20)))
     assert await cache.llm.clear() == 20
     await cache.flush_writes()
@@ -282,9 +266,7 @@ async def test_nothing_stays_registered(cache: AgentCache) -> None:
     await cache.llm.invalidate(HELLO)
     loader.release()
     await turns()
-    runtime = await cache._engine.open()
-    assert len(runtime.fences) == 0
-    assert runtime.flights._by_key == {}
+    assert internals(cache).registered == NOTHING_REGISTERED
 
 
 async def test_a_load_cancelled_from_outside_before_its_first_step_leaves_nobody_waiting(cache: AgentCache) -> None:
@@ -297,16 +279,4 @@ async def test_a_load_cancelled_from_outside_before_its_first_step_leaves_nobody
         results = await asyncio.gather(waiting, return_exceptions=True)
     assert isinstance(results[0], asyncio.CancelledError)
     assert loader.calls == 0
-    runtime = await cache._engine.open()
-    assert len(runtime.fences) == 0
-    assert runtime.flights._by_key == {}
-
-
-def test_closing_a_fence_twice_leaves_a_later_one_on_the_key() -> None:
-    fences = Fences(lambda: 0.0)
-    first, second = fences.open("k", ()), fences.open("k", ())
-    fences.close(first)
-    fences.close(first)
-    fences.break_key("k")
-    assert (first.holds, second.holds) == (True, False)
-    assert isinstance(second, Fence)
+    assert internals(cache).registered == NOTHING_REGISTERED

@@ -12,6 +12,7 @@ import pytest
 import valkey
 
 from tests.requests import HELLO
+from tests.seams import L1View
 from tests.support import until
 from tiercache import (
     AgentCache,
@@ -98,11 +99,11 @@ async def test_a_copy_that_nothing_proves_current_is_untrusted(make_cache: Calla
     await cache.open()
     clock.advance(29)
     assert (await cache.kv.explain("k")).l1 == "hit"
-    cache._engine.l1.trusted_until = -math.inf
+    L1View(cache).end_trust()
     assert (await cache.kv.explain("k")).l1 == "hit"  # It was stored less than 300 s ago.
     other = make_cache(name="test", clock=clock.clock, coherence=CoherenceOptions(max_staleness=5), kv=TierOptions())
     await other.kv.get("k")
-    other._engine.l1.trusted_until = -math.inf
+    L1View(other).end_trust()
     clock.advance(6)
     said = await other.kv.explain("k")
     assert (said.source, said.l1, said.trusted) == ("l2", "untrusted", False)

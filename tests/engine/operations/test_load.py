@@ -9,9 +9,9 @@ from typing import Any, TypeAlias
 import pytest
 
 from tests.requests import HELLO, Loader, asking, turns
+from tests.support import MakeCache
 from tiercache import AgentCache, ResilienceOptions, TierOptions, UsageError
 
-MakeCache: TypeAlias = Callable[..., AgentCache]
 Ask: TypeAlias = Callable[[AgentCache, Any], Any]
 
 ASKS: dict[str, Ask] = {

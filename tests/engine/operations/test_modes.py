@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from tests.requests import HELLO, Loader, asking
+from tests.support import MakeCache
 from tiercache import AgentCache, LlmResponse, TierOptions
-
-MakeCache = Callable[..., AgentCache]
 
 
 async def test_cold_is_loaded_warm_is_in_memory_and_then_in_valkey(cache: AgentCache) -> None:

@@ -17,27 +17,9 @@ import pytest
 import valkey
 
 from tests.requests import HELLO, Loader, asking, turns
-from tests.support import entry_keys
+from tests.seams import HeldPings
+from tests.support import entry_keys, run_in_thread
 from tiercache import AgentCache, L2UnavailableError, ResilienceOptions, UsageError, WrongLoopError
-from tiercache.stores.valkey.store import ValkeyLevel2
-
-
-def in_thread(work: Callable[[], object]) -> None:
-    """Run ``work`` in a thread of its own, so that it can have event loops of its own."""
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            work()
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join(30)
-    assert not thread.is_alive()
-    if errors:
-        raise errors[0]
 
 
 def run_script(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -57,7 +39,7 @@ def test_a_cache_made_without_a_loop_opens_itself_at_first_use(url: str) -> None
 
         asyncio.run(use())
 
-    in_thread(work)
+    run_in_thread(work)
 
 
 async def test_making_a_cache_starts_no_task_and_connects_nowhere(url: str, plain: valkey.Valkey) -> None:
@@ -88,7 +70,7 @@ def test_use_from_another_loop_is_refused_while_the_first_is_open(url: str) -> N
         finally:
             first.close()
 
-    in_thread(work)
+    run_in_thread(work)
 
 
 def test_a_second_run_starts_anew_and_believes_valkey_and_not_its_memory(url: str, plain: valkey.Valkey) -> None:
@@ -99,7 +81,7 @@ def test_a_second_run_starts_anew_and_believes_valkey_and_not_its_memory(url: st
         plain.flushall()
         assert not asyncio.run(cache.llm.check(HELLO)).hit
 
-    in_thread(work)
+    run_in_thread(work)
 
 
 def test_memory_alone_is_believed_by_a_second_run() -> None:
@@ -108,7 +90,7 @@ def test_memory_alone_is_believed_by_a_second_run() -> None:
         asyncio.run(cache.llm.store(HELLO, "x"))
         assert asyncio.run(cache.llm.check(HELLO)).source == "l1"
 
-    in_thread(work)
+    run_in_thread(work)
 
 
 def test_what_was_loaded_is_in_valkey_when_asyncio_run_ends(url: str, plain: valkey.Valkey) -> None:
@@ -117,7 +99,7 @@ def test_what_was_loaded_is_in_valkey_when_asyncio_run_ends(url: str, plain: val
     async def use(cache: AgentCache) -> None:
         await asyncio.gather(*(cache.llm.get_or_load(asking(str(n)), lambda: "x") for n in range(300)))
 
-    in_thread(lambda: asyncio.run(use(AgentCache.from_url(url))))
+    run_in_thread(lambda: asyncio.run(use(AgentCache.from_url(url))))
     assert len(entry_keys(plain)) == 300
 
 
@@ -151,7 +133,7 @@ def test_a_loop_that_ends_while_the_cache_is_being_closed_loses_nothing(url: str
         await asyncio.sleep(0)
         assert not closing.done()
 
-    in_thread(lambda: asyncio.run(use(AgentCache.from_url(url))))
+    run_in_thread(lambda: asyncio.run(use(AgentCache.from_url(url))))
     assert len(entry_keys(plain)) == 300
 
 
@@ -226,20 +208,13 @@ async def test_a_cancelled_opening_does_not_spoil_the_next_use(url: str) -> None
 async def test_who_shares_an_opening_is_not_cancelled_with_the_one_who_began_it(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    release = asyncio.Event()
-    ping = ValkeyLevel2.ping
-
-    async def held(level2: ValkeyLevel2) -> None:
-        await release.wait()
-        await ping(level2)
-
-    monkeypatch.setattr(ValkeyLevel2, "ping", held)
+    pings = HeldPings(monkeypatch)
     cache = AgentCache.from_url(url)
     first, second = asyncio.create_task(cache.llm.check(HELLO)), asyncio.create_task(cache.llm.check(HELLO))
     await turns()
     first.cancel()
     await turns()
-    release.set()
+    pings.release.set()
     assert not (await second).degraded
     assert first.cancelled()
     await cache.aclose()

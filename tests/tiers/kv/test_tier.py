@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import valkey
 
-from tests.support import entry_keys
+from tests.support import MakeCache, entry_keys
 from tiercache import (
     MISS,
     NO_EXPIRY,
@@ -32,7 +32,6 @@ from tiercache import (
 from tiercache.embedded import EmbeddedValkey
 from tiercache.testing import FakeClock
 
-MakeCache = Callable[..., AgentCache]
 NESTED = {"b": [1, {"c": None}], "a": "é"}
 
 

@@ -6,19 +6,17 @@ import asyncio
 import gc
 import json
 import weakref
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import valkey
 
 from tests.requests import HELLO, Loader, asking
-from tests.support import entry_keys
+from tests.support import MakeCache, entry_keys
 from tiercache import AgentCache, LlmResponse, ModelPrice
 
 BLOCKS = [{"type": "text", "text": "Hi "}, {"type": "tool_call", "id": "1", "name": "n", "args": {"a": [1, 2]}}]
 TOKENS = {"input": 10, "output": 50, "details": {"cached": 7}}
-MakeCache = Callable[..., AgentCache]
 
 
 async def test_every_part_comes_back_from_every_source(cache: AgentCache) -> None:

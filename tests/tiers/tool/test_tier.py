@@ -11,10 +11,9 @@ import pytest
 import valkey
 
 from tests.requests import Loader
-from tests.support import entry_keys
+from tests.support import MakeCache, entry_keys
 from tiercache import AgentCache, TierOptions, UsageError
 
-MakeCache = Callable[..., AgentCache]
 SOFIA = {"city": "Sofia", "units": "metric"}
 
 

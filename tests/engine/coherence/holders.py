@@ -1,0 +1,36 @@
+"""Loads that hold a lease or wait for one."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import valkey
+
+from tests.requests import Loader
+from tests.support import until
+from tiercache import AgentCache
+from tiercache.engine.coherence.leases import is_placeholder
+
+KEY = "test:__tc:kv:kv:k"
+
+
+def load(cache: AgentCache, loader: Any, key: str = "k", **options: Any) -> asyncio.Task[Any]:
+    return asyncio.create_task(cache.kv.get_or_load(key, loader, **options))
+
+
+async def waiting(cache: AgentCache, count: int = 1) -> None:
+    """Return when ``cache`` waits for somebody else's lease."""
+    await until(lambda: cache.local_stats().tiers["kv"].lease_waits >= count)
+
+
+def holds_placeholder(plain: valkey.Valkey, key: str = KEY) -> bool:
+    data = plain.get(key)
+    return data is not None and is_placeholder(data)
+
+
+async def holder(cache: AgentCache, loader: Loader, **options: Any) -> asyncio.Task[Any]:
+    """Return a load of ``cache`` that has the lease."""
+    task = load(cache, loader, **options)
+    await loader.started.wait()
+    return task

@@ -1,0 +1,35 @@
+"""Changes of one key during a batch, and a look at both levels."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from tiercache import MISS, AgentCache
+
+CHANGES: dict[str, Callable[[AgentCache], Awaitable[Any]]] = {
+    "set": lambda cache: cache.kv.set("a", "stored"),
+    "set_many": lambda cache: cache.kv.set_many({"a": "stored"}),
+    "delete": lambda cache: cache.kv.delete("a"),
+    "delete_many": lambda cache: cache.kv.delete_many(["a"]),
+    "clear": lambda cache: cache.kv.clear(),
+}
+
+
+changes = pytest.mark.parametrize("change", CHANGES)
+
+
+async def in_both_levels(cache: AgentCache, key: str = "a") -> tuple[Any, Any]:
+    """Return what L1 and Valkey have for ``key``."""
+    await cache.flush_writes()
+    hits = cache.local_stats().tiers["kv"].l1_hits
+    value = await cache.kv.get(key, MISS)
+    l1 = value if cache.local_stats().tiers["kv"].l1_hits > hits else MISS
+    cache.clear_l1()
+    return l1, await cache.kv.get(key, MISS)
+
+
+def left_by(change: str) -> tuple[Any, Any]:
+    return ("stored", "stored") if change.startswith("set") else (MISS, MISS)

@@ -1,0 +1,259 @@
+"""Cancelled callers of a batch loader, and batch loaders at the end of a cache or of an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Any
+
+import pytest
+
+from tests.engine.operations.batch_callers import FOR_EVER, ask, collected, values
+from tests.requests import ManyLoader, turns
+from tests.seams import BatchView
+from tests.support import MakeCache, run_in_thread, until
+from tiercache import AgentCache, ResilienceOptions, TierOptions, UsageError
+
+# Cancelling
+
+
+@pytest.mark.parametrize("on_abandon", ["cancel", "finish"])
+async def test_a_call_that_is_cancelled_while_others_are_collected_leaves_its_place(on_abandon: Any) -> None:
+    async with AgentCache.in_memory(tool=TierOptions(on_abandon=on_abandon)) as cache:
+        fn = ManyLoader()
+        loader = cache.tool.batch_loader(fn, window=FOR_EVER, max_size=3)
+        a, b = ask(cache, loader, "a", "b")
+        await collected(loader, 2)
+        a.cancel()
+        await turns()
+        tasks = ask(cache, loader, "c", "d") if on_abandon == "cancel" else ask(cache, loader, "c")
+        assert all(isinstance(value, str) for value in await values([b, *tasks]))
+        assert fn.asked == [["b", "c", "d"] if on_abandon == "cancel" else ["a", "b", "c"]]
+        assert a.cancelled()
+
+
+async def test_a_call_that_is_cancelled_during_the_batch_hurts_nobody_else(memory: AgentCache) -> None:
+    fn = ManyLoader(held=True)
+    loader = memory.tool.batch_loader(fn, window=0)
+    a, b, c = ask(memory, loader, "a", "b", "c")
+    await fn.started.wait()
+    a.cancel()
+    await turns()
+    fn.release()
+    assert await values([b, c]) == ["b!", "c!"]
+    assert fn.cancelled == 0
+    assert not (await memory.tool.check("weather", {"city": "a"})).hit
+
+
+async def test_a_batch_whose_calls_are_all_cancelled_before_it_is_called_never_is(memory: AgentCache) -> None:
+    fn = ManyLoader()
+    loader = memory.tool.batch_loader(fn, window=FOR_EVER, max_size=3)
+    tasks = ask(memory, loader, "a", "b")
+    await collected(loader, 2)
+    batch = BatchView(loader).batch
+    for task in tasks:
+        task.cancel()
+    await values(tasks)
+    await turns()
+    assert batch is not None
+    assert BatchView.is_timer_cancelled(batch)
+    assert await values(ask(memory, loader, "c", "d", "e")) == ["c!", "d!", "e!"]
+    assert fn.asked == [["c", "d", "e"]]
+
+
+async def test_a_batch_that_nobody_waits_for_is_cancelled_and_ends_before_the_cache_does() -> None:
+    cleaned = False
+
+    async def fn(calls: list[Any]) -> list[Any]:
+        nonlocal cleaned
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await turns(50)
+            cleaned = True
+        return []
+
+    started = asyncio.Event()
+    async with AgentCache.in_memory() as cache:
+        tasks = ask(cache, cache.tool.batch_loader(fn, window=0), "a", "b")
+        await started.wait()
+        for task in tasks:
+            task.cancel()
+        await values(tasks)
+        assert not cleaned
+    assert cleaned
+
+
+async def test_what_a_cancelled_batch_raises_is_nobodys(memory: AgentCache) -> None:
+    async def fn(calls: list[Any]) -> list[Any]:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise OSError("on the way out")
+
+    started = asyncio.Event()
+    loader = memory.tool.batch_loader(fn, window=0)
+    (task,) = ask(memory, loader, "a")
+    await started.wait()
+    task.cancel()
+    assert [type(value) for value in await values([task])] == [asyncio.CancelledError]
+    await turns()
+    assert await values(ask(memory, memory.tool.batch_loader(ManyLoader(), window=0), "a")) == ["a!"]
+
+
+async def test_a_call_joins_no_batch_that_is_being_cancelled() -> None:
+    async with AgentCache.in_memory(resilience=ResilienceOptions(max_loads=1)) as cache:
+        blocking, fn = ManyLoader(held=True), ManyLoader()
+        holding = ask(cache, cache.tool.batch_loader(blocking, window=0), "holding")
+        await blocking.started.wait()
+        loader = cache.tool.batch_loader(fn, window=0)
+        first = ask(cache, loader, "a")
+        await collected(loader, 1)
+        await turns()  # It waits for its turn, and goes on collecting.
+        assert fn.asked == []
+        second = ask(cache, loader, "b", mode="bypass")
+        await collected(loader, 2)
+        first[0].cancel()
+        second[0].cancel()
+        later = ask(cache, loader, "c")
+        await values(first + second)
+        await collected(loader, 1)
+        blocking.release()
+        assert await values(holding + later) == ["holding!", "c!"]
+        assert fn.asked == [["c"]]
+
+
+async def test_a_batch_that_somebody_else_cancels_is_joined_by_nobody_later() -> None:
+    async with AgentCache.in_memory(resilience=ResilienceOptions(max_loads=1)) as cache:
+        blocking = ManyLoader(held=True)
+        holding = ask(cache, cache.tool.batch_loader(blocking, window=0), "holding")
+        await blocking.started.wait()
+        loader = cache.tool.batch_loader(ManyLoader(), window=0)
+        tasks = ask(cache, loader, "a", "b")
+        await collected(loader, 2)
+        await turns()
+        waiting = BatchView(loader).task
+        assert waiting is not None
+        waiting.cancel()
+        assert [type(value) for value in await values(tasks)] == [asyncio.CancelledError] * 2
+        blocking.release()
+        assert await values(holding + ask(cache, loader, "c")) == ["holding!", "c!"]
+
+
+async def test_a_batch_that_is_cancelled_by_its_own_function_cancels_its_calls(memory: AgentCache) -> None:
+    async def fn(calls: list[Any]) -> list[Any]:
+        raise asyncio.CancelledError
+
+    tasks = ask(memory, memory.tool.batch_loader(fn, window=0), "a", "b")
+    assert [type(value) for value in await values(tasks)] == [asyncio.CancelledError] * 2
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+async def test_random_cancellations_errors_and_nested_calls_leave_no_hang_and_no_task(
+    make_cache: MakeCache, seed: int
+) -> None:
+    dice = random.Random(seed)
+    cache = make_cache(tool=TierOptions(l1_ttl=0.002), resilience=ResilienceOptions(max_loads=2))
+
+    async def fn(calls: list[dict[str, Any]]) -> list[Any]:
+        for _ in range(dice.randrange(4)):
+            await asyncio.sleep(0)
+        if dice.random() < 0.1:
+            raise ValueError("boom")
+        if dice.random() < 0.3:
+            await values(ask(cache, quick, str(dice.randrange(6))))
+        return [KeyError() if dice.random() < 0.1 else call["city"] for call in calls]
+
+    loader = cache.tool.batch_loader(fn, window=0.0005, max_size=4)
+    quick = cache.tool.batch_loader(fn, window=0)
+    callers: list[asyncio.Task[Any]] = []
+    for _ in range(600):
+        mode = dice.choice(["use", "use", "use", "refresh", "bypass"])
+        callers += ask(cache, dice.choice([loader, quick]), str(dice.randrange(6)), mode=mode)
+        if dice.random() < 0.4:
+            dice.choice(callers).cancel()
+        if dice.random() < 0.2:
+            await cache.tool.invalidate("weather", {"city": str(dice.randrange(6))})
+        await asyncio.sleep(0)
+    for caller, value in zip(callers, await values(callers), strict=True):
+        assert value == caller.get_name() or isinstance(value, ValueError | KeyError | asyncio.CancelledError)
+    async with asyncio.timeout(10):
+        await cache.flush_writes()
+        await until(lambda: BatchView(loader).batch is None and BatchView(quick).batch is None)
+
+
+# Lifecycle
+
+
+async def test_closing_waits_for_a_batch_under_way_which_may_still_ask_the_cache() -> None:
+    async def fn(calls: list[Any]) -> list[Any]:
+        started.set()
+        await go.wait()
+        inner = await cache.tool.get_or_load("inner", {}, lambda: "inner")
+        return [inner.value] * len(calls)
+
+    started, go = asyncio.Event(), asyncio.Event()
+    cache = AgentCache.in_memory()
+    tasks = ask(cache, cache.tool.batch_loader(fn, window=0), "a", "b")
+    await started.wait()
+    closing = asyncio.create_task(cache.aclose())
+    await turns()
+    go.set()
+    await closing
+    assert await values(tasks) == ["inner", "inner"]
+
+
+async def test_closing_ends_a_batch_that_does_not_end() -> None:
+    fn = ManyLoader(held=True)
+    cache = AgentCache.in_memory(resilience=ResilienceOptions(drain_timeout=0.05))
+    tasks = ask(cache, cache.tool.batch_loader(fn, window=0), "a", "b")
+    await fn.started.wait()
+    await cache.aclose()
+    assert [type(value) for value in await values(tasks)] == [UsageError, UsageError]
+    assert fn.cancelled == 1
+
+
+def test_a_loader_made_without_a_loop_serves_one_loop_after_the_other(url: str) -> None:
+    def work() -> None:
+        cache = AgentCache.from_url(url)
+        asked: list[int] = []
+
+        async def fn(calls: list[Any]) -> list[str]:
+            asked.append(len(calls))
+            return [f"{call['city']}!" for call in calls]
+
+        loader = cache.tool.batch_loader(fn, window=FOR_EVER, max_size=2)
+
+        async def use(*cities: str) -> list[Any]:
+            return await values(ask(cache, loader, *cities))
+
+        assert asyncio.run(use("a", "b")) == ["a!", "b!"]
+        assert asyncio.run(use("c", "d")) == ["c!", "d!"]
+        assert asked == [2, 2]
+
+    run_in_thread(work)
+
+
+def test_what_a_loop_left_behind_is_in_nobodys_batch() -> None:
+    def work() -> None:
+        cache = AgentCache.in_memory()
+        loader = cache.tool.batch_loader(lambda calls: [len(calls)] * len(calls), window=FOR_EVER, max_size=2)
+        left: list[asyncio.Task[Any]] = []
+
+        async def leave() -> None:
+            left.extend(ask(cache, loader, "a", mode="bypass"))
+            await collected(loader, 1)
+
+        async def use() -> list[Any]:
+            return await values(ask(cache, loader, "b", "c"))
+
+        # Closed as it is, by somebody who cancels nothing.
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(leave())
+        loop.close()
+        assert asyncio.run(use()) == [2, 2]
+        left[0]._log_destroy_pending = False  # type: ignore[attr-defined]
+
+    run_in_thread(work)

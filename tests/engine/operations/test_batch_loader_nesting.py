@@ -1,0 +1,214 @@
+"""Batch functions that call the cache, and the slots of ``max_loads`` that batches take."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from tests.engine.operations.batch_callers import FOR_EVER, ask, collected, values
+from tests.requests import ManyLoader, turns
+from tests.support import MakeCache
+from tiercache import AgentCache, ResilienceOptions
+
+# Functions that ask the cache
+
+
+async def test_a_function_may_ask_for_the_keys_of_its_own_batch(memory: AgentCache) -> None:
+    depth = 0
+
+    async def fn(calls: list[Any]) -> list[Any]:
+        nonlocal depth
+        depth += 1
+        if depth > 1:
+            return ["alone"] * len(calls)
+        inner = await asyncio.gather(*(memory.tool.get_or_load("weather", call, loader) for call in reversed(calls)))
+        return [f"of {result.value}" for result in inner]
+
+    loader = memory.tool.batch_loader(fn, window=FOR_EVER, max_size=2)
+    assert await values(ask(memory, loader, "a", "b")) == ["of alone", "of alone"]
+    assert (await memory.tool.check("weather", {"city": "b"})).value == "of alone"
+
+
+async def test_a_function_may_ask_for_what_waits_for_any_key_of_its_batch(memory: AgentCache) -> None:
+    """The flight that would never end is waited for by none of the loads that the function was called from."""
+    is_asked = asyncio.Event()
+
+    async def fn(calls: list[Any]) -> list[Any]:
+        await is_asked.wait()
+        await turns()
+        summary = await memory.tool.get_or_load("summary", {}, lambda: "no summary")
+        return [f"{call['city']}, {summary.value}" for call in calls]
+
+    loader = memory.tool.batch_loader(fn, window=FOR_EVER, max_size=2)
+
+    async def summarise() -> str:
+        is_asked.set()
+        return f"summary of {(await memory.tool.get_or_load('weather', {'city': 'b'}, loader)).value}"
+
+    # In the context of a's load, which nobody waits for.
+    tasks = ask(memory, loader, "a", "b")
+    await turns()
+    tasks.append(asyncio.create_task(memory.tool.get_or_load("summary", {}, summarise)))
+    assert await values(tasks) == ["a, no summary", "b, no summary", "summary of b, no summary"]
+
+
+async def test_two_batch_loaders_that_ask_for_each_others_keys_do_not_deadlock(memory: AgentCache) -> None:
+    both = asyncio.Barrier(2)
+
+    def asks(tool: str, alone: str) -> Any:
+        async def fn(calls: list[Any]) -> list[Any]:
+            await both.wait()
+            inner = (memory.tool.get_or_load(tool, call, lambda **_: alone) for call in calls)
+            return [result.value for result in await asyncio.gather(*inner)]
+
+        return memory.tool.batch_loader(fn, window=FOR_EVER, max_size=2)
+
+    tasks = ask(memory, asks("two", "two alone"), "a", "b", tool="one")
+    tasks += ask(memory, asks("one", "one alone"), "a", "b", tool="two")
+    # Those who come second would close the circle, and load by themselves.
+    assert await values(tasks) in (["one alone"] * 4, ["two alone"] * 4)
+
+
+async def test_a_function_may_ask_for_other_keys_by_the_same_loader(make_cache: MakeCache) -> None:
+    cache = make_cache(resilience=ResilienceOptions(max_loads=1))
+
+    async def fn(calls: list[Any]) -> list[Any]:
+        async def one(n: int) -> str:
+            if n == 0:
+                return "0"
+            return f"{(await cache.tool.get_or_load('count', {'n': n - 1}, loader)).value}+1"
+
+        return await asyncio.gather(*(one(call["n"]) for call in calls))
+
+    loader = cache.tool.batch_loader(fn, window=0)
+    async with asyncio.timeout(10):
+        results = await asyncio.gather(*(cache.tool.get_or_load("count", {"n": n}, loader) for n in (3, 3, 1)))
+    assert [result.value for result in results] == ["0+1+1+1", "0+1+1+1", "0+1"]
+
+
+async def test_a_function_may_ask_for_many_keys_at_once(memory: AgentCache) -> None:
+    async def fn(calls: list[Any]) -> list[Any]:
+        found = await memory.kv.get_or_load_many([call["city"] for call in calls], bring)
+        return [found[call["city"]] for call in calls]
+
+    async def bring(keys: list[str]) -> list[Any]:
+        results = [
+            await memory.tool.get_or_load("weather", {"city": key}, lambda city: f"{city} alone") for key in keys
+        ]
+        return [result.value for result in results]
+
+    loader = memory.tool.batch_loader(fn, window=0)
+    assert await values(ask(memory, loader, "a", "b")) == ["a alone", "b alone"]
+
+
+# Limits
+
+
+async def test_max_loads_is_for_calls_of_the_function_and_not_for_collecting() -> None:
+    async with AgentCache.in_memory(resilience=ResilienceOptions(max_loads=1)) as cache:
+        fn = ManyLoader()
+        loader = cache.tool.batch_loader(fn, window=0)
+        cities = [f"city {n}" for n in range(20)]
+        assert await values(ask(cache, loader, *cities)) == [f"{city}!" for city in cities]
+        assert fn.asked == [cities]
+
+
+async def test_no_more_calls_of_the_function_run_at_once_than_max_loads() -> None:
+    running = most = 0
+
+    async def fn(calls: list[Any]) -> list[Any]:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await turns()
+        running -= 1
+        return ["x"] * len(calls)
+
+    async with AgentCache.in_memory(resilience=ResilienceOptions(max_loads=2)) as cache:
+        loader = cache.tool.batch_loader(fn, window=0, max_size=3)
+        assert await values(ask(cache, loader, *map(str, range(30)))) == ["x"] * 30
+    assert most == 2
+
+
+async def test_while_it_waits_for_its_turn_a_batch_goes_on_collecting_until_it_is_full() -> None:
+    async with AgentCache.in_memory(resilience=ResilienceOptions(max_loads=1)) as cache:
+        blocking, fn = ManyLoader(held=True), ManyLoader()
+        holding = ask(cache, cache.tool.batch_loader(blocking, window=0), "holding")
+        await blocking.started.wait()
+        loader = cache.tool.batch_loader(fn, window=0, max_size=2)
+        tasks = ask(cache, loader, "a")
+        await collected(loader, 1)
+        await turns()
+        tasks += ask(cache, loader, "b", "c")
+        await turns()
+        blocking.release()
+        await values(holding + tasks)
+        assert fn.asked == [["a", "b"], ["c"]]
+
+
+async def test_the_results_of_a_batch_wait_for_no_turn() -> None:
+    async with AgentCache.in_memory(resilience=ResilienceOptions(max_loads=1)) as cache:
+        first, second = ManyLoader(held=True), ManyLoader(held=True)
+        tasks = ask(cache, cache.tool.batch_loader(first, window=0), "a", "b")
+        await first.started.wait()
+        queued = ask(cache, cache.tool.batch_loader(second, window=0), "c")
+        await turns()
+        first.release()
+        assert await values(tasks) == ["a!", "b!"]
+        await second.started.wait()
+        second.release()
+        assert await values(queued) == ["c!"]
+
+
+async def test_a_load_that_waits_for_a_batch_lends_it_its_turn_and_gets_it_back() -> None:
+    async with AgentCache.in_memory(resilience=ResilienceOptions(max_loads=1)) as cache:
+        fn, other = ManyLoader(), ManyLoader(held=True)
+        loader = cache.tool.batch_loader(fn, window=0)
+
+        async def outer() -> str:
+            await go.wait()
+            inner = await cache.tool.get_or_load("weather", {"city": "a"}, loader)
+            return f"of {inner.value}"
+
+        go = asyncio.Event()
+        outermost = asyncio.create_task(cache.tool.get_or_load("outer", {}, outer))
+        await turns()
+        queued = asyncio.create_task(cache.tool.get_or_load("other", {"city": "x"}, lambda **call: other([call])))
+        await turns()
+        assert not other.started.is_set()
+        go.set()
+        # Who waited for a turn before the batch did has it first.
+        await other.started.wait()
+        await turns()
+        assert fn.asked == []
+        other.release()
+        assert await values([outermost, queued]) == ["of a!", ["x!"]]
+
+
+async def test_a_batch_that_takes_too_long_times_out_for_everyone(make_cache: MakeCache) -> None:
+    cache = make_cache(resilience=ResilienceOptions(load_timeout=0.01))
+    fn = ManyLoader(held=True)
+    loader = cache.tool.batch_loader(fn, window=FOR_EVER, max_size=2)
+    first = ask(cache, loader, "a")
+    await collected(loader, 1)
+    await asyncio.sleep(0.02)  # Collecting takes as long as it takes.
+    for error in await values(first + ask(cache, loader, "b")):
+        assert isinstance(error, TimeoutError)
+        assert "load_timeout=0.01" in str(error)
+    assert fn.cancelled == 1
+
+
+async def test_a_call_with_a_timeout_of_its_own_hurts_nobody_else(memory: AgentCache) -> None:
+    fn = ManyLoader(held=True)
+    loader = memory.tool.batch_loader(fn, window=0)
+
+    async def impatient(city: str) -> Any:
+        async with asyncio.timeout(0.01):
+            return await loader(city=city)
+
+    hurried, patient = ask(memory, impatient, "a"), ask(memory, loader, "b")
+    (error,) = await values(hurried)
+    assert isinstance(error, TimeoutError)
+    fn.release()
+    assert await values(patient) == ["b!"]
+    assert fn.asked == [["a", "b"]]
