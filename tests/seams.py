@@ -14,7 +14,8 @@ When a part of the package moves, this module changes and the tests stay. There 
 5. **Remove a guard**: each ``without_...`` function disables one guard against a race. A test that passes with the
    guard must fail without it.
 
-What takes a ``monkeypatch`` lasts until that monkeypatch is undone: at the end of the test, or of its ``context()``.
+A seam that takes a ``monkeypatch`` lasts until the monkeypatch is undone: until the end of the test or of its
+``context()``.
 """
 
 from __future__ import annotations
@@ -299,7 +300,7 @@ class LostReplies:
 
 
 def fail_next_fill(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Raise ``L2UnavailableError`` in place of sending the next batch that contains a value; send all others."""
+    """Raise ``L2UnavailableError`` instead of sending the next batch that contains a value; send all other batches."""
     apply = ValkeyLevel2.apply
     failed: list[Write] = []
 

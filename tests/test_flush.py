@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import valkey
 
 from tests.requests import HELLO
-from tests.support import entry_keys
+from tests.support import MakeCache, entry_keys
 from tiercache import AgentCache, ToolPolicy
 
 
@@ -20,9 +18,7 @@ async def fill(cache: AgentCache) -> None:
     await cache.session.set("thread", "field", "x")
 
 
-async def test_a_flush_spares_sessions_policies_and_neighbours(
-    make_cache: Callable[..., AgentCache], plain: valkey.Valkey
-) -> None:
+async def test_a_flush_spares_sessions_policies_and_neighbours(make_cache: MakeCache, plain: valkey.Valkey) -> None:
     cache, neighbour = make_cache(name="test"), make_cache(name="test.eu")
     for one in (cache, neighbour):
         await fill(one)
@@ -51,7 +47,7 @@ async def test_a_cache_of_memory_alone_is_flushed_too() -> None:
         assert await cache.session.get("thread", "field") is None
 
 
-async def test_every_tier_is_in_the_statistics(make_cache: Callable[..., AgentCache], plain: valkey.Valkey) -> None:
+async def test_every_tier_is_in_the_statistics(make_cache: MakeCache, plain: valkey.Valkey) -> None:
     cache = make_cache(name="test")
     await fill(cache)
     await cache.kv.get("k")
@@ -74,7 +70,7 @@ async def test_every_tier_is_in_the_statistics(make_cache: Callable[..., AgentCa
 
 @pytest.mark.parametrize("tier", ["llm", "tool"])
 async def test_what_is_counted_before_the_cache_opened_is_sent_too(
-    make_cache: Callable[..., AgentCache], plain: valkey.Valkey, tier: str
+    make_cache: MakeCache, plain: valkey.Valkey, tier: str
 ) -> None:
     cache = make_cache(name="test")
     if tier == "llm":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import betterdb_agent_cache as betterdb
@@ -10,6 +9,7 @@ import pytest
 from betterdb_agent_cache.types import LlmStoreOptions, ToolStoreOptions
 
 from tests.requests import HELLO, asking
+from tests.support import MakeCache
 from tiercache import AgentCache
 
 REQUESTS: list[dict[str, Any]] = [
@@ -28,7 +28,7 @@ REQUESTS: list[dict[str, Any]] = [
 
 
 @pytest.fixture
-def ours(make_cache: Callable[..., AgentCache]) -> AgentCache:
+def ours(make_cache: MakeCache) -> AgentCache:
     return make_cache(name="test")
 
 

@@ -6,15 +6,15 @@ import asyncio
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import valkey
 
 from tests.requests import Loader
-from tests.support import until
-from tiercache import AgentCache, CoherenceOptions
+from tests.support import MakeCache, until
+from tiercache import CoherenceOptions
 
 ROOT = Path(__file__).parents[1]
 WORKERS = 8
@@ -93,9 +93,7 @@ async def test_eight_processes_that_miss_a_cold_key_at_once_load_it_once(
 
 
 @pytest.mark.timeout(30)
-async def test_eight_processes_follow_a_change(
-    workers: Workers, plain: valkey.Valkey, make_cache: Callable[..., AgentCache]
-) -> None:
+async def test_eight_processes_follow_a_change(workers: Workers, plain: valkey.Valkey, make_cache: MakeCache) -> None:
     for _ in range(WORKERS):
         await workers.start(load_seconds=0, hears=True)
     await until(lambda: int(plain.get("ready") or 0) == WORKERS, seconds=20)
@@ -109,7 +107,7 @@ async def test_eight_processes_follow_a_change(
 
 @pytest.mark.timeout(30)
 async def test_when_the_process_that_loads_is_killed_another_does_so_once_the_lease_has_run_out(
-    workers: Workers, plain: valkey.Valkey, make_cache: Callable[..., AgentCache]
+    workers: Workers, plain: valkey.Valkey, make_cache: MakeCache
 ) -> None:
     cache = make_cache(name="test", coherence=CoherenceOptions(lease_ttl=1))
     await cache.open()

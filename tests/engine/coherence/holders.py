@@ -1,4 +1,4 @@
-"""Loads that hold a lease or wait for one."""
+"""Loads that hold a lease, and loads that wait for a lease."""
 
 from __future__ import annotations
 
@@ -16,21 +16,23 @@ KEY = "test:__tc:kv:kv:k"
 
 
 def load(cache: AgentCache, loader: Any, key: str = "k", **options: Any) -> asyncio.Task[Any]:
+    """Start a caller of ``kv.get_or_load``."""
     return asyncio.create_task(cache.kv.get_or_load(key, loader, **options))
 
 
 async def waiting(cache: AgentCache, count: int = 1) -> None:
-    """Return when ``cache`` waits for somebody else's lease."""
+    """Return when ``cache`` has waited ``count`` times for the lease of another load."""
     await until(lambda: cache.local_stats().tiers["kv"].lease_waits >= count)
 
 
 def holds_placeholder(plain: valkey.Valkey, key: str = KEY) -> bool:
+    """Return whether Valkey holds the placeholder of a lease under ``key``."""
     data = plain.get(key)
     return data is not None and is_placeholder(data)
 
 
 async def holder(cache: AgentCache, loader: Loader, **options: Any) -> asyncio.Task[Any]:
-    """Return a load of ``cache`` that has the lease."""
+    """Return a caller of ``cache`` whose load holds the lease."""
     task = load(cache, loader, **options)
     await loader.started.wait()
     return task

@@ -12,11 +12,8 @@ from tiercache import AgentCache
 CHANNEL = "test:__tc:bus:0"
 
 
-# Hearing
-
-
 async def refresh(cache: AgentCache) -> None:
-    """Load anew what is there, and have it written."""
+    """Refresh the llm answer, and wait until Valkey has acknowledged it."""
     await cache.llm.get_or_load(HELLO, Loader("newer"), mode="refresh")
     await cache.flush_writes()
 
@@ -58,7 +55,7 @@ CHANGES: dict[str, tuple[Callable[[AgentCache], Awaitable[Any]], set[str]]] = {
 
 
 async def filled(a: AgentCache, b: AgentCache) -> dict[str, str]:
-    """Store an entry of each tier by ``a``, have ``b`` read them; return their keys."""
+    """Store an entry of each tier through ``a``, read them through ``b``; return the key of each tier."""
     keys = {
         LLM: await a.llm.store(HELLO, "older", tags=["both"]),
         TOOL: await a.tool.store("t", {}, "older"),

@@ -16,7 +16,9 @@ from tiercache import AgentCache, TierOptions, ToolPolicy
 
 
 @pytest.mark.parametrize("change", CHANGES)
-async def test_a_change_leaves_the_memory_of_another_process(replicas: Pair, plain: valkey.Valkey, change: str) -> None:
+async def test_announcement_drops_changed_entry_from_l1_of_replica(
+    replicas: Pair, plain: valkey.Valkey, change: str
+) -> None:
     a, b = replicas
     keys = await filled(a, b)
     await caught_up(b, plain)
@@ -28,7 +30,7 @@ async def test_a_change_leaves_the_memory_of_another_process(replicas: Pair, pla
     assert distrusted(b) == distrusted_before
 
 
-async def test_a_change_is_heard_of_within_a_tenth_of_a_second_or_so(replicas: Pair) -> None:
+async def test_announcement_reaches_replica_within_100_ms(replicas: Pair) -> None:
     a, b = replicas
     took = []
     for number in range(5):
@@ -42,7 +44,7 @@ async def test_a_change_is_heard_of_within_a_tenth_of_a_second_or_so(replicas: P
     assert min(took) < 0.1
 
 
-async def test_what_a_process_stores_stays_in_its_own_memory(replicas: Pair, plain: valkey.Valkey) -> None:
+async def test_announcement_keeps_own_store_in_own_l1(replicas: Pair, plain: valkey.Valkey) -> None:
     a, _ = replicas
     await a.kv.set("k", "v")
     await a.llm.store(HELLO, "x")
@@ -52,7 +54,7 @@ async def test_what_a_process_stores_stays_in_its_own_memory(replicas: Pair, pla
     assert a.local_stats().heard_count == 0
 
 
-async def test_a_first_fill_is_not_announced(cache: AgentCache, plain: valkey.Valkey) -> None:
+async def test_announcement_is_not_published_for_first_fill(cache: AgentCache, plain: valkey.Valkey) -> None:
     with plain.pubsub(ignore_subscribe_messages=True) as bus:
         bus.subscribe(CHANNEL)
         bus.get_message(timeout=1)
@@ -67,17 +69,17 @@ async def test_a_first_fill_is_not_announced(cache: AgentCache, plain: valkey.Va
         assert b'"k":["test:__tc:kv:kv:last"]' in message["data"]
 
 
-async def test_every_change_has_the_next_number(cache: AgentCache, plain: valkey.Valkey) -> None:
+async def test_announcement_carries_next_number_for_each_change(cache: AgentCache, plain: valkey.Valkey) -> None:
     await cache.kv.set("k", 1)
     first = int(plain.get(SEQUENCE))
     now = time.time() * 1e6
-    assert now - 60e6 < first <= now  # The clock's microseconds, not 1.
+    assert now - 60e6 < first <= now  # The first number is the clock in microseconds, not 1.
     await cache.kv.set("k", 2)
     await cache.kv.delete("k")
     assert int(plain.get(SEQUENCE)) == first + 2
 
 
-async def test_many_keys_are_announced_in_messages_of_at_most_64(cache: AgentCache, plain: valkey.Valkey) -> None:
+async def test_announcement_carries_at_most_64_keys(cache: AgentCache, plain: valkey.Valkey) -> None:
     with plain.pubsub(ignore_subscribe_messages=True) as bus:
         bus.subscribe(CHANNEL)
         bus.get_message(timeout=1)
@@ -90,13 +92,13 @@ async def test_many_keys_are_announced_in_messages_of_at_most_64(cache: AgentCac
     assert max(counts) <= 64
 
 
-async def test_a_policy_set_by_one_process_is_known_to_the_others(replicas: Pair) -> None:
+async def test_announcement_publishes_changed_tool_policy(replicas: Pair) -> None:
     a, b = replicas
     await a.tool.set_policy("t", ToolPolicy(7))
     await until(lambda: b.tool.get_policy("t") == ToolPolicy(7), seconds=2)
 
 
-async def test_caches_of_other_names_hear_nothing(make_cache: MakeCache, plain: valkey.Valkey) -> None:
+async def test_announcement_does_not_reach_cache_of_other_name(make_cache: MakeCache, plain: valkey.Valkey) -> None:
     a, b = make_cache(name="test"), make_cache(name="test.eu")
     await b.kv.set("k", 1)
     await a.kv.set("k", 1)
@@ -106,12 +108,12 @@ async def test_caches_of_other_names_hear_nothing(make_cache: MakeCache, plain: 
     assert b.local_stats().heard_count == 0
 
 
-# Loads and reads under way in another process
+# Loads and reads in flight in another process
 
 
 @pytest.mark.parametrize("lease", [True, False])
 @pytest.mark.parametrize("change", ["kv.set", "kv.delete", "kv.clear", "invalidate_tag"])
-async def test_a_load_that_another_process_has_overtaken_is_neither_kept_nor_joined(
+async def test_announcement_breaks_load_in_flight_of_replica(
     make_cache: MakeCache, plain: valkey.Valkey, change: str, lease: bool
 ) -> None:
     a, b = (make_cache(name="test", coherence=UNTRACKED, kv=TierOptions(lease=lease)) for _ in range(2))
@@ -131,7 +133,7 @@ async def test_a_load_that_another_process_has_overtaken_is_neither_kept_nor_joi
     assert await b.kv.get("k") == later.value
 
 
-async def test_a_read_that_another_process_has_overtaken_is_not_kept(
+async def test_announcement_breaks_read_in_flight_of_replica(
     replicas: Pair, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a, b = replicas
@@ -147,7 +149,7 @@ async def test_a_read_that_another_process_has_overtaken_is_not_kept(
     assert await b.kv.get("k") == "newer"
 
 
-async def test_a_load_in_doubt_is_not_kept_in_memory(replicas: Pair, plain: valkey.Valkey) -> None:
+async def test_announcement_that_is_unreadable_keeps_load_out_of_l1(replicas: Pair, plain: valkey.Valkey) -> None:
     _, b = replicas
     loader = Loader("older", held=True)
     loading = asyncio.create_task(b.kv.get_or_load("k", loader))

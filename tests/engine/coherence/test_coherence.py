@@ -16,11 +16,13 @@ from tiercache.engine.level2.level2 import Position
 from tiercache.engine.memory.fences import Fences
 from tiercache.engine.memory.l1 import L1
 
-# Decisions, without a server
-
 
 class Decided:
-    """A Coherence with all that it decides over."""
+    """A ``Coherence`` with its L1, fences and leases, subscribed at change 7, and with the entries "k" and "l".
+
+    Attributes:
+        policies_changed: How often the tool policies were reported as changed.
+    """
 
     def __init__(self) -> None:
         self.l1 = L1(max_entries=100, max_bytes=10_000, max_staleness=3)
@@ -46,19 +48,23 @@ class Decided:
         self.policies_changed += 1
 
     def put(self, key: str, *groups: Group) -> None:
+        """Keep an entry in L1."""
         entry = Entry("v", deadline=100, began=0, expires_at=100, stored_at=0, groups=groups, size_bytes=10)
         assert self.l1.put(key, entry)
 
     @property
     def distrusted(self) -> int:
+        """How often everything was distrusted since the entries were put."""
         return self.coherence.generation - self.before
 
     @property
     def kept(self) -> set[str]:
+        """The entries that L1 still keeps."""
         return {key for key in ("k", "l") if self.l1.peek(key) is not None}
 
-    def hear(self, number: int | None, origin: str = "other", **said: Any) -> None:
-        self.coherence.apply(Heard(Announcement(**said), origin, number))
+    def receive(self, number: int | None, origin: str = "other", **content: Any) -> None:
+        """Apply a received announcement."""
+        self.coherence.apply(Heard(Announcement(**content), origin, number))
 
 
 @pytest.fixture
@@ -67,44 +73,44 @@ def decided() -> Decided:
 
 
 @pytest.mark.parametrize(("number", "is_gap"), [(8, False), (9, True), (7, True), (6, True), (1, True)])
-def test_any_number_but_the_next_is_a_gap(decided: Decided, number: int, is_gap: bool) -> None:
-    decided.hear(number, keys=("k",))
+def test_coherence_distrusts_l1_on_gap_in_numbers(decided: Decided, number: int, is_gap: bool) -> None:
+    decided.receive(number, keys=("k",))
     assert decided.distrusted == is_gap
     assert decided.kept == (set() if is_gap else {"l"})
-    decided.hear(number + 1, keys=("x",))
+    decided.receive(number + 1, keys=("x",))
     assert decided.distrusted == is_gap
 
 
 @pytest.mark.parametrize("number", [8, 9])
-def test_own_changes_count_in_the_sequence_and_are_not_applied(decided: Decided, number: int) -> None:
-    decided.hear(number, "me", keys=("k",))
+def test_coherence_counts_own_announcement_and_does_not_apply_it(decided: Decided, number: int) -> None:
+    decided.receive(number, "me", keys=("k",))
     assert decided.distrusted == (number == 9)
     assert decided.kept == (set() if number == 9 else {"k", "l"})
     assert decided.coherence.heard_count == 0
 
 
-def test_a_group_takes_its_entries_and_loads_with_it(decided: Decided) -> None:
+def test_coherence_drops_entries_and_breaks_fences_of_invalidated_group(decided: Decided) -> None:
     ours, theirs = (decided.fences.open("x", (Group("tier", tier),)) for tier in ("kv", "llm"))
-    decided.hear(8, groups=(Group("tier", "kv"),))
+    decided.receive(8, groups=(Group("tier", "kv"),))
     assert decided.kept == {"l"}
     assert (ours.holds, theirs.holds) == (False, True)
 
 
-def test_an_overtaken_group_leaves_its_entries(decided: Decided) -> None:
+def test_coherence_breaks_fences_and_keeps_entries_of_overtaken_group(decided: Decided) -> None:
     fence = decided.fences.open("x", (Group("tier", "kv"),))
-    decided.hear(8, overtaken=(Group("tier", "kv"),))
+    decided.receive(8, overtaken=(Group("tier", "kv"),))
     assert decided.kept == {"k", "l"}
     assert not fence.holds
 
 
-def test_what_was_said_between_subscribing_and_asking_for_the_position_is_no_gap(decided: Decided) -> None:
+def test_coherence_accepts_announcement_between_subscription_and_position(decided: Decided) -> None:
     decided.coherence.subscribed(Position("server", 7))
     for number in (6, 7):
-        decided.hear(number, keys=("k",))
+        decided.receive(number, keys=("k",))
     decided.coherence.apply(Pong(1.0, 7))
-    decided.hear(8, keys=("x",))
+    decided.receive(8, keys=("x",))
     assert decided.distrusted == 0
-    assert decided.kept == {"l"}  # It is applied all the same.
+    assert decided.kept == {"l"}  # The announcement is applied.
 
 
 @pytest.mark.parametrize(
@@ -117,35 +123,37 @@ def test_what_was_said_between_subscribing_and_asking_for_the_position_is_no_gap
         (Position(None, 7), False),
     ],
 )
-def test_memory_outlives_a_subscription_only_with_proof(decided: Decided, position: Position, is_proof: bool) -> None:
+def test_coherence_keeps_l1_after_reconnect_only_with_proof(
+    decided: Decided, position: Position, is_proof: bool
+) -> None:
     decided.coherence.subscribed(position)
     assert decided.distrusted == (not is_proof)
     assert decided.kept == ({"k", "l"} if is_proof else set())
 
 
-def test_a_server_that_does_not_say_who_it_is_never_proves_anything(decided: Decided) -> None:
+def test_coherence_distrusts_l1_after_reconnect_to_unidentified_server(decided: Decided) -> None:
     decided.coherence.subscribed(Position(None, 7))
     decided.coherence.subscribed(Position(None, 7))
     assert decided.distrusted == 2
 
 
 @pytest.mark.parametrize(("number", "is_missed"), [(7, False), (6, False), (0, False), (8, True)])
-def test_an_answer_with_a_later_number_shows_what_was_not_heard(decided: Decided, number: int, is_missed: bool) -> None:
+def test_coherence_distrusts_l1_when_pong_carries_later_number(decided: Decided, number: int, is_missed: bool) -> None:
     decided.coherence.apply(Pong(5.0, number))
     assert decided.distrusted == is_missed
     assert decided.l1.trusted_until == 8.0
-    decided.hear(max(number, 7) + 1, keys=("x",))
+    decided.receive(max(number, 7) + 1, keys=("x",))
     assert decided.distrusted == is_missed
 
 
-def test_an_older_answer_takes_no_trust_away(decided: Decided) -> None:
+def test_coherence_keeps_trust_when_older_pong_arrives(decided: Decided) -> None:
     decided.coherence.apply(Pong(5.0, 7))
     decided.coherence.apply(Pong(4.0, 7))
     assert decided.l1.trusted_until == 8.0
 
 
 @pytest.mark.parametrize("event", [ChangedByOthers(None), Unreadable("it makes no sense")])
-def test_what_says_nothing_definite_drops_everything(decided: Decided, event: Any) -> None:
+def test_coherence_drops_everything_on_event_without_keys(decided: Decided, event: Any) -> None:
     fence = decided.fences.open("x", ())
     decided.coherence.apply(event)
     assert decided.distrusted == 1
@@ -153,7 +161,7 @@ def test_what_says_nothing_definite_drops_everything(decided: Decided, event: An
     assert (fence.holds, fence.in_doubt) == (True, True)
 
 
-def test_the_servers_own_word_drops_keys_and_tells_of_settings(decided: Decided) -> None:
+def test_coherence_applies_server_invalidation_to_keys_and_policies(decided: Decided) -> None:
     fence = decided.fences.open("k", ())
     decided.coherence.apply(ChangedByOthers(("k", "settings", "unknown")))
     assert decided.kept == {"l"}
@@ -161,17 +169,17 @@ def test_the_servers_own_word_drops_keys_and_tells_of_settings(decided: Decided)
     assert (decided.policies_changed, decided.distrusted) == (1, 0)
 
 
-def test_settings_changed_by_this_process_are_known_to_it(decided: Decided) -> None:
-    decided.hear(None, "me", settings=True)
+def test_coherence_ignores_own_policy_change(decided: Decided) -> None:
+    decided.receive(None, "me", settings=True)
     assert decided.policies_changed == 0
-    decided.hear(None, settings=True)
+    decided.receive(None, settings=True)
     assert decided.policies_changed == 1
 
 
-async def test_whoever_waits_for_a_lease_is_woken_by_a_change_and_by_its_end(decided: Decided) -> None:
+async def test_coherence_wakes_lease_waiter_on_change_and_on_release(decided: Decided) -> None:
     for wake in (
-        lambda: decided.hear(int(position_of(decided.coherence)) + 1, keys=("k",)),
-        lambda: decided.hear(None, settled=("k",)),
+        lambda: decided.receive(int(position_of(decided.coherence)) + 1, keys=("k",)),
+        lambda: decided.receive(None, settled=("k",)),
         lambda: decided.coherence.apply(ChangedByOthers(("k",))),
         lambda: decided.coherence.distrust("no reason"),
     ):

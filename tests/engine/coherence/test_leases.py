@@ -17,10 +17,10 @@ from tests.support import MakeCache, Pair, until
 from tiercache import AgentCache, CoherenceOptions, ResilienceOptions, TierOptions
 from tiercache.engine.coherence.leases import Lease, Leases
 
-# One load among all
+# One load in all processes
 
 
-async def test_two_processes_that_miss_at_once_load_once(tracked: Pair) -> None:
+async def test_lease_coalesces_loads_of_two_processes(tracked: Pair) -> None:
     loader = Loader(held=True)
     tasks = [load(cache, loader) for cache in tracked]
     await loader.started.wait()
@@ -33,7 +33,7 @@ async def test_two_processes_that_miss_at_once_load_once(tracked: Pair) -> None:
 
 
 @pytest.mark.parametrize("tier", ["llm", "tool", "kv"])
-async def test_every_tier_loads_once(tracked: Pair, tier: str) -> None:
+async def test_lease_coalesces_loads_in_every_tier(tracked: Pair, tier: str) -> None:
     loader = Loader(held=True)
 
     def ask(cache: AgentCache) -> Any:
@@ -52,7 +52,7 @@ async def test_every_tier_loads_once(tracked: Pair, tier: str) -> None:
     assert loader.calls == 1
 
 
-async def test_a_load_longer_than_its_lease_is_still_the_only_one(make_cache: MakeCache, plain: valkey.Valkey) -> None:
+async def test_lease_is_renewed_during_load_longer_than_its_ttl(make_cache: MakeCache, plain: valkey.Valkey) -> None:
     a, b = (make_cache(name="test", coherence=CoherenceOptions(lease_ttl=0.3)) for _ in range(2))
     await b.open()
     first, second = Loader("first", held=True), Loader("second")
@@ -68,7 +68,7 @@ async def test_a_load_longer_than_its_lease_is_still_the_only_one(make_cache: Ma
     assert (first.calls, second.calls) == (1, 0)
 
 
-async def test_a_lease_is_renewed_no_more_once_it_has_ended(make_cache: MakeCache, plain: valkey.Valkey) -> None:
+async def test_lease_is_not_renewed_after_its_end(make_cache: MakeCache, plain: valkey.Valkey) -> None:
     cache = make_cache(name="test", coherence=CoherenceOptions(lease_ttl=0.1))
     await cache.kv.get_or_load("k", Loader(), ttl=0.4)
     await cache.flush_writes()
@@ -77,9 +77,7 @@ async def test_a_lease_is_renewed_no_more_once_it_has_ended(make_cache: MakeCach
     assert time.monotonic() > began + 0.2
 
 
-async def test_a_waiter_is_told_and_a_lease_that_nobody_wants_is_not_talked_of(
-    tracked: Pair, plain: valkey.Valkey
-) -> None:
+async def test_lease_end_is_announced_only_to_waiters(tracked: Pair, plain: valkey.Valkey) -> None:
     a, b = tracked
     with plain.pubsub(ignore_subscribe_messages=True) as bus:
         bus.subscribe(CHANNEL)
@@ -102,7 +100,7 @@ async def test_a_waiter_is_told_and_a_lease_that_nobody_wants_is_not_talked_of(
     assert all(b'"s":null' in message for message in messages)
 
 
-async def test_a_waiter_looks_again_where_nothing_is_to_be_heard(
+async def test_lease_waiter_polls_valkey_without_wakeups(
     tracked: Pair, monkeypatch: pytest.MonkeyPatch, plain: valkey.Valkey
 ) -> None:
     a, b = tracked
@@ -120,7 +118,7 @@ async def test_a_waiter_looks_again_where_nothing_is_to_be_heard(
 # How a lease ends
 
 
-async def test_when_the_loader_raises_a_waiter_loads_at_once(tracked: Pair, plain: valkey.Valkey) -> None:
+async def test_lease_waiter_loads_at_once_when_loader_raises(tracked: Pair, plain: valkey.Valkey) -> None:
     a, b = tracked
     failing = Loader(ValueError("no"), held=True)
     loading = await holder(a, failing)
@@ -137,21 +135,21 @@ async def test_when_the_loader_raises_a_waiter_loads_at_once(tracked: Pair, plai
     assert (await a.kv.get_or_load("k", Loader())).source == "l2"
 
 
-async def test_a_load_that_failed_leaves_nothing_behind(cache: AgentCache, plain: valkey.Valkey) -> None:
+async def test_lease_is_released_when_loader_raises(cache: AgentCache, plain: valkey.Valkey) -> None:
     with pytest.raises(ValueError, match="no"):
         await cache.kv.get_or_load("k", Loader(ValueError("no")))
     await cache.flush_writes()
     assert plain.get(KEY) is None
 
 
-async def test_what_is_not_to_be_stored_gives_the_lease_back(make_cache: MakeCache, plain: valkey.Valkey) -> None:
+async def test_lease_is_released_when_store_when_refuses_value(make_cache: MakeCache, plain: valkey.Valkey) -> None:
     cache = make_cache(name="test", kv=TierOptions(store_when=lambda value: False))
     await cache.kv.get_or_load("k", Loader())
     await cache.flush_writes()
     assert plain.get(KEY) is None
 
 
-async def test_a_cancelled_holder_gives_the_lease_back(tracked: Pair, plain: valkey.Valkey) -> None:
+async def test_lease_is_released_when_holder_is_cancelled(tracked: Pair, plain: valkey.Valkey) -> None:
     a, b = tracked
     cancelled = Loader(held=True)
     loading = await holder(a, cancelled)
@@ -164,7 +162,7 @@ async def test_a_cancelled_holder_gives_the_lease_back(tracked: Pair, plain: val
     assert cancelled.cancelled == 1
 
 
-async def test_closing_gives_the_leases_back(make_cache: MakeCache, plain: valkey.Valkey, url: str) -> None:
+async def test_lease_is_released_when_cache_closes(make_cache: MakeCache, plain: valkey.Valkey, url: str) -> None:
     cache = AgentCache.from_url(url, name="test")
     loading = await holder(cache, Loader(held=True))
     assert holds_placeholder(plain)
@@ -174,7 +172,7 @@ async def test_closing_gives_the_leases_back(make_cache: MakeCache, plain: valke
     assert plain.get(KEY) is None
 
 
-async def test_a_waiter_that_is_cancelled_leaves_the_others(make_cache: MakeCache) -> None:
+async def test_lease_waiter_cancelled_leaves_other_waiters(make_cache: MakeCache) -> None:
     a, b, c = (make_cache(name="test") for _ in range(3))
     loader, unwanted = Loader(held=True), Loader()
     loading = await holder(a, loader)
@@ -192,7 +190,7 @@ async def test_a_waiter_that_is_cancelled_leaves_the_others(make_cache: MakeCach
     assert internals(b).lease_waiter_count == 0
 
 
-async def test_lease_wait_is_the_longest_wait_and_what_is_loaded_then_is_not_stored(
+async def test_lease_wait_bounds_the_wait_and_keeps_late_load_unstored(
     make_cache: MakeCache, plain: valkey.Valkey
 ) -> None:
     a = make_cache(name="test")
@@ -213,9 +211,7 @@ async def test_lease_wait_is_the_longest_wait_and_what_is_loaded_then_is_not_sto
     assert a.local_stats().tiers["kv"].overtaken == 0
 
 
-async def test_a_lease_whose_holder_is_gone_holds_nobody_up_for_longer_than_it_lives(
-    make_cache: MakeCache, plain: valkey.Valkey
-) -> None:
+async def test_lease_of_dead_holder_expires_after_its_ttl(make_cache: MakeCache, plain: valkey.Valkey) -> None:
     cache = make_cache(name="test")
     await cache.open()
     plain.set(KEY, b"tc:lease:gone:1", px=400)
@@ -228,8 +224,8 @@ async def test_a_lease_whose_holder_is_gone_holds_nobody_up_for_longer_than_it_l
 
 
 @pytest.mark.parametrize("through", [False, True], ids=["its own key", "through another load"])
-async def test_a_loader_may_ask_for_what_nobody_may_join_any_more(cache: AgentCache, through: bool) -> None:
-    """Its own load has become doubtful, so that a new one begins, which finds the lease of the first."""
+async def test_lease_does_not_block_nested_load_of_its_own_key(cache: AgentCache, through: bool) -> None:
+    """The load of the loader is in doubt, so that the nested call starts a new load, which finds the first lease."""
 
     async def other(_: object) -> str:
         return (await cache.llm.get_or_load(HELLO, lambda: "inner")).response or ""
@@ -245,7 +241,7 @@ async def test_a_loader_may_ask_for_what_nobody_may_join_any_more(cache: AgentCa
     assert result.response == "outer of inner"
 
 
-async def test_a_load_that_waits_for_a_lease_of_its_process_is_waited_for_by_no_loader_of_that(
+async def test_lease_avoids_deadlock_of_holder_and_waiter_in_one_process(
     cache: AgentCache,
 ) -> None:
     began, go_on = asyncio.Event(), asyncio.Event()
@@ -270,8 +266,8 @@ async def test_a_load_that_waits_for_a_lease_of_its_process_is_waited_for_by_no_
         assert (await second).response == "outer of inner"
 
 
-async def test_waiting_takes_no_place_among_the_loads(make_cache: MakeCache) -> None:
-    """A loader that asks for what another process loads lends its own place meanwhile."""
+async def test_lease_waiter_lends_its_slot(make_cache: MakeCache) -> None:
+    """A loader whose nested call waits for the lease of another process lends its slot for that time."""
     a = make_cache(name="test")
     b = make_cache(name="test", resilience=ResilienceOptions(max_loads=1))
     loader = Loader(held=True)
@@ -292,7 +288,7 @@ async def test_waiting_takes_no_place_among_the_loads(make_cache: MakeCache) -> 
 # Without leases
 
 
-async def test_without_leases_every_process_loads(make_cache: MakeCache, plain: valkey.Valkey) -> None:
+async def test_lease_turned_off_loads_in_every_process(make_cache: MakeCache, plain: valkey.Valkey) -> None:
     a, b = (make_cache(name="test", kv=TierOptions(lease=False)) for _ in range(2))
     await b.open()
     loader = Loader("first", held=True)
@@ -305,14 +301,14 @@ async def test_without_leases_every_process_loads(make_cache: MakeCache, plain: 
     assert b.local_stats().tiers["kv"].lease_waits == 0
 
 
-async def test_a_cache_of_memory_alone_waits_for_nobody() -> None:
+async def test_lease_is_not_taken_without_valkey() -> None:
     async with AgentCache.in_memory() as cache:
         results = await asyncio.gather(*(cache.kv.get_or_load("k", Loader()) for _ in range(10)))
         assert {result.value for result in results} == {"answer"}
         assert cache.local_stats().tiers["kv"].lease_waits == 0
 
 
-async def test_what_is_bypassed_takes_no_lease(tracked: Pair, plain: valkey.Valkey) -> None:
+async def test_lease_is_not_taken_in_bypass_mode(tracked: Pair, plain: valkey.Valkey) -> None:
     a, b = tracked
     loader = Loader(held=True)
     loading = await holder(a, loader, mode="bypass")
@@ -325,9 +321,7 @@ async def test_what_is_bypassed_takes_no_lease(tracked: Pair, plain: valkey.Valk
 # Many keys
 
 
-async def test_a_batch_loads_what_another_process_loads_too_and_leaves_its_lease_alone(
-    tracked: Pair, plain: valkey.Valkey
-) -> None:
+async def test_lease_of_other_process_is_left_alone_by_load_many(tracked: Pair, plain: valkey.Valkey) -> None:
     a, b = tracked
     loader = Loader("theirs", held=True)
     loading = await holder(a, loader)
@@ -342,7 +336,7 @@ async def test_a_batch_loads_what_another_process_loads_too_and_leaves_its_lease
     assert plain.get(KEY) == b"stheirs"
 
 
-async def test_a_batch_that_fails_gives_all_its_leases_back(cache: AgentCache, plain: valkey.Valkey) -> None:
+async def test_lease_of_every_key_is_released_when_load_many_fails(cache: AgentCache, plain: valkey.Valkey) -> None:
     def fail(keys: list[str]) -> list[str]:
         assert all(holds_placeholder(plain, f"test:__tc:kv:kv:{key}") for key in keys)
         raise ValueError("no")
@@ -353,7 +347,7 @@ async def test_a_batch_that_fails_gives_all_its_leases_back(cache: AgentCache, p
     assert not plain.exists(KEY, "test:__tc:kv:kv:l")
 
 
-async def test_a_lease_that_stands_on_a_value_is_neither_renewed_nor_removed() -> None:
+async def test_lease_on_existing_value_is_neither_renewed_nor_removed() -> None:
     lease = Lease("k", b"value")
     assert not lease.is_placeholder
     Leases(None, origin="me", ttl=1).give_up(lease)  # type: ignore[arg-type]

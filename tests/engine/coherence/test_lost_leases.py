@@ -17,7 +17,7 @@ from tiercache.engine.level2.writes import Release, TakeLease
 
 
 @pytest.mark.parametrize("many", [False, True])
-async def test_a_lease_that_arrives_after_the_cancellation_is_given_back(
+async def test_lease_granted_after_cancellation_is_released(
     cache: AgentCache, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch, many: bool
 ) -> None:
     takes, loader = HeldReplies(monkeypatch, TakeLease), Loader()
@@ -35,10 +35,10 @@ async def test_a_lease_that_arrives_after_the_cancellation_is_given_back(
 
 
 @pytest.mark.parametrize("many", [False, True])
-async def test_a_lease_that_arrives_together_with_the_cancellation_is_given_back(
+async def test_lease_granted_in_step_of_cancellation_is_released(
     cache: AgentCache, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch, many: bool
 ) -> None:
-    """Answered in the same turn of the loop in which the load is cancelled."""
+    """The reply arrives in the same loop step in which the load is cancelled."""
     await cache.open()
     cancel_loads_with_lease_reply(monkeypatch)
     kv = cache.kv
@@ -48,12 +48,12 @@ async def test_a_lease_that_arrives_together_with_the_cancellation_is_given_back
     await until(lambda: plain.get(KEY) is None, seconds=2)
 
 
-# What takes the right to store away
+# Changes that end the right to store
 
 
 @pytest.mark.parametrize("tracking", ["off", "auto"])
 @pytest.mark.parametrize("change", ["deleted", "replaced"])
-async def test_a_load_whose_lease_was_lost_is_stored_nowhere(
+async def test_lease_lost_to_other_client_keeps_load_out_of_both_levels(
     make_cache: MakeCache, plain: valkey.Valkey, tracking: Any, change: str
 ) -> None:
     cache = make_cache(name="test", coherence=CoherenceOptions(tracking=tracking))
@@ -72,14 +72,14 @@ async def test_a_load_whose_lease_was_lost_is_stored_nowhere(
     assert await cache.kv.get("k") == (None if change == "deleted" else "newer")
 
 
-async def test_a_fill_that_is_refused_takes_no_later_value_out_of_memory(
+async def test_lease_lost_before_refused_fill_keeps_later_value_in_l1(
     make_cache: MakeCache, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The right was lost; before that is known a later load has brought a newer value."""
+    """The lease is lost; before the process receives the reply, a later load stores a newer value."""
     cache = make_cache(name="test", coherence=UNTRACKED)
     first, second = Loader("older", held=True), Loader("newer", held=True)
     tasks = [await holder(cache, first)]
-    tasks.append(await holder(cache, second, mode="refresh"))  # Which takes the lease over.
+    tasks.append(await holder(cache, second, mode="refresh"))  # The refresh takes the lease over.
     placeholder = plain.get(KEY)
     plain.delete(KEY)
     replies = HeldReplies(monkeypatch, object)
@@ -97,7 +97,7 @@ async def test_a_fill_that_is_refused_takes_no_later_value_out_of_memory(
 
 
 @pytest.mark.parametrize("tracking", ["off", "auto"])
-async def test_an_explicit_write_by_another_process_wins_in_both_levels(
+async def test_lease_yields_to_explicit_write_of_other_process(
     make_cache: MakeCache, plain: valkey.Valkey, tracking: Any
 ) -> None:
     a, b = (make_cache(name="test", coherence=CoherenceOptions(tracking=tracking)) for _ in range(2))
@@ -116,7 +116,7 @@ async def test_an_explicit_write_by_another_process_wins_in_both_levels(
 
 @pytest.mark.parametrize("tracking", ["off", "auto"])
 @pytest.mark.parametrize("change", [None, "replaced", "deleted"])
-async def test_a_refresh_replaces_the_value_that_it_found_and_no_other(
+async def test_refresh_replaces_only_the_value_that_it_read(
     make_cache: MakeCache, plain: valkey.Valkey, tracking: Any, change: str | None
 ) -> None:
     cache = make_cache(name="test", coherence=CoherenceOptions(tracking=tracking))
@@ -136,7 +136,7 @@ async def test_a_refresh_replaces_the_value_that_it_found_and_no_other(
     assert await cache.kv.get("k") == expected
 
 
-async def test_a_refresh_of_nothing_takes_a_lease(cache: AgentCache, plain: valkey.Valkey) -> None:
+async def test_refresh_takes_lease_when_key_is_absent(cache: AgentCache, plain: valkey.Valkey) -> None:
     loader = Loader(held=True)
     loading = await holder(cache, loader, mode="refresh")
     assert holds_placeholder(plain)
@@ -148,9 +148,7 @@ async def test_a_refresh_of_nothing_takes_a_lease(cache: AgentCache, plain: valk
 
 @pytest.mark.parametrize("junk", ["bytes", "hash", "empty"])
 @pytest.mark.parametrize("many", [False, True])
-async def test_what_no_tier_can_read_is_replaced(
-    cache: AgentCache, plain: valkey.Valkey, junk: str, many: bool
-) -> None:
+async def test_load_replaces_undecodable_value(cache: AgentCache, plain: valkey.Valkey, junk: str, many: bool) -> None:
     if junk == "hash":
         plain.hset(KEY, "a", "b")
     else:
@@ -164,7 +162,7 @@ async def test_what_no_tier_can_read_is_replaced(
     assert (await cache.kv.get_or_load("k", Loader())).source == "l1"
 
 
-async def test_what_cannot_be_read_is_not_replaced_once_somebody_else_has(
+async def test_load_keeps_value_that_other_client_stored_over_undecodable_value(
     make_cache: MakeCache, plain: valkey.Valkey
 ) -> None:
     cache = make_cache(name="test", coherence=UNTRACKED)
@@ -178,10 +176,10 @@ async def test_what_cannot_be_read_is_not_replaced_once_somebody_else_has(
     assert plain.get(KEY) == b"snewer"
 
 
-# Answers that are lost
+# Lost replies
 
 
-async def test_a_placeholder_whose_answer_was_lost_is_taken_away(
+async def test_lease_with_lost_reply_is_released(
     tracked: Pair, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lost = LostReplies(monkeypatch, TakeLease)
@@ -191,7 +189,7 @@ async def test_a_placeholder_whose_answer_was_lost_is_taken_away(
     await until(lambda: plain.get(KEY) is None)
 
 
-async def test_a_placeholder_of_its_own_that_nobody_loads_is_waited_for_by_nobody(
+async def test_lease_orphaned_by_lost_replies_blocks_no_load(
     tracked: Pair, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = tracked[0]
@@ -207,7 +205,7 @@ async def test_a_placeholder_of_its_own_that_nobody_loads_is_waited_for_by_nobod
     assert plain.get(KEY) == b"sleased"
 
 
-async def test_a_caller_waits_no_longer_for_a_load_whose_fill_was_lost(
+async def test_lease_waiter_loads_when_fill_of_holder_is_lost(
     tracked: Pair, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = tracked[0]
@@ -218,7 +216,7 @@ async def test_a_caller_waits_no_longer_for_a_load_whose_fill_was_lost(
     fail_next_fill(monkeypatch)
     loader.release()
     assert (await first).value == "first"
-    async with asyncio.timeout(4):  # Less than the 10 s that the placeholder lives.
+    async with asyncio.timeout(4):  # The placeholder lives for 10 s.
         assert (await second).value == "second"
     await cache.flush_writes()
     assert plain.get(KEY) == b"ssecond"

@@ -1,4 +1,4 @@
-"""Invalidations that Valkey did not acknowledge: not believed in Valkey meanwhile, and repeated until they are done."""
+"""Pending invalidations: until Valkey acknowledges a retry, the process reads no value that may be stale from it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tiercache import AgentCache, L2UnavailableError, ResilienceOptions
 from tiercache.embedded import EmbeddedValkey
 from tiercache.testing import ChaosProxy
 
-# The breaker stays out of it: that nothing is read must be for the sake of the invalidation.
+# The breaker stays closed, so that a miss can only be due to the pending invalidation.
 PATIENT = ResilienceOptions(l2_timeout=0.3, breaker_failures=1000, breaker_pause=0.8)
 
 READS: dict[str, Callable[[AgentCache], Awaitable[Any]]] = {
@@ -32,7 +32,7 @@ READS: dict[str, Callable[[AgentCache], Awaitable[Any]]] = {
 }
 
 CHANGES: dict[str, tuple[Callable[[AgentCache], Awaitable[Any]], set[str], set[str]]] = {
-    # What it removes, and what it hides besides until it is settled.
+    # The change, the entries that it removes, and further entries that it hides until it is settled.
     "kv.delete": (lambda cache: cache.kv.delete("k"), {"kv"}, set()),
     "kv.delete_many": (lambda cache: cache.kv.delete_many(["k"]), {"kv"}, set()),
     "kv.clear": (lambda cache: cache.kv.clear(), {"kv", "other kv"}, set()),
@@ -65,42 +65,40 @@ async def fill(cache: AgentCache) -> None:
 
 
 async def read(cache: AgentCache) -> set[str]:
-    """Return which of the entries are found, each in Valkey."""
+    """Return the names of the entries that a read finds in Valkey."""
     cache.clear_l1()
     return {name for name, look in READS.items() if await look(cache) == "older"}
 
 
 @pytest.fixture
 async def cache(proxy: ChaosProxy) -> AsyncIterator[AgentCache]:
-    """A filled cache behind a proxy."""
+    """Return a filled cache behind a proxy."""
     async with AgentCache.from_url(proxy.url, name="test", coherence=UNTRACKED, resilience=PATIENT) as cache:
         await fill(cache)
         yield cache
 
 
 def cut(proxy: ChaosProxy) -> None:
-    """Cut all commands off, so that none of those to come reaches the server."""
+    """Cut the connections for commands, so that no later command reaches the server."""
     proxy.refuse()
     proxy.kill(lane="commands")
 
 
 @pytest.mark.parametrize("change", CHANGES)
-async def test_what_may_not_have_been_removed_is_not_read_from_valkey(
-    cache: AgentCache, proxy: ChaosProxy, change: str
-) -> None:
+async def test_pending_invalidation_hides_value_in_valkey(cache: AgentCache, proxy: ChaosProxy, change: str) -> None:
     make, removed, hidden = CHANGES[change]
     cut(proxy)
     with pytest.raises(L2UnavailableError):
         await make(cache)
     proxy.refuse(False)
     assert await read(cache) == READS.keys() - removed - hidden
-    # Repeated, and believed again.
+    # The retry is acknowledged, and Valkey is read again.
     await until(lambda: not internals(cache).has_pending_invalidations)
     assert await read(cache) == READS.keys() - removed
 
 
 @pytest.mark.parametrize("change", CHANGES)
-async def test_what_is_repeated_is_announced(
+async def test_pending_invalidation_is_announced_after_retry(
     cache: AgentCache, proxy: ChaosProxy, make_cache: MakeCache, change: str
 ) -> None:
     make, removed, _ = CHANGES[change]
@@ -122,7 +120,7 @@ async def test_what_is_repeated_is_announced(
 
 
 @pytest.mark.parametrize("change", CHANGES)
-async def test_closing_gives_up_what_is_to_be_repeated(
+async def test_pending_invalidation_is_given_up_on_close(
     url: str, plain: valkey.Valkey, proxy: ChaosProxy, change: str
 ) -> None:
     options = ResilienceOptions(l2_timeout=0.2, breaker_failures=1000, breaker_pause=0.05, drain_timeout=0.3)
@@ -131,23 +129,21 @@ async def test_closing_gives_up_what_is_to_be_repeated(
         cut(proxy)
         with pytest.raises(L2UnavailableError):
             await CHANGES[change][0](cache)
-    # That nothing is left running is seen to after each test.
+    # The leak check after each test fails if the retry task still runs.
     assert plain.exists("test:__tc:kv:kv:k")
 
 
-async def test_sessions_are_read_while_an_invalidation_by_tag_is_to_be_repeated(
-    cache: AgentCache, proxy: ChaosProxy
-) -> None:
+async def test_pending_invalidation_of_tag_leaves_sessions_readable(cache: AgentCache, proxy: ChaosProxy) -> None:
     cut(proxy)
     with pytest.raises(L2UnavailableError):
         await cache.invalidate_tag("tag")
     proxy.refuse(False)
     cache.clear_l1()
-    # State is no cache: no answer would be an error, and None a lie.
+    # Sessions are state and not a cache: a miss would be a wrong answer.
     assert await cache.session.get("thread", "field") == "older"
 
 
-async def test_an_unacknowledged_change_of_a_session_is_not_repeated(
+async def test_pending_invalidation_never_retries_session_change(
     cache: AgentCache, proxy: ChaosProxy, plain: valkey.Valkey
 ) -> None:
     cut(proxy)
@@ -160,7 +156,7 @@ async def test_an_unacknowledged_change_of_a_session_is_not_repeated(
     assert plain.get("test:session:thread:field") == b"older"
 
 
-async def test_a_load_that_was_begun_before_an_unacknowledged_invalidation_is_stored_nowhere(
+async def test_pending_invalidation_breaks_load_begun_before_it(
     cache: AgentCache, proxy: ChaosProxy, plain: valkey.Valkey
 ) -> None:
     started, release = asyncio.Event(), asyncio.Event()
@@ -184,7 +180,7 @@ async def test_a_load_that_was_begun_before_an_unacknowledged_invalidation_is_st
     assert await cache.kv.get("new") is None
 
 
-async def test_what_is_loaded_meanwhile_is_kept_in_memory(cache: AgentCache, proxy: ChaosProxy) -> None:
+async def test_pending_invalidation_keeps_later_load_in_l1(cache: AgentCache, proxy: ChaosProxy) -> None:
     cut(proxy)
     with pytest.raises(L2UnavailableError):
         await cache.kv.delete("k")
@@ -197,7 +193,7 @@ async def test_what_is_loaded_meanwhile_is_kept_in_memory(cache: AgentCache, pro
     assert await cache.kv.get("k") != "older"
 
 
-async def test_what_is_stored_meanwhile_settles_its_key(cache: AgentCache, proxy: ChaosProxy) -> None:
+async def test_pending_invalidation_is_settled_by_later_store(cache: AgentCache, proxy: ChaosProxy) -> None:
     cut(proxy)
     with pytest.raises(L2UnavailableError):
         await cache.kv.delete("k")
@@ -206,14 +202,14 @@ async def test_what_is_stored_meanwhile_settles_its_key(cache: AgentCache, proxy
     assert not internals(cache).has_pending_invalidations
     cache.clear_l1()
     assert await cache.kv.get("k") == "newer"
-    # Nor is it deleted by a repetition that came to nothing.
+    # The retry that finds nothing left to do does not delete the stored value.
     task = internals(cache).retry_task
     assert task is not None
     await asyncio.wait([task])
     assert await read_plainly(cache) == "newer"
 
 
-async def test_a_repetition_does_not_remove_what_is_being_stored(
+async def test_pending_invalidation_retry_keeps_store_in_flight(
     cache: AgentCache, proxy: ChaosProxy, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cut(proxy)
@@ -224,10 +220,10 @@ async def test_a_repetition_does_not_remove_what_is_being_stored(
     held = HeldWrites(monkeypatch)
     storing = asyncio.create_task(cache.kv.set("k", "newer"))
     await held.sending.wait()
-    repeating = asyncio.create_task(internals(cache).retry_pending_invalidations())
+    retrying = asyncio.create_task(internals(cache).retry_pending_invalidations())
     await turns()
     held.release.set()
-    await asyncio.gather(storing, repeating)
+    await asyncio.gather(storing, retrying)
     assert not internals(cache).has_pending_invalidations
     assert plain.get("test:__tc:kv:kv:k") == b"snewer"
     assert not plain.exists("test:__tc:kv:kv:other")
@@ -242,7 +238,7 @@ async def read_plainly(cache: AgentCache) -> Any:
 
 
 @pytest.mark.parametrize("change", ["kv.delete", "invalidate_by_tool", "invalidate_by_model", "invalidate_tag"])
-async def test_a_server_that_hung_is_not_believed_before_the_change_was_repeated(
+async def test_pending_invalidation_hides_value_until_hung_server_acknowledges_retry(
     own_server: tuple[EmbeddedValkey, int], change: str
 ) -> None:
     server, pid = own_server

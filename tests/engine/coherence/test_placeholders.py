@@ -16,10 +16,8 @@ from tests.support import Pair
 from tiercache import AgentCache
 from tiercache.engine.coherence.leases import is_placeholder
 
-# A placeholder is nothing
 
-
-async def test_a_placeholder_is_nothing_to_anybody(tracked: Pair, plain: valkey.Valkey) -> None:
+async def test_placeholder_is_a_miss_for_every_reader(tracked: Pair, plain: valkey.Valkey) -> None:
     a, b = tracked
     loaders = [Loader(held=True) for _ in range(3)]
     tasks = [
@@ -48,11 +46,11 @@ async def test_a_placeholder_is_nothing_to_anybody(tracked: Pair, plain: valkey.
         loader.release()
     await asyncio.gather(*tasks)
     await a.flush_writes()
-    assert await b.kv.get("k") is None  # Deleted with its placeholder.
+    assert await b.kv.get("k") is None  # The delete removed the lease with its placeholder.
 
 
 @pytest.mark.parametrize("change", ["clear", "by tool", "by model", "by tag", "flush"])
-async def test_a_placeholder_is_counted_by_nobody_and_goes_with_its_group(
+async def test_placeholder_is_removed_with_its_group_and_not_counted(
     tracked: Pair, plain: valkey.Valkey, change: str
 ) -> None:
     a, b = tracked
@@ -86,7 +84,7 @@ async def test_a_placeholder_is_counted_by_nobody_and_goes_with_its_group(
 
 
 @pytest.mark.parametrize("tier", ["llm", "tool"])
-async def test_betterdb_misses_on_a_placeholder_and_whoever_loads_is_not_hurt(
+async def test_placeholder_is_a_miss_for_betterdb(
     cache: AgentCache, peer: betterdb.AgentCache, plain: valkey.Valkey, tier: str
 ) -> None:
     loader = Loader(held=True)
@@ -103,12 +101,9 @@ async def test_betterdb_misses_on_a_placeholder_and_whoever_loads_is_not_hurt(
     result = await loading
     assert result.response == "answer"
     await cache.flush_writes()
-    # It takes what it cannot read away; the answer is there, and is not stored.
+    # The peer deletes a value that it cannot decode: the caller has its answer, and the answer is not stored.
     assert plain.get(result.key) is None
     assert not in_l1(cache, result.key)
-
-
-# Pieces
 
 
 @pytest.mark.parametrize(
@@ -121,11 +116,11 @@ async def test_betterdb_misses_on_a_placeholder_and_whoever_loads_is_not_hurt(
         (b'{"response":"tc:lease:"}', False),
     ],
 )
-def test_a_placeholder_is_known_by_how_it_begins(data: bytes, expected: bool) -> None:
+def test_placeholder_is_recognised_by_its_prefix(data: bytes, expected: bool) -> None:
     assert is_placeholder(data) is expected
 
 
-async def test_a_text_that_looks_like_a_placeholder_is_a_value(cache: AgentCache) -> None:
+async def test_placeholder_prefix_in_stored_text_is_a_value(cache: AgentCache) -> None:
     await cache.kv.set("k", "tc:lease:abc:1")
     await cache.kv.set("b", b"tc:lease:abc:1")
     await cache.llm.store(HELLO, "tc:lease:abc:1")

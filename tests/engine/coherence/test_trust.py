@@ -1,4 +1,4 @@
-"""Trust: L1 serves no entry past ``max_staleness`` while announcements may be missing, whatever happens to the bus."""
+"""Trust: L1 serves no entry past ``max_staleness`` while announcements may be missing: a bus that hangs or is cut."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from tiercache import AgentCache, CoherenceOptions, TierOptions
 from tiercache.embedded import EmbeddedValkey
 from tiercache.testing import ChaosProxy
 
-# Trust
+# Hanging and cut buses
 
 
-async def test_what_was_invalidated_is_not_served_past_the_bound_while_the_bus_hangs(
+async def test_trust_ends_within_max_staleness_while_bus_hangs(
     make_cache: MakeCache, proxy: ChaosProxy, plain: valkey.Valkey
 ) -> None:
     a = make_cache(name="test")
@@ -32,7 +32,7 @@ async def test_what_was_invalidated_is_not_served_past_the_bound_while_the_bus_h
         proxy.stall(lane="bus")
         await a.kv.delete("k")
         acknowledged = time.monotonic()
-        assert await b.kv.get("k") == "older"  # Nobody has told it.
+        assert await b.kv.get("k") == "older"  # The announcement has not arrived.
         while time.monotonic() <= acknowledged + 0.6:
             await b.kv.get("k")
             await asyncio.sleep(0.01)
@@ -40,7 +40,7 @@ async def test_what_was_invalidated_is_not_served_past_the_bound_while_the_bus_h
         proxy.heal()
 
 
-async def test_memory_is_believed_while_the_bus_answers_and_again_once_it_does(
+async def test_trust_lasts_while_bus_answers_and_returns_when_it_answers_again(
     make_cache: MakeCache, proxy: ChaosProxy, plain: valkey.Valkey
 ) -> None:
     a = make_cache(name="test")
@@ -51,7 +51,7 @@ async def test_memory_is_believed_while_the_bus_answers_and_again_once_it_does(
         first = await b.kv.get_or_load("k", Loader())
         assert first.source == "l2"
         loaded = time.monotonic()
-        await until(lambda: time.monotonic() > loaded + 0.8)  # Longer than it would be believed by itself.
+        await until(lambda: time.monotonic() > loaded + 0.8)  # Longer than an entry is believed without trust.
         assert (await b.kv.get_or_load("k", Loader())).source == "l1"
         proxy.stall(lane="bus")
         await until(lambda: not b.local_stats().trusted)
@@ -62,7 +62,7 @@ async def test_memory_is_believed_while_the_bus_answers_and_again_once_it_does(
         assert (await b.kv.get_or_load("k", Loader())).source == "l1"
 
 
-async def test_a_load_is_not_joined_past_the_bound_while_the_bus_hangs(proxy: ChaosProxy) -> None:
+async def test_trust_bounds_joining_a_flight_while_bus_hangs(proxy: ChaosProxy) -> None:
     options = CoherenceOptions(max_staleness=0.6)
     async with AgentCache.from_url(proxy.url, name="test", coherence=options, kv=TierOptions(lease=False)) as b:
         await until(lambda: b.local_stats().trusted)
@@ -86,11 +86,11 @@ async def cut(proxy: ChaosProxy) -> None:
     await until(lambda: proxy.connection_count("bus") == 0)
 
 
-async def test_what_was_missed_while_the_bus_was_cut_is_not_served_afterwards(
+async def test_trust_drops_l1_after_reconnect_when_a_change_was_missed(
     make_cache: MakeCache, proxy: ChaosProxy, plain: valkey.Valkey
 ) -> None:
     a = make_cache(name="test")
-    # A bound that says nothing within this test.
+    # The bound does not end within this test.
     options = CoherenceOptions(max_staleness=300, tracking="off")
     async with AgentCache.from_url(proxy.url, name="test", coherence=options) as b:
         await a.kv.set("k", "older")
@@ -107,7 +107,7 @@ async def test_what_was_missed_while_the_bus_was_cut_is_not_served_afterwards(
         await until(lambda: not in_l1(b, "test:__tc:kv:kv:k"))
 
 
-async def test_memory_stays_when_nothing_was_missed_while_the_bus_was_cut(
+async def test_trust_keeps_l1_after_reconnect_when_no_change_was_missed(
     make_cache: MakeCache, proxy: ChaosProxy, plain: valkey.Valkey
 ) -> None:
     a = make_cache(name="test")
@@ -127,7 +127,7 @@ async def test_memory_stays_when_nothing_was_missed_while_the_bus_was_cut(
         assert (await b.kv.get_or_load("k", Loader())).source == "l1"
 
 
-async def test_a_bus_that_hangs_for_long_is_given_up_for_a_new_one(
+async def test_trust_returns_after_reconnect_when_bus_hangs_for_long(
     make_cache: MakeCache, proxy: ChaosProxy, plain: valkey.Valkey
 ) -> None:
     a = make_cache(name="test")
@@ -136,7 +136,7 @@ async def test_a_bus_that_hangs_for_long_is_given_up_for_a_new_one(
         await a.kv.set("k", "older")
         await caught_up(b, plain)
         assert await b.kv.get("k") == "older"
-        proxy.half_open(lane="bus")  # For ever.
+        proxy.half_open(lane="bus")  # Until the end of the test.
         await a.kv.set("k", "newer")
         await until(lambda: not b.local_stats().trusted)
         await until(lambda: b.local_stats().trusted)
@@ -145,7 +145,7 @@ async def test_a_bus_that_hangs_for_long_is_given_up_for_a_new_one(
         await until(lambda: not in_l1(b, "test:__tc:kv:kv:k"), seconds=1)
 
 
-# Distrust
+# Unreadable and missing announcements
 
 
 @pytest.mark.parametrize(
@@ -163,9 +163,7 @@ async def test_a_bus_that_hangs_for_long_is_given_up_for_a_new_one(
         b"[" * 100_000,
     ],
 )
-async def test_memory_is_dropped_after_a_message_that_makes_no_sense(
-    replicas: Pair, plain: valkey.Valkey, message: bytes
-) -> None:
+async def test_trust_drops_l1_after_unreadable_message(replicas: Pair, plain: valkey.Valkey, message: bytes) -> None:
     a, b = replicas
     await filled(a, b)
     await caught_up(b, plain)
@@ -177,21 +175,19 @@ async def test_memory_is_dropped_after_a_message_that_makes_no_sense(
     assert await b.kv.get("k") == "newer"
 
 
-async def test_memory_is_dropped_after_a_gap_in_the_numbers(replicas: Pair, plain: valkey.Valkey) -> None:
+async def test_trust_drops_l1_after_gap_in_numbers(replicas: Pair, plain: valkey.Valkey) -> None:
     a, b = replicas
     keys = await filled(a, b)
     await caught_up(b, plain)
     before = distrusted(b)
-    plain.incr(SEQUENCE)  # By somebody of whom nothing was heard.
+    plain.incr(SEQUENCE)  # A change whose announcement is missing.
     await a.kv.set("another", "x")
     await caught_up(b, plain)
     assert distrusted(b) == before + 1
     assert not any(in_l1(b, key) for key in keys.values())
 
 
-async def test_memory_is_dropped_when_a_number_was_given_and_nothing_said(
-    make_cache: MakeCache, plain: valkey.Valkey
-) -> None:
+async def test_trust_drops_l1_after_number_without_announcement(make_cache: MakeCache, plain: valkey.Valkey) -> None:
     a, b = (make_cache(name="test", coherence=CoherenceOptions(tracking="off", max_staleness=0.6)) for _ in range(2))
     await filled(a, b)
     await caught_up(b, plain)
@@ -200,7 +196,7 @@ async def test_memory_is_dropped_when_a_number_was_given_and_nothing_said(
     await until(lambda: distrusted(b) == before + 1, seconds=1)
 
 
-async def test_a_change_is_not_missed_after_the_counter_was_lost(replicas: Pair, plain: valkey.Valkey) -> None:
+async def test_trust_misses_no_change_after_counter_is_lost(replicas: Pair, plain: valkey.Valkey) -> None:
     a, b = replicas
     await filled(a, b)
     await caught_up(b, plain)
@@ -214,7 +210,7 @@ async def test_a_change_is_not_missed_after_the_counter_was_lost(replicas: Pair,
 
 
 @pytest.mark.parametrize("junk", [b"no number", b"9223372036854775807"])
-async def test_a_counter_that_cannot_count_is_begun_anew(replicas: Pair, plain: valkey.Valkey, junk: bytes) -> None:
+async def test_trust_restarts_counter_with_unusable_value(replicas: Pair, plain: valkey.Valkey, junk: bytes) -> None:
     a, b = replicas
     await filled(a, b)
     plain.set(SEQUENCE, junk)
@@ -225,7 +221,7 @@ async def test_a_counter_that_cannot_count_is_begun_anew(replicas: Pair, plain: 
 
 @pytest.fixture
 def silent_writer(server: EmbeddedValkey, plain: valkey.Valkey) -> Iterator[valkey.asyncio.Valkey]:
-    """A client of a user who may do everything but publish and subscribe."""
+    """Return a client whose user may run every command but may not publish or subscribe."""
     plain.acl_setuser(
         "silent", enabled=True, passwords=["+secret"], keys=["*"], commands=["+@all"], reset_channels=True
     )
@@ -234,7 +230,7 @@ def silent_writer(server: EmbeddedValkey, plain: valkey.Valkey) -> Iterator[valk
     plain.acl_deluser("silent")
 
 
-async def test_changes_by_who_may_not_publish_are_followed_within_the_bound(
+async def test_trust_bounds_staleness_after_change_by_unpublishing_writer(
     make_cache: MakeCache, silent_writer: valkey.asyncio.Valkey, caplog: pytest.LogCaptureFixture
 ) -> None:
     options = CoherenceOptions(tracking="off", max_staleness=0.9)
@@ -248,14 +244,14 @@ async def test_changes_by_who_may_not_publish_are_followed_within_the_bound(
             await writer.kv.set("k", number)
             acknowledged = time.monotonic()
             while await b.kv.get("k") != number:
-                assert time.monotonic() < acknowledged + 0.9 + 0.1  # A slow machine's.
+                assert time.monotonic() < acknowledged + 0.9 + 0.1  # 0.1 s for a slow machine.
                 await asyncio.sleep(0.005)
 
 
-async def test_the_very_first_change_is_not_missed_when_who_made_it_may_not_publish(
+async def test_trust_misses_no_first_change_by_unpublishing_writer(
     make_cache: MakeCache, silent_writer: valkey.asyncio.Valkey, plain: valkey.Valkey
 ) -> None:
-    """No change has ever been made when the replica subscribes; the second one is announced by somebody who may."""
+    """The replica subscribes before the first change of all; the second change is announced."""
     options = CoherenceOptions(tracking="off", max_staleness=3)
     a, b = (make_cache(name="test", coherence=options) for _ in range(2))
     await a.kv.get_or_load("k", lambda: "older")
@@ -269,10 +265,10 @@ async def test_the_very_first_change_is_not_missed_when_who_made_it_may_not_publ
         await until(lambda: not in_l1(b, "test:__tc:kv:kv:k"), seconds=3.5)
 
 
-async def test_an_answer_proves_nothing_of_what_was_numbered_after_it_was_asked_for(
+async def test_trust_is_not_extended_by_position_read_before_a_change(
     make_cache: MakeCache, silent_writer: valkey.asyncio.Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The question for the last number is answered long before the ping that carries it is sent."""
+    """The reply with the last number arrives long before the ping that carries the number is sent."""
     options = CoherenceOptions(tracking="off", max_staleness=0.9)
     b = make_cache(name="test", coherence=options)
     async with AgentCache(silent_writer, name="test", coherence=options) as writer:
@@ -287,6 +283,6 @@ async def test_an_answer_proves_nothing_of_what_was_numbered_after_it_was_asked_
         positions.answered.clear()
         positions.release.set()
         positions.release.clear()
-        await positions.answered.wait()  # The next ping is held too: the one before is all the proof there is.
+        await positions.answered.wait()  # The next ping is held too, so that only the ping before it extends trust.
         assert L1View(b).trusted_until <= acknowledged + 0.9
         positions.release.set()

@@ -1,4 +1,4 @@
-"""A second level that records the writes it receives."""
+"""A second level that records its writes, and writes to send to it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,15 @@ from tiercache.engine.level2.writes import Write, WriteResult, WriteSet
 
 
 class Ledger:
-    """A Level2 that writes down what it is told, in the batches in which it is told."""
+    """A Level2 that records the batches of writes that it receives.
+
+    Attributes:
+        batches: The batches that were carried out.
+        calls: The number of batches received, failed batches included.
+        error: Raised for every batch, or None.
+        refused: Keys whose stores are refused.
+        open: Cleared by a test to hold every batch.
+    """
 
     def __init__(self) -> None:
         self.batches: list[list[Write]] = []
@@ -33,12 +41,14 @@ class Ledger:
 
     @property
     def keys(self) -> list[str]:
+        """The keys of all stores, and of all deletes with a minus sign, in order."""
         return [
             write.key if isinstance(write, WriteSet) else f"-{write.keys[0]!s}" for b in self.batches for write in b
         ]
 
     @property
     def stored(self) -> list[str]:
+        """The keys of all stores, in order."""
         return [write.key for b in self.batches for write in b if isinstance(write, WriteSet)]
 
     async def ping(self) -> None: ...
@@ -55,14 +65,18 @@ class Ledger:
 
 
 def write(key: object, size: int = 1) -> WriteSet:
+    """Return a fill of ``key``."""
     return WriteSet(str(key), b"x" * size, None)
 
 
-def ignore(outcome: int | Exception) -> None: ...
+def ignore(outcome: int | Exception) -> None:
+    """Do nothing with the outcome of a write."""
 
 
+# A max_delay longer than any test.
 NEVER = 3600.0
 
 
 def store(key: object, value: bytes = b"x", *indexes: str) -> WriteSet:
+    """Return an explicit store of ``key``."""
     return WriteSet(str(key), value, None, indexes=indexes, announced=True)

@@ -1,4 +1,4 @@
-"""The breaker: an outage is paid for a few times, said once, and over by itself."""
+"""The breaker: an outage costs a few timeouts, is logged once, and ends without a restart."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tiercache.testing import FakeClock
 LOST = L2UnavailableError("away")
 
 
-def test_it_opens_after_failures_in_a_row_and_asks_once_a_pause() -> None:
+def test_breaker_opens_after_consecutive_failures_and_probes_once_a_pause() -> None:
     time = FakeClock()
     breaker = Breaker(failures=3, pause=1.0, now=time.clock.monotonic)
     for _ in range(2):
@@ -34,7 +34,7 @@ def test_it_opens_after_failures_in_a_row_and_asks_once_a_pause() -> None:
     assert not breaker.allows()
     time.advance(1)
     assert [breaker.allows() for _ in range(3)] == [True, False, False]
-    time.advance(1)  # Whoever was let through may never have answered.
+    time.advance(1)  # The probe may never be answered.
     assert breaker.allows()
     breaker.failed(LOST)
     assert not breaker.allows()
@@ -45,7 +45,7 @@ def test_it_opens_after_failures_in_a_row_and_asks_once_a_pause() -> None:
     assert breaker.allows()
 
 
-def test_an_outage_is_said_once_and_so_is_its_end(caplog: pytest.LogCaptureFixture) -> None:
+def test_breaker_logs_outage_once_and_recovery_once(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "tiercache")
     breaker = Breaker(failures=3, pause=1.0, now=lambda: 0.0)
     for _ in range(2):
@@ -56,7 +56,7 @@ def test_an_outage_is_said_once_and_so_is_its_end(caplog: pytest.LogCaptureFixtu
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"] * 2
 
 
-async def test_writes_that_are_not_answered_open_it_and_one_that_is_closes_it(
+async def test_breaker_opens_on_unanswered_writes_and_closes_on_answered_write(
     own_server: tuple[EmbeddedValkey, int],
 ) -> None:
     server, pid = own_server
@@ -76,7 +76,7 @@ async def test_writes_that_are_not_answered_open_it_and_one_that_is_closes_it(
     await level2.aclose()
 
 
-async def test_a_stopped_server_takes_nobody_down_and_is_used_again_when_it_goes_on(
+async def test_breaker_degrades_lookups_while_server_is_stopped_and_recovers(
     own_server: tuple[EmbeddedValkey, int], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     server, pid = own_server
@@ -90,7 +90,7 @@ async def test_a_stopped_server_takes_nobody_down_and_is_used_again_when_it_goes
         for n in range(100):
             result = await cache.llm.get_or_load(asking(str(n)), Loader())
             assert (result.source, result.degraded) == ("loader", True)
-        # Each of the first loads was followed by a fill that failed too: three failures came even sooner.
+        # The fill after each of the first loads failed too, so that three failures came even sooner.
         assert len(reads) <= 3
         assert cache.local_stats().degraded
         counters = cache.local_stats().tiers["llm"]

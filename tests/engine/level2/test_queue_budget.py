@@ -22,14 +22,11 @@ def ledger() -> Ledger:
 
 @pytest.fixture
 def pipe(ledger: Ledger) -> WritePipe:
-    """A pipe whose stores behind wait for ever, unless something else sends them."""
+    """Return a pipe that sends write-behind stores only with another write."""
     return WritePipe(ledger, QueueLimits(max_delay=NEVER, max_ops=10, max_bytes=1000, max_queue_bytes=2000))
 
 
-# Who waits for room
-
-
-async def test_a_full_queue_holds_explicit_stores_up_in_turn(pipe: WritePipe, ledger: Ledger) -> None:
+async def test_backpressure_admits_waiting_stores_in_fifo_order(pipe: WritePipe, ledger: Ledger) -> None:
     order: list[str] = []
 
     async def store_when_there_is_room(key: str, size: int) -> None:
@@ -45,7 +42,7 @@ async def test_a_full_queue_holds_explicit_stores_up_in_turn(pipe: WritePipe, le
     ]
     await turns()
     assert order == []
-    # Nothing passes who waits, but an invalidation.
+    # Only an invalidation may overtake a waiting store.
     assert not pipe.fill(write("fill"), ignore)
     deleting = pipe.submit(Delete(("full",)))
     assert pipe.queued_count == 2
@@ -59,8 +56,8 @@ async def test_a_full_queue_holds_explicit_stores_up_in_turn(pipe: WritePipe, le
     await pipe.flush()
 
 
-async def test_who_is_cancelled_while_let_in_leaves_the_room_to_the_next(pipe: WritePipe, ledger: Ledger) -> None:
-    # By then it has been let in, and has not come to its next step.
+async def test_backpressure_passes_room_on_when_admitted_store_is_cancelled(pipe: WritePipe, ledger: Ledger) -> None:
+    # When the callback runs, the first waiter has been admitted, and its task has not run since.
     pipe.store_behind(store("full", b"x" * 900), lambda _: waiting[0].cancel())
     waiting = [asyncio.create_task(pipe.wait_room(1900)) for _ in range(2)]
     await turns()
@@ -72,15 +69,13 @@ async def test_who_is_cancelled_while_let_in_leaves_the_room_to_the_next(pipe: W
     assert not PipeView(pipe).is_room_wanted
 
 
-async def test_a_value_larger_than_all_the_room_goes_when_there_is_nothing_else(
-    pipe: WritePipe, ledger: Ledger
-) -> None:
+async def test_backpressure_admits_oversized_value_when_queue_is_empty(pipe: WritePipe, ledger: Ledger) -> None:
     await pipe.wait_room(5000)
     await pipe.write(store("a", b"x" * 5000))
     assert not pipe.fill(write("b", 5000), ignore)
 
 
-async def test_at_most_one_batch_of_stores_behind_is_unanswered(pipe: WritePipe, ledger: Ledger) -> None:
+async def test_backpressure_bounds_unacknowledged_write_behind_stores(pipe: WritePipe, ledger: Ledger) -> None:
     returned = 0
     most = 0
 
@@ -92,14 +87,14 @@ async def test_at_most_one_batch_of_stores_behind_is_unanswered(pipe: WritePipe,
             returned += 1
             most = max(most, returned - len(ledger.stored))
 
-    # It never lets others run but for the want of room.
+    # The event loop runs other tasks only when there is no room.
     await store_all()
     assert most == 10
     await pipe.flush()
     assert len(ledger.stored) == 95
 
 
-async def test_who_waits_for_room_is_told_of_the_end(pipe: WritePipe, ledger: Ledger) -> None:
+async def test_backpressure_fails_waiting_store_when_pipe_closes(pipe: WritePipe, ledger: Ledger) -> None:
     ledger.open.clear()
     pipe.store_behind(store("a", b"x" * 1999), ignore)
     waiting = asyncio.create_task(pipe.wait_room(100))

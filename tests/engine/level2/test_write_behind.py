@@ -1,4 +1,4 @@
-"""Stores that return when they are queued: what reads see meanwhile, and what becomes of those that fail."""
+"""Write-behind stores of a cache: reads see the queued value, and a failed store leaves no older value behind."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import valkey
+import valkey.asyncio
 
 from tests.requests import HELLO, Loader, asking, turns
 from tests.seams import HeldWrites, any_write, caught_up, in_l1, internals, record_writes
@@ -21,28 +22,28 @@ from tiercache import AgentCache, L1Options, L2UnavailableError, ResilienceOptio
 from tiercache.engine.level2.writes import WriteSet
 from tiercache.testing import ChaosProxy, FakeClock
 
-# So that nothing is sent but for a reason.
+# A max_delay longer than any test: only another write or a flush sends the queue.
 BEHIND = WriteOptions(mode="behind", max_delay=3600)
 
-# Ways to keep a value out of process memory.
+# Options that keep a value out of L1.
 WITHOUT_L1: dict[str, dict[str, Any]] = {
     "no l1": {"llm": TierOptions(l1=False), "tool": TierOptions(l1=False)},
     "too large": {"l1": L1Options(max_bytes=100)},
 }
 
 
-async def older(make_cache: MakeCache) -> str:
-    """Have an older answer in Valkey; return its key."""
+async def store_older(make_cache: MakeCache) -> str:
+    """Store an older answer of each tier in Valkey; return the key of the llm answer."""
     other = make_cache(name="test", writes=WriteOptions())
     await other.tool.store("t", {}, "older")
     return await other.llm.store(HELLO, "older")
 
 
 @pytest.mark.parametrize("options", [{}, *WITHOUT_L1.values()], ids=["l1", *WITHOUT_L1])
-async def test_a_queued_value_is_what_reads_see(
+async def test_write_behind_serves_queued_value_to_reads(
     make_cache: MakeCache, plain: valkey.Valkey, options: dict[str, Any]
 ) -> None:
-    key = await older(make_cache)
+    key = await store_older(make_cache)
     cache = make_cache(name="test", writes=BEHIND, **options)
     assert await cache.llm.store(HELLO, "newer") == key
     await cache.tool.store("t", {}, "newer")
@@ -61,16 +62,14 @@ async def test_a_queued_value_is_what_reads_see(
     assert internals(cache).write_behind_count == 0
 
 
-async def test_answers_of_blocks_are_stored_behind_too(make_cache: MakeCache, plain: valkey.Valkey) -> None:
+async def test_write_behind_queues_multipart_answer(make_cache: MakeCache, plain: valkey.Valkey) -> None:
     cache = make_cache(name="test", writes=BEHIND)
     key = await cache.llm.store_multipart(HELLO, [{"type": "text", "text": "blocks"}])
     assert plain.get(key) is None
     assert (await cache.llm.check(HELLO)).response == "blocks"
 
 
-async def test_the_later_of_two_is_read_whichever_has_been_answered(
-    make_cache: MakeCache, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_write_behind_serves_later_of_two_stores(make_cache: MakeCache, monkeypatch: pytest.MonkeyPatch) -> None:
     held = HeldWrites(monkeypatch)
     cache = make_cache(name="test", writes=BEHIND)
     await cache.llm.store(HELLO, "first")
@@ -86,7 +85,7 @@ async def test_the_later_of_two_is_read_whichever_has_been_answered(
     assert (await cache.llm.check(HELLO)).response == "second"
 
 
-async def test_an_invalidation_is_ordered_behind_a_queued_store(make_cache: MakeCache, plain: valkey.Valkey) -> None:
+async def test_write_behind_orders_invalidation_after_queued_store(make_cache: MakeCache, plain: valkey.Valkey) -> None:
     cache = make_cache(name="test", writes=BEHIND)
     await cache.llm.store(HELLO, "answer", tags=["tag"])
     assert await cache.llm.invalidate(HELLO)
@@ -103,7 +102,7 @@ async def test_an_invalidation_is_ordered_behind_a_queued_store(make_cache: Make
     assert entry_keys(plain) == []
 
 
-async def test_a_read_while_it_is_invalidated_is_not_answered_from_the_queue(
+async def test_write_behind_serves_no_queued_value_during_invalidation(
     make_cache: MakeCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = make_cache(name="test", writes=BEHIND)
@@ -124,7 +123,7 @@ async def test_a_read_while_it_is_invalidated_is_not_answered_from_the_queue(
 
 
 @pytest.mark.parametrize("options", [{}, *WITHOUT_L1.values()], ids=["l1", *WITHOUT_L1])
-async def test_what_another_process_has_changed_is_asked_of_valkey(
+async def test_write_behind_reads_valkey_after_change_by_other_process(
     make_cache: MakeCache, plain: valkey.Valkey, options: dict[str, Any]
 ) -> None:
     cache = make_cache(name="test", writes=BEHIND, coherence=UNTRACKED, **options)
@@ -133,13 +132,13 @@ async def test_what_another_process_has_changed_is_asked_of_valkey(
     await cache.llm.store(HELLO, "queued")
     await other.llm.invalidate(HELLO)
     await caught_up(cache, plain)
-    # Sent before that question: the last write wins.
+    # The queued store is sent before the read: the last write wins.
     found = await cache.llm.check(HELLO)
     assert (found.response, found.source) == ("queued", "l2")
     assert (await other.llm.check(HELLO)).response == "queued"
 
 
-async def test_what_is_queued_is_believed_no_longer_than_process_memory_is(make_cache: MakeCache) -> None:
+async def test_write_behind_serves_queued_value_only_within_max_staleness(make_cache: MakeCache) -> None:
     fake = FakeClock()
     cache = make_cache(
         name="test", writes=BEHIND, coherence=UNTRACKED, clock=fake.clock, llm=TierOptions(l1=False, l1_ttl=None)
@@ -152,7 +151,7 @@ async def test_what_is_queued_is_believed_no_longer_than_process_memory_is(make_
     assert (await cache.llm.check(HELLO)).source == "l2"
 
 
-async def test_what_is_queued_does_not_outlive_itself(make_cache: MakeCache) -> None:
+async def test_write_behind_serves_no_expired_queued_value(make_cache: MakeCache) -> None:
     fake = FakeClock()
     cache = make_cache(name="test", writes=BEHIND, clock=fake.clock, llm=TierOptions(l1=False))
     await cache.llm.store(HELLO, "queued", ttl=1)
@@ -160,7 +159,7 @@ async def test_what_is_queued_does_not_outlive_itself(make_cache: MakeCache) -> 
     assert (await cache.llm.check(HELLO)).source != "l1"
 
 
-async def test_nothing_is_served_while_it_is_barred(make_cache: MakeCache) -> None:
+async def test_write_behind_serves_no_queued_value_while_key_is_barred(make_cache: MakeCache) -> None:
     cache = make_cache(name="test", writes=BEHIND)
     async with cache.llm.invalidates(HELLO):
         key = await cache.llm.store(HELLO, "half")
@@ -169,7 +168,7 @@ async def test_nothing_is_served_while_it_is_barred(make_cache: MakeCache) -> No
     assert not (await cache.llm.check(HELLO)).hit
 
 
-# What waits all the same
+# Writes that are awaited in spite of write-behind
 
 
 @pytest.mark.parametrize(
@@ -182,7 +181,7 @@ async def test_nothing_is_served_while_it_is_barred(make_cache: MakeCache) -> No
     ],
     ids=["kv.set", "kv.set_many", "session.set", "invalidate"],
 )
-async def test_all_else_waits_for_the_answer(
+async def test_write_behind_awaits_acknowledgement_of_other_writes(
     make_cache: MakeCache, monkeypatch: pytest.MonkeyPatch, write: Callable[[AgentCache], Awaitable[object]]
 ) -> None:
     cache = make_cache(name="test", writes=BEHIND)
@@ -197,7 +196,7 @@ async def test_all_else_waits_for_the_answer(
 
 
 @pytest.mark.parametrize("mode", ["await", "behind"])
-async def test_stores_wait_while_the_queue_is_full_and_fills_are_dropped(
+async def test_backpressure_delays_stores_and_drops_fills_when_queue_is_full(
     make_cache: MakeCache, monkeypatch: pytest.MonkeyPatch, mode: Any
 ) -> None:
     cache = make_cache(name="test", writes=WriteOptions(mode=mode, max_queue_bytes=2000), llm=TierOptions(lease=False))
@@ -221,7 +220,9 @@ async def test_stores_wait_while_the_queue_is_full_and_fills_are_dropped(
         assert (await cache.llm.check(asking(str(n)))).hit
 
 
-async def test_many_stores_share_round_trips(make_cache: MakeCache, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_write_behind_batches_stores_into_round_trips(
+    make_cache: MakeCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cache = make_cache(name="test", writes=WriteOptions(mode="behind"))
     await cache.open()
     batches = record_writes(monkeypatch)
@@ -236,14 +237,14 @@ async def test_many_stores_share_round_trips(make_cache: MakeCache, monkeypatch:
 
 
 @pytest.mark.parametrize("options", [{}, *WITHOUT_L1.values()], ids=["l1", *WITHOUT_L1])
-async def test_a_store_that_is_lost_is_counted_and_neither_it_nor_the_older_value_is_believed(
+async def test_write_behind_counts_lost_store_and_serves_no_older_value(
     make_cache: MakeCache,
     proxy: ChaosProxy,
     plain: valkey.Valkey,
     caplog: pytest.LogCaptureFixture,
     options: dict[str, Any],
 ) -> None:
-    key = await older(make_cache)
+    key = await store_older(make_cache)
     resilience = ResilienceOptions(l2_timeout=0.3, breaker_failures=1000, breaker_pause=0.5)
     async with AgentCache.from_url(proxy.url, name="test", writes=BEHIND, resilience=resilience, **options) as cache:
         proxy.refuse()
@@ -257,17 +258,17 @@ async def test_a_store_that_is_lost_is_counted_and_neither_it_nor_the_older_valu
         proxy.refuse(False)
         assert b"older" in plain.get(key)
         assert not (await cache.llm.check(HELLO)).hit
-        # What the caller had replaced is removed.
+        # The older value, which the caller had replaced, is removed.
         await until(lambda: plain.get(key) is None)
         await until(lambda: not internals(cache).has_pending_invalidations)
         assert (await cache.llm.get_or_load(HELLO, Loader("loaded"))).response == "loaded"
         assert (await cache.stats()).write_errors == {"llm": 2, "tool": 0}
 
 
-async def test_a_store_that_is_refused_takes_the_older_value_with_it(
+async def test_write_behind_removes_older_value_when_store_is_refused(
     make_cache: MakeCache, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    key = await older(make_cache)
+    key = await store_older(make_cache)
     cache = make_cache(name="test", writes=BEHIND)
     await cache.open()
     await cache.llm.store(HELLO, "refused")
@@ -275,7 +276,7 @@ async def test_a_store_that_is_refused_takes_the_older_value_with_it(
     try:
         await cache.flush_writes()
         assert cache.local_stats().tiers["llm"].write_errors == 1
-        # Also while the delete is still on its way.
+        # It is a miss even while the delete is in flight.
         assert not (await cache.llm.check(HELLO)).hit
         await until(lambda: plain.get(key) is None)
         await until(lambda: not internals(cache).has_pending_invalidations)
@@ -287,10 +288,10 @@ async def test_a_store_that_is_refused_takes_the_older_value_with_it(
     assert cache.local_stats().tiers["llm"].write_errors == 1
 
 
-async def test_who_may_neither_store_nor_delete_lives_with_what_is_there(
+async def test_write_behind_serves_older_value_when_delete_is_refused_too(
     make_cache: MakeCache, plain: valkey.Valkey, url: str
 ) -> None:
-    await older(make_cache)
+    await store_older(make_cache)
     plain.acl_setuser(
         "reader", enabled=True, nopass=True, keys=["*"], channels=["*"], commands=["+@all", "-set", "-del"]
     )
@@ -306,7 +307,7 @@ async def test_who_may_neither_store_nor_delete_lives_with_what_is_there(
         plain.acl_deluser("reader")
 
 
-async def test_a_later_store_is_not_removed_for_an_earlier_one_that_was_lost(
+async def test_write_behind_keeps_later_store_when_earlier_store_is_lost(
     make_cache: MakeCache, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = make_cache(name="test", writes=BEHIND, resilience=ResilienceOptions(breaker_pause=0.01))
@@ -327,10 +328,10 @@ async def test_a_later_store_is_not_removed_for_an_earlier_one_that_was_lost(
     assert (await cache.llm.check(HELLO)).response == "second"
 
 
-# The end
+# Close and exit
 
 
-async def test_closing_sends_what_is_queued(url: str, plain: valkey.Valkey) -> None:
+async def test_write_behind_sends_queued_stores_on_close(url: str, plain: valkey.Valkey) -> None:
     async with AgentCache.from_url(url, name="test", writes=BEHIND) as cache:
         for n in range(250):
             await cache.llm.store(asking(str(n)), "answer")
@@ -354,7 +355,7 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize(("end", "code", "at_least"), [("ended", 0, 350), ("killed", -signal.SIGKILL, 250)])
-def test_a_program_loses_nothing_at_its_end_and_a_batch_when_it_is_killed(
+def test_write_behind_loses_nothing_at_exit_and_one_batch_when_killed(
     url: str, plain: valkey.Valkey, end: str, code: int, at_least: int
 ) -> None:
     arguments = [sys.executable, "-c", PROGRAM, url, end]

@@ -26,13 +26,13 @@ def pipe(ledger: Ledger) -> WritePipe:
     return WritePipe(ledger, QueueLimits(max_queue_bytes=1000))
 
 
-async def test_writes_made_together_leave_together_and_in_order(pipe: WritePipe, ledger: Ledger) -> None:
+async def test_write_pipe_batches_concurrent_writes_in_order(pipe: WritePipe, ledger: Ledger) -> None:
     assert await asyncio.gather(*(pipe.write(write(n)) for n in range(250))) == [1] * 250
     assert [len(batch) for batch in ledger.batches] == [100, 100, 50]
     assert ledger.keys == [str(n) for n in range(250)]
 
 
-async def test_fills_writes_and_deletes_share_one_order(pipe: WritePipe, ledger: Ledger) -> None:
+async def test_write_pipe_keeps_one_order_of_fills_writes_and_deletes(pipe: WritePipe, ledger: Ledger) -> None:
     assert pipe.fill(write("a"), ignore)
     waiting = asyncio.create_task(pipe.write(write("b")))
     await asyncio.sleep(0)
@@ -42,7 +42,7 @@ async def test_fills_writes_and_deletes_share_one_order(pipe: WritePipe, ledger:
     assert await waiting == 1
 
 
-async def test_a_batch_is_bounded_in_bytes_and_a_write_larger_than_that_goes_alone(ledger: Ledger) -> None:
+async def test_write_pipe_sends_oversized_write_in_batch_of_its_own(ledger: Ledger) -> None:
     pipe = WritePipe(ledger, QueueLimits(max_queue_bytes=1000))
     three_megabytes = 3 * 1024 * 1024
     await asyncio.gather(
@@ -51,16 +51,14 @@ async def test_a_batch_is_bounded_in_bytes_and_a_write_larger_than_that_goes_alo
     assert [len(batch) for batch in ledger.batches] == [1, 1, 1]
 
 
-async def test_one_refused_write_does_not_fail_the_rest(pipe: WritePipe, ledger: Ledger) -> None:
+async def test_write_pipe_fails_only_the_refused_write_of_a_batch(pipe: WritePipe, ledger: Ledger) -> None:
     ledger.refused = {"2"}
     results = await asyncio.gather(*(pipe.write(write(n)) for n in range(4)), return_exceptions=True)
     assert [type(result) for result in results] == [int, int, L2CommandError, int]
 
 
 @pytest.mark.parametrize("error", [L2UnavailableError("away"), RuntimeError("a defect in the store")])
-async def test_a_failed_batch_fails_its_writes_and_not_the_pipe(
-    pipe: WritePipe, ledger: Ledger, error: Exception
-) -> None:
+async def test_write_pipe_continues_after_failed_batch(pipe: WritePipe, ledger: Ledger, error: Exception) -> None:
     ledger.error = error
     outcomes: list[int | Exception] = []
     assert pipe.fill(write("a"), outcomes.append)
@@ -73,7 +71,7 @@ async def test_a_failed_batch_fails_its_writes_and_not_the_pipe(
     assert (pipe.queued_count, pipe.queued_bytes) == (0, 0)
 
 
-async def test_a_store_that_raises_before_it_waits_blocks_nothing() -> None:
+async def test_write_pipe_continues_after_level2_raises_before_its_first_await() -> None:
     class Defective(Ledger):
         def apply(self, writes: Sequence[Write]) -> Any:
             if self.error is not None:
@@ -91,9 +89,7 @@ async def test_a_store_that_raises_before_it_waits_blocks_nothing() -> None:
     assert ledger.keys == ["b"]
 
 
-async def test_a_defect_in_what_is_told_of_an_outcome_keeps_no_answer_from_the_others(
-    pipe: WritePipe, ledger: Ledger
-) -> None:
+async def test_write_pipe_answers_other_writes_when_a_callback_raises(pipe: WritePipe, ledger: Ledger) -> None:
     loop, raised = asyncio.get_running_loop(), list[Any]()
 
     def fail(_: object) -> None:
@@ -111,7 +107,7 @@ async def test_a_defect_in_what_is_told_of_an_outcome_keeps_no_answer_from_the_o
     assert [type(error) for error in raised] == [ZeroDivisionError]
 
 
-async def test_a_full_queue_drops_fills_and_never_what_is_awaited(pipe: WritePipe, ledger: Ledger) -> None:
+async def test_write_pipe_drops_fills_and_no_awaited_write_when_full(pipe: WritePipe, ledger: Ledger) -> None:
     ledger.open.clear()
     assert pipe.fill(write("a", 900), ignore)
     assert not pipe.fill(write("b", 200), ignore)
@@ -125,7 +121,7 @@ async def test_a_full_queue_drops_fills_and_never_what_is_awaited(pipe: WritePip
     await pipe.flush()
 
 
-async def test_a_cancelled_writer_takes_nothing_back(pipe: WritePipe, ledger: Ledger) -> None:
+async def test_write_pipe_sends_write_of_cancelled_caller(pipe: WritePipe, ledger: Ledger) -> None:
     ledger.open.clear()
     outcomes: list[int | Exception] = []
     writing = asyncio.create_task(pipe.write(write("a"), outcomes.append))
@@ -138,7 +134,7 @@ async def test_a_cancelled_writer_takes_nothing_back(pipe: WritePipe, ledger: Le
     assert (ledger.keys, outcomes) == (["a"], [1])
 
 
-async def test_flush_waits_for_what_was_queued_and_not_for_what_comes_later(pipe: WritePipe, ledger: Ledger) -> None:
+async def test_write_pipe_flush_waits_for_queued_writes(pipe: WritePipe, ledger: Ledger) -> None:
     ledger.open.clear()
     for n in range(150):
         pipe.fill(write(n), ignore)
@@ -151,8 +147,8 @@ async def test_flush_waits_for_what_was_queued_and_not_for_what_comes_later(pipe
     await pipe.flush()
 
 
-async def test_a_task_cancelled_from_outside_loses_no_write(pipe: WritePipe, ledger: Ledger) -> None:
-    """As at the end of ``asyncio.run``, which cancels every task before it lets the cache close."""
+async def test_write_pipe_loses_no_write_when_its_task_is_cancelled(pipe: WritePipe, ledger: Ledger) -> None:
+    """The end of ``asyncio.run`` does so: it cancels every task before the cache can close."""
     ledger.open.clear()
     for n in range(3):
         pipe.fill(write(n), ignore)
@@ -165,7 +161,7 @@ async def test_a_task_cancelled_from_outside_loses_no_write(pipe: WritePipe, led
     assert ledger.keys == ["0", "1", "2"]
 
 
-async def test_a_drain_ends_in_time_and_fails_what_is_left(pipe: WritePipe, ledger: Ledger) -> None:
+async def test_write_pipe_drain_fails_unsent_writes_after_timeout(pipe: WritePipe, ledger: Ledger) -> None:
     ledger.open.clear()
     outcomes: list[int | Exception] = []
     pipe.fill(write("a"), outcomes.append)
@@ -178,11 +174,13 @@ async def test_a_drain_ends_in_time_and_fails_what_is_left(pipe: WritePipe, ledg
     assert (pipe.queued_count, pipe.queued_bytes) == (0, 0)
 
 
-async def test_a_task_cancelled_before_its_first_step_stops_nothing(pipe: WritePipe, ledger: Ledger) -> None:
-    """As by a signal handler that cancels every task and lets the loop go on."""
+async def test_write_pipe_continues_when_its_task_is_cancelled_before_its_first_step(
+    pipe: WritePipe, ledger: Ledger
+) -> None:
+    """A signal handler may do so: it cancels every task, and the loop continues."""
     writing = asyncio.create_task(pipe.write(write("a")))
-    await asyncio.sleep(0)  # The write is queued,
-    await asyncio.sleep(0)  # and the task that sends it made.
+    await asyncio.sleep(0)  # In this step the write is queued,
+    await asyncio.sleep(0)  # and in this step the pipe creates the task that sends it.
     (task,) = (task for task in asyncio.all_tasks() if task.get_name() == "tiercache-writes")
     task.cancel()
     async with asyncio.timeout(10):
@@ -191,7 +189,7 @@ async def test_a_task_cancelled_before_its_first_step_stops_nothing(pipe: WriteP
     assert ledger.keys == ["a", "b"]
 
 
-async def test_a_silent_server_fails_at_once_everything_that_was_queued(pipe: WritePipe, ledger: Ledger) -> None:
+async def test_write_pipe_fails_whole_queue_at_once_when_server_is_silent(pipe: WritePipe, ledger: Ledger) -> None:
     ledger.open.clear()
     ledger.error = L2UnavailableError("away")
     waiting = [asyncio.create_task(pipe.write(write(n))) for n in range(350)]
@@ -202,11 +200,11 @@ async def test_a_silent_server_fails_at_once_everything_that_was_queued(pipe: Wr
     ledger.open.set()
     outcomes = await asyncio.gather(*waiting, late, return_exceptions=True)
     assert {type(outcome) for outcome in outcomes} == {L2UnavailableError}
-    assert ledger.calls == 2  # The batch under way, and what came while it was: not four, and not one for each hundred.
+    assert ledger.calls == 2  # The batch in flight, and the late write: not one timeout for each 100 writes.
     assert not pipe.is_writing("0")
 
 
-async def test_it_is_known_what_is_on_its_way(pipe: WritePipe, ledger: Ledger) -> None:
+async def test_write_pipe_reports_keys_of_writes_in_flight(pipe: WritePipe, ledger: Ledger) -> None:
     ledger.open.clear()
     pipe.fill(write("a"), ignore)
     pipe.fill(write("b"), ignore)

@@ -26,14 +26,14 @@ def ledger() -> Ledger:
 
 @pytest.fixture
 def pipe(ledger: Ledger) -> WritePipe:
-    """A pipe whose stores behind wait for ever, unless something else sends them."""
+    """Return a pipe that sends write-behind stores only with another write."""
     return WritePipe(ledger, QueueLimits(max_delay=NEVER, max_ops=10, max_bytes=1000, max_queue_bytes=2000))
 
 
-# When they leave
+# When the pipe sends a write-behind store
 
 
-async def test_a_store_behind_leaves_by_itself(ledger: Ledger) -> None:
+async def test_write_pipe_sends_behind_store_after_max_delay(ledger: Ledger) -> None:
     pipe = WritePipe(ledger, QueueLimits(max_delay=0.001))
     pipe.store_behind(store("a"), ignore)
     assert pipe.queued_count == 1
@@ -53,7 +53,7 @@ async def test_a_store_behind_leaves_by_itself(ledger: Ledger) -> None:
         lambda pipe: pipe.fill(write("z"), ignore),
     ],
 )
-async def test_whatever_is_due_takes_along_what_was_queued_before_it(
+async def test_write_pipe_sends_behind_stores_with_any_due_write(
     pipe: WritePipe, ledger: Ledger, due: Callable[[WritePipe], object]
 ) -> None:
     pipe.store_behind(store("a"), ignore)
@@ -62,12 +62,12 @@ async def test_whatever_is_due_takes_along_what_was_queued_before_it(
     due(pipe)
     pipe.store_behind(store("b"), ignore)
     await turns()
-    # The later one rides along: the batch had not left.
+    # The later store joins the batch, which was not sent yet.
     assert [write.keys for write in ledger.batches[0]][:1] == [("a",)]
     assert not pipe.queued_count
 
 
-async def test_stores_that_come_while_a_batch_is_away_wait_again(pipe: WritePipe, ledger: Ledger) -> None:
+async def test_write_pipe_delays_behind_store_queued_during_batch_in_flight(pipe: WritePipe, ledger: Ledger) -> None:
     ledger.open.clear()
     batch = [str(n) for n in range(10)]
     waiting = [pipe.submit(write(key)) for key in batch]
@@ -81,7 +81,7 @@ async def test_stores_that_come_while_a_batch_is_away_wait_again(pipe: WritePipe
     assert ledger.stored == [*batch, "b"]
 
 
-async def test_a_whole_batch_waits_no_longer(pipe: WritePipe, ledger: Ledger) -> None:
+async def test_write_pipe_sends_behind_stores_at_once_when_count_fills_a_batch(pipe: WritePipe, ledger: Ledger) -> None:
     for n in range(9):
         pipe.store_behind(store(n), ignore)
     await turns()
@@ -91,7 +91,7 @@ async def test_a_whole_batch_waits_no_longer(pipe: WritePipe, ledger: Ledger) ->
     assert [len([w for w in batch if isinstance(w, WriteSet)]) for batch in ledger.batches] == [10]
 
 
-async def test_a_whole_batch_of_bytes_waits_no_longer(pipe: WritePipe, ledger: Ledger) -> None:
+async def test_write_pipe_sends_behind_stores_at_once_when_bytes_fill_a_batch(pipe: WritePipe, ledger: Ledger) -> None:
     pipe.store_behind(store("a", b"x" * 500), ignore)
     await turns()
     assert not ledger.batches
@@ -100,14 +100,14 @@ async def test_a_whole_batch_of_bytes_waits_no_longer(pipe: WritePipe, ledger: L
     assert not pipe.queued_count
 
 
-async def test_a_flush_sends_what_waits(pipe: WritePipe, ledger: Ledger) -> None:
+async def test_write_pipe_flush_sends_behind_stores(pipe: WritePipe, ledger: Ledger) -> None:
     outcomes: list[Any] = []
     pipe.store_behind(store("a"), outcomes.append)
     await pipe.flush()
     assert outcomes == [1]
 
 
-async def test_a_drain_sends_what_waits_and_lets_in_who_waits_for_room(pipe: WritePipe, ledger: Ledger) -> None:
+async def test_write_pipe_drain_sends_behind_stores_and_admits_waiting_stores(pipe: WritePipe, ledger: Ledger) -> None:
     async def store_one(key: int) -> None:
         await pipe.wait_room(1, is_behind=True)
         pipe.store_behind(store(key), ignore)
@@ -124,10 +124,10 @@ async def test_a_drain_sends_what_waits_and_lets_in_who_waits_for_room(pipe: Wri
     assert pipe.queued_count == 0
 
 
-# Which of them leave
+# Which store of a key the pipe sends
 
 
-async def test_of_several_stores_of_a_key_the_last_is_sent(pipe: WritePipe, ledger: Ledger) -> None:
+async def test_write_pipe_sends_only_last_of_several_stores_of_a_key(pipe: WritePipe, ledger: Ledger) -> None:
     outcomes: list[Any] = []
     pipe.store_behind(store("a", b"1", "i", "j"), lambda outcome: outcomes.append((1, outcome)))
     pipe.store_behind(store("b", b"1"), ignore)
@@ -141,7 +141,7 @@ async def test_of_several_stores_of_a_key_the_last_is_sent(pipe: WritePipe, ledg
     assert (pipe.queued_bytes, pipe.is_changing("a")) == (0, False)
 
 
-async def test_a_store_that_has_been_sent_is_not_replaced(pipe: WritePipe, ledger: Ledger) -> None:
+async def test_write_pipe_does_not_replace_store_in_flight(pipe: WritePipe, ledger: Ledger) -> None:
     ledger.open.clear()
     first = pipe.submit(store("a", b"1"))
     await turns()
@@ -151,7 +151,7 @@ async def test_a_store_that_has_been_sent_is_not_replaced(pipe: WritePipe, ledge
     assert ledger.stored == ["a", "a"]
 
 
-async def test_an_error_reaches_all_that_one_write_stood_for(pipe: WritePipe, ledger: Ledger) -> None:
+async def test_write_pipe_fails_every_store_that_a_refused_write_replaced(pipe: WritePipe, ledger: Ledger) -> None:
     ledger.refused = {"a"}
     outcomes: list[Any] = []
     pipe.store_behind(store("a", b"1"), outcomes.append)
@@ -160,21 +160,22 @@ async def test_an_error_reaches_all_that_one_write_stood_for(pipe: WritePipe, le
     assert [type(outcome) for outcome in outcomes] == [L2CommandError] * 2
 
 
-class Memory(Ledger):
-    """A Level2 that does what it is told."""
+class Model(Ledger):
+    """A Level2 that carries out its writes, after a random number of steps."""
 
-    def __init__(self, rng: random.Random) -> None:
+    def __init__(self, dice: random.Random) -> None:
         super().__init__()
-        self.rng = rng
+        self.dice = dice
         self.values: dict[str, bytes] = {}
         self.indexes: dict[str, set[str]] = {}
 
     async def apply(self, writes: Any) -> list[WriteResult]:
-        for _ in range(self.rng.randrange(4)):
+        for _ in range(self.dice.randrange(4)):
             await asyncio.sleep(0)
         return [self.carry_out(write) for write in writes]
 
     def carry_out(self, write: Write) -> WriteResult:
+        """Apply ``write`` and return its outcome."""
         match write:
             case WriteSet(key, value, _, replaces, indexes):
                 for index in indexes:
@@ -198,19 +199,21 @@ class Memory(Ledger):
         return 1
 
 
-def random_write(rng: random.Random) -> tuple[Write, bool]:
-    """Return a write of one of three keys, and whether it may be sent behind."""
-    key, value = rng.choice("abc"), str(rng.randrange(4)).encode()
-    kind = rng.choice(["store"] * 8 + ["fill", "replace", "delete", "scanned", "take", "release", "run", "run unknown"])
+def random_write(dice: random.Random) -> tuple[Write, bool]:
+    """Return a write of one of three keys, and whether it may be sent write-behind."""
+    key, value = dice.choice("abc"), str(dice.randrange(4)).encode()
+    kind = dice.choice(
+        ["store"] * 8 + ["fill", "replace", "delete", "scanned", "take", "release", "run", "run unknown"]
+    )
     match kind:
         case "store":
-            return store(key, value, *rng.sample("ij", rng.randrange(3))), rng.random() < 0.7
+            return store(key, value, *dice.sample("ij", dice.randrange(3))), dice.random() < 0.7
         case "fill":
             return WriteSet(key, value, None), False
         case "replace":
             return WriteSet(key, b"replaced", None, replaces=value), False
         case "delete":
-            return Delete(tuple(set(rng.choices("abc", k=2))), announced=True), False
+            return Delete(tuple(set(dice.choices("abc", k=2))), announced=True), False
         case "scanned":
             return Delete((key.encode(),)), False
         case "take":
@@ -223,14 +226,14 @@ def random_write(rng: random.Random) -> tuple[Write, bool]:
 
 
 @pytest.mark.parametrize("seed", range(60))
-async def test_what_comes_of_the_writes_is_what_they_say_one_after_the_other(seed: int) -> None:
-    rng = random.Random(seed)
-    level2, model = Memory(rng), Memory(rng)
-    pipe = WritePipe(level2, QueueLimits(max_delay=0.0001, max_ops=rng.choice([1, 3, 100])))
+async def test_write_pipe_matches_sequential_model_for_random_writes(seed: int) -> None:
+    dice = random.Random(seed)
+    level2, model = Model(dice), Model(dice)
+    pipe = WritePipe(level2, QueueLimits(max_delay=0.0001, max_ops=dice.choice([1, 3, 100])))
     outcomes: dict[int, Any] = {}
     expected: dict[int, Any] = {}
     for number in range(60):
-        write, is_behind = random_write(rng)
+        write, is_behind = random_write(dice)
         expected[number] = model.carry_out(write)
 
         def note(outcome: Any, number: int = number) -> None:
@@ -242,7 +245,7 @@ async def test_what_comes_of_the_writes_is_what_they_say_one_after_the_other(see
             pipe.post(write, note)
         else:
             pipe.submit(write, note)
-        for _ in range(rng.choice([0, 0, 0, 1, 5])):
+        for _ in range(dice.choice([0, 0, 0, 1, 5])):
             await asyncio.sleep(0)
     await pipe.flush()
     assert outcomes == expected

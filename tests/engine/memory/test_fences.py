@@ -5,7 +5,7 @@ from __future__ import annotations
 from tiercache.engine.memory.fences import Fence, Fences
 
 
-def test_closing_a_fence_twice_leaves_a_later_one_on_the_key() -> None:
+def test_fence_closed_twice_keeps_later_fence_of_key() -> None:
     fences = Fences(lambda: 0.0)
     first, second = fences.open("k", ()), fences.open("k", ())
     fences.close(first)

@@ -16,7 +16,7 @@ from tiercache.engine.memory.fences import Fence
 from tiercache.engine.memory.flights import Flight
 
 
-async def test_a_thousand_identical_misses_run_one_loader(cache: AgentCache) -> None:
+async def test_flight_coalesces_concurrent_callers(cache: AgentCache) -> None:
     loader = Loader(held=True)
     tasks = [load_llm(cache, loader) for _ in range(1000)]
     await loader.started.wait()
@@ -30,33 +30,33 @@ async def test_a_thousand_identical_misses_run_one_loader(cache: AgentCache) -> 
     assert (counters.misses, counters.coalesced, counters.loads) == (1000, 999, 1)
 
 
-async def test_cancelling_the_first_caller_leaves_the_others_waiting(cache: AgentCache) -> None:
+async def test_flight_continues_after_first_caller_is_cancelled(cache: AgentCache) -> None:
     loader = Loader(held=True)
-    leader, *followers = [load_llm(cache, loader) for _ in range(100)]
+    first, *others = [load_llm(cache, loader) for _ in range(100)]
     await loader.started.wait()
-    leader.cancel()
+    first.cancel()
     await turns()
-    assert leader.cancelled()
+    assert first.cancelled()
     loader.release()
-    results = await asyncio.gather(*followers)
+    results = await asyncio.gather(*others)
     assert [result.response for result in results] == ["answer"] * 99
     assert (loader.calls, loader.cancelled) == (1, 0)
 
 
-async def test_cancelling_one_waiter_leaves_the_others(cache: AgentCache) -> None:
+async def test_flight_continues_after_one_waiter_is_cancelled(cache: AgentCache) -> None:
     loader = Loader(held=True)
-    leader, listener, other = [load_llm(cache, loader) for _ in range(3)]
+    first, second, other = [load_llm(cache, loader) for _ in range(3)]
     await loader.started.wait()
     await turns()
-    listener.cancel()
+    second.cancel()
     await turns()
-    assert listener.cancelled()
+    assert second.cancelled()
     loader.release()
-    assert [(await task).response for task in (leader, other)] == ["answer"] * 2
+    assert [(await task).response for task in (first, other)] == ["answer"] * 2
     assert loader.calls == 1
 
 
-async def test_the_last_waiter_to_go_cancels_the_load(make_cache: MakeCache) -> None:
+async def test_flight_is_cancelled_with_its_last_waiter(make_cache: MakeCache) -> None:
     cache = make_cache(llm=TierOptions(on_abandon="cancel"))
     loader = Loader(held=True)
     tasks = [load_llm(cache, loader) for _ in range(10)]
@@ -69,18 +69,18 @@ async def test_the_last_waiter_to_go_cancels_the_load(make_cache: MakeCache) -> 
     assert not (await cache.llm.check(HELLO)).hit
 
 
-async def test_a_caller_who_comes_after_the_last_one_left_starts_anew(make_cache: MakeCache) -> None:
+async def test_flight_is_not_joined_after_its_last_waiter_left(make_cache: MakeCache) -> None:
     cache = make_cache(llm=TierOptions(on_abandon="cancel"))
     first, second = Loader("first", held=True), Loader("second")
     abandoned = load_llm(cache, first)
     await first.started.wait()
     abandoned.cancel()
-    await turns(1)  # The waiter has left; the load has been told, and has not ended yet.
+    await turns(1)  # The waiter has left; the load is cancelled, and its task has not ended yet.
     assert (first.cancelled, abandoned.cancelled()) == (0, True)
     assert (await cache.llm.get_or_load(HELLO, second)).response == "second"
 
 
-async def test_an_abandoned_llm_load_is_finished_and_stored(cache: AgentCache) -> None:
+async def test_flight_finishes_and_stores_abandoned_llm_load(cache: AgentCache) -> None:
     loader = Loader(held=True)
     tasks = [load_llm(cache, loader) for _ in range(10)]
     await loader.started.wait()
@@ -96,7 +96,7 @@ async def test_an_abandoned_llm_load_is_finished_and_stored(cache: AgentCache) -
     assert (loader.calls, loader.cancelled) == (1, 0)
 
 
-async def test_an_abandoned_load_that_fails_is_not_reported_as_unhandled(cache: AgentCache) -> None:
+async def test_flight_retrieves_error_of_abandoned_load(cache: AgentCache) -> None:
     loader = Loader(ValueError("boom"), held=True)
     task = load_llm(cache, loader)
     await loader.started.wait()
@@ -104,11 +104,11 @@ async def test_an_abandoned_load_that_fails_is_not_reported_as_unhandled(cache: 
     await turns()
     loader.release()
     await turns()
-    gc.collect()  # The fixture fails this test if anything reaches the loop's exception handler.
+    gc.collect()  # The leak check fails this test if an error reaches the loop's exception handler.
     assert cache.local_stats().tiers["llm"].load_errors == 1
 
 
-async def test_what_the_loader_raises_reaches_every_waiter_and_the_next_call_loads_again(cache: AgentCache) -> None:
+async def test_flight_raises_loader_error_in_every_waiter_and_stores_nothing(cache: AgentCache) -> None:
     error = ValueError("boom")
     failing = Loader(error, held=True)
     tasks = [load_llm(cache, failing) for _ in range(100)]
@@ -125,18 +125,18 @@ async def test_what_the_loader_raises_reaches_every_waiter_and_the_next_call_loa
     assert again.calls == 1
 
 
-async def test_a_waiter_cancelled_in_the_moment_of_failure_leaves_nothing_unretrieved() -> None:
+async def test_flight_retrieves_error_of_waiter_cancelled_with_the_failure() -> None:
     flight = Flight(Fence("key", ()), finish=True)
     tasks = [asyncio.create_task(flight.wait()) for _ in range(2)]
     await turns(1)
     flight.fail(ValueError("boom"))
-    tasks[0].cancel()  # Its future holds the exception already, and it has not run since.
+    tasks[0].cancel()  # Its future already holds the exception, and the task has not run since.
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert isinstance(results[0], asyncio.CancelledError)
     assert isinstance(results[1], ValueError)
 
 
-async def test_a_loader_that_cancels_itself_cancels_its_waiters_and_nothing_else(cache: AgentCache) -> None:
+async def test_flight_passes_on_cancellation_raised_by_loader(cache: AgentCache) -> None:
     results = await asyncio.gather(
         *(load_llm(cache, Loader(asyncio.CancelledError())) for _ in range(3)), return_exceptions=True
     )
@@ -144,7 +144,7 @@ async def test_a_loader_that_cancels_itself_cancels_its_waiters_and_nothing_else
     assert (await cache.llm.get_or_load(HELLO, Loader("fine"))).response == "fine"
 
 
-async def test_a_loader_may_ask_the_cache_for_its_own_key(cache: AgentCache) -> None:
+async def test_flight_lets_loader_load_its_own_key(cache: AgentCache) -> None:
     async def outer() -> str:
         inner = await cache.llm.get_or_load(HELLO, lambda: "inner")
         return f"outer of {inner.response}"
@@ -155,7 +155,7 @@ async def test_a_loader_may_ask_the_cache_for_its_own_key(cache: AgentCache) -> 
     assert (await cache.llm.check(HELLO)).response == "outer of inner"
 
 
-async def test_a_loader_may_ask_for_its_own_key_from_a_task_of_its_own(cache: AgentCache) -> None:
+async def test_flight_lets_task_of_loader_load_its_own_key(cache: AgentCache) -> None:
     async def outer() -> str:
         results = await asyncio.gather(*(cache.llm.get_or_load(HELLO, lambda: "inner") for _ in range(3)))
         return "+".join(str(result.response) for result in results)
@@ -164,7 +164,7 @@ async def test_a_loader_may_ask_for_its_own_key_from_a_task_of_its_own(cache: Ag
         assert (await cache.llm.get_or_load(HELLO, outer)).response == "inner+inner+inner"
 
 
-async def test_two_loaders_that_ask_for_each_others_keys_do_not_deadlock(cache: AgentCache) -> None:
+async def test_flight_avoids_deadlock_of_two_loaders_that_load_each_others_keys(cache: AgentCache) -> None:
     a, b = asking("a"), asking("b")
     both = asyncio.Barrier(2)
 
@@ -178,11 +178,11 @@ async def test_two_loaders_that_ask_for_each_others_keys_do_not_deadlock(cache: 
 
     async with asyncio.timeout(10):
         results = await asyncio.gather(cache.llm.get_or_load(a, load_a), cache.llm.get_or_load(b, load_b))
-    # One waits for the other; the one that would have closed the circle loads by itself.
+    # One loader waits for the other; the call that would close the circle loads by itself.
     assert [result.response for result in results] in (["a(b(a alone))", "b(a alone)"], ["a(b alone)", "b(a(b alone))"])
 
 
-async def test_closing_ends_a_load_that_does_not_end_and_tells_its_waiters(make_cache: MakeCache) -> None:
+async def test_flight_fails_its_waiters_when_close_reaches_drain_timeout(make_cache: MakeCache) -> None:
     cache = make_cache(resilience=ResilienceOptions(drain_timeout=0.05))
     loader = Loader(held=True)
     task = load_llm(cache, loader)
@@ -195,10 +195,10 @@ async def test_closing_ends_a_load_that_does_not_end_and_tells_its_waiters(make_
 
 @pytest.mark.parametrize("on_abandon", ["cancel", "finish"])
 @pytest.mark.parametrize("seed", [1, 2])
-async def test_random_cancellations_leave_no_hang_and_no_task(
+async def test_flight_leaves_no_task_after_random_cancellations(
     make_cache: MakeCache, on_abandon: str, seed: int
 ) -> None:
-    """10,000 steps in all: callers come, are cancelled and change keys at random, on keys few enough to collide."""
+    """10,000 random steps in all runs: callers start, are cancelled and change keys; few keys, so that they collide."""
     dice = random.Random(seed)
     cache = make_cache(llm=TierOptions(on_abandon=on_abandon, l1_ttl=0.002))
     requests = [asking(f"hot {n}") for n in range(3)]

@@ -1,4 +1,4 @@
-"""L1 against a simple model: bounds, order of eviction, deadlines."""
+"""L1, compared with a simple model: bounds, order of eviction, deadlines."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def entry(value: object = "v", *, deadline: float = 1e9, size: int = 1, groups: 
     return Entry(value, deadline=deadline, expires_at=deadline, stored_at=0, began=0, groups=groups, size_bytes=size)
 
 
-def test_the_least_recently_used_entry_goes_first() -> None:
+def test_l1_evicts_least_recently_used_entry() -> None:
     l1 = L1(max_entries=2, max_bytes=1000)
     l1.put("a", entry())
     l1.put("b", entry())
@@ -31,7 +31,7 @@ def test_the_least_recently_used_entry_goes_first() -> None:
     assert l1.evicted_count == 1
 
 
-def test_an_entry_is_served_until_its_deadline_and_not_at_it() -> None:
+def test_l1_serves_entry_until_its_deadline() -> None:
     l1 = L1(max_entries=2, max_bytes=1000)
     l1.put("a", entry(deadline=10))
     assert l1.get("a", 9.999) is not None
@@ -39,7 +39,7 @@ def test_an_entry_is_served_until_its_deadline_and_not_at_it() -> None:
     assert l1.entry_count == 0
 
 
-def test_a_value_too_large_is_not_kept_and_takes_the_older_one_with_it() -> None:
+def test_l1_refuses_oversized_value_and_drops_older_value() -> None:
     l1 = L1(max_entries=2, max_bytes=10)
     l1.put("a", entry("old"))
     assert not l1.put("a", entry("new", size=11))
@@ -47,7 +47,7 @@ def test_a_value_too_large_is_not_kept_and_takes_the_older_one_with_it() -> None
     assert l1.size_bytes == 0
 
 
-def test_looking_through_groups_does_not_change_the_order() -> None:
+def test_l1_keeps_eviction_order_when_group_is_dropped() -> None:
     l1 = L1(max_entries=3, max_bytes=1000)
     for key in "abc":
         l1.put(key, entry(groups=(A,)))
@@ -60,7 +60,7 @@ def test_looking_through_groups_does_not_change_the_order() -> None:
 
 
 class Model(RuleBasedStateMachine):
-    """The same steps on L1 and on an ordered dictionary that is looked through in full."""
+    """Runs the same random steps on L1 and on an ordered dictionary, which it scans in full."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -125,4 +125,4 @@ class Model(RuleBasedStateMachine):
 
 
 Model.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
-TestL1AgainstTheModel = Model.TestCase
+TestL1MatchesModel = Model.TestCase

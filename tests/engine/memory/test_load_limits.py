@@ -12,7 +12,7 @@ from tests.support import MakeCache
 from tiercache import ResilienceOptions
 
 
-async def test_a_load_within_a_load_needs_no_slot_of_its_own(make_cache: MakeCache) -> None:
+async def test_load_limits_let_nested_load_share_the_slot(make_cache: MakeCache) -> None:
     cache = make_cache(resilience=ResilienceOptions(max_loads=1))
 
     async def outer() -> str:
@@ -23,7 +23,7 @@ async def test_a_load_within_a_load_needs_no_slot_of_its_own(make_cache: MakeCac
 
 
 @pytest.mark.parametrize("mode", ["use", "bypass", "refresh", "store_only"])
-async def test_a_load_in_any_mode_holds_a_slot_that_its_inner_loads_share(make_cache: MakeCache, mode: Any) -> None:
+async def test_load_limits_let_nested_loads_share_the_slot_in_every_mode(make_cache: MakeCache, mode: Any) -> None:
     cache = make_cache(resilience=ResilienceOptions(max_loads=1))
 
     async def outer() -> str:
@@ -34,7 +34,7 @@ async def test_a_load_in_any_mode_holds_a_slot_that_its_inner_loads_share(make_c
         assert (await cache.llm.get_or_load(HELLO, outer, mode=mode)).response == "inner+inner+inner"
 
 
-async def test_a_task_that_outlives_the_load_it_began_in_takes_slots_like_any_other(make_cache: MakeCache) -> None:
+async def test_load_limits_count_load_of_task_that_outlives_its_own_load(make_cache: MakeCache) -> None:
     cache = make_cache(resilience=ResilienceOptions(max_loads=1))
     later: list[asyncio.Task[Any]] = []
     blocked, second = Loader(held=True), Loader()
@@ -57,7 +57,7 @@ async def test_a_task_that_outlives_the_load_it_began_in_takes_slots_like_any_ot
     assert second.calls == 1
 
 
-async def test_a_load_that_waits_for_one_without_a_slot_lends_it_its_own(make_cache: MakeCache) -> None:
+async def test_load_limits_lend_slot_to_load_that_the_holder_waits_for(make_cache: MakeCache) -> None:
     cache = make_cache(resilience=ResilienceOptions(max_loads=1))
     started, go = asyncio.Event(), asyncio.Event()
     running = most = 0
@@ -78,7 +78,7 @@ async def test_a_load_that_waits_for_one_without_a_slot_lends_it_its_own(make_ca
 
     holding = load_llm(cache, outer)
     await started.wait()
-    queued = [load_llm(cache, inner, asking(f"inner {n}")) for n in range(2)]  # They hold no slot, and wait for one.
+    queued = [load_llm(cache, inner, asking(f"inner {n}")) for n in range(2)]  # Both wait for a slot.
     await turns(20)
     await asyncio.sleep(0.02)
     go.set()
@@ -88,10 +88,10 @@ async def test_a_load_that_waits_for_one_without_a_slot_lends_it_its_own(make_ca
     assert most == 1
     last = [cache.llm.get_or_load(asking(f"last {n}"), inner) for n in range(5)]
     await asyncio.gather(*last)
-    assert most == 1  # As many slots as before.
+    assert most == 1  # No slot was gained.
 
 
-async def test_no_more_loads_run_at_once_than_max_loads(make_cache: MakeCache) -> None:
+async def test_load_limits_bound_concurrent_loads(make_cache: MakeCache) -> None:
     cache = make_cache(resilience=ResilienceOptions(max_loads=5))
     running = most = 0
 
@@ -107,7 +107,7 @@ async def test_no_more_loads_run_at_once_than_max_loads(make_cache: MakeCache) -
     assert most == 5
 
 
-async def test_a_load_that_takes_too_long_times_out_for_everyone(make_cache: MakeCache) -> None:
+async def test_load_limits_time_out_slow_load_for_every_waiter(make_cache: MakeCache) -> None:
     cache = make_cache(resilience=ResilienceOptions(load_timeout=0.01))
     loader = Loader(held=True)
     results = await asyncio.gather(load_llm(cache, loader), load_llm(cache, loader), return_exceptions=True)
@@ -115,7 +115,7 @@ async def test_a_load_that_takes_too_long_times_out_for_everyone(make_cache: Mak
     assert loader.cancelled == 1
 
 
-async def test_a_loaders_own_timeout_is_passed_on_as_it_is(make_cache: MakeCache) -> None:
+async def test_load_limits_pass_on_timeout_error_of_loader(make_cache: MakeCache) -> None:
     cache = make_cache(resilience=ResilienceOptions(load_timeout=60))
     error = TimeoutError("the model's")
     with pytest.raises(TimeoutError) as caught:

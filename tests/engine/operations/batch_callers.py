@@ -10,12 +10,12 @@ from tests.support import until
 from tiercache import AgentCache, ToolResult
 from tiercache.engine.operations.batch_loader import BatchLoader
 
-# Longer than any test: only a full batch is called.
+# A window longer than any test: the function is called only for a full batch.
 FOR_EVER = 3600.0
 
 
 def ask(cache: AgentCache, loader: Any, *cities: str, tool: str = "weather", **options: Any) -> list[asyncio.Task[Any]]:
-    """Start a caller for each of ``cities``, in order."""
+    """Start a caller of ``tool.get_or_load`` for each of ``cities``, in order."""
     return [
         asyncio.create_task(cache.tool.get_or_load(tool, {"city": city}, loader, **options), name=city)
         for city in cities
@@ -23,12 +23,12 @@ def ask(cache: AgentCache, loader: Any, *cities: str, tool: str = "weather", **o
 
 
 async def values(tasks: list[asyncio.Task[ToolResult]]) -> list[Any]:
-    """Return what the callers got: values or exceptions."""
+    """Return the value or the exception of each caller."""
     async with asyncio.timeout(10):
         results = await asyncio.gather(*tasks, return_exceptions=True)
     return [result if isinstance(result, BaseException) else result.value for result in results]
 
 
 async def collected(loader: BatchLoader, count: int) -> None:
-    """Return once ``count`` calls wait in the batch that is collecting."""
+    """Return once the batch that ``loader`` collects has ``count`` calls."""
     await until(lambda: BatchView(loader).size == count)

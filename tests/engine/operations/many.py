@@ -1,4 +1,4 @@
-"""Changes of one key during a batch, and a look at both levels."""
+"""Changes of one key during a batch, and the values in both levels."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ changes = pytest.mark.parametrize("change", CHANGES)
 
 
 async def in_both_levels(cache: AgentCache, key: str = "a") -> tuple[Any, Any]:
-    """Return what L1 and Valkey have for ``key``."""
+    """Return the values of ``key`` in L1 and in Valkey, MISS for none; clears L1."""
     await cache.flush_writes()
     hits = cache.local_stats().tiers["kv"].l1_hits
     value = await cache.kv.get(key, MISS)
@@ -32,4 +32,5 @@ async def in_both_levels(cache: AgentCache, key: str = "a") -> tuple[Any, Any]:
 
 
 def left_by(change: str) -> tuple[Any, Any]:
+    """Return the values in L1 and in Valkey after ``change``."""
     return ("stored", "stored") if change.startswith("set") else (MISS, MISS)

@@ -1,47 +1,46 @@
-"""Around a change: entries go before and after it, and nothing is stored in between."""
+"""``invalidates``: entries are dropped before and after a change of the source data, and none is stored in between."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import signal
-from collections.abc import Callable
 
 import pytest
 
 from tests.requests import HELLO
 from tests.seams import without_bar
-from tests.support import until
+from tests.support import MakeCache, until
 from tiercache import AgentCache, L2UnavailableError, ResilienceOptions, UsageError
 from tiercache.embedded import EmbeddedValkey
 
 
-async def test_entries_are_gone_during_the_change_and_after_it(cache: AgentCache) -> None:
+async def test_bar_drops_entry_during_change_and_after_it(cache: AgentCache) -> None:
     await cache.kv.set("k", "old")
     async with cache.kv.invalidates("k"):
         assert await cache.kv.get("k") is None
     assert await cache.kv.get("k") is None
 
 
-async def reading_during_a_change(cache: AgentCache) -> None:
+async def load_during_change(cache: AgentCache) -> None:
     async with cache.kv.invalidates("k"):
         result = await cache.kv.get_or_load("k", lambda: "old")
         assert (result.value, result.source) == ("old", "loader")
         assert await cache.kv.get("k") is None
 
 
-async def test_what_is_loaded_during_the_change_is_stored_nowhere(cache: AgentCache) -> None:
-    await reading_during_a_change(cache)
+async def test_bar_keeps_load_during_change_out_of_both_levels(cache: AgentCache) -> None:
+    await load_during_change(cache)
     assert await cache.kv.get("k") is None
 
 
-async def test_without_the_bar_it_would(cache: AgentCache, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_bar_removed_stores_load_during_change(cache: AgentCache, monkeypatch: pytest.MonkeyPatch) -> None:
     without_bar(monkeypatch)
     with pytest.raises(AssertionError):
-        await reading_during_a_change(cache)
+        await load_during_change(cache)
 
 
-async def test_what_another_process_stores_meanwhile_goes_too(make_cache: Callable[..., AgentCache]) -> None:
+async def test_bar_drops_store_of_other_process_during_change(make_cache: MakeCache) -> None:
     cache, other = make_cache(name="test"), make_cache(name="test")
     async with cache.tool.invalidates("t", {"a": 1}):
         await other.tool.get_or_load("t", {"a": 1}, lambda: "old")
@@ -49,13 +48,13 @@ async def test_what_another_process_stores_meanwhile_goes_too(make_cache: Callab
         assert (await other.tool.check("t", {"a": 1})).hit
     assert not (await cache.tool.check("t", {"a": 1})).hit
 
-    async def has_heard() -> bool:
+    async def is_received() -> bool:
         return not (await other.tool.check("t", {"a": 1})).hit
 
-    await until(has_heard)
+    await until(is_received)
 
 
-async def test_a_load_that_outlives_the_change_is_not_stored(cache: AgentCache) -> None:
+async def test_bar_keeps_load_that_outlives_change_unstored(cache: AgentCache) -> None:
     loading, release = asyncio.Event(), asyncio.Event()
 
     async def load() -> str:
@@ -71,7 +70,7 @@ async def test_a_load_that_outlives_the_change_is_not_stored(cache: AgentCache) 
     assert not (await cache.llm.check(HELLO)).hit
 
 
-async def test_a_change_that_raises_leaves_nothing_behind(cache: AgentCache) -> None:
+async def test_bar_drops_entries_when_change_raises(cache: AgentCache) -> None:
     await cache.kv.set("k", "old", tags=["t"])
 
     @cache.invalidates("t")
@@ -85,7 +84,7 @@ async def test_a_change_that_raises_leaves_nothing_behind(cache: AgentCache) -> 
     assert await cache.kv.get("other") is None
 
 
-async def test_a_cancelled_change_leaves_nothing_behind(cache: AgentCache) -> None:
+async def test_bar_drops_entries_when_change_is_cancelled(cache: AgentCache) -> None:
     begun = asyncio.Event()
 
     async def change() -> None:
@@ -102,7 +101,7 @@ async def test_a_cancelled_change_leaves_nothing_behind(cache: AgentCache) -> No
     assert await cache.kv.get("k") is None
 
 
-async def test_a_decorator_names_entries_by_the_arguments_of_the_call(cache: AgentCache) -> None:
+async def test_bar_decorator_names_entries_by_call_arguments(cache: AgentCache) -> None:
     await cache.tool.store("get_user", {"id": 7}, "old", tags=["user:7"])
     await cache.tool.store("get_user", {"id": 8}, "kept", tags=["user:8"])
     await cache.kv.set("7", "old")
@@ -120,7 +119,7 @@ async def test_a_decorator_names_entries_by_the_arguments_of_the_call(cache: Age
     assert (await cache.tool.check("get_user", {"id": 8})).hit
 
 
-async def test_the_same_block_may_be_entered_by_several_at_once(cache: AgentCache) -> None:
+async def test_bar_is_reentrant_for_concurrent_changes(cache: AgentCache) -> None:
     around = cache.kv.invalidates("k")
 
     async def change() -> None:
@@ -134,7 +133,7 @@ async def test_the_same_block_may_be_entered_by_several_at_once(cache: AgentCach
     assert await cache.kv.get("k") == "new"
 
 
-async def test_while_valkey_is_silent_the_change_is_made_and_its_caller_told(
+async def test_bar_makes_change_and_raises_while_valkey_is_unavailable(
     own_server: tuple[EmbeddedValkey, int],
 ) -> None:
     server, pid = own_server
@@ -152,7 +151,7 @@ async def test_while_valkey_is_silent_the_change_is_made_and_its_caller_told(
         os.kill(pid, signal.SIGCONT)
 
 
-async def test_bad_arguments_are_refused_at_once(cache: AgentCache) -> None:
+async def test_bar_refuses_bad_arguments(cache: AgentCache) -> None:
     with pytest.raises(UsageError):
         cache.kv.invalidates("")
     with pytest.raises(UsageError):

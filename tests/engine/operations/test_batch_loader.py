@@ -18,9 +18,7 @@ from tiercache import AgentCache, LlmResponse, TierOptions, UsageError
 # Collecting
 
 
-async def test_a_hundred_concurrent_cold_keys_are_one_call_and_are_stored(
-    cache: AgentCache, plain: valkey.Valkey
-) -> None:
+async def test_batch_loader_answers_100_concurrent_misses_by_one_call(cache: AgentCache, plain: valkey.Valkey) -> None:
     fn = ManyLoader()
     loader = cache.tool.batch_loader(fn, window=FOR_EVER, max_size=100)
     cities = [f"city {n}" for n in range(100)]
@@ -36,14 +34,14 @@ async def test_a_hundred_concurrent_cold_keys_are_one_call_and_are_stored(
     assert {result.source for result in results} == {"l2"}
 
 
-async def test_without_a_window_the_calls_of_one_turn_are_one_batch_in_the_order_of_arrival(memory: AgentCache) -> None:
+async def test_batch_loader_without_window_batches_calls_of_one_loop_step_in_order(memory: AgentCache) -> None:
     fn = ManyLoader()
     loader = memory.tool.batch_loader(fn, window=0)
     assert await values(ask(memory, loader, "c", "a", "b", "a")) == ["c!", "a!", "b!", "a!"]
     assert fn.asked == [["c", "a", "b"]]
 
 
-async def test_the_first_call_waits_for_the_window_and_no_longer(memory: AgentCache) -> None:
+async def test_batch_loader_collects_calls_until_window_ends(memory: AgentCache) -> None:
     fn = ManyLoader()
     loader = memory.tool.batch_loader(fn, window=0.3)
     first = ask(memory, loader, "a")
@@ -53,7 +51,7 @@ async def test_the_first_call_waits_for_the_window_and_no_longer(memory: AgentCa
     assert fn.asked == [["a", "b"]]
 
 
-async def test_a_full_batch_is_called_at_once(memory: AgentCache) -> None:
+async def test_batch_loader_calls_function_at_once_when_batch_is_full(memory: AgentCache) -> None:
     fn = ManyLoader()
     loader = memory.tool.batch_loader(fn, window=FOR_EVER, max_size=2)
     tasks = ask(memory, loader, "a", "b", "c")
@@ -64,7 +62,7 @@ async def test_a_full_batch_is_called_at_once(memory: AgentCache) -> None:
     assert fn.asked == [["a", "b"], ["c", "d"]]
 
 
-async def test_a_slow_batch_blocks_neither_the_next_one_nor_another_loader(memory: AgentCache) -> None:
+async def test_batch_loader_runs_batches_concurrently_when_one_is_slow(memory: AgentCache) -> None:
     slow, quick = ManyLoader(held=True), ManyLoader()
     loader = memory.tool.batch_loader(lambda calls: (slow if calls[0]["city"] == "slow" else quick)(calls), window=0)
     waiting = ask(memory, loader, "slow")
@@ -75,7 +73,7 @@ async def test_a_slow_batch_blocks_neither_the_next_one_nor_another_loader(memor
     assert await values(waiting) == ["slow!"]
 
 
-async def test_equal_args_of_two_tools_and_modes_have_a_place_each(memory: AgentCache) -> None:
+async def test_batch_loader_separates_equal_args_of_tools_and_modes(memory: AgentCache) -> None:
     fn = ManyLoader()
     loader = memory.tool.batch_loader(fn, window=FOR_EVER, max_size=3)
     tasks = ask(memory, loader, "a") + ask(memory, loader, "a", tool="forecast")
@@ -84,7 +82,7 @@ async def test_equal_args_of_two_tools_and_modes_have_a_place_each(memory: Agent
     assert fn.asked == [["a"] * 3]
 
 
-async def test_what_the_function_gets_is_its_own(memory: AgentCache) -> None:
+async def test_batch_loader_passes_copy_of_args_to_function(memory: AgentCache) -> None:
     def spoil(calls: list[dict[str, Any]]) -> list[str]:
         cities = [call.pop("city") for call in calls]
         calls.clear()
@@ -99,18 +97,18 @@ async def test_what_the_function_gets_is_its_own(memory: AgentCache) -> None:
 
 
 @pytest.mark.parametrize("args", [None, {}])
-async def test_a_call_without_args_is_an_empty_mapping(memory: AgentCache, args: Any) -> None:
+async def test_batch_loader_passes_empty_mapping_for_call_without_args(memory: AgentCache, args: Any) -> None:
     loader = memory.tool.batch_loader(lambda calls: [repr(call) for call in calls], window=0)
     assert (await memory.tool.get_or_load("now", args, loader)).value == "{}"
 
 
-async def test_args_may_have_any_name(memory: AgentCache) -> None:
+async def test_batch_loader_accepts_args_of_any_name(memory: AgentCache) -> None:
     loader = memory.tool.batch_loader(lambda calls: calls, window=0)
     args = {"self": 1, "argument": 2, "batch": 3}
     assert (await memory.tool.get_or_load("any", args, loader)).value == args
 
 
-async def test_the_function_runs_in_the_context_of_the_first_call(memory: AgentCache) -> None:
+async def test_batch_loader_runs_function_in_context_of_first_call(memory: AgentCache) -> None:
     async def caller(name: str) -> Any:
         of.set(name)
         return (await memory.tool.get_or_load("weather", {"city": name}, loader)).value
@@ -123,7 +121,7 @@ async def test_the_function_runs_in_the_context_of_the_first_call(memory: AgentC
 # Results
 
 
-async def test_an_exception_in_a_place_is_that_keys_alone(cache: AgentCache, plain: valkey.Valkey) -> None:
+async def test_batch_loader_raises_exception_result_for_its_key_alone(cache: AgentCache, plain: valkey.Valkey) -> None:
     loader = cache.tool.batch_loader(ManyLoader(failing=("b",)), window=FOR_EVER, max_size=3)
     a, b, c = await values(ask(cache, loader, "a", "b", "c"))
     assert (a, c) == ("a!", "c!")
@@ -135,14 +133,14 @@ async def test_an_exception_in_a_place_is_that_keys_alone(cache: AgentCache, pla
     assert (counters.loads, counters.load_errors) == (3, 1)
 
 
-async def test_an_exception_that_a_future_would_refuse_hurts_nobody_else(memory: AgentCache) -> None:
+async def test_batch_loader_raises_stop_iteration_result_for_its_key_alone(memory: AgentCache) -> None:
     loader = memory.tool.batch_loader(lambda calls: [StopIteration(), "b!"], window=0)
     a, b = await values(ask(memory, loader, "a", "b"))
     assert isinstance(a, RuntimeError)
     assert b == "b!"
 
 
-async def test_what_the_function_raises_reaches_everyone_and_stores_nothing(memory: AgentCache) -> None:
+async def test_batch_loader_raises_error_of_function_for_every_key(memory: AgentCache) -> None:
     error = OSError("down")
 
     async def broken(calls: list[Any]) -> list[Any]:
@@ -166,7 +164,7 @@ async def test_what_the_function_raises_reaches_everyone_and_stores_nothing(memo
         ((value for value in "ab"), "not generator"),
     ],
 )
-async def test_what_is_no_list_of_as_many_results_is_refused_for_everyone(
+async def test_batch_loader_refuses_results_that_do_not_match_calls(
     memory: AgentCache, returned: Any, message: str
 ) -> None:
     loader = memory.tool.batch_loader(lambda calls: returned, window=0)
@@ -176,14 +174,14 @@ async def test_what_is_no_list_of_as_many_results_is_refused_for_everyone(
     assert not (await memory.tool.check("weather", {"city": "a"})).hit
 
 
-async def test_one_result_that_is_no_json_fails_its_key_alone(memory: AgentCache) -> None:
+async def test_batch_loader_refuses_non_json_result_for_its_key_alone(memory: AgentCache) -> None:
     loader = memory.tool.batch_loader(lambda calls: (object(), "b!"), window=0)
     a, b = await values(ask(memory, loader, "a", "b"))
     assert isinstance(a, UsageError)
     assert b == "b!"
 
 
-async def test_each_key_is_stored_by_its_own_rules(make_cache: MakeCache) -> None:
+async def test_batch_loader_stores_each_key_with_its_own_options(make_cache: MakeCache) -> None:
     seen: list[Any] = []
     cache = make_cache(tool=TierOptions(store_when=lambda value: seen.append(value) or value != "b!"))
     loader = cache.tool.batch_loader(ManyLoader(), window=FOR_EVER, max_size=3)
@@ -198,7 +196,7 @@ async def test_each_key_is_stored_by_its_own_rules(make_cache: MakeCache) -> Non
     assert await cache.invalidate_tag("x") == 1
 
 
-async def test_a_change_during_a_batch_wins_for_its_key_alone(memory: AgentCache) -> None:
+async def test_batch_loader_keeps_changed_key_of_batch_unstored(memory: AgentCache) -> None:
     fn = ManyLoader(held=True)
     loader = memory.tool.batch_loader(fn, window=0)
     tasks = ask(memory, loader, "a", "b")
@@ -210,7 +208,7 @@ async def test_a_change_during_a_batch_wins_for_its_key_alone(memory: AgentCache
     assert (await memory.tool.check("weather", {"city": "b"})).hit
 
 
-async def test_every_tier_with_loaders_has_batch_loaders(memory: AgentCache) -> None:
+async def test_batch_loader_serves_kv_and_llm_tiers(memory: AgentCache) -> None:
     keys = memory.kv.batch_loader(lambda keys: [f"{key}!" for key in keys], window=0)
     found = await asyncio.gather(*(memory.kv.get_or_load(key, keys) for key in "ab"))
     assert [result.value for result in found] == ["a!", "b!"]
@@ -226,7 +224,7 @@ async def test_every_tier_with_loaders_has_batch_loaders(memory: AgentCache) -> 
     assert answers[1].tokens == {"input": 1, "output": 2}
 
 
-async def test_making_a_loader_starts_nothing(memory: AgentCache) -> None:
+async def test_batch_loader_starts_no_task_before_first_call(memory: AgentCache) -> None:
     before = asyncio.all_tasks()
     memory.tool.batch_loader(ManyLoader())
     await turns()
@@ -247,6 +245,6 @@ BAD: dict[str, Callable[[AgentCache], object]] = {
 
 
 @pytest.mark.parametrize("bad", BAD)
-async def test_a_bad_argument_is_refused_at_once_and_named(memory: AgentCache, bad: str) -> None:
+async def test_batch_loader_refuses_bad_argument_by_name(memory: AgentCache, bad: str) -> None:
     with pytest.raises(UsageError, match=f"^{bad.split(',')[0]} must be"):
         BAD[bad](memory)

@@ -14,11 +14,9 @@ from tests.seams import BatchView
 from tests.support import MakeCache, run_in_thread, until
 from tiercache import AgentCache, ResilienceOptions, TierOptions, UsageError
 
-# Cancelling
-
 
 @pytest.mark.parametrize("on_abandon", ["cancel", "finish"])
-async def test_a_call_that_is_cancelled_while_others_are_collected_leaves_its_place(on_abandon: Any) -> None:
+async def test_batch_loader_drops_call_cancelled_during_window(on_abandon: Any) -> None:
     async with AgentCache.in_memory(tool=TierOptions(on_abandon=on_abandon)) as cache:
         fn = ManyLoader()
         loader = cache.tool.batch_loader(fn, window=FOR_EVER, max_size=3)
@@ -32,7 +30,7 @@ async def test_a_call_that_is_cancelled_while_others_are_collected_leaves_its_pl
         assert a.cancelled()
 
 
-async def test_a_call_that_is_cancelled_during_the_batch_hurts_nobody_else(memory: AgentCache) -> None:
+async def test_batch_loader_continues_batch_after_one_call_is_cancelled(memory: AgentCache) -> None:
     fn = ManyLoader(held=True)
     loader = memory.tool.batch_loader(fn, window=0)
     a, b, c = ask(memory, loader, "a", "b", "c")
@@ -45,7 +43,7 @@ async def test_a_call_that_is_cancelled_during_the_batch_hurts_nobody_else(memor
     assert not (await memory.tool.check("weather", {"city": "a"})).hit
 
 
-async def test_a_batch_whose_calls_are_all_cancelled_before_it_is_called_never_is(memory: AgentCache) -> None:
+async def test_batch_loader_never_calls_function_when_all_calls_are_cancelled(memory: AgentCache) -> None:
     fn = ManyLoader()
     loader = memory.tool.batch_loader(fn, window=FOR_EVER, max_size=3)
     tasks = ask(memory, loader, "a", "b")
@@ -61,7 +59,7 @@ async def test_a_batch_whose_calls_are_all_cancelled_before_it_is_called_never_i
     assert fn.asked == [["c", "d", "e"]]
 
 
-async def test_a_batch_that_nobody_waits_for_is_cancelled_and_ends_before_the_cache_does() -> None:
+async def test_batch_loader_cancels_abandoned_batch_and_close_awaits_it() -> None:
     cleaned = False
 
     async def fn(calls: list[Any]) -> list[Any]:
@@ -85,7 +83,7 @@ async def test_a_batch_that_nobody_waits_for_is_cancelled_and_ends_before_the_ca
     assert cleaned
 
 
-async def test_what_a_cancelled_batch_raises_is_nobodys(memory: AgentCache) -> None:
+async def test_batch_loader_drops_error_of_cancelled_batch(memory: AgentCache) -> None:
     async def fn(calls: list[Any]) -> list[Any]:
         started.set()
         try:
@@ -103,7 +101,7 @@ async def test_what_a_cancelled_batch_raises_is_nobodys(memory: AgentCache) -> N
     assert await values(ask(memory, memory.tool.batch_loader(ManyLoader(), window=0), "a")) == ["a!"]
 
 
-async def test_a_call_joins_no_batch_that_is_being_cancelled() -> None:
+async def test_batch_loader_starts_new_batch_while_old_batch_is_cancelled() -> None:
     async with AgentCache.in_memory(resilience=ResilienceOptions(max_loads=1)) as cache:
         blocking, fn = ManyLoader(held=True), ManyLoader()
         holding = ask(cache, cache.tool.batch_loader(blocking, window=0), "holding")
@@ -111,7 +109,7 @@ async def test_a_call_joins_no_batch_that_is_being_cancelled() -> None:
         loader = cache.tool.batch_loader(fn, window=0)
         first = ask(cache, loader, "a")
         await collected(loader, 1)
-        await turns()  # It waits for its turn, and goes on collecting.
+        await turns()  # The batch waits for a slot and still collects calls.
         assert fn.asked == []
         second = ask(cache, loader, "b", mode="bypass")
         await collected(loader, 2)
@@ -125,7 +123,7 @@ async def test_a_call_joins_no_batch_that_is_being_cancelled() -> None:
         assert fn.asked == [["c"]]
 
 
-async def test_a_batch_that_somebody_else_cancels_is_joined_by_nobody_later() -> None:
+async def test_batch_loader_starts_new_batch_after_task_is_cancelled_from_outside() -> None:
     async with AgentCache.in_memory(resilience=ResilienceOptions(max_loads=1)) as cache:
         blocking = ManyLoader(held=True)
         holding = ask(cache, cache.tool.batch_loader(blocking, window=0), "holding")
@@ -142,7 +140,7 @@ async def test_a_batch_that_somebody_else_cancels_is_joined_by_nobody_later() ->
         assert await values(holding + ask(cache, loader, "c")) == ["holding!", "c!"]
 
 
-async def test_a_batch_that_is_cancelled_by_its_own_function_cancels_its_calls(memory: AgentCache) -> None:
+async def test_batch_loader_passes_on_cancellation_raised_by_function(memory: AgentCache) -> None:
     async def fn(calls: list[Any]) -> list[Any]:
         raise asyncio.CancelledError
 
@@ -151,7 +149,7 @@ async def test_a_batch_that_is_cancelled_by_its_own_function_cancels_its_calls(m
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-async def test_random_cancellations_errors_and_nested_calls_leave_no_hang_and_no_task(
+async def test_batch_loader_leaves_no_task_after_random_cancellations_and_errors(
     make_cache: MakeCache, seed: int
 ) -> None:
     dice = random.Random(seed)
@@ -184,10 +182,10 @@ async def test_random_cancellations_errors_and_nested_calls_leave_no_hang_and_no
         await until(lambda: BatchView(loader).batch is None and BatchView(quick).batch is None)
 
 
-# Lifecycle
+# Close and end of the loop
 
 
-async def test_closing_waits_for_a_batch_under_way_which_may_still_ask_the_cache() -> None:
+async def test_batch_loader_serves_nested_load_of_batch_during_close() -> None:
     async def fn(calls: list[Any]) -> list[Any]:
         started.set()
         await go.wait()
@@ -205,7 +203,7 @@ async def test_closing_waits_for_a_batch_under_way_which_may_still_ask_the_cache
     assert await values(tasks) == ["inner", "inner"]
 
 
-async def test_closing_ends_a_batch_that_does_not_end() -> None:
+async def test_batch_loader_fails_calls_when_close_reaches_drain_timeout() -> None:
     fn = ManyLoader(held=True)
     cache = AgentCache.in_memory(resilience=ResilienceOptions(drain_timeout=0.05))
     tasks = ask(cache, cache.tool.batch_loader(fn, window=0), "a", "b")
@@ -215,7 +213,7 @@ async def test_closing_ends_a_batch_that_does_not_end() -> None:
     assert fn.cancelled == 1
 
 
-def test_a_loader_made_without_a_loop_serves_one_loop_after_the_other(url: str) -> None:
+def test_batch_loader_made_without_loop_serves_two_loops(url: str) -> None:
     def work() -> None:
         cache = AgentCache.from_url(url)
         asked: list[int] = []
@@ -236,7 +234,7 @@ def test_a_loader_made_without_a_loop_serves_one_loop_after_the_other(url: str) 
     run_in_thread(work)
 
 
-def test_what_a_loop_left_behind_is_in_nobodys_batch() -> None:
+def test_batch_loader_ignores_calls_of_closed_loop() -> None:
     def work() -> None:
         cache = AgentCache.in_memory()
         loader = cache.tool.batch_loader(lambda calls: [len(calls)] * len(calls), window=FOR_EVER, max_size=2)
@@ -249,7 +247,7 @@ def test_what_a_loop_left_behind_is_in_nobodys_batch() -> None:
         async def use() -> list[Any]:
             return await values(ask(cache, loader, "b", "c"))
 
-        # Closed as it is, by somebody who cancels nothing.
+        # The loop is closed without cancelling its tasks.
         loop = asyncio.new_event_loop()
         loop.run_until_complete(leave())
         loop.close()

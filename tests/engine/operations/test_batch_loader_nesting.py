@@ -10,10 +10,10 @@ from tests.requests import ManyLoader, turns
 from tests.support import MakeCache
 from tiercache import AgentCache, ResilienceOptions
 
-# Functions that ask the cache
+# Functions that call the cache
 
 
-async def test_a_function_may_ask_for_the_keys_of_its_own_batch(memory: AgentCache) -> None:
+async def test_batch_loader_lets_function_load_keys_of_its_own_batch(memory: AgentCache) -> None:
     depth = 0
 
     async def fn(calls: list[Any]) -> list[Any]:
@@ -29,8 +29,8 @@ async def test_a_function_may_ask_for_the_keys_of_its_own_batch(memory: AgentCac
     assert (await memory.tool.check("weather", {"city": "b"})).value == "of alone"
 
 
-async def test_a_function_may_ask_for_what_waits_for_any_key_of_its_batch(memory: AgentCache) -> None:
-    """The flight that would never end is waited for by none of the loads that the function was called from."""
+async def test_batch_loader_lets_function_load_key_that_waits_for_its_batch(memory: AgentCache) -> None:
+    """No load of the batch waits for the flight that waits for the batch, which would be a deadlock."""
     is_asked = asyncio.Event()
 
     async def fn(calls: list[Any]) -> list[Any]:
@@ -45,14 +45,14 @@ async def test_a_function_may_ask_for_what_waits_for_any_key_of_its_batch(memory
         is_asked.set()
         return f"summary of {(await memory.tool.get_or_load('weather', {'city': 'b'}, loader)).value}"
 
-    # In the context of a's load, which nobody waits for.
+    # The function runs in the context of a's load, and no load waits for a.
     tasks = ask(memory, loader, "a", "b")
     await turns()
     tasks.append(asyncio.create_task(memory.tool.get_or_load("summary", {}, summarise)))
     assert await values(tasks) == ["a, no summary", "b, no summary", "summary of b, no summary"]
 
 
-async def test_two_batch_loaders_that_ask_for_each_others_keys_do_not_deadlock(memory: AgentCache) -> None:
+async def test_batch_loader_avoids_deadlock_of_two_functions_that_load_each_others_keys(memory: AgentCache) -> None:
     both = asyncio.Barrier(2)
 
     def asks(tool: str, alone: str) -> Any:
@@ -65,11 +65,11 @@ async def test_two_batch_loaders_that_ask_for_each_others_keys_do_not_deadlock(m
 
     tasks = ask(memory, asks("two", "two alone"), "a", "b", tool="one")
     tasks += ask(memory, asks("one", "one alone"), "a", "b", tool="two")
-    # Those who come second would close the circle, and load by themselves.
+    # The calls that would close the circle load by themselves.
     assert await values(tasks) in (["one alone"] * 4, ["two alone"] * 4)
 
 
-async def test_a_function_may_ask_for_other_keys_by_the_same_loader(make_cache: MakeCache) -> None:
+async def test_batch_loader_lets_function_load_other_keys_through_itself(make_cache: MakeCache) -> None:
     cache = make_cache(resilience=ResilienceOptions(max_loads=1))
 
     async def fn(calls: list[Any]) -> list[Any]:
@@ -86,7 +86,7 @@ async def test_a_function_may_ask_for_other_keys_by_the_same_loader(make_cache: 
     assert [result.value for result in results] == ["0+1+1+1", "0+1+1+1", "0+1"]
 
 
-async def test_a_function_may_ask_for_many_keys_at_once(memory: AgentCache) -> None:
+async def test_batch_loader_lets_function_call_load_many(memory: AgentCache) -> None:
     async def fn(calls: list[Any]) -> list[Any]:
         found = await memory.kv.get_or_load_many([call["city"] for call in calls], bring)
         return [found[call["city"]] for call in calls]
@@ -104,7 +104,7 @@ async def test_a_function_may_ask_for_many_keys_at_once(memory: AgentCache) -> N
 # Limits
 
 
-async def test_max_loads_is_for_calls_of_the_function_and_not_for_collecting() -> None:
+async def test_batch_loader_takes_no_slot_while_it_collects() -> None:
     async with AgentCache.in_memory(resilience=ResilienceOptions(max_loads=1)) as cache:
         fn = ManyLoader()
         loader = cache.tool.batch_loader(fn, window=0)
@@ -113,7 +113,7 @@ async def test_max_loads_is_for_calls_of_the_function_and_not_for_collecting() -
         assert fn.asked == [cities]
 
 
-async def test_no_more_calls_of_the_function_run_at_once_than_max_loads() -> None:
+async def test_batch_loader_bounds_concurrent_calls_by_max_loads() -> None:
     running = most = 0
 
     async def fn(calls: list[Any]) -> list[Any]:
@@ -130,7 +130,7 @@ async def test_no_more_calls_of_the_function_run_at_once_than_max_loads() -> Non
     assert most == 2
 
 
-async def test_while_it_waits_for_its_turn_a_batch_goes_on_collecting_until_it_is_full() -> None:
+async def test_batch_loader_collects_calls_while_it_waits_for_slot() -> None:
     async with AgentCache.in_memory(resilience=ResilienceOptions(max_loads=1)) as cache:
         blocking, fn = ManyLoader(held=True), ManyLoader()
         holding = ask(cache, cache.tool.batch_loader(blocking, window=0), "holding")
@@ -146,7 +146,7 @@ async def test_while_it_waits_for_its_turn_a_batch_goes_on_collecting_until_it_i
         assert fn.asked == [["a", "b"], ["c"]]
 
 
-async def test_the_results_of_a_batch_wait_for_no_turn() -> None:
+async def test_batch_loader_delivers_results_without_slot() -> None:
     async with AgentCache.in_memory(resilience=ResilienceOptions(max_loads=1)) as cache:
         first, second = ManyLoader(held=True), ManyLoader(held=True)
         tasks = ask(cache, cache.tool.batch_loader(first, window=0), "a", "b")
@@ -160,7 +160,7 @@ async def test_the_results_of_a_batch_wait_for_no_turn() -> None:
         assert await values(queued) == ["c!"]
 
 
-async def test_a_load_that_waits_for_a_batch_lends_it_its_turn_and_gets_it_back() -> None:
+async def test_batch_loader_borrows_slot_of_load_that_waits_for_it() -> None:
     async with AgentCache.in_memory(resilience=ResilienceOptions(max_loads=1)) as cache:
         fn, other = ManyLoader(), ManyLoader(held=True)
         loader = cache.tool.batch_loader(fn, window=0)
@@ -177,7 +177,7 @@ async def test_a_load_that_waits_for_a_batch_lends_it_its_turn_and_gets_it_back(
         await turns()
         assert not other.started.is_set()
         go.set()
-        # Who waited for a turn before the batch did has it first.
+        # The load that waited for the slot before the batch runs first.
         await other.started.wait()
         await turns()
         assert fn.asked == []
@@ -185,20 +185,20 @@ async def test_a_load_that_waits_for_a_batch_lends_it_its_turn_and_gets_it_back(
         assert await values([outermost, queued]) == ["of a!", ["x!"]]
 
 
-async def test_a_batch_that_takes_too_long_times_out_for_everyone(make_cache: MakeCache) -> None:
+async def test_batch_loader_times_out_slow_batch_for_every_call(make_cache: MakeCache) -> None:
     cache = make_cache(resilience=ResilienceOptions(load_timeout=0.01))
     fn = ManyLoader(held=True)
     loader = cache.tool.batch_loader(fn, window=FOR_EVER, max_size=2)
     first = ask(cache, loader, "a")
     await collected(loader, 1)
-    await asyncio.sleep(0.02)  # Collecting takes as long as it takes.
+    await asyncio.sleep(0.02)  # The window does not count towards load_timeout.
     for error in await values(first + ask(cache, loader, "b")):
         assert isinstance(error, TimeoutError)
         assert "load_timeout=0.01" in str(error)
     assert fn.cancelled == 1
 
 
-async def test_a_call_with_a_timeout_of_its_own_hurts_nobody_else(memory: AgentCache) -> None:
+async def test_batch_loader_continues_batch_after_timeout_of_one_caller(memory: AgentCache) -> None:
     fn = ManyLoader(held=True)
     loader = memory.tool.batch_loader(fn, window=0)
 

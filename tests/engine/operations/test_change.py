@@ -29,7 +29,7 @@ async def in_both_levels(cache: AgentCache) -> tuple[str | None, str | None]:
 
 
 @pytest.mark.parametrize("change", CHANGES)
-async def test_a_change_during_a_load_wins_over_the_load(either: AgentCache, change: str) -> None:
+async def test_change_during_load_keeps_older_load_unstored(either: AgentCache, change: str) -> None:
     await change_during_a_load(either, change)
 
 
@@ -39,14 +39,14 @@ async def change_during_a_load(cache: AgentCache, change: str) -> None:
     await loader.started.wait()
     await CHANGES[change](cache)
     loader.release()
-    assert (await waiting).response == "older"  # Whoever waited still gets the value.
+    assert (await waiting).response == "older"  # The waiter still receives the loaded value.
     expected = "stored" if change == "store" else None
     assert await in_both_levels(cache) == (expected, expected)
     assert cache.local_stats().tiers["llm"].overtaken == 1
 
 
 @pytest.mark.parametrize("change", CHANGES)
-async def test_a_caller_after_a_change_does_not_join_the_older_load(either: AgentCache, change: str) -> None:
+async def test_change_during_load_starts_new_flight_for_next_caller(either: AgentCache, change: str) -> None:
     cache = either
     older, newer = Loader("older", held=True), Loader("newer")
     waiting = asyncio.create_task(cache.llm.get_or_load(HELLO, older))
@@ -60,7 +60,7 @@ async def test_a_caller_after_a_change_does_not_join_the_older_load(either: Agen
 
 
 @pytest.mark.parametrize("change", CHANGES)
-async def test_without_the_fence_the_older_load_would_be_stored(
+async def test_change_without_fences_stores_older_load(
     unleased: AgentCache, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without_fences(monkeypatch)
@@ -68,14 +68,14 @@ async def test_without_the_fence_the_older_load_would_be_stored(
         await change_during_a_load(unleased, change)
 
 
-async def test_an_invalidation_before_the_load_says_nothing_against_it(cache: AgentCache) -> None:
+async def test_change_before_load_does_not_break_it(cache: AgentCache) -> None:
     await cache.llm.invalidate(HELLO)
     await cache.llm.get_or_load(HELLO, Loader())
     assert await in_both_levels(cache) == ("answer", "answer")
 
 
 @pytest.mark.parametrize("change", CHANGES)
-async def test_a_read_that_a_change_overtook_does_not_fill_l1(
+async def test_change_during_read_keeps_older_value_out_of_l1(
     cache: AgentCache, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await cache.llm.store(HELLO, "older")
@@ -91,11 +91,14 @@ async def test_a_read_that_a_change_overtook_does_not_fill_l1(
 
 
 @pytest.mark.parametrize("change", CHANGES)
-async def test_a_read_between_the_first_drop_and_the_delete_does_not_stay_in_l1(
+async def test_change_drops_value_read_between_first_drop_and_write(
     cache: AgentCache, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The older value is read while the change is on its way to Valkey. A group's keys are not known beforehand: there
-    it comes into L1, and the second drop takes it out again."""
+    """The older value is read while the change is in flight.
+
+    There are two cases: 1. The change names its key: the read does not fill L1. 2. The change names a group, whose keys
+    are unknown before the reply: the read fills L1, and the second drop removes the entry.
+    """
     await cache.llm.store(HELLO, "older")
     writes = HeldWrites(monkeypatch)
     changing = asyncio.ensure_future(CHANGES[change](cache))
@@ -109,7 +112,7 @@ async def test_a_read_between_the_first_drop_and_the_delete_does_not_stay_in_l1(
 
 
 @pytest.mark.parametrize("change", CHANGES)
-async def test_a_read_begun_during_a_change_and_answered_before_it_does_not_fill_l1_after_it(
+async def test_change_breaks_read_begun_during_write(
     cache: AgentCache, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await cache.llm.store(HELLO, "older")
@@ -129,10 +132,10 @@ async def test_a_read_begun_during_a_change_and_answered_before_it_does_not_fill
 
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("ends", ["during the change", "after it"])
-async def test_a_load_begun_during_a_change_is_not_stored(
+async def test_change_breaks_load_begun_during_write(
     unleased: AgentCache, change: str, ends: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With leases such a load of what a group has begins behind the change: the lease is queued behind it."""
+    """With leases a load of a key in a changed group starts after the change, because its lease is queued behind it."""
     cache = unleased
     await cache.llm.store(HELLO, "older")
     writes = HeldWrites(monkeypatch)
@@ -149,12 +152,12 @@ async def test_a_load_begun_during_a_change_is_not_stored(
     loader.release()
     assert (await loading).response == "loaded"
     l1, l2 = await in_both_levels(cache)
-    assert l1 in (l2, None)  # Never do they differ.
+    assert l1 in (l2, None)  # The levels never differ.
     if change in ("store", "invalidate"):
         assert l2 == ("stored" if change == "store" else None)
 
 
-async def test_a_read_while_a_fill_is_on_its_way_does_not_bring_the_older_value_back(
+async def test_refresh_keeps_read_during_its_fill_out_of_l1(
     either: AgentCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = either
@@ -164,16 +167,14 @@ async def test_a_read_while_a_fill_is_on_its_way_does_not_bring_the_older_value_
         await cache.llm.get_or_load(HELLO, Loader("newer"), mode="refresh")
         cache.clear_l1()
         await writes.sending.wait()
-        assert (await cache.llm.check(HELLO)).response == "older"  # It is what Valkey holds at this moment.
+        assert (await cache.llm.check(HELLO)).response == "older"  # Valkey still holds the older value.
         writes.release.set()
         await cache.flush_writes()
     assert (await cache.llm.check(HELLO)).response == "newer"
     assert await in_both_levels(cache) == ("newer", "newer")
 
 
-async def test_a_read_overtaken_by_a_refresh_does_not_bring_the_older_value_back(
-    cache: AgentCache, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_refresh_breaks_older_read_in_flight(cache: AgentCache, monkeypatch: pytest.MonkeyPatch) -> None:
     await cache.llm.store(HELLO, "older")
     cache.clear_l1()
     with monkeypatch.context() as patch:
@@ -190,26 +191,26 @@ async def test_a_read_overtaken_by_a_refresh_does_not_bring_the_older_value_back
     assert await in_both_levels(cache) == ("newer", "newer")
 
 
-async def test_a_cancelled_store_still_drops_what_was_read_meanwhile(
+async def test_store_that_is_cancelled_still_drops_value_read_during_write(
     cache: AgentCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await cache.llm.store(HELLO, "older")
     writes = HeldWrites(monkeypatch)
     storing = asyncio.create_task(cache.llm.store(HELLO, "newer"))
     await writes.sending.wait()
-    assert (await cache.llm.check(HELLO)).response == "older"  # From Valkey, into L1.
+    assert (await cache.llm.check(HELLO)).response == "older"  # The read fills L1 from Valkey.
     storing.cancel()
     writes.release.set()
     await cache.flush_writes()
     assert await in_both_levels(cache) == ("newer", "newer")
 
 
-async def test_the_last_of_several_stores_wins_in_both_levels(cache: AgentCache) -> None:
+async def test_store_that_is_last_wins_in_both_levels(cache: AgentCache) -> None:
     await asyncio.gather(*(cache.llm.store(HELLO, str(n)) for n in range(250)))
     assert await in_both_levels(cache) == ("249", "249")
 
 
-async def test_an_older_load_that_ends_later_does_not_replace_a_refresh(either: AgentCache) -> None:
+async def test_refresh_wins_over_older_load_that_ends_later(either: AgentCache) -> None:
     cache = either
     older, newer = Loader("older", held=True), Loader("newer")
     waiting = asyncio.create_task(cache.llm.get_or_load(HELLO, older))
@@ -220,7 +221,7 @@ async def test_an_older_load_that_ends_later_does_not_replace_a_refresh(either: 
     assert await in_both_levels(cache) == ("newer", "newer")
 
 
-async def test_an_older_load_that_ends_first_does_not_stop_the_refresh(either: AgentCache) -> None:
+async def test_refresh_wins_over_older_load_that_ends_first(either: AgentCache) -> None:
     cache = either
     older, newer = Loader("older", held=True), Loader("newer", held=True)
     waiting = asyncio.create_task(cache.llm.get_or_load(HELLO, older))
@@ -234,7 +235,7 @@ async def test_an_older_load_that_ends_first_does_not_stop_the_refresh(either: A
     assert await in_both_levels(cache) == ("newer", "newer")
 
 
-async def test_a_fill_queued_before_an_invalidation_reaches_valkey_before_it(
+async def test_change_is_written_after_fill_queued_before_it(
     cache: AgentCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow_writes(monkeypatch)
@@ -243,7 +244,7 @@ async def test_a_fill_queued_before_an_invalidation_reaches_valkey_before_it(
     assert await in_both_levels(cache) == (None, None)
 
 
-async def test_a_clear_waits_for_fills_that_are_queued(cache: AgentCache, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_clear_removes_fills_queued_before_it(cache: AgentCache, monkeypatch: pytest.MonkeyPatch) -> None:
     slow_writes(monkeypatch)
     await asyncio.gather(*(cache.llm.get_or_load(asking(str(n)), Loader()) for n in range(20)))
     assert await cache.llm.clear() == 20
@@ -251,13 +252,13 @@ async def test_a_clear_waits_for_fills_that_are_queued(cache: AgentCache, monkey
     assert await cache.llm.clear() == 0
 
 
-async def test_a_load_that_says_so_is_handed_out_and_stored_nowhere(cache: AgentCache) -> None:
+async def test_load_with_store_false_is_returned_and_not_stored(cache: AgentCache) -> None:
     result = await cache.llm.get_or_load(HELLO, Loader(LlmResponse("once", store=False)))
     assert result.response == "once"
     assert await in_both_levels(cache) == (None, None)
 
 
-async def test_nothing_stays_registered(cache: AgentCache) -> None:
+async def test_load_that_is_cancelled_leaves_nothing_registered(cache: AgentCache) -> None:
     loader = Loader(held=True)
     task = asyncio.create_task(cache.llm.get_or_load(HELLO, loader))
     await loader.started.wait()
@@ -269,10 +270,10 @@ async def test_nothing_stays_registered(cache: AgentCache) -> None:
     assert internals(cache).registered == NOTHING_REGISTERED
 
 
-async def test_a_load_cancelled_from_outside_before_its_first_step_leaves_nobody_waiting(cache: AgentCache) -> None:
+async def test_load_cancelled_before_its_first_step_cancels_its_waiters(cache: AgentCache) -> None:
     loader = Loader()
     waiting = asyncio.create_task(cache.llm.get_or_load(HELLO, loader))
-    await asyncio.sleep(0)  # The caller has run and started the load's task, which has not run yet.
+    await asyncio.sleep(0)  # The caller has started the task of the load, and the task has not run yet.
     (loading,) = (task for task in asyncio.all_tasks() if task.get_name() == "tiercache-load")
     loading.cancel()
     async with asyncio.timeout(10):

@@ -1,4 +1,4 @@
-"""``explain``: each reason for which a lookup is answered, or is not."""
+"""``explain``: each reason for a hit or a miss."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import asyncio
 import math
 import os
 import signal
-from collections.abc import Callable
 
 import pytest
 import valkey
 
 from tests.requests import HELLO
 from tests.seams import L1View
-from tests.support import until
+from tests.support import MakeCache, until
 from tiercache import (
     AgentCache,
     CoherenceOptions,
@@ -26,55 +25,55 @@ from tiercache import (
 from tiercache.embedded import EmbeddedValkey
 from tiercache.testing import FakeClock
 
-FOREVER = CoherenceOptions(max_staleness=1e6)
+UNBOUNDED = CoherenceOptions(max_staleness=1e6)
 
 
-async def test_what_is_nowhere_would_miss(cache: AgentCache) -> None:
-    for said in (
+async def test_explain_reports_miss_for_absent_key(cache: AgentCache) -> None:
+    for report in (
         await cache.kv.explain("k"),
         await cache.llm.explain(HELLO),
         await cache.tool.explain("t", {"a": 1}),
     ):
-        assert (said.source, said.l1, said.l2) == (None, "absent", "absent")
-        assert (said.age, said.l1_ttl, said.l2_ttl, said.lease_holder) == (None, None, None, None)
-        assert "would miss" in str(said)
-        assert said.key in str(said)
+        assert (report.source, report.l1, report.l2) == (None, "absent", "absent")
+        assert (report.age, report.l1_ttl, report.l2_ttl, report.lease_holder) == (None, None, None, None)
+        assert "would miss" in str(report)
+        assert report.key in str(report)
 
 
-async def test_what_process_memory_has_is_answered_from_there(make_cache: Callable[..., AgentCache]) -> None:
+async def test_explain_reports_l1_hit(make_cache: MakeCache) -> None:
     cache = make_cache(name="test", default_ttl=60)
     key = await cache.tool.store("t", {"a": 1}, "x")
-    said = await cache.tool.explain("t", {"a": 1})
-    assert (said.key, said.source, said.l1, said.l2) == (key, "l1", "hit", "hit")
-    assert said.age is not None
-    assert 0 <= said.age < 5
-    assert 20 < (said.l1_ttl or 0) <= 30
-    assert 50 < (said.l2_ttl or 0) <= 60
-    assert said.trusted
-    assert said.tracked
+    report = await cache.tool.explain("t", {"a": 1})
+    assert (report.key, report.source, report.l1, report.l2) == (key, "l1", "hit", "hit")
+    assert report.age is not None
+    assert 0 <= report.age < 5
+    assert 20 < (report.l1_ttl or 0) <= 30
+    assert 50 < (report.l2_ttl or 0) <= 60
+    assert report.trusted
+    assert report.tracked
 
 
-async def test_what_only_valkey_has_is_answered_from_there(cache: AgentCache) -> None:
+async def test_explain_reports_l2_hit(cache: AgentCache) -> None:
     await cache.kv.set("k", 1)
     cache.clear_l1()
-    said = await cache.kv.explain("k")
-    assert (said.source, said.l1, said.l2, said.l2_ttl) == ("l2", "absent", "hit", math.inf)
+    report = await cache.kv.explain("k")
+    assert (report.source, report.l1, report.l2, report.l2_ttl) == ("l2", "absent", "hit", math.inf)
 
 
-async def test_what_is_stored_behind_is_answered_from_the_queue(make_cache: Callable[..., AgentCache]) -> None:
+async def test_explain_reports_queued_write_behind_value(make_cache: MakeCache) -> None:
     writes = WriteOptions(mode="behind", max_delay=3600)
     cache = make_cache(name="test", writes=writes, llm=TierOptions(l1=False))
     await cache.llm.store(HELLO, "queued")
-    said = await cache.llm.explain(HELLO)
-    assert (said.source, said.l1, said.l2) == ("l1", "off", "queued")
-    assert "on its way to Valkey" in str(said)
-    assert (await cache.llm.check(HELLO)).source == said.source
+    report = await cache.llm.explain(HELLO)
+    assert (report.source, report.l1, report.l2) == ("l1", "off", "queued")
+    assert "on its way to Valkey" in str(report)
+    assert (await cache.llm.check(HELLO)).source == report.source
     await cache.flush_writes()
-    said = await cache.llm.explain(HELLO)
-    assert (said.source, said.l2) == ("l2", "hit")
+    report = await cache.llm.explain(HELLO)
+    assert (report.source, report.l2) == ("l2", "hit")
 
 
-async def test_looking_changes_and_counts_nothing(cache: AgentCache) -> None:
+async def test_explain_changes_and_counts_nothing(cache: AgentCache) -> None:
     await cache.kv.set("k", 1)
     cache.clear_l1()
     before = cache.local_stats()
@@ -83,16 +82,16 @@ async def test_looking_changes_and_counts_nothing(cache: AgentCache) -> None:
     assert (after.tiers, after.l1_entry_count) == (before.tiers, 0)
 
 
-async def test_a_copy_that_has_been_kept_long_enough_is_expired(make_cache: Callable[..., AgentCache]) -> None:
+async def test_explain_reports_expired_l1_entry(make_cache: MakeCache) -> None:
     clock = FakeClock()
-    cache = make_cache(name="test", clock=clock.clock, coherence=FOREVER)
+    cache = make_cache(name="test", clock=clock.clock, coherence=UNBOUNDED)
     await cache.kv.set("k", 1)
     clock.advance(31)
-    said = await cache.kv.explain("k")
-    assert (said.source, said.l1, said.l1_ttl) == ("l2", "expired", 0)
+    report = await cache.kv.explain("k")
+    assert (report.source, report.l1, report.l1_ttl) == ("l2", "expired", 0)
 
 
-async def test_a_copy_that_nothing_proves_current_is_untrusted(make_cache: Callable[..., AgentCache]) -> None:
+async def test_explain_reports_untrusted_l1_entry(make_cache: MakeCache) -> None:
     clock = FakeClock()
     cache = make_cache(name="test", clock=clock.clock, coherence=CoherenceOptions(max_staleness=300))
     await cache.kv.set("k", 1)
@@ -100,31 +99,37 @@ async def test_a_copy_that_nothing_proves_current_is_untrusted(make_cache: Calla
     clock.advance(29)
     assert (await cache.kv.explain("k")).l1 == "hit"
     L1View(cache).end_trust()
-    assert (await cache.kv.explain("k")).l1 == "hit"  # It was stored less than 300 s ago.
+    assert (await cache.kv.explain("k")).l1 == "hit"  # The entry was stored less than 300 s ago.
     other = make_cache(name="test", clock=clock.clock, coherence=CoherenceOptions(max_staleness=5), kv=TierOptions())
     await other.kv.get("k")
     L1View(other).end_trust()
     clock.advance(6)
-    said = await other.kv.explain("k")
-    assert (said.source, said.l1, said.trusted) == ("l2", "untrusted", False)
-    assert "cannot know" in str(said)
+    report = await other.kv.explain("k")
+    assert (report.source, report.l1, report.trusted) == ("l2", "untrusted", False)
+    assert "cannot know" in str(report)
 
 
-async def test_a_tier_without_memory_says_so(make_cache: Callable[..., AgentCache]) -> None:
+async def test_explain_reports_l1_turned_off(make_cache: MakeCache) -> None:
     cache = make_cache(name="test", kv=TierOptions(l1=False))
     await cache.kv.set("k", 1)
-    said = await cache.kv.explain("k")
-    assert (said.source, said.l1, said.l2) == ("l2", "off", "hit")
+    report = await cache.kv.explain("k")
+    assert (report.source, report.l1, report.l2) == ("l2", "off", "hit")
 
 
-async def test_a_cache_without_valkey_says_so() -> None:
+async def test_explain_reports_cache_without_valkey() -> None:
     async with AgentCache.in_memory() as cache:
         await cache.kv.set("k", 1)
-        said = await cache.kv.explain("k")
-        assert (said.source, said.l1, said.l2, said.trusted, said.tracked) == ("l1", "hit", "off", True, False)
+        report = await cache.kv.explain("k")
+        assert (report.source, report.l1, report.l2, report.trusted, report.tracked) == (
+            "l1",
+            "hit",
+            "off",
+            True,
+            False,
+        )
 
 
-async def test_a_load_under_way_shows_who_loads(make_cache: Callable[..., AgentCache]) -> None:
+async def test_explain_reports_lease_holder_of_load_in_flight(make_cache: MakeCache) -> None:
     holder, other = make_cache(name="test"), make_cache(name="test")
     loading, release = asyncio.Event(), asyncio.Event()
 
@@ -135,38 +140,40 @@ async def test_a_load_under_way_shows_who_loads(make_cache: Callable[..., AgentC
 
     waiter = asyncio.create_task(holder.kv.get_or_load("k", load))
     await loading.wait()
-    said, heard = await holder.kv.explain("k"), await other.kv.explain("k")
-    assert (said.source, said.l2, said.is_loading, said.holds_lease) == (None, "leased", True, True)
-    assert (heard.source, heard.l2, heard.is_loading, heard.holds_lease) == (None, "leased", False, False)
-    assert said.lease_holder == heard.lease_holder is not None
+    report, remote = await holder.kv.explain("k"), await other.kv.explain("k")
+    assert (report.source, report.l2, report.is_loading, report.holds_lease) == (None, "leased", True, True)
+    assert (remote.source, remote.l2, remote.is_loading, remote.holds_lease) == (None, "leased", False, False)
+    assert report.lease_holder == remote.lease_holder is not None
     release.set()
     await waiter
     assert not (await holder.kv.explain("k")).is_loading
 
 
 @pytest.mark.parametrize("junk", ["a hash", b"\xff", b"q?"])
-async def test_what_the_tier_cannot_read_is_undecodable(cache: AgentCache, plain: valkey.Valkey, junk: object) -> None:
+async def test_explain_reports_undecodable_value(cache: AgentCache, plain: valkey.Valkey, junk: object) -> None:
     key = (await cache.kv.explain("k")).key
     if junk == "a hash":
         plain.hset(key, "a", "b")
     else:
         plain.set(key, junk)
-    said = await cache.kv.explain("k")
-    assert (said.source, said.l2) == (None, "undecodable")
+    report = await cache.kv.explain("k")
+    assert (report.source, report.l2) == (None, "undecodable")
 
 
-async def test_while_valkey_is_silent_and_after_a_failed_invalidation(own_server: tuple[EmbeddedValkey, int]) -> None:
+async def test_explain_reports_unavailable_valkey_and_pending_invalidation(
+    own_server: tuple[EmbeddedValkey, int],
+) -> None:
     server, pid = own_server
     resilience = ResilienceOptions(l2_timeout=0.1, breaker_pause=0.1)
     async with AgentCache.from_url(server.url, resilience=resilience) as cache:
         await cache.kv.set("k", 1)
         os.kill(pid, signal.SIGSTOP)
-        said = await cache.kv.explain("k")
-        assert (said.source, said.l2) == ("l1", "unavailable")
+        report = await cache.kv.explain("k")
+        assert (report.source, report.l2) == ("l1", "unavailable")
         with pytest.raises(L2UnavailableError):
             await cache.kv.delete("k")
-        said = await cache.kv.explain("k")
-        assert (said.source, said.l1, said.l2) == (None, "absent", "pending")
+        report = await cache.kv.explain("k")
+        assert (report.source, report.l1, report.l2) == (None, "absent", "pending")
         os.kill(pid, signal.SIGCONT)
 
         async def is_settled() -> bool:
@@ -175,7 +182,7 @@ async def test_while_valkey_is_silent_and_after_a_failed_invalidation(own_server
         await until(is_settled, 10)
 
 
-async def test_bad_arguments_are_refused(cache: AgentCache) -> None:
+async def test_explain_refuses_bad_arguments(cache: AgentCache) -> None:
     with pytest.raises(UsageError):
         await cache.kv.explain("")
     with pytest.raises(UsageError):

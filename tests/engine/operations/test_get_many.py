@@ -25,31 +25,28 @@ from tiercache import MISS, AgentCache, L2CommandError, L2UnavailableError, Resi
 from tiercache.testing import FakeClock
 
 
-def calls(plain: valkey.Valkey) -> dict[str, int]:
+def call_counts(plain: valkey.Valkey) -> dict[str, int]:
     return {name.removeprefix("cmdstat_"): stats["calls"] for name, stats in plain.info("commandstats").items()}
 
 
-# Reading
-
-
-async def test_a_hundred_keys_are_one_mget_and_fill_l1(cache: AgentCache, plain: valkey.Valkey) -> None:
+async def test_get_many_reads_100_keys_by_one_mget_and_fills_l1(cache: AgentCache, plain: valkey.Valkey) -> None:
     values = {f"k{n}": {"n": n} for n in range(100)}
     await cache.kv.set_many(values)
     cache.clear_l1()
     await cache.kv.get("k0")
     plain.config_resetstat()
     assert await cache.kv.get_many(values) == values
-    after = calls(plain)
+    after = call_counts(plain)
     assert (after["mget"], after["eval_ro"]) == (1, 1)
     assert "get" not in after
     assert await cache.kv.get_many(values) == values
-    assert calls(plain)["mget"] == 1
+    assert call_counts(plain)["mget"] == 1
     counters = cache.local_stats().tiers["kv"]
     assert (counters.l1_hits, counters.l2_hits, counters.misses) == (101, 100, 0)
     assert cache.local_stats().operations["kv.get_many"].calls == 1
 
 
-async def test_while_valkey_is_taken_for_unavailable_a_batch_does_not_ask_it(
+async def test_get_many_sends_no_read_while_breaker_is_open(
     make_cache: MakeCache, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     time = FakeClock()
@@ -65,7 +62,7 @@ async def test_while_valkey_is_taken_for_unavailable_a_batch_does_not_ask_it(
     assert len(reads) == 1
 
 
-async def test_two_thousand_keys_go_in_and_out(
+async def test_get_many_reads_2000_keys_in_order(
     cache: AgentCache, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     values = {f"k{n}": n for n in range(2000)}
@@ -84,7 +81,7 @@ async def test_two_thousand_keys_go_in_and_out(
     assert await cache.kv.clear() == 2000
 
 
-async def test_a_copy_read_in_a_batch_does_not_outlive_the_value(cache: AgentCache, plain: valkey.Valkey) -> None:
+async def test_get_many_keeps_l1_entry_no_longer_than_value_in_valkey(cache: AgentCache, plain: valkey.Valkey) -> None:
     await cache.kv.set("short", "x", ttl=0.3)
     await cache.kv.set("long", "x", ttl=60)
     await cache.kv.set("for ever", "x")
@@ -100,7 +97,7 @@ async def test_a_copy_read_in_a_batch_does_not_outlive_the_value(cache: AgentCac
 
 
 @changes
-async def test_a_batch_read_that_a_change_overtook_does_not_fill_l1(
+async def test_get_many_keeps_older_value_out_of_l1_after_change(
     cache: AgentCache, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await cache.kv.set_many({"a": "older", "b": "b"})
@@ -115,16 +112,16 @@ async def test_a_batch_read_that_a_change_overtook_does_not_fill_l1(
 
 
 @changes
-async def test_without_the_fence_the_batch_read_would_fill_l1(
+async def test_get_many_without_fences_fills_l1_with_older_value(
     cache: AgentCache, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without_fences(monkeypatch)
     without_overtaking(monkeypatch)
     with pytest.raises(AssertionError, match=r"'older', "):
-        await test_a_batch_read_that_a_change_overtook_does_not_fill_l1(cache, change, monkeypatch)
+        await test_get_many_keeps_older_value_out_of_l1_after_change(cache, change, monkeypatch)
 
 
-async def test_a_batch_read_overtaken_by_a_refresh_does_not_bring_the_older_value_back(
+async def test_get_many_keeps_older_value_out_of_l1_after_refresh(
     cache: AgentCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await cache.kv.set("a", "older")
@@ -149,21 +146,21 @@ async def test_a_batch_read_overtaken_by_a_refresh_does_not_bring_the_older_valu
 
 
 @pytest.mark.parametrize("change", ["set_many", "delete_many"])
-async def test_what_is_read_between_the_first_drop_and_the_write_does_not_stay_in_l1(
+async def test_get_many_value_read_between_first_drop_and_write_is_dropped(
     cache: AgentCache, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await cache.kv.set("a", "older")
     writes = HeldWrites(monkeypatch)
     changing = asyncio.ensure_future(CHANGES[change](cache))
     await writes.sending.wait()
-    assert await cache.kv.get_many(["a"]) == {"a": "older"}  # From Valkey, into L1.
+    assert await cache.kv.get_many(["a"]) == {"a": "older"}  # The read fills L1 from Valkey.
     writes.release.set()
     await changing
     assert await cache.kv.get("a") == ("stored" if change == "set_many" else None)
 
 
 @pytest.mark.parametrize("change", ["set_many", "delete_many"])
-async def test_a_read_begun_during_a_batch_of_writes_and_answered_before_them_does_not_fill_l1_after_them(
+async def test_get_many_begun_during_writes_keeps_older_value_out_of_l1(
     cache: AgentCache, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await cache.kv.set("a", "older")
@@ -181,20 +178,16 @@ async def test_a_read_begun_during_a_batch_of_writes_and_answered_before_them_do
 
 
 @pytest.mark.parametrize("change", ["set_many", "delete_many"])
-async def test_without_the_second_drop_it_would(
+async def test_get_many_without_second_drop_fills_l1_with_older_value(
     cache: AgentCache, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without_second_drop(monkeypatch)
     without_write_check(monkeypatch)  # The other guard against the same race.
     with pytest.raises(AssertionError, match=r"'older', "):
-        await test_a_read_begun_during_a_batch_of_writes_and_answered_before_them_does_not_fill_l1_after_them(
-            cache, change, monkeypatch
-        )
+        await test_get_many_begun_during_writes_keeps_older_value_out_of_l1(cache, change, monkeypatch)
 
 
-async def test_a_cancelled_batch_of_writes_takes_effect_all_the_same(
-    cache: AgentCache, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_set_many_takes_effect_when_cancelled(cache: AgentCache, monkeypatch: pytest.MonkeyPatch) -> None:
     await cache.kv.set_many({"a": "older", "b": "older"})
     writes = HeldWrites(monkeypatch)
     storing = asyncio.create_task(cache.kv.set_many({"a": "newer", "b": "newer"}))
@@ -203,10 +196,10 @@ async def test_a_cancelled_batch_of_writes_takes_effect_all_the_same(
     storing.cancel()
     writes.release.set()
     assert await in_both_levels(cache, "a") == ("newer", "newer")
-    assert await in_both_levels(cache, "b") == (MISS, "newer")  # L1 was cleared by looking.
+    assert await in_both_levels(cache, "b") == (MISS, "newer")  # The look at "a" has cleared L1.
 
 
-async def test_writes_are_refused_one_by_one(cache: AgentCache, plain: valkey.Valkey) -> None:
+async def test_delete_many_raises_refusal_of_server(cache: AgentCache, plain: valkey.Valkey) -> None:
     plain.execute_command("ACL", "SETUSER", "default", "-@all", "+@all", "-del")
     try:
         await cache.kv.set_many({"a": 1, "b": 2})
@@ -217,19 +210,19 @@ async def test_writes_are_refused_one_by_one(cache: AgentCache, plain: valkey.Va
         plain.execute_command("ACL", "SETUSER", "default", "+@all")
 
 
-async def test_the_last_of_several_batches_wins_in_both_levels(cache: AgentCache) -> None:
+async def test_set_many_that_is_last_wins_in_both_levels(cache: AgentCache) -> None:
     await asyncio.gather(*(cache.kv.set_many({"a": n, f"other{n}": n}) for n in range(150)))
     assert await in_both_levels(cache) == (149, 149)
 
 
-async def test_a_batch_read_leaves_nothing_registered(cache: AgentCache) -> None:
+async def test_get_many_leaves_nothing_registered(cache: AgentCache) -> None:
     await cache.kv.set("a", 1)
     cache.clear_l1()
     await cache.kv.get_many(["a", "b"])
     assert internals(cache).registered == NOTHING_REGISTERED
 
 
-async def test_a_batch_read_while_a_fill_is_on_its_way_does_not_keep_the_older_value(
+async def test_get_many_during_fill_keeps_older_value_out_of_l1(
     either: AgentCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = either

@@ -1,4 +1,4 @@
-"""Joining a load that is under way already, in a cache that is open: the quick path, on which nothing else is made."""
+"""Joining a flight of an open cache: the fast path of ``get_or_load``."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from tests.requests import HELLO, Loader, asking, turns
 from tests.support import MakeCache
 from tiercache import AgentCache, ResilienceOptions, TierOptions, UsageError
 
-Ask: TypeAlias = Callable[[AgentCache, Any], Any]
+Call: TypeAlias = Callable[[AgentCache, Any], Any]
 
-ASKS: dict[str, Ask] = {
+CALLS: dict[str, Call] = {
     "llm": lambda cache, loader: cache.llm.get_or_load(HELLO, loader),
     "tool": lambda cache, loader: cache.tool.get_or_load("t", None, loader),
     "kv": lambda cache, loader: cache.kv.get_or_load("k", loader),
 }
 
 
-@pytest.fixture(params=ASKS)
+@pytest.fixture(params=CALLS)
 def tier(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-async def under_way(cache: AgentCache, tier: str, loader: Loader, count: int = 99) -> list[asyncio.Task[Any]]:
-    """Return the tasks of a caller whose load runs, and of ``count`` others who have joined it since."""
-    tasks = [asyncio.create_task(ASKS[tier](cache, loader))]
+async def joined_flight(cache: AgentCache, tier: str, loader: Loader, count: int = 99) -> list[asyncio.Task[Any]]:
+    """Return the tasks of a caller whose load runs, and of ``count`` callers that have joined its flight."""
+    tasks = [asyncio.create_task(CALLS[tier](cache, loader))]
     await loader.started.wait()
-    tasks += [asyncio.create_task(ASKS[tier](cache, loader)) for _ in range(count)]
+    tasks += [asyncio.create_task(CALLS[tier](cache, loader)) for _ in range(count)]
     await turns()
     return tasks
 
@@ -43,9 +43,9 @@ async def opened(make_cache: MakeCache) -> AgentCache:
     return cache
 
 
-async def test_all_who_come_to_a_load_share_it_and_each_is_counted(opened: AgentCache, tier: str) -> None:
+async def test_load_counts_each_caller_that_joins_a_flight(opened: AgentCache, tier: str) -> None:
     loader = Loader(held=True)
-    tasks = await under_way(opened, tier, loader)
+    tasks = await joined_flight(opened, tier, loader)
     loader.release()
     results = await asyncio.gather(*tasks)
     assert loader.calls == 1
@@ -58,10 +58,10 @@ async def test_all_who_come_to_a_load_share_it_and_each_is_counted(opened: Agent
     assert (operation.calls, operation.errors, sum(operation.buckets)) == (100, 0, 100)
 
 
-async def test_what_the_loader_raises_reaches_all_who_have_joined_and_is_counted(opened: AgentCache, tier: str) -> None:
+async def test_load_counts_error_for_each_caller_that_joined(opened: AgentCache, tier: str) -> None:
     error = ValueError("boom")
     loader = Loader(error, held=True)
-    tasks = await under_way(opened, tier, loader)
+    tasks = await joined_flight(opened, tier, loader)
     loader.release()
     assert all(result is error for result in await asyncio.gather(*tasks, return_exceptions=True))
     stats = opened.local_stats()
@@ -70,11 +70,9 @@ async def test_what_the_loader_raises_reaches_all_who_have_joined_and_is_counted
     assert (operation.calls, operation.errors) == (100, 100)
 
 
-async def test_one_who_has_joined_keeps_the_load_going_and_the_last_to_leave_ends_it(
-    opened: AgentCache, tier: str
-) -> None:
+async def test_load_is_cancelled_only_with_last_caller_that_joined(opened: AgentCache, tier: str) -> None:
     loader = Loader(held=True)
-    first, second, last = await under_way(opened, tier, loader, 2)
+    first, second, last = await joined_flight(opened, tier, loader, 2)
     first.cancel()
     second.cancel()
     await turns()
@@ -87,16 +85,16 @@ async def test_one_who_has_joined_keeps_the_load_going_and_the_last_to_leave_end
     assert (stats.tiers[tier].misses, operation.calls, operation.errors) == (0, 3, 0)
 
 
-async def test_a_load_that_somebody_has_changed_meanwhile_is_not_joined(opened: AgentCache) -> None:
+async def test_load_is_not_joined_after_change(opened: AgentCache) -> None:
     loader = Loader(held=True)
-    older = await under_way(opened, "llm", loader, 1)
+    older = await joined_flight(opened, "llm", loader, 1)
     await opened.llm.invalidate(HELLO)
     assert (await opened.llm.get_or_load(HELLO, Loader("newer"))).response == "newer"
     loader.release()
     assert {result.response for result in await asyncio.gather(*older)} == {"answer"}
 
 
-async def test_a_caller_within_a_load_of_its_own_lends_its_slot_to_what_it_joins(make_cache: MakeCache) -> None:
+async def test_load_lends_slot_to_flight_that_it_joins(make_cache: MakeCache) -> None:
     cache = make_cache(resilience=ResilienceOptions(max_loads=1))
     started, go = asyncio.Event(), asyncio.Event()
 
@@ -108,18 +106,18 @@ async def test_a_caller_within_a_load_of_its_own_lends_its_slot_to_what_it_joins
     holding = asyncio.create_task(cache.llm.get_or_load(HELLO, outer, mode="bypass"))
     await started.wait()
     queued = asyncio.create_task(cache.llm.get_or_load(asking("inner"), Loader("inner")))
-    await turns()  # It is under way, and waits for the slot.
+    await turns()  # Its load waits for the slot.
     go.set()
     async with asyncio.timeout(10):
         assert (await holding).response == (await queued).response == "inner"
 
 
-async def test_a_cache_that_is_being_closed_lets_nobody_join(opened: AgentCache, tier: str) -> None:
+async def test_load_is_not_joined_while_cache_closes(opened: AgentCache, tier: str) -> None:
     loader = Loader(held=True)
-    (waiting,) = await under_way(opened, tier, loader, 0)
+    (waiting,) = await joined_flight(opened, tier, loader, 0)
     closing = asyncio.create_task(opened.aclose())
     await turns()
     with pytest.raises(UsageError, match="the cache is closed"):
-        await ASKS[tier](opened, loader)
+        await CALLS[tier](opened, loader)
     loader.release()
     await asyncio.gather(waiting, closing)

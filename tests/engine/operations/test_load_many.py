@@ -22,10 +22,8 @@ from tests.seams import (
 from tests.support import MakeCache
 from tiercache import MISS, AgentCache, ResilienceOptions, TierOptions, UsageError
 
-# Loading
 
-
-async def test_the_loader_is_called_once_with_what_is_nowhere(
+async def test_load_many_calls_loader_once_with_missing_keys(
     cache: AgentCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await cache.kv.set_many({"in l1": 1, "in l2": 2})
@@ -45,7 +43,7 @@ async def test_the_loader_is_called_once_with_what_is_nowhere(
     assert await in_both_levels(cache, "new") == ("new!", "new!")
 
 
-async def test_a_key_in_the_air_is_waited_for(cache: AgentCache, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_load_many_joins_flights_of_its_keys(cache: AgentCache, monkeypatch: pytest.MonkeyPatch) -> None:
     started, release = asyncio.Event(), asyncio.Event()
 
     async def load() -> str:
@@ -76,7 +74,7 @@ async def test_a_key_in_the_air_is_waited_for(cache: AgentCache, monkeypatch: py
     assert (counters.misses, counters.coalesced, counters.loads) == (8, 5, 2)
 
 
-async def test_a_key_found_in_valkey_does_not_wait_for_the_loader(cache: AgentCache) -> None:
+async def test_load_many_resolves_flight_of_key_found_in_valkey_before_loader_ends(cache: AgentCache) -> None:
     await cache.kv.set("a", "in valkey")
     cache.clear_l1()
     loader = ManyLoader(held=True)
@@ -89,24 +87,24 @@ async def test_a_key_found_in_valkey_does_not_wait_for_the_loader(cache: AgentCa
 
 
 @changes
-async def test_a_change_during_a_batch_load_wins_for_its_key_alone(either: AgentCache, change: str) -> None:
-    await change_during_a_batch_load(either, change)
+async def test_load_many_keeps_changed_key_unstored(either: AgentCache, change: str) -> None:
+    await change_during_load_many(either, change)
 
 
-async def change_during_a_batch_load(cache: AgentCache, change: str) -> None:
+async def change_during_load_many(cache: AgentCache, change: str) -> None:
     loader = ManyLoader(held=True)
     waiting = asyncio.create_task(cache.kv.get_or_load_many(["b", "a"], loader))
     await loader.started.wait()
     await CHANGES[change](cache)
     loader.release()
-    assert await waiting == {"b": "b!", "a": "a!"}  # Whoever waited still gets the values.
+    assert await waiting == {"b": "b!", "a": "a!"}  # The waiter still receives the loaded values.
     assert await in_both_levels(cache) == left_by(change)
     assert await cache.kv.get("b", MISS) == (MISS if change == "clear" else "b!")
     assert cache.local_stats().tiers["kv"].overtaken == (2 if change == "clear" else 1)
 
 
 @changes
-async def test_a_caller_after_a_change_does_not_join_the_older_batch_load(either: AgentCache, change: str) -> None:
+async def test_load_many_is_not_joined_after_change(either: AgentCache, change: str) -> None:
     cache = either
     loader = ManyLoader(held=True)
     waiting = asyncio.create_task(cache.kv.get_or_load_many(["b", "a"], loader))
@@ -120,17 +118,17 @@ async def test_a_caller_after_a_change_does_not_join_the_older_batch_load(either
 
 
 @changes
-async def test_without_the_fence_the_older_batch_load_would_be_stored(
+async def test_load_many_without_fences_stores_older_load(
     unleased: AgentCache, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without_fences(monkeypatch)
     without_overtaking(monkeypatch)
     with pytest.raises(AssertionError, match="'a!', 'a!'"):
-        await change_during_a_batch_load(unleased, change)
+        await change_during_load_many(unleased, change)
 
 
 @changes
-async def test_a_change_during_the_read_of_a_batch_load_wins(
+async def test_load_many_keeps_older_value_out_of_l1_after_change_during_read(
     cache: AgentCache, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await cache.kv.set("a", "older")
@@ -144,7 +142,7 @@ async def test_a_change_during_the_read_of_a_batch_load_wins(
     assert await in_both_levels(cache) == left_by(change)
 
 
-async def test_what_a_batch_loader_raises_reaches_everyone_who_waits_for_one_of_its_keys(cache: AgentCache) -> None:
+async def test_load_many_raises_loader_error_in_every_waiter_of_its_keys(cache: AgentCache) -> None:
     error = RuntimeError("no")
     loader = ManyLoader(held=True, error=error)
     waiting = [asyncio.create_task(cache.kv.get_or_load_many(["a", "b"], loader))]
@@ -163,7 +161,7 @@ async def test_what_a_batch_loader_raises_reaches_everyone_who_waits_for_one_of_
     assert (await cache.kv.get_or_load_many(["a"], ManyLoader())) == {"a": "a!"}
 
 
-async def test_a_cancelled_caller_hurts_nobody_who_waits_for_one_of_its_keys(cache: AgentCache) -> None:
+async def test_load_many_continues_after_caller_is_cancelled_while_keys_are_awaited(cache: AgentCache) -> None:
     loader = ManyLoader(held=True)
     first = asyncio.create_task(cache.kv.get_or_load_many(["a", "b"], loader))
     await loader.started.wait()
@@ -174,7 +172,9 @@ async def test_a_cancelled_caller_hurts_nobody_who_waits_for_one_of_its_keys(cac
     await turns()
     first.cancel()
     await asyncio.wait([first])
-    late = asyncio.create_task(cache.kv.get_or_load("a", lambda: "never"))  # Nobody waits for it, and it still comes.
+    late = asyncio.create_task(
+        cache.kv.get_or_load("a", lambda: "never")
+    )  # No caller waited for "a", and the load still brings it.
     await turns()
     loader.release()
     assert await others[0] == {"b": "b!", "c": "c!"}
@@ -184,15 +184,15 @@ async def test_a_cancelled_caller_hurts_nobody_who_waits_for_one_of_its_keys(cac
     assert await in_both_levels(cache) == ("a!", "a!")
 
 
-async def test_without_looking_at_the_other_keys_the_load_would_be_cancelled(
+async def test_load_many_without_awaited_check_is_cancelled_with_its_caller(
     cache: AgentCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without_awaited_check(monkeypatch)
     with pytest.raises((AssertionError, asyncio.CancelledError)):
-        await test_a_cancelled_caller_hurts_nobody_who_waits_for_one_of_its_keys(cache)
+        await test_load_many_continues_after_caller_is_cancelled_while_keys_are_awaited(cache)
 
 
-async def test_a_batch_that_nobody_waits_for_is_cancelled_and_leaves_nothing_registered(cache: AgentCache) -> None:
+async def test_load_many_is_cancelled_with_last_waiter_of_all_keys(cache: AgentCache) -> None:
     loader = ManyLoader(held=True)
     waiting = [asyncio.create_task(cache.kv.get_or_load_many([f"k{n}" for n in range(500)], loader)) for _ in range(3)]
     one = asyncio.create_task(cache.kv.get_or_load("k250", lambda: "never"))
@@ -201,14 +201,14 @@ async def test_a_batch_that_nobody_waits_for_is_cancelled_and_leaves_nothing_reg
         assert loader.cancelled == 0
         task.cancel()
         await asyncio.wait([task])
-    # Whoever asks now does not join a load that is on its way out.
-    assert (await cache.kv.get_or_load("k0", lambda: "anew")).value == "anew"
+    # A new caller does not join a load that is being cancelled.
+    assert (await cache.kv.get_or_load("k0", lambda: "again")).value == "again"
     assert loader.cancelled == 1
     await turns()
     assert internals(cache).registered == NOTHING_REGISTERED
 
 
-async def test_nobody_joins_a_batch_load_that_is_on_its_way_out(cache: AgentCache) -> None:
+async def test_load_many_is_not_joined_while_it_is_cancelled(cache: AgentCache) -> None:
     started, cleaned_up = asyncio.Event(), asyncio.Event()
 
     async def tidy(keys: list[str]) -> list[str]:
@@ -229,7 +229,7 @@ async def test_nobody_joins_a_batch_load_that_is_on_its_way_out(cache: AgentCach
     await turns()
 
 
-async def test_a_failure_is_not_kept_waiting_by_other_keys(cache: AgentCache) -> None:
+async def test_load_many_raises_before_slow_keys_are_loaded(cache: AgentCache) -> None:
     slow = ManyLoader(held=True)
     held = asyncio.create_task(cache.kv.get_or_load_many(["slow"], slow))
     await slow.started.wait()
@@ -240,7 +240,7 @@ async def test_a_failure_is_not_kept_waiting_by_other_keys(cache: AgentCache) ->
     assert await held == {"slow": "slow!"}
 
 
-async def test_an_abandoned_batch_is_finished_where_the_tier_says_so(make_cache: MakeCache) -> None:
+async def test_load_many_finishes_abandoned_load_with_on_abandon_finish(make_cache: MakeCache) -> None:
     cache = make_cache(name="test", kv=TierOptions(on_abandon="finish"))
     loader = ManyLoader(held=True)
     waiting = asyncio.create_task(cache.kv.get_or_load_many(["a", "b"], loader))
@@ -252,7 +252,7 @@ async def test_an_abandoned_batch_is_finished_where_the_tier_says_so(make_cache:
     assert await in_both_levels(cache) == ("a!", "a!")
 
 
-async def test_a_batch_load_cancelled_from_outside_before_its_first_step_leaves_nobody_waiting(
+async def test_load_many_cancelled_before_its_first_step_cancels_its_waiters(
     cache: AgentCache,
 ) -> None:
     loader = ManyLoader()
@@ -267,7 +267,7 @@ async def test_a_batch_load_cancelled_from_outside_before_its_first_step_leaves_
     assert internals(cache).registered == NOTHING_REGISTERED
 
 
-async def test_closing_ends_a_batch_load_for_everyone_who_waits(make_cache: MakeCache) -> None:
+async def test_load_many_fails_every_waiter_when_close_reaches_drain_timeout(make_cache: MakeCache) -> None:
     cache = make_cache(name="test", resilience=ResilienceOptions(drain_timeout=0.05))
     loader = ManyLoader(held=True)
     waiting = asyncio.create_task(cache.kv.get_or_load_many(["a", "b"], loader))
@@ -281,7 +281,7 @@ async def test_closing_ends_a_batch_load_for_everyone_who_waits(make_cache: Make
 
 
 @pytest.mark.parametrize("inner", ["get_or_load", "get_or_load_many"])
-async def test_a_batch_loader_that_asks_for_one_of_its_own_keys_loads_it_at_once(cache: AgentCache, inner: str) -> None:
+async def test_load_many_lets_loader_load_its_own_keys(cache: AgentCache, inner: str) -> None:
     async def loader(keys: list[str]) -> list[Any]:
         if inner == "get_or_load":
             nested: Any = (await cache.kv.get_or_load("b", lambda: "inner")).value
@@ -295,11 +295,11 @@ async def test_a_batch_loader_that_asks_for_one_of_its_own_keys_loads_it_at_once
         values = await cache.kv.get_or_load_many(["a", "b"], loader)
     nested = "inner" if inner == "get_or_load" else "inner b"
     assert values == {"a": f"a, {nested}", "b": f"b, {nested}"}
-    # The outer value is the one that is kept.
+    # The value of the outer load is kept.
     assert await in_both_levels(cache, "b") == (f"b, {nested}", f"b, {nested}")
 
 
-async def test_others_wait_for_the_outer_load_and_not_for_the_one_within_it(cache: AgentCache) -> None:
+async def test_load_many_is_joined_in_preference_to_its_nested_load(cache: AgentCache) -> None:
     loaded_within, release = asyncio.Event(), asyncio.Event()
 
     async def outer(keys: list[str]) -> list[str]:
@@ -310,14 +310,14 @@ async def test_others_wait_for_the_outer_load_and_not_for_the_one_within_it(cach
 
     waiting = asyncio.create_task(cache.kv.get_or_load_many(["a"], outer))
     await loaded_within.wait()
-    joined = asyncio.create_task(cache.kv.get_or_load("a", lambda: "anew"))
+    joined = asyncio.create_task(cache.kv.get_or_load("a", lambda: "again"))
     await turns()
     release.set()
     assert (await joined).value == "outer"
     assert await waiting == {"a": "outer"}
 
 
-async def test_loads_that_wait_for_each_other_through_a_batch_end(cache: AgentCache) -> None:
+async def test_load_many_avoids_deadlock_with_load_of_single_key(cache: AgentCache) -> None:
     inner_started = asyncio.Event()
 
     async def outer(keys: list[str]) -> list[str]:
@@ -334,7 +334,7 @@ async def test_loads_that_wait_for_each_other_through_a_batch_end(cache: AgentCa
     assert x.value == "x over b over x at once"
 
 
-async def test_a_batch_takes_one_slot_of_max_loads(make_cache: MakeCache) -> None:
+async def test_load_many_takes_one_slot(make_cache: MakeCache) -> None:
     cache = make_cache(name="test", resilience=ResilienceOptions(max_loads=1))
     loader, second = ManyLoader(held=True), ManyLoader()
     first = asyncio.create_task(cache.kv.get_or_load_many(["a", "b"], loader))
@@ -347,7 +347,7 @@ async def test_a_batch_takes_one_slot_of_max_loads(make_cache: MakeCache) -> Non
     assert await waiting == {"c": "c!", "d": "d!"}
 
 
-async def test_a_load_that_waits_for_another_in_a_batch_lends_it_its_slot(make_cache: MakeCache) -> None:
+async def test_load_many_lends_slot_to_flight_that_it_joins(make_cache: MakeCache) -> None:
     cache = make_cache(name="test", resilience=ResilienceOptions(max_loads=1))
     outer_started, single_waits = asyncio.Event(), asyncio.Event()
 
@@ -366,7 +366,7 @@ async def test_a_load_that_waits_for_another_in_a_batch_lends_it_its_slot(make_c
     assert (await single).value == "single"
 
 
-async def test_a_load_lends_nobody_its_slot_for_a_batch_of_its_own(make_cache: MakeCache) -> None:
+async def test_load_many_keeps_slot_during_its_nested_load(make_cache: MakeCache) -> None:
     cache = make_cache(name="test", resilience=ResilienceOptions(max_loads=1))
     inner, other = ManyLoader(held=True), ManyLoader()
 
@@ -382,7 +382,7 @@ async def test_a_load_lends_nobody_its_slot_for_a_batch_of_its_own(make_cache: M
     assert await asyncio.gather(*waiting) == [{"a": "a"}, {"c": "c!"}]
 
 
-async def test_a_fill_of_a_batch_reaches_valkey_before_an_invalidation_that_follows(
+async def test_load_many_fill_is_written_before_later_delete(
     either: AgentCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = either

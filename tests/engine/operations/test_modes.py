@@ -1,4 +1,4 @@
-"""The modes of get_or_load, the sources of a result, and what is counted."""
+"""The modes of ``get_or_load``, the sources of a result, and the counters of a lookup."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support import MakeCache
 from tiercache import AgentCache, LlmResponse, TierOptions
 
 
-async def test_cold_is_loaded_warm_is_in_memory_and_then_in_valkey(cache: AgentCache) -> None:
+async def test_lookup_source_is_loader_then_l1_then_l2(cache: AgentCache) -> None:
     loader = Loader()
     first = await cache.llm.get_or_load(HELLO, loader)
     warm = await cache.llm.get_or_load(HELLO, loader)
@@ -26,13 +26,13 @@ async def test_cold_is_loaded_warm_is_in_memory_and_then_in_valkey(cache: AgentC
     assert len({r.key for r in (first, warm, far, again)}) == 1
 
 
-async def test_what_another_process_stored_is_found(make_cache: MakeCache) -> None:
+async def test_lookup_finds_value_stored_by_other_process(make_cache: MakeCache) -> None:
     one, other = make_cache(), make_cache()
     await one.llm.store(HELLO, "x")
     assert (await other.llm.get_or_load(HELLO, Loader())).source == "l2"
 
 
-async def test_refresh_loads_anew_and_stores(cache: AgentCache) -> None:
+async def test_refresh_loads_and_stores_although_cached(cache: AgentCache) -> None:
     await cache.llm.store(HELLO, "older")
     result = await cache.llm.get_or_load(HELLO, Loader("newer"), mode="refresh")
     assert (result.response, result.source, result.hit) == ("newer", "loader", False)
@@ -42,7 +42,7 @@ async def test_refresh_loads_anew_and_stores(cache: AgentCache) -> None:
     assert (await cache.llm.check(HELLO)).response == "newer"
 
 
-async def test_refresh_starts_a_load_of_its_own_that_later_callers_share(cache: AgentCache) -> None:
+async def test_refresh_starts_flight_that_later_callers_join(cache: AgentCache) -> None:
     running, fresh = Loader("running", held=True), Loader("fresh", held=True)
     first = asyncio.create_task(cache.llm.get_or_load(HELLO, running))
     await running.started.wait()
@@ -55,7 +55,7 @@ async def test_refresh_starts_a_load_of_its_own_that_later_callers_share(cache: 
     assert [(await t).response for t in (first, second, third)] == ["running", "fresh", "fresh"]
 
 
-async def test_a_load_that_a_refresh_displaced_ends_without_taking_the_refresh_with_it(cache: AgentCache) -> None:
+async def test_refresh_flight_stays_joinable_after_older_load_ends(cache: AgentCache) -> None:
     running, fresh, unused = Loader("running", held=True), Loader("fresh", held=True), Loader("unused")
     first = asyncio.create_task(cache.llm.get_or_load(HELLO, running, mode="store_only"))
     displaced = asyncio.create_task(cache.llm.get_or_load(HELLO, running))
@@ -74,14 +74,14 @@ async def test_a_load_that_a_refresh_displaced_ends_without_taking_the_refresh_w
     assert (third.result().coalesced, unused.calls) == (True, 0)
 
 
-async def test_a_refresh_that_fails_leaves_what_was_there(cache: AgentCache) -> None:
+async def test_refresh_that_fails_keeps_cached_value(cache: AgentCache) -> None:
     await cache.llm.store(HELLO, "older")
     with pytest.raises(ValueError, match="boom"):
         await cache.llm.get_or_load(HELLO, Loader(ValueError("boom")), mode="refresh")
     assert (await cache.llm.check(HELLO)).response == "older"
 
 
-async def test_bypass_touches_nothing(cache: AgentCache) -> None:
+async def test_bypass_reads_and_stores_nothing(cache: AgentCache) -> None:
     await cache.llm.store(HELLO, "stored")
     result = await cache.llm.get_or_load(HELLO, Loader("fresh"), mode="bypass")
     assert (result.response, result.source) == ("fresh", "loader")
@@ -90,7 +90,7 @@ async def test_bypass_touches_nothing(cache: AgentCache) -> None:
     assert not (await cache.llm.check(asking("x"))).hit
 
 
-async def test_only_cached_never_loads_nor_waits_for_a_load(cache: AgentCache) -> None:
+async def test_only_cached_neither_loads_nor_joins_a_flight(cache: AgentCache) -> None:
     loader = Loader(held=True)
     waiting = asyncio.create_task(cache.llm.get_or_load(HELLO, loader))
     await loader.started.wait()
@@ -101,22 +101,22 @@ async def test_only_cached_never_loads_nor_waits_for_a_load(cache: AgentCache) -
     assert (await cache.llm.get_or_load(HELLO, loader, mode="only_cached")).source == "l1"
 
 
-async def test_store_only_loads_for_each_caller_and_stores(unleased: AgentCache) -> None:
+async def test_store_only_loads_for_each_caller_and_stores_last_value(unleased: AgentCache) -> None:
     cache = unleased
     loader = Loader(held=True)
     tasks = [asyncio.create_task(cache.llm.get_or_load(HELLO, loader, mode="store_only")) for _ in range(3)]
     await loader.started.wait()
     joined = asyncio.create_task(cache.llm.get_or_load(HELLO, Loader("own")))
-    assert (await joined).response == "own"  # It shares nothing with them.
+    assert (await joined).response == "own"  # The lookup does not join a store_only load.
     loader.release()
     assert [(await task).coalesced for task in tasks] == [False] * 3
     assert loader.calls == 3
-    assert (await cache.llm.check(HELLO)).response == "own"  # Begun later, so the newest there is.
+    assert (await cache.llm.check(HELLO)).response == "own"  # This load began last, so that its value wins.
     await cache.llm.get_or_load(HELLO, Loader("stored"), mode="store_only")
     assert (await cache.llm.check(HELLO)).response == "stored"
 
 
-async def test_whoever_looks_up_waits_for_a_store_only_load_that_has_the_lease(cache: AgentCache) -> None:
+async def test_store_only_load_with_lease_is_awaited_by_lookup(cache: AgentCache) -> None:
     loader = Loader(held=True)
     task = asyncio.create_task(cache.llm.get_or_load(HELLO, loader, mode="store_only"))
     await loader.started.wait()
@@ -130,14 +130,14 @@ async def test_whoever_looks_up_waits_for_a_store_only_load_that_has_the_lease(c
     assert (counters.loads, counters.lease_waits) == (1, 1)
 
 
-async def test_the_modes_that_do_not_look_up_count_neither_hit_nor_miss(cache: AgentCache) -> None:
+async def test_counters_ignore_modes_without_lookup(cache: AgentCache) -> None:
     for mode in ("refresh", "bypass", "store_only"):
         await cache.llm.get_or_load(HELLO, Loader(), mode=mode)  # type: ignore[arg-type]
     counters = cache.local_stats().tiers["llm"]
     assert (counters.l1_hits, counters.l2_hits, counters.misses, counters.loads) == (0, 0, 0, 3)
 
 
-async def test_every_caller_is_counted_once(cache: AgentCache) -> None:
+async def test_counters_count_every_caller_once(cache: AgentCache) -> None:
     await cache.llm.check(HELLO)  # miss
     await cache.llm.get_or_load(HELLO, Loader())  # miss
     await cache.llm.check(HELLO)  # l1
@@ -152,10 +152,10 @@ async def test_every_caller_is_counted_once(cache: AgentCache) -> None:
     assert (counters.l1_hits, counters.l2_hits, counters.misses) == (2, 5, 3)
     assert (counters.loads, counters.load_errors, counters.coalesced) == (2, 1, 0)
     assert stats.operations["llm.get_or_load"].errors == 1
-    assert stats.operations["llm.get_or_load"].calls == 7  # The one from L1 is no operation.
+    assert stats.operations["llm.get_or_load"].calls == 7  # The hit in L1 is no operation.
 
 
-async def test_a_tier_without_l1_asks_valkey_each_time(make_cache: MakeCache) -> None:
+async def test_lookup_reads_valkey_each_time_with_l1_turned_off(make_cache: MakeCache) -> None:
     cache = make_cache(llm=TierOptions(l1=False))
     await cache.llm.store(HELLO, "x")
     assert [(await cache.llm.check(HELLO)).source for _ in range(2)] == ["l2", "l2"]
@@ -189,13 +189,13 @@ class LoaderObject:
         (str, ""),
     ],
 )
-async def test_a_loader_may_be_async_or_plain_with_or_without_the_params(
+async def test_loader_may_be_async_or_plain_with_or_without_params(
     cache: AgentCache, loader: Any, expected: str
 ) -> None:
     assert (await cache.llm.get_or_load(HELLO, loader)).response == expected
 
 
-async def test_a_cache_of_memory_alone_does_the_whole_job() -> None:
+async def test_cache_in_memory_loads_stores_and_invalidates() -> None:
     async with AgentCache.in_memory() as cache:
         assert (await cache.llm.get_or_load(HELLO, Loader())).source == "loader"
         assert (await cache.llm.get_or_load(HELLO, Loader())).source == "l1"

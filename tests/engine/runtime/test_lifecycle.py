@@ -1,4 +1,4 @@
-"""One cache, one event loop: opens itself, begins anew after a loop or a fork, finishes its writes."""
+"""Lifecycle: a cache opens itself, belongs to one event loop, starts again after a loop or a fork, drains on close."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import valkey
+import valkey.asyncio
 
 from tests.requests import HELLO, Loader, asking, turns
 from tests.seams import HeldPings
-from tests.support import entry_keys, run_in_thread
+from tests.support import MakeCache, entry_keys, run_in_thread
 from tiercache import AgentCache, L2UnavailableError, ResilienceOptions, UsageError, WrongLoopError
 
 
@@ -27,7 +27,7 @@ def run_script(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
 
 
-def test_a_cache_made_without_a_loop_opens_itself_at_first_use(url: str) -> None:
+def test_lifecycle_opens_cache_at_first_use(url: str) -> None:
     def work() -> None:
         cache = AgentCache.from_url(url)
         threads = threading.active_count()
@@ -42,7 +42,7 @@ def test_a_cache_made_without_a_loop_opens_itself_at_first_use(url: str) -> None
     run_in_thread(work)
 
 
-async def test_making_a_cache_starts_no_task_and_connects_nowhere(url: str, plain: valkey.Valkey) -> None:
+async def test_lifecycle_starts_no_task_and_no_connection_before_first_use(url: str, plain: valkey.Valkey) -> None:
     before = plain.info("clients")["connected_clients"]
     tasks = asyncio.all_tasks()
     AgentCache.from_url(url)
@@ -51,7 +51,7 @@ async def test_making_a_cache_starts_no_task_and_connects_nowhere(url: str, plai
     assert plain.info("clients")["connected_clients"] == before
 
 
-def test_use_from_another_loop_is_refused_while_the_first_is_open(url: str) -> None:
+def test_lifecycle_refuses_other_loop_while_first_loop_is_open(url: str) -> None:
     def work() -> None:
         cache = AgentCache.from_url(url)
         first = asyncio.new_event_loop()
@@ -73,7 +73,7 @@ def test_use_from_another_loop_is_refused_while_the_first_is_open(url: str) -> N
     run_in_thread(work)
 
 
-def test_a_second_run_starts_anew_and_believes_valkey_and_not_its_memory(url: str, plain: valkey.Valkey) -> None:
+def test_lifecycle_distrusts_l1_in_second_run(url: str, plain: valkey.Valkey) -> None:
     def work() -> None:
         cache = AgentCache.from_url(url)
         asyncio.run(cache.llm.store(HELLO, "x"))
@@ -84,7 +84,7 @@ def test_a_second_run_starts_anew_and_believes_valkey_and_not_its_memory(url: st
     run_in_thread(work)
 
 
-def test_memory_alone_is_believed_by_a_second_run() -> None:
+def test_lifecycle_keeps_l1_in_second_run_without_valkey() -> None:
     def work() -> None:
         cache = AgentCache.in_memory()
         asyncio.run(cache.llm.store(HELLO, "x"))
@@ -93,8 +93,8 @@ def test_memory_alone_is_believed_by_a_second_run() -> None:
     run_in_thread(work)
 
 
-def test_what_was_loaded_is_in_valkey_when_asyncio_run_ends(url: str, plain: valkey.Valkey) -> None:
-    """Nobody closes the cache, and the run ends in the step in which the fill was queued."""
+def test_lifecycle_drains_writes_when_asyncio_run_ends(url: str, plain: valkey.Valkey) -> None:
+    """The program does not close the cache, and the loop ends in the step in which the fill is queued."""
 
     async def use(cache: AgentCache) -> None:
         await asyncio.gather(*(cache.llm.get_or_load(asking(str(n)), lambda: "x") for n in range(300)))
@@ -103,14 +103,14 @@ def test_what_was_loaded_is_in_valkey_when_asyncio_run_ends(url: str, plain: val
     assert len(entry_keys(plain)) == 300
 
 
-async def test_closing_right_after_a_load_loses_nothing(url: str, plain: valkey.Valkey) -> None:
+async def test_lifecycle_drains_writes_when_cache_closes_right_after_load(url: str, plain: valkey.Valkey) -> None:
     async with AgentCache.from_url(url) as cache:
         await asyncio.gather(*(cache.llm.get_or_load(asking(str(n)), lambda: "x") for n in range(300)))
     assert len(entry_keys(plain)) == 300
     assert cache.local_stats().queued_write_count == 0
 
 
-async def test_closing_waits_for_a_load_under_way(url: str, plain: valkey.Valkey) -> None:
+async def test_lifecycle_close_waits_for_load_in_flight(url: str, plain: valkey.Valkey) -> None:
     cache = AgentCache.from_url(url)
     loader = Loader(held=True)
     waiting = asyncio.create_task(cache.llm.get_or_load(HELLO, loader))
@@ -124,8 +124,8 @@ async def test_closing_waits_for_a_load_under_way(url: str, plain: valkey.Valkey
     assert len(entry_keys(plain)) == 1
 
 
-def test_a_loop_that_ends_while_the_cache_is_being_closed_loses_nothing(url: str, plain: valkey.Valkey) -> None:
-    """As by Ctrl-C during the closing: every task is cancelled, that of the closing among them."""
+def test_lifecycle_drains_writes_when_loop_ends_during_close(url: str, plain: valkey.Valkey) -> None:
+    """Ctrl-C during ``aclose`` does so: it cancels every task, and the task of ``aclose`` too."""
 
     async def use(cache: AgentCache) -> None:
         await asyncio.gather(*(cache.llm.get_or_load(asking(str(n)), lambda: "x") for n in range(300)))
@@ -137,7 +137,7 @@ def test_a_loop_that_ends_while_the_cache_is_being_closed_loses_nothing(url: str
     assert len(entry_keys(plain)) == 300
 
 
-async def test_a_load_that_the_closing_waits_for_may_still_ask_the_cache(url: str, plain: valkey.Valkey) -> None:
+async def test_lifecycle_serves_nested_load_during_close(url: str, plain: valkey.Valkey) -> None:
     cache = AgentCache.from_url(url)
     started, go = asyncio.Event(), asyncio.Event()
 
@@ -158,7 +158,7 @@ async def test_a_load_that_the_closing_waits_for_may_still_ask_the_cache(url: st
     assert len(entry_keys(plain)) == 2
 
 
-async def test_a_load_that_does_not_heed_its_cancellation_does_not_hold_up_the_closing(url: str) -> None:
+async def test_lifecycle_close_leaves_load_that_ignores_cancellation(url: str) -> None:
     cache = AgentCache.from_url(url, resilience=ResilienceOptions(drain_timeout=0.05))
     release = asyncio.Event()
 
@@ -178,7 +178,7 @@ async def test_a_load_that_does_not_heed_its_cancellation_does_not_hold_up_the_c
     await turns()
 
 
-async def test_two_may_close_at_once_and_one_be_cancelled(url: str) -> None:
+async def test_lifecycle_close_continues_when_one_of_two_closers_is_cancelled(url: str) -> None:
     cache = AgentCache.from_url(url)
     await cache.open()
     first, second = asyncio.create_task(cache.aclose()), asyncio.create_task(cache.aclose())
@@ -188,14 +188,14 @@ async def test_two_may_close_at_once_and_one_be_cancelled(url: str) -> None:
     await asyncio.gather(first, return_exceptions=True)
 
 
-async def test_many_first_uses_at_once_open_one_cache(url: str, plain: valkey.Valkey) -> None:
+async def test_lifecycle_opens_once_for_concurrent_first_uses(url: str, plain: valkey.Valkey) -> None:
     cache = AgentCache.from_url(url)
     results = await asyncio.gather(*(cache.llm.check(HELLO) for _ in range(50)))
     assert not any(result.hit or result.degraded for result in results)
     await cache.aclose()
 
 
-async def test_a_cancelled_opening_does_not_spoil_the_next_use(url: str) -> None:
+async def test_lifecycle_opens_after_cancelled_open(url: str) -> None:
     cache = AgentCache.from_url(url)
     task = asyncio.create_task(cache.open())
     await asyncio.sleep(0)
@@ -205,7 +205,7 @@ async def test_a_cancelled_opening_does_not_spoil_the_next_use(url: str) -> None
     await cache.aclose()
 
 
-async def test_who_shares_an_opening_is_not_cancelled_with_the_one_who_began_it(
+async def test_lifecycle_open_continues_when_its_first_caller_is_cancelled(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pings = HeldPings(monkeypatch)
@@ -220,7 +220,7 @@ async def test_who_shares_an_opening_is_not_cancelled_with_the_one_who_began_it(
     await cache.aclose()
 
 
-async def test_many_caches_live_side_by_side(make_cache: Callable[..., AgentCache]) -> None:
+async def test_lifecycle_keeps_caches_of_two_names_apart(make_cache: MakeCache) -> None:
     one, other = make_cache(name="one"), make_cache(name="other")
     await one.llm.store(HELLO, "one")
     await other.llm.store(HELLO, "other")
@@ -231,7 +231,7 @@ async def test_many_caches_live_side_by_side(make_cache: Callable[..., AgentCach
     assert (await other.llm.check(HELLO)).response == "other"
 
 
-async def test_the_callers_client_is_left_alone(url: str) -> None:
+async def test_lifecycle_leaves_client_of_caller_open(url: str) -> None:
     for decode in (False, True):
         async with valkey.asyncio.Valkey.from_url(url, decode_responses=decode) as client:
             async with AgentCache(client, name="own") as cache:
@@ -241,8 +241,10 @@ async def test_the_callers_client_is_left_alone(url: str) -> None:
             assert await client.ping()
 
 
-async def test_an_unreachable_server_is_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    async with AgentCache.from_url(f"unix://{tmp_path}/nobody.sock") as cache:
+async def test_lifecycle_logs_one_warning_when_server_is_unreachable(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with AgentCache.from_url(f"unix://{tmp_path}/missing.sock") as cache:
         result = await cache.llm.get_or_load(HELLO, Loader())
         assert (result.response, result.source, result.degraded) == ("answer", "loader", True)
         assert (await cache.llm.check(HELLO)).source == "l1"
@@ -256,8 +258,8 @@ async def test_an_unreachable_server_is_one_warning(tmp_path: Path, caplog: pyte
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
-async def test_an_unreachable_server_is_an_error_where_it_is_required(tmp_path: Path) -> None:
-    cache = AgentCache.from_url(f"unix://{tmp_path}/nobody.sock", require_l2=True)
+async def test_lifecycle_raises_when_required_server_is_unreachable(tmp_path: Path) -> None:
+    cache = AgentCache.from_url(f"unix://{tmp_path}/missing.sock", require_l2=True)
     with pytest.raises(L2UnavailableError):
         await cache.open()
     with pytest.raises(L2UnavailableError):
@@ -293,7 +295,7 @@ FORK = """
     def run_child():
         import traceback
         try:
-            # A fork within a running loop: the child takes a loop of its own, as multiprocessing's children do.
+            # After a fork in a running loop the child starts its own loop, as children of multiprocessing do.
             asyncio._set_running_loop(None)
             asyncio.run(child())
         except BaseException:
@@ -307,7 +309,7 @@ FORK = """
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_forked_process_has_connections_of_its_own_and_leaves_its_parents(url: str) -> None:
+def test_lifecycle_opens_new_connections_after_fork(url: str) -> None:
     done = run_script(FORK, url)
     assert done.stdout == "fine\n", done.stderr
 
@@ -325,7 +327,7 @@ SHORT_SCRIPT = """
 """
 
 
-def test_a_short_script_pays_once_and_ends_without_a_warning(url: str) -> None:
+def test_lifecycle_ends_short_script_without_warning(url: str) -> None:
     done = run_script(SHORT_SCRIPT, url)
     assert done.stdout.split() == ["loader", "l2"], done.stderr
     assert run_script(SHORT_SCRIPT, url).stdout.split() == ["l2", "l2"]
@@ -335,7 +337,7 @@ def test_a_short_script_pays_once_and_ends_without_a_warning(url: str) -> None:
 INTERRUPTED = """
     import asyncio, signal, sys
     from tiercache import AgentCache
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # Ignored, where the tests run in the background.
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # A background job inherits an ignored SIGINT.
     cache = AgentCache.from_url(sys.argv[1])
 
     async def main():
@@ -347,7 +349,7 @@ INTERRUPTED = """
 """
 
 
-def test_ctrl_c_ends_a_script_with_a_load_under_way(url: str, plain: valkey.Valkey) -> None:
+def test_lifecycle_drains_writes_when_ctrl_c_ends_script_during_load(url: str, plain: valkey.Valkey) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(INTERRUPTED), url], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
