@@ -1,4 +1,4 @@
-"""Lifetimes: the forms they take, which of several wins, jitter, and L1 that never outlives Valkey."""
+"""TTLs: their forms, their precedence, jitter, and an L1 entry that never outlives the value in Valkey."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from tiercache.ttl import check_ttl, shorten, to_milliseconds
         (NO_EXPIRY, None),
     ],
 )
-def test_a_lifetime_in_every_form(ttl: Any, seconds: float | None) -> None:
+def test_ttl_is_parsed_in_every_form(ttl: Any, seconds: float | None) -> None:
     assert check_ttl(ttl) == seconds
 
 
-def test_milliseconds_are_whole_and_above_zero() -> None:
+def test_ttl_in_milliseconds_is_whole_and_above_zero() -> None:
     assert [to_milliseconds(s) for s in (77, 0.25, 0.0001, 1.0006)] == [77_000, 250, 1, 1001]
 
 
@@ -50,7 +50,7 @@ def test_milliseconds_are_whole_and_above_zero() -> None:
         (None, "5m", None, None, 300),
     ],
 )
-async def test_the_closest_wish_wins(
+async def test_ttl_comes_from_answer_then_call_then_tier_then_cache(
     make_cache: MakeCache, plain: valkey.Valkey, default: Any, tier: Any, call: Any, answer: Any, expected: int
 ) -> None:
     cache = make_cache(default_ttl=default, llm=TierOptions(ttl=tier))
@@ -63,7 +63,7 @@ async def test_the_closest_wish_wins(
         assert plain.ttl(key) == expected
 
 
-async def test_jitter_spreads_lifetimes_and_never_lengthens_them(make_cache: MakeCache, plain: valkey.Valkey) -> None:
+async def test_ttl_jitter_spreads_and_never_lengthens(make_cache: MakeCache, plain: valkey.Valkey) -> None:
     cache = make_cache(llm=TierOptions(ttl=1000, jitter=0.1))
     keys = [await cache.llm.store(asking(str(n)), "x") for n in range(1000)]
     left = [plain.pttl(key) for key in keys]
@@ -72,7 +72,7 @@ async def test_jitter_spreads_lifetimes_and_never_lengthens_them(make_cache: Mak
     assert 970_000 < max(left) <= 1_000_000
 
 
-def test_jitter_leaves_what_does_not_expire() -> None:
+def test_ttl_jitter_leaves_entry_without_expiry() -> None:
     assert shorten(None, 0.5) is None
     assert shorten(10.0, 0) == 10.0
 
@@ -81,23 +81,23 @@ def test_jitter_leaves_what_does_not_expire() -> None:
     ("l1_ttl", "ttl", "served", "gone"),
     [(30, 100, 29.9, 30.0), (30, 10, 9.9, 10.0), (None, 100, 99.9, 100.0), (30, None, 29.9, 30.0)],
 )
-async def test_a_copy_lives_no_longer_than_l1_ttl_and_than_its_original(
+async def test_ttl_of_l1_entry_is_bounded_by_l1_ttl_and_by_value_in_valkey(
     make_cache: MakeCache, l1_ttl: float | None, ttl: float | None, served: float, gone: float
 ) -> None:
     time = FakeClock()
-    # Believed for longer than it lives: what is looked at here is its life.
+    # Trust lasts longer than the TTL, so that only the TTL ends the hit.
     coherence = CoherenceOptions(max_staleness=1000)
     cache = make_cache(llm=TierOptions(ttl=ttl, l1_ttl=l1_ttl), coherence=coherence, clock=time.clock)
     await cache.llm.store(HELLO, "x")
     time.advance(served)
     assert (await cache.llm.check(HELLO)).source == "l1"
     time.advance(gone - served)
-    assert (await cache.llm.check(HELLO)).source == "l2"  # The server's clock has not moved.
+    assert (await cache.llm.check(HELLO)).source == "l2"  # The clock of the server has not moved.
 
 
-async def test_a_copy_read_late_lives_only_what_was_left(make_cache: MakeCache, plain: valkey.Valkey) -> None:
+async def test_ttl_of_l1_entry_is_the_rest_when_read_late(make_cache: MakeCache, plain: valkey.Valkey) -> None:
     time = FakeClock()
-    coherence = CoherenceOptions(max_staleness=1000, tracking="off")  # Not to be told of the shorter life.
+    coherence = CoherenceOptions(max_staleness=1000, tracking="off")  # No invalidation for the shorter TTL.
     cache = make_cache(coherence=coherence, clock=time.clock)
     key = await cache.llm.store(HELLO, "x", ttl=100)
     cache.clear_l1()
@@ -111,7 +111,7 @@ async def test_a_copy_read_late_lives_only_what_was_left(make_cache: MakeCache, 
     assert (await cache.llm.check(HELLO)).source == "l2"
 
 
-async def test_without_valkey_l1_ttl_does_not_shorten_the_only_copy() -> None:
+async def test_ttl_of_l1_entry_ignores_l1_ttl_without_valkey() -> None:
     time = FakeClock()
     async with AgentCache.in_memory(default_ttl=100, clock=time.clock) as cache:
         await cache.llm.store(HELLO, "x")
@@ -121,7 +121,7 @@ async def test_without_valkey_l1_ttl_does_not_shorten_the_only_copy() -> None:
         assert not (await cache.llm.check(HELLO)).hit
 
 
-async def test_age_counts_from_the_store_whoever_stored(make_cache: MakeCache) -> None:
+async def test_age_counts_from_store_by_any_process(make_cache: MakeCache) -> None:
     time = FakeClock()
     one, other = make_cache(clock=time.clock), make_cache(clock=time.clock)
     await one.llm.store(HELLO, "x", ttl=1000)

@@ -1,22 +1,20 @@
-"""The kv tiers: any value under any key, in tiers that cannot meet."""
+"""The kv tiers: any value under any key, in tiers that are kept apart."""
 
 from __future__ import annotations
 
 import asyncio
 import copy
-import enum
 import json
 import os
 import pickle
 import signal
-import threading
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 import valkey
 
 from tests.support import MakeCache, entry_keys
+from tests.tiers.kv.subclasses import Blob, Number, Word
 from tiercache import (
     MISS,
     NO_EXPIRY,
@@ -27,7 +25,6 @@ from tiercache import (
     ResilienceOptions,
     TierOptions,
     UsageError,
-    WrongLoopError,
 )
 from tiercache.embedded import EmbeddedValkey
 from tiercache.testing import FakeClock
@@ -35,33 +32,7 @@ from tiercache.testing import FakeClock
 NESTED = {"b": [1, {"c": None}], "a": "é"}
 
 
-class Word(str):
-    """A caller's own kind of text, which lies about itself."""
-
-    __slots__ = ()
-
-    def __str__(self) -> str:
-        return "lie"
-
-    def __format__(self, spec: str) -> str:
-        return "lie"
-
-    def __len__(self) -> int:
-        return 0
-
-    __hash__ = None  # type: ignore[assignment]
-
-
-class Blob(bytes):
-    def __bytes__(self) -> bytes:
-        return b"lie"
-
-
-class Number(enum.IntEnum):
-    ONE = 1
-
-
-# What goes in, what lies in Valkey, what comes out.
+# The value that is set, its bytes in Valkey, and the value that is returned.
 VALUES: list[tuple[Any, bytes, Any]] = [
     (None, b"jnull", None),
     (False, b"jfalse", False),
@@ -89,7 +60,7 @@ VALUES: list[tuple[Any, bytes, Any]] = [
 
 
 @pytest.mark.parametrize(("value", "stored", "comes_back"), VALUES, ids=repr)
-async def test_every_value_comes_back_from_both_levels_and_from_the_loader(
+async def test_kv_returns_every_value_from_both_levels_and_from_loader(
     cache: AgentCache, plain: valkey.Valkey, value: Any, stored: bytes, comes_back: Any
 ) -> None:
     stored = b"j" + stored if stored[:1] == b"{" else stored
@@ -107,7 +78,7 @@ async def test_every_value_comes_back_from_both_levels_and_from_the_loader(
     assert await cache.kv.exists("set")
 
 
-async def test_none_is_a_value_and_miss_is_the_absence_of_one(make_cache: MakeCache) -> None:
+async def test_kv_tells_none_from_miss(make_cache: MakeCache) -> None:
     cache = make_cache(name="test")
     assert await cache.kv.get("k") is None
     assert await cache.kv.get("k", MISS) is MISS
@@ -123,7 +94,7 @@ async def test_none_is_a_value_and_miss_is_the_absence_of_one(make_cache: MakeCa
     assert (await restarted.kv.get_or_load("other", lambda: "never", mode="only_cached")).value is MISS
 
 
-def test_miss_is_one_object_false_and_equal_to_nothing_else() -> None:
+def test_miss_is_a_false_singleton() -> None:
     for same in (copy.copy(MISS), copy.deepcopy(MISS), pickle.loads(pickle.dumps(MISS))):
         assert same is MISS
     assert repr(MISS) == "MISS"
@@ -131,7 +102,7 @@ def test_miss_is_one_object_false_and_equal_to_nothing_else() -> None:
     assert MISS not in (None, False, 0, "", "MISS", [])
 
 
-async def test_miss_cannot_be_stored(cache: AgentCache, plain: valkey.Valkey) -> None:
+async def test_kv_refuses_to_store_miss(cache: AgentCache, plain: valkey.Valkey) -> None:
     with pytest.raises(UsageError, match="value is not JSON"):
         await cache.kv.set("k", MISS)
     with pytest.raises(UsageError, match="what the loader returned is not JSON"):
@@ -139,7 +110,7 @@ async def test_miss_cannot_be_stored(cache: AgentCache, plain: valkey.Valkey) ->
     assert entry_keys(plain) == []
 
 
-async def test_what_comes_out_is_the_callers_own(cache: AgentCache) -> None:
+async def test_kv_returns_value_of_its_own_to_each_caller(cache: AgentCache) -> None:
     given = {"rows": [1]}
 
     async def spoiled() -> None:
@@ -157,7 +128,7 @@ async def test_what_comes_out_is_the_callers_own(cache: AgentCache) -> None:
     assert await cache.kv.get("k") == {"rows": [1]}
 
 
-async def test_those_who_share_a_load_get_a_value_each(cache: AgentCache) -> None:
+async def test_kv_returns_value_of_its_own_to_each_waiter_of_a_flight(cache: AgentCache) -> None:
     made = [1]
 
     async def load(keys: list[str]) -> dict[str, Any]:
@@ -178,7 +149,7 @@ async def test_those_who_share_a_load_get_a_value_each(cache: AgentCache) -> Non
     assert len({id(value) for value in values}) == 5
 
 
-async def test_a_result_says_where_the_value_came_from(make_cache: MakeCache) -> None:
+async def test_kv_result_reports_source_age_and_ttl(make_cache: MakeCache) -> None:
     time = FakeClock()
     cache = make_cache(name="test", clock=time.clock, coherence=CoherenceOptions(max_staleness=60))
     first = await cache.kv.get_or_load("a:b", lambda key: asyncio.sleep(0, {"key": key}), ttl=60)
@@ -199,7 +170,7 @@ async def test_a_result_says_where_the_value_came_from(make_cache: MakeCache) ->
 
 
 @pytest.mark.parametrize("mode", ["use", "refresh", "bypass", "only_cached", "store_only"])
-async def test_the_modes_are_the_engines(cache: AgentCache, mode: Any) -> None:
+async def test_kv_modes_load_and_store_as_named(cache: AgentCache, mode: Any) -> None:
     await cache.kv.set("k", "old")
     result = await cache.kv.get_or_load("k", lambda: "new", mode=mode)
     assert result.value == ("old" if mode in ("use", "only_cached") else "new")
@@ -210,7 +181,7 @@ async def test_the_modes_are_the_engines(cache: AgentCache, mode: Any) -> None:
     assert await cache.kv.get("k") == kept
 
 
-async def test_lifetimes_go_from_call_to_tier_to_cache(make_cache: MakeCache, plain: valkey.Valkey) -> None:
+async def test_kv_ttl_comes_from_call_then_tier_then_cache(make_cache: MakeCache, plain: valkey.Valkey) -> None:
     cache = make_cache(name="test", default_ttl=1000, kv=TierOptions(ttl="5m"))
     plainer = cache.tier("plain")
     await cache.kv.set("tier", 1)
@@ -224,7 +195,7 @@ async def test_lifetimes_go_from_call_to_tier_to_cache(make_cache: MakeCache, pl
     assert ttls == {"tier": 300, "call": 7, "many": -1, "loaded": 8, "loaded many": 9, "default": 1000}
 
 
-async def test_deleting_says_what_was_there(cache: AgentCache, plain: valkey.Valkey) -> None:
+async def test_kv_delete_counts_keys_that_existed(cache: AgentCache, plain: valkey.Valkey) -> None:
     await cache.kv.set_many({"a": 1, "b": None, "c": 3, "d": 4})
     assert await cache.kv.delete("a")
     assert not await cache.kv.delete("a")
@@ -232,18 +203,18 @@ async def test_deleting_says_what_was_there(cache: AgentCache, plain: valkey.Val
     assert await cache.kv.delete_many([]) == 0
     assert await cache.kv.get_many(["a", "b", "c", "d"], MISS) == {"a": MISS, "b": MISS, "c": MISS, "d": 4}
     plain.delete("test:__tc:kv:kv:d")
-    assert await cache.kv.delete_many(["d"]) == 1  # It was in L1.
+    assert await cache.kv.delete_many(["d"]) == 1  # The key was in L1.
     assert entry_keys(plain) == []
 
 
-async def test_nothing_asked_is_nothing_done(cache: AgentCache, plain: valkey.Valkey) -> None:
+async def test_kv_accepts_empty_batches(cache: AgentCache, plain: valkey.Valkey) -> None:
     assert await cache.kv.get_many([]) == {}
     assert await cache.kv.get_or_load_many([], lambda keys: 1 / 0) == {}  # type: ignore[arg-type, return-value]
     await cache.kv.set_many({})
     assert entry_keys(plain) == []
 
 
-async def test_clearing_a_tier_leaves_everything_else(make_cache: MakeCache, plain: valkey.Valkey) -> None:
+async def test_kv_clear_leaves_other_tiers_and_caches(make_cache: MakeCache, plain: valkey.Valkey) -> None:
     cache, sibling = make_cache(name="x"), make_cache(name="x-eu")
     more, e, embeddings = cache.tier("more"), cache.tier("e"), cache.tier("embeddings")
     tiers = [cache.kv, more, e, embeddings, sibling.kv, sibling.tier("embeddings")]
@@ -266,9 +237,7 @@ async def test_clearing_a_tier_leaves_everything_else(make_cache: MakeCache, pla
 # Named tiers
 
 
-async def test_a_named_tier_has_keys_options_and_counters_of_its_own(
-    make_cache: MakeCache, plain: valkey.Valkey
-) -> None:
+async def test_kv_named_tier_has_its_own_keys_options_and_counters(make_cache: MakeCache, plain: valkey.Valkey) -> None:
     cache = make_cache(name="test")
     embeddings = cache.tier("embeddings", TierOptions(ttl=60, l1=False))
     assert isinstance(embeddings, KvTier)
@@ -283,7 +252,7 @@ async def test_a_named_tier_has_keys_options_and_counters_of_its_own(
     assert (tiers["kv"].l1_hits, tiers["kv"].l2_hits) == (1, 0)
 
 
-def test_one_name_is_one_tier() -> None:
+def test_kv_named_tier_is_made_once_for_a_name() -> None:
     cache = AgentCache.in_memory(kv=TierOptions(ttl=5))
     assert cache.tier("kv") is cache.kv
     assert cache.tier("kv", TierOptions(ttl=5)) is cache.kv
@@ -298,13 +267,13 @@ def test_one_name_is_one_tier() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "a:b", "a b", "é", "a\n", "llm", "tool", "session", "x" * 129, None, 5, b"e"])
-def test_a_bad_tier_name_is_refused(name: Any) -> None:
+def test_kv_refuses_bad_tier_name(name: Any) -> None:
     with pytest.raises(UsageError, match="name must be"):
         AgentCache.in_memory().tier(name)
 
 
 @pytest.mark.parametrize("options", [TierOptions(ignore=("a",)), TierOptions(key=lambda params: params)])
-def test_options_of_the_llm_tier_alone_are_refused(options: TierOptions) -> None:
+def test_kv_refuses_options_of_llm_tier(options: TierOptions) -> None:
     with pytest.raises(UsageError, match="kv must be TierOptions without"):
         AgentCache.in_memory(kv=options)
     with pytest.raises(UsageError, match="e must be TierOptions without"):
@@ -313,158 +282,13 @@ def test_options_of_the_llm_tier_alone_are_refused(options: TierOptions) -> None
         AgentCache.in_memory().tier("e", 5)  # type: ignore[arg-type]
 
 
-# Arguments
-
-CALLS: dict[str, Callable[[KvTier, Any], Awaitable[Any]]] = {
-    "get": lambda kv, key: kv.get(key),
-    "set": lambda kv, key: kv.set(key, "x"),
-    "exists": lambda kv, key: kv.exists(key),
-    "delete": lambda kv, key: kv.delete(key),
-    "get_or_load": lambda kv, key: kv.get_or_load(key, lambda: "x"),
-    "get_many": lambda kv, key: kv.get_many(["fine", key]),
-    "set_many": lambda kv, key: kv.set_many({"fine": "x", key: "x"}),
-    "delete_many": lambda kv, key: kv.delete_many(["fine", key]),
-    "get_or_load_many": lambda kv, key: kv.get_or_load_many(["fine", key], lambda keys: keys),
-}
-calls = pytest.mark.parametrize("method", CALLS)
-MOST = 512 - len("test:__tc:kv:kv:")
-
-
-@calls
-@pytest.mark.parametrize("key", ["", None, 5, b"k", "\ud800", "x" * (MOST + 1), "é" * (MOST // 2 + 1)], ids=ascii)
-async def test_a_bad_key_is_refused_everywhere(cache: AgentCache, plain: valkey.Valkey, method: str, key: Any) -> None:
-    await cache.kv.set("fine", "stays")
-    with pytest.raises(UsageError, match=r"^key "):
-        await CALLS[method](cache.kv, key)
-    cache.clear_l1()
-    assert await cache.kv.get("fine") == "stays"
-    assert entry_keys(plain) == ["test:__tc:kv:kv:fine"]
-
-
-@calls
-@pytest.mark.parametrize("key", ["a:b", ":", "*[x]?\\", " ", "\x00\n", "é" * (MOST // 2), "x" * MOST], ids=ascii)
-async def test_any_other_text_is_a_key(cache: AgentCache, plain: valkey.Valkey, method: str, key: str) -> None:
-    await CALLS[method](cache.kv, key)
-    await cache.kv.set(key, "value")
-    assert plain.get(f"test:__tc:kv:kv:{key}") == b"svalue"
-    assert await cache.kv.get_many([key]) == {key: "value"}
-    assert await cache.kv.delete(key)
-
-
-async def test_of_a_str_subclass_nothing_but_its_text_is_kept(cache: AgentCache, plain: valkey.Valkey) -> None:
-    key = Word("word")
-    await cache.kv.set(key, "x")
-    assert entry_keys(plain) == ["test:__tc:kv:kv:word"]
-    assert await cache.kv.get(key) == await cache.kv.get("word") == "x"
-    asked: list[Any] = []
-    values = await cache.kv.get_or_load_many([key, Word("other")], lambda keys: asked.extend(keys) or keys)
-    assert values == {"word": "x", "other": "other"}
-    await cache.kv.get_or_load(Word("third"), lambda key: asked.append(key))
-    assert asked == ["other", "third"]
-    assert {type(text) for text in [*values, *asked]} == {str}
-    assert await cache.kv.delete_many([key, Word("other")]) == 2
-
-
-@pytest.mark.parametrize("keys", ["keys", None, 5])
-async def test_keys_that_are_no_iterable_of_keys_are_refused(cache: AgentCache, keys: Any) -> None:
-    for call in (
-        lambda: cache.kv.get_many(keys),
-        lambda: cache.kv.delete_many(keys),
-        lambda: cache.kv.get_or_load_many(keys, lambda wanted: wanted),
-    ):
-        with pytest.raises(UsageError, match="keys must be an iterable of keys"):
-            await call()
-    with pytest.raises(UsageError, match="mapping must be a mapping"):
-        await cache.kv.set_many(keys)
-
-
-async def test_keys_may_come_from_a_generator(cache: AgentCache) -> None:
-    assert await cache.kv.get_or_load_many((key for key in "ab"), lambda keys: keys) == {"a": "a", "b": "b"}
-    assert await cache.kv.get_many(key for key in "ab") == {"a": "a", "b": "b"}
-    assert await cache.kv.delete_many(key for key in "ab") == 2
-
-
-@pytest.mark.parametrize("value", [{1}, object(), "\ud800", {"a": "\udc00"}, [object()], bytearray(b"x"), {1: {2}}])
-async def test_a_value_that_is_not_json_text_or_bytes_is_refused(
-    cache: AgentCache, plain: valkey.Valkey, value: Any
-) -> None:
-    with pytest.raises(UsageError, match=r"^value "):
-        await cache.kv.set("k", value)
-    with pytest.raises(UsageError, match=r"^the value of 'k' "):
-        await cache.kv.set_many({"fine": 1, "k": value})
-    with pytest.raises(UsageError, match=r"^what the loader returned "):
-        await cache.kv.get_or_load("k", lambda: value)
-    with pytest.raises(UsageError, match=r"^the loader's value of 'k' "):
-        await cache.kv.get_or_load_many(["fine", "k"], lambda keys: [1, value])
-    assert entry_keys(plain) == []
-
-
-@pytest.mark.parametrize("ttl", [0, -1, True, "soon", float("nan")])
-async def test_a_bad_ttl_is_refused(cache: AgentCache, plain: valkey.Valkey, ttl: Any) -> None:
-    for call in (
-        lambda: cache.kv.set("k", "x", ttl=ttl),
-        lambda: cache.kv.set_many({"k": "x"}, ttl=ttl),
-        lambda: cache.kv.get_or_load("k", lambda: "x", ttl=ttl),
-        lambda: cache.kv.get_or_load_many(["k"], lambda keys: keys, ttl=ttl),
-    ):
-        with pytest.raises(UsageError, match="ttl must be"):
-            await call()
-    assert entry_keys(plain) == []
-
-
-async def test_a_bad_loader_or_mode_is_refused(cache: AgentCache) -> None:
-    with pytest.raises(UsageError, match="loader must be a function"):
-        await cache.kv.get_or_load("k", "x")  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="loader must be a function"):
-        await cache.kv.get_or_load_many(["k"], {"k": 1})  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="mode must be"):
-        await cache.kv.get_or_load("k", lambda: "x", mode="sometimes")  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("loaded", "complaint"),
-    [
-        ([1], "returned 1 values for the 2 keys 'a', 'b'"),
-        ([1, 2, 3], "returned 3 values for the 2 keys"),
-        ({"a": 1}, "returned a mapping without the key 'b'"),
-        ({}, "returned a mapping without the key 'a'"),
-        (None, "must return a mapping or a list, not NoneType"),
-        ("ab", "must return a mapping or a list, not str"),
-        ({"a", "b"}, "must return a mapping or a list, not set"),
-    ],
-)
-async def test_a_batch_loader_that_does_not_answer_for_every_key_is_refused(
-    cache: AgentCache, plain: valkey.Valkey, loaded: Any, complaint: str
-) -> None:
-    with pytest.raises(UsageError, match=complaint):
-        await cache.kv.get_or_load_many(["a", "b"], lambda keys: loaded)
-    await cache.flush_writes()
-    assert entry_keys(plain) == []
-
-
-@pytest.mark.parametrize(
-    "loader",
-    [
-        lambda keys: {"c": 3, "b": 2, "a": 1},
-        lambda keys: (1, 2),
-        lambda keys: asyncio.sleep(0, [1, 2]),
-        lambda keys: asyncio.sleep(0, {"b": 2, "a": 1}),
-    ],
-)
-async def test_a_batch_loader_may_be_async_or_plain_and_return_a_mapping_or_values(
-    cache: AgentCache, loader: Any
-) -> None:
-    assert list((await cache.kv.get_or_load_many(["a", "b"], loader)).items()) == [("a", 1), ("b", 2)]
-    assert await cache.kv.get("c", MISS) is MISS  # What nobody asked for is not kept.
-
-
-# What else lies in Valkey, and what else goes wrong
+# Foreign entries, and no Valkey
 
 
 @pytest.mark.parametrize(
     "junk", [b"", b"x", b"{}", b"jnot json", b"s\xff", b"j\xff", b"j", b"\x00", "a hash"], ids=repr
 )
-async def test_a_corrupt_or_foreign_entry_is_a_counted_miss_and_is_repaired(
+async def test_kv_counts_undecodable_entry_as_miss_and_replaces_it(
     cache: AgentCache, plain: valkey.Valkey, junk: Any
 ) -> None:
     key = "test:__tc:kv:kv:k"
@@ -491,14 +315,14 @@ async def test_a_corrupt_or_foreign_entry_is_a_counted_miss_and_is_repaired(
     assert plain.get(key) == b"sk"
 
 
-async def test_a_value_written_by_hand_is_read(cache: AgentCache, plain: valkey.Valkey) -> None:
+async def test_kv_reads_value_written_by_hand(cache: AgentCache, plain: valkey.Valkey) -> None:
     plain.set("test:__tc:kv:kv:k", b'j "text" ')
     plain.set("test:__tc:kv:kv:l", b"j[1e400, NaN]")
     assert await cache.kv.get("k") == "text"
     assert json.dumps(await cache.kv.get("l")) == "[Infinity, NaN]"
 
 
-async def test_without_valkey_lookups_miss_loads_load_and_writes_say_so(own_server: tuple[EmbeddedValkey, int]) -> None:
+async def test_kv_is_degraded_while_valkey_is_unavailable(own_server: tuple[EmbeddedValkey, int]) -> None:
     server, pid = own_server
     resilience = ResilienceOptions(l2_timeout=0.05, breaker_failures=1000, drain_timeout=0.1)
     async with AgentCache.from_url(server.url, resilience=resilience) as cache:
@@ -527,13 +351,13 @@ async def test_without_valkey_lookups_miss_loads_load_and_writes_say_so(own_serv
         assert await kv.get_many(list("ab")) == dict.fromkeys("ab")
         counters = cache.local_stats().tiers["kv"]
         assert counters.l2_errors == 2 + 2 + 1 + 1 + 2
-        # What may not have been deleted is not asked for.
+        # A key whose delete is pending is not read.
         assert await kv.get_many(list("cd")) == dict.fromkeys("cd")
         assert counters.l2_errors == 8
         os.kill(pid, signal.SIGCONT)
 
 
-async def test_it_works_in_process_memory_alone() -> None:
+async def test_kv_works_in_process_memory_alone() -> None:
     async with AgentCache.in_memory() as cache:
         kv = cache.tier("memory")
         await kv.set("a", None)
@@ -547,48 +371,3 @@ async def test_it_works_in_process_memory_alone() -> None:
         assert not await kv.delete("d")
         assert await kv.delete_many(["a", "b", "e"]) == 2
         assert await kv.clear() == 1
-
-
-@calls
-async def test_a_closed_cache_says_so(make_cache: MakeCache, method: str) -> None:
-    cache = make_cache(name="test")
-    await cache.kv.set_many({"fine": "x", "k": "x"})
-    await cache.aclose()
-    with pytest.raises(UsageError, match="the cache is closed"):
-        await CALLS[method](cache.kv, "k")
-
-
-def test_another_running_loop_is_refused(url: str) -> None:
-    cache = AgentCache.from_url(url, name="test")
-    first = asyncio.new_event_loop()
-    refused = 0
-
-    def from_another_loop() -> None:
-        nonlocal refused
-        for call in CALLS.values():
-
-            async def run(call: Callable[[KvTier, Any], Awaitable[Any]] = call) -> None:
-                await call(cache.kv, "k")
-
-            with pytest.raises(WrongLoopError):
-                asyncio.run(run())
-            refused += 1
-
-    try:
-        first.run_until_complete(cache.kv.set_many({"fine": "x", "k": "x"}))
-        thread = threading.Thread(target=from_another_loop)
-        thread.start()
-        thread.join(30)
-        assert refused == len(CALLS)
-        first.run_until_complete(cache.aclose())
-    finally:
-        first.close()
-
-
-async def test_operations_are_named_after_the_methods(cache: AgentCache) -> None:
-    for call in CALLS.values():
-        cache.clear_l1()
-        await call(cache.tier("named"), "k")
-    await cache.tier("named").clear()
-    done = {name for name, counters in cache.local_stats().operations.items() if counters.calls}
-    assert done == {f"kv.{method}" for method in [*CALLS, "clear"]}

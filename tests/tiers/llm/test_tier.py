@@ -1,4 +1,4 @@
-"""The llm tier: what is stored, what comes back, and that it is the caller's own."""
+"""The llm tier: the stored bytes, the returned parts of an answer, and results of their own for each caller."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BLOCKS = [{"type": "text", "text": "Hi "}, {"type": "tool_call", "id": "1", "nam
 TOKENS = {"input": 10, "output": 50, "details": {"cached": 7}}
 
 
-async def test_every_part_comes_back_from_every_source(cache: AgentCache) -> None:
+async def test_llm_returns_every_part_of_answer_from_every_source(cache: AgentCache) -> None:
     answer = LlmResponse("Hi", content_blocks=BLOCKS, tokens=TOKENS)
     loaded = await cache.llm.get_or_load(HELLO, Loader(answer))
     near = await cache.llm.check(HELLO)
@@ -35,7 +35,7 @@ async def test_every_part_comes_back_from_every_source(cache: AgentCache) -> Non
         assert result.age < 60
 
 
-async def test_a_miss_has_nothing_but_its_key(cache: AgentCache) -> None:
+async def test_llm_miss_contains_only_its_key(cache: AgentCache) -> None:
     result = await cache.llm.check(HELLO)
     assert (result.hit, result.response, result.source, result.degraded, result.stale) == (
         False, None, None, False, False,
@@ -44,7 +44,7 @@ async def test_a_miss_has_nothing_but_its_key(cache: AgentCache) -> None:
     assert repr(result).startswith("LlmResult(hit=False, response=None, key='test:llm:")
 
 
-async def test_a_text_made_of_blocks(cache: AgentCache) -> None:
+async def test_llm_joins_text_blocks_to_response(cache: AgentCache) -> None:
     blocks = [{"type": "text", "text": "a"}, {"type": "image"}, {"type": "text", "text": "b"}, {"type": "text"}]
     await cache.llm.store_multipart(HELLO, blocks)
     result = await cache.llm.check(HELLO)
@@ -54,7 +54,7 @@ async def test_a_text_made_of_blocks(cache: AgentCache) -> None:
 
 
 @pytest.mark.parametrize("source", ["loader", "l1", "l2"])
-async def test_changing_a_result_changes_nobody_elses(cache: AgentCache, source: str) -> None:
+async def test_llm_result_changed_by_caller_leaves_other_results(cache: AgentCache, source: str) -> None:
     async def get() -> Any:
         return await cache.llm.get_or_load(HELLO, Loader(LlmResponse("Hi", content_blocks=BLOCKS, tokens=TOKENS)))
 
@@ -71,30 +71,32 @@ async def test_changing_a_result_changes_nobody_elses(cache: AgentCache, source:
         result.content_blocks[1]["args"]["a"].append("changed")
         result.content_blocks.clear()
         result.tokens["details"]["cached"] = "changed"
-        assert result.content_blocks == []  # Its own: it sees its own changes.
+        assert result.content_blocks == []  # The caller sees its own changes.
     again = await get()
     assert (again.content_blocks, again.tokens) == (BLOCKS, TOKENS)
     with pytest.raises(AttributeError):
         again.response = "changed"
 
 
-class Held(dict[str, Any]):
-    """A mapping that can be watched."""
+class WatchedMapping(dict[str, Any]):
+    """A mapping that a weak reference can watch."""
 
     __slots__ = ("__weakref__",)
 
 
-class HeldText(str):
+class WatchedText(str):
+    """A text that a weak reference can watch."""
+
     __slots__ = ("__weakref__",)
 
     def __str__(self) -> str:
         return "something else"
 
 
-async def test_none_of_the_callers_objects_is_kept(cache: AgentCache) -> None:
+async def test_llm_keeps_no_object_of_caller(cache: AgentCache) -> None:
     async def use() -> list[weakref.ref[Any]]:
-        params = Held(HELLO, user=Held(name="alice"), model=HeldText("gpt-4o"))
-        block, tokens, text = Held(type="text", text="Hi"), Held(input=1), HeldText("Hi")
+        params = WatchedMapping(HELLO, user=WatchedMapping(name="alice"), model=WatchedText("gpt-4o"))
+        block, tokens, text = WatchedMapping(type="text", text="Hi"), WatchedMapping(input=1), WatchedText("Hi")
         await cache.llm.store(params, text, tokens=tokens)
         await cache.llm.get_or_load(params, lambda: LlmResponse(text, [block], tokens), mode="refresh")
         await cache.llm.check(params)
@@ -104,11 +106,11 @@ async def test_none_of_the_callers_objects_is_kept(cache: AgentCache) -> None:
     await cache.flush_writes()
     gc.collect()
     assert [ref() for ref in kept] == [None] * len(kept)
-    assert (await cache.llm.check(Held(HELLO, user={"name": "alice"}))).response == "Hi"
+    assert (await cache.llm.check(WatchedMapping(HELLO, user={"name": "alice"}))).response == "Hi"
 
 
-async def test_an_answer_whose_params_were_changed_meanwhile_is_stored_nowhere(cache: AgentCache) -> None:
-    """Nobody can tell which of the two questions the loader has read."""
+async def test_llm_load_is_unstored_when_params_change_during_load(cache: AgentCache) -> None:
+    """It is unknown which of the two requests the loader has read."""
     params = asking("before")
     loader = Loader(held=True)
     waiting = asyncio.create_task(cache.llm.get_or_load(params, loader))
@@ -121,7 +123,7 @@ async def test_an_answer_whose_params_were_changed_meanwhile_is_stored_nowhere(c
     assert not (await cache.llm.check(asking("after"))).hit
 
 
-async def test_a_loader_that_takes_the_params_apart_still_answers(cache: AgentCache) -> None:
+async def test_llm_load_is_unstored_when_loader_changes_params(cache: AgentCache) -> None:
     def load(params: Any) -> str:
         params.pop("model")
         return "x"
@@ -130,21 +132,21 @@ async def test_a_loader_that_takes_the_params_apart_still_answers(cache: AgentCa
     assert not (await cache.llm.check(asking("x"))).hit
 
 
-async def test_an_empty_answer_is_an_answer(cache: AgentCache) -> None:
+async def test_llm_returns_empty_answer_as_hit(cache: AgentCache) -> None:
     await cache.llm.store(HELLO, "")
     cache.clear_l1()
     result = await cache.llm.check(HELLO)
     assert (result.hit, result.response) == (True, "")
 
 
-async def test_invalidate_says_whether_there_was_something(make_cache: MakeCache) -> None:
+async def test_llm_invalidate_returns_whether_entry_existed(make_cache: MakeCache) -> None:
     one, other = make_cache(), make_cache()
     await one.llm.store(HELLO, "x")
     assert await other.llm.invalidate(HELLO)
     assert not await other.llm.invalidate(HELLO)
 
 
-async def test_invalidate_by_model_takes_that_model_and_no_other(cache: AgentCache, plain: valkey.Valkey) -> None:
+async def test_llm_invalidate_by_model_leaves_other_models(cache: AgentCache, plain: valkey.Valkey) -> None:
     for n in range(1500):
         plain.set(f"test:llm:foreign-{n}", b'{"response":"x","model":"m1","storedAt":1}')
     for model, count in (("gpt-4o", 3), ("gpt-4o-mini", 2)):
@@ -160,7 +162,7 @@ async def test_invalidate_by_model_takes_that_model_and_no_other(cache: AgentCac
     assert len(entry_keys(plain)) == 4
 
 
-async def test_clear_leaves_other_names_and_other_keys(cache: AgentCache, plain: valkey.Valkey) -> None:
+async def test_llm_clear_leaves_other_names_and_keys(cache: AgentCache, plain: valkey.Valkey) -> None:
     for n in range(2500):
         plain.set(f"test:llm:{n}", "x")
     others = ["test2:llm:1", "test:llmx:1", "test:session:t:f", "test.eu:llm:1", "unrelated", "testing"]
@@ -187,7 +189,7 @@ async def test_clear_leaves_other_names_and_other_keys(cache: AgentCache, plain:
         b'{"response":"x","model":"m","storedAt":1,"tokens":{"input":' + b"9" * 5_000 + b"}}",
     ],
 )  # fmt: skip
-async def test_a_corrupt_or_foreign_entry_is_a_miss_that_the_next_fill_repairs(
+async def test_llm_counts_undecodable_entry_as_miss_and_replaces_it(
     cache: AgentCache, plain: valkey.Valkey, junk: bytes
 ) -> None:
     key = (await cache.llm.check(HELLO)).key
@@ -200,7 +202,7 @@ async def test_a_corrupt_or_foreign_entry_is_a_miss_that_the_next_fill_repairs(
     assert cache.local_stats().tiers["llm"].undecodable == 2
 
 
-async def test_a_hash_where_a_string_should_be_is_a_miss(cache: AgentCache, plain: valkey.Valkey) -> None:
+async def test_llm_counts_hash_under_its_key_as_miss(cache: AgentCache, plain: valkey.Valkey) -> None:
     key = (await cache.llm.check(HELLO)).key
     plain.hset(key, "a", "b")
     result = await cache.llm.check(HELLO)
@@ -220,7 +222,7 @@ async def test_a_hash_where_a_string_should_be_is_a_miss(cache: AgentCache, plai
         ('  {"response": "\\u00e9", "model": "m", "storedAt": 1}', None),
     ],
 )
-async def test_what_another_writer_may_write_is_read(
+async def test_llm_reads_entries_of_other_writers(
     cache: AgentCache, plain: valkey.Valkey, stored: str, blocks: Any
 ) -> None:
     plain.set((await cache.llm.check(HELLO)).key, stored)
@@ -229,7 +231,7 @@ async def test_what_another_writer_may_write_is_read(
     assert (result.content_blocks, result.tokens, result.cost) == (blocks, None, None)
 
 
-async def test_values_that_only_json_writes_survive(cache: AgentCache) -> None:
+async def test_llm_keeps_values_that_only_json_module_writes(cache: AgentCache) -> None:
     blocks = [{"type": "tool_call", "args": {"a": float("inf"), "b": 2**70, "c": 1e-7, "d": (1, 2)}}]
     await cache.llm.store_multipart(HELLO, blocks)
     cache.clear_l1()
@@ -250,7 +252,7 @@ async def test_values_that_only_json_writes_survive(cache: AgentCache) -> None:
         ({"use_default_prices": False}, "gpt-4o", {"input": 10, "output": 50}, None),
     ],
 )
-async def test_the_cost_of_an_answer(
+async def test_llm_cost_follows_prices_and_tokens(
     make_cache: MakeCache, options: Any, model: str, tokens: Any, cost: float | None
 ) -> None:
     cache = make_cache(**options)
@@ -260,7 +262,7 @@ async def test_the_cost_of_an_answer(
     assert result.tokens == (tokens or None)
 
 
-async def test_memory_is_bounded_by_entries_and_by_bytes(make_cache: MakeCache) -> None:
+async def test_llm_l1_is_bounded_by_entries_and_bytes(make_cache: MakeCache) -> None:
     from tiercache import L1Options
 
     cache = make_cache(l1=L1Options(max_entries=2))

@@ -10,13 +10,11 @@ import pytest
 import valkey
 
 from tests.support import MakeCache, entry_keys
-from tests.tiers.session.threads import windows
+from tests.tiers.session.threads import ttls_of
 from tiercache import AgentCache, TierOptions, UsageError
 
-# Fields
 
-
-async def test_a_field_is_set_read_listed_and_deleted(make_either: MakeCache) -> None:
+async def test_session_sets_reads_lists_and_deletes_fields(make_either: MakeCache) -> None:
     async with make_either() as cache:
         session = cache.session
         assert await session.get("t", "a") is None
@@ -37,7 +35,7 @@ async def test_a_field_is_set_read_listed_and_deleted(make_either: MakeCache) ->
         assert await session.touch("t") == 0
 
 
-async def test_nothing_is_left_of_a_destroyed_thread(cache: AgentCache, plain: valkey.Valkey) -> None:
+async def test_session_destroy_thread_leaves_no_key(cache: AgentCache, plain: valkey.Valkey) -> None:
     await cache.session.set("t", "a", "1")
     await cache.session.set("t", "b", "2", ttl=60)
     assert entry_keys(plain) == ["test:__tc:thread:t", "test:session:t:a", "test:session:t:b"]
@@ -45,14 +43,14 @@ async def test_nothing_is_left_of_a_destroyed_thread(cache: AgentCache, plain: v
     assert entry_keys(plain) == []
 
 
-async def test_values_are_raw_under_the_keys_of_the_contract(cache: AgentCache, plain: valkey.Valkey) -> None:
+async def test_session_stores_raw_values_under_contract_keys(cache: AgentCache, plain: valkey.Valkey) -> None:
     await cache.session.set("user:1%", "a:b", "é", ttl=60)
     assert entry_keys(plain) == ["test:__tc:thread:user%3A1%25", "test:session:user%3A1%25:a:b"]
     assert plain.get("test:session:user%3A1%25:a:b") == "é".encode()
-    assert windows(plain, "user%3A1%25") == {"a:b": 60_000}
+    assert ttls_of(plain, "user%3A1%25") == {"a:b": 60_000}
 
 
-async def test_a_thread_never_sees_counts_or_deletes_another_whose_id_begins_alike(make_either: MakeCache) -> None:
+async def test_session_separates_threads_with_common_id_prefix(make_either: MakeCache) -> None:
     async with make_either() as cache:
         session = cache.session
         for thread in ("user", "user:42", "user%3A42", "us*r", "user:"):
@@ -68,21 +66,21 @@ async def test_a_thread_never_sees_counts_or_deletes_another_whose_id_begins_ali
             assert await session.get_all(thread) == {"f": thread}
 
 
-async def test_a_thread_of_many_fields_is_handled_in_parts(cache: AgentCache, plain: valkey.Valkey) -> None:
+async def test_session_handles_600_fields_in_pages(cache: AgentCache, plain: valkey.Valkey) -> None:
     await asyncio.gather(*(cache.session.set("t", f"f{n}", str(n)) for n in range(600)))
     plain.config_resetstat()
     assert await cache.session.get_all("t") == {f"f{n}": str(n) for n in range(600)}
     assert await cache.session.touch("t") == 600
     assert await cache.session.destroy_thread("t") == 600
-    # Three parts each, and the announcement that the thread has gone.
+    # Three pages each, and the announcement that the thread was destroyed.
     assert plain.info("commandstats")["cmdstat_eval"]["calls"] == 9 + 1
 
 
-# Bad input
+# Refused arguments
 
 
 @pytest.mark.parametrize("bad", ["", None, 5, b"t", "\ud800"])
-async def test_bad_thread_ids_and_fields_are_refused_everywhere(
+async def test_session_refuses_bad_thread_id_and_field_in_every_method(
     cache: AgentCache, plain: valkey.Valkey, bad: Any
 ) -> None:
     session = cache.session
@@ -109,9 +107,7 @@ async def test_bad_thread_ids_and_fields_are_refused_everywhere(
 
 
 @pytest.mark.parametrize("value", [None, 5, b"x", ["x"], "\udc00"])
-async def test_a_value_that_is_no_text_is_refused_before_anything_is_written(
-    cache: AgentCache, plain: valkey.Valkey, value: Any
-) -> None:
+async def test_session_refuses_value_that_is_no_text(cache: AgentCache, plain: valkey.Valkey, value: Any) -> None:
     for call in (
         lambda: cache.session.set("t", "a", value),
         lambda: cache.session.compare_and_set("t", "a", None, value),
@@ -124,7 +120,7 @@ async def test_a_value_that_is_no_text_is_refused_before_anything_is_written(
 
 
 @pytest.mark.parametrize("ttl", [0, -1, float("nan"), "soon", True])
-async def test_a_bad_ttl_is_refused(cache: AgentCache, plain: valkey.Valkey, ttl: Any) -> None:
+async def test_session_refuses_bad_ttl(cache: AgentCache, plain: valkey.Valkey, ttl: Any) -> None:
     session = cache.session
     for call in (
         lambda: session.set("t", "a", "x", ttl=ttl),
@@ -142,12 +138,12 @@ async def test_a_bad_ttl_is_refused(cache: AgentCache, plain: valkey.Valkey, ttl
 @pytest.mark.parametrize(
     "options", [TierOptions(ignore=("a",)), TierOptions(key=lambda params: params), TierOptions(jitter=0.1), 5]
 )
-def test_options_that_sessions_have_no_use_for_are_refused(options: Any) -> None:
+def test_session_refuses_options_without_meaning_for_sessions(options: Any) -> None:
     with pytest.raises(UsageError, match="session must be"):
         AgentCache.in_memory(session=options)
 
 
-async def test_a_closed_cache_is_refused(make_either: MakeCache) -> None:
+async def test_session_refuses_calls_on_closed_cache(make_either: MakeCache) -> None:
     cache = make_either()
     await cache.session.set("t", "a", "x")
     await cache.aclose()

@@ -12,13 +12,11 @@ import valkey
 from tests.requests import Loader
 from tests.seams import HeldReads, HeldWrites, any_write, internals
 from tests.support import MakeCache, entry_keys, until
-from tests.tiers.session.threads import left
+from tests.tiers.session.threads import ttl_left_ms
 from tiercache import AgentCache, CoherenceOptions, ResilienceOptions, UsageError
 
-# Derived state
 
-
-async def test_a_field_is_loaded_once_for_all_who_wait_and_kept(either: AgentCache) -> None:
+async def test_session_load_coalesces_concurrent_callers(either: AgentCache) -> None:
     loader = Loader("derived", held=True)
     waiting = [asyncio.create_task(either.session.get_or_load("t", "a", loader)) for _ in range(20)]  # type: ignore[arg-type]
     await loader.started.wait()
@@ -33,20 +31,20 @@ async def test_a_field_is_loaded_once_for_all_who_wait_and_kept(either: AgentCac
     assert (either.session.reads, either.session.writes) == (22, 1)
 
 
-async def test_what_is_loaded_is_in_valkey_when_the_caller_gets_it(cache: AgentCache, plain: valkey.Valkey) -> None:
+async def test_session_load_returns_after_value_is_in_valkey(cache: AgentCache, plain: valkey.Valkey) -> None:
     await cache.session.get_or_load("t", "a", lambda: "x", ttl=10)
     assert plain.get("test:session:t:a") == b"x"
-    assert 9000 < left(plain, "a") <= 10_000
+    assert 9000 < ttl_left_ms(plain, "a") <= 10_000
     assert plain.hgetall("test:__tc:thread:t") == {b"a": b"10000"}
     plain.pexpire("test:session:t:a", 4000)
     cache.clear_l1()
     assert await cache.session.get_or_load("t", "a", lambda: "y") == "x"
     await cache.flush_writes()
-    assert 9000 < left(plain, "a") <= 10_000
+    assert 9000 < ttl_left_ms(plain, "a") <= 10_000
 
 
 @pytest.mark.parametrize("change", ["set", "delete", "destroy_thread"])
-async def test_a_change_during_the_load_wins_over_it(either: AgentCache, change: str) -> None:
+async def test_session_load_is_unstored_after_change_during_load(either: AgentCache, change: str) -> None:
     loader = Loader("older", held=True)
     waiting = asyncio.create_task(either.session.get_or_load("t", "a", loader))  # type: ignore[arg-type]
     await loader.started.wait()
@@ -64,7 +62,7 @@ async def test_a_change_during_the_load_wins_over_it(either: AgentCache, change:
     assert either.local_stats().tiers["session"].overtaken == 1
 
 
-async def test_a_change_while_the_loaded_value_is_on_its_way_wins_over_it(
+async def test_session_load_is_deleted_by_change_queued_behind_its_fill(
     cache: AgentCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -81,7 +79,7 @@ async def test_a_change_while_the_loaded_value_is_on_its_way_wins_over_it(
 
 
 @pytest.mark.parametrize("change", ["set", "delete", "incr", "destroy_thread"])
-async def test_a_load_that_ends_while_a_change_is_on_its_way_is_not_stored_behind_it(
+async def test_session_load_is_unstored_when_it_ends_during_change_in_flight(
     cache: AgentCache, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = cache.session
@@ -107,9 +105,7 @@ async def test_a_load_that_ends_while_a_change_is_on_its_way_is_not_stored_behin
     assert await session.get("t", "a", fresh=True) == expected
 
 
-async def test_a_field_that_another_process_sets_during_the_load_is_not_overwritten(
-    cache: AgentCache, make_cache: MakeCache
-) -> None:
+async def test_session_load_keeps_value_set_by_other_process(cache: AgentCache, make_cache: MakeCache) -> None:
     loader = Loader("older", held=True)
     waiting = asyncio.create_task(cache.session.get_or_load("t", "a", loader))  # type: ignore[arg-type]
     await loader.started.wait()
@@ -119,29 +115,29 @@ async def test_a_field_that_another_process_sets_during_the_load_is_not_overwrit
     assert await cache.session.get("t", "a") == "newer"
 
 
-async def test_a_value_from_elsewhere_that_the_process_hears_of_wins_over_the_load(
+async def test_session_load_keeps_foreign_value_after_server_invalidation(
     cache: AgentCache, plain: valkey.Valkey
 ) -> None:
     loader = Loader("loaded", held=True)
     waiting = asyncio.create_task(cache.session.get_or_load("t", "a", loader))  # type: ignore[arg-type]
     await loader.started.wait()
-    plain.set("test:session:t:a", "from elsewhere")
+    plain.set("test:session:t:a", "foreign")
     await until(lambda: not internals(cache).is_joinable("test:session:t:a"))
     loader.release()
     assert await waiting == "loaded"
-    assert await cache.session.get("t", "a") == "from elsewhere"
-    assert plain.get("test:session:t:a") == b"from elsewhere"
+    assert await cache.session.get("t", "a") == "foreign"
+    assert plain.get("test:session:t:a") == b"foreign"
 
 
-async def test_a_read_that_the_loaded_value_overtook_does_not_fill_l1(
+async def test_session_load_breaks_older_read_in_flight(
     make_cache: MakeCache, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Nothing tells the process of the value from elsewhere, so the load replaces it.
+    # Without tracking the process receives no invalidation for the foreign value, so that the load replaces it.
     on_valkey = make_cache(name="test", coherence=CoherenceOptions(tracking="off"))
     loader = Loader("loaded", held=True)
     waiting = asyncio.create_task(on_valkey.session.get_or_load("t", "a", loader))  # type: ignore[arg-type]
     await loader.started.wait()
-    plain.set("test:session:t:a", "from elsewhere")
+    plain.set("test:session:t:a", "foreign")
     with monkeypatch.context() as patch:
         reads = HeldReads(patch)
         reading = asyncio.create_task(on_valkey.session.get("t", "a"))
@@ -149,11 +145,11 @@ async def test_a_read_that_the_loaded_value_overtook_does_not_fill_l1(
         loader.release()
         assert await waiting == "loaded"
         reads.release.set()
-        assert await reading == "from elsewhere"
+        assert await reading == "foreign"
     assert await on_valkey.session.get("t", "a") == "loaded"
 
 
-async def test_what_a_loader_raises_reaches_every_waiter_and_stores_nothing(either: AgentCache) -> None:
+async def test_session_load_raises_loader_error_in_every_waiter(either: AgentCache) -> None:
     loader = Loader(RuntimeError("no"), held=True)
     waiting = [asyncio.create_task(either.session.get_or_load("t", "a", loader)) for _ in range(3)]  # type: ignore[arg-type]
     await loader.started.wait()
@@ -163,7 +159,7 @@ async def test_what_a_loader_raises_reaches_every_waiter_and_stores_nothing(eith
     assert await either.session.get_all("t") == {}
 
 
-async def test_a_loader_may_ask_for_its_own_field(either: AgentCache) -> None:
+async def test_session_load_lets_loader_load_its_own_field(either: AgentCache) -> None:
     async def outer() -> str:
         return "outer " + await either.session.get_or_load("t", "a", lambda: "inner")
 
@@ -173,13 +169,13 @@ async def test_a_loader_may_ask_for_its_own_field(either: AgentCache) -> None:
 
 
 @pytest.mark.parametrize("loader", ["text", None, lambda key: "x", lambda a, b: "x"])
-async def test_a_loader_that_cannot_be_called_is_refused(either: AgentCache, loader: Any) -> None:
+async def test_session_load_refuses_bad_loader(either: AgentCache, loader: Any) -> None:
     with pytest.raises(UsageError, match="loader"):
         await either.session.get_or_load("t", "a", loader)
     assert await either.session.get_all("t") == {}
 
 
-async def test_a_load_that_takes_too_long_stores_nothing(make_cache: MakeCache, plain: valkey.Valkey) -> None:
+async def test_session_load_that_times_out_stores_nothing(make_cache: MakeCache, plain: valkey.Valkey) -> None:
     cache = make_cache(name="test", resilience=ResilienceOptions(load_timeout=0.05))
     with pytest.raises(TimeoutError, match="load_timeout"):
         await cache.session.get_or_load("t", "a", lambda: asyncio.sleep(60))

@@ -11,7 +11,7 @@ from tiercache import AgentCache, L1Options, TierOptions
 from tiercache.testing import FakeClock
 
 
-async def test_a_change_keeps_the_window_in_memory_too() -> None:
+async def test_session_in_memory_keeps_ttl_of_changed_field() -> None:
     time = FakeClock()
     async with AgentCache.in_memory(clock=time.clock, session=TierOptions(ttl=50)) as cache:
         await change_all(cache)
@@ -21,10 +21,7 @@ async def test_a_change_keeps_the_window_in_memory_too() -> None:
         assert await cache.session.get_all("t") == {}
 
 
-# In memory
-
-
-async def test_memory_keeps_what_l1_would_have_evicted_and_lets_go_of_what_has_expired() -> None:
+async def test_session_in_memory_evicts_no_field_and_removes_expired_fields() -> None:
     time = FakeClock()
     async with AgentCache.in_memory(clock=time.clock, l1=L1Options(max_entries=1, max_bytes=1)) as cache:
         for n in range(3000):
@@ -38,7 +35,7 @@ async def test_memory_keeps_what_l1_would_have_evicted_and_lets_go_of_what_has_e
         assert SessionView(cache).kept_counts == (3500, 3500, 501)
 
 
-async def test_sessions_in_memory_survive_the_end_of_a_loop() -> None:
+async def test_session_in_memory_survives_end_of_loop() -> None:
     cache = AgentCache.in_memory()
 
     def run(call: Any) -> Any:

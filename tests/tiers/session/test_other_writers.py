@@ -7,13 +7,11 @@ import pytest
 import valkey
 
 from tests.peers import betterdb_cache
-from tests.tiers.session.threads import key_of, windows
+from tests.tiers.session.threads import key_of, ttls_of
 from tiercache import AgentCache, L2CommandError
 
-# What others have written
 
-
-async def test_betterdb_and_tiercache_read_each_others_fields(
+async def test_session_shares_fields_with_betterdb(
     peer: betterdb.AgentCache, cache: AgentCache, plain: valkey.Valkey
 ) -> None:
     await peer.session.set("thread-1", "theirs:x", "é", 60)
@@ -22,7 +20,7 @@ async def test_betterdb_and_tiercache_read_each_others_fields(
     assert await peer.session.get("thread-1", "ours") == "👍🏽"
     both = {"theirs:x": "é", "ours": "👍🏽"}
     assert await cache.session.get_all("thread-1", sweep=True) == both
-    # The peer's whole-thread methods need a client that decodes.
+    # The methods of the peer for whole threads need a client that decodes replies.
     async with betterdb_cache(cache_url(plain), decode_responses=True) as decoding:
         assert await decoding.session.get_all("thread-1") == both
         assert await decoding.session.destroy_thread("thread-1") == 2
@@ -36,7 +34,7 @@ def cache_url(plain: valkey.Valkey) -> str:
 
 
 @pytest.mark.parametrize("junk", [b"\xff", None], ids=["not UTF-8", "not a string"])
-async def test_what_is_no_text_is_a_counted_miss_and_is_repaired(
+async def test_session_counts_undecodable_field_as_miss_and_replaces_it(
     cache: AgentCache, plain: valkey.Valkey, junk: bytes | None
 ) -> None:
     def spoil(field: str) -> None:
@@ -57,18 +55,14 @@ async def test_what_is_no_text_is_a_counted_miss_and_is_repaired(
     assert await cache.session.get_all("t") == {"a": "repaired", "b": "repaired"}
 
 
-async def test_a_field_whose_name_is_not_utf8_is_passed_over_and_destroyed(
-    cache: AgentCache, plain: valkey.Valkey
-) -> None:
+async def test_session_skips_field_with_non_utf8_name_and_destroys_it(cache: AgentCache, plain: valkey.Valkey) -> None:
     plain.set(b"test:session:t:\xff", "x")
     assert await cache.session.get_all("t", sweep=True) == {}
     assert await cache.session.destroy_thread("t", sweep=True) == 1
     assert plain.exists(b"test:session:t:\xff") == 0
 
 
-async def test_a_server_without_memory_left_still_answers_reads_and_deletes(
-    cache: AgentCache, plain: valkey.Valkey
-) -> None:
+async def test_session_reads_and_deletes_when_server_is_out_of_memory(cache: AgentCache, plain: valkey.Valkey) -> None:
     for thread in ("t", "u"):
         plain.set(key_of(thread, "foreign"), "x")
     await cache.session.set("t", "own", "x", ttl=100)
@@ -85,7 +79,7 @@ async def test_a_server_without_memory_left_still_answers_reads_and_deletes(
         ):
             with pytest.raises(L2CommandError, match="maxmemory"):
                 await change()
-        assert "n" not in windows(plain, "t")
+        assert "n" not in ttls_of(plain, "t")
         assert await cache.session.destroy_thread("t", sweep=True) == 2
     finally:
         plain.config_set("maxmemory", 0)

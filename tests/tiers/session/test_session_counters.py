@@ -7,10 +7,8 @@ from tests.support import MakeCache
 from tiercache import AgentCache
 from tiercache.testing import FakeClock
 
-# Being counted
 
-
-async def test_reads_and_writes_and_hits_are_counted(make_either: MakeCache) -> None:
+async def test_session_counts_reads_writes_and_hits(make_either: MakeCache) -> None:
     async with make_either() as cache:
         session = cache.session
         await session.get("t", "a")
@@ -29,7 +27,7 @@ async def test_reads_and_writes_and_hits_are_counted(make_either: MakeCache) -> 
         assert {"session.get", "session.set", "session.incr", "session.get_or_load"} <= set(operations)
 
 
-async def test_the_estimate_of_active_threads_decays(make_either: MakeCache) -> None:
+async def test_session_active_count_decays_with_time(make_either: MakeCache) -> None:
     time = FakeClock()
     async with make_either(clock=time.clock) as cache:
         session = cache.session
@@ -52,7 +50,7 @@ async def test_the_estimate_of_active_threads_decays(make_either: MakeCache) -> 
         assert session.active_count == 0
 
 
-async def test_the_memory_of_active_threads_and_of_slides_is_bounded(cache: AgentCache) -> None:
+async def test_session_bounds_memory_of_active_threads_and_renewals(cache: AgentCache) -> None:
     sessions = SessionView(cache)
     for n in range(10_050):
         sessions.use_thread(str(n))

@@ -15,13 +15,11 @@ from tests.tiers.session.threads import key_of
 from tiercache import AgentCache, CoherenceOptions, TierOptions
 from tiercache.testing import FakeClock
 
-# L1
-
 
 @pytest.mark.parametrize(
     ("options", "l1_ttl"), [(None, 30), (TierOptions(l1_ttl=1000), 1000), (TierOptions(l1_ttl=0.5), 0.5)]
 )
-async def test_what_nobody_tells_of_is_seen_after_l1_ttl(
+async def test_session_sees_unannounced_change_after_l1_ttl(
     make_cache: MakeCache, plain: valkey.Valkey, options: TierOptions | None, l1_ttl: float
 ) -> None:
     time = FakeClock()
@@ -38,15 +36,15 @@ async def test_what_nobody_tells_of_is_seen_after_l1_ttl(
     assert await cache.session.get("t", "a") == "later"
 
 
-async def test_without_l1_every_read_asks_valkey(make_cache: MakeCache, plain: valkey.Valkey) -> None:
+async def test_session_reads_valkey_each_time_with_l1_turned_off(make_cache: MakeCache, plain: valkey.Valkey) -> None:
     cache = make_cache(name="test", session=TierOptions(l1=False), coherence=CoherenceOptions(tracking="off"))
     await cache.session.set("t", "a", "before")
     plain.set(key_of("t", "a"), "after")
     assert await cache.session.get("t", "a") == "after"
 
 
-async def test_what_another_process_changes_is_seen_when_word_of_it_arrives(make_cache: MakeCache) -> None:
-    time = FakeClock()  # It stands still: nothing in memory ends, and no trust does.
+async def test_session_sees_change_of_other_process_after_announcement(make_cache: MakeCache) -> None:
+    time = FakeClock()  # The clock stands still: no entry in L1 expires, and trust does not end.
     options: dict[str, Any] = {"name": "test", "session": TierOptions(l1_ttl=None), "clock": time.clock}
     cache = make_cache(coherence=CoherenceOptions(max_staleness=1000, tracking="off"), **options)
     other = make_cache(**options)
@@ -64,7 +62,7 @@ async def test_what_another_process_changes_is_seen_when_word_of_it_arrives(make
     ):
         hits = cache.local_stats().tiers["session"].l1_hits
         held = await cache.session.get("t", "a")
-        assert held is None or cache.local_stats().tiers["session"].l1_hits == hits + 1  # It is in memory.
+        assert held is None or cache.local_stats().tiers["session"].l1_hits == hits + 1  # The value was in L1.
         await change()
 
         async def is_received(expected: str | None = expected) -> bool:
@@ -83,10 +81,10 @@ CHANGES: dict[str, tuple[Callable[[AgentCache], Awaitable[Any]], str | None]] = 
 
 
 @pytest.mark.parametrize("change", CHANGES)
-async def test_a_read_that_a_change_overtook_does_not_fill_l1(
+async def test_session_change_during_read_keeps_older_value_out_of_l1(
     make_cache: MakeCache, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Without tracking: the server tells the process of what its own scripts change, which hides what is looked at here.
+    # Tracking is off: invalidations from the server for this process's own scripts would hide the race.
     cache = make_cache(name="test", coherence=CoherenceOptions(tracking="off"))
     call, expected = CHANGES[change]
     await cache.session.set("t", "a", "1")
@@ -102,13 +100,13 @@ async def test_a_read_that_a_change_overtook_does_not_fill_l1(
 
 
 @pytest.mark.parametrize("change", CHANGES)
-async def test_a_read_between_the_first_drop_and_the_change_does_not_stay_in_l1(
+async def test_session_change_drops_value_read_between_first_drop_and_write(
     make_cache: MakeCache, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Without tracking: the server tells the process of what its own scripts change, which hides what is looked at here.
+    # Tracking is off: invalidations from the server for this process's own scripts would hide the race.
     cache = make_cache(name="test", coherence=CoherenceOptions(tracking="off"))
     call, expected = CHANGES[change]
-    # Without the first of the two guards against this, for the second.
+    # One of two guards against this race is removed, to test the other guard.
     without_write_check(monkeypatch)
     await cache.session.set("t", "a", "1")
     with monkeypatch.context() as patch:
@@ -121,7 +119,7 @@ async def test_a_read_between_the_first_drop_and_the_change_does_not_stay_in_l1(
     assert await cache.session.get("t", "a") == expected
 
 
-async def test_the_last_of_several_sets_wins_in_both_levels(cache: AgentCache) -> None:
+async def test_session_set_that_is_last_wins_in_both_levels(cache: AgentCache) -> None:
     await asyncio.gather(*(cache.session.set("t", "a", str(n)) for n in range(250)))
     assert await cache.session.get("t", "a") == "249"
     assert await cache.session.get("t", "a", fresh=True) == "249"

@@ -9,11 +9,9 @@ import pytest
 import valkey
 
 from tests.support import MakeCache
-from tests.tiers.session.threads import expire_calls, key_of, windows
+from tests.tiers.session.threads import expire_calls, key_of, ttls_of
 from tiercache import NO_EXPIRY, AgentCache, TierOptions
 from tiercache.testing import FakeClock
-
-# Windows
 
 
 @pytest.mark.parametrize(
@@ -26,18 +24,18 @@ from tiercache.testing import FakeClock
         ({"default_ttl": 50}, NO_EXPIRY, None),
     ],
 )
-async def test_the_window_is_the_calls_else_the_tiers_else_the_caches(
+async def test_sliding_ttl_comes_from_call_then_tier_then_cache(
     make_cache: MakeCache, plain: valkey.Valkey, options: Any, ttl: Any, expected: float | None
 ) -> None:
     cache = make_cache(name="test", **options)
     await cache.session.set("t", "a", "x", ttl=ttl)
-    assert windows(plain, "t") == {"a": 0 if expected is None else expected * 1000}
+    assert ttls_of(plain, "t") == {"a": 0 if expected is None else expected * 1000}
     for key in (key_of("t", "a"), "test:__tc:thread:t"):
         left = plain.pttl(key)
         assert left == -1 if expected is None else expected * 1000 - 1000 < left <= expected * 1000
 
 
-async def test_a_read_by_any_process_slides_to_the_fields_own_window(
+async def test_sliding_read_of_other_process_renews_to_ttl_of_field(
     make_cache: MakeCache, plain: valkey.Valkey
 ) -> None:
     await make_cache(name="test").session.set("t", "a", "x", ttl=10)
@@ -48,7 +46,7 @@ async def test_a_read_by_any_process_slides_to_the_fields_own_window(
     await other.flush_writes()
     for key in (key_of("t", "a"), "test:__tc:thread:t"):
         assert 9000 < plain.pttl(key) <= 10_000
-    # A reader that knows of no windows has renewed it by its own: the next read puts that right.
+    # Another program renews the field by its own TTL; the next read of tiercache restores the field's TTL.
     plain.expire(key_of("t", "a"), 3600)
     third = make_cache(name="test", session=TierOptions(ttl=3600))
     assert await third.session.get("t", "a") == "x"
@@ -56,7 +54,7 @@ async def test_a_read_by_any_process_slides_to_the_fields_own_window(
     assert 9000 < plain.pttl(key_of("t", "a")) <= 10_000
 
 
-async def test_a_field_without_an_end_gets_none_by_being_read(make_cache: MakeCache, plain: valkey.Valkey) -> None:
+async def test_sliding_read_removes_expiry_of_field_without_ttl(make_cache: MakeCache, plain: valkey.Valkey) -> None:
     await make_cache(name="test").session.set("t", "a", "x")
     plain.expire(key_of("t", "a"), 100)
     other = make_cache(name="test", session=TierOptions(ttl=3600))
@@ -68,7 +66,7 @@ async def test_a_field_without_an_end_gets_none_by_being_read(make_cache: MakeCa
 @pytest.mark.parametrize(
     ("before", "after"), [(5_000, 60_000), (3_600_000, 3_600_000), (None, None)], ids=["shorter", "longer", "none"]
 )
-async def test_another_writers_field_slides_to_the_tiers_window_and_is_never_shortened(
+async def test_sliding_read_renews_other_writers_field_to_ttl_of_tier(
     make_cache: MakeCache, plain: valkey.Valkey, before: int | None, after: int | None
 ) -> None:
     cache = make_cache(name="test", session=TierOptions(ttl=60))
@@ -82,7 +80,7 @@ async def test_another_writers_field_slides_to_the_tiers_window_and_is_never_sho
     assert left == -1 if after is None else after - 1000 < left <= after
 
 
-async def test_without_a_ttl_of_the_tier_another_writers_field_keeps_its_own(
+async def test_sliding_read_keeps_ttl_of_other_writers_field_without_tier_ttl(
     cache: AgentCache, plain: valkey.Valkey
 ) -> None:
     plain.set(key_of("t", "a"), "x", px=50_000)
@@ -91,7 +89,7 @@ async def test_without_a_ttl_of_the_tier_another_writers_field_keeps_its_own(
     assert 49_000 < plain.pttl(key_of("t", "a")) <= 50_000
 
 
-async def test_a_hundred_reads_within_a_quarter_of_the_window_renew_it_once_at_most(
+async def test_sliding_reads_renew_field_once_in_a_quarter_of_its_ttl(
     make_cache: MakeCache, plain: valkey.Valkey
 ) -> None:
     time = FakeClock()
@@ -100,7 +98,7 @@ async def test_a_hundred_reads_within_a_quarter_of_the_window_renew_it_once_at_m
     await cache.open()
     plain.config_resetstat()
     for _ in range(100):
-        assert await cache.session.get("t", "a") == "x"  # From L1, and once a second from Valkey.
+        assert await cache.session.get("t", "a") == "x"  # L1 serves the read, and Valkey once a second.
         await cache.flush_writes()
         time.advance(0.249)
     assert cache.local_stats().tiers["session"].l1_hits > 50
@@ -113,7 +111,7 @@ async def test_a_hundred_reads_within_a_quarter_of_the_window_renew_it_once_at_m
     assert expire_calls(plain) <= 2
 
 
-async def test_reads_at_once_renew_a_field_once(make_cache: MakeCache, plain: valkey.Valkey) -> None:
+async def test_sliding_concurrent_reads_renew_field_once(make_cache: MakeCache, plain: valkey.Valkey) -> None:
     await make_cache(name="test").session.set("t", "a", "x", ttl=100)
     cache = make_cache(name="test", session=TierOptions(l1=False))
     await cache.open()
@@ -123,7 +121,7 @@ async def test_reads_at_once_renew_a_field_once(make_cache: MakeCache, plain: va
     assert plain.info("commandstats")["cmdstat_getex"]["calls"] == 1
 
 
-async def test_a_read_that_l1_answers_renews_the_field_in_valkey(make_cache: MakeCache, plain: valkey.Valkey) -> None:
+async def test_sliding_l1_hit_renews_field_in_valkey(make_cache: MakeCache, plain: valkey.Valkey) -> None:
     time = FakeClock()
     cache = make_cache(name="test", clock=time.clock)
     await cache.session.set("t", "a", "x", ttl=2)
@@ -131,7 +129,7 @@ async def test_a_read_that_l1_answers_renews_the_field_in_valkey(make_cache: Mak
     time.advance(0.4)
     await cache.session.get("t", "a")
     await cache.flush_writes()
-    assert plain.pttl(key_of("t", "a")) <= 1000  # Not due yet.
+    assert plain.pttl(key_of("t", "a")) <= 1000  # The renewal is not due yet.
     time.advance(0.2)
     await cache.session.get("t", "a")
     await cache.flush_writes()
@@ -139,10 +137,8 @@ async def test_a_read_that_l1_answers_renews_the_field_in_valkey(make_cache: Mak
     assert 1000 < plain.pttl(key_of("t", "a")) <= 2000
 
 
-async def test_a_window_that_another_process_has_shortened_is_noticed(
-    make_cache: MakeCache, plain: valkey.Valkey
-) -> None:
-    """What a process knows of a long window must not keep it from renewing a short one."""
+async def test_sliding_read_notices_ttl_shortened_by_other_process(make_cache: MakeCache, plain: valkey.Valkey) -> None:
+    """A process that remembers the long TTL of a field still renews the field after its TTL became short."""
     cache = make_cache(name="test")
     await cache.session.set("t", "a", "x", ttl=3600)
     await make_cache(name="test").session.set("t", "a", "y", ttl=10)
@@ -152,7 +148,9 @@ async def test_a_window_that_another_process_has_shortened_is_noticed(
     assert 9000 < plain.pttl(key_of("t", "a")) <= 10_000
 
 
-async def test_touch_and_get_all_keep_each_fields_window(make_cache: MakeCache, plain: valkey.Valkey) -> None:
+async def test_sliding_touch_and_get_all_renew_each_field_to_its_ttl(
+    make_cache: MakeCache, plain: valkey.Valkey
+) -> None:
     cache = make_cache(name="test", session=TierOptions(ttl=1000))
     for field, ttl in (("a", 10), ("b", None), ("c", NO_EXPIRY)):
         await cache.session.set("t", field, "x", ttl=ttl)
@@ -165,7 +163,7 @@ async def test_touch_and_get_all_keep_each_fields_window(make_cache: MakeCache, 
         assert plain.pttl(key_of("t", "c")) == -1
 
 
-async def test_get_all_renews_once_a_quarter(cache: AgentCache, plain: valkey.Valkey) -> None:
+async def test_sliding_get_all_renews_field_after_a_quarter_of_its_ttl(cache: AgentCache, plain: valkey.Valkey) -> None:
     await cache.session.set("t", "a", "x", ttl=100)
     plain.pexpire(key_of("t", "a"), 76_000)
     await cache.session.get_all("t")
@@ -175,7 +173,7 @@ async def test_get_all_renews_once_a_quarter(cache: AgentCache, plain: valkey.Va
     assert plain.pttl(key_of("t", "a")) > 99_000
 
 
-async def test_a_field_expires_when_nobody_reads_it(make_either: MakeCache) -> None:
+async def test_sliding_field_expires_when_it_is_not_read(make_either: MakeCache) -> None:
     time = FakeClock()
     async with make_either(clock=time.clock) as cache:
         await cache.session.set("t", "a", "x", ttl=0.05)
@@ -186,10 +184,10 @@ async def test_a_field_expires_when_nobody_reads_it(make_either: MakeCache) -> N
         assert await cache.session.get_all("t") == {"b": "y"}
         time.advance(0.15)
         await asyncio.sleep(0.15)
-        assert await cache.session.get("t", "b") == "y"  # Renewed by get_all.
+        assert await cache.session.get("t", "b") == "y"  # get_all has renewed the field.
 
 
-async def test_a_field_that_is_read_lives_on_in_memory(make_cache: MakeCache) -> None:
+async def test_sliding_field_in_memory_is_renewed_by_reads(make_cache: MakeCache) -> None:
     time = FakeClock()
     async with AgentCache.in_memory(clock=time.clock) as cache:
         await cache.session.set("t", "a", "x", ttl=10)

@@ -5,13 +5,11 @@ from __future__ import annotations
 import valkey
 
 from tests.support import entry_keys
-from tests.tiers.session.threads import key_of, windows
+from tests.tiers.session.threads import key_of, ttls_of
 from tiercache import AgentCache
 
-# The index
 
-
-async def test_the_hash_lives_as_long_as_its_longest_field(cache: AgentCache, plain: valkey.Valkey) -> None:
+async def test_thread_index_expires_with_its_longest_field(cache: AgentCache, plain: valkey.Valkey) -> None:
     key = "test:__tc:thread:t"
     await cache.session.set("t", "a", "x", ttl=100)
     await cache.session.set("t", "b", "x", ttl=10)
@@ -29,21 +27,21 @@ async def test_the_hash_lives_as_long_as_its_longest_field(cache: AgentCache, pl
     assert 19_000 < plain.pttl(key) <= 20_000
 
 
-async def test_fields_that_have_gone_leave_the_index_when_it_is_used(cache: AgentCache, plain: valkey.Valkey) -> None:
+async def test_thread_index_forgets_missing_fields_when_used(cache: AgentCache, plain: valkey.Valkey) -> None:
     for field in ("a", "b", "c"):
         await cache.session.set("t", field, "x")
     plain.delete(key_of("t", "a"))
     assert await cache.session.get_all("t") == {"b": "x", "c": "x"}
-    assert set(windows(plain, "t")) == {"b", "c"}
+    assert set(ttls_of(plain, "t")) == {"b", "c"}
     plain.delete(key_of("t", "b"))
     assert await cache.session.touch("t") == 1
-    assert set(windows(plain, "t")) == {"c"}
+    assert set(ttls_of(plain, "t")) == {"c"}
     plain.delete(key_of("t", "c"))
     assert await cache.session.destroy_thread("t") == 0
     assert entry_keys(plain) == []
 
 
-async def test_whole_threads_cost_what_they_touch(cache: AgentCache, plain: valkey.Valkey) -> None:
+async def test_thread_index_serves_whole_thread_methods_without_scan(cache: AgentCache, plain: valkey.Valkey) -> None:
     await cache.session.set("t", "a", "x")
     plain.config_resetstat()
     await cache.session.get_all("t")
@@ -52,7 +50,7 @@ async def test_whole_threads_cost_what_they_touch(cache: AgentCache, plain: valk
     assert not {"cmdstat_scan", "cmdstat_keys"} & set(plain.info("commandstats"))
 
 
-async def test_another_writers_field_is_in_the_index_once_it_is_read_and_found_by_a_sweep_before(
+async def test_thread_index_contains_other_writers_field_after_read_or_sweep(
     cache: AgentCache, plain: valkey.Valkey
 ) -> None:
     for field in ("seen", "unseen"):

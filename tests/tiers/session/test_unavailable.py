@@ -15,9 +15,6 @@ from tiercache import AgentCache, L2UnavailableError, ResilienceOptions
 from tiercache.embedded import EmbeddedValkey
 from tiercache.testing import FakeClock
 
-# An absent Valkey
-
-
 CALLS: dict[str, Callable[[AgentCache], Awaitable[Any]]] = {
     "get": lambda cache: cache.session.get("t", "other"),
     "fresh get": lambda cache: cache.session.get("t", "a", fresh=True),
@@ -36,7 +33,7 @@ CALLS: dict[str, Callable[[AgentCache], Awaitable[Any]]] = {
 }
 
 
-async def test_an_absent_valkey_is_an_error_and_nothing_is_repeated_when_it_is_back(
+async def test_session_raises_while_valkey_is_unavailable_and_retries_no_change(
     own_server: tuple[EmbeddedValkey, int], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.ERROR)
@@ -47,22 +44,22 @@ async def test_an_absent_valkey_is_an_error_and_nothing_is_repeated_when_it_is_b
         await cache.session.set("t", "a", "1")
         await cache.session.incr("t", "n", 5)
         os.kill(pid, signal.SIGSTOP)
-        assert await cache.session.get("t", "a") == "1"  # L1 may answer meanwhile.
+        assert await cache.session.get("t", "a") == "1"  # L1 still serves the field.
         for call in CALLS.values():
             with pytest.raises(L2UnavailableError):
                 await call(cache)
         with pytest.raises(L2UnavailableError):
-            await cache.session.get("t", "a")  # Dropped: it may have been changed.
+            await cache.session.get("t", "a")  # The entry was dropped from L1, because the field may have changed.
         writes = cache.session.writes
         os.kill(pid, signal.SIGCONT)
         await cache.flush_writes()
         time.advance(2)
-        # Each was sent once, and may have been carried out when the server went on: then once.
+        # Each change was sent once; the server may carry it out once when it continues.
         assert await cache.session.get("t", "n", fresh=True) in (None, "1", "5", "6")
         assert cache.session.writes == writes == 2
 
 
-async def test_an_absent_valkey_is_not_asked_over_and_over(
+async def test_session_sends_no_command_while_breaker_is_open(
     own_server: tuple[EmbeddedValkey, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server, pid = own_server
@@ -79,13 +76,15 @@ async def test_an_absent_valkey_is_not_asked_over_and_over(
             await cache.session.get_all("t")
         assert commands == []
         time.advance(0.6)
-        assert await cache.session.get("t", "a") == "x"  # From L1, and due to be renewed.
+        assert await cache.session.get("t", "a") == "x"  # L1 serves the read, and a renewal is due.
         assert cache.local_stats().queued_write_count == 0
         monkeypatch.undo()
         os.kill(pid, signal.SIGCONT)
 
 
-async def test_a_load_is_not_paid_for_while_valkey_is_away(own_server: tuple[EmbeddedValkey, int]) -> None:
+async def test_session_load_does_not_call_loader_while_valkey_is_unavailable(
+    own_server: tuple[EmbeddedValkey, int],
+) -> None:
     server, pid = own_server
     calls = []
     async with AgentCache.from_url(server.url, resilience=ResilienceOptions(l2_timeout=0.05)) as cache:

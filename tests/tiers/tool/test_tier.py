@@ -1,4 +1,4 @@
-"""The tool tier: any JSON value in and out, keyed by name and arguments whatever their order."""
+"""The tool tier: any JSON value, keyed by tool name and arguments in any order."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SOFIA = {"city": "Sofia", "units": "metric"}
         ((1, 2), "[1,2]", [1, 2]),
     ],
 )
-async def test_any_json_value_comes_back_from_every_source(
+async def test_tool_returns_any_json_value_from_every_source(
     cache: AgentCache, value: Any, response: str, comes_back: Any
 ) -> None:
     results = [await cache.tool.get_or_load("t", SOFIA, lambda: value), await cache.tool.check("t", SOFIA)]
@@ -45,7 +45,7 @@ async def test_any_json_value_comes_back_from_every_source(
         assert type(result.value) is type(comes_back)
 
 
-async def test_a_value_is_the_callers_own(cache: AgentCache) -> None:
+async def test_tool_returns_value_of_its_own_to_each_caller(cache: AgentCache) -> None:
     value = {"rows": [1, 2]}
     first = await cache.tool.get_or_load("t", SOFIA, lambda: value)
     value["rows"].append(3)
@@ -68,13 +68,13 @@ async def get_weather(city: str, units: str = "metric") -> str:
         ({"city": "Sofia"}, lambda city: asyncio.to_thread(lambda: city), "Sofia"),
     ],
 )
-async def test_a_loader_is_called_with_the_args_as_keywords(
+async def test_tool_calls_loader_with_args_as_keywords(
     cache: AgentCache, args: Any, loader: Any, expected: Any
 ) -> None:
     assert (await cache.tool.get_or_load("get_weather", args, loader)).value == expected
 
 
-async def test_a_result_whose_args_were_changed_meanwhile_is_stored_nowhere(cache: AgentCache) -> None:
+async def test_tool_load_is_unstored_when_args_change_during_load(cache: AgentCache) -> None:
     args = {"query": {"n": 1}}
     loader = Loader(held=True)
     loading = asyncio.create_task(cache.tool.get_or_load("t", args, loader))
@@ -97,14 +97,14 @@ class Named(str):
         return "something else"
 
 
-async def test_a_tool_is_called_what_its_name_is(cache: AgentCache) -> None:
+async def test_tool_uses_text_of_str_subclass_as_name(cache: AgentCache) -> None:
     key = await cache.tool.store(Named("search"), {}, "x")
     assert key.startswith("test:tool:search:")
     assert await cache.tool.invalidate_by_tool("search") == 1
     assert not (await cache.tool.check(Named("search"), {})).hit
 
 
-async def test_the_order_of_arguments_does_not_matter_and_their_types_do(cache: AgentCache) -> None:
+async def test_tool_key_ignores_order_and_respects_types_of_args(cache: AgentCache) -> None:
     await cache.tool.store("t", {"a": 1, "b": {"c": 2, "d": 3}}, "x")
     assert (await cache.tool.check("t", {"b": {"d": 3, "c": 2}, "a": 1})).hit
     for other in ({"a": 1.0, "b": {"c": 2, "d": 3}}, {"a": True, "b": {"c": 2, "d": 3}}, {"a": 1}, None):
@@ -115,16 +115,14 @@ async def test_the_order_of_arguments_does_not_matter_and_their_types_do(cache: 
 
 
 @pytest.mark.parametrize(("cost", "stored"), [(None, None), (0, 0), (1, 1), (0.25, 0.25)])
-async def test_the_cost_of_a_call_is_stored_as_given(
-    cache: AgentCache, plain: valkey.Valkey, cost: Any, stored: Any
-) -> None:
+async def test_tool_stores_cost_as_given(cache: AgentCache, plain: valkey.Valkey, cost: Any, stored: Any) -> None:
     result = await cache.tool.get_or_load("t", SOFIA, lambda: "x", cost=cost)
     assert result.cost == cost
     await cache.flush_writes()
     assert json.loads(plain.get(result.key)).get("cost") == stored
 
 
-async def test_a_tool_is_invalidated_without_touching_another(make_cache: MakeCache, plain: valkey.Valkey) -> None:
+async def test_tool_invalidate_by_tool_leaves_other_tools(make_cache: MakeCache, plain: valkey.Valkey) -> None:
     cache = make_cache(name="test")
     for tool in ("search", "search2", "se*rch"):
         for n in range(3):
@@ -139,7 +137,7 @@ async def test_a_tool_is_invalidated_without_touching_another(make_cache: MakeCa
     assert len(entry_keys(plain)) == 0
 
 
-async def test_clearing_one_tier_leaves_the_other(cache: AgentCache) -> None:
+async def test_tool_clear_leaves_llm_tier(cache: AgentCache) -> None:
     llm = {"model": "m", "messages": []}
     await cache.llm.store(llm, "x")
     await cache.tool.store("t", SOFIA, "x")
@@ -147,7 +145,7 @@ async def test_clearing_one_tier_leaves_the_other(cache: AgentCache) -> None:
     assert (await cache.llm.check(llm)).source == "l1"
 
 
-async def test_an_abandoned_tool_call_is_cancelled(cache: AgentCache) -> None:
+async def test_tool_cancels_abandoned_load(cache: AgentCache) -> None:
     loader = Loader(held=True)
     task = asyncio.create_task(cache.tool.get_or_load("t", None, loader))
     await loader.started.wait()
@@ -166,7 +164,7 @@ CALLS: dict[str, Callable[[AgentCache, Any, Any], Awaitable[Any]]] = {
 
 
 @pytest.mark.parametrize("tool", ["", "a:b", ":", None, 5, "\ud800"])
-async def test_a_bad_tool_name_is_refused_everywhere(cache: AgentCache, plain: valkey.Valkey, tool: Any) -> None:
+async def test_tool_refuses_bad_name_in_every_method(cache: AgentCache, plain: valkey.Valkey, tool: Any) -> None:
     for call in (*CALLS.values(), lambda cache, tool, args: cache.tool.invalidate_by_tool(tool)):
         with pytest.raises(UsageError, match="tool "):
             await call(cache, tool, {})
@@ -175,7 +173,7 @@ async def test_a_bad_tool_name_is_refused_everywhere(cache: AgentCache, plain: v
 
 @pytest.mark.parametrize("method", CALLS)
 @pytest.mark.parametrize("args", [{"a": {1}}, b"x", object(), {"a": "\udc00"}, {1: 1, "a": 2}])
-async def test_args_that_are_not_json_are_refused(
+async def test_tool_refuses_args_that_are_not_json(
     cache: AgentCache, plain: valkey.Valkey, method: str, args: Any
 ) -> None:
     with pytest.raises(UsageError, match="args"):
@@ -184,7 +182,7 @@ async def test_args_that_are_not_json_are_refused(
 
 
 @pytest.mark.parametrize("cost", [-1, float("nan"), float("inf"), "1", True])
-async def test_a_cost_that_is_no_amount_of_money_is_refused(cache: AgentCache, plain: valkey.Valkey, cost: Any) -> None:
+async def test_tool_refuses_cost_that_is_no_amount(cache: AgentCache, plain: valkey.Valkey, cost: Any) -> None:
     for call in (
         lambda: cache.tool.store("t", {}, "x", cost=cost),
         lambda: cache.tool.get_or_load("t", {}, lambda: "x", cost=cost),
@@ -195,7 +193,7 @@ async def test_a_cost_that_is_no_amount_of_money_is_refused(cache: AgentCache, p
 
 
 @pytest.mark.parametrize("value", [{1}, b"x", object(), "\ud800"])
-async def test_a_result_that_is_not_json_is_refused(cache: AgentCache, plain: valkey.Valkey, value: Any) -> None:
+async def test_tool_refuses_result_that_is_not_json(cache: AgentCache, plain: valkey.Valkey, value: Any) -> None:
     with pytest.raises(UsageError, match="response"):
         await cache.tool.store("t", {}, value)
     with pytest.raises(UsageError, match="response"):
@@ -203,13 +201,13 @@ async def test_a_result_that_is_not_json_is_refused(cache: AgentCache, plain: va
     assert len(entry_keys(plain)) == 0
 
 
-async def test_positional_args_and_a_loader_that_wants_some_are_refused(cache: AgentCache) -> None:
+async def test_tool_refuses_positional_args_for_loader_with_parameters(cache: AgentCache) -> None:
     with pytest.raises(UsageError, match="mapping of keyword arguments"):
         await cache.tool.get_or_load("t", [1, 2], lambda a: "x")
 
 
 @pytest.mark.parametrize("options", [TierOptions(ignore=("a",)), TierOptions(key=lambda params: params)])
-def test_options_of_the_llm_tier_alone_are_refused(options: TierOptions) -> None:
+def test_tool_refuses_options_of_llm_tier(options: TierOptions) -> None:
     with pytest.raises(UsageError, match="tool must be TierOptions without"):
         AgentCache.in_memory(tool=options)
 
@@ -220,7 +218,9 @@ def test_options_of_the_llm_tier_alone_are_refused(options: TierOptions) -> None
      b'{"response":"x","toolName":5,"storedAt":1}', b'{"response":"x","toolName":"t","storedAt":1,"json":5}',
      b"\xff", b'{"response":"not json","toolName":"t","storedAt":1,"json":true}'],
 )  # fmt: skip
-async def test_a_corrupt_or_foreign_entry_is_a_miss(cache: AgentCache, plain: valkey.Valkey, junk: bytes) -> None:
+async def test_tool_counts_undecodable_entry_as_miss_and_replaces_it(
+    cache: AgentCache, plain: valkey.Valkey, junk: bytes
+) -> None:
     key = (await cache.tool.check("t", SOFIA)).key
     plain.set(key, junk)
     result = await cache.tool.check("t", SOFIA)
