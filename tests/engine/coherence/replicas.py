@@ -54,7 +54,7 @@ CHANGES: dict[str, tuple[Callable[[AgentCache], Awaitable[Any]], set[str]]] = {
 }
 
 
-async def filled(a: AgentCache, b: AgentCache) -> dict[str, str]:
+async def fill_replicas(a: AgentCache, b: AgentCache) -> dict[str, str]:
     """Store an entry of each tier through ``a``, read them through ``b``; return the key of each tier."""
     keys = {
         LLM: await a.llm.store(HELLO, "older", tags=["both"]),

@@ -8,7 +8,7 @@ import time
 import pytest
 import valkey
 
-from tests.engine.coherence.replicas import CHANGES, CHANNEL, filled
+from tests.engine.coherence.replicas import CHANGES, CHANNEL, fill_replicas
 from tests.requests import HELLO, Loader
 from tests.seams import HeldReads, caught_up, in_l1
 from tests.support import SEQUENCE, UNTRACKED, MakeCache, Pair, distrusted, until
@@ -20,7 +20,7 @@ async def test_announcement_drops_changed_entry_from_l1_of_replica(
     replicas: Pair, plain: valkey.Valkey, change: str
 ) -> None:
     a, b = replicas
-    keys = await filled(a, b)
+    keys = await fill_replicas(a, b)
     await caught_up(b, plain)
     distrusted_before = distrusted(b)
     make, expected = CHANGES[change]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import valkey
 
-from tests.engine.coherence.holders import KEY, holder, holds_placeholder, load, waiting
+from tests.engine.coherence.holders import KEY, is_leased, load, start_holder, wait_for_lease
 from tests.engine.coherence.replicas import CHANNEL
 from tests.requests import HELLO, Loader, asking, turns
 from tests.seams import internals, without_lease_wakeups
@@ -56,12 +56,12 @@ async def test_lease_is_renewed_during_load_longer_than_its_ttl(make_cache: Make
     a, b = (make_cache(name="test", coherence=CoherenceOptions(lease_ttl=0.3)) for _ in range(2))
     await b.open()
     first, second = Loader("first", held=True), Loader("second")
-    loading = await holder(a, first)
+    loading = await start_holder(a, first)
     began = time.monotonic()
     other = load(b, second)
-    await waiting(b)
+    await wait_for_lease(b)
     await until(lambda: time.monotonic() > began + 1)
-    assert holds_placeholder(plain)
+    assert is_leased(plain)
     assert 0 < plain.pttl(KEY) <= 300
     first.release()
     assert ((await loading).value, (await other).value) == ("first", "first")
@@ -84,7 +84,7 @@ async def test_lease_end_is_announced_only_to_waiters(tracked: Pair, plain: valk
         bus.get_message(timeout=1)
         await a.kv.get_or_load("alone", Loader())
         loader = Loader(held=True)
-        loading = await holder(a, loader)
+        loading = await start_holder(a, loader)
         other = load(b, Loader())
         await until(lambda: internals(a).is_lease_wanted(KEY))
         loader.release()
@@ -106,9 +106,9 @@ async def test_lease_waiter_polls_valkey_without_wakeups(
     a, b = tracked
     without_lease_wakeups(monkeypatch)
     loader = Loader(held=True)
-    loading = await holder(a, loader)
+    loading = await start_holder(a, loader)
     other = load(b, Loader("never"))
-    await waiting(b)
+    await wait_for_lease(b)
     loader.release()
     await loading
     async with asyncio.timeout(2):
@@ -121,9 +121,9 @@ async def test_lease_waiter_polls_valkey_without_wakeups(
 async def test_lease_waiter_loads_at_once_when_loader_raises(tracked: Pair, plain: valkey.Valkey) -> None:
     a, b = tracked
     failing = Loader(ValueError("no"), held=True)
-    loading = await holder(a, failing)
+    loading = await start_holder(a, failing)
     other = load(b, Loader("second"))
-    await waiting(b)
+    await wait_for_lease(b)
     failing.release()
     with pytest.raises(ValueError, match="no"):
         await loading
@@ -152,10 +152,10 @@ async def test_lease_is_released_when_store_when_refuses_value(make_cache: MakeC
 async def test_lease_is_released_when_holder_is_cancelled(tracked: Pair, plain: valkey.Valkey) -> None:
     a, b = tracked
     cancelled = Loader(held=True)
-    loading = await holder(a, cancelled)
-    assert holds_placeholder(plain)
+    loading = await start_holder(a, cancelled)
+    assert is_leased(plain)
     other = load(b, Loader("second"))
-    await waiting(b)
+    await wait_for_lease(b)
     loading.cancel()
     async with asyncio.timeout(2):
         assert (await other).value == "second"
@@ -164,8 +164,8 @@ async def test_lease_is_released_when_holder_is_cancelled(tracked: Pair, plain: 
 
 async def test_lease_is_released_when_cache_closes(make_cache: MakeCache, plain: valkey.Valkey, url: str) -> None:
     cache = AgentCache.from_url(url, name="test")
-    loading = await holder(cache, Loader(held=True))
-    assert holds_placeholder(plain)
+    loading = await start_holder(cache, Loader(held=True))
+    assert is_leased(plain)
     loading.cancel()
     await turns()
     await cache.aclose()
@@ -175,10 +175,10 @@ async def test_lease_is_released_when_cache_closes(make_cache: MakeCache, plain:
 async def test_lease_waiter_cancelled_leaves_other_waiters(make_cache: MakeCache) -> None:
     a, b, c = (make_cache(name="test") for _ in range(3))
     loader, unwanted = Loader(held=True), Loader()
-    loading = await holder(a, loader)
+    loading = await start_holder(a, loader)
     tasks = [load(b, unwanted), load(b, unwanted), load(c, unwanted), load(c, unwanted)]
-    await waiting(b)
-    await waiting(c)
+    await wait_for_lease(b)
+    await wait_for_lease(c)
     tasks[0].cancel()
     tasks[2].cancel()
     await turns()
@@ -197,13 +197,13 @@ async def test_lease_wait_bounds_the_wait_and_keeps_late_load_unstored(
     b = make_cache(name="test", coherence=CoherenceOptions(lease_wait=0.2))
     await b.open()
     loader = Loader("theirs", held=True)
-    loading = await holder(a, loader)
+    loading = await start_holder(a, loader)
     began = time.monotonic()
     result = await b.kv.get_or_load("k", Loader("ours"))
     assert 0.2 <= time.monotonic() - began < 1.5
     assert (result.value, result.source) == ("ours", "loader")
     await b.flush_writes()
-    assert holds_placeholder(plain)
+    assert is_leased(plain)
     loader.release()
     assert (await loading).value == "theirs"
     await a.flush_writes()
@@ -271,13 +271,13 @@ async def test_lease_waiter_lends_its_slot(make_cache: MakeCache) -> None:
     a = make_cache(name="test")
     b = make_cache(name="test", resilience=ResilienceOptions(max_loads=1))
     loader = Loader(held=True)
-    loading = await holder(a, loader)
+    loading = await start_holder(a, loader)
 
     async def outer() -> Any:
         return (await b.kv.get_or_load("k", Loader("never"))).value
 
     other = load(b, outer, key="outer")
-    await waiting(b)
+    await wait_for_lease(b)
     async with asyncio.timeout(2):
         assert (await b.kv.get_or_load("another", Loader())).source == "loader"
     loader.release()
@@ -292,7 +292,7 @@ async def test_lease_turned_off_loads_in_every_process(make_cache: MakeCache, pl
     a, b = (make_cache(name="test", kv=TierOptions(lease=False)) for _ in range(2))
     await b.open()
     loader = Loader("first", held=True)
-    loading = await holder(a, loader)
+    loading = await start_holder(a, loader)
     assert plain.get(KEY) is None
     async with asyncio.timeout(2):
         assert (await b.kv.get_or_load("k", Loader("second"))).value == "second"
@@ -311,7 +311,7 @@ async def test_lease_is_not_taken_without_valkey() -> None:
 async def test_lease_is_not_taken_in_bypass_mode(tracked: Pair, plain: valkey.Valkey) -> None:
     a, b = tracked
     loader = Loader(held=True)
-    loading = await holder(a, loader, mode="bypass")
+    loading = await start_holder(a, loader, mode="bypass")
     assert plain.get(KEY) is None
     assert (await b.kv.get_or_load("k", Loader("b"))).value == "b"
     loader.release()
@@ -324,11 +324,11 @@ async def test_lease_is_not_taken_in_bypass_mode(tracked: Pair, plain: valkey.Va
 async def test_lease_of_other_process_is_left_alone_by_load_many(tracked: Pair, plain: valkey.Valkey) -> None:
     a, b = tracked
     loader = Loader("theirs", held=True)
-    loading = await holder(a, loader)
+    loading = await start_holder(a, loader)
     got = await b.kv.get_or_load_many(["k", "l"], lambda keys: {key: f"own {key}" for key in keys})
     assert got == {"k": "own k", "l": "own l"}
     await b.flush_writes()
-    assert holds_placeholder(plain)
+    assert is_leased(plain)
     assert plain.get("test:__tc:kv:kv:l") == b"sown l"
     loader.release()
     await loading
@@ -338,7 +338,7 @@ async def test_lease_of_other_process_is_left_alone_by_load_many(tracked: Pair, 
 
 async def test_lease_of_every_key_is_released_when_load_many_fails(cache: AgentCache, plain: valkey.Valkey) -> None:
     def fail(keys: list[str]) -> list[str]:
-        assert all(holds_placeholder(plain, f"test:__tc:kv:kv:{key}") for key in keys)
+        assert all(is_leased(plain, f"test:__tc:kv:kv:{key}") for key in keys)
         raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import valkey
 
-from tests.engine.coherence.holders import KEY, holder, holds_placeholder, load, waiting
+from tests.engine.coherence.holders import KEY, is_leased, load, start_holder, wait_for_lease
 from tests.requests import Loader, turns
 from tests.seams import HeldReplies, LostReplies, cancel_loads_with_lease_reply, fail_next_fill, in_l1
 from tests.support import UNTRACKED, MakeCache, Pair, until
@@ -26,7 +26,7 @@ async def test_lease_granted_after_cancellation_is_released(
     else:
         loading = load(cache, loader)
     await takes.answered.wait()
-    assert holds_placeholder(plain)
+    assert is_leased(plain)
     loading.cancel()
     await turns()
     takes.release.set()
@@ -58,7 +58,7 @@ async def test_lease_lost_to_other_client_keeps_load_out_of_both_levels(
 ) -> None:
     cache = make_cache(name="test", coherence=CoherenceOptions(tracking=tracking))
     loader = Loader("older", held=True)
-    loading = await holder(cache, loader)
+    loading = await start_holder(cache, loader)
     if change == "deleted":
         plain.delete(KEY)
     else:
@@ -78,8 +78,8 @@ async def test_lease_lost_before_refused_fill_keeps_later_value_in_l1(
     """The lease is lost; before the process receives the reply, a later load stores a newer value."""
     cache = make_cache(name="test", coherence=UNTRACKED)
     first, second = Loader("older", held=True), Loader("newer", held=True)
-    tasks = [await holder(cache, first)]
-    tasks.append(await holder(cache, second, mode="refresh"))  # The refresh takes the lease over.
+    tasks = [await start_holder(cache, first)]
+    tasks.append(await start_holder(cache, second, mode="refresh"))  # The refresh takes the lease over.
     placeholder = plain.get(KEY)
     plain.delete(KEY)
     replies = HeldReplies(monkeypatch, object)
@@ -102,7 +102,7 @@ async def test_lease_yields_to_explicit_write_of_other_process(
 ) -> None:
     a, b = (make_cache(name="test", coherence=CoherenceOptions(tracking=tracking)) for _ in range(2))
     loader = Loader("loaded", held=True)
-    loading = await holder(a, loader)
+    loading = await start_holder(a, loader)
     await b.kv.set("k", "stored")
     loader.release()
     assert (await loading).value == "loaded"
@@ -122,7 +122,7 @@ async def test_refresh_replaces_only_the_value_that_it_read(
     cache = make_cache(name="test", coherence=CoherenceOptions(tracking=tracking))
     await cache.kv.set("k", "older")
     loader = Loader("refreshed", held=True)
-    loading = await holder(cache, loader, mode="refresh")
+    loading = await start_holder(cache, loader, mode="refresh")
     if change == "replaced":
         plain.set(KEY, b"sforeign")
     elif change == "deleted":
@@ -138,8 +138,8 @@ async def test_refresh_replaces_only_the_value_that_it_read(
 
 async def test_refresh_takes_lease_when_key_is_absent(cache: AgentCache, plain: valkey.Valkey) -> None:
     loader = Loader(held=True)
-    loading = await holder(cache, loader, mode="refresh")
-    assert holds_placeholder(plain)
+    loading = await start_holder(cache, loader, mode="refresh")
+    assert is_leased(plain)
     loader.release()
     await loading
     await cache.flush_writes()
@@ -168,7 +168,7 @@ async def test_load_keeps_value_that_other_client_stored_over_undecodable_value(
     cache = make_cache(name="test", coherence=UNTRACKED)
     plain.set(KEY, b"\xff what is this?")
     loader = Loader(held=True)
-    loading = await holder(cache, loader)
+    loading = await start_holder(cache, loader)
     plain.set(KEY, b"snewer")
     loader.release()
     await loading
@@ -197,7 +197,7 @@ async def test_lease_orphaned_by_lost_replies_blocks_no_load(
     await cache.kv.get_or_load("k", lambda: "unleased")
     await until(lambda: any(isinstance(write, Release) for write in lost.lost))
     lost.is_on = False
-    assert holds_placeholder(plain)
+    assert is_leased(plain)
     cache.clear_l1()
     result = await cache.kv.get_or_load("k", lambda: "leased")
     await cache.flush_writes()
@@ -210,9 +210,9 @@ async def test_lease_waiter_loads_when_fill_of_holder_is_lost(
 ) -> None:
     cache = tracked[0]
     loader = Loader("first", held=True)
-    first = await holder(cache, loader, mode="store_only")
+    first = await start_holder(cache, loader, mode="store_only")
     second = load(cache, lambda: "second")
-    await waiting(cache)
+    await wait_for_lease(cache)
     fail_next_fill(monkeypatch)
     loader.release()
     assert (await first).value == "first"

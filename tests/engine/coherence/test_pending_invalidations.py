@@ -206,7 +206,7 @@ async def test_pending_invalidation_is_settled_by_later_store(cache: AgentCache,
     task = internals(cache).retry_task
     assert task is not None
     await asyncio.wait([task])
-    assert await read_plainly(cache) == "newer"
+    assert await read_from_l2(cache) == "newer"
 
 
 async def test_pending_invalidation_retry_keeps_store_in_flight(
@@ -229,7 +229,7 @@ async def test_pending_invalidation_retry_keeps_store_in_flight(
     assert not plain.exists("test:__tc:kv:kv:other")
 
 
-async def read_plainly(cache: AgentCache) -> Any:
+async def read_from_l2(cache: AgentCache) -> Any:
     cache.clear_l1()
     return await cache.kv.get("k")
 

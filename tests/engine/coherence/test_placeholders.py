@@ -9,7 +9,7 @@ import betterdb_agent_cache as betterdb
 import pytest
 import valkey
 
-from tests.engine.coherence.holders import holds_placeholder
+from tests.engine.coherence.holders import is_leased
 from tests.requests import HELLO, Loader
 from tests.seams import in_l1
 from tests.support import Pair
@@ -27,9 +27,7 @@ async def test_placeholder_is_a_miss_for_every_reader(tracked: Pair, plain: valk
     ]
     for loader in loaders:
         await loader.started.wait()
-    assert (
-        len([key for key in plain.scan_iter() if plain.type(key) == b"string" and holds_placeholder(plain, key)]) == 3
-    )
+    assert len([key for key in plain.scan_iter() if plain.type(key) == b"string" and is_leased(plain, key)]) == 3
     for cache in tracked:
         assert await cache.kv.get("k") is None
         assert not await cache.kv.exists("k")

@@ -10,7 +10,7 @@ import pytest
 import valkey
 import valkey.asyncio
 
-from tests.engine.coherence.replicas import CHANNEL, filled
+from tests.engine.coherence.replicas import CHANNEL, fill_replicas
 from tests.requests import Loader
 from tests.seams import HeldPositions, L1View, caught_up, in_l1, internals
 from tests.support import SEQUENCE, MakeCache, Pair, distrusted, until
@@ -165,7 +165,7 @@ async def test_trust_returns_after_reconnect_when_bus_hangs_for_long(
 )
 async def test_trust_drops_l1_after_unreadable_message(replicas: Pair, plain: valkey.Valkey, message: bytes) -> None:
     a, b = replicas
-    await filled(a, b)
+    await fill_replicas(a, b)
     await caught_up(b, plain)
     before = distrusted(b)
     plain.publish(CHANNEL, message)
@@ -177,7 +177,7 @@ async def test_trust_drops_l1_after_unreadable_message(replicas: Pair, plain: va
 
 async def test_trust_drops_l1_after_gap_in_numbers(replicas: Pair, plain: valkey.Valkey) -> None:
     a, b = replicas
-    keys = await filled(a, b)
+    keys = await fill_replicas(a, b)
     await caught_up(b, plain)
     before = distrusted(b)
     plain.incr(SEQUENCE)  # A change whose announcement is missing.
@@ -189,7 +189,7 @@ async def test_trust_drops_l1_after_gap_in_numbers(replicas: Pair, plain: valkey
 
 async def test_trust_drops_l1_after_number_without_announcement(make_cache: MakeCache, plain: valkey.Valkey) -> None:
     a, b = (make_cache(name="test", coherence=CoherenceOptions(tracking="off", max_staleness=0.6)) for _ in range(2))
-    await filled(a, b)
+    await fill_replicas(a, b)
     await caught_up(b, plain)
     before = distrusted(b)
     plain.incr(SEQUENCE)
@@ -198,7 +198,7 @@ async def test_trust_drops_l1_after_number_without_announcement(make_cache: Make
 
 async def test_trust_misses_no_change_after_counter_is_lost(replicas: Pair, plain: valkey.Valkey) -> None:
     a, b = replicas
-    await filled(a, b)
+    await fill_replicas(a, b)
     await caught_up(b, plain)
     before = distrusted(b)
     plain.delete(SEQUENCE)
@@ -212,7 +212,7 @@ async def test_trust_misses_no_change_after_counter_is_lost(replicas: Pair, plai
 @pytest.mark.parametrize("junk", [b"no number", b"9223372036854775807"])
 async def test_trust_restarts_counter_with_unusable_value(replicas: Pair, plain: valkey.Valkey, junk: bytes) -> None:
     a, b = replicas
-    await filled(a, b)
+    await fill_replicas(a, b)
     plain.set(SEQUENCE, junk)
     await a.kv.set("k", "newer")
     await until(lambda: not in_l1(b, "test:__tc:kv:kv:k"))

@@ -14,7 +14,9 @@ from tiercache.engine.operations.batch_loader import BatchLoader
 FOR_EVER = 3600.0
 
 
-def ask(cache: AgentCache, loader: Any, *cities: str, tool: str = "weather", **options: Any) -> list[asyncio.Task[Any]]:
+def call_tool(
+    cache: AgentCache, loader: Any, *cities: str, tool: str = "weather", **options: Any
+) -> list[asyncio.Task[Any]]:
     """Start a caller of ``tool.get_or_load`` for each of ``cities``, in order."""
     return [
         asyncio.create_task(cache.tool.get_or_load(tool, {"city": city}, loader, **options), name=city)
@@ -22,13 +24,13 @@ def ask(cache: AgentCache, loader: Any, *cities: str, tool: str = "weather", **o
     ]
 
 
-async def values(tasks: list[asyncio.Task[ToolResult]]) -> list[Any]:
+async def outcomes_of(tasks: list[asyncio.Task[ToolResult]]) -> list[Any]:
     """Return the value or the exception of each caller."""
     async with asyncio.timeout(10):
         results = await asyncio.gather(*tasks, return_exceptions=True)
     return [result if isinstance(result, BaseException) else result.value for result in results]
 
 
-async def collected(loader: BatchLoader, count: int) -> None:
+async def wait_for_batch(loader: BatchLoader, count: int) -> None:
     """Return once the batch that ``loader`` collects has ``count`` calls."""
     await until(lambda: BatchView(loader).size == count)

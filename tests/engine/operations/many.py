@@ -16,9 +16,7 @@ CHANGES: dict[str, Callable[[AgentCache], Awaitable[Any]]] = {
     "delete_many": lambda cache: cache.kv.delete_many(["a"]),
     "clear": lambda cache: cache.kv.clear(),
 }
-
-
-changes = pytest.mark.parametrize("change", CHANGES)
+each_change = pytest.mark.parametrize("change", CHANGES)
 
 
 async def in_both_levels(cache: AgentCache, key: str = "a") -> tuple[Any, Any]:
@@ -31,6 +29,6 @@ async def in_both_levels(cache: AgentCache, key: str = "a") -> tuple[Any, Any]:
     return l1, await cache.kv.get(key, MISS)
 
 
-def left_by(change: str) -> tuple[Any, Any]:
+def values_after(change: str) -> tuple[Any, Any]:
     """Return the values in L1 and in Valkey after ``change``."""
     return ("stored", "stored") if change.startswith("set") else (MISS, MISS)

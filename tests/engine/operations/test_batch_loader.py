@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import valkey
 
-from tests.engine.operations.batch_callers import FOR_EVER, ask, collected, values
+from tests.engine.operations.batch_callers import FOR_EVER, call_tool, outcomes_of, wait_for_batch
 from tests.requests import ManyLoader, asking, turns
 from tests.support import MakeCache, entry_keys, until
 from tiercache import AgentCache, LlmResponse, TierOptions, UsageError
@@ -22,7 +22,7 @@ async def test_batch_loader_answers_100_concurrent_misses_by_one_call(cache: Age
     fn = ManyLoader()
     loader = cache.tool.batch_loader(fn, window=FOR_EVER, max_size=100)
     cities = [f"city {n}" for n in range(100)]
-    assert await values(ask(cache, loader, *cities)) == [f"{city}!" for city in cities]
+    assert await outcomes_of(call_tool(cache, loader, *cities)) == [f"{city}!" for city in cities]
     ((*asked,),) = fn.asked
     assert sorted(asked) == sorted(cities)
     counters = cache.local_stats().tiers["tool"]
@@ -37,48 +37,48 @@ async def test_batch_loader_answers_100_concurrent_misses_by_one_call(cache: Age
 async def test_batch_loader_without_window_batches_calls_of_one_loop_step_in_order(memory: AgentCache) -> None:
     fn = ManyLoader()
     loader = memory.tool.batch_loader(fn, window=0)
-    assert await values(ask(memory, loader, "c", "a", "b", "a")) == ["c!", "a!", "b!", "a!"]
+    assert await outcomes_of(call_tool(memory, loader, "c", "a", "b", "a")) == ["c!", "a!", "b!", "a!"]
     assert fn.asked == [["c", "a", "b"]]
 
 
 async def test_batch_loader_collects_calls_until_window_ends(memory: AgentCache) -> None:
     fn = ManyLoader()
     loader = memory.tool.batch_loader(fn, window=0.3)
-    first = ask(memory, loader, "a")
-    await collected(loader, 1)
-    second = ask(memory, loader, "b")
-    assert await values(first + second) == ["a!", "b!"]
+    first = call_tool(memory, loader, "a")
+    await wait_for_batch(loader, 1)
+    second = call_tool(memory, loader, "b")
+    assert await outcomes_of(first + second) == ["a!", "b!"]
     assert fn.asked == [["a", "b"]]
 
 
 async def test_batch_loader_calls_function_at_once_when_batch_is_full(memory: AgentCache) -> None:
     fn = ManyLoader()
     loader = memory.tool.batch_loader(fn, window=FOR_EVER, max_size=2)
-    tasks = ask(memory, loader, "a", "b", "c")
+    tasks = call_tool(memory, loader, "a", "b", "c")
     await fn.started.wait()
-    await collected(loader, 1)
-    tasks += ask(memory, loader, "d")
-    assert await values(tasks) == ["a!", "b!", "c!", "d!"]
+    await wait_for_batch(loader, 1)
+    tasks += call_tool(memory, loader, "d")
+    assert await outcomes_of(tasks) == ["a!", "b!", "c!", "d!"]
     assert fn.asked == [["a", "b"], ["c", "d"]]
 
 
 async def test_batch_loader_runs_batches_concurrently_when_one_is_slow(memory: AgentCache) -> None:
     slow, quick = ManyLoader(held=True), ManyLoader()
     loader = memory.tool.batch_loader(lambda calls: (slow if calls[0]["city"] == "slow" else quick)(calls), window=0)
-    waiting = ask(memory, loader, "slow")
+    waiting = call_tool(memory, loader, "slow")
     await slow.started.wait()
-    assert await values(ask(memory, loader, "next")) == ["next!"]
-    assert await values(ask(memory, memory.tool.batch_loader(quick, window=0), "other")) == ["other!"]
+    assert await outcomes_of(call_tool(memory, loader, "next")) == ["next!"]
+    assert await outcomes_of(call_tool(memory, memory.tool.batch_loader(quick, window=0), "other")) == ["other!"]
     slow.release()
-    assert await values(waiting) == ["slow!"]
+    assert await outcomes_of(waiting) == ["slow!"]
 
 
 async def test_batch_loader_separates_equal_args_of_tools_and_modes(memory: AgentCache) -> None:
     fn = ManyLoader()
     loader = memory.tool.batch_loader(fn, window=FOR_EVER, max_size=3)
-    tasks = ask(memory, loader, "a") + ask(memory, loader, "a", tool="forecast")
-    tasks += ask(memory, loader, "a", mode="bypass")
-    assert await values(tasks) == ["a!"] * 3
+    tasks = call_tool(memory, loader, "a") + call_tool(memory, loader, "a", tool="forecast")
+    tasks += call_tool(memory, loader, "a", mode="bypass")
+    assert await outcomes_of(tasks) == ["a!"] * 3
     assert fn.asked == [["a"] * 3]
 
 
@@ -90,8 +90,8 @@ async def test_batch_loader_passes_copy_of_args_to_function(memory: AgentCache) 
 
     loader = memory.tool.batch_loader(spoil, window=0)
     given = {"city": "a"}
-    tasks = [asyncio.create_task(memory.tool.get_or_load("weather", given, loader)), *ask(memory, loader, "b")]
-    assert await values(tasks) == ["a!", "b!"]
+    tasks = [asyncio.create_task(memory.tool.get_or_load("weather", given, loader)), *call_tool(memory, loader, "b")]
+    assert await outcomes_of(tasks) == ["a!", "b!"]
     assert given == {"city": "a"}
     assert (await memory.tool.check("weather", given)).hit
 
@@ -123,7 +123,7 @@ async def test_batch_loader_runs_function_in_context_of_first_call(memory: Agent
 
 async def test_batch_loader_raises_exception_result_for_its_key_alone(cache: AgentCache, plain: valkey.Valkey) -> None:
     loader = cache.tool.batch_loader(ManyLoader(failing=("b",)), window=FOR_EVER, max_size=3)
-    a, b, c = await values(ask(cache, loader, "a", "b", "c"))
+    a, b, c = await outcomes_of(call_tool(cache, loader, "a", "b", "c"))
     assert (a, c) == ("a!", "c!")
     assert isinstance(b, KeyError)
     await cache.flush_writes()
@@ -135,7 +135,7 @@ async def test_batch_loader_raises_exception_result_for_its_key_alone(cache: Age
 
 async def test_batch_loader_raises_stop_iteration_result_for_its_key_alone(memory: AgentCache) -> None:
     loader = memory.tool.batch_loader(lambda calls: [StopIteration(), "b!"], window=0)
-    a, b = await values(ask(memory, loader, "a", "b"))
+    a, b = await outcomes_of(call_tool(memory, loader, "a", "b"))
     assert isinstance(a, RuntimeError)
     assert b == "b!"
 
@@ -147,9 +147,9 @@ async def test_batch_loader_raises_error_of_function_for_every_key(memory: Agent
         raise error
 
     loader = memory.tool.batch_loader(broken, window=0)
-    assert await values(ask(memory, loader, "a", "b")) == [error, error]
+    assert await outcomes_of(call_tool(memory, loader, "a", "b")) == [error, error]
     fn = ManyLoader()
-    assert await values(ask(memory, memory.tool.batch_loader(fn, window=0), "a", "b")) == ["a!", "b!"]
+    assert await outcomes_of(call_tool(memory, memory.tool.batch_loader(fn, window=0), "a", "b")) == ["a!", "b!"]
     assert memory.local_stats().tiers["tool"].load_errors == 2
 
 
@@ -168,7 +168,7 @@ async def test_batch_loader_refuses_results_that_do_not_match_calls(
     memory: AgentCache, returned: Any, message: str
 ) -> None:
     loader = memory.tool.batch_loader(lambda calls: returned, window=0)
-    for error in await values(ask(memory, loader, "a", "b")):
+    for error in await outcomes_of(call_tool(memory, loader, "a", "b")):
         assert isinstance(error, UsageError)
         assert message in str(error)
     assert not (await memory.tool.check("weather", {"city": "a"})).hit
@@ -176,7 +176,7 @@ async def test_batch_loader_refuses_results_that_do_not_match_calls(
 
 async def test_batch_loader_refuses_non_json_result_for_its_key_alone(memory: AgentCache) -> None:
     loader = memory.tool.batch_loader(lambda calls: (object(), "b!"), window=0)
-    a, b = await values(ask(memory, loader, "a", "b"))
+    a, b = await outcomes_of(call_tool(memory, loader, "a", "b"))
     assert isinstance(a, UsageError)
     assert b == "b!"
 
@@ -185,8 +185,8 @@ async def test_batch_loader_stores_each_key_with_its_own_options(make_cache: Mak
     seen: list[Any] = []
     cache = make_cache(tool=TierOptions(store_when=lambda value: seen.append(value) or value != "b!"))
     loader = cache.tool.batch_loader(ManyLoader(), window=FOR_EVER, max_size=3)
-    tasks = ask(cache, loader, "a", ttl=60, cost=0.5, tags=["x"]) + ask(cache, loader, "b", "c")
-    assert await values(tasks) == ["a!", "b!", "c!"]
+    tasks = call_tool(cache, loader, "a", ttl=60, cost=0.5, tags=["x"]) + call_tool(cache, loader, "b", "c")
+    assert await outcomes_of(tasks) == ["a!", "b!", "c!"]
     assert sorted(seen) == ["a!", "b!", "c!"]
     results = [await cache.tool.check("weather", {"city": city}) for city in "abc"]
     assert [result.hit for result in results] == [True, False, True]
@@ -199,11 +199,11 @@ async def test_batch_loader_stores_each_key_with_its_own_options(make_cache: Mak
 async def test_batch_loader_keeps_changed_key_of_batch_unstored(memory: AgentCache) -> None:
     fn = ManyLoader(held=True)
     loader = memory.tool.batch_loader(fn, window=0)
-    tasks = ask(memory, loader, "a", "b")
+    tasks = call_tool(memory, loader, "a", "b")
     await fn.started.wait()
     await memory.tool.invalidate("weather", {"city": "a"})
     fn.release()
-    assert await values(tasks) == ["a!", "b!"]
+    assert await outcomes_of(tasks) == ["a!", "b!"]
     assert not (await memory.tool.check("weather", {"city": "a"})).hit
     assert (await memory.tool.check("weather", {"city": "b"})).hit
 

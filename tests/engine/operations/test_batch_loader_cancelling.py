@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.engine.operations.batch_callers import FOR_EVER, ask, collected, values
+from tests.engine.operations.batch_callers import FOR_EVER, call_tool, outcomes_of, wait_for_batch
 from tests.requests import ManyLoader, turns
 from tests.seams import BatchView
 from tests.support import MakeCache, run_in_thread, until
@@ -20,12 +20,12 @@ async def test_batch_loader_drops_call_cancelled_during_window(on_abandon: Any) 
     async with AgentCache.in_memory(tool=TierOptions(on_abandon=on_abandon)) as cache:
         fn = ManyLoader()
         loader = cache.tool.batch_loader(fn, window=FOR_EVER, max_size=3)
-        a, b = ask(cache, loader, "a", "b")
-        await collected(loader, 2)
+        a, b = call_tool(cache, loader, "a", "b")
+        await wait_for_batch(loader, 2)
         a.cancel()
         await turns()
-        tasks = ask(cache, loader, "c", "d") if on_abandon == "cancel" else ask(cache, loader, "c")
-        assert all(isinstance(value, str) for value in await values([b, *tasks]))
+        tasks = call_tool(cache, loader, "c", "d") if on_abandon == "cancel" else call_tool(cache, loader, "c")
+        assert all(isinstance(value, str) for value in await outcomes_of([b, *tasks]))
         assert fn.asked == [["b", "c", "d"] if on_abandon == "cancel" else ["a", "b", "c"]]
         assert a.cancelled()
 
@@ -33,12 +33,12 @@ async def test_batch_loader_drops_call_cancelled_during_window(on_abandon: Any) 
 async def test_batch_loader_continues_batch_after_one_call_is_cancelled(memory: AgentCache) -> None:
     fn = ManyLoader(held=True)
     loader = memory.tool.batch_loader(fn, window=0)
-    a, b, c = ask(memory, loader, "a", "b", "c")
+    a, b, c = call_tool(memory, loader, "a", "b", "c")
     await fn.started.wait()
     a.cancel()
     await turns()
     fn.release()
-    assert await values([b, c]) == ["b!", "c!"]
+    assert await outcomes_of([b, c]) == ["b!", "c!"]
     assert fn.cancelled == 0
     assert not (await memory.tool.check("weather", {"city": "a"})).hit
 
@@ -46,16 +46,16 @@ async def test_batch_loader_continues_batch_after_one_call_is_cancelled(memory: 
 async def test_batch_loader_never_calls_function_when_all_calls_are_cancelled(memory: AgentCache) -> None:
     fn = ManyLoader()
     loader = memory.tool.batch_loader(fn, window=FOR_EVER, max_size=3)
-    tasks = ask(memory, loader, "a", "b")
-    await collected(loader, 2)
+    tasks = call_tool(memory, loader, "a", "b")
+    await wait_for_batch(loader, 2)
     batch = BatchView(loader).batch
     for task in tasks:
         task.cancel()
-    await values(tasks)
+    await outcomes_of(tasks)
     await turns()
     assert batch is not None
     assert BatchView.is_timer_cancelled(batch)
-    assert await values(ask(memory, loader, "c", "d", "e")) == ["c!", "d!", "e!"]
+    assert await outcomes_of(call_tool(memory, loader, "c", "d", "e")) == ["c!", "d!", "e!"]
     assert fn.asked == [["c", "d", "e"]]
 
 
@@ -74,11 +74,11 @@ async def test_batch_loader_cancels_abandoned_batch_and_close_awaits_it() -> Non
 
     started = asyncio.Event()
     async with AgentCache.in_memory() as cache:
-        tasks = ask(cache, cache.tool.batch_loader(fn, window=0), "a", "b")
+        tasks = call_tool(cache, cache.tool.batch_loader(fn, window=0), "a", "b")
         await started.wait()
         for task in tasks:
             task.cancel()
-        await values(tasks)
+        await outcomes_of(tasks)
         assert not cleaned
     assert cleaned
 
@@ -93,59 +93,59 @@ async def test_batch_loader_drops_error_of_cancelled_batch(memory: AgentCache) -
 
     started = asyncio.Event()
     loader = memory.tool.batch_loader(fn, window=0)
-    (task,) = ask(memory, loader, "a")
+    (task,) = call_tool(memory, loader, "a")
     await started.wait()
     task.cancel()
-    assert [type(value) for value in await values([task])] == [asyncio.CancelledError]
+    assert [type(value) for value in await outcomes_of([task])] == [asyncio.CancelledError]
     await turns()
-    assert await values(ask(memory, memory.tool.batch_loader(ManyLoader(), window=0), "a")) == ["a!"]
+    assert await outcomes_of(call_tool(memory, memory.tool.batch_loader(ManyLoader(), window=0), "a")) == ["a!"]
 
 
 async def test_batch_loader_starts_new_batch_while_old_batch_is_cancelled() -> None:
     async with AgentCache.in_memory(resilience=ResilienceOptions(max_loads=1)) as cache:
         blocking, fn = ManyLoader(held=True), ManyLoader()
-        holding = ask(cache, cache.tool.batch_loader(blocking, window=0), "holding")
+        holding = call_tool(cache, cache.tool.batch_loader(blocking, window=0), "holding")
         await blocking.started.wait()
         loader = cache.tool.batch_loader(fn, window=0)
-        first = ask(cache, loader, "a")
-        await collected(loader, 1)
+        first = call_tool(cache, loader, "a")
+        await wait_for_batch(loader, 1)
         await turns()  # The batch waits for a slot and still collects calls.
         assert fn.asked == []
-        second = ask(cache, loader, "b", mode="bypass")
-        await collected(loader, 2)
+        second = call_tool(cache, loader, "b", mode="bypass")
+        await wait_for_batch(loader, 2)
         first[0].cancel()
         second[0].cancel()
-        later = ask(cache, loader, "c")
-        await values(first + second)
-        await collected(loader, 1)
+        later = call_tool(cache, loader, "c")
+        await outcomes_of(first + second)
+        await wait_for_batch(loader, 1)
         blocking.release()
-        assert await values(holding + later) == ["holding!", "c!"]
+        assert await outcomes_of(holding + later) == ["holding!", "c!"]
         assert fn.asked == [["c"]]
 
 
 async def test_batch_loader_starts_new_batch_after_task_is_cancelled_from_outside() -> None:
     async with AgentCache.in_memory(resilience=ResilienceOptions(max_loads=1)) as cache:
         blocking = ManyLoader(held=True)
-        holding = ask(cache, cache.tool.batch_loader(blocking, window=0), "holding")
+        holding = call_tool(cache, cache.tool.batch_loader(blocking, window=0), "holding")
         await blocking.started.wait()
         loader = cache.tool.batch_loader(ManyLoader(), window=0)
-        tasks = ask(cache, loader, "a", "b")
-        await collected(loader, 2)
+        tasks = call_tool(cache, loader, "a", "b")
+        await wait_for_batch(loader, 2)
         await turns()
         waiting = BatchView(loader).task
         assert waiting is not None
         waiting.cancel()
-        assert [type(value) for value in await values(tasks)] == [asyncio.CancelledError] * 2
+        assert [type(value) for value in await outcomes_of(tasks)] == [asyncio.CancelledError] * 2
         blocking.release()
-        assert await values(holding + ask(cache, loader, "c")) == ["holding!", "c!"]
+        assert await outcomes_of(holding + call_tool(cache, loader, "c")) == ["holding!", "c!"]
 
 
 async def test_batch_loader_passes_on_cancellation_raised_by_function(memory: AgentCache) -> None:
     async def fn(calls: list[Any]) -> list[Any]:
         raise asyncio.CancelledError
 
-    tasks = ask(memory, memory.tool.batch_loader(fn, window=0), "a", "b")
-    assert [type(value) for value in await values(tasks)] == [asyncio.CancelledError] * 2
+    tasks = call_tool(memory, memory.tool.batch_loader(fn, window=0), "a", "b")
+    assert [type(value) for value in await outcomes_of(tasks)] == [asyncio.CancelledError] * 2
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
@@ -161,7 +161,7 @@ async def test_batch_loader_leaves_no_task_after_random_cancellations_and_errors
         if dice.random() < 0.1:
             raise ValueError("boom")
         if dice.random() < 0.3:
-            await values(ask(cache, quick, str(dice.randrange(6))))
+            await outcomes_of(call_tool(cache, quick, str(dice.randrange(6))))
         return [KeyError() if dice.random() < 0.1 else call["city"] for call in calls]
 
     loader = cache.tool.batch_loader(fn, window=0.0005, max_size=4)
@@ -169,13 +169,13 @@ async def test_batch_loader_leaves_no_task_after_random_cancellations_and_errors
     callers: list[asyncio.Task[Any]] = []
     for _ in range(600):
         mode = dice.choice(["use", "use", "use", "refresh", "bypass"])
-        callers += ask(cache, dice.choice([loader, quick]), str(dice.randrange(6)), mode=mode)
+        callers += call_tool(cache, dice.choice([loader, quick]), str(dice.randrange(6)), mode=mode)
         if dice.random() < 0.4:
             dice.choice(callers).cancel()
         if dice.random() < 0.2:
             await cache.tool.invalidate("weather", {"city": str(dice.randrange(6))})
         await asyncio.sleep(0)
-    for caller, value in zip(callers, await values(callers), strict=True):
+    for caller, value in zip(callers, await outcomes_of(callers), strict=True):
         assert value == caller.get_name() or isinstance(value, ValueError | KeyError | asyncio.CancelledError)
     async with asyncio.timeout(10):
         await cache.flush_writes()
@@ -194,22 +194,22 @@ async def test_batch_loader_serves_nested_load_of_batch_during_close() -> None:
 
     started, go = asyncio.Event(), asyncio.Event()
     cache = AgentCache.in_memory()
-    tasks = ask(cache, cache.tool.batch_loader(fn, window=0), "a", "b")
+    tasks = call_tool(cache, cache.tool.batch_loader(fn, window=0), "a", "b")
     await started.wait()
     closing = asyncio.create_task(cache.aclose())
     await turns()
     go.set()
     await closing
-    assert await values(tasks) == ["inner", "inner"]
+    assert await outcomes_of(tasks) == ["inner", "inner"]
 
 
 async def test_batch_loader_fails_calls_when_close_reaches_drain_timeout() -> None:
     fn = ManyLoader(held=True)
     cache = AgentCache.in_memory(resilience=ResilienceOptions(drain_timeout=0.05))
-    tasks = ask(cache, cache.tool.batch_loader(fn, window=0), "a", "b")
+    tasks = call_tool(cache, cache.tool.batch_loader(fn, window=0), "a", "b")
     await fn.started.wait()
     await cache.aclose()
-    assert [type(value) for value in await values(tasks)] == [UsageError, UsageError]
+    assert [type(value) for value in await outcomes_of(tasks)] == [UsageError, UsageError]
     assert fn.cancelled == 1
 
 
@@ -225,7 +225,7 @@ def test_batch_loader_made_without_loop_serves_two_loops(url: str) -> None:
         loader = cache.tool.batch_loader(fn, window=FOR_EVER, max_size=2)
 
         async def use(*cities: str) -> list[Any]:
-            return await values(ask(cache, loader, *cities))
+            return await outcomes_of(call_tool(cache, loader, *cities))
 
         assert asyncio.run(use("a", "b")) == ["a!", "b!"]
         assert asyncio.run(use("c", "d")) == ["c!", "d!"]
@@ -241,11 +241,11 @@ def test_batch_loader_ignores_calls_of_closed_loop() -> None:
         left: list[asyncio.Task[Any]] = []
 
         async def leave() -> None:
-            left.extend(ask(cache, loader, "a", mode="bypass"))
-            await collected(loader, 1)
+            left.extend(call_tool(cache, loader, "a", mode="bypass"))
+            await wait_for_batch(loader, 1)
 
         async def use() -> list[Any]:
-            return await values(ask(cache, loader, "b", "c"))
+            return await outcomes_of(call_tool(cache, loader, "b", "c"))
 
         # The loop is closed without cancelling its tasks.
         loop = asyncio.new_event_loop()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from tests.engine.operations.batch_callers import FOR_EVER, ask, collected, values
+from tests.engine.operations.batch_callers import FOR_EVER, call_tool, outcomes_of, wait_for_batch
 from tests.requests import ManyLoader, turns
 from tests.support import MakeCache
 from tiercache import AgentCache, ResilienceOptions
@@ -25,7 +25,7 @@ async def test_batch_loader_lets_function_load_keys_of_its_own_batch(memory: Age
         return [f"of {result.value}" for result in inner]
 
     loader = memory.tool.batch_loader(fn, window=FOR_EVER, max_size=2)
-    assert await values(ask(memory, loader, "a", "b")) == ["of alone", "of alone"]
+    assert await outcomes_of(call_tool(memory, loader, "a", "b")) == ["of alone", "of alone"]
     assert (await memory.tool.check("weather", {"city": "b"})).value == "of alone"
 
 
@@ -46,10 +46,10 @@ async def test_batch_loader_lets_function_load_key_that_waits_for_its_batch(memo
         return f"summary of {(await memory.tool.get_or_load('weather', {'city': 'b'}, loader)).value}"
 
     # The function runs in the context of a's load, and no load waits for a.
-    tasks = ask(memory, loader, "a", "b")
+    tasks = call_tool(memory, loader, "a", "b")
     await turns()
     tasks.append(asyncio.create_task(memory.tool.get_or_load("summary", {}, summarise)))
-    assert await values(tasks) == ["a, no summary", "b, no summary", "summary of b, no summary"]
+    assert await outcomes_of(tasks) == ["a, no summary", "b, no summary", "summary of b, no summary"]
 
 
 async def test_batch_loader_avoids_deadlock_of_two_functions_that_load_each_others_keys(memory: AgentCache) -> None:
@@ -63,10 +63,10 @@ async def test_batch_loader_avoids_deadlock_of_two_functions_that_load_each_othe
 
         return memory.tool.batch_loader(fn, window=FOR_EVER, max_size=2)
 
-    tasks = ask(memory, asks("two", "two alone"), "a", "b", tool="one")
-    tasks += ask(memory, asks("one", "one alone"), "a", "b", tool="two")
+    tasks = call_tool(memory, asks("two", "two alone"), "a", "b", tool="one")
+    tasks += call_tool(memory, asks("one", "one alone"), "a", "b", tool="two")
     # The calls that would close the circle load by themselves.
-    assert await values(tasks) in (["one alone"] * 4, ["two alone"] * 4)
+    assert await outcomes_of(tasks) in (["one alone"] * 4, ["two alone"] * 4)
 
 
 async def test_batch_loader_lets_function_load_other_keys_through_itself(make_cache: MakeCache) -> None:
@@ -98,7 +98,7 @@ async def test_batch_loader_lets_function_call_load_many(memory: AgentCache) -> 
         return [result.value for result in results]
 
     loader = memory.tool.batch_loader(fn, window=0)
-    assert await values(ask(memory, loader, "a", "b")) == ["a alone", "b alone"]
+    assert await outcomes_of(call_tool(memory, loader, "a", "b")) == ["a alone", "b alone"]
 
 
 # Limits
@@ -109,7 +109,7 @@ async def test_batch_loader_takes_no_slot_while_it_collects() -> None:
         fn = ManyLoader()
         loader = cache.tool.batch_loader(fn, window=0)
         cities = [f"city {n}" for n in range(20)]
-        assert await values(ask(cache, loader, *cities)) == [f"{city}!" for city in cities]
+        assert await outcomes_of(call_tool(cache, loader, *cities)) == [f"{city}!" for city in cities]
         assert fn.asked == [cities]
 
 
@@ -126,38 +126,38 @@ async def test_batch_loader_bounds_concurrent_calls_by_max_loads() -> None:
 
     async with AgentCache.in_memory(resilience=ResilienceOptions(max_loads=2)) as cache:
         loader = cache.tool.batch_loader(fn, window=0, max_size=3)
-        assert await values(ask(cache, loader, *map(str, range(30)))) == ["x"] * 30
+        assert await outcomes_of(call_tool(cache, loader, *map(str, range(30)))) == ["x"] * 30
     assert most == 2
 
 
 async def test_batch_loader_collects_calls_while_it_waits_for_slot() -> None:
     async with AgentCache.in_memory(resilience=ResilienceOptions(max_loads=1)) as cache:
         blocking, fn = ManyLoader(held=True), ManyLoader()
-        holding = ask(cache, cache.tool.batch_loader(blocking, window=0), "holding")
+        holding = call_tool(cache, cache.tool.batch_loader(blocking, window=0), "holding")
         await blocking.started.wait()
         loader = cache.tool.batch_loader(fn, window=0, max_size=2)
-        tasks = ask(cache, loader, "a")
-        await collected(loader, 1)
+        tasks = call_tool(cache, loader, "a")
+        await wait_for_batch(loader, 1)
         await turns()
-        tasks += ask(cache, loader, "b", "c")
+        tasks += call_tool(cache, loader, "b", "c")
         await turns()
         blocking.release()
-        await values(holding + tasks)
+        await outcomes_of(holding + tasks)
         assert fn.asked == [["a", "b"], ["c"]]
 
 
 async def test_batch_loader_delivers_results_without_slot() -> None:
     async with AgentCache.in_memory(resilience=ResilienceOptions(max_loads=1)) as cache:
         first, second = ManyLoader(held=True), ManyLoader(held=True)
-        tasks = ask(cache, cache.tool.batch_loader(first, window=0), "a", "b")
+        tasks = call_tool(cache, cache.tool.batch_loader(first, window=0), "a", "b")
         await first.started.wait()
-        queued = ask(cache, cache.tool.batch_loader(second, window=0), "c")
+        queued = call_tool(cache, cache.tool.batch_loader(second, window=0), "c")
         await turns()
         first.release()
-        assert await values(tasks) == ["a!", "b!"]
+        assert await outcomes_of(tasks) == ["a!", "b!"]
         await second.started.wait()
         second.release()
-        assert await values(queued) == ["c!"]
+        assert await outcomes_of(queued) == ["c!"]
 
 
 async def test_batch_loader_borrows_slot_of_load_that_waits_for_it() -> None:
@@ -182,17 +182,17 @@ async def test_batch_loader_borrows_slot_of_load_that_waits_for_it() -> None:
         await turns()
         assert fn.asked == []
         other.release()
-        assert await values([outermost, queued]) == ["of a!", ["x!"]]
+        assert await outcomes_of([outermost, queued]) == ["of a!", ["x!"]]
 
 
 async def test_batch_loader_times_out_slow_batch_for_every_call(make_cache: MakeCache) -> None:
     cache = make_cache(resilience=ResilienceOptions(load_timeout=0.01))
     fn = ManyLoader(held=True)
     loader = cache.tool.batch_loader(fn, window=FOR_EVER, max_size=2)
-    first = ask(cache, loader, "a")
-    await collected(loader, 1)
+    first = call_tool(cache, loader, "a")
+    await wait_for_batch(loader, 1)
     await asyncio.sleep(0.02)  # The window does not count towards load_timeout.
-    for error in await values(first + ask(cache, loader, "b")):
+    for error in await outcomes_of(first + call_tool(cache, loader, "b")):
         assert isinstance(error, TimeoutError)
         assert "load_timeout=0.01" in str(error)
     assert fn.cancelled == 1
@@ -206,9 +206,9 @@ async def test_batch_loader_continues_batch_after_timeout_of_one_caller(memory: 
         async with asyncio.timeout(0.01):
             return await loader(city=city)
 
-    hurried, patient = ask(memory, impatient, "a"), ask(memory, loader, "b")
-    (error,) = await values(hurried)
+    hurried, patient = call_tool(memory, impatient, "a"), call_tool(memory, loader, "b")
+    (error,) = await outcomes_of(hurried)
     assert isinstance(error, TimeoutError)
     fn.release()
-    assert await values(patient) == ["b!"]
+    assert await outcomes_of(patient) == ["b!"]
     assert fn.asked == [["a", "b"]]

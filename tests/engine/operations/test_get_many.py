@@ -7,7 +7,7 @@ import asyncio
 import pytest
 import valkey
 
-from tests.engine.operations.many import CHANGES, changes, in_both_levels, left_by
+from tests.engine.operations.many import CHANGES, each_change, in_both_levels, values_after
 from tests.requests import ManyLoader, turns
 from tests.seams import (
     NOTHING_REGISTERED,
@@ -96,7 +96,7 @@ async def test_get_many_keeps_l1_entry_no_longer_than_value_in_valkey(cache: Age
     assert await cache.kv.get_many(["short", "long"]) == {"short": None, "long": "x"}
 
 
-@changes
+@each_change
 async def test_get_many_keeps_older_value_out_of_l1_after_change(
     cache: AgentCache, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,10 +108,10 @@ async def test_get_many_keeps_older_value_out_of_l1_after_change(
     await CHANGES[change](cache)
     reads.release.set()
     assert await reading == {"b": "b", "a": "older"}
-    assert await in_both_levels(cache) == left_by(change)
+    assert await in_both_levels(cache) == values_after(change)
 
 
-@changes
+@each_change
 async def test_get_many_without_fences_fills_l1_with_older_value(
     cache: AgentCache, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,7 +174,7 @@ async def test_get_many_begun_during_writes_keeps_older_value_out_of_l1(
     await changing
     reads.release.set()
     assert await reading == {"a": "older", "b": MISS}
-    assert await in_both_levels(cache) == left_by(change)
+    assert await in_both_levels(cache) == values_after(change)
 
 
 @pytest.mark.parametrize("change", ["set_many", "delete_many"])

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.engine.operations.many import CHANGES, changes, in_both_levels, left_by
+from tests.engine.operations.many import CHANGES, each_change, in_both_levels, values_after
 from tests.requests import ManyLoader, turns
 from tests.seams import (
     NOTHING_REGISTERED,
@@ -86,7 +86,7 @@ async def test_load_many_resolves_flight_of_key_found_in_valkey_before_loader_en
     assert await batch == {"a": "in valkey", "b": "b!"}
 
 
-@changes
+@each_change
 async def test_load_many_keeps_changed_key_unstored(either: AgentCache, change: str) -> None:
     await change_during_load_many(either, change)
 
@@ -98,12 +98,12 @@ async def change_during_load_many(cache: AgentCache, change: str) -> None:
     await CHANGES[change](cache)
     loader.release()
     assert await waiting == {"b": "b!", "a": "a!"}  # The waiter still receives the loaded values.
-    assert await in_both_levels(cache) == left_by(change)
+    assert await in_both_levels(cache) == values_after(change)
     assert await cache.kv.get("b", MISS) == (MISS if change == "clear" else "b!")
     assert cache.local_stats().tiers["kv"].overtaken == (2 if change == "clear" else 1)
 
 
-@changes
+@each_change
 async def test_load_many_is_not_joined_after_change(either: AgentCache, change: str) -> None:
     cache = either
     loader = ManyLoader(held=True)
@@ -117,7 +117,7 @@ async def test_load_many_is_not_joined_after_change(either: AgentCache, change: 
     assert await in_both_levels(cache) == (newer["a"], newer["a"])
 
 
-@changes
+@each_change
 async def test_load_many_without_fences_stores_older_load(
     unleased: AgentCache, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,7 +127,7 @@ async def test_load_many_without_fences_stores_older_load(
         await change_during_load_many(unleased, change)
 
 
-@changes
+@each_change
 async def test_load_many_keeps_older_value_out_of_l1_after_change_during_read(
     cache: AgentCache, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,7 +139,7 @@ async def test_load_many_keeps_older_value_out_of_l1_after_change_during_read(
     await CHANGES[change](cache)
     reads.release.set()
     assert await waiting == {"b": "b!", "a": "older"}
-    assert await in_both_levels(cache) == left_by(change)
+    assert await in_both_levels(cache) == values_after(change)
 
 
 async def test_load_many_raises_loader_error_in_every_waiter_of_its_keys(cache: AgentCache) -> None:

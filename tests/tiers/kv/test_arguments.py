@@ -33,13 +33,13 @@ CALLS: dict[str, Callable[[KvTier, Any], Awaitable[Any]]] = {
 }
 
 
-calls = pytest.mark.parametrize("method", CALLS)
+each_method = pytest.mark.parametrize("method", CALLS)
 
 
 MOST = 512 - len("test:__tc:kv:kv:")
 
 
-@calls
+@each_method
 @pytest.mark.parametrize("key", ["", None, 5, b"k", "\ud800", "x" * (MOST + 1), "é" * (MOST // 2 + 1)], ids=ascii)
 async def test_kv_refuses_bad_key_in_every_method(
     cache: AgentCache, plain: valkey.Valkey, method: str, key: Any
@@ -52,7 +52,7 @@ async def test_kv_refuses_bad_key_in_every_method(
     assert entry_keys(plain) == ["test:__tc:kv:kv:fine"]
 
 
-@calls
+@each_method
 @pytest.mark.parametrize("key", ["a:b", ":", "*[x]?\\", " ", "\x00\n", "é" * (MOST // 2), "x" * MOST], ids=ascii)
 async def test_kv_accepts_any_other_text_as_key(cache: AgentCache, plain: valkey.Valkey, method: str, key: str) -> None:
     await CALLS[method](cache.kv, key)
@@ -167,7 +167,7 @@ async def test_kv_accepts_mapping_or_values_from_async_or_plain_loader(cache: Ag
     assert await cache.kv.get("c", MISS) is MISS  # A key that was not requested is not kept.
 
 
-@calls
+@each_method
 async def test_kv_refuses_calls_on_closed_cache(make_cache: MakeCache, method: str) -> None:
     cache = make_cache(name="test")
     await cache.kv.set_many({"fine": "x", "k": "x"})
