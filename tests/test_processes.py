@@ -80,7 +80,7 @@ async def workers(url: str) -> AsyncIterator[Workers]:
 
 
 @pytest.mark.timeout(30)
-async def test_processes_coalesce_concurrent_misses_into_one_load(workers: Workers, plain: valkey.Valkey) -> None:
+async def test_processes_coalesce_stampede_into_one_load(workers: Workers, plain: valkey.Valkey) -> None:
     for _ in range(WORKERS):
         await workers.start(load_seconds=0.3)
     await until(lambda: int(plain.get("ready") or 0) == WORKERS, seconds=20)
