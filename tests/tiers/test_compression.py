@@ -23,7 +23,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.requests import HELLO, asking
-from tests.support import entry_keys, in_l1, until
+from tests.seams import in_l1
+from tests.support import entry_keys, until
 from tiercache import AgentCache, TierOptions, UsageError
 from tiercache.engine.coherence.leases import is_placeholder
 from tiercache.engine.entries.policy import UndecodableError, UnreadableHereError

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.requests import HELLO, asking
-from tests.support import HeldReads
+from tests.seams import HeldReads
 from tiercache import AgentCache, TierOptions, UsageError, last_user_turn
 from tiercache.tiers.llm.key import LlmKeys
 

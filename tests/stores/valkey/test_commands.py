@@ -14,7 +14,8 @@ import valkey
 from valkey.exceptions import ResponseError
 
 from tests.requests import HELLO, Loader
-from tests.support import distrusted, in_l1, until
+from tests.seams import in_l1
+from tests.support import distrusted, until
 from tiercache import AgentCache, CoherenceOptions, L2CommandError
 from tiercache.embedded import EmbeddedValkey
 from tiercache.engine.level2.announcement import Announcement

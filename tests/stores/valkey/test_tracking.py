@@ -13,7 +13,8 @@ import valkey
 import valkey.asyncio
 
 from tests.requests import HELLO, Loader
-from tests.support import distrusted, in_l1, until
+from tests.seams import in_l1
+from tests.support import distrusted, until
 from tiercache import AgentCache, CoherenceOptions, L2CommandError, TierOptions, ToolPolicy
 from tiercache.embedded import EmbeddedValkey
 from tiercache.testing import ChaosProxy
