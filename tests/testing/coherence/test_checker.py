@@ -6,14 +6,13 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
 
-from tests.cli.running_demo import process_table
+from tests.child_processes import PROC, process_table, python_with_default_signals
 from tiercache import UsageError
 from tiercache.testing.coherence import FAULTS, RunSettings, run_once
 from tiercache.testing.coherence.__main__ import main
@@ -87,14 +86,14 @@ def test_settings_that_make_no_sense_are_refused(capsys: pytest.CaptureFixture[s
     assert "1 replicas cannot have 2 processes" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="children are found through /proc")
+@pytest.mark.skipif(not PROC.joinpath("self", "stat").exists(), reason="children are found through /proc")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_nothing_is_left_running(number: signal.Signals) -> None:
     arguments = ["--fault", "restart_persisted", "--seconds", "30"]
     # A short path: there is to be a socket in it.
     with TemporaryDirectory(prefix="tc") as folder:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tiercache.testing.coherence", *arguments],
+            python_with_default_signals("-m", "tiercache.testing.coherence", *arguments),
             env={**os.environ, "TMPDIR": folder},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
