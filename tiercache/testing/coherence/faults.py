@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
-from ..proxy import ChaosProxy
+from ..proxy.chaos_proxy import ChaosProxy
 from .history import Event, Fault, Restart
 from .members import Member, ProcessMember
 from .server import Server

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ...embedded import EmbeddedValkey
 from ...errors import UsageError
 from ...options import TrackingMode
-from ..proxy import ChaosProxy
+from ..proxy.chaos_proxy import ChaosProxy
 from .checks import Final, Violation, check_agreement, check_all
 from .faults import FAULTS, NEEDS_PROCESS, Field, choose_latency
 from .history import History
