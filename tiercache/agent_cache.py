@@ -27,6 +27,7 @@ from .engine.runtime.runtime import Limits
 from .errors import TierCacheError, UsageError
 from .indexes.names import index_key, tag_groups
 from .indexes.reindex import Reindex
+from .log import CacheLog
 from .monitor.discovery import Discovery
 from .monitor.effectiveness import ToolEffectiveness, rate
 from .monitor.local_stats import LocalStats
@@ -156,7 +157,9 @@ class AgentCache:
         writes = _checked(writes, "writes", WriteOptions)
         resilience = _checked(resilience, "resilience", ResilienceOptions)
         telemetry = _checked(telemetry, "telemetry", TelemetryOptions)
-        tracing = Tracing(telemetry.tracer_name, telemetry.tracer_provider)
+        log = CacheLog(name)
+        tracing = Tracing(telemetry.tracer_name, telemetry.tracer_provider, log)
+        self._log = log
         self._name = name
         self._default_ttl = default_ttl
         self._server: EmbeddedValkey | None = None
@@ -166,9 +169,9 @@ class AgentCache:
         self._tool_policies = ToolPolicies(name)
         self._statistics = self._new_statistics()
         listed = _checked(discovery, "discovery", DiscoveryOptions).enabled
-        self._discovery = Discovery(name, self._describe) if listed and client is not None else None
-        self._reindex = Reindex(name, self._model_of)
-        monitor = MonitorService(self._statistics, self._tool_policies, self._reindex, self._discovery)
+        self._discovery = Discovery(name, self._describe, log) if listed and client is not None else None
+        self._reindex = Reindex(name, self._model_of, log)
+        monitor = MonitorService(self._statistics, self._tool_policies, self._reindex, self._discovery, log)
         self._engine = Engine(
             l1=L1(max_entries=memory.max_entries, max_bytes=memory.max_bytes, max_staleness=coherence.max_staleness),
             connect=None if client is None else partial(self._connect, self._settings(client)),
@@ -476,7 +479,7 @@ class AgentCache:
 
     def _new_statistics(self) -> StatsHash:
         totals = {"session:reads": lambda: self._session.reads, "session:writes": lambda: self._session.writes}
-        return StatsHash(self._name, self._books, totals)
+        return StatsHash(self._name, self._books, totals, self._log)
 
     def _books(self) -> Iterator[tuple[str, CounterBook]]:
         for policy in self._policies:
@@ -486,7 +489,7 @@ class AgentCache:
                 yield "kv", policy.counters
 
     def _new_source(self) -> CacheSource:
-        source = CacheSource(self._name, self._engine, self._policies)
+        source = CacheSource(self._name, self._engine, self._policies, self._log)
         policies, discovery, session = self._tool_policies, self._discovery, self._session
         source.gauges[names.ACTIVE_SESSIONS.name] = lambda: session.active_count
         source.counters[names.CONFIG_REFRESH_FAILED.name] = lambda: policies.refresh_failed_count
