@@ -51,7 +51,7 @@ def test_demo_has_hits_and_coalesced_calls(document: dict[str, Any]) -> None:
 
 def test_endpoint_counts_as_many_calls_as_the_workers_count_loads(document: dict[str, Any]) -> None:
     assert document["endpoint_calls"] == document["counts"]["loader"] == document["with_cache"]["model_calls"]
-    # Two processes may both load a request that is in neither of them.
+    # Two processes may both load a request that neither of them has yet.
     assert document["distinct_requests"] <= document["endpoint_calls"] <= 2 * document["distinct_requests"]
 
 
@@ -76,9 +76,7 @@ def test_demo_finishes_with_more_workers_and_agents_than_requests(start_demo: St
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_demo_leaves_nothing_behind_after_a_signal_at_work(
-    start_demo: StartDemo, number: signal.Signals, code: int
-) -> None:
+def test_demo_leaves_nothing_after_a_signal_at_work(start_demo: StartDemo, number: signal.Signals, code: int) -> None:
     demo = start_demo(*AT_WORK)
     demo.wait_for_line(FIRST_QUARTER)
     assert {ENDPOINT, WORKER, VALKEY} <= _kinds(demo)
@@ -88,7 +86,7 @@ def test_demo_leaves_nothing_behind_after_a_signal_at_work(
 
 
 @pytest.mark.parametrize("moment", [VALKEY, ENDPOINT, WORKER])
-def test_demo_leaves_nothing_behind_after_a_signal_during_the_start(start_demo: StartDemo, moment: str) -> None:
+def test_demo_leaves_nothing_after_a_signal_during_the_start(start_demo: StartDemo, moment: str) -> None:
     demo = start_demo("--workers", "3")
     demo.wait_for_children(moment)
     demo.process.send_signal(signal.SIGINT)
@@ -96,7 +94,7 @@ def test_demo_leaves_nothing_behind_after_a_signal_during_the_start(start_demo: 
     assert demo.left_over() == []
 
 
-def test_demo_leaves_nothing_behind_after_repeated_signals(start_demo: StartDemo) -> None:
+def test_demo_leaves_nothing_after_repeated_signals(start_demo: StartDemo) -> None:
     demo = start_demo("--workers", "4")
     demo.wait_for_children(WORKER, 4)
     while demo.process.poll() is None:
@@ -107,9 +105,7 @@ def test_demo_leaves_nothing_behind_after_repeated_signals(start_demo: StartDemo
 
 
 @pytest.mark.parametrize(("part", "name"), [(WORKER, "Worker "), (ENDPOINT, "The endpoint ")])
-def test_demo_names_a_process_that_was_killed_and_leaves_nothing_behind(
-    start_demo: StartDemo, part: str, name: str
-) -> None:
+def test_demo_names_a_killed_process_and_leaves_nothing(start_demo: StartDemo, part: str, name: str) -> None:
     demo = start_demo(*AT_WORK)
     demo.wait_for_children(WORKER, 2)
     demo.wait_for_line(FIRST_QUARTER)
@@ -128,10 +124,11 @@ def test_demo_processes_end_when_the_demo_is_killed(start_demo: StartDemo) -> No
     assert {ENDPOINT, WORKER, VALKEY} <= _kinds(demo)
     demo.process.kill()
     demo.finish()
-    wait_until(
-        lambda: not [line for line in demo.left_over() if not line.startswith(str(demo.temporary))],
-        "all processes have ended",
-    )
+
+    def all_ended() -> bool:
+        return all(line.startswith(str(demo.temporary)) for line in demo.left_over())
+
+    wait_until(all_ended, "the end of all processes")
 
 
 def _kinds(demo: RunningDemo) -> set[str]:
