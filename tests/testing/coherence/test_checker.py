@@ -86,9 +86,7 @@ def test_checker_refuses_impossible_settings(capsys: pytest.CaptureFixture[str])
     assert "1 replicas cannot have 2 processes" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(
-    not PROC.joinpath("self", "stat").exists(), reason="the test finds the processes of the checker through /proc"
-)
+@pytest.mark.skipif(not PROC.joinpath("self", "stat").exists(), reason="the test finds processes through /proc")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_checker_leaves_nothing_running_after_a_signal(number: signal.Signals) -> None:
     arguments = ["--fault", "restart_persisted", "--seconds", "30"]
@@ -101,9 +99,8 @@ def test_checker_leaves_nothing_running_after_a_signal(number: signal.Signals) -
             stderr=subprocess.DEVNULL,
         )
         try:
-            family = _children(
-                process.pid, at_least=6
-            )  # Two workers, two servers, and the shells that watch the servers.
+            # Two workers, two servers, and the shells that watch the servers.
+            family = _children(process.pid, at_least=6)
             process.send_signal(number)
             process.wait(timeout=20)
         finally:
