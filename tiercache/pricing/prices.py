@@ -51,7 +51,7 @@ class PriceTable:
     """The prices that one cache uses.
 
     Args:
-        overrides: Prices that win over the bundled ones: ``{"my-model": (0.001, 0.002)}``.
+        overrides: Prices that override the bundled prices: ``{"my-model": (0.001, 0.002)}``.
         use_default: False leaves the bundled table out.
 
     Raises:

@@ -50,8 +50,8 @@ class CacheCollector(Collector):
     def describe(self) -> Iterable[Family]:
         """Return nothing, so that the registry reserves no names.
 
-        If betterdb-agent-cache finds one of its names reserved, it mistakes the owner for a metric of its own and fails
-        when it counts. An own ``describe`` also stops a registry that describes collectors by collecting from them.
+        If betterdb-agent-cache finds one of its names reserved, it takes this collector for its own metric and fails
+        when it counts. With this method a registry with ``auto_describe`` does not collect at the registration either.
         """
         return ()
 

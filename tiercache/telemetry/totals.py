@@ -44,13 +44,13 @@ class Totals:
 
 
 class ShownLabels:
-    """The labels of one tier that have a series of their own.
+    """The labels of one tier that have their own series.
 
     The choice is final: a label without a series never gets one later, because then the series of ``OTHER_LABEL``
     would have to fall.
 
     Args:
-        limit: Most labels with a series of their own.
+        limit: Most labels with their own series.
     """
 
     def __init__(self, limit: int) -> None:

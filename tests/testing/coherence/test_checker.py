@@ -19,7 +19,7 @@ from tiercache.testing.coherence.__main__ import main
 from tiercache.testing.coherence.report import stories_of
 from tiercache.tiers.kv.tier import KvTier
 
-# Twenty runs: each fault once, those of the network and of the server twice or three times.
+# Twenty runs: each fault once, and some faults of the network and of the server twice or three times.
 RUNS = [(fault, seed) for seed, fault in enumerate(FAULTS, 1)] + [
     ("latency", 101),
     ("bus_kill", 102),

@@ -1,4 +1,4 @@
-"""Lanes: groups of connections with rules of their own."""
+"""Lanes: groups of connections, each with its own rule."""
 
 from __future__ import annotations
 

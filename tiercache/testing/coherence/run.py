@@ -58,9 +58,11 @@ class RunSettings:
         if self.fault not in FAULTS:
             raise UsageError(f"fault must be one of {', '.join(FAULTS)}, not {self.fault!r}")
         if not 0 <= self.processes <= self.replicas or self.replicas < 1:
-            raise UsageError(f"{self.replicas} replicas cannot have {self.processes} processes of their own")
+            raise UsageError(
+                f"{self.replicas} replicas cannot have {self.processes} processes: use 0 to {self.replicas}"
+            )
         if self.fault in NEEDS_PROCESS and not (self.processes and self.replicas > 1):
-            raise UsageError(f"{self.fault} needs two replicas, one of them in a process of its own")
+            raise UsageError(f"{self.fault} needs two replicas, at least one of them in its own process")
 
     @property
     def command(self) -> str:

@@ -86,7 +86,7 @@ class ChaosProxy:
     def url(self) -> str:
         """The URL for clients, inside ``async with``: ``valkey://127.0.0.1:<port>/<db>``.
 
-        Credentials, db number and options are those of the target.
+        Credentials, db number and options come from the target.
         """
         if self._listener is None:
             raise UsageError("cannot read url: the proxy listens inside 'async with' only")

@@ -51,7 +51,7 @@ class Lanes:
     def __init__(self, lane_of: Callable[[bytes], str]) -> None:
         self.lane_of = lane_of
         self.first = lane_of(b"")
-        # The rule of every lane that has no rule of its own.
+        # The rule of every lane without an entry in ``_own``.
         self._default = Rule()
         self._own: dict[str, Rule] = {}
 
