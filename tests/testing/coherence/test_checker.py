@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -30,6 +32,15 @@ RUNS = [(fault, seed) for seed, fault in enumerate(FAULTS, 1)] + [
     ("restart_persisted", 107),
     ("latency", 108),
 ]
+
+
+@pytest.fixture(autouse=True)
+def _restored_log_level() -> Iterator[None]:
+    """Restore the level of the logger, which the checker's command line raises for its whole process."""
+    logger = logging.getLogger("tiercache")
+    level = logger.level
+    yield
+    logger.setLevel(level)
 
 
 @pytest.mark.parametrize(("fault", "seed"), RUNS)

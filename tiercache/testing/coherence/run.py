@@ -59,8 +59,8 @@ class RunSettings:
             raise UsageError(f"fault must be one of {', '.join(FAULTS)}, not {self.fault!r}")
         if not 0 <= self.processes <= self.replicas or self.replicas < 1:
             raise UsageError(
-                f"{self.replicas} replicas cannot have {self.processes} processes; use at least 1 replica, and at most as "
-                "many processes as replicas"
+                f"{self.replicas} replicas cannot have {self.processes} processes; use at least 1 replica, and at "
+                "most as many processes as replicas"
             )
         if self.fault in NEEDS_PROCESS and not (self.processes and self.replicas > 1):
             raise UsageError(f"{self.fault} needs two replicas, at least one of them in its own process")
