@@ -34,7 +34,7 @@ async def test_embedded_server_serves_a_cache_and_ends_with_it() -> None:
         await cache.flush_writes()
         cache.clear_l1()
         assert (await cache.llm.get_or_load(HELLO, Loader())).source == "l2"
-        server = cache._server
+        server = cache._parts.server
         assert server is not None
         pid, run_dir = pid_of(server.url), server._run_dir
         assert run_dir.stat().st_mode & 0o777 == 0o700
@@ -98,8 +98,8 @@ cache = AgentCache.embedded()
 async def main():
     await cache.llm.store({"model": "m", "messages": []}, "x")
 asyncio.run(main())
-with valkey.Valkey.from_url(cache._server.url) as client:
-    print(client.info("server")["process_id"], cache._server._run_dir, flush=True)
+with valkey.Valkey.from_url(cache._parts.server.url) as client:
+    print(client.info("server")["process_id"], cache._parts.server._run_dir, flush=True)
 if sys.argv[1] == "wait":
     time.sleep(60)
 asyncio.run(main())

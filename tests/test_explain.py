@@ -165,7 +165,7 @@ async def test_while_valkey_is_silent_and_after_a_failed_invalidation(own_server
         with pytest.raises(L2UnavailableError):
             await cache.kv.delete("k")
         said = await cache.kv.explain("k")
-        assert (said.source, said.l1, said.l2) == (None, "absent", "pending")
+        assert (said.source, said.l1, said.l2) == (None, "absent", "unsettled")
         os.kill(pid, signal.SIGCONT)
 
         async def is_settled() -> bool:

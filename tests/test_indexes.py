@@ -15,8 +15,8 @@ from tests.requests import HELLO, Loader, asking
 from tests.support import entry_keys, until
 from tiercache import AgentCache, DiscoveryOptions
 from tiercache.indexes import reindex as indexing
-from tiercache.lua import script
 from tiercache.monitor import service
+from tiercache.stores.valkey.scripts import script
 from tiercache.stores.valkey.store import ValkeyLevel2
 from tiercache.testing import FakeClock
 
@@ -74,12 +74,13 @@ def scans(plain: valkey.Valkey) -> int:
 
 def level2_of(cache: AgentCache) -> Any:
     assert cache._engine.runtime is not None
-    return cache._engine.runtime.level2
+    return cache._engine.runtime.l2.level2
 
 
 async def beat(cache: AgentCache) -> None:
     """Do the registration that the background worker does every half minute."""
-    monitor: Any = cache._engine._service
+    assert cache._engine._server is not None
+    monitor: Any = cache._engine._server.service
     await monitor._beat(level2_of(cache))
 
 

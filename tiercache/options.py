@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
 from .errors import UsageError
@@ -15,8 +15,10 @@ __all__ = [
     "ConnectionOptions",
     "DiscoveryOptions",
     "L1Options",
+    "LlmOptions",
     "OnAbandon",
     "ResilienceOptions",
+    "SessionOptions",
     "TelemetryOptions",
     "TierOptions",
     "TrackingMode",
@@ -34,64 +36,101 @@ _METRIC_NAME: Final = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 
 
 @dataclass(frozen=True, slots=True)
-class TierOptions:
-    """How one tier keeps its entries.
-
-    Args:
-        ttl: Lifetime in Valkey: seconds (float), a string such as ``"90s"``, ``"1h30m"``, ``"7d"``, or
-            ``NO_EXPIRY``. None takes the cache's ``default_ttl``.
-        l1: Whether entries are also kept in process memory.
-        l1_ttl: Longest life of a copy in process memory, in seconds; None sets no limit of its own. It bounds
-            how long a change made by another process can stay unseen, so a cache without Valkey ignores it.
-        lease: Whether a load takes a lease in Valkey first, so that one process of all loads a key, and a load that an
-            invalidation by any process has overtaken is not stored in Valkey. Without, both hold within one process.
-            Sessions and caches without Valkey have no leases.
-        jitter: Fraction, 0 to 1, by which a lifetime is shortened at random, so that entries written together
-            do not expire together. An explicit ``NO_EXPIRY`` stays.
-        on_abandon: What happens to a load when its last waiter has been cancelled: ``"cancel"`` it, or let it
-            ``"finish"`` and be stored. None takes the tier's own default (``"finish"`` for llm, whose tokens are paid).
-        ignore: Names of request parameters that do not take part in the key.
-        store_when: Called with what a loader returned, for llm an LlmResponse; False hands it to those who wait for it
-            and keeps it nowhere, such as an answer that was cut off. What it raises counts as False, and is logged.
-        key: Maps the request parameters to those that make the key; what it leaves out, or changes, does not
-            tell two requests apart. Must return a new mapping. Applied after ``ignore``.
-        max_value_bytes: Most bytes that an entry may have, as it lies in Valkey and before it is compressed; None sets
-            no limit. What a load brings beyond it is handed out, counted and kept nowhere, an explicit write of it is
-            refused, and an entry of another process that is larger is a miss. Session values are read at any size.
-        compress_above: Entries of more bytes are compressed in Valkey (zstd), where that makes them smaller; None
-            compresses none. For processes of tiercache alone: nobody else can read them. Needs the ``compress`` extra;
-            not for sessions.
-    """
+class _EntryOptions:
+    """The options that every tier takes; ``TierOptions`` describes them."""
 
     ttl: Ttl | None = None
     l1: bool = True
     l1_ttl: float | None = 30.0
-    lease: bool = True
-    jitter: float = 0.0
+    _: KW_ONLY
     on_abandon: OnAbandon | None = None
-    ignore: tuple[str, ...] = ()
-    key: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
-    store_when: Callable[[Any], bool] | None = None
     max_value_bytes: int | None = 32 * 1024 * 1024
-    compress_above: int | None = None
 
     def __post_init__(self) -> None:
+        kind = type(self).__name__
         if self.ttl is not None:
-            check_ttl(self.ttl, "TierOptions.ttl")
+            check_ttl(self.ttl, f"{kind}.ttl")
         if self.l1_ttl is not None:
-            _check_seconds(self.l1_ttl, "TierOptions.l1_ttl")
-        if not _is_number(self.jitter) or not 0 <= self.jitter < 1:
-            raise UsageError(f"TierOptions.jitter must be a fraction from 0 to below 1, not {self.jitter!r}")
+            _check_seconds(self.l1_ttl, f"{kind}.l1_ttl")
         if self.on_abandon not in (None, "cancel", "finish"):
-            raise UsageError(f"TierOptions.on_abandon must be 'cancel' or 'finish', not {self.on_abandon!r}")
+            raise UsageError(f"{kind}.on_abandon must be 'cancel' or 'finish', not {self.on_abandon!r}")
+        if self.max_value_bytes is not None:
+            _check_count(self.max_value_bytes, f"{kind}.max_value_bytes")
+
+
+@dataclass(frozen=True, slots=True)
+class TierOptions(_EntryOptions):
+    """How a tier keeps its entries: the tool and kv tiers, and the llm tier where ``LlmOptions`` are not needed.
+
+    Args:
+        ttl: Lifetime in Valkey: seconds (float), a string such as ``"90s"``, ``"1h30m"``, ``"7d"``, or
+            ``NO_EXPIRY``. None takes the cache's ``default_ttl``.
+        l1: Whether L1 keeps the entries too.
+        l1_ttl: Longest life of a copy in L1, in seconds; None sets no limit of its own. It bounds how long a change
+            made by another process can stay unseen, so a cache without Valkey ignores it.
+        on_abandon: The end of a load whose last waiter has been cancelled: ``"cancel"`` it, or let it ``"finish"``
+            and be stored. None takes the tier's own default (``"finish"`` for llm, whose tokens are paid).
+        max_value_bytes: Most bytes that an entry may have, as it lies in Valkey and before it is compressed; None
+            sets no limit. A larger loaded value is handed out, counted and stored nowhere; an explicit write of a
+            larger value is refused; a larger entry of another process is a miss.
+        lease: Whether a load takes a lease in Valkey first, so that one process loads a key at a time, and Valkey
+            refuses a load that an invalidation by any process has overtaken. Without a lease both hold within one
+            process. Sessions and caches without Valkey have no leases.
+        jitter: Fraction, 0 to 1, by which a lifetime is shortened at random, so that entries written together
+            do not expire together. An explicit ``NO_EXPIRY`` stays.
+        store_when: Called with the loader's result, for llm an LlmResponse. Where it returns False, the result goes to
+            its waiters and is stored nowhere, such as an answer that was cut off. An exception counts as False, and is
+            logged.
+        compress_above: Entries of more bytes are compressed in Valkey (zstd), where that makes them smaller; None
+            compresses none. Only tiercache can read compressed entries. Needs the ``compress`` extra.
+    """
+
+    lease: bool = field(default=True, kw_only=True)
+    jitter: float = field(default=0.0, kw_only=True)
+    store_when: Callable[[Any], bool] | None = field(default=None, kw_only=True)
+    compress_above: int | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        # By name: a dataclass with slots is a second class, which ``super()`` does not know.
+        _EntryOptions.__post_init__(self)
+        kind = type(self).__name__
+        if not _is_number(self.jitter) or not 0 <= self.jitter < 1:
+            raise UsageError(f"{kind}.jitter must be a fraction from 0 to below 1, not {self.jitter!r}")
+        if self.store_when is not None and not callable(self.store_when):
+            raise UsageError(f"{kind}.store_when must be callable, not {type(self.store_when).__name__}")
+        if self.compress_above is not None:
+            _check_count(self.compress_above, f"{kind}.compress_above")
+
+
+@dataclass(frozen=True, slots=True)
+class LlmOptions(TierOptions):
+    """How the llm tier keeps its entries, and which request parameters make a key.
+
+    Args:
+        ignore: Names of request parameters that do not take part in the key.
+        key: Maps the request parameters to the parameters that make the key: two requests that it maps to the same
+            parameters share an entry. Must return a new mapping. Applied after ``ignore``.
+
+    The other arguments are those of ``TierOptions``.
+    """
+
+    ignore: tuple[str, ...] = field(default=(), kw_only=True)
+    key: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        TierOptions.__post_init__(self)
         object.__setattr__(self, "ignore", _names(self.ignore))
         if self.key is not None and not callable(self.key):
-            raise UsageError(f"TierOptions.key must be callable, not {type(self.key).__name__}")
-        if self.store_when is not None and not callable(self.store_when):
-            raise UsageError(f"TierOptions.store_when must be callable, not {type(self.store_when).__name__}")
-        for name in ("max_value_bytes", "compress_above"):
-            if getattr(self, name) is not None:
-                _check_count(getattr(self, name), f"TierOptions.{name}")
+            raise UsageError(f"LlmOptions.key must be callable, not {type(self.key).__name__}")
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOptions(_EntryOptions):
+    """How the session tier keeps its fields.
+
+    The arguments are those of ``TierOptions`` of the same names. ``ttl`` is the window of a field, which each read
+    starts again. Sessions read values of any size.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,7 +325,7 @@ class TelemetryOptions:
 def _names(value: object) -> tuple[str, ...]:
     names = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else None
     if names is None or not all(isinstance(name, str) for name in names):
-        raise UsageError(f"TierOptions.ignore must be a sequence of parameter names, not {value!r}")
+        raise UsageError(f"LlmOptions.ignore must be a sequence of parameter names, not {value!r}")
     return names
 
 

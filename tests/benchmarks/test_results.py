@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -198,6 +199,26 @@ def test_a_block_of_a_page_is_replaced_and_the_rest_is_left() -> None:
     assert once.startswith("before\n")
     assert "\nafter\n" in once
     assert pages.filled(once, run) == once
+
+
+def _marks(page: Path) -> list[str]:
+    return re.findall(r"<!-- benchmark: ([a-z-]+) -->", page.read_text("utf-8"))
+
+
+def test_every_page_with_figures_has_marks_and_every_figure_has_a_page() -> None:
+    marks = {page: _marks(page) for page in pages.PAGES}
+    assert all(marks.values())
+    assert {name for names in marks.values() for name in names} == set(pages.BLOCKS)
+
+
+def test_the_pages_name_the_number_of_goals_that_are_missed() -> None:
+    goals_page = next(page for page in pages.PAGES if page.name == "GOALS.md").read_text("utf-8")
+    performance = next(page for page in pages.PAGES if page.name == "performance.md").read_text("utf-8")
+    met, missed = (len(re.findall(rf"^\|.*\| {word} \|", goals_page, re.MULTILINE)) for word in ("yes", r"\*\*no\*\*"))
+    assert met + missed > 0
+    assert f"tiercache met {met} of {met + missed} goals and missed {missed}" in goals_page
+    assert f"## Why {missed} goals are missed" in goals_page
+    assert f"Of {met + missed} goals, tiercache meets {met} and misses {missed}" in performance
 
 
 async def test_a_sample_finds_the_calls_that_fill_its_time() -> None:

@@ -18,7 +18,7 @@ from tiercache.embedded import EmbeddedValkey
 from tiercache.engine.coherence.coherence import Coherence
 from tiercache.engine.coherence.leases import Leases
 from tiercache.engine.entries.entry import Entry, Group
-from tiercache.engine.level2.announcement import Announcement, ChangedByOthers, Heard, Pong, Unreadable
+from tiercache.engine.level2.announcement import Announcement, Pong, Received, TrackedChange, Unreadable
 from tiercache.engine.level2.level2 import Position
 from tiercache.engine.memory.fences import Fences
 from tiercache.engine.memory.l1 import L1
@@ -482,7 +482,7 @@ async def test_changes_by_who_may_not_publish_are_followed_within_the_bound(
     options = CoherenceOptions(tracking="off", max_staleness=0.9)
     b = make_cache(name="test", coherence=options)
     async with AgentCache(silent_writer, name="test", coherence=options) as writer:
-        assert "does not let this process hear of changes" in caplog.text
+        assert "Cannot subscribe to invalidations" in caplog.text
         await writer.kv.set("k", "older")
         assert await b.kv.get("k") == "older"
         await until(lambda: b.local_stats().trusted)
@@ -586,7 +586,7 @@ class Decided:
         return {key for key in ("k", "l") if self.l1.peek(key) is not None}
 
     def hear(self, number: int | None, origin: str = "other", **said: Any) -> None:
-        self.coherence.apply(Heard(Announcement(**said), origin, number))
+        self.coherence.apply(Received(Announcement(**said), origin, number))
 
 
 @pytest.fixture
@@ -672,7 +672,7 @@ def test_an_older_answer_takes_no_trust_away(decided: Decided) -> None:
     assert decided.l1.trusted_until == 8.0
 
 
-@pytest.mark.parametrize("event", [ChangedByOthers(None), Unreadable("it makes no sense")])
+@pytest.mark.parametrize("event", [TrackedChange(None), Unreadable("it makes no sense")])
 def test_what_says_nothing_definite_drops_everything(decided: Decided, event: Any) -> None:
     fence = decided.fences.open("x", ())
     decided.coherence.apply(event)
@@ -683,7 +683,7 @@ def test_what_says_nothing_definite_drops_everything(decided: Decided, event: An
 
 def test_the_servers_own_word_drops_keys_and_tells_of_settings(decided: Decided) -> None:
     fence = decided.fences.open("k", ())
-    decided.coherence.apply(ChangedByOthers(("k", "settings", "unknown")))
+    decided.coherence.apply(TrackedChange(("k", "settings", "unknown")))
     assert decided.kept == {"l"}
     assert not fence.holds
     assert (decided.policies_changed, decided.distrusted) == (1, 0)
@@ -700,7 +700,7 @@ async def test_whoever_waits_for_a_lease_is_woken_by_a_change_and_by_its_end(dec
     for wake in (
         lambda: decided.hear(decided.coherence._position.number + 1, keys=("k",)),  # type: ignore[union-attr]
         lambda: decided.hear(None, settled=("k",)),
-        lambda: decided.coherence.apply(ChangedByOthers(("k",))),
+        lambda: decided.coherence.apply(TrackedChange(("k",))),
         lambda: decided.coherence.distrust("no reason"),
     ):
         waiting = asyncio.create_task(decided.leases.wait("k", 60))

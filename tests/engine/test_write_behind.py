@@ -13,9 +13,9 @@ from tests.engine.test_write_pipe import Ledger, write
 from tests.requests import turns
 from tests.support import until
 from tiercache import L2CommandError, L2UnavailableError
-from tiercache.engine.level2.queued_write import QueueLimits
 from tiercache.engine.level2.write_pipe import WritePipe
 from tiercache.engine.level2.writes import Delete, Release, Run, TakeLease, Write, WriteResult, WriteSet
+from tiercache.options import WriteOptions
 
 NEVER = 3600.0
 
@@ -35,14 +35,14 @@ def ledger() -> Ledger:
 @pytest.fixture
 def pipe(ledger: Ledger) -> WritePipe:
     """A pipe whose stores behind wait for ever, unless something else sends them."""
-    return WritePipe(ledger, QueueLimits(max_delay=NEVER, max_ops=10, max_bytes=1000, max_queue_bytes=2000))
+    return WritePipe(ledger, WriteOptions(max_delay=NEVER, max_ops=10, max_bytes=1000, max_queue_bytes=2000))
 
 
 # When they leave
 
 
 async def test_a_store_behind_leaves_by_itself(ledger: Ledger) -> None:
-    pipe = WritePipe(ledger, QueueLimits(max_delay=0.001))
+    pipe = WritePipe(ledger, WriteOptions(max_delay=0.001))
     pipe.store_behind(store("a"), ignore)
     assert pipe.queued_count == 1
     await until(lambda: not pipe.queued_count)
@@ -234,7 +234,7 @@ def any_write(rng: random.Random) -> tuple[Write, bool]:
 async def test_what_comes_of_the_writes_is_what_they_say_one_after_the_other(seed: int) -> None:
     rng = random.Random(seed)
     level2, model = Memory(rng), Memory(rng)
-    pipe = WritePipe(level2, QueueLimits(max_delay=0.0001, max_ops=rng.choice([1, 3, 100])))
+    pipe = WritePipe(level2, WriteOptions(max_delay=0.0001, max_ops=rng.choice([1, 3, 100])))
     outcomes: dict[int, Any] = {}
     expected: dict[int, Any] = {}
     for number in range(60):
@@ -255,7 +255,7 @@ async def test_what_comes_of_the_writes_is_what_they_say_one_after_the_other(see
     await pipe.flush()
     assert outcomes == expected
     assert (level2.values, level2.indexes) == (model.values, model.indexes)
-    assert (pipe.queued_bytes, pipe._on_their_way, pipe._explicit, pipe._replaceable) == (0, {}, {}, {})
+    assert (pipe.queued_bytes, pipe._in_flight, pipe._explicit, pipe._replaceable) == (0, {}, {}, {})
 
 
 # Who waits for room
@@ -301,7 +301,7 @@ async def test_who_is_cancelled_while_let_in_leaves_the_room_to_the_next(pipe: W
     async with asyncio.timeout(10):
         await waiting[1]
     assert waiting[0].cancelled()
-    assert not pipe._room.is_wanted
+    assert not pipe._budget.is_wanted
 
 
 async def test_a_value_larger_than_all_the_room_goes_when_there_is_nothing_else(

@@ -11,9 +11,9 @@ import pytest
 from tests.requests import turns
 from tiercache import L2CommandError, L2UnavailableError
 from tiercache.engine.level2.level2 import Stored
-from tiercache.engine.level2.queued_write import QueueLimits
 from tiercache.engine.level2.write_pipe import WritePipe
 from tiercache.engine.level2.writes import Delete, Run, Write, WriteResult, WriteSet
+from tiercache.options import WriteOptions
 
 
 class Ledger:
@@ -71,7 +71,7 @@ def ledger() -> Ledger:
 
 @pytest.fixture
 def pipe(ledger: Ledger) -> WritePipe:
-    return WritePipe(ledger, QueueLimits(max_queue_bytes=1000))
+    return WritePipe(ledger, WriteOptions(max_queue_bytes=1000))
 
 
 def ignore(outcome: int | Exception) -> None: ...
@@ -94,7 +94,7 @@ async def test_fills_writes_and_deletes_share_one_order(pipe: WritePipe, ledger:
 
 
 async def test_a_batch_is_bounded_in_bytes_and_a_write_larger_than_that_goes_alone(ledger: Ledger) -> None:
-    pipe = WritePipe(ledger, QueueLimits(max_queue_bytes=1000))
+    pipe = WritePipe(ledger, WriteOptions(max_queue_bytes=1000))
     three_megabytes = 3 * 1024 * 1024
     await asyncio.gather(
         pipe.write(write("a")), pipe.write(write("b", 2 * three_megabytes)), pipe.write(write("c", three_megabytes))
@@ -132,7 +132,7 @@ async def test_a_store_that_raises_before_it_waits_blocks_nothing() -> None:
             return super().apply(writes)
 
     ledger = Defective()
-    pipe = WritePipe(ledger, QueueLimits())
+    pipe = WritePipe(ledger, WriteOptions())
     ledger.error = RuntimeError("a defect in the store")
     async with asyncio.timeout(10):
         with pytest.raises(RuntimeError, match="a defect"):

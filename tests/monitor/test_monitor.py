@@ -17,7 +17,7 @@ import valkey
 from tests.requests import HELLO, asking
 from tiercache import AgentCache, DiscoveryOptions, L2UnavailableError, TierOptions, ToolPolicy, UsageError
 from tiercache.monitor import discovery, service
-from tiercache.stores.valkey.multiplexed import MultiplexedLine
+from tiercache.stores.valkey.multiplexed import MultiplexedConnection
 from tiercache.stores.valkey.store import ValkeyLevel2
 
 MakeCache = Callable[..., AgentCache]
@@ -88,7 +88,7 @@ async def test_marker_names_at_most_five_hundred_policies(make_cache: MakeCache,
     plain.hset("test:__tool_policies", mapping={f"t{n:03}": '{"ttl":5}' for n in range(501)})
     cache = make_cache(name="test")
     await cache.open()
-    await cache._discovery.beat((await cache._engine.open()).level2)  # type: ignore[union-attr, arg-type]
+    await cache._parts._discovery.beat((await cache._engine.open()).l2.level2)  # type: ignore[union-attr, arg-type]
     marker = marker_of(plain)
     assert (len(marker["tool_policies"]), marker["tool_policies_truncated"]) == (500, True)
 
@@ -158,8 +158,8 @@ async def test_cache_works_without_permission_for_the_registry(
         # Without channels the cache cannot subscribe either, which is a second warning.
         assert len(logged) == 1 + (not channels)
         assert all("max_staleness" in text for text in logged[1:])
-        assert cache._discovery is not None
-        assert cache._discovery.write_failed_count >= 2
+        assert cache._parts._discovery is not None
+        assert cache._parts._discovery.write_failed_count >= 2
     finally:
         plain.acl_deluser("own")
 
@@ -230,15 +230,15 @@ async def test_statistics_take_at_most_two_exchanges_per_second(
 ) -> None:
     await cache.llm.store(HELLO, "x")
     exchanges: Counter[bool] = Counter()
-    send = MultiplexedLine.send
+    send = MultiplexedConnection.send
 
-    def counted(line: MultiplexedLine, *arguments: Any) -> Any:
+    def counted(connection: MultiplexedConnection, *arguments: Any) -> Any:
         task = asyncio.current_task()
         assert task is not None
         exchanges[task.get_name() == "tiercache-service"] += 1
-        return send(line, *arguments)
+        return send(connection, *arguments)
 
-    monkeypatch.setattr(MultiplexedLine, "send", counted)
+    monkeypatch.setattr(MultiplexedConnection, "send", counted)
     began = asyncio.get_running_loop().time()
     for n in range(10_000):
         assert (await cache.llm.check(HELLO)).source == "l1"

@@ -67,7 +67,7 @@ async def test_policy_that_is_malformed_is_counted_and_affects_no_other(
         assert await cache.tool.refresh_policies()
     assert cache.tool.get_policy("good") == ToolPolicy(600)
     assert all(cache.tool.get_policy(f"bad{n}") is None for n in range(len(BAD)))
-    assert cache._tool_policies.malformed_count == len(BAD) + 1
+    assert cache._parts._tool_policies.malformed_count == len(BAD) + 1
     warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == len(BAD) + 1  # Each field is logged once, and not at each refresh.
 
@@ -127,7 +127,7 @@ async def test_policy_stays_known_while_valkey_is_unavailable(
         with pytest.raises(L2UnavailableError):
             await cache.tool.set_policy("search", ToolPolicy(400))
     assert cache.tool.get_policy("search") == ToolPolicy(300)
-    assert cache._tool_policies.refresh_failed_count == 1
+    assert cache._parts._tool_policies.refresh_failed_count == 1
 
 
 async def test_policy_works_without_valkey() -> None:

@@ -167,8 +167,8 @@ async def test_metrics_count_unanswered_calls_of_valkey(registry: CollectorRegis
         await cache.llm.check(HELLO)
     await cache.llm.get_or_load(HELLO, Loader())
     assert not await cache.tool.refresh_policies()
-    assert cache._discovery is not None
-    cache._discovery.write_failed_count += 3
+    assert cache._parts._discovery is not None
+    cache._parts._discovery.write_failed_count += 3
     scrape = Scrape(registry)
     await cache.aclose()
     assert scrape.get("agent_cache_l2_errors_total", cache_name="c", tier="llm") == 6
@@ -338,10 +338,10 @@ async def test_collector_reports_the_other_numbers_if_one_cannot_be_read(
     registry: CollectorRegistry, caplog: pytest.LogCaptureFixture
 ) -> None:
     cache = await used(registry)
-    cache._source.counters[names.CONFIG_REFRESH_FAILED.name] = lambda: 7
+    cache._parts._source.counters[names.CONFIG_REFRESH_FAILED.name] = lambda: 7
     assert Scrape(registry).total("agent_cache_config_refresh_failed_total") == 7
-    cache._source.gauges[names.ACTIVE_SESSIONS.name] = lambda: 1 // 0
-    cache._source.counters[names.CONFIG_REFRESH_FAILED.name] = lambda: 1 // 0
+    cache._parts._source.gauges[names.ACTIVE_SESSIONS.name] = lambda: 1 // 0
+    cache._parts._source.counters[names.CONFIG_REFRESH_FAILED.name] = lambda: 1 // 0
     assert hits(registry) == hits(registry) == 1
     assert Scrape(registry).total("agent_cache_config_refresh_failed_total") == 7
     await cache.aclose()
@@ -351,8 +351,8 @@ async def test_collector_reports_the_other_numbers_if_one_cannot_be_read(
 
 async def test_collector_reports_the_numbers_of_other_parts(registry: CollectorRegistry) -> None:
     cache = await used(registry)
-    cache._source.gauges[names.ACTIVE_SESSIONS.name] = lambda: 5
-    cache._source.counters[names.DISCOVERY_WRITE_FAILED.name] = lambda: 7
+    cache._parts._source.gauges[names.ACTIVE_SESSIONS.name] = lambda: 5
+    cache._parts._source.counters[names.DISCOVERY_WRITE_FAILED.name] = lambda: 7
     scrape = Scrape(registry)
     assert scrape.get("agent_cache_active_sessions", cache_name="c") == 5
     assert scrape.get("agent_cache_discovery_write_failed_total", cache_name="c") == 7
@@ -365,7 +365,7 @@ async def test_collector_hides_no_other_metrics_after_a_defect(
 ) -> None:
     prometheus_client.Counter("other", "A metric of the application.", registry=registry).inc()
     cache = await used(registry)
-    cache._policies.append(None)  # type: ignore[arg-type]
+    cache._parts.policies.append(None)  # type: ignore[arg-type]
     for _ in range(2):
         assert [family.name for family in Scrape(registry).families] == ["other", "other_created"]
     await cache.aclose()
@@ -377,7 +377,7 @@ async def test_collector_names_the_cache_whose_number_cannot_be_read(
     registry: CollectorRegistry, caplog: pytest.LogCaptureFixture
 ) -> None:
     broken, whole = await used(registry, name="broken"), await used(registry, name="whole")
-    broken._source.gauges[names.ACTIVE_SESSIONS.name] = lambda: 1 // 0
+    broken._parts._source.gauges[names.ACTIVE_SESSIONS.name] = lambda: 1 // 0
     assert hits(registry, "broken") == hits(registry, "whole") == 1
     assert [record.getMessage().split(": ")[0] for record in caplog.records] == ["cache 'broken'"]
     await broken.aclose()

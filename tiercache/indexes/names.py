@@ -19,8 +19,8 @@ from ..engine.entries.entry import Group
 from ..engine.level2.writes import Command
 from ..engine.operations.invalidate import Index
 from ..errors import UsageError
-from ..lua import index_script
 from ..text import check_text, encode_id
+from .scripts import index_script
 
 __all__ = ["IndexNames", "index_key", "index_of", "indexes_of", "tag_groups"]
 

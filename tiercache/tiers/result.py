@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Self
 
 from msgspec import Struct
 
-from ..engine.engine import Lookup, Source
 from ..engine.entries.entry import Entry
+from ..engine.entries.lookup import Lookup, Source
 
 __all__ = ["Result"]
 

@@ -17,10 +17,10 @@ from ..engine.entries.lookup import Lookup
 from ..engine.entries.policy import TierPolicy
 from ..engine.operations.around_change import Invalidating, Target
 from ..engine.operations.batch_loader import BatchLoader
-from ..engine.operations.explain import Explanation, explain
-from ..engine.operations.invalidate import invalidate_group
-from ..engine.operations.load import get_or_load, join, joinable
-from ..engine.operations.store import store
+from ..engine.operations.explain import Explanation, Inspection
+from ..engine.operations.get_or_load import Loads
+from ..engine.operations.invalidate import GroupEntries, Invalidations
+from ..engine.operations.store import Stores
 from ..indexes.names import indexes_of, tag_groups
 from ..ttl import Ttl, check_ttl
 
@@ -69,6 +69,9 @@ class Tier(Generic[K, R]):
 
     def __init__(self, engine: Engine, policy: TierPolicy, name: str, prefix: str) -> None:
         self._engine = engine
+        self._loads = Loads(engine)
+        self._stores = Stores(engine)
+        self._invalidations = Invalidations(engine)
         self._policy = policy
         self._name = name
         self._prefix = prefix
@@ -84,13 +87,6 @@ class Tier(Generic[K, R]):
             engine.trace_hit(f"{self.tier}.{method}", **key.attributes)
         return self.result(key.key, "l1", entry, now)  # type: ignore[no-any-return]
 
-    def _peek_one(self, method: str, key: K) -> Entry | None:
-        engine = self._engine
-        entry = engine.hit(key.key, engine.now(), key._counters)
-        if entry is not None and engine.tracer is not None:
-            engine.trace_hit(f"{self.tier}.{method}", **key.attributes)
-        return entry
-
     async def _find(self, method: str, key: K) -> Lookup:
         """Look a key up that ``_hit`` has not found in this very step."""
         engine = self._engine
@@ -104,14 +100,14 @@ class Tier(Generic[K, R]):
     ) -> R:
         """Return what ``get_or_load`` does for a key that L1 does not have, or a mode that does not look there."""
         engine, method = self._engine, f"{self.tier}.get_or_load"
-        flight = joinable(engine, key.key) if mode == "use" else None
+        flight = self._loads.joinable(key.key) if mode == "use" else None
         if flight is not None:
-            found = await join(engine, method, flight, key._counters)
+            found = await self._loads.join(method, flight, key._counters)
         else:
             with engine.operation(method, **key.attributes) as operation:
                 await self._ready()
-                request = self._request(key, ttl, tags)._replace(is_batched=isinstance(loader, BatchLoader))
-                found = await get_or_load(engine, request, self._loading(key, source, loader), mode)
+                call = self._call(key, ttl, tags)._replace(is_batched=isinstance(loader, BatchLoader))
+                found = await self._loads.get_or_load(call, self._loading(key, source, loader), mode)
                 operation.found(found)
         return self._result(key, found)
 
@@ -125,16 +121,16 @@ class Tier(Generic[K, R]):
     async def _ready(self) -> None:
         """Return when what a request is made of is known."""
 
-    async def _store(self, method: str, key: K, fresh: Loaded, ttl: Ttl | None, tags: Sequence[str], name: str) -> str:
-        self._policy.check_size(fresh.data, name)
-        with self._engine.operation(f"{self.tier}.{method}", **key.attributes, bytes=len(fresh.data)) as operation:
+    async def _store(self, method: str, key: K, loaded: Loaded, ttl: Ttl | None, tags: Sequence[str], name: str) -> str:
+        self._policy.check_size(loaded.data, name)
+        with self._engine.operation(f"{self.tier}.{method}", **key.attributes, bytes=len(loaded.data)) as operation:
             await self._ready()
-            operation.set("ttl", await store(self._engine, self._request(key, ttl, tags), fresh))
+            operation.set("ttl", await self._stores.store(self._call(key, ttl, tags), loaded))
         return key.key
 
     async def _remove(self, method: str, key: str, **attributes: object) -> bool:
         with self._engine.operation(f"{self.tier}.{method}", key=key, **attributes) as operation:
-            existed = await self._engine.invalidate(key)
+            existed = await self._invalidations.key(key)
             operation.set("deleted_count", int(existed))
         return existed
 
@@ -147,18 +143,30 @@ class Tier(Generic[K, R]):
         return Invalidating(self._engine, target, takes_call=callable(given))
 
     async def _explain(self, key: K) -> Explanation:
-        return await explain(self._engine, self._request(key))
+        return await Inspection(await self._engine.open(), self._call(key)).explain()
 
     async def clear(self) -> int:
         """Remove every entry of this tier, and of no other; return how many there were."""
         with self._engine.operation(f"{self.tier}.clear") as operation:
-            count = await invalidate_group(self._engine, self._policy.group, self._prefix)
+            count = await self._invalidations.group(GroupEntries(self._policy.group, self._prefix))
             operation.set("deleted_count", count)
         return count
 
-    def _request(self, key: K, ttl: Ttl | None = None, tags: Sequence[str] = ()) -> Call:
+    def _call(self, key: K, ttl: Ttl | None = None, tags: Sequence[str] = ()) -> Call:
         groups = key.groups + tag_groups(tags) if tags else key.groups
         return Call(self._policy, key.key, groups, key._counters, ttl, indexes_of(self._name, groups))
+
+    def _is_wanted(self, loaded: object) -> bool:
+        """Return whether to store the loader's result, as the tier's ``store_when`` decides."""
+        store_when = self._policy.store_when
+        if store_when is None:
+            return True
+        try:
+            return bool(store_when(loaded))
+        # The caller's function may raise anything; the loaded value reaches its waiters all the same.
+        except Exception as error:
+            self._engine.log.warn_once("TierOptions.store_when raised, so the value is not stored: %r", error)
+            return False
 
     @staticmethod
     def _check_options(ttl: Ttl | None, tags: Sequence[str], mode: Mode) -> None:

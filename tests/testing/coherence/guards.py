@@ -21,16 +21,15 @@ import msgspec
 import pytest
 
 from tiercache.engine.coherence.coherence import Coherence
-from tiercache.engine.engine import Engine
 from tiercache.engine.level2 import write_pipe
-from tiercache.engine.level2.announcement import Announcement, Heard, Unreadable
+from tiercache.engine.level2.announcement import Announcement, Received, Unreadable
 from tiercache.engine.level2.level2 import Position
 from tiercache.engine.level2.write_pipe import WritePipe
 from tiercache.engine.level2.writes import Announce
-from tiercache.engine.memory.fences import Fence, Fences
+from tiercache.engine.memory.fences import Fences
 from tiercache.engine.memory.l1 import L1
-from tiercache.engine.operations import invalidate as invalidation
-from tiercache.engine.runtime.runtime import Runtime
+from tiercache.engine.operations.change import GroupChange, KeyChange
+from tiercache.options import L1Options
 from tiercache.stores.valkey import backplane, commands, messages
 from tiercache.testing.coherence import Outcome, RunSettings, replica, run, run_once, subjects
 from tiercache.testing.coherence.checks import KINDS
@@ -113,37 +112,34 @@ def _drop_keys_once(monkeypatch: pytest.MonkeyPatch) -> None:
     The other half is removed too: not to keep a value that is read while a write of its key is in flight.
     """
 
-    def written(engine: Engine, runtime: Runtime, fence: Fence) -> None:
-        runtime.fences.close(fence)
-        if runtime.l2 is not None:
+    def close_fences(change: KeyChange) -> None:
+        runtime = change.runtime
+        for fence in change.fences:
+            runtime.fences.close(fence)
             runtime.l2.leases.wake(fence.key)
 
-    monkeypatch.setattr(Engine, "written", written)
+    monkeypatch.setattr(KeyChange, "_drop_again", close_fences)
     monkeypatch.setattr(WritePipe, "is_writing", lambda pipe, key: False)
 
 
 def _drop_groups_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drop a group before its invalidation and not after the invalidation."""
-    drop = invalidation._drop_group
-    begun: set[asyncio.Task[Any] | None] = set()
+    done = GroupChange.done
 
-    def drop_once(engine: Engine, runtime: Runtime, group: Any, overtakes: Any) -> int:
-        task = asyncio.current_task()
-        if task in begun:
-            begun.remove(task)
-            return 0
-        begun.add(task)
-        return drop(engine, runtime, group, overtakes)
+    def done_without_drop(change: GroupChange, outcome: object) -> None:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(GroupChange, "_drop", lambda change: 0)
+            done(change, outcome)
 
-    monkeypatch.setattr(invalidation, "_drop_group", drop_once)
+    monkeypatch.setattr(GroupChange, "done", done_without_drop)
 
 
 def _believe_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trust L1 entries and join flights for ever, even if no message arrives."""
     make = L1.__init__
 
-    def make_trusting(l1: L1, **options: Any) -> None:
-        make(l1, **{**options, "max_staleness": math.inf})
+    def make_trusting(l1: L1, options: L1Options, *, max_staleness: float) -> None:
+        make(l1, options, max_staleness=math.inf)
 
     monkeypatch.setattr(L1, "__init__", make_trusting)
 
@@ -163,7 +159,7 @@ def _publish_before_writing(monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def announce_and_write(pipe: WritePipe, batch: Sequence[Any]) -> list[Any]:
         writes = [queued.write for queued in batch]
-        keys = tuple(dict.fromkeys(key for write in writes for key in write_pipe._announced(write)))
+        keys = tuple(dict.fromkeys(key for write in writes for key in write_pipe._announced_keys(write)))
         if keys:
             await pipe._level2.apply([Announce(Announcement(keys=keys))])
         return await pipe._level2.apply(writes)
@@ -175,12 +171,12 @@ def _pass_over_the_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     """Treat an unreadable message as an announcement of no change, and count its number."""
     decode = messages.decode
 
-    def decode_or_pass_over(message: bytes) -> Heard | Unreadable:
+    def decode_or_pass_over(message: bytes) -> Received | Unreadable:
         event = decode(message)
-        if isinstance(event, Heard):
+        if isinstance(event, Received):
             return event
         body = msgspec.json.decode(message)
-        return Heard(Announcement(), body["o"], body["s"])
+        return Received(Announcement(), body["o"], body["s"])
 
     monkeypatch.setattr(backplane, "decode", decode_or_pass_over)
 

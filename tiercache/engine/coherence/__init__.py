@@ -1,1 +1,1 @@
-"""What processes tell each other, and what is believed."""
+"""Coherence between processes: leases, announcements of changes, and trust in L1."""

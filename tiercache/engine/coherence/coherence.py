@@ -1,136 +1,175 @@
-"""Coherence: this process's memory follows what all others change, and is not believed where it cannot know.
+"""Coherence: the L1 of this process follows the changes of all processes, and is trusted only while that is certain.
 
-What is heard is applied at once: the keys and groups go from L1, and reads and loads of them that are under way lose
-their right to store. Whether everything was heard is another question, and has two answers. *Trust*: pings on the
-subscription are answered in its order, so after an answer everything said before the ping has been applied; L1 is
-believed for ``max_staleness`` seconds from when that ping was sent. *Distrust*: after a gap in the sequence of changes,
-a message that makes no sense, or a disconnection during which something may have been said, all that L1 has is dropped.
+This process applies each received change at once: L1 drops the keys and groups, and the fences of reads and loads in
+progress break. Two mechanisms cover changes that this process did not receive.
+
+**Trust.** The server answers a PING on the subscription in the order of the messages. When the answer arrives, this
+process has applied every change that was published before the PING:
+
+::
+
+    t ── question for the last number ── PING sent ── PONG received ────────── t + max_staleness
+                                                            └───── L1 is trusted ─────┘
+
+A later PONG moves the end forward, never backward. Without a PONG the trust ends by itself; L1 then serves an entry for
+``max_staleness`` seconds after its own load or read.
+
+**Generation.** Changes are numbered, so that a gap shows. After a gap L1 is dropped and every fence is in doubt: a new
+generation begins.
+
+::
+
+                     subscribed                     first PONG
+    no subscription ───────────▶ catching up ──────────────────▶ following
+           ▲                          │                              │
+           └──────────────────────────┴───── the subscription ends ──┘
+
+A new generation begins in these cases:
+
+1. ``subscribed`` with another position than the last known one, or with a position that names no server: changes may
+   have been published while there was no subscription.
+2. A change whose number is not the next one. The exception is the race "published while subscribing": while this
+   process is catching up, messages may carry numbers up to the position, because they were published between the
+   subscription and the question for the position. This process applies them, and they are no gap.
+3. A PONG with a higher number than the last received one: a change was numbered, but its message was not received. Its
+   process may lack the right to publish, for example.
+4. A message that this version cannot read, or a tracking message without keys.
+5. The Listener finds that tracking was off for a while.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
-from typing import Final
+from typing import Protocol
 
-from ..level2.announcement import ChangedByOthers, Event, Heard, Pong, Unreadable
+from ...log import CacheLog
+from ...options import CoherenceOptions
+from ..level2.announcement import Event, Pong, Received, TrackedChange, Unreadable
 from ..level2.level2 import Position
-from ..memory.fences import Fences
-from ..memory.l1 import L1
+from ..memory.memory import Memory
 from .leases import Leases
 
-__all__ = ["Coherence"]
+__all__ = ["Coherence", "Policies"]
 
-_LOGGER: Final = logging.getLogger("tiercache")
+
+class Policies(Protocol):
+    """The tool policies in Valkey, which other processes and BetterDB Monitor may change.
+
+    Attributes:
+        policies_key: The key of the hash in Valkey that holds the policies.
+    """
+
+    policies_key: str
+
+    def policies_changed(self) -> None:
+        """Handle the news that another process may have changed the policies."""
+        ...
 
 
 class Coherence:
-    """What has been heard, and what follows from it. Decides, and waits for nothing.
+    """Applies received events to L1, fences and leases. No method awaits.
 
     Args:
         origin: The name of this runtime in announcements.
-        settings_key: Where settings lie in Valkey whose change is of interest.
-        on_settings_changed: Called when they may have been changed by another process.
+        policies: Receives a call when another process may have changed a policy.
 
     Attributes:
-        generation: How often everything was distrusted.
-        heard_count: Changes by other processes that were applied.
+        generation: Count of calls of ``distrust``.
+        heard_count: Changes of other processes that this process has applied.
     """
 
     def __init__(
         self,
-        l1: L1,
-        fences: Fences,
+        memory: Memory,
         leases: Leases,
+        policies: Policies,
+        options: CoherenceOptions,
         *,
         origin: str,
-        max_staleness: float,
-        policies_key: str,
-        on_policies_changed: Callable[[], object],
+        log: CacheLog,
     ) -> None:
-        self._l1 = l1
-        self._fences = fences
+        self._l1 = memory.l1
+        self._fences = memory.fences
         self._leases = leases
+        self._policies = policies
+        self._max_staleness = options.max_staleness
         self._origin = origin
-        self._max_staleness = max_staleness
-        self._policies_key = policies_key
-        self._on_policies_changed = on_policies_changed
+        self._log = log
         self._position: Position | None = None
         self._is_catching_up = False
         self.generation = 0
         self.heard_count = 0
 
     def subscribed(self, position: Position) -> None:
-        """Begin with a new subscription, made before ``position`` was asked for."""
+        """Start with a new subscription. This process must have subscribed before it asked for ``position``."""
         if not position.proves_nothing_missed(self._position):
-            self.distrust("changes may have been made while there was no subscription")
+            self.distrust("changes may have been published while there was no subscription")
         self._position = position
         self._is_catching_up = True
 
     def apply(self, event: Event) -> None:
-        """Apply what was heard. No await: whoever runs next finds it done."""
+        """Apply a received event. No await here: the next task that runs finds the event applied."""
         match event:
             case Pong():
-                self._answered(event)
-            case Heard():
-                self._hear(event)
-            case ChangedByOthers(None):
-                self.distrust("every key may have been changed")
-            case ChangedByOthers(keys):
+                self._receive_pong(event)
+            case Received():
+                self._receive(event)
+            case TrackedChange(None):
+                self.distrust("the server reported that any key may have changed")
+            case TrackedChange(keys):
                 for key in keys or ():
-                    if key == self._policies_key:
-                        self._on_policies_changed()
+                    if key == self._policies.policies_key:
+                        self._policies.policies_changed()
                     else:
                         self._drop(key)
             case Unreadable(reason):
                 self.distrust(reason)
 
-    def _answered(self, pong: Pong) -> None:
+    def _receive_pong(self, pong: Pong) -> None:
         self._is_catching_up = False
         server, last = self._position or Position(None, 0)
         if pong.number > last:
-            # Numbered before the ping, and not heard before its answer.
-            self.distrust(f"change {pong.number} was made, and {last} was the last that was heard of")
+            # Numbered before the PING was sent, but its message did not arrive before the PONG.
+            self.distrust(f"change {pong.number} was made, but {last} was the last change received")
             self._position = Position(server, pong.number)
         self._l1.trusted_until = max(self._l1.trusted_until, pong.stamp + self._max_staleness)
 
-    def _hear(self, heard: Heard) -> None:
-        if heard.number is not None:
-            self._count(heard.number)
-        if heard.origin == self._origin:
-            return  # Applied by this process before it was said.
-        said = heard.announcement
-        self.heard_count += said.is_change
-        for key in said.keys:
+    def _receive(self, received: Received) -> None:
+        if received.number is not None:
+            self._check_number(received.number)
+        if received.origin == self._origin:
+            return  # This process applied its own change before it published the change.
+        announcement = received.announcement
+        self.heard_count += announcement.is_change
+        for key in announcement.keys:
             self._drop(key)
-        for group in said.groups:
+        for group in announcement.groups:
             self._fences.break_group(group)
             self._l1.drop_group(group)
-        for group in said.overtaken:
+        for group in announcement.overtaken:
             self._fences.break_group(group)
-        for key in said.wanted:
+        for key in announcement.wanted:
             self._leases.note_wanted(key)
-        for key in said.settled:
+        for key in announcement.settled:
             self._leases.wake(key)
-        if said.settings:
-            self._on_policies_changed()
+        if announcement.settings:
+            self._policies.policies_changed()
 
     def _drop(self, key: str) -> None:
         self._fences.break_key(key)
         self._l1.drop(key)
         self._leases.wake(key)
 
-    def _count(self, number: int) -> None:
+    def _check_number(self, number: int) -> None:
         server, last = self._position or Position(None, 0)
         if self._is_catching_up and number <= last:
-            return  # Said between the subscription and the question for its position.
+            return  # Published between the subscription and the question for the position: no gap.
         if number != last + 1:
             self.distrust(f"change {number} came after change {last}")
         self._position = Position(server, number)
 
     def distrust(self, reason: str) -> None:
-        """Believe nothing that is in memory, and let nothing that is under way into it."""
-        _LOGGER.debug("Process memory is dropped: %s", reason)
+        """Drop L1 and begin a new generation: reads and loads in progress may not fill L1 either."""
+        self._log.debug("L1 is dropped (new generation): %s", reason)
         self.generation += 1
         self._fences.doubt_all()
         self._l1.clear()

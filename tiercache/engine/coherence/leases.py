@@ -1,9 +1,51 @@
-"""Leases: of all processes one loads a key, and only a load that nothing has overtaken is stored.
+"""Leases: one process of all loads a key, and Valkey stores only a load that no change has overtaken.
 
-The lease is a placeholder in the key itself, ``tc:lease:{runtime}:{number}``: put there if the key is empty, renewed as
-long as the load runs, and replaced by the value if it is still there then. So whatever deletes or replaces the key, by
-whichever software, takes the right to store away. It is neither JSON nor a value of a kv tier: every reader takes it
-for absent. Of a key that has a value already (a refresh), that value stands in for the placeholder.
+A lease is a placeholder under the key itself, ``tc:lease:{runtime}:{number}``. Any software that deletes or replaces
+the key ends the lease. A placeholder is neither JSON nor a value of a kv tier: every reader treats the key as absent.
+
+The key in Valkey, as its holder sees it:
+
+::
+
+               take                              fill
+    absent ───────────▶ placeholder (held) ─────────────▶ value
+       ▲                  │  ▲ │     │
+       │     give up      │  └─┘     └──▶ lost: a client deletes or replaces the key, or ``ttl`` passes
+       └──────────────────┘ renew         without a renewal. Then ``fill`` stores nothing: its result is 0
+
+``take`` is SET NX. ``renew``, ``fill`` and ``give up`` act only if the key still holds this placeholder. A refresh of a
+key that has a value needs no placeholder: the value that the refresh found must still be there instead.
+
+``take`` has these outcomes:
+
+1. The key was empty: the lease is held.
+2. The key holds this very placeholder, because a cancelled batch was sent twice: the lease is held.
+3. The key holds another placeholder: the load waits, or a refresh takes the lease over.
+4. The key holds a value: the load reads the value. A refresh, ``take_many``, or a load that cannot decode the value
+   makes its lease on the value instead, and ``fill`` replaces the value.
+5. The key holds a type other than a string: the lease allows any replacement (``Lease.holds`` is None).
+6. Valkey refuses, or does not answer: the load goes on without a lease.
+
+The same key, as a waiter sees it (the loop is in ``operations.load``):
+
+::
+
+    placeholder ──▶ ask the holder for a message ──▶ wait ──▶ read the key
+                                                      ▲         │   value:               done
+                                                      │         │   absent:              take the lease
+                                                      └─────────┤   same placeholder:    wait again
+                                                                │   another placeholder: load without a lease
+                                                                │   ``lease_wait`` over: load without a lease
+
+The wait ends with a message that the lease has ended (``settled``), a change of the key, or a poll. The races:
+
+- "Lost answer": Valkey puts the placeholder there, and the answer is lost. No process would load until ``ttl`` passes.
+  A Release is queued at once; if the Release is lost too, the placeholder is an orphan, and a load takes it over.
+- "Cancelled while taking": the answer arrives in the step of the cancellation or later. The lease is given back.
+- "Ended before asked": the holder ends its lease before it receives the waiter's message, and sends nothing. The
+  waiter's poll finds the key changed.
+- "Waits for itself": the holder is a load of this process whose loader waits for the waiter. ``load_of`` returns the
+  holder, so that the waiter finds the cycle in the wait-for graph (``memory.flights``) and loads without a lease.
 """
 
 from __future__ import annotations
@@ -17,32 +59,33 @@ from ...errors import L2UnavailableError
 from ..level2.announcement import Announcement
 from ..level2.write_pipe import WritePipe
 from ..level2.writes import Announce, Release, TakeLease, WriteSet
-from ..memory.flights import CURRENT_FLIGHT, Dependant
+from ..memory.flights import CURRENT_FLIGHT, WaitNode
 
 __all__ = ["PLACEHOLDER_PREFIX", "Lease", "Leases", "holder_of", "is_placeholder"]
 
 PLACEHOLDER_PREFIX: Final = b"tc:lease:"
-# A renewal may be lost, or late, twice.
-_RENEWALS_A_LIFE: Final = 3
+# Renewals in one ``ttl``: two renewals in a row may be lost or late.
+_RENEWALS_PER_TTL: Final = 3
 
 
 def is_placeholder(data: bytes) -> bool:
-    """Return whether ``data`` stand for a load under way."""
+    """Return whether ``data`` are a placeholder: a load of the key is in progress."""
     return data.startswith(PLACEHOLDER_PREFIX)
 
 
 def holder_of(placeholder: bytes) -> str:
-    """Return the name of the runtime that has put ``placeholder`` there."""
+    """Return the name of the runtime that wrote ``placeholder``."""
     return placeholder[len(PLACEHOLDER_PREFIX) :].partition(b":")[0].decode(errors="replace")
 
 
 class Lease:
-    """One right to store under ``key`` in Valkey.
+    """The right of one load to store its value under ``key`` in Valkey.
 
     Attributes:
-        holds: What the key must still hold for the right to last; None: whatever it is, for it is no string.
-        is_wanted: Whether another process waits for it to end.
-        load: The load that has it, as far as it may be waited for.
+        holds: The bytes that the key must still hold when the value is stored; None: the key may hold anything, because
+            it held a type other than a string.
+        is_wanted: Whether another process waits for the end of the lease.
+        load: The load that has the lease, as a node of the wait-for graph; None for a lease on a value.
     """
 
     __slots__ = ("_renewal", "holds", "is_wanted", "key", "load")
@@ -51,27 +94,27 @@ class Lease:
         self.key = key
         self.holds = holds
         self.is_wanted = False
-        self.load: Dependant | None = None
+        self.load: WaitNode | None = None
         self._renewal: asyncio.TimerHandle | None = None
 
     @property
     def is_placeholder(self) -> bool:
-        """Whether it is a placeholder of this process, to be renewed and removed by it."""
+        """Whether the lease is a placeholder that this process must renew, and remove or replace."""
         return self._renewal is not None
 
     def renew_after(self, delay: float, renew: Callable[[Lease], None]) -> None:
-        """Call ``renew`` in ``delay`` seconds."""
+        """Schedule a call of ``renew`` in ``delay`` seconds."""
         self._renewal = asyncio.get_running_loop().call_later(delay, renew, self)
 
     def end(self) -> None:
-        """Renew no more."""
+        """Stop the renewals."""
         if self._renewal is not None:
             self._renewal.cancel()
             self._renewal = None
 
 
 def _is_taken(write: TakeLease | WriteSet, outcome: Any) -> bool:
-    """Return whether the placeholder was put there. There already, it was by the same command, sent a second time."""
+    """Return whether ``write`` took the lease. If the key already held this placeholder, the command was sent twice."""
     if isinstance(write, WriteSet):
         return bool(outcome == 1)
     return outcome is None or bool(outcome == write.placeholder)
@@ -92,26 +135,26 @@ class Leases:
     def __init__(self, pipe: WritePipe, *, origin: str, ttl: float) -> None:
         self._pipe = pipe
         self._prefix = PLACEHOLDER_PREFIX + origin.encode() + b":"
-        self._taken_count = 0
+        self._placeholder_count = 0
         self._ttl = ttl
         self._held: dict[str, Lease] = {}
-        # Placeholders that are being put there: sent, and not answered yet.
-        self._on_their_way: set[bytes] = set()
+        # Placeholders whose writes are queued or sent, but not answered.
+        self._in_flight: set[bytes] = set()
         self._waiting: dict[str, set[asyncio.Future[None]]] = {}
 
     # Holding
 
     async def take(self, key: str, indexes: tuple[str, ...]) -> Lease | bytes:
-        """Return the lease on ``key``, or the bytes that are there instead.
+        """Take the lease on ``key``; return the lease, or the bytes under the key that prevent it.
 
         Raises:
-            L2UnavailableError: No answer.
-            L2CommandError: Valkey refused.
+            L2UnavailableError: Valkey did not answer.
+            L2CommandError: Valkey refused the write.
 
-        Cancelling gives back what has been taken.
+        Cancelling the caller gives the lease back.
         """
         write = TakeLease(key, self._new_placeholder(), self._ttl, indexes)
-        (there,) = await self._answers([write])
+        (there,) = await self._outcomes_of_takes([write])
         if isinstance(there, Exception):
             raise there
         if _is_taken(write, there):
@@ -119,25 +162,29 @@ class Leases:
         return Lease(key, None) if there == TakeLease.NO_STRING else bytes(there)
 
     async def take_over(self, key: str, placeholder: bytes, indexes: tuple[str, ...]) -> Lease | None:
-        """Return the lease on ``key`` in place of whoever has put ``placeholder`` there, None if it is not there now.
+        """Take the lease on ``key`` from the holder of ``placeholder``; return None if the key no longer holds it.
 
-        For a load that is to win over those begun before it. Errors and cancellation as for ``take``.
+        For a load that must win over loads that began earlier. Errors and cancellation as for ``take``.
         """
         write = WriteSet(key, self._new_placeholder(), self._ttl, replaces=placeholder, indexes=indexes)
-        (outcome,) = await self._answers([write])
+        (outcome,) = await self._outcomes_of_takes([write])
         if isinstance(outcome, Exception):
             raise outcome
         return self._hold(key, write.value) if outcome else None
 
     async def take_many(self, wanted: list[tuple[str, tuple[str, ...]]]) -> list[Lease | None]:
-        """Return the lease on each key, with its indexes, None where another process loads it or Valkey refuses."""
+        """Take the leases on several keys, each with its indexes.
+
+        Returns:
+            For each key its lease, or None if another load holds the lease, or Valkey refused or did not answer.
+        """
         writes = [TakeLease(key, self._new_placeholder(), self._ttl, indexes) for key, indexes in wanted]
-        outcomes = await self._answers(writes)
+        outcomes = await self._outcomes_of_takes(writes)
         return [self._from_outcome(write, outcome) for write, outcome in zip(writes, outcomes, strict=True)]
 
     def _new_placeholder(self) -> bytes:
-        self._taken_count += 1
-        return self._prefix + str(self._taken_count).encode()
+        self._placeholder_count += 1
+        return self._prefix + str(self._placeholder_count).encode()
 
     def _from_outcome(self, write: TakeLease, outcome: Any) -> Lease | None:
         if _is_taken(write, outcome):
@@ -149,74 +196,75 @@ class Leases:
     def _hold(self, key: str, placeholder: bytes) -> Lease:
         lease = self._held[key] = Lease(key, placeholder)
         lease.load = CURRENT_FLIGHT.get()
-        lease.renew_after(self._ttl / _RENEWALS_A_LIFE, self._renew)
+        lease.renew_after(self._ttl / _RENEWALS_PER_TTL, self._renew)
         return lease
 
-    async def _answers(self, writes: Sequence[TakeLease | WriteSet]) -> list[Any]:
-        """Return the outcomes of taking leases. Cancelled, what has been taken, or is yet to be, is given back."""
+    async def _outcomes_of_takes(self, writes: Sequence[TakeLease | WriteSet]) -> list[Any]:
+        """Queue ``writes``, which take leases; return their outcomes. A cancellation gives all the leases back."""
         is_wanted = True
 
         def answered(write: TakeLease | WriteSet, outcome: Any) -> None:
             if not is_wanted:
-                self._return(write, outcome)
+                self._give_back(write, outcome)
             elif isinstance(outcome, L2UnavailableError):
-                # It may be there all the same, and nobody would load until it runs out.
+                # The race "lost answer": the placeholder may be there, and no process would load until its ttl ends.
                 self._pipe.post(Release(write.key, _placeholder_of(write)))
 
         placeholders = {_placeholder_of(write) for write in writes}
-        self._on_their_way |= placeholders
+        self._in_flight |= placeholders
         futures = [self._pipe.submit(write, partial(answered, write)) for write in writes]
         try:
             return await asyncio.gather(*futures, return_exceptions=True)
         except asyncio.CancelledError:
             is_wanted = False
             for write, future in zip(writes, futures, strict=True):
-                # Answered in the very moment of the cancellation.
+                # The race "cancelled while taking": this answer arrived just before the cancellation, in the same step.
+                # For later answers ``answered`` gives the lease back.
                 if future.done() and not future.cancelled() and future.exception() is None:
-                    self._return(write, future.result())
+                    self._give_back(write, future.result())
             raise
         finally:
-            self._on_their_way -= placeholders
+            self._in_flight -= placeholders
 
-    def _return(self, write: TakeLease | WriteSet, outcome: Any) -> None:
+    def _give_back(self, write: TakeLease | WriteSet, outcome: Any) -> None:
         if _is_taken(write, outcome):
             self._pipe.post(Release(write.key, _placeholder_of(write)))
 
     def is_orphan(self, key: str, placeholder: bytes | None) -> bool:
-        """Return whether ``placeholder`` is of this process, which has never heard that it was put under ``key``."""
+        """Return whether ``placeholder`` is an orphan: this runtime wrote it, but no load holds it as the lease."""
         if placeholder is None:
             return False
         lease = self._held.get(key)
         is_held = lease is not None and lease.holds == placeholder
-        return placeholder.startswith(self._prefix) and not is_held and placeholder not in self._on_their_way
+        return placeholder.startswith(self._prefix) and not is_held and placeholder not in self._in_flight
 
-    def load_of(self, key: str, placeholder: bytes | None) -> Dependant | None:
-        """Return the load of this process that has put ``placeholder`` under ``key``, None for another's."""
+    def load_of(self, key: str, placeholder: bytes | None) -> WaitNode | None:
+        """Return the load of this process that holds ``placeholder`` under ``key``, or None if there is none."""
         lease = self._held.get(key)
         return lease.load if lease is not None and lease.holds == placeholder else None
 
     def _renew(self, lease: Lease) -> None:
         def renewed(outcome: Any) -> None:
-            # Where it is not the placeholder that is there, the right is gone, and the fill will be refused. No answer
-            # says nothing; the next renewal asks again.
+            # 1: renewed. 0: the lease is lost; the fill will store nothing. Without an answer the lease may still hold,
+            # and the next renewal asks again.
             if lease.is_placeholder and (outcome == 1 or isinstance(outcome, L2UnavailableError)):
-                lease.renew_after(self._ttl / _RENEWALS_A_LIFE, self._renew)
+                lease.renew_after(self._ttl / _RENEWALS_PER_TTL, self._renew)
 
         assert lease.holds is not None
         self._pipe.post(WriteSet(lease.key, lease.holds, self._ttl, replaces=lease.holds), renewed)
 
     def fill(self, lease: Lease, data: bytes, ttl: float | None, on_done: Callable[[Any], object]) -> bool:
-        """Queue the value, to be stored if the right still lasts; the outcome is 0 if it was not.
+        """Queue the value; Valkey stores it if the lease still holds. Otherwise ``on_done`` receives 0.
 
         Returns:
-            False, the lease having been given up, if the queue is full.
+            False if the queue is full: the value was dropped and the lease given up.
         """
 
         def filled(outcome: Any) -> None:
             self._settle(lease)
             on_done(outcome)
 
-        # In place of a value, which others may have in memory, it is news to them.
+        # If the fill replaces a value, other processes may have that value in L1: the fill must be announced.
         replaces_value = lease.holds is None or not is_placeholder(lease.holds)
         write = WriteSet(lease.key, data, ttl, replaces=lease.holds, announced=replaces_value)
         if not self._pipe.fill(write, filled):
@@ -226,7 +274,7 @@ class Leases:
         return True
 
     def give_up(self, lease: Lease) -> None:
-        """Remove the placeholder, so that somebody else can load. Does nothing if there is none of this process."""
+        """Remove the placeholder, so that another load can start. Does nothing if the lease has no placeholder."""
         if lease.is_placeholder:
             lease.end()
             assert lease.holds is not None
@@ -240,7 +288,7 @@ class Leases:
             self._pipe.post(Announce(Announcement(settled=(lease.key,))))
 
     def note_wanted(self, key: str) -> None:
-        """Note that another process waits for the lease on ``key``, if this one holds it."""
+        """Record that another process waits for the lease on ``key``, if this process holds that lease."""
         lease = self._held.get(key)
         if lease is not None:
             lease.is_wanted = True
@@ -248,34 +296,34 @@ class Leases:
     # Waiting
 
     def ask(self, key: str) -> None:
-        """Tell whoever holds the lease on ``key`` that it is waited for."""
+        """Ask the process that holds the lease on ``key`` for a message when the lease ends."""
         if key not in self._held:
             self._pipe.post(Announce(Announcement(wanted=(key,))))
 
     async def wait(self, key: str, timeout: float) -> None:
-        """Return when something is heard of ``key``, or after ``timeout`` seconds."""
-        heard: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Wait until ``wake`` is called for ``key``, at most ``timeout`` seconds."""
+        wakeup: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         waiting = self._waiting.setdefault(key, set())
-        waiting.add(heard)
+        waiting.add(wakeup)
         try:
-            await asyncio.wait([heard], timeout=timeout)
+            await asyncio.wait([wakeup], timeout=timeout)
         finally:
-            waiting.discard(heard)
+            waiting.discard(wakeup)
             if not waiting and self._waiting.get(key) is waiting:
                 del self._waiting[key]
 
     def wake(self, key: str) -> None:
-        """Let those who wait for ``key`` look again."""
-        for heard in self._waiting.get(key, ()):
-            if not heard.done():
-                heard.set_result(None)
+        """Wake the loads that wait for ``key``, so that they read the key again."""
+        for wakeup in self._waiting.get(key, ()):
+            if not wakeup.done():
+                wakeup.set_result(None)
 
     def wake_all(self) -> None:
-        """Let everyone who waits look again."""
+        """Wake all waiting loads."""
         for key in self._waiting:
             self.wake(key)
 
     def end(self) -> None:
-        """Renew nothing any more."""
+        """Stop the renewals of all leases."""
         for lease in self._held.values():
             lease.end()

@@ -1,15 +1,27 @@
-"""The follower: keeps a subscription for as long as a runtime lives, and asks on it for proof that it is alive."""
+"""The listener: keeps a subscription while a runtime lives, and proves by PINGs that the subscription works.
+
+::
+
+    subscribe ──▶ turn on tracking ──▶ position ──▶ PING ──▶ first PONG ──▶ follow: events and PONGs
+        ▲                                                                                  │
+        └──── wait, then retry ◀──── the connection ends, or 4 PINGs in a row without PONG ┘
+
+The order matters: this process subscribes first, then asks for the position, and then sends the PING. So the position
+counts a change, or the message of the change is still to arrive. Only the PONG renews the trust in L1: the PONG arrives
+behind the messages that were published before the PING.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
 
 from ...errors import L2CommandError, L2UnavailableError, TierCacheError
+from ...log import CacheLog
+from ...options import CoherenceOptions
 from ..level2.announcement import Event, Pong
 from ..level2.level2 import Level2, Subscription
 from ..level2.write_pipe import WritePipe
@@ -18,69 +30,64 @@ from .coherence import Coherence
 
 __all__ = ["Listener"]
 
-_LOGGER: Final = logging.getLogger("tiercache")
 _PING_SECONDS: Final = 1.0
-# Pings in the time that one answer is good for: all but one of them may be lost.
-_PINGS_A_BOUND: Final = 3
-# Pings in a row without an answer after which a subscription is given up.
-_MOST_UNANSWERED: Final = 4
-_FIRST_ANSWER: Final = 1.0
+# PINGs in ``max_staleness`` seconds: trust lasts if one of them is answered.
+_PINGS_PER_BOUND: Final = 3
+# PINGs in a row without a PONG after which the listener gives the subscription up.
+_MAX_UNANSWERED_COUNT: Final = 4
+# Deadline, in seconds, of the first PONG; and pauses before the next attempt to subscribe.
+_FIRST_PONG: Final = 1.0
 _FIRST_RETRY: Final = 0.05
 _LAST_RETRY: Final = 2.0
 _REFUSED_RETRY: Final = 30.0
 
 
 class Listener:
-    """Hears, by way of ``level2``, what changes, and hands it to ``coherence``.
-
-    Args:
-        max_staleness: Seconds for which an answer to a ping is good.
-        tracking: "auto" where the server allows it, "on" or not at all, "off" not.
-    """
+    """Receives the changes of other processes from ``level2`` and passes them to ``coherence``."""
 
     def __init__(
         self,
         level2: Level2,
         pipe: WritePipe,
         coherence: Coherence,
-        *,
+        options: CoherenceOptions,
         now: Callable[[], float],
-        max_staleness: float,
-        tracking: str,
+        log: CacheLog,
     ) -> None:
         self._level2 = level2
         self._pipe = pipe
         self._coherence = coherence
         self._now = now
-        self._interval = min(_PING_SECONDS, max_staleness / _PINGS_A_BOUND)
-        self._tracking = tracking
+        self._log = log
+        self._interval = min(_PING_SECONDS, options.max_staleness / _PINGS_PER_BOUND)
+        self._tracking = options.tracking
         self._tracking_number: int | None = None
         self._subscription: Subscription | None = None
         self._unanswered_count = 0
-        self._warned = False
+        self._has_warned = False
 
     @property
     def is_tracking(self) -> bool:
-        """Whether the server tells what others than tiercache change."""
+        """Whether the server reports the changes of other clients, so also of software other than tiercache."""
         return self._tracking_number is not None
 
     async def open(self) -> None:
-        """Subscribe, if Valkey answers; ``run`` goes on with it, or tries again.
+        """Subscribe, if Valkey answers. ``run`` continues with this subscription, or tries again.
 
         Raises:
-            L2CommandError: Valkey does not track, and ``tracking`` is "on".
+            L2CommandError: Valkey refused the subscription or tracking, and ``tracking`` is "on".
         """
         try:
             self._subscription = await self._subscribe()
         except L2UnavailableError as error:
-            _LOGGER.debug("There is no subscription yet: %s", error)
+            self._log.debug("No subscription to changes yet: %s", error)
         except L2CommandError as error:
             if self._tracking == "on":
                 raise
-            self._refused(error)
+            self._warn_refused(error)
 
     async def run(self) -> None:
-        """Follow until cancelled; subscribe anew whenever the subscription ends."""
+        """Follow the subscription until cancelled; subscribe again whenever it ends."""
         retry = _FIRST_RETRY
         try:
             while True:
@@ -91,30 +98,29 @@ class Listener:
                     retry = _FIRST_RETRY
                     await self._follow(self._subscription)
                 except L2UnavailableError as error:
-                    _LOGGER.debug("The subscription has ended: %s", error)
+                    self._log.debug("The subscription to changes has ended: %s", error)
                     retry = min(retry * 2, _LAST_RETRY)
                 except TierCacheError as error:
-                    self._refused(error)
+                    self._warn_refused(error)
                     retry = _REFUSED_RETRY
-                # A defect; memory is not believed meanwhile, and the next subscription may go well.
+                # A defect: the trust in L1 runs out, until the next subscription renews it.
                 except Exception:
-                    _LOGGER.exception("The subscription has ended by an unexpected error")
+                    self._log.exception("The subscription to changes has ended with an unexpected error")
                     retry = _LAST_RETRY
-                await self._end()
+                await self._end_subscription()
         finally:
-            await self._end()
+            await self._end_subscription()
 
-    async def _end(self) -> None:
+    async def _end_subscription(self) -> None:
         if self._subscription is not None:
             subscription, self._subscription = self._subscription, None
             await subscription.aclose()
 
-    def _refused(self, error: TierCacheError) -> None:
-        if not self._warned:
-            self._warned = True
-            _LOGGER.warning(
-                "Valkey does not let this process hear of changes, so that entries are served from memory for "
-                "CoherenceOptions.max_staleness only: %s",
+    def _warn_refused(self, error: TierCacheError) -> None:
+        if not self._has_warned:
+            self._has_warned = True
+            self._log.warning(
+                "Cannot subscribe to invalidations (ACL?); L1 entries are served for max_staleness only: %s",
                 error,
             )
 
@@ -123,15 +129,15 @@ class Listener:
         try:
             await self._track(subscription)
             self._coherence.subscribed(await self._level2.position())
-            # Until this is answered memory is not trusted: what was said before it is still to come.
+            # Only the PONG renews the trust in L1: messages published before the PING arrive before the PONG.
             await self._ping(subscription)
-            async with asyncio.timeout(_FIRST_ANSWER):
+            async with asyncio.timeout(_FIRST_PONG):
                 while not isinstance(event := await subscription.receive(), Pong):
                     self._coherence.apply(event)
             self._coherence.apply(event)
         except TimeoutError as error:
             await subscription.aclose()
-            raise L2UnavailableError("Valkey did not answer on the subscription in time") from error
+            raise L2UnavailableError("Valkey did not answer the first PING on the subscription in time") from error
         except BaseException:
             await subscription.aclose()
             raise
@@ -141,31 +147,32 @@ class Listener:
         self._unanswered_count = 0
         pinging = asyncio.get_running_loop().create_task(self._keep_pinging(subscription), name="tiercache-ping")
         try:
-            await subscription.follow(self._heard)
+            await subscription.follow(self._receive)
         finally:
             pinging.cancel()
             await asyncio.gather(pinging, return_exceptions=True)
 
-    def _heard(self, event: Event) -> None:
+    def _receive(self, event: Event) -> None:
         if isinstance(event, Pong):
             self._unanswered_count = 0
         self._coherence.apply(event)
 
     async def _keep_pinging(self, subscription: Subscription) -> None:
-        # Counted and not timed: while the loop is blocked no ping is sent, and answers wait to be read.
-        while self._unanswered_count < _MOST_UNANSWERED:
+        # PINGs are counted, not timed: while the event loop is blocked, no PING is sent, and answers wait to be read.
+        while self._unanswered_count < _MAX_UNANSWERED_COUNT:
             await asyncio.sleep(self._interval)
             self._unanswered_count += 1
-            # A connection that has ended is noticed by who receives on it; that commands are not answered, by others.
+            # Errors are ignored here: ``follow`` notices an ended connection, and the breaker counts failed commands.
             with suppress(TierCacheError):
                 await self._ping(subscription)
             if self.is_tracking and subscription.id is not None:
-                self._pipe.post(Track(subscription.id), self._tracked)
+                self._pipe.post(Track(subscription.id), self._tracking_answered)
         await subscription.aclose()
 
     async def _ping(self, subscription: Subscription) -> None:
-        # In this order: what was numbered when the question was asked has been said when the ping is sent, and is heard
-        # before that is answered. What was numbered later is the next ping's.
+        # The order matters: each change up to ``number`` was published before the PING is sent, so its message arrives
+        # before the PONG, unless the message was lost. Trust therefore counts from ``asked_at``: a change with a later
+        # number belongs to the next PING.
         asked_at = self._now()
         number = await self._level2.last_number()
         await subscription.ping(asked_at, number)
@@ -177,26 +184,26 @@ class Listener:
             return
         try:
             if subscription.id is None:
-                raise L2CommandError("the server does not say what it knows a connection by (CLIENT ID)")
-            self._tracked(await self._pipe.submit(Track(subscription.id)))
+                raise L2CommandError("the server gives no id of the subscription, which tracking needs (CLIENT ID)")
+            self._tracking_answered(await self._pipe.submit(Track(subscription.id)))
         except L2CommandError as error:
             if self._tracking == "on":
                 raise
-            self._tracked(error)
+            self._tracking_answered(error)
 
-    def _tracked(self, outcome: Any) -> None:
+    def _tracking_answered(self, outcome: Any) -> None:
         if isinstance(outcome, L2CommandError):
             self._tracking = "off"
             self._tracking_number = None
-            _LOGGER.warning(
-                "Valkey does not tell what others than tiercache change (CLIENT TRACKING), so that it is seen after "
-                "l1_ttl at the latest: %s",
+            self._log.warning(
+                "Tracking (CLIENT TRACKING) is not possible; changes by other software reach L1 after l1_ttl at the "
+                "latest: %s",
                 outcome,
             )
         elif isinstance(outcome, int) and outcome != self._tracking_number:
             is_first = self._tracking_number is None
             self._tracking_number = outcome
             if is_first:
-                return  # The subscription itself is new, and nothing is believed yet.
-            # It was not being told for a while, at least.
-            self._coherence.distrust("changes by others may have been made while the server did not tell of them")
+                return  # The subscription is new, and L1 is not trusted yet.
+            # A new number: tracking was off for a while.
+            self._coherence.distrust("other software may have changed keys while tracking was off")

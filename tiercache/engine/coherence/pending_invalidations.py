@@ -1,41 +1,41 @@
-"""Invalidations that Valkey has not acknowledged: repeated until it has, and what they concern is not read from it.
+"""Pending invalidations: Valkey has not acknowledged them, so this process repeats them until Valkey does.
 
-The caller knows: the invalidation raised. Until it is repeated with success this process at least does not serve what
-may be left of it in Valkey.
+The caller of such an invalidation got an error. Until a repetition succeeds, this process does not read the invalidated
+keys from Valkey, because the old values may still be there.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import islice
 from typing import Final
 
 from ...errors import L2CommandError, L2UnavailableError, TierCacheError
+from ...log import CacheLog
 from ..entries.entry import Group
 from ..level2.write_pipe import WritePipe
 from ..level2.writes import Delete
 
 __all__ = ["PendingInvalidations"]
 
-_LOGGER: Final = logging.getLogger("tiercache")
 _PAGE_COUNT: Final = 500
 
 
 class PendingInvalidations:
-    """The unacknowledged invalidations of one runtime. Grows by a key for each, while Valkey is away.
+    """The unacknowledged invalidations of one runtime. While Valkey is unavailable, each adds a key or a group.
 
     Args:
         pause: Seconds between two attempts.
     """
 
-    def __init__(self, pipe: WritePipe, *, pause: float) -> None:
+    def __init__(self, pipe: WritePipe, *, pause: float, log: CacheLog) -> None:
         self._pipe = pipe
         self._pause = pause
+        self._log = log
         self._keys: dict[str, None] = {}
         self._groups: dict[Group, Callable[[], Awaitable[object]]] = {}
-        self._hiding: set[Group] = set()
+        self._covering_all: set[Group] = set()
         self._task: asyncio.Task[None] | None = None
         self._is_closed = False
 
@@ -43,11 +43,11 @@ class PendingInvalidations:
         return bool(self._keys or self._groups)
 
     def covers(self, key: str, groups: Sequence[Group]) -> bool:
-        """Return whether what Valkey has under ``key`` may have been invalidated."""
-        return key in self._keys or bool(self._hiding) or any(group in self._groups for group in groups)
+        """Return whether the value of ``key`` in Valkey may be invalidated, so that it must not be read."""
+        return key in self._keys or bool(self._covering_all) or any(group in self._groups for group in groups)
 
     def note(self, keys: Sequence[str], outcome: object) -> None:
-        """Take down how an invalidation, or a write, of ``keys`` ended."""
+        """Record the outcome of an invalidation or write of ``keys``: without an answer the keys are pending."""
         if isinstance(outcome, L2UnavailableError):
             self._keys.update(dict.fromkeys(keys))
             self._start()
@@ -56,7 +56,7 @@ class PendingInvalidations:
                 self._keys.pop(key, None)
 
     def remove(self, key: str, error: Exception) -> None:
-        """Have ``key`` removed from Valkey, where ``error`` has kept a newer value from being stored."""
+        """Remove ``key`` from Valkey, after ``error`` prevented the store of a newer value."""
         is_known = key in self._keys
         self._keys[key] = None
         if is_known or isinstance(error, L2UnavailableError):
@@ -65,7 +65,7 @@ class PendingInvalidations:
 
         def removed(outcome: object) -> None:
             if isinstance(outcome, L2CommandError):
-                # Whoever may neither store nor delete has to live with what is there.
+                # This process may neither store nor delete the key, and has to accept the value in Valkey.
                 self._keys.pop(key, None)
             else:
                 self.note((key,), outcome)
@@ -73,22 +73,22 @@ class PendingInvalidations:
         self._pipe.post(Delete((key,), announced=True), removed)
 
     def note_group(
-        self, group: Group, repeat: Callable[[], Awaitable[object]], *, hides_everything: bool = False
+        self, group: Group, repeat: Callable[[], Awaitable[object]], *, covers_everything: bool = False
     ) -> None:
-        """Take down that the invalidation of ``group`` was not acknowledged; ``repeat`` does it again.
+        """Record that the invalidation of ``group`` was not acknowledged; ``repeat`` runs the invalidation again.
 
         Args:
-            hides_everything: Whether any key may belong to the group, as with a tag.
+            covers_everything: Whether any key may belong to the group, as with a tag: only Valkey knows which keys do.
         """
         self._groups[group] = repeat
-        if hides_everything:
-            self._hiding.add(group)
+        if covers_everything:
+            self._covering_all.add(group)
         self._start()
 
     def settle_group(self, group: Group) -> None:
-        """Take down that the invalidation of ``group`` was acknowledged."""
+        """Record that the invalidation of ``group`` was acknowledged."""
         self._groups.pop(group, None)
-        self._hiding.discard(group)
+        self._covering_all.discard(group)
 
     def _start(self) -> None:
         if self._task is None and not self._is_closed:
@@ -102,16 +102,17 @@ class PendingInvalidations:
                 try:
                     await self._repeat_all()
                 except L2UnavailableError:
-                    pass  # Said by the breaker; the next attempt is under way.
+                    pass  # The breaker logs the outage; the loop tries again after the pause.
                 except TierCacheError as error:
                     if not is_refused:
                         is_refused = True
-                        _LOGGER.warning("An invalidation that Valkey did not answer is refused now: %s", error)
+                        self._log.warning("Valkey refuses the repetition of a pending invalidation: %s", error)
         finally:
             self._task = None
 
     async def _repeat_all(self) -> None:
-        # A key that is being changed is settled by that: a delete behind a store would remove what was stored.
+        # A key with an explicit write in flight is left out: that write settles the key, and a delete behind a store
+        # would remove the stored value.
         while page := tuple(islice((key for key in self._keys if not self._pipe.is_changing(key)), _PAGE_COUNT)):
             await self._pipe.write(Delete(page, announced=True))
             self.note(page, 0)
@@ -120,7 +121,7 @@ class PendingInvalidations:
             self.settle_group(group)
 
     async def aclose(self) -> None:
-        """Give up."""
+        """Stop repeating; the pending invalidations are given up."""
         self._is_closed = True
         task = self._task
         if task is not None:

@@ -1,1 +1,1 @@
-"""What is kept, counted and promised of an entry."""
+"""Entries: the records in L1, the rules and counters of their tiers, and the context of one operation."""

@@ -1,4 +1,4 @@
-"""What the cache counts: plain integers, written on the event loop, read by anyone."""
+"""Counters of a cache: plain integers, written on the event loop and readable from any thread."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Final
 
 __all__ = ["DURATION_BOUNDS", "OTHER", "CounterBook", "OperationCounters", "TierCounters"]
 
-# The label under which those are counted that came when the book was full. No tool can have this name.
+# Label of the counters that all labels share once the book is full. No tool can have this name.
 OTHER: Final = ":other"
 
-# Upper bounds, in seconds, of the durations that are counted together; those above the last have a place of their own.
-# From a millisecond up they are betterdb-agent-cache's.
+# Upper bounds, in seconds, of the buckets in which durations are counted; a last bucket counts all longer durations.
+# The bounds from a millisecond up are those of betterdb-agent-cache.
 DURATION_BOUNDS: Final = (
     *(0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005),
     *(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0),
@@ -22,24 +22,25 @@ DURATION_BOUNDS: Final = (
 
 @dataclass(slots=True)
 class TierCounters:
-    """How one tier was answered, in this process.
+    """Counts of the lookups, loads and writes of one tier in this process.
 
     Attributes:
-        l1_hits, l2_hits, misses: One per caller that looked something up.
-        coalesced: Callers, among the misses, that waited on a load another caller had started.
-        saved_micros: Millionths of a dollar that the answers of the hits had cost.
-        loads: Loader calls.
-        load_errors: Loader calls that raised or timed out.
-        lease_waits: Loads that waited for another process to load the key.
-        overtaken: Values stored nowhere, because their key was changed while they were loaded.
-        fills_dropped: Values not written to Valkey, because the queue was full, Valkey was taken for unavailable, or
-            another process had the lease.
+        l1_hits, l2_hits, misses: Callers that looked up a key: each caller adds 1 to one of the three.
+        coalesced: Callers, among the misses, that waited for a load which another caller had started.
+        saved_micros: Cost of the values that hits returned, in millionths of a dollar.
+        loads: Calls of loaders.
+        load_errors: Calls of loaders that raised or timed out.
+        lease_waits: Loads that waited for the lease of another load on their key, usually of another process.
+        overtaken: Loaded values that were stored nowhere, because their key was changed during the load.
+        fills_dropped: Loaded values that were not written to Valkey, because the queue was full, the breaker was open,
+            or another process held the lease.
         fill_errors: Loaded values whose write to Valkey failed.
-        write_errors: Explicitly stored values likewise, where the caller did not wait and so does not know.
-        too_large: Values stored nowhere, because they had more bytes than ``TierOptions.max_value_bytes``.
+        write_errors: Explicitly stored values whose write to Valkey failed after ``store`` had returned: the caller
+            did not wait for the write and gets no error.
+        too_large: Values that were stored nowhere, because they had more bytes than ``TierOptions.max_value_bytes``.
         l2_errors: Lookups that Valkey did not answer; each became a miss.
-        undecodable: Entries in Valkey that are not of this tier's form, or too large; each became a miss.
-        stored_bytes: Bytes of the values that were stored, explicitly or by a load; compressed ones as they are then.
+        undecodable: Entries in Valkey that do not have this tier's form, or are too large; each became a miss.
+        stored_bytes: Bytes of all values stored, explicitly or by a load; of a compressed value, its compressed size.
     """
 
     l1_hits: int = 0
@@ -60,16 +61,16 @@ class TierCounters:
     stored_bytes: int = 0
 
     def add(self, other: TierCounters) -> None:
-        """Add what ``other`` has counted."""
+        """Add the counts of ``other``."""
         for each in fields(self):
             setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
 
 
 class CounterBook:
-    """The counters of one tier by label: an llm entry's model, a tool entry's tool.
+    """The counters of one tier, by label: the model of an llm entry, the tool of a tool entry.
 
     Args:
-        limit: Most labels; further ones are counted together under ``OTHER``.
+        limit: Most labels; all further labels share the counters of ``OTHER``.
     """
 
     def __init__(self, limit: int = 10_000) -> None:
@@ -77,13 +78,13 @@ class CounterBook:
         self._by_label: dict[str, TierCounters] = {}
 
     def of(self, label: str) -> TierCounters:
-        """Return the counters to count ``label`` with."""
+        """Return the counters of ``label``, or those of ``OTHER`` for a new label once the book is full."""
         try:
             return self._by_label[label]
         except KeyError:
             if len(self._by_label) >= self._limit:
                 label = OTHER
-            # A plain str: the caller's own object is not kept.
+            # A plain str: the book must not keep the caller's own object alive.
             return self._by_label.setdefault(str.__str__(label), TierCounters())
 
     def items(self) -> Iterator[tuple[str, TierCounters]]:
@@ -91,7 +92,7 @@ class CounterBook:
         yield from tuple(self._by_label.items())
 
     def total(self) -> TierCounters:
-        """Return the sum over all labels, a copy."""
+        """Return the sum over all labels, in a new object."""
         total = TierCounters()
         for counters in self._by_label.values():
             total.add(counters)
@@ -100,13 +101,13 @@ class CounterBook:
 
 @dataclass(slots=True)
 class OperationCounters:
-    """How often one operation ran past L1, how often it raised, and how long it took.
+    """Counts of one operation: calls that L1 alone did not answer, errors and durations.
 
     Attributes:
-        calls: How often it ran.
-        errors: How often it raised; a cancellation does not count.
-        seconds: How long it took in all.
-        buckets: Calls by duration, one count for each of DURATION_BOUNDS and one for longer ones.
+        calls: Calls of the operation.
+        errors: Calls that raised; a cancellation is no error.
+        seconds: Sum of the durations of all calls.
+        buckets: Calls by duration: one count for each of ``DURATION_BOUNDS``, and a last count for longer calls.
     """
 
     calls: int = 0
@@ -122,7 +123,7 @@ class OperationCounters:
         self.buckets[bisect_left(DURATION_BOUNDS, seconds)] += 1
 
     def add(self, other: OperationCounters) -> None:
-        """Add what ``other`` has counted."""
+        """Add the counts of ``other``."""
         self.calls += other.calls
         self.errors += other.errors
         self.seconds += other.seconds

@@ -1,4 +1,4 @@
-"""What L1 keeps of a value, and the groups by which entries are invalidated together."""
+"""Entries: the records that L1 keeps, and the groups by which callers invalidate several entries at once."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from msgspec import Struct
 
 __all__ = ["ENTRY_OVERHEAD_BYTES", "Entry", "Group", "shared_size"]
 
-# An Entry, its numbers, its key's own header and its places in the LRU's two dictionaries: measured on CPython 3.11,
-# 343 bytes when those have just filled up, 400 when they have just grown.
+# Bytes of an Entry, its numbers, the header of its key, and its slots in the LRU's two dictionaries. Measured on
+# CPython 3.11: 343 bytes when the dictionaries have just filled up, 400 bytes when they have just grown.
 ENTRY_OVERHEAD_BYTES: Final = 382
 
 
@@ -17,12 +17,12 @@ _SIZES: Final = tuple(range(2048))
 
 
 def shared_size(size: int) -> int:
-    """Return ``size``, of most entries as one int for all that have it."""
+    """Return ``size``; all entries of the same size below 2,048 share one int object."""
     return _SIZES[size] if size < len(_SIZES) else size
 
 
 class Group(NamedTuple):
-    """A set of entries that can be invalidated at once: kind "tier", "model", ... and which one."""
+    """A set of entries that one call can invalidate: its kind ("tier", "model", ...) and its name."""
 
     kind: str
     value: str
@@ -31,17 +31,18 @@ class Group(NamedTuple):
 class Entry(Struct, eq=False, gc=False):
     """One value in process memory.
 
-    The garbage collector passes entries by: they are many and live long, and nothing that they hold leads back to them.
+    The garbage collector does not track entries (``gc=False``): a cache holds many entries for a long time, and no
+    value refers back to its entry.
 
     Attributes:
-        value: The tier's decoded form. Immutable: every caller is handed the same object.
-        deadline: Monotonic second from which L1 no longer serves it.
-        began: Monotonic second at which it is known to have been current: its load began then, or the read was sent.
-        expires_at: Monotonic second at which it leaves Valkey (inf: never); never before ``deadline``.
-        stored_at: Monotonic second at which it was stored, by whoever stored it.
-        groups: The groups it is invalidated with.
-        size_bytes: What it takes of ``L1Options.max_bytes``.
-        cost_micros: Millionths of a dollar that it cost to make, and that each hit saves.
+        value: The decoded value, in the tier's form. Immutable: every caller gets the same object.
+        deadline: Monotonic second from which L1 no longer serves the entry.
+        began: Monotonic second at which the load began or the read was sent: the value was current then or later.
+        expires_at: Monotonic second at which the entry expires in Valkey (inf: never); never before ``deadline``.
+        stored_at: Monotonic second at which this or another process stored the value.
+        groups: The groups whose invalidation removes the entry.
+        size_bytes: Bytes that the entry takes of ``L1Options.max_bytes``.
+        cost_micros: Cost of making the value, in millionths of a dollar; each hit saves as much.
     """
 
     value: Any

@@ -1,4 +1,4 @@
-"""What the engine answers."""
+"""Lookups: the answers of the engine to its callers."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ class Lookup(NamedTuple):
     """The outcome of a lookup or a load.
 
     Attributes:
-        entry: What was found, None for a miss.
-        source: Where, None for a miss.
-        coalesced: It came from a load that another caller had started.
-        degraded: Valkey should have been asked and did not answer.
-        placeholder: What another load, of this process or not, has put in the place of the value.
+        entry: The entry that was found or loaded, or None for a miss.
+        source: The source of the entry, or None for a miss.
+        coalesced: Whether the entry comes from a load that another caller had started.
+        degraded: Whether Valkey was unavailable for this lookup.
+        placeholder: The placeholder found under the key: a load of this or another process holds the lease. None if
+            there was no placeholder.
     """
 
     entry: Entry | None
@@ -30,5 +31,5 @@ class Lookup(NamedTuple):
 
     @property
     def is_hit(self) -> bool:
-        """Whether the answer came from the cache."""
+        """Whether the entry was in the cache, and was not just loaded."""
         return self.entry is not None and self.source != "loader"

@@ -1,4 +1,4 @@
-"""The context of one public operation: its timing, span and outcome, taken down in one place."""
+"""The context of one public operation: the one place that records its duration, span and outcome."""
 
 from __future__ import annotations
 
@@ -13,51 +13,54 @@ __all__ = ["Operation", "OperationLog", "Span", "Tracer"]
 
 
 class Span(Protocol):
-    """What traces show of one operation. No method raises."""
+    """The span of one operation in a trace. No method raises."""
 
     def set(self, attributes: Mapping[str, object]) -> None:
-        """Add attributes."""
+        """Add ``attributes`` to the span."""
         ...
 
     def end(self, error: BaseException | None) -> None:
-        """Note the outcome: well, or by ``error``."""
+        """End the span: as failed with ``error``, or as successful if ``error`` is None."""
         ...
 
 
 class Tracer(Protocol):
-    """Where spans are made. No method raises."""
+    """The maker of spans. No method raises."""
 
     def start(self, operation: str, attributes: Mapping[str, object]) -> Span | None:
-        """Begin the span of an operation; None for none."""
+        """Begin the span of an operation and return the span, or None if the tracer made no span."""
         ...
 
     def record(self, operation: str, attributes: Mapping[str, object]) -> None:
-        """Make the span of an operation that is over already."""
+        """Make the span of an operation that has already ended."""
         ...
 
 
 class OperationLog:
-    """The operations of one cache, by name. What L1 answers is none: it is only counted, and perhaps traced."""
+    """The operations of one cache, by name.
+
+    A lookup that L1 answers is no operation here: the cache counts the hit and, with a tracer, records its span.
+    """
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
         self._by_name: dict[str, OperationCounters] = {}
 
     def operation(self, name: str, tracer: Tracer | None, attributes: Mapping[str, object]) -> Operation:
-        """Return the context of an operation such as ``llm.store``, to be entered once."""
+        """Return a new context for an operation such as ``llm.store``. Enter the context once."""
         if tracer is None:
             return Operation(self.counters(name), self._now)
         return _TracedOperation(name, self.counters(name), self._now, tracer, attributes)
 
     def counters(self, name: str) -> OperationCounters:
-        """Return what to count the operation ``name`` with, for one that has no span."""
+        """Return the counters of the operation ``name``, for callers that need no span."""
         counters = self._by_name.get(name)
         if counters is None:
             counters = self._by_name[name] = OperationCounters()
         return counters
 
     def snapshot(self) -> dict[str, OperationCounters]:
-        """Return a copy of the counters so far. May be called from any thread."""
+        """Return a copy of all counters. Any thread may call this."""
         copies: dict[str, OperationCounters] = {}
         for name, counters in tuple(self._by_name.items()):
             copies[name] = OperationCounters()
@@ -66,7 +69,7 @@ class OperationLog:
 
 
 class Operation:
-    """One operation under way. What it raises passes through, and counts as an error if it is no cancellation."""
+    """One operation in progress. Exceptions pass through; each counts as an error, except a cancellation."""
 
     __slots__ = ("_began", "_counters", "_now")
 
@@ -76,10 +79,10 @@ class Operation:
         self._began = 0.0
 
     def set(self, name: str, value: object) -> None:
-        """Say something of the operation in its span, if it has one; telemetry/names.py lists what may be said."""
+        """Set an attribute of the operation's span, if there is a span; telemetry/names.py lists the attributes."""
 
     def found(self, found: Lookup) -> None:
-        """Say how a lookup ended."""
+        """Set the outcome of a lookup in the span, if there is a span."""
 
     def __enter__(self) -> Self:
         self._began = self._now()
@@ -92,7 +95,7 @@ class Operation:
 
 
 class _TracedOperation(Operation):
-    """One with a span, unless the tracer has failed to make it."""
+    """An operation with a span, unless the tracer failed to make the span."""
 
     __slots__ = ("_attributes", "_name", "_span", "_tracer")
 

@@ -1,4 +1,4 @@
-"""What the engine is told of a tier: its name, its rules, and how its values look in Valkey."""
+"""The policy of a tier: its name, its rules, and the codec between its values and the bytes in Valkey."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ __all__ = ["Codec", "TierPolicy", "UndecodableError", "UnreadableHereError"]
 
 
 class UndecodableError(ValueError):
-    """Bytes in Valkey are not of the tier's form. It never leaves the engine: such an entry is a miss."""
+    """Bytes in Valkey do not have the tier's form. This error never leaves the engine: such an entry is a miss."""
 
 
 class UnreadableHereError(UndecodableError):
-    """They are not for this process, which has other options or lacks a library. Others may be able to read them."""
+    """This process cannot decode the bytes: its options differ or a library is missing. Other processes may do so."""
 
 
 class Codec(Protocol):
-    """How a tier's values look in Valkey, and what they weigh in memory."""
+    """The codec of a tier: its values as bytes in Valkey, their size in memory, their cost and age."""
 
     def decode(self, data: bytes) -> Any:
-        """Return the value, immutable; raise UndecodableError for anything foreign, corrupt or too large."""
+        """Return the value, immutable; raise UndecodableError if ``data`` are foreign, corrupt or too large."""
         ...
 
     def pack(self, data: bytes) -> bytes:
-        """Return what is written to Valkey for the bytes of a value: these, or fewer that ``decode`` takes as well."""
+        """Return the bytes to write to Valkey: ``data``, or fewer bytes that ``decode`` accepts too."""
         ...
 
     def size_bytes(self, value: Any) -> int:
-        """Return the memory that ``value`` takes."""
+        """Return the bytes of memory that ``value`` takes."""
         ...
 
     def cost(self, value: Any) -> float | None:
-        """Return the dollars that ``value`` cost to make, None where that is not known."""
+        """Return the cost of making ``value``, in dollars, or None if the cost is unknown."""
         ...
 
     def stored_at(self, value: Any) -> float:
-        """Return when ``value`` was stored, in seconds since the epoch."""
+        """Return the time at which ``value`` was stored, in seconds since the epoch."""
         ...
 
 
@@ -51,14 +51,15 @@ class TierPolicy:
     """The resolved rules of one tier of one cache.
 
     Attributes:
-        groups_of: Where requests of several groups may share an entry: returns the groups of a value, which has the
-            request's tags besides. None: an entry belongs to the groups of whoever asked for it.
-        store_when: Tells from what a loader returned whether it is to be stored. None: it is.
+        groups_of: For tiers in which calls with different groups may share an entry: returns the groups of a value, to
+            which the engine adds the tags of the call. None: an entry belongs to the groups of the call that made it.
+        store_when: Returns whether the cache stores a loader's result. None: the cache stores every result.
         lease: Whether a load takes a lease in Valkey first.
-        is_state: Whether the values are state and no copies of something: an unavailable Valkey is then no miss, but an
-            error.
-        max_value_bytes: Most bytes, before ``Codec.pack``, that a value may have to be kept. None: any.
-        writes_behind: Whether an explicit store returns when it is queued.
+        is_state: Whether the values are state, not copies of a source: while Valkey is unavailable a read raises
+            instead of missing.
+        max_value_bytes: Most bytes, before ``Codec.pack``, that a value may have; the cache stores no larger value.
+            None: no limit.
+        writes_behind: Whether an explicit store returns as soon as the store is queued (write-behind).
     """
 
     tier: str
@@ -82,25 +83,30 @@ class TierPolicy:
         return Group("tier", self.tier)
 
     def default_lifetime(self) -> float | None:
-        """Return the seconds that an entry lives for which nobody said anything, None for ever."""
+        """Return the tier's lifetime in seconds, for entries without a lifetime of their own; None means no expiry."""
         return resolve_ttl(self.ttl)
 
-    def lifetime(self, *wishes: Ttl | None) -> float | None:
-        """Return the seconds an entry lives in Valkey, None for ever: the first of ``wishes``, else the tier's."""
-        return shorten(resolve_ttl(*wishes, self.ttl), self.jitter)
+    def lifetime(self, *ttls: Ttl | None) -> float | None:
+        """Return an entry's lifetime in Valkey in seconds, less the jitter; None means no expiry.
+
+        Args:
+            ttls: Lifetimes for this entry, the most specific first; the first that is not None counts, and if all are
+                None, the tier's lifetime.
+        """
+        return shorten(resolve_ttl(*ttls, self.ttl), self.jitter)
 
     def takes(self, data: bytes) -> bool:
-        """Return whether ``data``, before ``Codec.pack``, are few enough bytes to be kept."""
+        """Return whether ``data``, before ``Codec.pack``, are within ``max_value_bytes``."""
         return self.max_value_bytes is None or len(data) <= self.max_value_bytes
 
     def check_size(self, data: bytes, name: str) -> None:
-        """Refuse what ``takes`` says no to.
+        """Refuse a value that is too large.
 
         Args:
-            name: What to call the value in the error.
+            name: Name of the value in the error text.
 
         Raises:
-            UsageError: It names the size and the limit.
+            UsageError: ``data`` have more than ``max_value_bytes``; the text names the size and the limit.
         """
         if not self.takes(data):
             raise UsageError(

@@ -1,1 +1,1 @@
-"""The second level as a protocol, and the ordered queue of writes to it."""
+"""The second level (L2) as a protocol, and the ordered queue of writes to L2."""

@@ -1,4 +1,4 @@
-"""What one process tells the others of its cache, and what it hears."""
+"""Announcements: the messages that processes of one cache publish to each other, and the events that they receive."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from typing import NamedTuple, TypeAlias
 
 from ..entries.entry import Group
 
-__all__ = ["Announcement", "ChangedByOthers", "Event", "Heard", "Pong", "Unreadable"]
+__all__ = ["Announcement", "Event", "Pong", "Received", "TrackedChange", "Unreadable"]
 
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """Something that other processes have to know.
+    """A message of one process to the other processes of its cache.
 
     Attributes:
-        keys: Keys whose values have been replaced or removed.
-        groups: Groups whose entries have been removed.
-        overtaken: Groups whose reads and loads under way are overtaken; their entries stay.
-        wanted: Keys for whose lease somebody waits.
-        settled: Keys whose lease has ended, well or ill.
-        settings: Settings that are kept in Valkey have been changed.
+        keys: Keys whose values were replaced or removed.
+        groups: Groups whose entries were removed.
+        overtaken: Groups whose reads and loads in progress are overtaken; their entries stay.
+        wanted: Keys for whose leases a load waits.
+        settled: Keys whose leases have ended, with or without a value.
+        settings: Whether settings in Valkey (the tool policies) were changed.
     """
 
     keys: tuple[str, ...] = ()
@@ -32,16 +32,16 @@ class Announcement:
 
     @property
     def is_change(self) -> bool:
-        """Whether it must not be missed. Such announcements are numbered, so that a gap is noticed."""
+        """Whether other processes must not miss the announcement. Changes are numbered, so that a gap shows."""
         return bool(self.keys or self.groups or self.overtaken)
 
 
-class Heard(NamedTuple):
-    """An announcement of some process, perhaps of this one.
+class Received(NamedTuple):
+    """A received announcement, of another process or of this process.
 
     Attributes:
-        origin: The runtime that made it.
-        number: Its place in the sequence of all changes; None where it is no change.
+        origin: The runtime that published the announcement.
+        number: The number of the change in the sequence of all changes; None if the announcement is no change.
     """
 
     announcement: Announcement
@@ -49,18 +49,18 @@ class Heard(NamedTuple):
     number: int | None
 
 
-class ChangedByOthers(NamedTuple):
-    """The server's own word: ``keys`` have been changed by whomever; None: any key may have been."""
+class TrackedChange(NamedTuple):
+    """A tracking message of the server: another client changed ``keys``; None means any key may have changed."""
 
     keys: tuple[str, ...] | None
 
 
 class Pong(NamedTuple):
-    """The answer to a ping: everything said before that ping was sent has been heard.
+    """The answer to a PING: this process has received everything published before the PING was sent.
 
     Attributes:
-        stamp: Monotonic second at which it was sent.
-        number: The number of the last change before that.
+        stamp: Monotonic second at which this process prepared the PING, before it asked for ``number``.
+        number: The number of the last change when this process asked for it.
     """
 
     stamp: float
@@ -68,9 +68,9 @@ class Pong(NamedTuple):
 
 
 class Unreadable(NamedTuple):
-    """A message that this version does not understand."""
+    """A message that this version of the library cannot read."""
 
     reason: str
 
 
-Event: TypeAlias = Heard | ChangedByOthers | Pong | Unreadable
+Event: TypeAlias = Received | TrackedChange | Pong | Unreadable

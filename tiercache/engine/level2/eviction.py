@@ -1,4 +1,8 @@
-"""Whether the server makes room by removing keys: what an index has lost that way, nobody tells it."""
+"""Eviction: whether the server may remove keys when its memory is full.
+
+The server does not report evictions. An index that was evicted and then started again lacks its earlier members, and
+nothing shows the loss.
+"""
 
 from __future__ import annotations
 
@@ -9,48 +13,48 @@ from typing import Final
 
 from .breaker import GuardedLevel2
 
-__all__ = ["Eviction", "policy_in", "takes_any"]
+__all__ = ["Eviction", "eviction_policy_in", "takes_any"]
 
-# Seconds for which an answer is good. A policy is changed by hand, now and then.
-_GOOD_SECONDS: Final = 30.0
+# Seconds for which an answer counts. People change the server's policy by hand, and seldom.
+_ANSWER_SECONDS: Final = 30.0
 
 
-def policy_in(info: object) -> str | None:
-    """Return the ``maxmemory-policy`` that the reply to INFO memory names, None if it names none."""
+def eviction_policy_in(info: object) -> str | None:
+    """Return the ``maxmemory-policy`` in the reply to INFO memory, or None if the reply names no policy."""
     found = re.search(rb"maxmemory_policy:([\w-]+)", info) if isinstance(info, bytes) else None
     return None if found is None else found[1].decode()
 
 
 def takes_any(policy: str | None) -> bool:
-    """Return whether a server of this policy may remove keys that do not expire. One that is not known may."""
+    """Return whether a server with this policy may evict keys without an expiry; True if the policy is unknown."""
     return policy is None or policy.startswith("allkeys-")
 
 
 class Eviction:
-    """What one connection's server does when it is full. Asked when it matters, and not again for half a minute."""
+    """The eviction policy of one server, asked for when needed and remembered for half a minute."""
 
     def __init__(self, level2: GuardedLevel2, now: Callable[[], float]) -> None:
         self._level2 = level2
         self._now = now
         self._policy: str | None = None
-        self._ask_at = -math.inf
+        self._ask_again_at = -math.inf
 
-    async def may_take_any(self) -> bool:
-        """Return whether it may remove keys that do not expire. A server that does not say may.
+    async def may_evict_any(self) -> bool:
+        """Return whether the server may evict keys without an expiry; True if the server does not tell its policy.
 
         Raises:
-            L2UnavailableError: No answer.
+            L2UnavailableError: The server did not answer.
         """
-        return takes_any(await self._asked())
+        return takes_any(await self._current_policy())
 
-    async def may_take_expiring(self) -> bool:
-        """As ``may_take_any``, for keys that expire."""
-        return await self._asked() != "noeviction"
+    async def may_evict_expiring(self) -> bool:
+        """Return whether the server may evict keys with an expiry. Otherwise as ``may_evict_any``."""
+        return await self._current_policy() != "noeviction"
 
-    async def _asked(self) -> str | None:
-        # While there is no answer to be had, whoever wants to know has other things to ask, and learns it from those.
-        if self._now() >= self._ask_at and self._level2.is_answering:
+    async def _current_policy(self) -> str | None:
+        # While the breaker is open this does not ask: each caller also sends other commands, and these raise the error.
+        if self._now() >= self._ask_again_at and self._level2.is_answering:
             (info,) = await self._level2.execute([("INFO", "memory")])
-            self._policy = policy_in(info)
-            self._ask_at = self._now() + _GOOD_SECONDS
+            self._policy = eviction_policy_in(info)
+            self._ask_again_at = self._now() + _ANSWER_SECONDS
         return self._policy

@@ -1,4 +1,4 @@
-"""The second level as the engine sees it: reads with the remaining lifetime, ordered writes, announcements."""
+"""The second level (L2) as a protocol: reads with the remaining lifetime, ordered writes, announcements."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from .announcement import Event
 from .writes import Command, Write, WriteResult
 
-__all__ = ["Level2", "Position", "Stored", "Subscription", "answer_of"]
+__all__ = ["Level2", "Position", "Stored", "Subscription", "as_future"]
 
 T = TypeVar("T")
 
 
 class Stored(NamedTuple):
-    """What a read found.
+    """The result of a read.
 
     Attributes:
-        value: The bytes, or None where the key holds something that is no string.
-        ttl: Seconds left, None for no expiry.
+        value: The bytes under the key, or None if the key holds a type other than a string.
+        ttl: Remaining lifetime in seconds, or None for no expiry.
     """
 
     value: bytes | None
@@ -27,57 +27,64 @@ class Stored(NamedTuple):
 
 
 class Position(NamedTuple):
-    """Where the sequence of changes stands: equal positions mean that nothing has been announced in between.
+    """A position in the sequence of changes. Equal positions prove that no change was announced in between.
 
     Attributes:
-        server: Which life of which server; None where it does not say, which is equal to nothing.
-        number: The last change's.
+        server: The server, and its current life: a restarted server is another one. None if the server does not tell;
+            a position without a server proves nothing.
+        number: The number of the last change.
     """
 
     server: str | None
     number: int
 
     def proves_nothing_missed(self, since: Position | None) -> bool:
-        """Return whether no change has been announced since ``since``."""
+        """Return whether certainly no change was announced since ``since``."""
         return self.server is not None and self == since
 
 
 class Subscription(Protocol):
-    """A connection on which this process hears of changes, in the order in which they were made.
+    """A connection on which this process receives announcements, in the order in which they were published.
 
     Raises:
-        L2UnavailableError: The connection has ended, from any method.
+        L2UnavailableError: The connection has ended; any method may raise this.
 
     Attributes:
-        id: What the server knows it by, None where it does not say.
+        id: The server's id of the connection, or None if the server gives no id.
     """
 
     @property
     def id(self) -> int | None: ...
 
     async def ping(self, stamp: float, number: int) -> None:
-        """Send a ping that is answered on the same connection, in its turn, by a Pong with the same."""
+        """Send a PING. The server answers on the same connection, in order, with a Pong of the same arguments."""
         ...
 
     async def receive(self) -> Event:
-        """Return what comes next. Without a deadline. An own announcement may come without what it says."""
+        """Wait for the next event, without a deadline, and return the event.
+
+        An announcement of this process itself may arrive without its content: only its origin and number count.
+        """
         ...
 
     async def follow(self, apply: Callable[[Event], object]) -> None:
-        """Call ``apply`` with all that comes, in the step in which it comes, until the connection ends or it raises."""
+        """Call ``apply`` with each event, in the step in which the event arrives.
+
+        Runs until the connection ends or ``apply`` raises.
+        """
         ...
 
     async def aclose(self) -> None:
-        """End it. Never raises for a server that is gone."""
+        """End the connection. Never raises if the server is gone."""
         ...
 
 
 class Level2(Protocol):
-    """A store shared by processes. Every method has a deadline of its own.
+    """A store that several processes share. Every method has a deadline of its own.
 
     Raises:
-        L2UnavailableError: No answer, from any method.
-        L2CommandError: The store refused, from any method but ``apply``.
+        L2UnavailableError: The store did not answer; any method may raise this.
+        L2CommandError: The store refused a command; any method except ``apply`` may raise this.
     """
 
     async def ping(self) -> None:
@@ -85,23 +92,23 @@ class Level2(Protocol):
         ...
 
     async def get(self, key: str) -> Stored | None:
-        """Return what ``key`` holds together with its remaining lifetime, in one round trip; None if nothing."""
+        """Return the value and the remaining lifetime of ``key``, in one round trip; None if there is no value."""
         ...
 
     async def get_many(self, keys: Sequence[str]) -> list[Stored | None]:
-        """Return for each of ``keys`` what ``get`` does, all in one round trip."""
+        """Return the result of ``get`` for each of ``keys``, all in one round trip."""
         ...
 
     async def get_values(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """Return the values of ``keys``, in order; None for what is missing or no string."""
+        """Return the values of ``keys``, in order; None for a key that is missing or holds no string."""
         ...
 
     def apply(self, writes: Sequence[Write]) -> Awaitable[list[WriteResult]]:
         """Carry out ``writes`` in order, in one round trip.
 
         Returns:
-            For each write its result, as its kind says; for those that do not, the count of keys touched. Where one
-            was refused, the error in its place.
+            One result for each write: the result that the class of the write documents, else the count of keys touched.
+            For a refused write, the error is its result.
         """
         ...
 
@@ -110,35 +117,35 @@ class Level2(Protocol):
         ...
 
     async def execute(self, commands: Sequence[Command]) -> list[Any]:
-        """Send Valkey commands together, in order; return a reply, or the error in its place, for each.
+        """Send Valkey commands together, in order; return the reply to each, or its error.
 
-        For what is no entry: statistics, registration, policies. Never sent twice.
+        For data other than entries: statistics, registration, policies. The commands are never sent twice.
         """
         ...
 
     async def trim_indexes(self) -> None:
-        """Forget in the indexes, as far as this process has used them, keys that are gone."""
+        """Remove from the indexes that this process has used the keys that no longer exist."""
         ...
 
     async def subscribe(self) -> Subscription:
-        """Return a new subscription: what is announced from now on is heard on it."""
+        """Return a new subscription, which receives all announcements from now on."""
         ...
 
     async def position(self) -> Position:
-        """Return where the sequence of changes stands."""
+        """Return the current position in the sequence of changes."""
         ...
 
     async def last_number(self) -> int:
-        """Return the number of the last change, 0 for none."""
+        """Return the number of the last change, or 0 if there was no change."""
         ...
 
     async def aclose(self) -> None:
-        """Close the connections. Never raises for a store that is gone."""
+        """Close the connections. Never raises if the store is gone."""
         ...
 
 
-def answer_of(applied: Awaitable[T]) -> asyncio.Future[T]:
-    """Return the future of what ``Level2.apply`` has returned."""
+def as_future(applied: Awaitable[T]) -> asyncio.Future[T]:
+    """Return the result of ``Level2.apply`` as a future; a coroutine becomes a task."""
     if asyncio.iscoroutine(applied):
         return asyncio.get_running_loop().create_task(applied, name="tiercache-writes")
     return asyncio.ensure_future(applied)

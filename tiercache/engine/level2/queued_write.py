@@ -1,38 +1,32 @@
-"""What stands in the write pipe's queue, and the bounds of the queue."""
+"""One write in the queue of the write pipe."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from .writes import Write, WriteSet
 
-__all__ = ["OnDone", "QueueLimits", "QueuedWrite"]
+__all__ = ["OnDone", "QueuedWrite"]
 
-# Called with the count of keys touched, the reply to a Run or the error, at the moment the outcome is known and before
-# any waiter runs.
+# Receives the outcome of a write: the count of keys touched, the reply to a Run, or the error. The write pipe calls the
+# function in the step in which the outcome is known, before any waiter of the write runs.
 OnDone = Callable[[Any], object]
 
 
-@dataclass(frozen=True, slots=True)
-class QueueLimits:
-    """The bounds of a queue; see ``WriteOptions``."""
-
-    max_delay: float = 0.005
-    max_ops: int = 100
-    max_bytes: int = 4 * 1024 * 1024
-    max_queue_bytes: int = 32 * 1024 * 1024
-
-
 class QueuedWrite:
-    """A write in its place in the queue.
+    """A write at its place in the queue.
 
     Attributes:
-        is_explicit: Whether it is a change, and not a fill.
-        is_behind: Whether it may wait for others.
-        later: Further writes whose place this one's has become; ``write`` is what is sent for all of them.
+        write: The write to send.
+        is_explicit: Whether the write is a change made by a caller. False for the cache's own writes, such as fills.
+        is_behind: Whether the write is a store behind, which may wait for other writes to share a round trip.
+        on_done: Receives the outcome, or None.
+        future: The future of the caller that waits for the outcome, or None.
+        answered: The future of a ``flush`` that waits for this write, or None.
+        later: Later stores of the same key that gave up their own places in the queue, or None. ``write`` is sent for
+            all of them, and all get its outcome.
     """
 
     __slots__ = ("answered", "future", "is_behind", "is_explicit", "keys", "later", "on_done", "size_bytes", "write")
@@ -56,22 +50,26 @@ class QueuedWrite:
         self.answered: asyncio.Future[None] | None = None
         self.later: list[QueuedWrite] | None = None
 
-    def supersede(self, later: QueuedWrite, write: WriteSet) -> None:
-        """Have ``write`` sent for this write and for ``later``."""
+    def absorb(self, later: QueuedWrite, write: WriteSet) -> None:
+        """Send ``write`` at this place in the queue, for this store and for ``later``."""
         self.write = write
         if self.later is None:
             self.later = []
         self.later.append(later)
 
     def finish(self, outcome: Any) -> None:
-        if self.on_done is not None:
-            self.on_done(outcome)
-        if self.answered is not None and not self.answered.done():
-            self.answered.set_result(None)
-        if self.future is not None and not self.future.done():
-            if isinstance(outcome, Exception):
-                self.future.set_exception(outcome)
-            else:
-                self.future.set_result(outcome)
-        for queued in self.later or ():
-            queued.finish(outcome)
+        """Hand the outcome to ``on_done``, then to a waiting ``flush``, to the caller, and to the ``later`` stores."""
+        try:
+            if self.on_done is not None:
+                self.on_done(outcome)
+        finally:
+            # Also where ``on_done`` raises by a defect: otherwise the caller would wait for ever.
+            if self.answered is not None and not self.answered.done():
+                self.answered.set_result(None)
+            if self.future is not None and not self.future.done():
+                if isinstance(outcome, Exception):
+                    self.future.set_exception(outcome)
+                else:
+                    self.future.set_result(outcome)
+            for queued in self.later or ():
+                queued.finish(outcome)

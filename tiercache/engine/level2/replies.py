@@ -1,4 +1,4 @@
-"""Sending plain commands of which each must have succeeded."""
+"""Replies: send plain commands and raise if one of them failed."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ __all__ = ["send"]
 
 
 async def send(level2: Level2, commands: Sequence[Command]) -> list[Any]:
-    """Return the replies to ``commands``, sent together.
+    """Send ``commands`` together and return their replies.
 
     Raises:
-        L2UnavailableError: No answer.
-        L2CommandError: Valkey refused one; the others have been carried out.
+        L2UnavailableError: Valkey did not answer.
+        L2CommandError: Valkey refused a command; Valkey has carried out the others.
     """
     replies = await level2.execute(commands)
     for reply in replies:

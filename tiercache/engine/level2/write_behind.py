@@ -1,45 +1,40 @@
-"""Stores behind: values whose stores have returned, and which Valkey has not acknowledged yet.
+"""Write-behind: stores that have returned to their callers, but that Valkey has not acknowledged yet.
 
-A read that starts after such a store must not find what Valkey had before it. It is handed the queued value, as long as
-process memory might serve that too; otherwise, because another process has changed the key since or may have, it waits
-for the answer and asks Valkey, where the last write wins.
+A read that starts after such a store must not return the value that Valkey held before the store. There are two cases:
+
+1. L1 could serve the queued value too (its fence holds, its deadline has not passed, it is trusted): the read gets the
+   queued value.
+2. Another process has changed the key since, or may have: the read waits until the store is answered and then asks
+   Valkey, where the last write wins.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from ..entries.entry import Entry
-from ..memory.fences import Fence, Fences
-from ..memory.l1 import L1
+from ..memory.fences import Fence
+from ..memory.memory import Memory
 from .write_pipe import WritePipe
 
 __all__ = ["WriteBehind"]
 
 
 class WriteBehind:
-    """The unanswered ones of one runtime, the last of each key.
+    """The unanswered stores behind of one runtime: the last one of each key."""
 
-    Args:
-        now: The monotonic clock.
-    """
-
-    def __init__(self, pipe: WritePipe, fences: Fences, l1: L1, now: Callable[[], float]) -> None:
+    def __init__(self, pipe: WritePipe, memory: Memory) -> None:
         self._pipe = pipe
-        self._fences = fences
-        self._l1 = l1
-        self._now = now
+        self._memory = memory
         self._by_key: dict[str, tuple[Entry, Fence]] = {}
 
     def __len__(self) -> int:
         return len(self._by_key)
 
     def add(self, entry: Entry, fence: Fence) -> None:
-        """Note that ``entry`` is queued, to be stored under ``fence``."""
+        """Register the queued store of ``entry`` under ``fence``. A later store of the key replaces an earlier one."""
         self._by_key[fence.key] = entry, fence
 
     def answered(self, fence: Fence) -> bool:
-        """Forget the store under ``fence``; return whether none of its key has been queued since."""
+        """Remove the answered store under ``fence``; return False if a later store of its key is queued."""
         _, latest = self._by_key[fence.key]
         if latest is not fence:
             return False
@@ -47,11 +42,11 @@ class WriteBehind:
         return True
 
     async def find(self, key: str) -> Entry | None:
-        """Return the value of ``key`` that is queued, None once Valkey may be asked for it."""
+        """Return the queued value of ``key``, or None as soon as a read may ask Valkey for the key."""
         while (queued := self._by_key.get(key)) is not None:
             entry, fence = queued
-            now = self._now()
-            if self._fences.allow(fence) and now < entry.deadline and self._l1.believes(entry.began, now):
+            memory, now = self._memory, self._memory.now()
+            if memory.fences.allow(fence) and now < entry.deadline and memory.l1.trusts(entry.began, now):
                 return entry
             await self._pipe.flush()
         return None

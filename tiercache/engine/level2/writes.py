@@ -1,4 +1,4 @@
-"""The writes that a Level2 carries out: values, deletes, leases, announcements, commands."""
+"""Writes: the values, deletes, leases, announcements and commands that a Level2 carries out."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class WriteSet(Struct, frozen=True, gc=False):
     """Write ``value`` under ``key`` for ``ttl`` seconds (None: no expiry).
 
     Attributes:
-        replaces: What the key must hold for it to be written; the result is 0 if it holds something else. None: it is
-            written in any case.
-        indexes: Keys of the indexes that the key is added to before it is written.
-        announced: Whether the other processes are told.
+        replaces: The bytes that the key must hold. If the key holds other bytes or none, nothing is written and the
+            result is 0. None: the value is written in any case.
+        indexes: Keys of the indexes to which the server adds the key, before it writes the value.
+        announced: Whether the write pipe announces the key to the other processes.
     """
 
     key: str
@@ -30,22 +30,22 @@ class WriteSet(Struct, frozen=True, gc=False):
 
     @property
     def keys(self) -> tuple[str | bytes, ...]:
-        """The keys that it changes."""
+        """The keys that the write changes."""
         return (self.key,)
 
     @property
     def size_bytes(self) -> int:
-        """What it weighs in the queue."""
+        """Bytes that the write takes in the queue."""
         return len(self.key) + len(self.value)
 
 
 class Delete(Struct, frozen=True, gc=False):
-    """Delete ``keys``; the result counts those that held a value, and no mere placeholder.
+    """Delete ``keys``; the result is the count of keys that held a value. A placeholder is no value.
 
     Attributes:
-        announced: Whether the other processes are told. ``keys`` must be text then.
-        index: Key of the index that has them as members: it forgets those that are gone, as far as no write of theirs
-            may be on its way.
+        announced: Whether the write pipe announces ``keys`` to the other processes. If True, ``keys`` must be str.
+        index: Key of the index that lists ``keys``, or None. The server removes the keys that are gone from the index,
+            except keys that a write in flight may be about to create (members younger than a minute).
     """
 
     keys: tuple[str | bytes, ...]
@@ -54,17 +54,18 @@ class Delete(Struct, frozen=True, gc=False):
 
     @property
     def size_bytes(self) -> int:
-        """What it weighs in the queue."""
+        """Bytes that the write takes in the queue."""
         return sum(map(len, self.keys))
 
 
 class TakeLease(Struct, frozen=True, gc=False):
-    """Put ``placeholder`` under ``key`` for ``ttl`` seconds if there is nothing.
+    """Put ``placeholder`` under ``key`` for ``ttl`` seconds if the key is empty.
 
-    The result is None if it was put there, else the bytes that are there; for what is no string ``NO_STRING``.
+    The result is None if the placeholder was put there; else the bytes under the key, or ``NO_STRING`` if the key holds
+    a type other than a string.
 
     Attributes:
-        indexes: As for WriteSet: a load under way is found by whoever removes a group.
+        indexes: As for WriteSet. By them the invalidation of a group also finds the loads in progress.
     """
 
     key: str
@@ -76,12 +77,12 @@ class TakeLease(Struct, frozen=True, gc=False):
 
     @property
     def keys(self) -> tuple[str | bytes, ...]:
-        """The keys whose values it changes: none, for a placeholder is no value."""
+        """The keys whose values the write changes: none, because a placeholder is no value."""
         return ()
 
     @property
     def size_bytes(self) -> int:
-        """What it weighs in the queue."""
+        """Bytes that the write takes in the queue."""
         return len(self.key) + len(self.placeholder)
 
 
@@ -93,51 +94,55 @@ class Release(Struct, frozen=True, gc=False):
 
     @property
     def keys(self) -> tuple[str | bytes, ...]:
-        """The keys whose values it changes: none, as for TakeLease."""
+        """The keys whose values the write changes: none, as for TakeLease."""
         return ()
 
     @property
     def size_bytes(self) -> int:
-        """What it weighs in the queue."""
+        """Bytes that the write takes in the queue."""
         return len(self.key) + len(self.placeholder)
 
 
 class Announce(Struct, frozen=True, gc=False):
-    """Tell the other processes. The result is the number of the change, or of listeners where it is none."""
+    """Publish ``announcement`` to the other processes.
+
+    The result is the number of the change or, for an announcement that is no change, the count of subscribers.
+    """
 
     announcement: Announcement
 
     @property
     def keys(self) -> tuple[str | bytes, ...]:
-        """The keys that it changes: none."""
+        """The keys that the write changes: none."""
         return ()
 
     @property
     def size_bytes(self) -> int:
-        """What it weighs in the queue."""
-        said = self.announcement
-        return sum(map(len, (*said.keys, *said.wanted, *said.settled)))
+        """Bytes that the write takes in the queue."""
+        announcement = self.announcement
+        return sum(map(len, (*announcement.keys, *announcement.wanted, *announcement.settled)))
 
 
 class Track(Struct, frozen=True, gc=False):
-    """Have the server tell a subscription of what others change, from now on if it does not do so already.
+    """Turn on tracking, if it is off: the server then sends the changes of other clients to a subscription.
 
-    The result is a number that changes whenever it had stopped doing so, L2CommandError if it refuses.
+    The result is a number, or L2CommandError if the server refuses. A new number means that tracking was off for a
+    while, so that messages may be missing.
 
     Attributes:
-        subscriber: Its ``Subscription.id``.
+        subscriber: The ``Subscription.id`` of the subscription.
     """
 
     subscriber: int
 
     @property
     def keys(self) -> tuple[str | bytes, ...]:
-        """The keys that it changes: none."""
+        """The keys that the write changes: none."""
         return ()
 
     @property
     def size_bytes(self) -> int:
-        """What it weighs in the queue."""
+        """Bytes that the write takes in the queue."""
         return 0
 
 
@@ -146,11 +151,11 @@ Command: TypeAlias = tuple[str | bytes | int | float, ...]
 
 
 class Run(Struct, frozen=True, gc=False):
-    """Run a command of a tier's own, such as a script; the result is its reply. It is never sent twice.
+    """Run a tier's own command, such as a script; the result is its reply. The command is never sent twice.
 
     Attributes:
-        keys: The keys whose values it changes.
-        announced: Whether the other processes are told of them. They must be text then.
+        keys: The keys whose values the command changes.
+        announced: Whether the write pipe announces ``keys`` to the other processes. If True, ``keys`` must be str.
     """
 
     command: Command
@@ -159,12 +164,12 @@ class Run(Struct, frozen=True, gc=False):
 
     @property
     def size_bytes(self) -> int:
-        """What it weighs in the queue."""
+        """Bytes that the write takes in the queue."""
         return sum(len(part) for part in self.command if isinstance(part, str | bytes))
 
 
 Write: TypeAlias = WriteSet | Delete | TakeLease | Release | Announce | Track | Run
 
 
-# The count of keys touched or what the kind of write says, or the TierCacheError with which it was refused.
+# The result that the class of the write documents, else the count of keys touched; or the TierCacheError of a refusal.
 WriteResult: TypeAlias = Any

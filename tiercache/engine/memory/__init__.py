@@ -1,1 +1,1 @@
-"""This process: its memory, its loads, the right to store."""
+"""The state of this process: L1, the loads in flight, the fences that decide which results are stored."""

@@ -1,10 +1,31 @@
-"""Fences: the right to store what a read or a load brings back.
+"""Fences: the right to store the result of one read or one load.
 
-A fence is opened before the read is sent or the loader called, and closed when that ends. Whoever changes or
-invalidates the key in between breaks it; what then comes back is handed to those who wait for it, and is not kept in
-this process. That closes the race in which an older value, read or loaded before the change, is stored after it.
+The engine opens a fence before it sends a read or calls a loader, and closes the fence when the read or load ends. A
+change of the key in between breaks the fence. The result still goes to the waiters, but the cache does not store it.
 
-While a key is barred nothing is stored at all: what its value is made from is being changed.
+The race that fences close, "old value after new": a read or load takes the old value, a change of the key follows, and
+then the read or load stores the old value after the change.
+
+::
+
+                   break_key, break_group, overtake, written
+         open ────────────────────────────────────────────────▶ broken
+        ▲  │                                                       │
+        │  └───── doubt_all ─────▶ in doubt                        │
+        │                             │                            │
+        └──────────────────────── renew ───────────────────────────┘
+
+``renew`` is for a load that has asked nothing yet: a change up to now cannot have overtaken the load. ``close`` ends a
+fence in every state. The result of a read or load:
+
+1. Open: the cache may store the result. L1 does not keep a read that began while a write of its key was in flight
+   (``keeps_reads`` is False). The race, "read passes write": the read uses another connection than the write, and
+   Valkey may answer the read before it carries out the earlier write.
+2. Broken: stored nowhere.
+3. In doubt: a change may have been made that this process did not receive. L1 does not keep the result. A load still
+   offers its value to Valkey, where its lease decides.
+4. Barred, in addition to any state: a block such as ``invalidates`` is changing the source of the value, and a load may
+   see the source before or after that change. Stored nowhere while the bar lasts.
 """
 
 from __future__ import annotations
@@ -21,16 +42,17 @@ __all__ = ["Fence", "Fences"]
 
 
 class Fence(Struct, eq=False, gc=False):
-    """One right to store under ``key``.
+    """The right of one read, load or write to store a value under ``key``.
 
     Attributes:
-        holds: Whether nothing is known to have changed the key since ``began``.
-        in_doubt: Whether a change of it may have gone unheard since.
-        began: Monotonic second from which on what it would store is known to be current.
-        writing: Whether it is that of an explicit write on its way, and not of a read or a load.
-        reading: Whether what it would store is being read from Valkey, not loaded.
-        keeps_reads: Whether what is read is kept in L1: not while a write of the key is on its way there, because what
-            is read may be older.
+        groups: The groups whose invalidation breaks the fence.
+        began: Monotonic second at which the fence was opened or renewed: the result was current then or later.
+        holds: False once a change of the key since ``began`` is known: the fence is broken.
+        in_doubt: Whether this process may have missed a change of the key since ``began``.
+        writing: Whether the fence belongs to an explicit write in flight, not to a read or a load.
+        reading: Whether a read of the key from Valkey is in flight under this fence.
+        keeps_reads: Whether L1 may keep the result of the read: False if a write of the key was in flight when the read
+            began, because the result may be older than the write.
     """
 
     key: str
@@ -56,7 +78,7 @@ class Fences:
         self._barred: Counter[str | Group] = Counter()
 
     def open(self, key: str, groups: tuple[Group, ...]) -> Fence:
-        """Return a new fence on ``key``. Must be closed."""
+        """Open and return a new fence on ``key``. The caller must close the fence."""
         fence = Fence(key, groups, self._now())
         fences = self._open.get(key)
         if fences is None:
@@ -66,14 +88,21 @@ class Fences:
         return fence
 
     def open_for_write(self, key: str, groups: tuple[Group, ...] = ()) -> Fence:
-        """Break every fence on ``key``, about to be written or removed; return one that ``written`` closes."""
+        """Break every fence on ``key`` before a write or delete of the key; return the write's own fence.
+
+        The caller must pass that fence to ``written`` when Valkey has answered.
+        """
         self.break_key(key)
         fence = self.open(key, groups)
         fence.writing = True
         return fence
 
     def written(self, fence: Fence) -> None:
-        """Break every fence on the key but those of later writes, for what they bring may be older; close ``fence``."""
+        """Break the fences on the key after its write was answered, and close the write's ``fence``.
+
+        Only the fences of later writes stay open. The race, "read between send and answer": a read or load that began
+        while the write was in flight may return the value from before the write.
+        """
         is_later = False
         for other in self._open.get(fence.key, ()):
             if other is fence:
@@ -83,9 +112,10 @@ class Fences:
         self.close(fence)
 
     def renew(self, fence: Fence) -> None:
-        """Make ``fence`` as one opened now: what it would store is yet to be asked for."""
+        """Make ``fence`` as good as a fence opened now: nothing has been read or loaded under ``fence`` yet."""
         fences = self._open.get(fence.key, [])
         if fence in fences:
+            # To the end: the list is in the order of opening.
             fences.remove(fence)
             fences.append(fence)
             fence.began = self._now()
@@ -94,7 +124,7 @@ class Fences:
             fence.keeps_reads = True
 
     def close(self, fence: Fence) -> None:
-        """Forget ``fence``, by identity: another one on the same key stays. Does nothing the second time."""
+        """Remove ``fence``, by identity: another fence on the same key stays. A second call does nothing."""
         fences = self._open.get(fence.key)
         if fences is not None and fence in fences:
             fences.remove(fence)
@@ -107,7 +137,10 @@ class Fences:
             fence.holds = False
 
     def overtake(self, fence: Fence) -> None:
-        """Break what the value stored under ``fence`` is newer than: loads begun before it, and reads under way."""
+        """Break the fences of results that are older than the value stored under ``fence``.
+
+        These are the fences of loads that began earlier, and of all reads of the key in flight.
+        """
         is_later = False
         for other in self._open.get(fence.key, ()):
             if other is fence:
@@ -123,27 +156,28 @@ class Fences:
                     fence.holds = False
 
     def doubt_all(self) -> None:
-        """Put every fence in doubt."""
+        """Put every fence in doubt: this process may have missed changes of any key."""
         for fences in self._open.values():
             for fence in fences:
                 fence.in_doubt = True
 
     @contextmanager
-    def barred(self, what: Sequence[str | Group]) -> Iterator[None]:
-        """Keep everything from being stored under these keys, and under keys of these groups, meanwhile."""
-        self._barred.update(what)
+    def barred(self, keys_and_groups: Sequence[str | Group]) -> Iterator[None]:
+        """While the block runs, let nothing be stored under these keys, nor under keys of these groups."""
+        # A Counter: blocks for the same key may overlap, and the key is barred until the last block ends.
+        self._barred.update(keys_and_groups)
         try:
             yield
         finally:
-            self._barred -= Counter(what)
+            self._barred -= Counter(keys_and_groups)
 
     def is_barred(self, fence: Fence) -> bool:
-        """Return whether nothing may be stored under the key of ``fence`` now."""
+        """Return whether the key of ``fence`` is barred now, so that nothing may be stored under it."""
         barred = self._barred
         return bool(barred) and (fence.key in barred or any(group in barred for group in fence.groups))
 
     def allow(self, fence: Fence) -> bool:
-        """Return whether what was brought under ``fence`` may be kept in this process."""
+        """Return whether L1 may keep the result of a read or load under ``fence``."""
         return fence.holds and not fence.in_doubt and not self.is_barred(fence)
 
     def __len__(self) -> int:

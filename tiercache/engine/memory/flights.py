@@ -1,7 +1,46 @@
-"""Flights: one load in progress per key, shared by everyone who asks for the key meanwhile.
+"""Flights: one load in progress per key, which all callers of the key share.
 
-The load runs in a task of its own, not in that of the caller who came first, so that cancelling any caller leaves the
-others waiting. Waiters are counted; when the last one has gone the load is cancelled or, if its tier says so, finished.
+The load runs in a task of its own, not in the task of the first caller, so that cancelling any caller leaves the others
+waiting. The states of a flight:
+
+::
+
+    joinable ──1──▶ overtaken ────4────▶ finished
+     │ │  ▲           │   │                ▲ ▲
+     │ │  └─────2─────┘   3                │ │
+     │ │                  ▼                │ │
+     │ └────3───────▶ abandoned ─────4─────┘ │
+     └────────────────4──────────────────────┘
+
+1. A change breaks the fence, a gap puts the fence in doubt, or this process no longer trusts the second at which the
+   fence was opened. Later callers start a new flight. The waiters of the older flight still get its value.
+2. The fence is renewed, because the load has not called its loader yet; or trust returns with a later PONG.
+3. The last waiter leaves, and the tier does not finish abandoned loads. The fences break in the same step, so that no
+   caller joins a load that is about to end, and the task is cancelled.
+4. ``resolve`` or ``fail`` hands the outcome to every waiter. In the same step the runtime removes the flight, so that
+   the next caller hits L1 or starts a new load.
+
+A flight that the engine does not add to ``Flights`` (a load with ``mode="store_only"``) is never joinable.
+
+A loader may call the cache again, and could then wait for itself. The *wait-for graph* prevents that. Its nodes are
+flights, and calls of batch loaders. Its edges lead from the node whose load is running in the current context
+(``CURRENT_FLIGHT``) to the nodes that this load waits for:
+
+::
+
+    flight A ──── the loader of A calls get_or_load(b) ───▶ flight B
+        ▲                                                      │
+        └──── the loader of B calls get_or_load(a) ────────────┘     this edge would close a cycle: a deadlock
+
+Before a caller waits for a flight, ``depends_on`` follows the edges from that flight. There are three cases:
+
+1. The caller is no loader: the caller cannot be in a cycle, and joins.
+2. The flight does not depend on the caller's node: the caller joins, and ``waiting_for`` adds the edge.
+3. The flight depends on the caller's node: the caller does not join. It loads privately, for itself alone, and that
+   value is stored nowhere.
+
+The flights of one ``get_or_load_many`` share one task: they count as one node, the node of their leader. A load that
+waits for the lease of another load of this process adds an edge to that load, too.
 """
 
 from __future__ import annotations
@@ -14,39 +53,42 @@ from typing import Any, Final
 
 from .fences import Fence
 
-__all__ = ["CURRENT_FLIGHT", "Dependant", "Flight", "Flights", "wait_all", "waiting_for"]
+__all__ = ["CURRENT_FLIGHT", "Flight", "Flights", "WaitNode", "wait_all", "waiting_for"]
 
 
-class Dependant:
-    """What may wait for flights, and be waited for by them: a flight, or a call that answers several."""
+class WaitNode:
+    """A node of the wait-for graph: a flight, or a call of a batch function that answers several flights."""
 
     __slots__ = ("_waits_for",)
 
     def __init__(self) -> None:
-        self._waits_for: list[Dependant] = []
+        self._waits_for: list[WaitNode] = []
 
     @property
-    def leader(self) -> Dependant:
-        """Who waits on its behalf."""
+    def leader(self) -> WaitNode:
+        """The node that stands for this node in the wait-for graph."""
         return self
 
-    def depends_on(self, other: Dependant) -> bool:
-        """Return whether this shares the load of ``other`` or waits, through any number of others, for it."""
+    def depends_on(self, other: WaitNode) -> bool:
+        """Return whether this node shares the load of ``other``, or waits for ``other`` directly or through others."""
         seen: set[int] = set()
-        stack: list[Dependant] = [self]
+        stack: list[WaitNode] = [self]
         while stack:
-            one = stack.pop().leader
-            if one is other.leader:
+            node = stack.pop().leader
+            if node is other.leader:
                 return True
-            if id(one) not in seen:
-                seen.add(id(one))
-                stack.extend(one._waits_for)
+            if id(node) not in seen:
+                seen.add(id(node))
+                stack.extend(node._waits_for)
         return False
 
 
 @contextmanager
-def waiting_for(*others: Dependant) -> Iterator[None]:
-    """Have it known, as long as the block runs, that the load that the caller is part of waits for ``others``."""
+def waiting_for(*others: WaitNode) -> Iterator[None]:
+    """While the block runs, record in the wait-for graph that the caller's load waits for ``others``.
+
+    Outside of a load there is no node to record, and the block runs as it is.
+    """
     parent = CURRENT_FLIGHT.get()
     if parent is None:
         yield
@@ -59,21 +101,24 @@ def waiting_for(*others: Dependant) -> Iterator[None]:
             parent._waits_for.remove(other)
 
 
-class Flight(Dependant):
-    """One load in progress. Flights whose values one call brings form up behind a leader, and share its task.
+class Flight(WaitNode):
+    """One load in progress. The flights of one call for many keys follow a leader, and share its task.
+
+    Args:
+        leader: The flight to follow; None for a flight with a task of its own.
 
     Attributes:
-        fence: The right to store its result. A flight is joined only while the fence holds.
-        finish: Whether the load is finished when nobody waits for it any more.
-        task: The task that loads; set, on the leader, by whoever starts it.
+        fence: The right to store the result. Callers join the flight only while the fence holds.
+        finishes: Whether the load goes on when its last waiter has left.
+        task: The task that loads. The runtime sets it, on the leader only, when it starts the load.
     """
 
-    __slots__ = ("_done", "_followers", "_leader", "_waiters", "fence", "finish", "task")
+    __slots__ = ("_done", "_followers", "_leader", "_waiters", "fence", "finishes", "task")
 
-    def __init__(self, fence: Fence, *, finish: bool, leader: Flight | None = None) -> None:
+    def __init__(self, fence: Fence, *, finishes: bool, leader: Flight | None = None) -> None:
         super().__init__()
         self.fence = fence
-        self.finish = finish
+        self.finishes = finishes
         self.task: asyncio.Task[None] | None = None
         self._done = False
         self._waiters: dict[asyncio.Future[Any], None] = {}
@@ -84,7 +129,7 @@ class Flight(Dependant):
 
     @property
     def leader(self) -> Flight:
-        """The flight whose task loads: this one, unless it follows another."""
+        """The flight whose task loads: this flight, unless it follows another."""
         return self._leader or self
 
     def group(self) -> Iterator[Flight]:
@@ -94,9 +139,9 @@ class Flight(Dependant):
         yield from leader._followers
 
     async def wait(self) -> Any:
-        """Return what the flight brings, or raise what it raised.
+        """Wait for the flight; return its value or raise its error.
 
-        Cancelling the caller leaves the other waiters as they are; the last one to go abandons the flight.
+        Cancelling the caller leaves the other waiters as they are. The last waiter to leave abandons the flight.
         """
         waiter = self.join()
         try:
@@ -108,33 +153,36 @@ class Flight(Dependant):
             self.leave(waiter)
 
     def join(self) -> asyncio.Future[Any]:
-        """Return what is to be awaited in the same step, and then handed to ``leave``, however that ends.
+        """Add a waiter and return its future.
 
-        ``wait`` does so, and says besides that the caller waits: whoever may be a loader calls that.
+        The caller must await the future in the same step, and then pass it to ``leave``, however the wait ends. Callers
+        that may be loaders call ``wait`` instead, which also adds the edge to the wait-for graph.
         """
-        # A future for each waiter and no shield around a shared one: a shield reports the exception of a load
-        # whose waiter has left as unhandled.
+        # Each waiter has a future of its own, and no waiter shields a shared future: if a waiter has left and the load
+        # then raises, a shield reports that exception as unhandled.
         waiter = asyncio.get_running_loop().create_future()
         self._waiters[waiter] = None
         return waiter
 
     def leave(self, waiter: asyncio.Future[Any]) -> None:
-        """Have ``waiter`` waited for no more; the last one to go abandons the flight."""
+        """Remove ``waiter``. The last waiter to leave abandons the flight, unless ``finishes`` is True."""
         if self._done:
             return
         del self._waiters[waiter]
-        if self._waiters or self.finish:
+        if self._waiters or self.finishes:
             return
+        # One task brings the values of the whole group: it is cancelled only when no flight of the group has a waiter.
         task = self.leader.task
         if task is not None and not any(flight.is_awaited for flight in self.group()):
             for flight in self.group():
-                # Broken at once, so that nobody joins a load that is on its way out.
+                # The race, "joined while being cancelled": the task ends some steps later, and a caller that joined in
+                # between would get the cancellation. A broken fence keeps callers out from now on.
                 flight.fence.holds = False
             task.cancel()
 
     @property
     def is_awaited(self) -> bool:
-        """Whether anybody waits for what it brings."""
+        """Whether the flight has not ended and has a waiter."""
         return not self._done and bool(self._waiters)
 
     def resolve(self, value: Any) -> None:
@@ -145,7 +193,7 @@ class Flight(Dependant):
                 waiter.set_result(value)
 
     def fail(self, error: BaseException) -> None:
-        """Raise ``error``, the same object, in every waiter. Does nothing once the flight has ended."""
+        """Raise ``error``, the same object, in every waiter. Once the flight has ended, do nothing."""
         if self._done:
             return
         self._done = True
@@ -159,9 +207,9 @@ class Flight(Dependant):
 
 
 async def wait_all(flights: Sequence[Flight]) -> list[Any]:
-    """Return what each of ``flights`` brings, in order; raise as soon as one has failed.
+    """Wait for all ``flights``; return their values in order, or raise as soon as one flight has failed.
 
-    The caller counts as a waiter of all of them from the start. Cancelling it is as for ``Flight.wait``.
+    The caller is a waiter of every flight from the start. Cancelling the caller acts as for ``Flight.wait``.
     """
     waiters = [flight.join() for flight in flights]
     try:
@@ -173,41 +221,42 @@ async def wait_all(flights: Sequence[Flight]) -> list[Any]:
                 waiter.result()
         return [waiter.result() for waiter in waiters]
     finally:
-        # Backwards: whether a load is still wanted is looked for from its first flight on, and found there at once.
+        # Backwards: ``leave`` looks for a waiter from the first flight of the group on. While the first flight still
+        # has this caller as a waiter, each look ends at once.
         for flight, waiter in zip(reversed(flights), reversed(waiters), strict=True):
             flight.leave(waiter)
             if waiter.done() and not waiter.cancelled():
-                waiter.exception()  # Seen: the caller gets one of them.
+                waiter.exception()  # Marks the error as retrieved: the caller gets one error of all.
 
 
-# The flight, or whoever else, whose loader is running in this context: how a loader that asks the cache again is
-# recognised.
-CURRENT_FLIGHT: Final[ContextVar[Dependant | None]] = ContextVar("tiercache_current_flight", default=None)
+# The node of the wait-for graph whose load is running in this context, or None. By it the cache recognises a loader
+# that calls the cache again.
+CURRENT_FLIGHT: Final[ContextVar[WaitNode | None]] = ContextVar("tiercache_current_flight", default=None)
 
 
 class Flights:
-    """The flights that may be joined, by key.
+    """The flights that callers may join, by key.
 
     Args:
-        believes: Tells whether what was current at a monotonic second is believed now.
+        trusts: Returns whether a value that was current at a monotonic second is trusted now (``L1.trusts``).
     """
 
-    def __init__(self, believes: Callable[[float], bool]) -> None:
-        self._believes = believes
+    def __init__(self, trusts: Callable[[float], bool]) -> None:
+        self._trusts = trusts
         self._by_key: dict[str, Flight] = {}
 
     def joinable(self, key: str) -> Flight | None:
-        """Return the flight to join for ``key``: one that nothing has overtaken, as far as can be known."""
+        """Return the flight that a caller of ``key`` may join, or None if there is none or it is overtaken."""
         flight = self._by_key.get(key)
         if flight is None or not flight.fence.holds or flight.fence.in_doubt:
             return None
-        return flight if self._believes(flight.fence.began) else None
+        return flight if self._trusts(flight.fence.began) else None
 
     def add(self, flight: Flight) -> None:
-        """Make ``flight`` the one to join, in place of an earlier one, which ends on its own."""
+        """Let callers join ``flight``. An earlier flight on the key loses its place here, and ends on its own."""
         self._by_key[flight.fence.key] = flight
 
     def remove(self, flight: Flight) -> None:
-        """Forget ``flight``, by identity: a later one on the same key stays."""
+        """Remove ``flight``, by identity: a later flight on the same key stays."""
         if self._by_key.get(flight.fence.key) is flight:
             del self._by_key[flight.fence.key]

@@ -1,11 +1,21 @@
-"""L1: process memory, bounded by entries and bytes, least recently used out first.
+"""L1: process memory, bounded by entries and bytes, with LRU eviction.
 
-The contract: ``get`` returns an entry that is present, before its deadline and believed, and makes it the most recently
-used. It is believed until ``trusted_until``, up to when this process is known to have heard of every change, and for
-``max_staleness`` seconds after it was current in any case. One that is not believed is kept: word may come yet.
-``put`` replaces, and evicts until both bounds hold; an entry that is too large by itself is not kept, nor is the one
-it replaces; ``drop`` and ``drop_group`` forget at once. Deadlines are kept in the entries and looked at when read:
-``cachetools.TTLCache`` expires eagerly, which costs more than the lookup itself.
+An entry is *trusted* in two cases:
+
+1. The clock is before ``trusted_until``. With a Valkey, that second lies ``max_staleness`` seconds after the last
+   moment up to which this process certainly received every change; ``coherence.coherence`` advances it.
+2. The entry was current less than ``max_staleness`` seconds ago (``Entry.began``).
+
+The contract:
+
+- ``get`` returns an entry that is present, before its deadline and trusted, and makes the entry the most recently used.
+  An untrusted entry stays: a later PONG may restore trust.
+- ``put`` replaces, and evicts until both bounds hold. An entry that is larger than ``max_bytes`` is not kept, and
+  neither is the entry that it replaces.
+- ``drop`` and ``drop_group`` remove at once.
+
+Each entry holds its deadline, and ``get`` checks the deadline: ``cachetools.TTLCache`` expires eagerly, which costs
+more than the lookup itself.
 """
 
 from __future__ import annotations
@@ -15,21 +25,22 @@ from collections import OrderedDict
 
 from cachetools import Cache
 
+from ...options import L1Options
 from ..entries.entry import Entry, Group
 
 __all__ = ["L1"]
 
 
 class _Lru(Cache[str, Entry]):
-    """A cache of cachetools that pushes out what was used least recently, weighs and counts.
+    """A cachetools cache that evicts the least recently used entry, and counts bytes and evictions.
 
-    ``cachetools.LRUCache`` keeps three dictionaries, and four calls in Python make one lookup of it. Here the order has
-    the entries beside their keys, for whoever looks up to find and move an entry in it by two calls in C.
+    ``cachetools.LRUCache`` keeps three dictionaries, and one lookup makes four calls in Python. In ``order`` the
+    entries stand beside their keys, so that a lookup finds and moves an entry by two calls in C.
 
     Attributes:
-        order: The entries, the one used least recently first. What is looked up is moved to the end of it.
-        bytes: What they weigh.
-        evicted_count: Entries pushed out.
+        order: The entries, the least recently used first. Each lookup moves its entry to the end.
+        bytes: Bytes of all entries.
+        evicted_count: Entries evicted so far.
     """
 
     def __init__(self, max_entries: int) -> None:
@@ -64,15 +75,15 @@ class L1:
 
     Attributes:
         max_entries, max_bytes: The bounds.
-        trusted_until: Monotonic second until which every entry is believed.
+        trusted_until: Monotonic second until which every entry is trusted.
     """
 
-    def __init__(self, *, max_entries: int, max_bytes: int, max_staleness: float = math.inf) -> None:
-        self.max_entries = max_entries
-        self.max_bytes = max_bytes
+    def __init__(self, options: L1Options, *, max_staleness: float = math.inf) -> None:
+        self.max_entries = options.max_entries
+        self.max_bytes = options.max_bytes
         self._max_staleness = max_staleness
         self.trusted_until = -math.inf
-        self._lru = _Lru(max_entries)
+        self._lru = _Lru(options.max_entries)
         self._find = self._lru.order.get
         self._used = self._lru.order.move_to_end
 
@@ -88,30 +99,31 @@ class L1:
         return None
 
     def get_untrusted(self, key: str, now: float, longer: float) -> Entry | None:
-        """Return the entry as ``get`` does, also if it has not been believed for up to ``longer`` seconds."""
+        """Return the entry as ``get`` does, even if its trust ended up to ``longer`` seconds ago."""
         entry = self._find(key)
         if entry is None:
             return None
         self._used(key)
-        believed_until = max(self.trusted_until, entry.began + self._max_staleness)
-        return entry if now < entry.deadline and now < believed_until + longer else None
+        entry_trusted_until = max(self.trusted_until, entry.began + self._max_staleness)
+        return entry if now < entry.deadline and now < entry_trusted_until + longer else None
 
-    def believes(self, began: float, now: float) -> bool:
-        """Return whether what was current at ``began`` is believed at ``now``."""
+    def trusts(self, began: float, now: float) -> bool:
+        """Return whether a value that was current at ``began`` is trusted at ``now``."""
         return now < self.trusted_until or now < began + self._max_staleness
 
     def peek(self, key: str) -> Entry | None:
-        """Return what is kept under ``key``, whether it would be served or not; nothing is made recently used by it."""
+        """Return the entry of ``key`` even if ``get`` would not serve it; the LRU order stays as it is."""
         return self._find(key)
 
     def put(self, key: str, entry: Entry) -> bool:
-        """Keep ``entry``; return whether it was small enough to be kept."""
+        """Keep ``entry``; return False if ``entry`` is too large to keep."""
         lru = self._lru
         if entry.size_bytes > self.max_bytes:
-            # The older value must not outlive the newer one only because that is too large.
+            # The older value must go although the newer value is too large: readers must not find the older value.
             self.drop(key)
             return False
-        # Out first: replaced in place by a larger one, it could push out a neighbour although there is room.
+        # The old entry goes first: if its bytes still counted beside the new bytes, ``put`` could evict a neighbour
+        # although there is room.
         self.drop(key)
         while lru.bytes + entry.size_bytes > self.max_bytes:
             lru.popitem()
@@ -119,20 +131,20 @@ class L1:
         return True
 
     def drop_entry(self, key: str, entry: Entry) -> None:
-        """Forget ``key`` if it is ``entry`` that is kept there, and no later one."""
+        """Remove ``key`` if L1 still holds ``entry`` there, compared by identity: a later entry stays."""
         if self.peek(key) is entry:
             self.drop(key)
 
     def drop(self, key: str) -> bool:
-        """Forget ``key``; return whether it was there."""
-        # Looked for first: most of what is dropped is not there, and an exception costs more than a look.
+        """Remove ``key``; return whether L1 held an entry for it."""
+        # A check and no exception: most dropped keys are not in L1, and a raised KeyError costs more than the check.
         if key not in self._lru:
             return False
         del self._lru[key]
         return True
 
     def drop_group(self, group: Group) -> int:
-        """Forget every entry of ``group``; return how many. Looks at all entries."""
+        """Remove every entry of ``group``; return the count. Visits all entries."""
         lru = self._lru
         keys = [key for key, entry in lru.order.items() if group in entry.groups]
         for key in keys:
@@ -140,22 +152,22 @@ class L1:
         return len(keys)
 
     def clear(self) -> int:
-        """Forget everything; return how many entries there were."""
+        """Remove all entries; return their count."""
         count = len(self._lru)
         self._lru.clear()
         return count
 
     @property
     def entry_count(self) -> int:
-        """Entries kept, expired ones that nobody has asked for since included."""
+        """Entries in L1. An expired entry counts until a lookup finds it or an eviction removes it."""
         return len(self._lru)
 
     @property
     def size_bytes(self) -> int:
-        """Bytes accounted for."""
+        """Bytes of all entries in L1."""
         return self._lru.bytes
 
     @property
     def evicted_count(self) -> int:
-        """Entries pushed out by newer ones since the cache was made."""
+        """Entries evicted since the cache was made."""
         return self._lru.evicted_count

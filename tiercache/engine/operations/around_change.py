@@ -37,7 +37,7 @@ class Target(NamedTuple):
 
 
 @asynccontextmanager
-async def _around(engine: Engine, target: Target) -> AsyncIterator[None]:
+async def _around(target: Target, engine: Engine) -> AsyncIterator[None]:
     runtime = await engine.open()
     with runtime.fences.barred(target.barred):
         # Where Valkey does not answer it is repeated until it does, and no reason not to make the change.
@@ -71,7 +71,7 @@ class Invalidating:
     async def __aenter__(self) -> None:
         if self._takes_call:
             raise UsageError("a function that says what is invalidated needs a call: use it as a decorator")
-        around = _around(self._engine, self._target_of())
+        around = _around(self._target_of(), self._engine)
         await around.__aenter__()
         self._entered.append(around)
 
@@ -89,7 +89,7 @@ class Invalidating:
         @functools.wraps(function)
         async def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
             target = self._target_of(*args, **kwargs) if self._takes_call else self._target_of()
-            async with _around(self._engine, target):
+            async with _around(target, self._engine):
                 return await function(*args, **kwargs)
 
         return wrapped

@@ -15,7 +15,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 from ...errors import UsageError
 from ..engine import Engine
-from ..memory.flights import CURRENT_FLIGHT, Dependant, waiting_for
+from ..memory.flights import CURRENT_FLIGHT, WaitNode, waiting_for
 from ..runtime.runtime import Runtime
 
 __all__ = ["BATCH_SIZE", "BATCH_WINDOW", "ArgumentBatchLoader", "BatchFunction", "BatchLoader", "KeywordBatchLoader"]
@@ -84,7 +84,7 @@ class KeywordBatchLoader(BatchLoader):
         return await self._bring(arguments)
 
 
-class _Batch(Dependant):
+class _Batch(WaitNode):
     """One call, from its first member on. The flights of its members wait for it, and it waits for what the call asks
     the cache for: so a call that asks for what waits for it is recognised as ``Flight.depends_on`` does.
 

@@ -1,4 +1,4 @@
-"""Why a lookup is answered as it is: a look at both levels that counts nothing and changes nothing."""
+"""Explanations: how a lookup would be answered, and why, from a look at both levels that changes nothing."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Final, Literal, TypeAlias
 from ...errors import L2UnavailableError
 from ..call import Call
 from ..coherence.leases import holder_of, is_placeholder
-from ..engine import Engine
 from ..entries.policy import UndecodableError
 from ..runtime.l2 import L2
+from ..runtime.no_l2 import NoL2
 from ..runtime.runtime import Runtime
 
-__all__ = ["Explanation", "explain"]
+__all__ = ["Explanation", "Inspection"]
 
 L1State: TypeAlias = Literal["hit", "absent", "expired", "untrusted", "off"]
-L2State: TypeAlias = Literal["hit", "absent", "queued", "leased", "undecodable", "pending", "unavailable", "off"]
+L2State: TypeAlias = Literal["hit", "absent", "queued", "leased", "undecodable", "unsettled", "unavailable", "off"]
 
 _L1_SAYS: Final[dict[L1State, str]] = {
     "hit": "process memory has it",
     "absent": "process memory does not have it",
     "expired": "process memory has kept it for as long as it may",
-    "untrusted": "process memory has it, and cannot know whether it is current: nothing was heard from Valkey",
+    "untrusted": "process memory has it, and cannot know whether it is current: Valkey has not confirmed it in time",
     "off": "this tier is not kept in process memory",
 }
 _L2_SAYS: Final[dict[L2State, str]] = {
@@ -32,7 +32,7 @@ _L2_SAYS: Final[dict[L2State, str]] = {
     "queued": "a store of it is on its way to Valkey",
     "leased": "a process is loading it",
     "undecodable": "Valkey has something that this tier cannot read",
-    "pending": "Valkey is not asked, because an invalidation was not acknowledged yet",
+    "unsettled": "Valkey is not asked, because an invalidation was not acknowledged yet",
     "unavailable": "Valkey does not answer",
     "off": "there is no Valkey",
 }
@@ -44,19 +44,20 @@ class Explanation:
 
     Attributes:
         key: The key in Valkey.
-        source: Where a lookup would find it: "l1", "l2"; None where it would miss.
-        l1: "hit", "absent", "expired", "untrusted" (present, and not known to be current), "off".
-        l2: "hit", "absent", "queued" (stored behind, and not acknowledged: lookups find that), "leased" (a process is
-            loading it), "undecodable", "unsettled" (an invalidation was not acknowledged), "unavailable", "off".
-        age: Seconds since the copy in process memory was stored, by whomever; None where there is none.
-        l1_ttl: Seconds for which process memory keeps it, None where it has none, inf without end.
-        l2_ttl: Seconds it has left in Valkey, None where it is not there, inf without end.
-        is_loading: Whether this process is loading it, or waits for another one that is.
-        lease_holder: The process that loads it, by the name it has among those of this cache; None for nobody.
-        holds_lease: Whether that is this process.
-        trusted: Whether process memory is known to be current.
-        generation: How often this process has had to forget everything.
-        tracked: Whether changes by others than tiercache are heard of.
+        source: The level that would answer a lookup: "l1" or "l2", or None for a miss.
+        l1: "hit", "absent", "expired", "untrusted" (present, and possibly stale), "off".
+        l2: "hit", "absent", "queued" (a write-behind store that Valkey has not acknowledged: lookups find it),
+            "leased" (a process is loading it), "undecodable", "unsettled" (an invalidation is pending),
+            "unavailable", "off".
+        age: Seconds since the copy in L1 was stored, by any process, or None if L1 has no copy.
+        l1_ttl: Seconds that L1 still keeps the copy, or None if L1 has no copy; inf without an end.
+        l2_ttl: Seconds that the entry has left in Valkey, or None if Valkey has no entry; inf without an end.
+        is_loading: Whether this process is loading the entry, or waits for another process that is.
+        lease_holder: The origin of the process that loads the entry, or None if no process does.
+        holds_lease: Whether the lease holder is this process.
+        trusted: Whether this process knows that L1 is current.
+        generation: The number of times that this process has dropped all of L1.
+        tracked: Whether the server reports changes that other software makes.
     """
 
     key: str
@@ -78,71 +79,75 @@ class Explanation:
         return f"{self.key} {outcome}: {_L1_SAYS[self.l1]}; {_L2_SAYS[self.l2]}."
 
 
-async def explain(engine: Engine, request: Call) -> Explanation:
-    """Return how a lookup of ``request`` would be answered.
+class Inspection:
+    """A look at one key in both levels, which counts and changes nothing."""
 
-    Raises:
-        L2CommandError: Valkey refused the read.
-    """
-    runtime = await engine.open()
-    l2 = runtime.l2
-    in_l2, l2_ttl, placeholder = ("off", None, None) if l2 is None else await _look(l2, request)
-    # No await from here on: what is said of this process is of one moment.
-    now = engine.now()
-    entry = engine.l1.peek(request.key)
-    l1 = _l1_state(engine, request, now)
-    holder = None if placeholder is None else holder_of(placeholder)
-    return Explanation(
-        key=request.key,
-        source="l1" if l1 == "hit" or in_l2 == "queued" else "l2" if in_l2 == "hit" else None,
-        l1=l1,
-        l2=in_l2,
-        age=None if entry is None or entry.stored_at == -math.inf else max(0.0, now - entry.stored_at),
-        l1_ttl=None if entry is None else max(0.0, entry.deadline - now),
-        l2_ttl=l2_ttl,
-        is_loading=_is_loading(runtime, request.key),
-        lease_holder=holder,
-        holds_lease=l2 is not None and holder is not None and holder == l2.origin,
-        trusted=now < engine.l1.trusted_until,
-        generation=0 if l2 is None else l2.coherence.generation,
-        tracked=l2 is not None and l2.listener.is_tracking,
-    )
+    def __init__(self, runtime: Runtime, call: Call) -> None:
+        self._runtime = runtime
+        self._call = call
 
+    async def explain(self) -> Explanation:
+        """Return how a lookup would be answered.
 
-async def _look(l2: L2, request: Call) -> tuple[L2State, float | None, bytes | None]:
-    """Return what Valkey has, how long for, and the placeholder that is there."""
-    if await l2.behind.find(request.key) is not None:
-        return "queued", None, None
-    if l2.pending.covers(request.key, request.groups):
-        return "pending", None, None
-    try:
-        stored = await l2.level2.get(request.key)
-    except L2UnavailableError:
-        return "unavailable", None, None
-    if stored is None:
-        return "absent", None, None
-    life = math.inf if stored.ttl is None else stored.ttl
-    if stored.value is None:
-        return "undecodable", life, None
-    if not request.policy.is_state and is_placeholder(stored.value):
-        return "leased", None, stored.value
-    try:
-        request.policy.codec.decode(stored.value)
-    except UndecodableError:
-        return "undecodable", life, None
-    return "hit", life, None
+        Raises:
+            L2CommandError: Valkey refused the read.
+        """
+        runtime, key = self._runtime, self._call.key
+        in_l2, l2_ttl, placeholder = await self._look_into_l2()
+        # No await from here on: the rest describes one moment of this process.
+        now, l2 = runtime.now(), runtime.l2
+        entry = runtime.l1.peek(key)
+        in_l1 = self._l1_state(now)
+        holder = None if placeholder is None else holder_of(placeholder)
+        return Explanation(
+            key=key,
+            source="l1" if in_l1 == "hit" or in_l2 == "queued" else "l2" if in_l2 == "hit" else None,
+            l1=in_l1,
+            l2=in_l2,
+            age=None if entry is None or entry.stored_at == -math.inf else max(0.0, now - entry.stored_at),
+            l1_ttl=None if entry is None else max(0.0, entry.deadline - now),
+            l2_ttl=l2_ttl,
+            is_loading=runtime.flights.joinable(key) is not None,
+            lease_holder=holder,
+            holds_lease=isinstance(l2, L2) and holder is not None and holder == l2.origin,
+            trusted=now < runtime.l1.trusted_until,
+            generation=l2.generation,
+            tracked=l2.is_tracking,
+        )
 
+    async def _look_into_l2(self) -> tuple[L2State, float | None, bytes | None]:
+        """Return the state in Valkey, the seconds left there, and the placeholder that is there."""
+        l2, call = self._runtime.l2, self._call
+        if isinstance(l2, NoL2):
+            return "off", None, None
+        if await l2.behind.find(call.key) is not None:
+            return "queued", None, None
+        if l2.pending.covers(call.key, call.groups):
+            return "unsettled", None, None
+        try:
+            stored = await l2.level2.get(call.key)
+        except L2UnavailableError:
+            return "unavailable", None, None
+        if stored is None:
+            return "absent", None, None
+        life = math.inf if stored.ttl is None else stored.ttl
+        if stored.value is None:
+            return "undecodable", life, None
+        if not call.policy.is_state and is_placeholder(stored.value):
+            return "leased", None, stored.value
+        try:
+            call.policy.codec.decode(stored.value)
+        except UndecodableError:
+            return "undecodable", life, None
+        return "hit", life, None
 
-def _l1_state(engine: Engine, request: Call, now: float) -> L1State:
-    entry = engine.l1.peek(request.key)
-    if not request.policy.l1:
-        return "off"
-    if entry is None:
-        return "absent"
-    if now >= entry.deadline:
-        return "expired"
-    return "hit" if engine.l1.believes(entry.began, now) else "untrusted"
-
-
-def _is_loading(runtime: Runtime, key: str) -> bool:
-    return runtime.flights.joinable(key) is not None
+    def _l1_state(self, now: float) -> L1State:
+        l1, call = self._runtime.l1, self._call
+        entry = l1.peek(call.key)
+        if not call.policy.l1:
+            return "off"
+        if entry is None:
+            return "absent"
+        if now >= entry.deadline:
+            return "expired"
+        return "hit" if l1.trusts(entry.began, now) else "untrusted"

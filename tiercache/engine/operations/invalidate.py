@@ -1,15 +1,15 @@
-"""Invalidation of many entries at once: by group, and by index.
+"""Invalidation: of keys, of a group, and of the members of an index.
 
-Another part of ``Engine``, whose helpers it uses. An index is a sorted set of keys in Valkey, added to before a lease
-is taken and before a value is written: so it has the keys of loads under way too, whose right to store goes with them.
+An index is a sorted set of keys in Valkey. A key is added to its indexes before its lease is taken and before its value
+is written, so an index also has the keys of loads in progress: their right to store is removed with the entries.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from typing import Any, Final, NamedTuple
 
-from ...errors import L2UnavailableError
 from ..engine import Engine
 from ..entries.entry import Group
 from ..level2.announcement import Announcement
@@ -18,9 +18,10 @@ from ..level2.queued_write import OnDone
 from ..level2.write_pipe import WritePipe
 from ..level2.writes import Announce, Command, Delete
 from ..runtime.l2 import L2
-from ..runtime.runtime import Runtime
+from ..runtime.no_l2 import NoL2
+from .change import GroupChange, KeyChange
 
-__all__ = ["Index", "invalidate_group", "invalidate_indexed", "is_text"]
+__all__ = ["GroupEntries", "Index", "Invalidations", "is_text"]
 
 # Values read at once to see whether they belong to a group: large answers must fit into the deadline of one exchange.
 _READ_COUNT: Final = 50
@@ -28,125 +29,123 @@ _PAGE_COUNT: Final = 500
 
 
 class Index(NamedTuple):
-    """Where the keys of a group are.
+    """The index of a group.
 
     Attributes:
-        key: The sorted set's.
-        question: The command that replies 1 if it has those of every entry, whoever wrote it.
+        key: The key of the sorted set.
+        question: The command that replies 1 if the index has the keys of every entry, whichever software wrote them.
     """
 
     key: str
     question: Command
 
 
-async def invalidate_group(
-    engine: Engine,
-    group: Group,
-    prefix: str,
-    belongs: Callable[[bytes], bool] | None = None,
-    *,
-    overtakes: Group | None = None,
-    index: Index | None = None,
-    is_state: bool = False,
-    sweep: bool = False,
-) -> int:
-    """Remove the entries of ``group`` from both levels; return how many.
+class GroupEntries(NamedTuple):
+    """The entries of a group, and how to find them in Valkey.
 
-    Args:
+    Attributes:
         group: Their group in L1.
-        prefix: What their keys in Valkey begin with.
-        belongs: Tells from the stored bytes whether an entry belongs to the group. None: all do.
-        overtakes: The group of the requests whose reads and loads under way store nothing more. None: the same.
-        index: Where the keys of the group are, those of loads under way included. Where it may not be complete, and
-            where there is none, every key under ``prefix`` is looked at.
-        is_state: Whether it is not to be repeated if Valkey does not answer.
-        sweep: Look at every key in any case.
-
-    Raises:
-        L2UnavailableError: They are gone from L1; some may be left in Valkey.
-        L2CommandError: Valkey refused.
+        prefix: The prefix of their keys in Valkey.
+        belongs: Returns from the stored bytes whether an entry belongs to the group. None: every entry does.
+        overtakes: The group of the calls whose reads and loads in progress store nothing any more. None: ``group``.
+        group_index: The index of the group, which has the keys of loads in progress too. Where the index may be
+            incomplete, and where there is none, the invalidation looks at every key under ``prefix``.
+        is_state: Whether the entries are state: then an invalidation that Valkey does not answer is not repeated.
     """
-    runtime = await engine.open()
-    overtakes = overtakes or group
-    l2 = runtime.l2
-    if l2 is None:
-        return _drop_group(engine, runtime, group, overtakes)
-    announcement = Announcement(groups=(group,), overtaken=() if overtakes == group else (overtakes,))
 
-    async def remove() -> int:
-        # A write that is still queued could otherwise arrive behind the look.
-        await l2.pipe.flush()
-        removal = _Removal(l2.pipe)
-        is_complete = False
-        if index is not None:
-            is_reliable = not sweep and not await l2.eviction.may_take_any()
-            members = _Members(l2, index.key, index.question)
-            async for page in members.pages():
-                await removal.remove(Delete(tuple(page), index=index.key))
-            is_complete = is_reliable and members.answer == 1
-        if not is_complete:
-            async for page in l2.level2.scan(prefix):
-                keys = page if belongs is None else await _those_that_belong(l2.level2, page, belongs)
+    group: Group
+    prefix: str
+    belongs: Callable[[bytes], bool] | None = None
+    overtakes: Group | None = None
+    group_index: Index | None = None
+    is_state: bool = False
+
+
+class Invalidations:
+    """The invalidations of one cache."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def key(self, key: str) -> bool:
+        """Remove ``key`` from both levels; return whether it was in either. Errors as for ``keys``."""
+        return await self.keys((key,)) > 0
+
+    async def keys(self, keys: Sequence[str]) -> int:
+        """Remove keys from both levels; return how many were in either.
+
+        Raises:
+            L2UnavailableError: The keys are gone from L1, and may or may not be gone from Valkey.
+            L2CommandError: Valkey refused one delete. The other keys are gone.
+        """
+        runtime = await self._engine.open()
+        changes = [KeyChange(runtime, (key,), is_repeated=True) for key in keys]
+        were_in_l1 = [change.begin() > 0 for change in changes]
+        deletes = [(Delete((key,), announced=True), change.done) for key, change in zip(keys, changes, strict=True)]
+        counts = await runtime.l2.pipe.write_all(deletes)
+        return sum(was_in_l1 or count > 0 for was_in_l1, count in zip(were_in_l1, counts, strict=True))
+
+    async def group(self, entries: GroupEntries, *, sweep: bool = False) -> int:
+        """Remove the entries of a group from both levels; return how many there were.
+
+        Args:
+            sweep: Whether to look at every key under the prefix in any case.
+
+        Raises:
+            L2UnavailableError: The entries are gone from L1; some may be left in Valkey.
+            L2CommandError: Valkey refused.
+        """
+        runtime = await self._engine.open()
+        l2, group, overtakes = runtime.l2, entries.group, entries.overtakes
+        if isinstance(l2, NoL2):
+            return GroupChange(runtime, group, overtakes=overtakes).begin()
+        overtaken = () if overtakes is None or overtakes == group else (overtakes,)
+        remove = partial(_remove_group, l2, entries, Announcement(groups=(group,), overtaken=overtaken), sweep)
+        repeat = None if entries.is_state else remove
+        return await GroupChange(runtime, group, overtakes=overtakes, repeat=repeat).run(remove)
+
+    async def indexed(self, group: Group, index: str) -> int:
+        """Remove the entries whose keys are in ``index`` from both levels; return how many. Errors as for ``group``.
+
+        Args:
+            group: Their group in L1, as far as the entries in L1 have it.
+        """
+        runtime = await self._engine.open()
+        l2 = runtime.l2
+        if isinstance(l2, NoL2):
+            return GroupChange(runtime, group).begin()
+
+        async def remove() -> int:
+            await l2.pipe.flush()
+            removal = _Removal(l2.pipe)
+            async for page in _Members(l2.level2, index).pages():
+                keys = tuple(key.decode() for key in page if is_text(key))
                 if keys:
-                    await removal.remove(Delete(tuple(keys)))
-        return await removal.finish(announcement)
+                    change = KeyChange(runtime, keys, is_repeated=True)
+                    await removal.remove(Delete(keys, announced=True, index=index), change)
+            return await removal.finish(Announcement(groups=(group,)))
 
-    return await _removed(engine, runtime, l2, group, overtakes, remove, is_state=is_state)
+        return await GroupChange(runtime, group, repeat=remove, covers_everything=True).run(remove)
 
 
-async def invalidate_indexed(engine: Engine, group: Group, index: str) -> int:
-    """Remove the entries whose keys are in ``index`` from both levels; return how many. Errors as above.
-
-    Args:
-        group: Their group in L1, as far as entries there know that they belong to it.
-    """
-    runtime = await engine.open()
-    l2 = runtime.l2
-    if l2 is None:
-        return _drop_group(engine, runtime, group, group)
-
-    async def remove() -> int:
-        await l2.pipe.flush()
-        removal = _Removal(l2.pipe)
-        async for page in _Members(l2, index).pages():
-            keys = tuple(key.decode() for key in page if is_text(key))
+async def _remove_group(l2: L2, entries: GroupEntries, announcement: Announcement, sweep: bool) -> int:
+    """Delete the entries of a group in Valkey and announce it; return how many values were deleted."""
+    # A write that is still queued could otherwise reach Valkey after the look at the index.
+    await l2.pipe.flush()
+    removal = _Removal(l2.pipe)
+    index, is_complete = entries.group_index, False
+    if index is not None:
+        is_reliable = not sweep and not await l2.eviction.may_evict_any()
+        members = _Members(l2.level2, index.key, index.question)
+        async for page in members.pages():
+            await removal.remove(Delete(tuple(page), index=index.key))
+        is_complete = is_reliable and members.answer == 1
+    if not is_complete:
+        async for page in l2.level2.scan(entries.prefix):
+            keys = page if entries.belongs is None else await _belonging(l2.level2, page, entries.belongs)
             if keys:
-                delete = Delete(keys, announced=True, index=index)
-                await removal.remove(delete, lambda keys=keys: engine.dropping(runtime, keys))  # type: ignore[misc]
-        return await removal.finish(Announcement(groups=(group,)))
-
-    return await _removed(engine, runtime, l2, group, group, remove, is_state=False, hides_everything=True)
-
-
-async def _removed(
-    engine: Engine,
-    runtime: Runtime,
-    l2: L2,
-    group: Group,
-    overtakes: Group,
-    remove: Callable[[], Awaitable[int]],
-    *,
-    is_state: bool,
-    hides_everything: bool = False,
-) -> int:
-    """Return what ``remove`` returns, L1 having dropped the group before and after; have it repeated if it must be."""
-    _drop_group(engine, runtime, group, overtakes)
-    try:
-        count = await remove()
-    except L2UnavailableError:
-        if not is_state:
-            l2.pending.note_group(overtakes, remove, hides_everything=hides_everything)
-        raise
-    finally:
-        # For the reason given in ``Engine.written``.
-        _drop_group(engine, runtime, group, overtakes)
-    l2.pending.settle_group(overtakes)
-    return count
-
-
-def _drop_group(engine: Engine, runtime: Runtime, group: Group, overtakes: Group) -> int:
-    runtime.fences.break_group(overtakes)
-    return engine.l1.drop_group(group)
+                await removal.remove(Delete(tuple(keys)))
+    return await removal.finish(announcement)
 
 
 def is_text(key: bytes) -> bool:
@@ -159,54 +158,62 @@ def is_text(key: bytes) -> bool:
 
 
 class _Removal:
-    """Deletes, of which the last waits for the announcement, to leave together with it."""
+    """Deletes in pages. The last delete waits for the announcement, so that both leave in one batch."""
 
     def __init__(self, pipe: WritePipe) -> None:
         self._pipe = pipe
-        self._last: tuple[Delete, Callable[[], OnDone]] | None = None
+        self._last: tuple[Delete, KeyChange | None] | None = None
         self._count = 0
 
-    async def remove(self, delete: Delete, dropping: Callable[[], OnDone] = lambda: _nothing) -> None:
-        """Delete, sooner or later. What ``dropping`` does is done when it is sent, and what that returns then after."""
-        last, self._last = self._last, (delete, dropping)
+    async def remove(self, delete: Delete, change: KeyChange | None = None) -> None:
+        """Send ``delete`` now or with a later call; ``change`` begins when the delete is queued."""
+        last, self._last = self._last, (delete, change)
         if last is not None:
-            self._count += await self._pipe.write(last[0], last[1]())
+            (count,) = await self._pipe.write_all([_begun(*last)])
+            self._count += count
 
     async def finish(self, announcement: Announcement) -> int:
-        """Return, once everything has been done and announced, how many values were deleted."""
-        announce: list[tuple[Any, OnDone]] = [(Announce(announcement), _nothing)]
+        """Return, once every delete is done and announced, how many values were deleted."""
+        announce: tuple[Any, OnDone] = (Announce(announcement), _nothing)
         if self._last is None:
-            await self._pipe.write_all(announce)
+            await self._pipe.write_all([announce])
         else:
-            count, _ = await self._pipe.write_all([(self._last[0], self._last[1]()), *announce])
+            count, _ = await self._pipe.write_all([_begun(*self._last), announce])
             self._count += count
         return self._count
 
 
+def _begun(delete: Delete, change: KeyChange | None) -> tuple[Any, OnDone]:
+    if change is None:
+        return delete, _nothing
+    change.begin()
+    return delete, change.done
+
+
 def _nothing(_: object) -> None:
-    """Do nothing with the outcome."""
+    """Ignore the outcome."""
 
 
 class _Members:
     """The members of an index.
 
     Attributes:
-        answer: The reply to ``question``, which is sent together with the first look.
+        answer: The reply to ``question``, which is sent together with the first page.
     """
 
-    def __init__(self, l2: L2, index: str, question: Command | None = None) -> None:
-        self._link = l2
+    def __init__(self, level2: GuardedLevel2, index: str, question: Command | None = None) -> None:
+        self._level2 = level2
         self._index = index
         self._questions = [] if question is None else [question]
         self.answer: Any = None
 
     async def pages(self) -> AsyncIterator[list[bytes]]:
-        """Yield them in pages; those that are there all the while at least once."""
+        """Yield the members in pages; a member that stays in the index throughout is yielded at least once."""
         cursor: bytes | int = 0
         questions = self._questions
         while True:
             scan: Command = ("ZSCAN", self._index, cursor, "COUNT", _PAGE_COUNT)
-            *answers, reply = await self._link.level2.execute([*questions, scan])
+            *answers, reply = await self._level2.execute([*questions, scan])
             if answers:
                 (self.answer,), questions = answers, []
             if isinstance(reply, Exception):
@@ -218,7 +225,8 @@ class _Members:
                 return
 
 
-async def _those_that_belong(level2: GuardedLevel2, keys: list[bytes], belongs: Callable[[bytes], bool]) -> list[bytes]:
+async def _belonging(level2: GuardedLevel2, keys: list[bytes], belongs: Callable[[bytes], bool]) -> list[bytes]:
+    """Return the keys whose values belong to the group."""
     found: list[bytes] = []
     for start in range(0, len(keys), _READ_COUNT):
         chunk = keys[start : start + _READ_COUNT]

@@ -1,6 +1,6 @@
-"""State: values that are changed by commands of their tier's own, and whose loss is an error.
+"""State: values that their tier changes by commands of its own, and whose loss is an error.
 
-Another part of ``Engine``, whose helpers it uses: what the engine does around a SET or DEL, this does around a ``Run``.
+The other tiers write by SET and DEL. State is written by scripts (``Run``), surrounded by the same ``Change``.
 """
 
 from __future__ import annotations
@@ -13,120 +13,110 @@ from ..call import Call, Loaded
 from ..engine import Engine
 from ..entries.entry import Entry, Group
 from ..level2.announcement import Announcement
-from ..level2.write_pipe import WritePipe
 from ..level2.writes import Announce, Command, Run, Write
 from ..memory.fences import Fence
-from ..runtime.runtime import Runtime
-from .store import storing
+from .change import GroupChange, KeyChange
+from .store import store_change
 
-__all__ = ["ask", "change", "change_group", "fill", "renew", "run", "store"]
-
-
-async def ask(runtime: Runtime, command: Command) -> Any:
-    """Return the reply to a command that is not sent through the write pipe: it may overtake queued writes.
-
-    Raises:
-        L2UnavailableError: No answer, also while the breaker is open.
-        L2CommandError: Valkey refused.
-    """
-    if runtime.level2 is None or not runtime.breaker.allows():
-        raise L2UnavailableError("Valkey is not asked at the moment, because it did not answer just now")
-    (reply,) = await runtime.level2.execute([command])
-    if isinstance(reply, Exception):
-        raise reply
-    return reply
+__all__ = ["StateCommands"]
 
 
-async def run(runtime: Runtime, command: Command) -> Any:
-    """Return the reply to a command that waits for its turn among the writes. Errors as for ``WritePipe.write``."""
-    return await _pipe(runtime).run(Run(command))
+class StateCommands:
+    """The commands that a tier of state sends to Valkey. The cache must have a Valkey."""
 
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
 
-async def store(engine: Engine, request: Call, fresh: Loaded, command: Command) -> None:
-    """As ``Engine.store``, behind ``command``."""
-    runtime = await engine.open()
-    pipe = _pipe(runtime)
-    await pipe.wait_room(len(request.key) + len(fresh.data))
-    write, keep = storing(engine, runtime, request, fresh)
-    # The value by a plain command behind it: what a script writes, the server tells this process of too.
-    await pipe.write_all([(Run(command), lambda _: None), (write, keep)])
+    async def ask(self, command: Command) -> Any:
+        """Return the reply to a command that bypasses the write pipe: it may overtake queued writes.
 
+        Raises:
+            L2UnavailableError: No answer, also while the breaker is open.
+            L2CommandError: Valkey refused.
+        """
+        runtime = await self._engine.open()
+        level2 = runtime.l2.level2
+        if level2 is None or not runtime.breaker.allows():
+            raise L2UnavailableError("Valkey is not asked at the moment, because it did not answer just now")
+        (reply,) = await level2.execute([command])
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
 
-async def change(engine: Engine, key: str, command: Command) -> Any:
-    """Send a command that changes what ``key`` holds; return its reply. L1 forgets the key before and after.
+    async def run(self, command: Command) -> Any:
+        """Return the reply to a command that takes its turn in the write pipe. Errors as for ``WritePipe.write``."""
+        runtime = await self._engine.open()
+        return await runtime.l2.pipe.submit(Run(command))
 
-    Raises:
-        L2UnavailableError: It may or may not have happened.
-        L2CommandError: Valkey refused it.
-    """
-    runtime = await engine.open()
-    pipe = _pipe(runtime)
-    engine.l1.drop(key)
-    fence = runtime.fences.open_for_write(key)
-    return await pipe.run(Run(command, (key,), announced=True), lambda _: engine.written(runtime, fence))
+    async def store(self, call: Call, loaded: Loaded, command: Command) -> None:
+        """Store a value as ``Stores.store`` does, behind ``command`` in the same batch."""
+        runtime = await self._engine.open()
+        pipe = runtime.l2.pipe
+        await pipe.wait_room(len(call.key) + len(loaded.data))
+        change = store_change(call, loaded, runtime)
+        change.begin()
+        # The value follows by a plain command: the server would report a script's write to this process too.
+        await pipe.write_all([(Run(command), lambda _: None), (change.write, change.done)])
 
+    async def change(self, key: str, command: Command) -> Any:
+        """Return the reply to a command that changes the value of ``key``. L1 drops the key before and after.
 
-async def change_group(
-    engine: Engine, group: Group, commands: Sequence[Command], *, announced: bool = True
-) -> list[Any]:
-    """As ``change``, for commands that change keys of ``group``, sent together. Some may be done although it raises.
+        Raises:
+            L2UnavailableError: The change may or may not have happened.
+            L2CommandError: Valkey refused the change.
+        """
+        runtime = await self._engine.open()
+        change = KeyChange(runtime, (key,))
+        change.begin()
+        return await runtime.l2.pipe.submit(Run(command, (key,), announced=True), change.done)
 
-    Args:
-        announced: Whether the other processes are told, behind them.
-    """
-    runtime = await engine.open()
+    async def change_group(self, group: Group, commands: Sequence[Command], *, announced: bool = True) -> list[Any]:
+        """Return the replies to commands that change keys of ``group``, sent together. L1 drops the group twice.
 
-    def drop() -> None:
-        runtime.fences.break_group(group)
-        engine.l1.drop_group(group)
+        Args:
+            announced: Whether an announcement to the other processes follows the commands.
 
-    drop()
-    writes: list[Write] = [*map(Run, commands)]
-    if announced:
-        writes.append(Announce(Announcement(groups=(group,))))
-    if not writes:
-        return []
-    pipe = _pipe(runtime)
-    try:
-        replies: list[Any] = await pipe.write_all([(write, lambda _: None) for write in writes])
-    finally:
-        # For the reason given in ``Engine.written``.
-        drop()
-    return replies[: len(commands)]
+        Raises:
+            L2UnavailableError, L2CommandError: As for ``change``. Some of the commands may be done.
+        """
+        runtime = await self._engine.open()
+        writes: list[Write] = [*map(Run, commands)]
+        if announced:
+            writes.append(Announce(Announcement(groups=(group,))))
+        change = GroupChange(runtime, group)
+        pipe = runtime.l2.pipe
+        replies: list[Any] = await change.run(lambda: pipe.write_all([(write, lambda _: None) for write in writes]))
+        return replies[: len(commands)]
 
+    async def fill(self, call: Call, fence: Fence, entry: Entry, command: Command) -> bool:
+        """Store a loaded value by ``command``, which replies 0 if it did not; return whether the value is stored.
 
-async def fill(engine: Engine, runtime: Runtime, request: Call, fence: Fence, entry: Entry, command: Command) -> bool:
-    """Store what was loaded under ``fence`` by ``command``, which replies 0 if it did not; return whether it is stored.
+        Errors as for ``change``; the loaded value is then stored nowhere.
+        """
+        runtime = await self._engine.open()
+        # No await from here until the command is queued: a change comes either before this step (and nothing is stored)
+        # or after it (and its write is queued behind this one).
+        stored = False
+        if fence.holds and not runtime.fences.is_barred(fence):
+            runtime.fences.overtake(fence)
 
-    Errors as for ``change``; the loaded value is then nowhere.
-    """
-    # No await before the command is queued: a change comes either before (and nothing is stored) or after (and is
-    # queued behind it).
-    stored = False
-    if fence.holds and not runtime.fences.is_barred(fence):
-        runtime.fences.overtake(fence)
+            def keep(outcome: Any) -> None:
+                nonlocal stored
+                stored = not isinstance(outcome, Exception) and outcome != 0
+                if stored and call.policy.l1 and runtime.fences.allow(fence):
+                    runtime.l1.put(fence.key, entry)
 
-        def keep(outcome: Any) -> None:
-            nonlocal stored
-            stored = not isinstance(outcome, Exception) and outcome != 0
-            if stored and request.policy.l1 and engine.may_keep(runtime, fence):
-                engine.l1.put(fence.key, entry)
+            await runtime.l2.pipe.submit(Run(command, (fence.key,), announced=True), keep)
+        if not stored:
+            call.counters.overtaken += 1
+        return stored
 
-        await _pipe(runtime).run(Run(command, (fence.key,), announced=True), keep)
-    if not stored:
-        request.counters.overtaken += 1
-    return stored
+    def renew(self, command: Command, on_done: Callable[[Any], object]) -> bool:
+        """Queue a command without waiting for its reply; return False if it was dropped.
 
-
-def renew(engine: Engine, command: Command, on_done: Callable[[Any], object]) -> bool:
-    """Queue a command that nobody waits for; return False, having dropped it, where it would not get through now."""
-    runtime = engine.runtime
-    if runtime is None or runtime.pipe is None or runtime.breaker.is_open:
-        return False
-    return runtime.pipe.fill(Run(command), on_done)
-
-
-def _pipe(runtime: Runtime) -> WritePipe:
-    if runtime.pipe is None:
-        raise L2UnavailableError("the cache has no Valkey")
-    return runtime.pipe
+        The command is dropped while Valkey is unavailable or the write queue is full.
+        """
+        runtime = self._engine.runtime
+        if runtime is None or runtime.breaker.is_open:
+            return False
+        return runtime.l2.pipe.fill(Run(command), on_done)

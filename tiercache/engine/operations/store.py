@@ -1,106 +1,116 @@
-"""Explicit stores: a value that wins over every load under way, written in its turn and kept in L1 when Valkey has it.
-
-Another part of ``Engine``, whose helpers it uses.
-"""
+"""Explicit stores: a value that wins over every load in progress, kept in L1 once Valkey has acknowledged it."""
 
 from __future__ import annotations
 
-from msgspec import Struct
+from collections.abc import Sequence
 
 from ..call import Call, Loaded
 from ..engine import Engine
 from ..entries.entry import Entry
-from ..level2.queued_write import OnDone
 from ..level2.writes import WriteSet
-from ..memory.fences import Fence
-from ..runtime.l2 import L2
 from ..runtime.runtime import Runtime
+from .change import KeyChange
 
-__all__ = ["store", "storing"]
+__all__ = ["StoreChange", "Stores", "store_change"]
 
 
-async def store(engine: Engine, request: Call, fresh: Loaded) -> float | None:
-    """Write a value; return its lifetime when Valkey has acknowledged it. It wins over every load under way.
+class Stores:
+    """The explicit stores of one cache."""
 
-    Where the tier writes behind it returns when the write is queued, and raises nothing: a failure is counted.
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
 
-    Raises:
-        L2UnavailableError: The write may or may not have happened; L1 no longer has the key.
-        L2CommandError: Valkey refused it.
+    async def store(self, call: Call, loaded: Loaded) -> float | None:
+        """Write a value; return its lifetime in seconds once Valkey has acknowledged it, or None for no expiry.
+
+        The value wins over every load in progress. Where the tier writes behind, this returns when the write is
+        queued and raises nothing: a failure is counted as ``write_errors``.
+
+        Raises:
+            L2UnavailableError: The write may or may not have happened; L1 no longer has the key.
+            L2CommandError: Valkey refused the write.
+        """
+        runtime = self._engine.open_runtime() or await self._engine.open()
+        pipe, is_behind = runtime.l2.pipe, call.policy.writes_behind
+        size_bytes = len(call.key) + len(loaded.data)
+        if not pipe.has_room(size_bytes, is_behind=is_behind):
+            await pipe.wait_room(size_bytes, is_behind=is_behind)
+        change = store_change(call, loaded, runtime, is_behind=is_behind)
+        change.begin()
+        if is_behind:
+            pipe.store_behind(change.write, change.done)
+        else:
+            await pipe.submit(change.write, change.done)
+        return change.write.ttl
+
+    async def store_many(self, pairs: Sequence[tuple[Call, Loaded]]) -> None:
+        """Write values as ``store`` does, queued together, sent in batches and awaited.
+
+        Raises:
+            L2UnavailableError: Some of the writes may have happened; L1 keeps the values that Valkey acknowledged.
+            L2CommandError: Valkey refused one write. The others are done.
+        """
+        runtime = await self._engine.open()
+        pipe = runtime.l2.pipe
+        await pipe.wait_room(sum(len(call.key) + len(loaded.data) for call, loaded in pairs))
+        changes = [store_change(call, loaded, runtime) for call, loaded in pairs]
+        for change in changes:
+            change.begin()
+        await pipe.write_all([(change.write, change.done) for change in changes])
+
+
+class StoreChange(KeyChange, kw_only=True, eq=False):
+    """The change that an explicit store makes.
+
+    Attributes:
+        call: The call that stores.
+        entry: The entry for L1.
+        write: The write to queue between ``begin`` and ``done``.
+        is_behind: Whether reads find the value from ``begin`` on. The write must be queued before the next await.
     """
-    runtime = engine.open_runtime() or await engine.open()
-    if runtime.l2 is None:
-        write, keep = storing(engine, runtime, request, fresh)
-        keep(1)
-        return write.ttl
-    pipe, is_behind = runtime.l2.pipe, request.policy.writes_behind
-    size_bytes = len(request.key) + len(fresh.data)
-    if not pipe.has_room(size_bytes, is_behind=is_behind):
-        await pipe.wait_room(size_bytes, is_behind=is_behind)
-    write, keep = storing(engine, runtime, request, fresh, is_behind=is_behind)
-    if is_behind:
-        pipe.store_behind(write, keep)
-    else:
-        await pipe.submit(write, keep)
-    return write.ttl
 
-
-def storing(
-    engine: Engine, runtime: Runtime, request: Call, fresh: Loaded, *, is_behind: bool = False
-) -> tuple[WriteSet, OnDone]:
-    """Drop what is in L1 and return the write of a value, with what must be done when its outcome is known.
-
-    Args:
-        is_behind: Whether reads are to find the value from now on. It must be queued before the next await.
-    """
-    policy, key = request.policy, request.key
-    data = policy.codec.pack(fresh.data)
-    lifetime = policy.lifetime(fresh.ttl, request.ttl)
-    now = engine.now()
-    entry = engine.entry(policy, request, fresh.value, lifetime, since=now, began=now)
-    engine.l1.drop(key)
-    # A later change, by whomever, may be heard of before this write is answered.
-    fence = runtime.fences.open_for_write(key, request.groups)
-    if is_behind and runtime.l2 is not None:
-        runtime.l2.behind.add(entry, fence)
-        if policy.l1 and engine.may_keep(runtime, fence):
-            engine.l1.put(key, entry)
-    write = WriteSet(key, data, lifetime, indexes=request.indexes, announced=True)
-    return write, _Stored(engine, runtime, request, fence, entry, len(data), is_behind)
-
-
-class _Stored(Struct, eq=False):
-    """What is done when the outcome of a store is known: an object, which costs less than a closure with its cells."""
-
-    engine: Engine
-    runtime: Runtime
-    request: Call
-    fence: Fence
+    call: Call
     entry: Entry
-    size_bytes: int
-    is_behind: bool
+    write: WriteSet
+    is_behind: bool = False
 
-    def __call__(self, outcome: int | Exception) -> None:
-        engine, runtime, request = self.engine, self.runtime, self.request
-        fence, l2 = self.fence, runtime.l2
-        is_latest = engine.may_keep(runtime, fence)
-        engine.written(runtime, fence)
-        is_last = self.is_behind and l2 is not None and l2.behind.answered(fence)
+    def begin(self) -> int:
+        count = KeyChange.begin(self)
+        if self.is_behind:
+            (fence,) = self.fences
+            self.runtime.l2.behind.add(self.entry, fence)
+            if self.call.policy.l1 and self.runtime.fences.allow(fence):
+                self.runtime.l1.put(fence.key, self.entry)
+        return count
+
+    def done(self, outcome: object) -> None:
+        runtime, call, (fence,) = self.runtime, self.call, self.fences
+        # Another process may have changed the key after this write: its message may arrive before this answer does.
+        is_latest = runtime.fences.allow(fence)
+        KeyChange.done(self, outcome)
+        is_last = self.is_behind and runtime.l2.behind.answered(fence)
         if isinstance(outcome, Exception):
-            if self.is_behind and l2 is not None:
-                _lost(engine, l2, request, outcome, is_last=is_last)
+            if self.is_behind:
+                self._lost(outcome, is_last=is_last)
             return
-        if l2 is not None:
-            l2.pending.note((request.key,), outcome)
-        request.counters.stored_bytes += self.size_bytes
-        if request.policy.l1 and is_latest:
-            engine.l1.put(request.key, self.entry)
+        call.counters.stored_bytes += len(self.write.value)
+        if call.policy.l1 and is_latest:
+            runtime.l1.put(fence.key, self.entry)
+
+    def _lost(self, error: Exception, *, is_last: bool) -> None:
+        """Count a store whose caller does not wait for it and whose write has failed."""
+        runtime, call = self.runtime, self.call
+        call.counters.write_errors += 1
+        runtime.log.warn_once("a stored value did not reach Valkey (counted as write_errors): %s", error)
+        if is_last:
+            # The value that Valkey still has is older than the one that the caller has stored.
+            runtime.l2.pending.remove(call.key, error)
 
 
-def _lost(engine: Engine, l2: L2, request: Call, error: Exception, *, is_last: bool) -> None:
-    """Take down that a store whose caller does not wait for it has failed."""
-    request.counters.write_errors += 1
-    engine.warn_once("A stored value did not reach Valkey (counted as write_errors): %s", error)
-    if is_last:
-        # What Valkey still has is older than what the caller knows to be stored.
-        l2.pending.remove(request.key, error)
+def store_change(call: Call, loaded: Loaded, runtime: Runtime, *, is_behind: bool = False) -> StoreChange:
+    """Return the change that stores ``loaded`` for ``call``."""
+    policy, key, now = call.policy, call.key, runtime.now()
+    lifetime = policy.lifetime(loaded.ttl, call.ttl)
+    entry = call.entry(loaded.value, lifetime, runtime.clock, since=now, began=now)
+    write = WriteSet(key, policy.codec.pack(loaded.data), lifetime, indexes=call.indexes, announced=True)
+    return StoreChange(runtime, (key,), call.groups, call=call, entry=entry, write=write, is_behind=is_behind)

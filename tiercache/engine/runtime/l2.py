@@ -1,13 +1,17 @@
-"""The link: everything that a runtime with a Valkey has, and one without has not."""
+"""L2 as one runtime holds it: the store, the write pipe to it, and the parts that keep L1 coherent with it.
+
+``L2`` stands for a Valkey. ``no_l2.NoL2`` takes its place in a cache of process memory alone, so that operations do not
+ask which of the two they have.
+"""
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
-from ..coherence.coherence import Coherence
+from ...log import CacheLog
+from ..coherence.coherence import Coherence, Policies
 from ..coherence.leases import Leases
 from ..coherence.listener import Listener
 from ..coherence.pending_invalidations import PendingInvalidations
@@ -15,96 +19,98 @@ from ..level2.announcement import Announcement
 from ..level2.breaker import Breaker, GuardedLevel2
 from ..level2.eviction import Eviction
 from ..level2.level2 import Level2
-from ..level2.queued_write import QueueLimits
 from ..level2.write_behind import WriteBehind
 from ..level2.write_pipe import WritePipe
 from ..level2.writes import Announce
-from ..memory.fences import Fences
-from ..memory.l1 import L1
+from ..memory.memory import Memory
+from .options import EngineOptions
 
-__all__ = ["L2", "Bounds", "Connect"]
+__all__ = ["L2", "Connect", "Service"]
 
-# Called with the name under which the runtime makes its announcements.
+# Called with the runtime's origin: its name in announcements and placeholders.
 Connect: TypeAlias = Callable[[str], Awaitable[Level2]]
 
 
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """How far memory may lag behind, and how long leases are; see ``CoherenceOptions``."""
+class Service(Policies, Protocol):
+    """A background worker that lives as long as a runtime: statistics, registration, tool policies."""
 
-    max_staleness: float
-    tracking: str
-    lease_ttl: float
-    lease_wait: float | None
+    async def open(self, level2: GuardedLevel2) -> None:
+        """Prepare before the first call is served. Raises UsageError if the cache must not open."""
+        ...
+
+    async def run(self, level2: GuardedLevel2) -> None:
+        """Work in the background until cancelled."""
+        ...
+
+    async def close(self, level2: GuardedLevel2) -> None:
+        """Finish after the last load and write."""
+        ...
 
 
 class L2:
-    """One runtime's connections to Valkey, and what keeps its memory coherent with it.
-
-    Args:
-        settings_key: Where the settings lie in Valkey that ``on_policies_changed`` is about: called when another
-            process may have changed them.
+    """One runtime's connections to Valkey, and the parts that keep its L1 coherent with it.
 
     Attributes:
-        level2: The guarded store.
-        origin: The name of this runtime in announcements and placeholders.
-        lease_wait: Most seconds that a load waits for another process's lease, None for no limit.
-        eviction: What the store does when it is full.
-        pipe: The write pipe to it.
-        behind: Stores that wait in it, and for whose answer nobody waits.
-        leases: The leases that are held and waited for.
-        unsettled: Invalidations that were not acknowledged.
-        coherence: What was heard of other processes' changes.
-        follower: How it is heard.
+        level2: The store behind its breaker.
+        origin: The runtime's name in announcements and placeholders.
+        lease_wait: Seconds that a load waits for another process's lease, or None for no limit.
+        eviction: Whether the server evicts keys when it is full.
+        pipe: The write pipe to the store.
+        behind: The write-behind stores in the pipe.
+        leases: The leases that this runtime holds and waits for.
+        pending: Invalidations that Valkey has not acknowledged.
+        coherence: Applies the changes of other processes.
+        listener: Receives the changes of other processes.
     """
 
     def __init__(
         self,
         level2: GuardedLevel2,
         origin: str,
-        bounds: Bounds,
-        *,
-        l1: L1,
-        fences: Fences,
-        now: Callable[[], float],
-        queue: QueueLimits,
-        retry_pause: float,
-        policies_key: str,
-        on_policies_changed: Callable[[], object],
+        memory: Memory,
+        service: Service,
+        options: EngineOptions,
+        log: CacheLog,
     ) -> None:
+        coherence = options.coherence
         self.level2 = level2
         self.origin = origin
-        self.lease_wait = bounds.lease_wait
-        self.eviction = Eviction(level2, now)
-        self.pipe = WritePipe(level2, queue)
-        self.behind = WriteBehind(self.pipe, fences, l1, now)
-        self.leases = Leases(self.pipe, origin=origin, ttl=bounds.lease_ttl)
-        self.pending = PendingInvalidations(self.pipe, pause=retry_pause)
-        self.coherence = Coherence(
-            l1,
-            fences,
-            self.leases,
-            origin=origin,
-            max_staleness=bounds.max_staleness,
-            policies_key=policies_key,
-            on_policies_changed=on_policies_changed,
-        )
-        self.listener = Listener(
-            level2, self.pipe, self.coherence, now=now, max_staleness=bounds.max_staleness, tracking=bounds.tracking
-        )
+        self.lease_wait = coherence.lease_wait
+        self.eviction = Eviction(level2, memory.now)
+        self.pipe = WritePipe(level2, options.writes)
+        self.behind = WriteBehind(self.pipe, memory)
+        self.leases = Leases(self.pipe, origin=origin, ttl=coherence.lease_ttl)
+        self.pending = PendingInvalidations(self.pipe, pause=options.resilience.breaker_pause, log=log)
+        self.coherence = Coherence(memory, self.leases, service, coherence, origin=origin, log=log)
+        self.listener = Listener(level2, self.pipe, self.coherence, coherence, memory.now, log)
 
     @staticmethod
     async def connect(connect: Connect, breaker: Breaker) -> tuple[GuardedLevel2, str]:
-        """Return a guarded store, and the name of whoever uses it."""
+        """Return the store behind ``breaker``, and a new origin for its user."""
         origin = secrets.token_hex(8)
         return GuardedLevel2(await connect(origin), breaker), origin
 
+    @property
+    def generation(self) -> int:
+        """The number of times that this runtime has dropped all of L1 because it may have missed a change."""
+        return self.coherence.generation
+
+    @property
+    def heard_count(self) -> int:
+        """Changes by other processes that this runtime has applied."""
+        return self.coherence.heard_count
+
+    @property
+    def is_tracking(self) -> bool:
+        """Whether the server reports changes that other software makes (CLIENT TRACKING)."""
+        return self.listener.is_tracking
+
     def announce(self, announcement: Announcement) -> None:
-        """Tell the other processes something that nobody waits for."""
+        """Publish ``announcement`` to the other processes, without waiting for an acknowledgement."""
         self.pipe.post(Announce(announcement))
 
     async def drain(self, timeout: float) -> None:
-        """Finish the writes under way, within ``timeout`` seconds."""
+        """Finish the queued writes within ``timeout`` seconds; stop renewing leases and repeating invalidations."""
         self.leases.end()
         await self.pending.aclose()
         await self.pipe.drain(timeout)

@@ -1,4 +1,4 @@
-"""Which event loop a cache belongs to: made without one, opened at first use, begun anew after a loop or a fork."""
+"""The lifecycle of a cache: made without an event loop, opened at first use, started again after a loop or a fork."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Lifecycle:
         start: Makes a runtime for the running loop.
 
     Attributes:
-        runtime: The runtime there is, of whichever loop. Written here alone.
+        runtime: The current runtime, of any loop. Only this class sets it.
     """
 
     def __init__(self, start: Callable[[], Runtime]) -> None:
@@ -31,12 +31,12 @@ class Lifecycle:
 
     @property
     def is_attached(self) -> bool:
-        """Whether there is a runtime and it is the running loop's."""
+        """Whether the current runtime belongs to the running loop."""
         runtime = self.runtime
         return runtime is not None and runtime.loop is asyncio.get_running_loop()
 
     def open_runtime(self) -> Runtime | None:
-        """Return what ``open`` would return without waiting or changing anything; None says nothing."""
+        """Return the running loop's open runtime, or None if ``open`` must be awaited."""
         runtime = self.runtime
         if runtime is None or self._closed or not runtime.is_open or runtime.loop is not asyncio.get_running_loop():
             return None
@@ -47,10 +47,10 @@ class Lifecycle:
 
         Raises:
             UsageError: The cache is closed.
-            WrongLoopError: It belongs to another loop that is still open.
+            WrongLoopError: The cache belongs to another loop that is still open.
             L2UnavailableError, L2CommandError: See ``Runtime.open``.
         """
-        # A load that the closing waits for may still ask the cache itself.
+        # While the cache closes, a load that the closing waits for may still ask the cache.
         if self._closed and (self.runtime is None or CURRENT_FLIGHT.get() is None):
             raise UsageError("the cache is closed")
         runtime = self._current()
@@ -69,12 +69,13 @@ class Lifecycle:
         self.runtime = None
 
     def _current(self) -> Runtime | None:
+        """Return the runtime if it belongs to the running loop, or None if a new one must be made."""
         runtime = self.runtime
         if runtime is None or runtime.loop is asyncio.get_running_loop():
             return runtime
         if runtime.pid != os.getpid():
-            # Kept, because collecting it would close transports, and that takes the parent's sockets out of the
-            # epoll object which the fork shares with it.
+            # Keep the parent's runtime: collecting it would close its transports, and that would take the parent's
+            # sockets out of the epoll object which the fork shares with the parent.
             self._inherited.append(runtime)
             self.runtime = None
             return None

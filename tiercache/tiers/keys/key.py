@@ -120,5 +120,5 @@ def still_makes(engine: Engine, key: str, make: Callable[[], str], warning: str)
             return True
     except UsageError:
         pass
-    engine.warn_once(warning)
+    engine.log.warn_once(warning)
     return False

@@ -15,13 +15,12 @@ from msgspec import Struct
 from ...engine.call import Loaded, LoadFunction, Mode
 from ...engine.engine import Engine
 from ...engine.entries.counters import TierCounters
-from ...engine.entries.entry import Group
+from ...engine.entries.entry import Entry, Group
 from ...engine.entries.policy import TierPolicy
 from ...engine.memory.load_limits import check_loader, takes_argument
 from ...engine.operations.around_change import Invalidating, Target
 from ...engine.operations.batch_loader import BATCH_SIZE, BATCH_WINDOW, ArgumentBatchLoader, BatchFunction
 from ...engine.operations.explain import Explanation
-from ...engine.operations.load_many import find_many, get_or_load_many, invalidate_many, store_many
 from ...errors import UsageError
 from ...indexes.names import tag_groups
 from ...ttl import Ttl, check_ttl
@@ -76,17 +75,18 @@ class KvTier(Tier[_Key, KvResult]):
         Raises:
             L2CommandError: Valkey refused the read. An unreachable Valkey is a miss.
         """
-        at = self._at(key)
-        entry = self._peek_one("get", at)
-        if entry is not None:
-            return entry.value.value()
-        found = await self._find("get", at)
-        return default if found.entry is None else found.entry.value.value()
+        full_key = self._key(key)
+        entry = self._entry_in_l1("get", full_key)
+        if entry is None:
+            entry = (await self._find("get", self._of(full_key))).entry
+        return default if entry is None else entry.value.value()
 
     async def exists(self, key: str) -> bool:
         """Return whether ``get`` would find a value. Counts as a lookup; errors as for ``get``."""
-        at = self._at(key)
-        return self._peek_one("exists", at) is not None or (await self._find("exists", at)).entry is not None
+        full_key = self._key(key)
+        if self._entry_in_l1("exists", full_key) is not None:
+            return True
+        return (await self._find("exists", self._of(full_key))).entry is not None
 
     async def set(self, key: str, value: Any, *, ttl: Ttl | None = None, tags: Sequence[str] = ()) -> None:
         """Store a value; return once Valkey has acknowledged it. Wins over loads under way.
@@ -189,7 +189,7 @@ class KvTier(Tier[_Key, KvResult]):
         entries, missing = self._peek(full_keys)
         if missing:
             with engine.operation("kv.get_many"):
-                founds = await find_many(engine, [self._request(self._of(full_key)) for full_key in missing])
+                founds = await engine.find_many([self._call(self._of(full_key)) for full_key in missing])
             entries.update((full_key, found.entry) for full_key, found in zip(missing, founds, strict=True))
         elif engine.tracer is not None:
             engine.trace_hit("kv.get_many")
@@ -212,20 +212,20 @@ class KvTier(Tier[_Key, KvResult]):
             check_ttl(ttl)
         tag_groups(tags)
         pairs = [
-            (self._request(self._at(key), ttl, tags), self._loaded_value(value, f"the value of {key!r}"))
+            (self._call(self._at(key), ttl, tags), self._loaded_value(value, f"the value of {key!r}"))
             for key, value in mapping.items()
         ]
-        for key, (_, fresh) in zip(mapping, pairs, strict=True):
-            self._policy.check_size(fresh.data, f"the value of {key!r}")
-        size_bytes = sum(len(fresh.data) for _, fresh in pairs)
+        for key, (_, loaded) in zip(mapping, pairs, strict=True):
+            self._policy.check_size(loaded.data, f"the value of {key!r}")
+        size_bytes = sum(len(loaded.data) for _, loaded in pairs)
         with self._engine.operation("kv.set_many", bytes=size_bytes):
-            await store_many(self._engine, pairs)
+            await self._stores.store_many(pairs)
 
     async def delete_many(self, keys: Iterable[str]) -> int:
         """Remove values; return how many there were. Errors as for ``delete``, for any of them."""
         full_keys = self._keys(keys)
         with self._engine.operation("kv.delete_many") as operation:
-            count = await invalidate_many(self._engine, full_keys)
+            count = await self._invalidations.keys(full_keys)
             operation.set("deleted_count", count)
         return count
 
@@ -273,12 +273,20 @@ class KvTier(Tier[_Key, KvResult]):
                 ]
 
             with engine.operation("kv.get_or_load_many"):
-                requests = [self._request(self._of(full_key), ttl, tags) for full_key in missing]
-                founds = await get_or_load_many(engine, requests, load)
+                calls = [self._call(self._of(full_key), ttl, tags) for full_key in missing]
+                founds = await self._loads.get_or_load_many(calls, load)
             entries.update((full_key, found.entry) for full_key, found in zip(missing, founds, strict=True))
         elif engine.tracer is not None:
             engine.trace_hit("kv.get_or_load_many")
         return {self._own_key(full_key): entries[full_key].value.value() for full_key in full_keys}
+
+    def _entry_in_l1(self, method: str, full_key: str) -> Entry | None:
+        """Return the entry in L1, counted and traced as a hit of ``method``, or None. Makes no key object."""
+        engine = self._engine
+        entry = engine.hit(full_key, engine.now(), self._counters)
+        if entry is not None and engine.tracer is not None:
+            engine.trace_hit(f"kv.{method}", key=full_key)
+        return entry
 
     def _peek(self, full_keys: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
         """Return the entries in process memory, counted as hits, and the keys that are not there."""
@@ -292,20 +300,23 @@ class KvTier(Tier[_Key, KvResult]):
         return entries, [full_key for full_key in full_keys if full_key not in entries]
 
     def _key(self, key: object) -> str:
-        """Return the key in Valkey: plain text, nothing of the caller's."""
+        """Return the key in Valkey: plain text, no object of the caller's."""
+        if type(key) is str and key and (full_key := self._prefix + key).isascii() and len(full_key) <= _MAX_KEY_BYTES:
+            return full_key
+        return self._checked_key(key)
+
+    def _checked_key(self, key: object) -> str:
+        """Do as ``_key`` for every key, with the checks that most keys do not need."""
         if not isinstance(key, str):
             raise UsageError(f"key must be a str, not {type(key).__name__}")
         plain = str.__str__(key)
         if not plain:
             raise UsageError("key must not be empty")
         full_key = self._prefix + plain
-        if full_key.isascii():
-            size_bytes = len(full_key)
-        else:
-            try:
-                size_bytes = len(full_key.encode())
-            except UnicodeEncodeError as error:
-                raise UsageError(f"key has text that is not Unicode (a lone surrogate): {error}") from error
+        try:
+            size_bytes = len(full_key.encode())
+        except UnicodeEncodeError as error:
+            raise UsageError(f"key has text that is not Unicode (a lone surrogate): {error}") from error
         if size_bytes > _MAX_KEY_BYTES:
             most = _MAX_KEY_BYTES - len(self._prefix)
             raise UsageError(f"key must be at most {most} bytes of UTF-8, not {size_bytes - len(self._prefix)}")
@@ -328,8 +339,8 @@ class KvTier(Tier[_Key, KvResult]):
         return _Key(full_key, self._counters, self._groups)
 
     def _loaded(self, value: object, name: str) -> Loaded:
-        fresh = self._loaded_value(value, name)
-        return fresh if self._engine.is_wanted(self._policy, value) else fresh._replace(store=False)
+        loaded = self._loaded_value(value, name)
+        return loaded if self._is_wanted(value) else loaded._replace(store=False)
 
     def _loaded_value(self, value: object, name: str) -> Loaded:
         entry, data = encode_kv(value, name, self._engine.wall())

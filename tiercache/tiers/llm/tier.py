@@ -14,7 +14,7 @@ from ...engine.memory.load_limits import check_loader, takes_argument
 from ...engine.operations.around_change import Invalidating, Target
 from ...engine.operations.batch_loader import BATCH_SIZE, BATCH_WINDOW, ArgumentBatchLoader, BatchFunction
 from ...engine.operations.explain import Explanation
-from ...engine.operations.invalidate import invalidate_group
+from ...engine.operations.invalidate import GroupEntries
 from ...errors import UsageError
 from ...indexes.names import index_of
 from ...pricing.prices import PriceTable
@@ -111,7 +111,7 @@ class LlmTier(Tier[LlmKey, LlmResult]):
                 loader must take nothing.
             ttl: Lifetime of what is loaded; None takes the tier's, then the cache's.
             tags: Names by which what is loaded can be invalidated together with other entries.
-            mode: "use" the cache; "refresh": load anew, store, and let callers who come meanwhile share it;
+            mode: "use" the cache; "reloaded": load anew, store, and let callers who come meanwhile share it;
                 "bypass": load, look up and store nothing; "only_cached": look up, load nothing;
                 "store_only": load for this caller alone, and store.
 
@@ -143,8 +143,8 @@ class LlmTier(Tier[LlmKey, LlmResult]):
             answer: Any = loader(params) if takes_argument(loader) else loader()  # type: ignore[call-arg]
             if inspect.isawaitable(answer):
                 answer = await answer
-            fresh = self._loaded_answer(prepared.model, answer)
-            return fresh if self._is_still(prepared, params) else fresh._replace(store=False)
+            loaded = self._loaded_answer(prepared.model, answer)
+            return loaded if self._is_still(prepared, params) else loaded._replace(store=False)
 
         return load
 
@@ -213,8 +213,8 @@ class LlmTier(Tier[LlmKey, LlmResult]):
         key = self._prepared(params)
         if ttl is not None:
             check_ttl(ttl)
-        fresh = Loaded(*self._encoded(key.model, response, blocks, tokens))
-        return await self._store(method, key, fresh, ttl, tags, "response" if blocks is None else "blocks")
+        loaded = Loaded(*self._encoded(key.model, response, blocks, tokens))
+        return await self._store(method, key, loaded, ttl, tags, "response" if blocks is None else "blocks")
 
     async def invalidate(self, params: Mapping[str, Any] | LlmKey) -> bool:
         """Remove the answer to ``params``; return whether there was one.
@@ -271,10 +271,8 @@ class LlmTier(Tier[LlmKey, LlmResult]):
             # Where requests for several models may share an entry, any of them may be bringing this model's.
             overtakes = self._policy.group if self._policy.groups_of else None
             group = Group("model", model)
-            index = index_of(self._name, group)
-            count = await invalidate_group(
-                self._engine, group, self._prefix, belongs, overtakes=overtakes, index=index, sweep=sweep
-            )
+            entries = GroupEntries(group, self._prefix, belongs, overtakes, index_of(self._name, group))
+            count = await self._invalidations.group(entries, sweep=sweep)
             operation.set("deleted_count", count)
         return count
 
@@ -296,7 +294,7 @@ class LlmTier(Tier[LlmKey, LlmResult]):
         if response is None:
             response = joined_text(blocks or ())
         entry, data = self._encoded(model, response, blocks, answer.tokens)
-        return Loaded(entry, data, answer.ttl, answer.store and self._engine.is_wanted(self._policy, answer))
+        return Loaded(entry, data, answer.ttl, answer.store and self._is_wanted(answer))
 
     def _encoded(
         self,

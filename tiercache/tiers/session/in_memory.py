@@ -18,7 +18,7 @@ from ...engine.engine import Engine
 from ...engine.entries.entry import Entry
 from ...engine.entries.policy import TierPolicy
 from ...engine.memory.fences import Fence
-from ...engine.operations.load import get_or_load
+from ...engine.operations.get_or_load import Loads
 from .entry import FieldValue
 from .fields import FieldKey, ThreadKeys, Threads
 
@@ -40,6 +40,7 @@ class MemorySessions:
 
     def __init__(self, engine: Engine, policy: TierPolicy) -> None:
         self._engine = engine
+        self._loads = Loads(engine)
         self._policy = policy
         self._counters = policy.counters.of(policy.tier)
         self._threads: dict[str, dict[str, _Value]] = {}
@@ -70,8 +71,8 @@ class MemorySessions:
                 self._counters.overtaken += 1
 
         groups = (self._policy.group, place.thread.group)
-        request = Call(self._policy, place.key, groups, self._counters, fill=fill)
-        found = await get_or_load(self._engine, request, load, "use")
+        call = Call(self._policy, place.key, groups, self._counters, fill=fill)
+        found = await self._loads.get_or_load(call, load, "use")
         assert found.entry is not None
         return FieldValue(found.entry.value, self._engine.now() + window, "loader", found.coalesced)
 

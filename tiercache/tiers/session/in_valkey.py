@@ -16,15 +16,15 @@ from ...engine.entries.entry import Entry
 from ...engine.entries.policy import TierPolicy
 from ...engine.level2.writes import Command
 from ...engine.memory.fences import Fence
-from ...engine.operations import state
-from ...engine.operations.invalidate import invalidate_group
-from ...engine.operations.load import get_or_load
-from ...engine.runtime.runtime import Runtime
+from ...engine.operations.get_or_load import Loads
+from ...engine.operations.invalidate import GroupEntries, Invalidations
+from ...engine.operations.state import StateCommands
+from ...engine.runtime.l2 import L2
 from ...indexes.names import IndexNames
-from ...lua import session_script, thread_script
 from ...ttl import NO_EXPIRY, to_milliseconds
 from .entry import FieldValue
 from .fields import FieldKey, ThreadKeys, Threads
+from .scripts import session_script, thread_script
 from .sliding import SlidingTtl
 
 __all__ = ["ValkeySessions"]
@@ -55,6 +55,9 @@ class ValkeySessions:
 
     def __init__(self, engine: Engine, policy: TierPolicy, name: str) -> None:
         self._engine = engine
+        self._loads = Loads(engine)
+        self._invalidations = Invalidations(engine)
+        self._state = StateCommands(engine)
         self._name = name
         self._names = IndexNames.of(name)
         self._policy = policy
@@ -70,25 +73,23 @@ class ValkeySessions:
         return None if entry is None else self._read(place, entry, "l1")
 
     async def get(self, place: FieldKey, *, fresh: bool) -> FieldValue | None:
-        found = await self._engine.find(self._request(place), fresh=fresh)
+        found = await self._engine.find(self._call(place), fresh=fresh)
         if found.entry is None:
             self._sliding.forget(place.key)
             return None
         return self._read(place, found.entry, found.source)
 
     async def get_or_load(self, place: FieldKey, load: LoadFunction, window: float) -> FieldValue:
-        # Of the loop that the load begins on: while the cache is being closed no other is to be had.
-        runtime = await self._engine.open()
-        request = self._request(place)
+        call = self._call(place)
 
         async def fill(fence: Fence, entry: Entry) -> None:
             command = _command("fill", place, _milliseconds(window), entry.value)
             began = self._engine.now()
-            if await state.fill(self._engine, runtime, request, fence, entry, command):
+            if await self._state.fill(call, fence, entry, command):
                 self._counters.stored_bytes += len(entry.value.encode())
                 self._sliding.note(place.key, began, window)
 
-        found = await get_or_load(self._engine, request._replace(fill=fill), load, "use")
+        found = await self._loads.get_or_load(call._replace(fill=fill), load, "use")
         assert found.entry is not None
         if found.source == "loader":
             return FieldValue(found.entry.value, self._engine.now() + window, "loader", found.coalesced)
@@ -110,7 +111,7 @@ class ValkeySessions:
             else:
                 self._sliding.note(key, now, math.inf if outcome == -1 else outcome / 1000)
 
-        if state.renew(self._engine, _command("slide", place, self._tier_window), renewed):
+        if self._state.renew(_command("slide", place, self._tier_window), renewed):
             self._sliding.asked(key, now)
 
     # Changing
@@ -118,12 +119,12 @@ class ValkeySessions:
     async def set(self, place: FieldKey, text: str, window: float) -> None:
         began = self._engine.now()
         command = ("EVAL", session_script("set"), 1, place.thread.windows, place.field, _milliseconds(window))
-        fresh = Loaded(text, text.encode(), NO_EXPIRY if window == math.inf else window)
-        await state.store(self._engine, self._request(place), fresh, command)
+        loaded = Loaded(text, text.encode(), NO_EXPIRY if window == math.inf else window)
+        await self._state.store(self._call(place), loaded, command)
         self._sliding.note(place.key, began, window)
 
     async def delete(self, place: FieldKey) -> bool:
-        count: int = await state.change(self._engine, place.key, _command("delete", place))
+        count: int = await self._state.change(place.key, _command("delete", place))
         self._sliding.forget(place.key)
         return count > 0
 
@@ -143,53 +144,51 @@ class ValkeySessions:
     async def _change(self, script: str, place: FieldKey, window: float | None, *args: str | int) -> Any:
         call = "" if window is None else _milliseconds(window)
         command = _command(script, place, self._tier_window, call, *args)
-        reply = await state.change(self._engine, place.key, command)
+        reply = await self._state.change(place.key, command)
         self._sliding.forget(place.key)
         return reply
 
     # Whole threads: in one step as far as one script may go, where the hash has all fields
 
     async def get_all(self, thread: ThreadKeys, *, sweep: bool) -> dict[str, str]:
-        runtime = await self._engine.open()
         part = _NONE
-        if await self._relies_on_hash(runtime, sweep):
-            part = _part(await state.ask(runtime, self._begin("get_all", thread, self._tier_window)))
+        if await self._relies_on_hash(sweep):
+            part = _part(await self._state.ask(self._begin("get_all", thread, self._tier_window)))
         fields = part.left
         if not part.is_complete:
-            fields = await self._with_others(runtime, thread, await state.ask(runtime, ("HKEYS", thread.windows)))
+            fields = await self._with_others(thread, await self._state.ask(("HKEYS", thread.windows)))
         found = self._texts(part.reply or [])
         for command in _commands("get_all", thread, fields, self._tier_window):
-            found |= self._texts(await state.ask(runtime, command))
+            found |= self._texts(await self._state.ask(command))
         return found
 
     async def touch(self, thread: ThreadKeys, *, sweep: bool) -> int:
-        runtime = await self._engine.open()
         part = _NONE
-        if await self._relies_on_hash(runtime, sweep):
-            part = _part(await state.run(runtime, self._begin("touch", thread, self._tier_window)))
-        fields = part.left if part.is_complete else await self._fields(runtime, thread)
+        if await self._relies_on_hash(sweep):
+            part = _part(await self._state.run(self._begin("touch", thread, self._tier_window)))
+        fields = part.left if part.is_complete else await self._fields(thread)
         count: int = part.reply or 0
         for command in _commands("touch", thread, fields, self._tier_window):
-            count += await state.run(runtime, command)
+            count += await self._state.run(command)
         return count
 
     async def destroy(self, thread: ThreadKeys, *, sweep: bool) -> int:
         # L1 forgets it even if Valkey does not answer.
-        await state.change_group(self._engine, thread.group, (), announced=False)
-        runtime = await self._engine.open()
+        await self._state.change_group(thread.group, (), announced=False)
         part = _NONE
-        if await self._relies_on_hash(runtime, sweep):
+        if await self._relies_on_hash(sweep):
             begin = self._begin("delete", thread)
-            (reply,) = await state.change_group(self._engine, thread.group, [begin], announced=False)
+            (reply,) = await self._state.change_group(thread.group, [begin], announced=False)
             part = _part(reply)
-        fields = part.left if part.is_complete else await self._fields(runtime, thread)
-        counts = await state.change_group(self._engine, thread.group, list(_commands("delete", thread, fields)))
+        fields = part.left if part.is_complete else await self._fields(thread)
+        counts = await self._state.change_group(thread.group, list(_commands("delete", thread, fields)))
         count: int = sum(counts, part.reply or 0)
         return count
 
-    async def _relies_on_hash(self, runtime: Runtime, sweep: bool) -> bool:
-        """Return whether a thread's hash may have all its fields. A hash has a life, and may be evicted as they may."""
-        return not sweep and runtime.l2 is not None and not await runtime.l2.eviction.may_take_expiring()
+    async def _relies_on_hash(self, sweep: bool) -> bool:
+        """Return whether a thread's hash may have all its fields. The server may evict a hash as it may the fields."""
+        l2 = (await self._engine.open()).l2
+        return not sweep and isinstance(l2, L2) and not await l2.eviction.may_evict_expiring()
 
     def _begin(self, script: str, thread: ThreadKeys, *args: int) -> Command:
         keys = (thread.windows, *self._names)
@@ -206,25 +205,26 @@ class ValkeySessions:
 
     async def clear(self, threads: Threads) -> int:
         group = self._policy.group
-        count = await invalidate_group(self._engine, group, threads.values_prefix, is_state=True)
-        await invalidate_group(self._engine, group, threads.windows_prefix, is_state=True)
+        count = await self._invalidations.group(GroupEntries(group, threads.values_prefix, is_state=True))
+        await self._invalidations.group(GroupEntries(group, threads.windows_prefix, is_state=True))
         return count
 
-    async def _fields(self, runtime: Runtime, thread: ThreadKeys) -> list[bytes]:
-        """Return the fields of a thread, whoever wrote them, those that are being written included."""
-        return await self._with_others(runtime, thread, await state.run(runtime, ("HKEYS", thread.windows)))
+    async def _fields(self, thread: ThreadKeys) -> list[bytes]:
+        """Return the fields of a thread, also of other software's, and those whose writes are in the write pipe."""
+        return await self._with_others(thread, await self._state.run(("HKEYS", thread.windows)))
 
-    async def _with_others(self, runtime: Runtime, thread: ThreadKeys, fields: list[bytes]) -> list[bytes]:
-        """Return ``fields``, and those that have keys and are not among them."""
-        if runtime.level2 is None:
+    async def _with_others(self, thread: ThreadKeys, fields: list[bytes]) -> list[bytes]:
+        """Return ``fields``, and the further fields that have keys in Valkey."""
+        level2 = (await self._engine.open()).l2.level2
+        if level2 is None:
             return fields
         start = len(thread.prefix.encode())
         all_fields = dict.fromkeys(fields)
-        async for page in runtime.level2.scan(thread.prefix):
+        async for page in level2.scan(thread.prefix):
             all_fields.update(dict.fromkeys(key[start:] for key in page))
         return list(all_fields)
 
-    def _request(self, place: FieldKey) -> Call:
+    def _call(self, place: FieldKey) -> Call:
         return Call(self._policy, place.key, (self._policy.group, place.thread.group), self._counters)
 
 

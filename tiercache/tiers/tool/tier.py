@@ -17,7 +17,7 @@ from ...engine.memory.load_limits import check_loader, takes_any
 from ...engine.operations.around_change import Invalidating, Target
 from ...engine.operations.batch_loader import BATCH_SIZE, BATCH_WINDOW, BatchFunction, KeywordBatchLoader
 from ...engine.operations.explain import Explanation
-from ...engine.operations.invalidate import invalidate_group
+from ...engine.operations.invalidate import GroupEntries
 from ...errors import UsageError
 from ...indexes.names import index_of
 from ...ttl import Ttl, check_ttl
@@ -142,7 +142,7 @@ class ToolTier(Tier[ToolKey, ToolResult]):
             value = loader(**_keywords(loader, json.loads(prepared._args) if args is ABSENT else args))
             if inspect.isawaitable(value):
                 value = await value
-            store = self._is_still(prepared, tool, args) and self._engine.is_wanted(self._policy, value)
+            store = self._is_still(prepared, tool, args) and self._is_wanted(value)
             return self._loaded_value(prepared, value, cost)._replace(store=store)
 
         return load
@@ -283,8 +283,8 @@ class ToolTier(Tier[ToolKey, ToolResult]):
         with self._engine.operation("tool.invalidate_by_tool", tool_name=tool) as operation:
             name = str.__str__(tool)
             group = Group("tool", name)
-            index = index_of(self._name, group)
-            count = await invalidate_group(self._engine, group, f"{self._prefix}{name}:", index=index, sweep=sweep)
+            entries = GroupEntries(group, f"{self._prefix}{name}:", group_index=index_of(self._name, group))
+            count = await self._invalidations.group(entries, sweep=sweep)
             operation.set("deleted_count", count)
         return count
 
@@ -299,9 +299,8 @@ class ToolTier(Tier[ToolKey, ToolResult]):
             raise UsageError(f"policy must be a ToolPolicy, not {type(policy).__name__}")
         runtime = await self._engine.open()
         with self._engine.operation("tool.set_policy", tool_name=tool):
-            await self._policies.set(runtime.level2, str.__str__(tool), policy)
-            if runtime.l2 is not None:
-                runtime.l2.announce(Announcement(settings=True))
+            await self._policies.set(runtime.l2.level2, str.__str__(tool), policy)
+            runtime.l2.announce(Announcement(settings=True))
 
     def get_policy(self, tool: str) -> ToolPolicy | None:
         """Return the policy of ``tool`` as this process knows it, None for none."""
@@ -312,7 +311,8 @@ class ToolTier(Tier[ToolKey, ToolResult]):
         """Read the policies of all tools now; return False, and keep those known, if Valkey does not give them."""
         runtime = await self._engine.open()
         with self._engine.operation("tool.refresh_policies"):
-            return runtime.level2 is None or await self._policies.refresh(runtime.level2)
+            level2 = runtime.l2.level2
+            return level2 is None or await self._policies.refresh(level2)
 
     async def _ready(self) -> None:
         await self._engine.open()  # Which reads the policies: the first call already knows them.
@@ -322,10 +322,10 @@ class ToolTier(Tier[ToolKey, ToolResult]):
         warning = "The args of a tool call were changed while it was made: its result is not stored"
         return still_makes(self._engine, prepared.key, lambda: self._prepared(tool, args).key, warning)
 
-    def _request(self, key: ToolKey, ttl: Ttl | None = None, tags: Sequence[str] = ()) -> Call:
+    def _call(self, key: ToolKey, ttl: Ttl | None = None, tags: Sequence[str] = ()) -> Call:
         if ttl is None and (policy := self._policies.get(key.tool)) is not None:
             ttl = policy.ttl
-        return super()._request(key, ttl, tags)
+        return super()._call(key, ttl, tags)
 
     def _loaded_value(self, prepared: ToolKey, value: object, cost: float | None) -> Loaded:
         now_ms = int(self._engine.wall() * 1000)

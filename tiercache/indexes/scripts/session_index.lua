@@ -1,5 +1,5 @@
--- Notes fields of another writer, as if each had been read, without renewing them; returns how many were not noted
--- before. ARGV: the fields, in the order of their keys.
+-- Notes fields of another writer in the thread's hash, as if each had been read, without renewing them. Returns how
+-- many fields the hash did not have before. ARGV: the fields, in the order of their keys.
 local count = 0
 for i = 2, #KEYS do
     local left = redis.call('PTTL', KEYS[i])

@@ -1,8 +1,11 @@
--- What the session scripts share. KEYS[1] is always the thread's hash: field -> window in ms, 0 for no end, -1 for a
--- field of another writer that has been read. KEYS[2] and further are fields' values. `tier` is the tier's window in ms,
--- 0 for none. A script is one step: nobody sees the hash without the value it is written for.
+-- Functions that the session scripts share.
+--
+-- KEYS[1] is always the thread's hash. It maps each field to its window in ms: 0 for no end, -1 for a field of another
+-- writer that has been read. KEYS[2] and the following are the keys of fields' values. `tier` is the tier's window in
+-- ms, 0 for no end. A script is one step for the server: no client sees the hash without the value that the hash is
+-- written for.
 
--- Lets a hash whose last endless field has gone end with its longest one.
+-- Gives a hash without expiry the longest window of its fields, if no field without end is left.
 local function fit(hash)
     if redis.call('PTTL', hash) ~= -1 then return end
     local longest = 0
@@ -14,7 +17,7 @@ local function fit(hash)
     redis.call('PEXPIRE', hash, longest)
 end
 
--- Lets the hash live for `life` ms at least, for ever if that is not above 0.
+-- Makes the hash live for at least `life` ms, or for ever if `life` is not above 0.
 local function cover(hash, life)
     if life <= 0 then
         redis.call('PERSIST', hash)
@@ -24,7 +27,7 @@ local function cover(hash, life)
     if left ~= -1 and left < life then redis.call('PEXPIRE', hash, life) end
 end
 
--- Notes the window of a field that is about to live for `life` ms.
+-- Writes the window of a field, which lives for `life` ms from now, into the hash.
 local function register(hash, field, window, life)
     local is_new = redis.call('EXISTS', hash) == 0
     local before = tonumber(redis.call('HGET', hash, field) or '')
@@ -37,14 +40,14 @@ local function register(hash, field, window, life)
     end
 end
 
--- Renews the life of a field; returns what it has left in ms, -1 for no end, -2 if it is not there. With `lazily` only
--- once a quarter of its window has passed.
+-- Renews the life of a field. Returns the remaining life in ms, -1 for no end, -2 if the field is missing. With
+-- `lazily` the field is renewed only after a quarter of its window has passed.
 local function slide(hash, key, field, tier, lazily)
     local left = redis.call('PTTL', key)
     if left == -2 then return -2 end
     local window = tonumber(redis.call('HGET', hash, field) or '')
     if not window or window < 0 then
-        -- Another writer's. A server without memory left refuses to note it, and the field can be read all the same.
+        -- A field of another writer. A server without free memory refuses to note it; the field can still be read.
         if not window then pcall(register, hash, field, -1, left) end
         if tier == 0 or left == -1 or left >= tier then return left end
         window = tier
@@ -54,13 +57,13 @@ local function slide(hash, key, field, tier, lazily)
         return -1
     end
     if lazily and left <= window and left > window * 0.75 then return left end
-    -- GETEX leaves alone what is no string.
+    -- GETEX fails on a key that is not a string, and leaves it unchanged.
     redis.pcall('GETEX', key, 'PX', window)
     cover(hash, window)
     return window
 end
 
--- Writes a value that lives for `window` ms.
+-- Writes a value that lives for `window` ms, for ever if `window` is 0.
 local function put(hash, key, field, window, value)
     register(hash, field, window, tonumber(window))
     if tonumber(window) > 0 then
@@ -70,13 +73,15 @@ local function put(hash, key, field, window, value)
     end
 end
 
--- Returns the string under a key, nil for anything else.
+-- Returns the string under a key, or nil if the key is missing or holds another type.
 local function text_of(key)
     local value = redis.pcall('GET', key)
     return type(value) == 'string' and value or nil
 end
 
--- Gives a value just written in place of `old` its life: `given` if that is not '', else that of the field it was.
+-- Gives a value that has just replaced `old` its life. There are two cases:
+-- 1. The field existed and `given` is '': the field keeps its window, and its life is renewed.
+-- 2. Otherwise the window is `given`, or the tier's window if `given` is ''.
 local function settle(hash, key, field, old, given, tier)
     if old and given == '' then
         slide(hash, key, field, tier, false)

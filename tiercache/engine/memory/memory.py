@@ -1,0 +1,28 @@
+"""The memory side of a runtime: L1, fences, flights, and the limits of loads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ...options import ResilienceOptions
+from .fences import Fences
+from .flights import Flights
+from .l1 import L1
+from .load_limits import LoadLimits
+
+__all__ = ["Memory"]
+
+
+class Memory:
+    """The state of one runtime in this process. L1 outlives the runtime; the other parts end with the runtime.
+
+    Args:
+        now: The monotonic clock, in seconds.
+    """
+
+    def __init__(self, l1: L1, options: ResilienceOptions, now: Callable[[], float]) -> None:
+        self.l1 = l1
+        self.now = now
+        self.fences = Fences(now)
+        self.flights = Flights(lambda began: l1.trusts(began, now()))
+        self.load_limits = LoadLimits(options)

@@ -1,0 +1,124 @@
+"""Changes: the steps around every write or delete of a key or a group, so that no older value survives in this process.
+
+    begin()   1. L1 drops the entries; 2. the fences of reads and loads in progress break
+              ── the caller queues the write in the same step: no await in between ──
+    done()    3. the same a second time; loads that wait for the lease look again; a delete that Valkey did not
+                 acknowledge becomes a pending invalidation
+
+The second drop closes this race: a read that starts after ``begin`` reaches Valkey before the write does, finds the
+older value there and fills L1 with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+from msgspec import Struct
+
+from ...errors import L2UnavailableError
+from ..entries.entry import Group
+from ..memory.fences import Fence
+from ..runtime.runtime import Runtime
+
+__all__ = ["Change", "GroupChange", "KeyChange"]
+
+T = TypeVar("T")
+
+
+class Change(Struct, eq=False):
+    """One change, from the first drop to the second."""
+
+    runtime: Runtime
+
+    def begin(self) -> int:
+        """Drop the entries and break the fences; return how many entries L1 had. Queue the write before any await."""
+        raise NotImplementedError
+
+    def done(self, outcome: object) -> None:
+        """Drop again, in the step in which Valkey's answer to the write is known.
+
+        Args:
+            outcome: The result of the write, or its error.
+        """
+        raise NotImplementedError
+
+
+class KeyChange(Change, eq=False):
+    """A change of keys.
+
+    Attributes:
+        groups: The groups of the keys.
+        is_repeated: Whether the change must be repeated until Valkey acknowledges it. Until then this process does
+            not read the keys from Valkey. True for deletes; a store that fails is the caller's to repeat.
+        fences: The fence of each key, from ``begin`` to ``done``.
+    """
+
+    keys: Sequence[str]
+    groups: tuple[Group, ...] = ()
+    is_repeated: bool = False
+    fences: list[Fence] = []
+
+    def begin(self) -> int:
+        l1, fences = self.runtime.l1, self.runtime.fences
+        count = 0
+        for key in self.keys:
+            count += l1.drop(key)
+            self.fences.append(fences.open_for_write(key, self.groups))
+        return count
+
+    def done(self, outcome: object) -> None:
+        self._drop_again()
+        if self.is_repeated or not isinstance(outcome, Exception):
+            self.runtime.l2.pending.note(self.keys, outcome)
+
+    def _drop_again(self) -> None:
+        runtime = self.runtime
+        leases = runtime.l2.leases
+        for fence in self.fences:
+            runtime.fences.written(fence)
+            runtime.l1.drop(fence.key)
+            leases.wake(fence.key)
+
+
+class GroupChange(Change, eq=False):
+    """A change of the entries of a group.
+
+    Attributes:
+        overtakes: The group of the calls whose reads and loads in progress store nothing any more, or None for
+            ``group`` itself.
+        repeat: Does the change again until Valkey acknowledges it, or None if the caller must repeat it.
+        hides_everything: Whether any key may belong to the group, as with a tag: then this process reads no key from
+            Valkey until the change is acknowledged.
+    """
+
+    group: Group
+    overtakes: Group | None = None
+    repeat: Callable[[], Awaitable[object]] | None = None
+    covers_everything: bool = False
+
+    def begin(self) -> int:
+        return self._drop()
+
+    def done(self, outcome: object) -> None:
+        self._drop()
+        pending, overtaken = self.runtime.l2.pending, self.overtakes or self.group
+        if not isinstance(outcome, BaseException):
+            pending.settle_group(overtaken)
+        elif isinstance(outcome, L2UnavailableError) and self.repeat is not None:
+            pending.note_group(overtaken, self.repeat, covers_everything=self.covers_everything)
+
+    async def run(self, write: Callable[[], Awaitable[T]]) -> T:
+        """Begin, await ``write``, which queues the write before its first await, and finish; return its result."""
+        self.begin()
+        try:
+            result = await write()
+        except BaseException as error:
+            self.done(error)
+            raise
+        self.done(result)
+        return result
+
+    def _drop(self) -> int:
+        self.runtime.fences.break_group(self.overtakes or self.group)
+        return self.runtime.l1.drop_group(self.group)

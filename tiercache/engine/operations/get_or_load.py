@@ -1,0 +1,118 @@
+"""``get_or_load``: whether a caller hits L1, joins a flight, starts a load, or loads for itself alone.
+
+There are five cases, in this order:
+
+1. L1 has the entry: return it.
+2. A flight of the key is joinable, and the caller is no loader that the flight waits for: wait for the flight.
+3. A flight of the key waits for the caller's own load: load privately, store nothing. Waiting would never end.
+4. No flight is joinable: start a load in a task of its own, and wait for it.
+5. The mode is not "use": "only_cached" looks up, "bypass" loads privately, "refresh" and "store_only" start a load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..call import Call, LoadFunction, Mode
+from ..engine import Engine, count_lookup
+from ..entries.counters import TierCounters
+from ..entries.lookup import Lookup
+from ..memory.flights import CURRENT_FLIGHT, Flight
+from .load import Load
+from .load_many import LoadMany, LoadManyFunction
+
+__all__ = ["Loads"]
+
+
+class Loads:
+    """The loads of one cache."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def get_or_load(self, call: Call, function: LoadFunction, mode: Mode) -> Lookup:
+        """Return the value of a key, loading it at most once at a time.
+
+        An exception of ``function`` reaches every waiter unchanged, and nothing is stored. Cancelling one waiter leaves
+        the others waiting. The modes are those of ``LlmTier.get_or_load``.
+
+        Raises:
+            L2CommandError: Valkey refused the read. An unavailable Valkey is a miss, not an error.
+        """
+        engine = self._engine
+        runtime = engine.open_runtime() or await engine.open()
+        if mode == "only_cached":
+            return await engine.find(call)
+        if mode == "bypass":
+            return await Load(runtime, call).run_privately(function)
+        if mode != "use":
+            return await Load(runtime, call, is_refresh=True).start(function, is_shared=mode == "refresh")
+        entry = engine.hit(call.key, engine.now(), call.counters)
+        if entry is not None:
+            return Lookup(entry, "l1")
+        try:
+            lookup = await Load(runtime, call).join_or_start(function)
+        except Exception:
+            call.counters.misses += 1
+            raise
+        count_lookup(call.counters, lookup)
+        return lookup
+
+    async def get_or_load_many(self, calls: Sequence[Call], function: LoadManyFunction) -> list[Lookup]:
+        """Return the values of keys, loading each at most once at a time in this process.
+
+        A key that another flight loads is waited for. For the other keys Valkey is asked once, and ``function`` is
+        called once, in one task, with the keys that Valkey does not have. A change of one key overtakes that key
+        alone. An exception of ``function`` reaches every waiter of one of its keys, and nothing is stored. Cancelling
+        the caller cancels the task only when no other caller waits for any of its keys.
+
+        Args:
+            calls: Of one tier, for distinct keys.
+
+        Raises:
+            L2CommandError: Valkey refused the read. An unavailable Valkey makes every key a miss, and is no error.
+        """
+        runtime = await self._engine.open()
+        lookups = self._engine.hits(calls)
+        missing = [call for call in calls if call.key not in lookups]
+        for call, lookup in zip(missing, await LoadMany(runtime, missing).join_or_start(function), strict=True):
+            count_lookup(call.counters, lookup)
+            lookups[call.key] = lookup
+        return [lookups[call.key] for call in calls]
+
+    def joinable(self, key: str) -> Flight | None:
+        """Return the flight that a caller may simply wait for, or None if there is more to decide.
+
+        There is more to decide where the caller is itself a loader: the flight may wait for the caller, or need the
+        caller's slot.
+        """
+        engine = self._engine
+        runtime = engine.open_runtime()
+        if runtime is None or engine.tracer is not None:
+            return None
+        flight = runtime.flights.joinable(key)
+        if flight is None or CURRENT_FLIGHT.get() is not None or runtime.load_limits.is_lending:
+            return None
+        return flight
+
+    async def join(self, operation: str, flight: Flight, counters: TierCounters) -> Lookup:
+        """Wait for a flight that ``joinable`` has returned in this same step; count the call as ``operation``.
+
+        The quick path of ``get_or_load`` for callers that only wait. Errors and cancellation as there.
+        """
+        engine = self._engine
+        began = engine.now()
+        is_failed = False
+        waiter = flight.join()
+        try:
+            lookup: Lookup = await waiter
+        except Exception:
+            is_failed = True
+            counters.misses += 1
+            counters.coalesced += 1
+            raise
+        finally:
+            flight.leave(waiter)
+            engine.operations.counters(operation).count(engine.now() - began, failed=is_failed)
+        count_lookup(counters, lookup)
+        return lookup

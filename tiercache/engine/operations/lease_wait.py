@@ -1,0 +1,151 @@
+"""The search for a lease: take the lease, or wait for the process that holds it. A load waits for one lease at most.
+
+nothing under the key ─────────> take the lease ─────────────────────────────> load
+a placeholder of another load ─> wait until it goes ─> a value there ─────────> hand it out
+                                                    ─> nothing there ─────────> take the lease
+                                 still there after ``lease_wait``, or a second
+                                 placeholder ─────────────────────────────────> load without the lease
+a placeholder of this process that no load knows (an orphan) ─> take it over ─> load
+a value ─> read it ────────────────────────────────────────────────────────────> hand it out
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import Final
+
+from ...errors import TierCacheError
+from ..call import Call
+from ..coherence.leases import Lease, is_placeholder
+from ..entries.lookup import Lookup
+from ..entries.policy import UndecodableError
+from ..memory.fences import Fence
+from ..memory.flights import CURRENT_FLIGHT, waiting_for
+from ..runtime.l2 import L2
+from ..runtime.runtime import Runtime
+
+__all__ = ["LeaseSearch"]
+
+# Seconds between two polls of a key that another process loads, in case its announcement is lost.
+_FIRST_POLL: Final = 0.02
+_LAST_POLL: Final = 0.5
+
+
+class LeaseSearch:
+    """One load's search for the lease on its key.
+
+    Args:
+        fence: The load's fence, renewed as long as nothing has been loaded.
+        lookup: The outcome of the load's first read.
+        is_refresh: Whether the load replaces the value that Valkey may have.
+
+    Attributes:
+        lookup: The newest read. It has the entry if another process has loaded the value.
+    """
+
+    __slots__ = ("_call", "_fence", "_is_refresh", "_l2", "_runtime", "lookup")
+
+    def __init__(self, runtime: Runtime, call: Call, fence: Fence, lookup: Lookup, *, is_refresh: bool) -> None:
+        assert isinstance(runtime.l2, L2)
+        self._l2 = runtime.l2
+        self._runtime = runtime
+        self._call = call
+        self._fence = fence
+        self._is_refresh = is_refresh
+        self.lookup = lookup
+
+    async def run(self) -> Lease | None:
+        """Return the lease, or None if the value was found or the load must do without the lease.
+
+        Raises:
+            L2CommandError: Valkey refused a read. A refused lease is logged, and the load does without it.
+        """
+        waited_for: bytes | None = None
+        while True:
+            # Nothing has been loaded yet that a change up to now could have overtaken.
+            self._runtime.fences.renew(self._fence)
+            if self.lookup.placeholder is None or self._is_orphan(self.lookup.placeholder):
+                try:
+                    taken = await self._take()
+                except TierCacheError as error:
+                    self._runtime.log_refusal(error)
+                    return None
+                if isinstance(taken, Lease):
+                    return taken
+                if taken is None:
+                    continue
+                if is_placeholder(taken):
+                    self.lookup = self.lookup._replace(placeholder=taken)
+                else:
+                    # The value was stored after the read.
+                    await self._read()
+                    if self._is_decided:
+                        return None
+                    if self.lookup.placeholder is None:
+                        continue
+            if waited_for is not None:
+                return None
+            waited_for = self.lookup.placeholder
+            await self._wait_for(waited_for)
+            if self._is_decided or (self.lookup.placeholder == waited_for and not self._is_orphan(waited_for)):
+                return None
+
+    async def _read(self) -> None:
+        self.lookup = await self._runtime.reads.read(self._call, self._fence)
+
+    @property
+    def _is_decided(self) -> bool:
+        """Whether no lease is needed: the value was found, or Valkey is unavailable."""
+        return self.lookup.entry is not None or self.lookup.degraded
+
+    def _is_orphan(self, placeholder: bytes | None) -> bool:
+        return self._l2.leases.is_orphan(self._call.key, placeholder)
+
+    async def _take(self) -> Lease | bytes | None:
+        """Return the lease, or the bytes under the key: a placeholder or a value; None if these have changed since."""
+        leases, key, indexes = self._l2.leases, self._call.key, self._call.indexes
+        taken = await leases.take(key, indexes)
+        if isinstance(taken, Lease):
+            return taken
+        if is_placeholder(taken):
+            # A refresh wins over a load that began earlier. No load will ever replace an orphan.
+            if self._is_refresh or self._is_orphan(taken):
+                return await leases.take_over(key, taken, indexes)
+            return taken
+        # A value that no tier can read is replaced.
+        return Lease(key, taken) if self._is_refresh or not self._is_decodable(taken) else taken
+
+    def _is_decodable(self, data: bytes) -> bool:
+        try:
+            self._call.policy.codec.decode(data)
+        except UndecodableError:
+            return False
+        return True
+
+    async def _wait_for(self, placeholder: bytes | None) -> None:
+        """Read the key until ``placeholder`` is gone or ``lease_wait`` has passed; set ``lookup``."""
+        runtime, leases, key = self._runtime, self._l2.leases, self._call.key
+        self._call.counters.lease_waits += 1
+        lease_wait = self._l2.lease_wait
+        give_up_at = runtime.now() + (math.inf if lease_wait is None else lease_wait)
+        poll = _FIRST_POLL
+        # A load that waits for another process holds no slot: the holder of that lease may be waiting for one.
+        async with runtime.load_limits.lent():
+            while (
+                self.lookup.placeholder == placeholder
+                and not self.lookup.degraded
+                and (left := give_up_at - runtime.now()) > 0
+                and not self._is_orphan(placeholder)
+            ):
+                # The holder may be a load of this process that no caller may join any more. If its loader waits for
+                # this load, neither would end. A caller that is about to wait for this load must know of the holder.
+                holder = leases.load_of(key, placeholder)
+                if holder is not None and (current := CURRENT_FLIGHT.get()) is not None and holder.depends_on(current):
+                    break
+                leases.ask(key)
+                with waiting_for(*(() if holder is None else (holder,))):
+                    await leases.wait(key, min(poll * random.uniform(0.75, 1.25), left))
+                poll = min(2 * poll, _LAST_POLL)
+                runtime.fences.renew(self._fence)
+                await self._read()

@@ -1,0 +1,24 @@
+"""The options that the engine takes, one class a concern, as the caller made them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ...options import CoherenceOptions, L1Options, ResilienceOptions, WriteOptions
+
+__all__ = ["EngineOptions"]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """The caller's options for one engine.
+
+    Attributes:
+        require_l2: Whether opening fails while Valkey is unavailable.
+    """
+
+    l1: L1Options = field(default_factory=L1Options)
+    coherence: CoherenceOptions = field(default_factory=CoherenceOptions)
+    writes: WriteOptions = field(default_factory=WriteOptions)
+    resilience: ResilienceOptions = field(default_factory=ResilienceOptions)
+    require_l2: bool = False

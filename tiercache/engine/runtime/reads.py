@@ -1,0 +1,147 @@
+"""Reads of L2: one lookup or many, from the question to the entry in L1.
+
+    queued by write-behind? ──> that value          pending invalidation? ──> degraded miss
+            │ no                                            │ no
+            └──────────────> ask Valkey <────────────────────┘
+                                 │ value: fill L1 unless the fence is broken
+                                 │ placeholder: another load is in progress
+                                 │ nothing, or an entry of another form: a miss
+                                 └ no answer: degraded miss (an error for state)
+
+This is the one place where an unavailable Valkey becomes a miss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from ...clock import Clock
+from ...errors import L2UnavailableError
+from ..call import Call
+from ..coherence.leases import is_placeholder
+from ..entries.lookup import Lookup
+from ..entries.policy import UndecodableError
+from ..level2.level2 import Stored
+from ..memory.fences import Fence
+from ..memory.memory import Memory
+from .l2 import L2
+from .no_l2 import NoL2
+
+__all__ = ["MISS", "Reads"]
+
+MISS: Final = Lookup(None, None)
+
+
+class Reads:
+    """The reads of one runtime.
+
+    Args:
+        serve_untrusted: Seconds, see ``ResilienceOptions``.
+    """
+
+    def __init__(self, memory: Memory, l2: L2 | NoL2, clock: Clock, *, serve_untrusted: float) -> None:
+        self._memory = memory
+        self._l2 = l2
+        self._clock = clock
+        self._now = clock.monotonic
+        self._serve_untrusted = serve_untrusted
+
+    async def read(self, call: Call, fence: Fence) -> Lookup:
+        """Ask Valkey for ``call.key`` and fill L1 unless ``fence`` is broken.
+
+        Raises:
+            L2UnavailableError: The tier is state, and Valkey is unavailable. For other tiers that is a degraded miss.
+            L2CommandError: Valkey refused the read.
+        """
+        l2 = self._l2
+        if isinstance(l2, NoL2):
+            return MISS
+        if (l2.behind or l2.pending) and not call.policy.is_state:
+            queued = await l2.behind.find(call.key)
+            if queued is not None:
+                return Lookup(queued, "l1")
+            # No await before this: a queued store that has failed is a pending invalidation now.
+            if l2.pending.covers(call.key, call.groups):
+                return self._degraded(call)
+        sent_at = self._now()
+        self._begin(l2, fence)
+        try:
+            stored = await l2.level2.get(call.key)
+        except L2UnavailableError:
+            call.counters.l2_errors += 1
+            if call.policy.is_state:
+                raise
+            return self._degraded(call)
+        finally:
+            fence.reading = False
+        return self._received(call, fence, stored, sent_at)
+
+    async def read_many(self, calls: Sequence[Call], fences: Sequence[Fence]) -> list[Lookup]:
+        """Do as ``read`` for each of ``calls``, which are of one tier, in one round trip."""
+        l2 = self._l2
+        if isinstance(l2, NoL2):
+            return [MISS] * len(calls)
+        lookups = await self._answered_locally(l2, calls)
+        asked = [(call, fence) for call, fence in zip(calls, fences, strict=True) if call.key not in lookups]
+        if asked:
+            sent_at = self._now()
+            for _, fence in asked:
+                self._begin(l2, fence)
+            try:
+                answers = await l2.level2.get_many([call.key for call, _ in asked])
+            except L2UnavailableError:
+                for call, _ in asked:
+                    call.counters.l2_errors += 1
+                    lookups[call.key] = self._degraded(call)
+                if calls[0].policy.is_state:
+                    raise
+            else:
+                for (call, fence), stored in zip(asked, answers, strict=True):
+                    lookups[call.key] = self._received(call, fence, stored, sent_at)
+            finally:
+                for _, fence in asked:
+                    fence.reading = False
+        return [lookups[call.key] for call in calls]
+
+    async def _answered_locally(self, l2: L2, calls: Sequence[Call]) -> dict[str, Lookup]:
+        """Return the lookups that are answered without asking Valkey, by key."""
+        if not (l2.behind or l2.pending) or not calls or calls[0].policy.is_state:
+            return {}
+        queued = {call.key: await l2.behind.find(call.key) for call in calls}
+        lookups = {key: Lookup(entry, "l1") for key, entry in queued.items() if entry is not None}
+        for call in calls:
+            if call.key not in lookups and l2.pending.covers(call.key, call.groups):
+                lookups[call.key] = self._degraded(call)
+        return lookups
+
+    @staticmethod
+    def _begin(l2: L2, fence: Fence) -> None:
+        fence.reading = True
+        # While a write of the key is in the pipe, the read may return the older value: it must not fill L1.
+        fence.keeps_reads = not l2.pipe.is_writing(fence.key)
+
+    def _degraded(self, call: Call) -> Lookup:
+        """Return the lookup of a call while Valkey cannot be asked: a miss, or an untrusted entry served as stale."""
+        longer = self._serve_untrusted
+        entry = self._memory.l1.get_untrusted(call.key, self._now(), longer) if longer else None
+        return Lookup(entry, None if entry is None else "stale", degraded=True)
+
+    def _received(self, call: Call, fence: Fence, stored: Stored | None, sent_at: float) -> Lookup:
+        """Return the lookup for Valkey's answer, and fill L1 with the value unless the fence is broken."""
+        policy = call.policy
+        if stored is None:
+            return MISS
+        if stored.value is not None and not policy.is_state and is_placeholder(stored.value):
+            return Lookup(None, None, placeholder=stored.value)
+        try:
+            if stored.value is None:
+                raise UndecodableError("not a string")
+            value = policy.codec.decode(stored.value)
+        except UndecodableError:
+            call.counters.undecodable += 1
+            return MISS
+        entry = call.entry(value, stored.ttl, self._clock, since=sent_at, began=sent_at)
+        if policy.l1 and fence.keeps_reads and self._memory.fences.allow(fence):
+            self._memory.l1.put(fence.key, entry)
+        return Lookup(entry, "l2")
