@@ -173,7 +173,7 @@ async def test_explain_reports_unavailable_valkey_and_pending_invalidation(
         with pytest.raises(L2UnavailableError):
             await cache.kv.delete("k")
         report = await cache.kv.explain("k")
-        assert (report.source, report.l1, report.l2) == (None, "absent", "pending")
+        assert (report.source, report.l1, report.l2) == (None, "absent", "unsettled")
         os.kill(pid, signal.SIGCONT)
 
         async def is_settled() -> bool:

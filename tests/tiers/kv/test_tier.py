@@ -22,6 +22,7 @@ from tiercache import (
     CoherenceOptions,
     KvTier,
     L2UnavailableError,
+    LlmOptions,
     ResilienceOptions,
     TierOptions,
     UsageError,
@@ -272,7 +273,7 @@ def test_kv_refuses_bad_tier_name(name: Any) -> None:
         AgentCache.in_memory().tier(name)
 
 
-@pytest.mark.parametrize("options", [TierOptions(ignore=("a",)), TierOptions(key=lambda params: params)])
+@pytest.mark.parametrize("options", [LlmOptions(ignore=("a",)), LlmOptions(key=lambda params: params)])
 def test_kv_refuses_options_of_llm_tier(options: TierOptions) -> None:
     with pytest.raises(UsageError, match="kv must be TierOptions without"):
         AgentCache.in_memory(kv=options)

@@ -11,7 +11,7 @@ import valkey
 
 from tests.support import MakeCache, entry_keys
 from tests.tiers.session.threads import ttls_of
-from tiercache import AgentCache, TierOptions, UsageError
+from tiercache import AgentCache, LlmOptions, TierOptions, UsageError
 
 
 async def test_session_sets_reads_lists_and_deletes_fields(make_either: MakeCache) -> None:
@@ -136,7 +136,7 @@ async def test_session_refuses_bad_ttl(cache: AgentCache, plain: valkey.Valkey, 
 
 
 @pytest.mark.parametrize(
-    "options", [TierOptions(ignore=("a",)), TierOptions(key=lambda params: params), TierOptions(jitter=0.1), 5]
+    "options", [LlmOptions(ignore=("a",)), LlmOptions(key=lambda params: params), TierOptions(jitter=0.1), 5]
 )
 def test_session_refuses_options_without_meaning_for_sessions(options: Any) -> None:
     with pytest.raises(UsageError, match="session must be"):

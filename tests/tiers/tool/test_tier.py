@@ -12,7 +12,7 @@ import valkey
 
 from tests.requests import Loader
 from tests.support import MakeCache, entry_keys
-from tiercache import AgentCache, TierOptions, UsageError
+from tiercache import AgentCache, LlmOptions, TierOptions, UsageError
 
 SOFIA = {"city": "Sofia", "units": "metric"}
 
@@ -206,7 +206,7 @@ async def test_tool_refuses_positional_args_for_loader_with_parameters(cache: Ag
         await cache.tool.get_or_load("t", [1, 2], lambda a: "x")
 
 
-@pytest.mark.parametrize("options", [TierOptions(ignore=("a",)), TierOptions(key=lambda params: params)])
+@pytest.mark.parametrize("options", [LlmOptions(ignore=("a",)), LlmOptions(key=lambda params: params)])
 def test_tool_refuses_options_of_llm_tier(options: TierOptions) -> None:
     with pytest.raises(UsageError, match="tool must be TierOptions without"):
         AgentCache.in_memory(tool=options)
