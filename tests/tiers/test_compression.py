@@ -333,7 +333,7 @@ def test_the_library_is_looked_for_once_and_may_be_missing(monkeypatch: pytest.M
 
 
 def test_sessions_are_not_compressed() -> None:
-    with pytest.raises(UsageError, match="session must be TierOptions without compress_above"):
+    with pytest.raises(UsageError, match="session must be a SessionOptions: .* compress_above"):
         AgentCache.in_memory(session=COMPRESSING)
 
 

@@ -275,9 +275,9 @@ def test_kv_refuses_bad_tier_name(name: Any) -> None:
 
 @pytest.mark.parametrize("options", [LlmOptions(ignore=("a",)), LlmOptions(key=lambda params: params)])
 def test_kv_refuses_options_of_llm_tier(options: TierOptions) -> None:
-    with pytest.raises(UsageError, match="kv must be TierOptions without"):
+    with pytest.raises(UsageError, match="kv must be a TierOptions, not a LlmOptions: ignore and key"):
         AgentCache.in_memory(kv=options)
-    with pytest.raises(UsageError, match="e must be TierOptions without"):
+    with pytest.raises(UsageError, match="e must be a TierOptions, not a LlmOptions: ignore and key"):
         AgentCache.in_memory().tier("e", options)
     with pytest.raises(UsageError, match="e must be a TierOptions, not int"):
         AgentCache.in_memory().tier("e", 5)  # type: ignore[arg-type]

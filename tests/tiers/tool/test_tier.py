@@ -208,7 +208,7 @@ async def test_tool_refuses_positional_args_for_loader_with_parameters(cache: Ag
 
 @pytest.mark.parametrize("options", [LlmOptions(ignore=("a",)), LlmOptions(key=lambda params: params)])
 def test_tool_refuses_options_of_llm_tier(options: TierOptions) -> None:
-    with pytest.raises(UsageError, match="tool must be TierOptions without"):
+    with pytest.raises(UsageError, match="tool must be a TierOptions, not a LlmOptions: ignore and key"):
         AgentCache.in_memory(tool=options)
 
 
