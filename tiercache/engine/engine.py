@@ -21,7 +21,7 @@ from .entries.counters import TierCounters
 from .entries.entry import ENTRY_OVERHEAD_BYTES, Entry, Group, shared_size
 from .entries.lookup import Lookup, Source
 from .entries.operation import Operation, OperationLog, Tracer
-from .entries.policy import TierPolicy, UndecodableError
+from .entries.policy import TierPolicy, UndecodableError, Value
 from .level2.level2 import Stored
 from .level2.queued_write import OnDone
 from .level2.writes import Delete
@@ -219,23 +219,22 @@ class Engine:
         return runtime.fences.allow(fence)
 
     def entry(
-        self, policy: TierPolicy, of: Fence | Call, value: Any, ttl: float | None, *, since: float, began: float
+        self, policy: TierPolicy, of: Fence | Call, value: Value, ttl: float | None, *, since: float, began: float
     ) -> Entry:
         """Return the entry for a value that has ``ttl`` seconds to live in Valkey, counted from ``since``.
 
         Args:
             began: When it is known to have been current.
         """
-        codec = policy.codec
         expires_at = deadline = math.inf if ttl is None else since + ttl
         # A copy that outlives Valkey's would serve what is gone; one with no Valkey behind it is no copy.
         if self._connect is not None and deadline > since + policy.l1_ttl:
             deadline = since + policy.l1_ttl
-        age = self.wall() - codec.stored_at(value)
+        age = self.wall() - value.stored_at
         stored_at = self.now() - age if age > 0.0 else self.now()
         if 0.0 <= since - stored_at < 0.001:
             stored_at = since  # It is told in milliseconds: one float in memory for both.
-        cost = codec.cost(value)
+        cost = value.cost
         return Entry(
             value,
             deadline,
@@ -244,7 +243,7 @@ class Engine:
             stored_at,
             of.groups if policy.groups_of is None else _groups(policy.groups_of, of, value),
             # What is not kept in process memory need not be weighed.
-            shared_size(ENTRY_OVERHEAD_BYTES + len(of.key) + codec.size_bytes(value)) if policy.l1 else 0,
+            shared_size(ENTRY_OVERHEAD_BYTES + len(of.key) + value.size_bytes) if policy.l1 else 0,
             0 if cost is None else round(cost * 1_000_000),
         )
 

@@ -322,7 +322,8 @@ def model_of(codec: Codec, data: bytes) -> str | None:
         UnreadableHereError: It may be one that others can read.
     """
     try:
-        return str(codec.decode(data).model)
+        entry: Any = codec.decode(data)
+        return str(entry.model)
     except UnreadableHereError:
         raise
     except UndecodableError:
