@@ -27,6 +27,7 @@ from .engine.runtime.runtime import Limits
 from .errors import TierCacheError, UsageError
 from .indexes.names import index_key, tag_groups
 from .indexes.reindex import Reindex
+from .log import CacheLog
 from .monitor.discovery import Discovery
 from .monitor.effectiveness import ToolEffectiveness, rate
 from .monitor.local_stats import LocalStats
@@ -163,7 +164,7 @@ class AgentCache:
         self._multiplexes = multiplexes
         self._l2_timeout = resilience.l2_timeout
         self._prices = PriceTable(prices, use_default=use_default_prices)
-        self._tool_policies = ToolPolicies(name)
+        self._tool_policies = ToolPolicies(name, CacheLog(name))
         self._statistics = self._new_statistics()
         listed = _checked(discovery, "discovery", DiscoveryOptions).enabled
         self._discovery = Discovery(name, self._describe) if listed and client is not None else None

@@ -20,7 +20,7 @@ def sorted_keys(value: Any) -> Any:
 
 
 def by_orjson(value: Any) -> bytes | None:
-    """Return what orjson writes, or None if it refuses."""
+    """Return the JSON that orjson writes, or None if orjson refuses."""
     try:
         return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
     except orjson.JSONEncodeError:

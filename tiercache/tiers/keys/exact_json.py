@@ -27,7 +27,7 @@ _EXACT_CONTAINERS: Final = frozenset({dict, list, tuple})
 
 
 def is_exact_json(value: object) -> bool:
-    """Return whether orjson writes what ``json`` writes for ``value``, or refuses it; False if in doubt."""
+    """Return whether orjson writes the same bytes as ``json`` for ``value``, or refuses it; False if in doubt."""
     kind = type(value)
     return kind is str or kind is int or _consists_of(value, _JSON_CONTAINERS, all_floats=False)
 

@@ -28,7 +28,7 @@ _BYTES: Final = b"b"
 _SCALARS: Final = (type(None), bool, int, float)
 
 
-class KvEntry(msgspec.Struct, frozen=True):
+class KvEntry(msgspec.Struct, frozen=True, gc=False):
     """A value in process memory, immutable.
 
     Attributes:
@@ -67,8 +67,8 @@ def encode_kv(value: object, name: str, stored_at: float) -> tuple[KvEntry, byte
         UsageError: ``value`` is neither JSON, nor str, nor bytes.
     """
     if isinstance(value, str):
-        # The entry keeps plain text, and not an object of the caller's, whose __str__ may return other text. Bytes and
-        # numbers are copied for the same reason.
+        # The entry keeps plain text, and not an object of the caller's, whose __str__ may return other text. For
+        # the same reason bytes are copied, and a number of a subclass is kept as JSON.
         text = str.__str__(value)
         try:
             data = _TEXT + text.encode()

@@ -1,9 +1,13 @@
-"""From request parameters to the key ``{name}:llm:{sha256 hex}``.
+"""The llm key: from request parameters to ``{name}:llm:{sha256 hex}``.
 
-Hashed is the canonical JSON of ``model``, ``messages``, ``temperature`` and ``top_p`` (1 where not given), of the
-parameters below under their names on the wire, and of every other parameter under its own name; a parameter that is
-None counts as absent, except an explicit ``temperature`` or ``top_p``. Without other parameters the key is the one that
-betterdb-agent-cache computes.
+The hash is over the canonical JSON of a mapping with
+
+1. ``model``, ``messages``, ``temperature`` and ``top_p``; the latter two are 1 if they are not given;
+2. the parameters in ``_WIRE_NAMES`` under their names on the wire;
+3. every other parameter under its own name.
+
+A parameter that is None counts as absent, except an explicit ``temperature`` or ``top_p``. For a request without
+parameters of the third kind, betterdb-agent-cache computes the same key.
 """
 
 from __future__ import annotations
@@ -29,12 +33,17 @@ _WIRE_NAMES: Final = {
     "reasoning_effort": "reasoningEffort",
     "prompt_cache_key": "promptCacheKey",
 }
-# A parameter under one of these names would be taken for another one; the last is kept for tenants.
+# A parameter with a name on the wire would make the key of another parameter. The last name is reserved for tenants.
 _RESERVED: Final = frozenset(_WIRE_NAMES.values()) | {"__tc_scope"}
 
 
 class LlmKeys:
-    """Makes the keys of one cache's llm tier.
+    """Makes the keys of the requests to one cache's llm tier.
+
+    Args:
+        prefix: The first part of every key.
+        ignore: Names of parameters that are left out of the key, from ``TierOptions.ignore``.
+        transform: Returns the parameters that make the key, from ``TierOptions.key``.
 
     Attributes:
         reduces: Whether a key is made of less than the whole request.
@@ -56,8 +65,8 @@ class LlmKeys:
         """Return the Valkey key of a request.
 
         Raises:
-            UsageError: ``params`` is no mapping, lacks ``model`` (a str) or ``messages``, is not JSON, or has a
-                parameter under a reserved name.
+            UsageError: ``params`` is not a mapping, lacks ``model`` (a str) or ``messages``, is not JSON, or has a
+                parameter with a reserved name.
         """
         return self.key_of_reduced(self.reduced(params) if self.reduces else params)
 
@@ -71,23 +80,26 @@ class LlmKeys:
         return self._prefix + sha256(data).hexdigest()
 
     def reduced(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return what of ``params`` makes the key, as the tier's ``ignore`` and ``key`` say. Errors as for ``key``."""
+        """Return the parameters that make the key, after the tier's ``ignore`` and ``key``. Errors as for ``key``."""
         _check_mapping(params, "params")
         params = {name: value for name, value in params.items() if name not in self._ignore}
         if self._transform is not None:
             params = self._transform(params)
-            _check_mapping(params, "what TierOptions.key returned")
+            _check_mapping(params, "the result of TierOptions.key")
         return params
 
 
 class LlmKeyLookup(KeyLookup[LlmKey]):
-    """The keys of the requests to one cache's llm tier: known keys, and new ones that ``keys`` makes."""
+    """The keys of the requests to one cache's llm tier: known keys, and new ones that ``keys`` makes.
+
+    Attributes:
+        of: Returns the key of a request, or a key itself. Errors as for ``LlmKeys.key``.
+    """
 
     def __init__(self, keys: LlmKeys, policy: TierPolicy, l1: L1) -> None:
         super().__init__(l1, fingerprint_of_request, lambda _: HANDLE_BYTES)
         self._keys = keys
         self._policy = policy
-        # Returns the key of a request, or a key itself. Errors as for ``LlmKeys.key``.
         self.of: Callable[[Any], LlmKey] = self._of_reduced if keys.reduces else self._of_whole
 
     def _of_whole(self, params: Any) -> LlmKey:
@@ -148,7 +160,7 @@ def _hashed(params: Mapping[str, Any]) -> dict[str, Any]:
         elif name == "tools":
             hashed["tools"] = _sorted_tools(value)
         elif name in _RESERVED or not isinstance(name, str):
-            raise UsageError(f"params has {name!r}, which is no parameter name that can be told apart in the key")
+            raise UsageError(f"params has {name!r}, which is no parameter name: it is reserved, or not a str")
         else:
             hashed[_WIRE_NAMES.get(name, name)] = value
     return hashed
@@ -170,10 +182,10 @@ def _tool_name(tool: Any) -> str:
 def last_user_turn(params: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return ``params`` with the last user message as the only one, for ``TierOptions(key=last_user_turn)``.
 
-    Two conversations that end in the same question then share one answer, whatever was said before.
+    Two conversations that end in the same question then share one answer, also if their earlier messages differ.
 
     Raises:
-        UsageError: The messages are no list of mappings.
+        UsageError: The messages are not a list of mappings.
     """
     messages = params.get("messages")
     if not isinstance(messages, list | tuple) or not all(isinstance(message, Mapping) for message in messages):

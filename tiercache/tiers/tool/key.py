@@ -1,7 +1,7 @@
-"""From a tool's name and arguments to the key ``{name}:tool:{tool}:{sha256 hex}``.
+"""The tool key: from a tool's name and arguments to ``{name}:tool:{tool}:{sha256 hex}``.
 
-Hashed is the canonical JSON of the arguments (of ``{}`` for None). The tool's name stands in the key as it is, and so
-may hold no ``:``.
+The hash is over the canonical JSON of the arguments, or of ``{}`` for None. The tool's name stands in the key as it is,
+and so must not contain ``:``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class _Absent:
     """Type of ``ABSENT``."""
 
 
-# An argument that was not given: None is one that can be.
+# The default of an argument for which None is a value.
 ABSENT: Final = _Absent()
 
 
@@ -38,10 +38,10 @@ class ToolKeyLookup(KeyLookup[ToolKey]):
         self._policy = policy
 
     def of(self, tool: Any, args: Any) -> ToolKey:
-        """Return the key of a call, or a key itself, with ``args`` of ``ABSENT``.
+        """Return the key of a call, or a key itself if ``tool`` is a key and ``args`` is ``ABSENT``.
 
         Raises:
-            UsageError: ``tool`` is no name, ``args`` are not JSON, or a key is another cache's.
+            UsageError: ``tool`` is no name, ``args`` are not JSON, or the key is of another cache.
         """
         if type(tool) is str:
             args_fingerprint = fingerprint(args)
@@ -57,7 +57,7 @@ class ToolKeyLookup(KeyLookup[ToolKey]):
         if args is ABSENT:
             raise UsageError("args must be given: a mapping of keyword arguments, or None for a call without arguments")
         check_tool(tool)
-        name = str.__str__(tool)  # The text of a subclass itself, and not what its own __str__ returns.
+        name = str.__str__(tool)  # Of a str subclass, its text: its own __str__ may return other text.
 
         def make(args: Any, is_exact: bool) -> ToolKey:
             hashed = canonical_json({} if args is None else args, "args", is_exact=is_exact)
@@ -73,7 +73,16 @@ class ToolKeyLookup(KeyLookup[ToolKey]):
 
 
 def shifted(tool: object, args: Any, last: Any, name: str) -> tuple[Any, Any]:
-    """Return the args and what comes after them; where a key stands for tool and args, it comes in their place."""
+    """Return the args of a call and its last argument, which is a loader or a response.
+
+    A call with a key as ``tool`` has no args: its last argument is in ``args``, and the args returned are ``ABSENT``.
+
+    Args:
+        name: The name of the last argument in an error.
+
+    Raises:
+        UsageError: The last argument is missing.
+    """
     if type(tool) is ToolKey and last is ABSENT:
         return ABSENT, args
     if last is ABSENT:
@@ -82,10 +91,10 @@ def shifted(tool: object, args: Any, last: Any, name: str) -> tuple[Any, Any]:
 
 
 def check_tool(tool: object) -> None:
-    """Refuse what is no name of a tool.
+    """Refuse a tool name that a key cannot contain.
 
     Raises:
-        UsageError: It is empty, has a ``:``, or is no text.
+        UsageError: ``tool`` is not a str, is empty, contains ``:``, or is not Unicode.
     """
     if not isinstance(tool, str) or not tool or ":" in tool:
         raise UsageError(f"tool must be a name that is not empty and has no ':', not {tool!r}")
