@@ -56,6 +56,8 @@ __all__ = ["fingerprint", "fingerprint_of_request", "is_json", "read_back"]
 _SHORT_TEXT: Final = 1024
 # Messages up to which a request may be written as JSON. For more of them marshal takes less time.
 _FEW_MESSAGES: Final = 2
+# Messages up to which the first and the last one are looked at, instead of all.
+_SAMPLED_MESSAGES: Final = 8
 # A value of fewer marshal bytes is not searched for long texts: the search would cost more than it saves.
 _FEW_BYTES: Final = 12_288
 
@@ -84,10 +86,14 @@ def fingerprint_of_request(params: Any) -> Hashable | None:
         messages = params["messages"]
         # marshal refuses other mappings than a dict, whose copy() and values() may return anything.
         if type(params) is dict:
-            if len(messages) <= _FEW_MESSAGES:
+            count = len(messages)
+            if count <= _FEW_MESSAGES:
                 found = _of_flat_request(params)
                 if found is not None:
                     return found
+            elif count <= _SAMPLED_MESSAGES:
+                # A long text is the first message or the last one most of the time.
+                messages = (messages[0], messages[-1])
             if are_long(messages):
                 return outline_and_texts(params)
         data = dumps(params, MARSHAL_VERSION)
@@ -131,13 +137,13 @@ def _after_search(value: Any, data: bytes) -> Hashable:
 
 
 def is_json(data: bytes) -> bool:
-    """Return whether a fingerprint that is bytes has the first form."""
-    return data[:2] in (b'{"', b"{}")
+    """Return whether a fingerprint that is bytes has the first form. The request is exact JSON then."""
+    return data.startswith((b'{"', b"{}"))
 
 
-def read_back(data: bytes) -> Any:
+def read_back(data: bytes, *, is_json: bool) -> Any:
     """Return the value whose fingerprint is ``data``: a new object, which no other thread can change.
 
-    It is exact JSON if the fingerprint has the first form. Otherwise it may even be of other than exact types.
+    The value may be of other than exact types unless the fingerprint has the first form.
     """
-    return orjson.loads(data) if is_json(data) else loads(data)
+    return orjson.loads(data) if is_json else loads(data)

@@ -33,8 +33,8 @@ class KnownKeys(Generic[K]):
         size_of: Returns the bytes that a key takes.
 
     Attributes:
-        find: Returns the key under a fingerprint, or None, in the younger generation alone: a C function, for the hot
-            path. ``get`` looks in both generations.
+        find: Returns the key under a fingerprint in the younger generation, or None: a C function, for the hot path. If
+            it returns None, ``find_older`` looks in the older generation.
     """
 
     def __init__(self, *, max_entries: int, max_bytes: int, size_of: Callable[[K], int]) -> None:
@@ -49,15 +49,13 @@ class KnownKeys(Generic[K]):
         self._counted: set[int] = set()
         self.find: Callable[[Hashable], K | None] = self._younger.get
 
-    def get(self, fingerprint: Hashable) -> K | None:
-        """Return the key under ``fingerprint``, or None if it is not known."""
-        key = self.find(fingerprint)
-        if key is None:
-            key = self._older.pop(fingerprint, None)
-            if key is not None:
-                # The bytes of its large strings stay counted in the older generation: others may refer to them.
-                self._older_bytes -= self._size(fingerprint, key, {})
-                self.put(fingerprint, key)
+    def find_older(self, fingerprint: Hashable) -> K | None:
+        """Return the key under ``fingerprint`` in the older generation, or None. The key moves to the younger one."""
+        key = self._older.pop(fingerprint, None)
+        if key is not None:
+            # The bytes of its large strings stay counted in the older generation: other fingerprints may refer to them.
+            self._older_bytes -= self._size(fingerprint, key, {})
+            self.put(fingerprint, key)
         return key
 
     def put(self, fingerprint: Hashable, key: K) -> None:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from marshal import dumps
 from typing import Any, Final
 
@@ -24,25 +24,17 @@ _LONG_PARAMETER: Final = 2048
 # In a request with long texts, every text of so many characters stands beside the outline.
 _LONG_TEXT: Final = 512
 
-# Up to so many messages, the first and the last one stand for all.
-_SAMPLED: Final = 8
-
 # Parameters that hold messages or blocks: prompts and contexts are long. Other lists (tools) are many short strings.
 _MESSAGE_LISTS: Final = frozenset({"messages", "input", "system"})
 _NO_OTHERS: Final = (...,)
 
 
-def are_long(messages: Any) -> bool:
-    """Return whether to refer to the texts of messages takes less time than to copy them: quick, and nearly right.
-
-    Of a few messages, the first and the last one are looked at: a long context is in one of these most of the time.
+def are_long(messages: Sequence[Any]) -> bool:
+    """Return whether to refer to the texts of ``messages`` takes less time than to copy them.
 
     Raises:
-        Exception: The messages are of another shape than most.
+        Exception: A message is not a mapping, or has no content.
     """
-    count = len(messages)
-    if 2 < count <= _SAMPLED:
-        messages = (messages[0], messages[-1])
     length = 0
     for message in messages:
         content = message["content"]
@@ -50,27 +42,26 @@ def are_long(messages: Any) -> bool:
             length += len(content)
         elif content is not None:
             return True  # Perhaps blocks, whose length is unknown.
-    return length > LONG_TOTAL and length > _LONG_AVERAGE * count
+    return length > LONG_TOTAL and length > _LONG_AVERAGE * len(messages)
 
 
 def has_long_texts(params: dict[Any, Any]) -> bool:
-    """Return whether to refer to the texts of a request takes less time than to copy them. Looks at all of them."""
+    """Return whether to refer to the texts of a request takes less time than to copy them."""
     for name, value in params.items():
         kind = type(value)
         if kind is str:
             if len(value) > _LONG_PARAMETER:
                 return True
-        elif kind is list and name in _MESSAGE_LISTS:
-            length = 0
-            for message in value:
-                content = message.get("content") if type(message) is dict else message
-                if type(content) is str:
-                    length += len(content)
-                elif content is not None:
-                    return True  # Perhaps blocks, whose length is unknown.
-            if length > LONG_TOTAL and length > _LONG_AVERAGE * len(value):
-                return True
+        elif kind is list and name in _MESSAGE_LISTS and are_long([_with_content(item) for item in value]):
+            return True
     return False
+
+
+def _with_content(item: Any) -> dict[str, Any]:
+    """Return ``item`` as a message for ``are_long``."""
+    if type(item) is not dict:
+        return {"content": item}
+    return item if "content" in item else {"content": None}
 
 
 def outline_and_texts(params: dict[Any, Any]) -> Hashable:

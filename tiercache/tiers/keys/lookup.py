@@ -62,11 +62,11 @@ class KeyLookup(Generic[K]):
             # A copy: the buffer of orjson keeps its first size, some kilobytes, even for a few bytes.
             fingerprint = bytes(memoryview(fingerprint))
         known_as = fingerprint if scope is None else (scope, fingerprint)
-        key = self.known.get(known_as)
+        key = self.known.find_older(known_as)
         if key is not None:
             return key
         if type(fingerprint) is bytes:
-            value = read_back(fingerprint)
+            value = read_back(fingerprint, is_json=is_flat)
             is_exact = is_flat or is_exact_json(value)
             if is_exact or has_exact_types(value):
                 key = make(value, is_exact)
