@@ -121,7 +121,7 @@ class Assembly:
         self.server: EmbeddedValkey | None = None
         self.policies: list[TierPolicy] = []
         self._prices = PriceTable(settings.prices, use_default=settings.use_default_prices)
-        self._tool_policies = ToolPolicies(name)
+        self._tool_policies = ToolPolicies(name, self._log)
         self.statistics = self.new_statistics()
         self.reindex = Reindex(name, self._model_of, self._log)
         listed = _checked(settings.discovery, "discovery", DiscoveryOptions).enabled
@@ -141,7 +141,7 @@ class Assembly:
         settings = self._settings
         tracing = Tracing(telemetry.tracer_name, telemetry.tracer_provider, self._log)
         return Engine(
-            self._name,
+            self._log,
             None if client is None else self._new_server(self._connection_settings(client)),
             EngineOptions(
                 l1=_checked(settings.l1, "l1", L1Options),

@@ -1,4 +1,4 @@
-"""What bad input gets: a UsageError that names the argument and the reason, and nothing stored."""
+"""Bad input: it raises a UsageError that names the argument and the reason, and stores nothing."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ BAD_PARAMS = {
 
 @pytest.mark.parametrize("method", WITH_PARAMS)
 @pytest.mark.parametrize("name", BAD_PARAMS)
-async def test_bad_params_are_named_and_store_nothing(
+async def test_params_are_refused_by_name_if_they_are_no_request(
     cache: AgentCache, plain: valkey.Valkey, method: str, name: str
 ) -> None:
     params, reason = BAD_PARAMS[name]
@@ -73,7 +73,9 @@ BAD_TTLS = [0, -1, -0.5, math.nan, math.inf, True, "soon", "", "1", "1h30", "-5s
 
 
 @pytest.mark.parametrize("ttl", BAD_TTLS, ids=repr)
-async def test_a_bad_ttl_is_named_also_on_a_hit(cache: AgentCache, plain: valkey.Valkey, ttl: Any) -> None:
+async def test_ttl_is_refused_by_name_if_it_is_no_lifetime_also_on_a_hit(
+    cache: AgentCache, plain: valkey.Valkey, ttl: Any
+) -> None:
     loader = Loader()
     for call in (
         lambda: cache.llm.store(HELLO, "x", ttl=ttl),
@@ -96,14 +98,14 @@ async def test_a_bad_ttl_is_named_also_on_a_hit(cache: AgentCache, plain: valkey
 
 
 @pytest.mark.parametrize("mode", ["", "USE", None, 3])
-async def test_an_unknown_mode_names_the_modes_there_are(cache: AgentCache, mode: Any) -> None:
+async def test_mode_is_refused_with_the_known_modes_if_it_is_unknown(cache: AgentCache, mode: Any) -> None:
     with pytest.raises(UsageError, match=r"mode must be one of .*refresh"):
         await cache.llm.get_or_load(HELLO, Loader(), mode=mode)
 
 
 @pytest.mark.parametrize("loader", [None, "text", 5])
 @pytest.mark.parametrize("hit", [False, True])
-async def test_a_loader_that_cannot_be_called_is_refused(cache: AgentCache, loader: Any, hit: bool) -> None:
+async def test_loader_is_refused_if_it_cannot_be_called(cache: AgentCache, loader: Any, hit: bool) -> None:
     if hit:
         await cache.llm.store(HELLO, "x")
     with pytest.raises(UsageError, match="loader must be a function"):
@@ -111,13 +113,13 @@ async def test_a_loader_that_cannot_be_called_is_refused(cache: AgentCache, load
 
 
 @pytest.mark.parametrize("loader", [lambda a, b: "x", lambda *, key: "x"])
-async def test_a_loader_that_needs_other_arguments_is_refused(cache: AgentCache, loader: Any) -> None:
+async def test_loader_is_refused_if_it_needs_other_arguments(cache: AgentCache, loader: Any) -> None:
     with pytest.raises(UsageError, match="loader must take"):
         await cache.llm.get_or_load(HELLO, loader)
 
 
 @pytest.mark.parametrize("answer", [None, 5, b"bytes", {"response": "x"}, ["x"]])
-async def test_a_loader_that_returns_no_answer_is_told_to_everyone(
+async def test_loader_that_returns_no_answer_raises_in_every_waiter(
     cache: AgentCache, plain: valkey.Valkey, answer: Any
 ) -> None:
     loader = Loader(answer)
@@ -128,13 +130,13 @@ async def test_a_loader_that_returns_no_answer_is_told_to_everyone(
 
 
 @pytest.mark.parametrize("response", [None, 5, b"x"])
-async def test_store_refuses_what_is_no_text(cache: AgentCache, plain: valkey.Valkey, response: Any) -> None:
+async def test_store_refuses_a_response_that_is_no_text(cache: AgentCache, plain: valkey.Valkey, response: Any) -> None:
     with pytest.raises(UsageError, match="response must be a str"):
         await cache.llm.store(HELLO, response)
     assert len(entry_keys(plain)) == 0
 
 
-async def test_text_with_a_lone_surrogate_is_refused(cache: AgentCache, plain: valkey.Valkey) -> None:
+async def test_response_is_refused_if_it_has_a_lone_surrogate(cache: AgentCache, plain: valkey.Valkey) -> None:
     with pytest.raises(UsageError, match=r"response .*surrogate"):
         await cache.llm.store(HELLO, "\ud800")
     with pytest.raises(UsageError, match=r"response .*surrogate"):
@@ -143,7 +145,7 @@ async def test_text_with_a_lone_surrogate_is_refused(cache: AgentCache, plain: v
 
 
 @pytest.mark.parametrize("tokens", [5, "many", [1], {"input": "1"}, {"input": -1}, {"output": 1.5}, {"input": True}])
-async def test_bad_token_counts_are_refused(cache: AgentCache, plain: valkey.Valkey, tokens: Any) -> None:
+async def test_tokens_are_refused_if_they_are_no_counts(cache: AgentCache, plain: valkey.Valkey, tokens: Any) -> None:
     with pytest.raises(UsageError, match="tokens"):
         await cache.llm.store(HELLO, "x", tokens=tokens)
     with pytest.raises(UsageError, match="tokens"):
@@ -152,19 +154,21 @@ async def test_bad_token_counts_are_refused(cache: AgentCache, plain: valkey.Val
 
 
 @pytest.mark.parametrize("blocks", [None, "x", 5, ["x"], [{"type": "text", "text": 5}], {"type": "text"}])
-async def test_bad_blocks_are_refused(cache: AgentCache, plain: valkey.Valkey, blocks: Any) -> None:
+async def test_blocks_are_refused_if_they_are_no_list_of_mappings(
+    cache: AgentCache, plain: valkey.Valkey, blocks: Any
+) -> None:
     with pytest.raises(UsageError, match="content_blocks"):
         await cache.llm.store_multipart(HELLO, blocks)
     assert len(entry_keys(plain)) == 0
 
 
-async def test_blocks_that_are_not_json_are_refused(cache: AgentCache, plain: valkey.Valkey) -> None:
+async def test_blocks_are_refused_if_they_are_not_json(cache: AgentCache, plain: valkey.Valkey) -> None:
     with pytest.raises(UsageError, match="content_blocks is not JSON"):
         await cache.llm.store_multipart(HELLO, [{"type": "image", "data": b"x"}])
     assert len(entry_keys(plain)) == 0
 
 
-def test_an_answer_needs_a_text_or_blocks() -> None:
+def test_llm_response_is_refused_without_text_and_blocks() -> None:
     with pytest.raises(UsageError, match="response or content_blocks"):
         LlmResponse(None)
     with pytest.raises(UsageError, match=r"LlmResponse\.response"):
@@ -172,13 +176,13 @@ def test_an_answer_needs_a_text_or_blocks() -> None:
 
 
 @pytest.mark.parametrize("model", [None, 5])
-async def test_invalidate_by_model_wants_a_name(cache: AgentCache, model: Any) -> None:
+async def test_invalidate_by_model_refuses_a_model_that_is_no_str(cache: AgentCache, model: Any) -> None:
     with pytest.raises(UsageError, match="model must be a str"):
         await cache.llm.invalidate_by_model(model)
 
 
 @pytest.mark.parametrize("name", ["", "a:b", "a b", "é", "x" * 129, "__stats", "a*", None, 5, "a\n"])
-def test_a_name_that_the_keys_cannot_carry_is_refused(name: Any) -> None:
+def test_cache_name_is_refused_if_keys_cannot_contain_it(name: Any) -> None:
     with pytest.raises(UsageError, match="name must be"):
         AgentCache.in_memory(name=name)
 
@@ -215,7 +219,7 @@ def test_a_name_that_the_keys_cannot_carry_is_refused(name: Any) -> None:
         (lambda: AgentCache(valkey.Valkey()), "client must be"),
     ],
 )
-def test_a_bad_option_is_named(make: Callable[[], Any], reason: str) -> None:
+def test_option_is_refused_by_name_if_it_is_bad(make: Callable[[], Any], reason: str) -> None:
     with pytest.raises(UsageError, match=reason):
         make()
 
@@ -225,18 +229,18 @@ def test_a_bad_option_is_named(make: Callable[[], Any], reason: str) -> None:
     ["", "localhost", "localhost:6379", "http://localhost", "valkey://localhost:abc", "valkey://h/0?db=x", None, 5,
      "valkey://localhost:99999", "valkey://[::1", "valkey://localhost?no_such_option=1", "valkey://h?cluster=true"],
 )  # fmt: skip
-def test_a_bad_url_says_what_a_url_looks_like(url: Any) -> None:
+def test_url_is_refused_with_an_example_if_it_is_bad(url: Any) -> None:
     with pytest.raises(UsageError, match=r"valkey://user:password@host:6379/0|cluster"):
         AgentCache.from_url(url)
 
 
-def test_a_bad_url_does_not_show_its_password() -> None:
+def test_url_is_refused_without_its_password_in_the_message() -> None:
     with pytest.raises(UsageError) as caught:
         AgentCache.from_url("valkey://me:s3cret@localhost:abc")
     assert "s3cret" not in str(caught.value)
 
 
-async def test_a_closed_cache_refuses_every_call(cache: AgentCache) -> None:
+async def test_closed_cache_refuses_every_call(cache: AgentCache) -> None:
     await cache.llm.store(HELLO, "x")
     await cache.aclose()
     for call in WITH_PARAMS.values():

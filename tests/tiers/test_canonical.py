@@ -1,4 +1,4 @@
-"""canonical_json and compact_json against their definition in json, over everything a caller may pass."""
+"""canonical_json and compact_json against their definition in ``json``, for every kind of value that callers pass."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 
 from tiercache import UsageError
 from tiercache.tiers.keys import canonical_json as canonical
-from tiercache.tiers.keys.canonical_json import MAX_DEPTH, canonical_json, compact_json
+from tiercache.tiers.keys.canonical_json import canonical_json, compact_json
+from tiercache.tiers.keys.exact_json import MAX_DEPTH
 
 
 def definition(value: Any, *, sort: bool) -> bytes:
-    """The wire contract, word for word."""
+    """Return the JSON of the wire contract, written as the contract defines it."""
 
     def ordered(value: Any) -> Any:
         if isinstance(value, dict):
@@ -108,7 +109,7 @@ values = st.recursive(
 @example({"a": Colour.RED, Colour.RED: Level.HIGH})
 @example([Point(1)])
 @example({"\ud800": 1})
-def test_the_same_bytes_or_the_same_refusal_as_json(value: Any) -> None:
+def test_canonical_json_writes_the_bytes_of_json_or_refuses_as_json_does(value: Any) -> None:
     for write, sort in ((canonical_json, True), (compact_json, False)):
         if refuses(lambda v, sort=sort: definition(v, sort=sort), value):
             with pytest.raises(UsageError, match="params"):
@@ -120,13 +121,13 @@ def test_the_same_bytes_or_the_same_refusal_as_json(value: Any) -> None:
 @pytest.mark.parametrize(
     "value", [1e-5, float("nan"), float("inf"), ({"b": 1, "a": 2},), datetime.date(2026, 1, 1), Point(1)]
 )
-def test_without_the_walk_by_type_orjson_would_write_something_else(
+def test_orjson_writes_other_bytes_without_the_check_for_exact_json(
     value: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(canonical, "_orjson_agrees", lambda value, depth: True)
+    monkeypatch.setattr(canonical, "is_exact_json", lambda value: True)
     unguarded = canonical_json([value], "x")
     monkeypatch.undo()
-    with contextlib.suppress(UsageError):  # Refused: also not what orjson does.
+    with contextlib.suppress(UsageError):  # A refusal also differs from the bytes of orjson.
         assert unguarded != canonical_json([value], "x")
 
 
@@ -139,7 +140,7 @@ def nested(depth: int, wrap: Any) -> Any:
 
 @pytest.mark.parametrize("wrap", [lambda v: [v], lambda v: {"k": v}, lambda v: (v,)], ids=["list", "dict", "tuple"])
 @pytest.mark.parametrize("write", [canonical_json, compact_json])
-def test_the_depth_limit_is_exact(wrap: Any, write: Any) -> None:
+def test_canonical_json_refuses_a_value_nested_one_level_deeper_than_the_limit(wrap: Any, write: Any) -> None:
     deepest = nested(MAX_DEPTH, wrap)
     assert write(deepest, "x") == definition(deepest, sort=False)
     for depth in (MAX_DEPTH + 1, 2000, 100_000):
@@ -147,7 +148,7 @@ def test_the_depth_limit_is_exact(wrap: Any, write: Any) -> None:
             write(nested(depth, wrap), "x")
 
 
-def test_what_contains_itself_is_refused() -> None:
+def test_canonical_json_refuses_a_list_that_contains_itself() -> None:
     loop: list[Any] = []
     loop.append(loop)
     with pytest.raises(UsageError, match="contains itself"):

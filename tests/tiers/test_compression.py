@@ -1,4 +1,4 @@
-"""Compressed entries: smaller, read by every process that can, and a miss wherever they cannot be read."""
+"""Compressed entries: smaller, read by every process that has the library, and a miss in every other process."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ FRAME = LIBRARY.compress(LONG)
 
 
 def zstd(**options: int) -> Any:
-    """Return what compresses with these parameters."""
+    """Return a compressor with these parameters."""
     parameter = LIBRARY.CompressionParameter  # type: ignore[union-attr]
     return LIBRARY.ZstdCompressor(options={getattr(parameter, name): value for name, value in options.items()})  # type: ignore[union-attr]
 
@@ -60,7 +60,7 @@ def compressing(make_cache: MakeCache) -> AgentCache:
 
 @pytest.fixture
 def usual(make_cache: MakeCache) -> AgentCache:
-    """A cache that compresses nothing."""
+    """A cache that compresses no entry."""
     return make_cache(name="test")
 
 
@@ -78,7 +78,7 @@ async def store_all(cache: AgentCache) -> dict[str, str]:
 
 
 async def read_all(cache: AgentCache) -> list[Any]:
-    """Return what Valkey has for it."""
+    """Return the value of each tier in Valkey."""
     cache.clear_l1()
     return [
         (await cache.llm.check(HELLO)).response,
@@ -90,7 +90,7 @@ async def read_all(cache: AgentCache) -> list[Any]:
 # Round trips
 
 
-async def test_ten_kilobytes_of_json_take_less_than_500_bytes(
+async def test_compression_stores_ten_kilobytes_of_json_in_less_than_500_bytes(
     compressing: AgentCache, usual: AgentCache, plain: valkey.Valkey
 ) -> None:
     assert 10_000 <= len(TEXT) < 12_000
@@ -102,17 +102,19 @@ async def test_ten_kilobytes_of_json_take_less_than_500_bytes(
     assert plain.get(keys["llm"]).startswith(b"tc:zstd:")
     assert plain.get(keys["tool"]).startswith(b"tc:zstd:")
     assert plain.get(keys["kv"]).startswith(b"z")
-    # Also by those that compress nothing, for which it is the entry and not its bytes that counts.
+    # A cache that compresses no entry reads compressed ones too.
     assert await read_all(compressing) == await read_all(usual) == [TEXT] * 3
 
 
-async def test_plain_entries_are_read_as_ever(compressing: AgentCache, usual: AgentCache, plain: valkey.Valkey) -> None:
+async def test_compressing_cache_reads_entries_that_are_not_compressed(
+    compressing: AgentCache, usual: AgentCache, plain: valkey.Valkey
+) -> None:
     keys = await store_all(usual)
     assert plain.get(keys["kv"]) == b"s" + TEXT.encode()
     assert await read_all(compressing) == [TEXT] * 3
 
 
-async def test_what_was_loaded_is_compressed_too(compressing: AgentCache, plain: valkey.Valkey) -> None:
+async def test_compression_applies_to_loaded_values(compressing: AgentCache, plain: valkey.Valkey) -> None:
     await compressing.llm.get_or_load(HELLO, lambda: TEXT)
     await compressing.tool.get_or_load("t", {"a": 1}, lambda: TEXT)
     assert await compressing.kv.get_or_load_many(["k", "small"], lambda keys: [TEXT, 5]) == {"k": TEXT, "small": 5}
@@ -122,7 +124,7 @@ async def test_what_was_loaded_is_compressed_too(compressing: AgentCache, plain:
     assert await read_all(compressing) == [TEXT] * 3
 
 
-async def test_small_values_and_those_that_get_no_smaller_are_left_as_they_are(
+async def test_compression_leaves_out_small_values_and_values_that_get_no_smaller(
     compressing: AgentCache, plain: valkey.Valkey
 ) -> None:
     for value in ("x" * 199, os.urandom(1000)):
@@ -132,7 +134,7 @@ async def test_small_values_and_those_that_get_no_smaller_are_left_as_they_are(
     assert plain.get(KV_KEY).startswith(b"z")
 
 
-async def test_a_refresh_replaces_a_compressed_entry(
+async def test_refresh_replaces_a_compressed_entry(
     compressing: AgentCache, usual: AgentCache, plain: valkey.Valkey
 ) -> None:
     await compressing.kv.set("k", TEXT)
@@ -151,7 +153,7 @@ async def test_explain_and_invalidate_by_model_read_compressed_entries(
     await compressing.llm.store(asking("a", "m"), TEXT)
     kept = await compressing.llm.store(other, TEXT)
     assert (await compressing.llm.explain(other)).l2 == "hit"
-    plain.delete("test:__tc:idx:model:m")  # So that the entries themselves are looked at.
+    plain.delete("test:__tc:idx:model:m")  # Without the index, the call reads the entries themselves.
     assert await compressing.llm.invalidate_by_model("m", sweep=True) == 1
     assert entry_keys(plain) == [kept]
 
@@ -166,7 +168,7 @@ JSON = st.recursive(
 
 
 @given(value=JSON | st.binary(max_size=500), above=ABOVE)
-def test_any_value_comes_back_at_any_threshold(value: Any, above: int | None) -> None:
+def test_compression_returns_every_value_at_every_threshold(value: Any, above: int | None) -> None:
     blocks = [{"type": "data", "data": None if isinstance(value, bytes) else value}]
     text = value if isinstance(value, str) else repr(value)
     given_llm, llm = encode(
@@ -189,11 +191,13 @@ def test_any_value_comes_back_at_any_threshold(value: Any, above: int | None) ->
         if as_text:
             packed.decode()
         else:
-            entry = entry.__class__(entry.kept, entry.is_json)  # Its bytes do not say when it was stored.
+            entry = entry.__class__(
+                entry.kept, entry.is_json
+            )  # The bytes of a kv entry do not contain the time of its store.
         assert reader.decode(packed) == entry
 
 
-async def test_values_of_every_kind_come_back_from_valkey(compressing: AgentCache, usual: AgentCache) -> None:
+async def test_compression_returns_values_of_every_kind_from_valkey(compressing: AgentCache, usual: AgentCache) -> None:
     values = {
         "text": TEXT,
         "unicode": "é 👍🏽 \u2028" * 100,
@@ -211,7 +215,7 @@ async def test_values_of_every_kind_come_back_from_valkey(compressing: AgentCach
             assert (await cache.tool.check("t", name)).value == ("" if isinstance(value, bytes) else value)
 
 
-# What cannot be read
+# Entries that cannot be read
 
 
 WRONG = {
@@ -229,7 +233,7 @@ WRONG = {
 
 @pytest.mark.parametrize("name", WRONG)
 @pytest.mark.parametrize("tier", ["llm", "kv"])
-async def test_a_damaged_frame_is_a_counted_miss_and_is_replaced(
+async def test_damaged_frame_is_a_counted_miss_and_is_replaced(
     usual: AgentCache, plain: valkey.Valkey, name: str, tier: str
 ) -> None:
     frame = WRONG[name]
@@ -238,32 +242,32 @@ async def test_a_damaged_frame_is_a_counted_miss_and_is_replaced(
     if tier == "llm":
         plain.set(key, b"tc:zstd:" + base64.b64encode(frame))
         assert not (await usual.llm.check(HELLO)).hit
-        assert (await usual.llm.get_or_load(HELLO, lambda: "anew")).source == "loader"
+        assert (await usual.llm.get_or_load(HELLO, lambda: "newer")).source == "loader"
     else:
         key = KV_KEY
         plain.set(key, b"z" + frame)
         assert await usual.kv.get("k") is None
-        assert (await usual.kv.get_or_load("k", lambda: "anew")).source == "loader"
+        assert (await usual.kv.get_or_load("k", lambda: "newer")).source == "loader"
     assert usual.local_stats().tiers[tier].undecodable == 2
     await usual.flush_writes()
-    assert b"anew" in plain.get(key)
+    assert b"newer" in plain.get(key)
 
 
 @pytest.mark.parametrize("text", [b"", b"!", b"AAA", b"AA=A", b"KLUv/Q==\n", "é".encode(), b"\xff"])
-def test_what_is_no_base64_is_undecodable(text: bytes) -> None:
+def test_text_that_is_not_base64_is_undecodable(text: bytes) -> None:
     with pytest.raises(UndecodableError):
         Compression(above=None, max_bytes=None, as_text=True).unpack(b"tc:zstd:" + text)
 
 
 @given(st.data())
-def test_a_frame_in_which_a_bit_has_changed_is_no_other_value(data: st.DataObject) -> None:
+def test_frame_with_a_changed_bit_is_never_decoded_to_another_value(data: st.DataObject) -> None:
     packed = bytearray(Compression(above=1, max_bytes=None, as_text=False).pack(LONG))
     packed[data.draw(st.integers(1, len(packed) - 1))] ^= 1 << data.draw(st.integers(0, 7))
     with contextlib.suppress(UndecodableError):
         assert Compression(above=None, max_bytes=10_000, as_text=False).unpack(bytes(packed)) == LONG
 
 
-def test_a_few_bytes_that_stand_for_many_take_no_memory() -> None:
+def test_frame_of_a_very_large_value_is_refused_without_the_memory_for_it() -> None:
     bomb = b"z" + LIBRARY.compress(bytes(256 * 1024 * 1024))
     assert len(bomb) < 50_000
     reader = Compression(above=None, max_bytes=100_000, as_text=False)
@@ -277,7 +281,7 @@ def test_a_few_bytes_that_stand_for_many_take_no_memory() -> None:
     assert peak < 1_000_000
 
 
-async def test_a_value_that_is_too_large_is_not_kept_however_well_it_compresses(
+async def test_value_too_large_is_not_stored_even_if_its_compressed_entry_is_small(
     make_cache: MakeCache, compressing: AgentCache, plain: valkey.Valkey
 ) -> None:
     small = make_cache(name="test", kv=TierOptions(max_value_bytes=1000, compress_above=200))
@@ -295,7 +299,7 @@ async def test_a_value_that_is_too_large_is_not_kept_however_well_it_compresses(
 # Without the library
 
 
-async def test_a_process_without_the_library_misses_and_replaces(
+async def test_process_without_the_library_misses_compressed_entries_and_replaces_them(
     usual: AgentCache, plain: valkey.Valkey, without_library: None
 ) -> None:
     plain.set(KV_KEY, b"z" + FRAME)
@@ -304,18 +308,18 @@ async def test_a_process_without_the_library_misses_and_replaces(
     assert (await usual.kv.get_or_load("k", lambda: TEXT)).source == "loader"
     await usual.flush_writes()
     assert plain.get(KV_KEY) == b"s" + TEXT.encode()
-    # Whose model a compressed answer is of cannot be said here: it goes, for others could read it.
+    # This process cannot read the model of a compressed answer. The answer is removed: other processes can read it.
     plain.set("test:llm:" + "0" * 64, b"tc:zstd:" + base64.b64encode(FRAME))
     assert await usual.llm.invalidate_by_model("m", sweep=True) == 1
 
 
 @pytest.mark.parametrize("tier", ["llm", "tool", "kv"])
-def test_compressing_without_the_library_says_what_to_install(tier: Any, without_library: None) -> None:
+def test_compression_without_the_library_names_the_extra_to_install(tier: Any, without_library: None) -> None:
     with pytest.raises(UsageError, match=r"TierOptions.compress_above .*tiercache\[compress\]"):
         AgentCache.in_memory(**{tier: COMPRESSING})
 
 
-def test_the_library_is_looked_for_once_and_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_library_is_imported_once_and_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     def missing(name: str) -> Any:
@@ -332,8 +336,8 @@ def test_the_library_is_looked_for_once_and_may_be_missing(monkeypatch: pytest.M
     assert import_module(name) is LIBRARY
 
 
-def test_sessions_are_not_compressed() -> None:
-    with pytest.raises(UsageError, match="session must be a SessionOptions: .* compress_above"):
+def test_compression_is_refused_for_sessions() -> None:
+    with pytest.raises(UsageError, match=r"session must be a SessionOptions: .* compress_above"):
         AgentCache.in_memory(session=COMPRESSING)
 
 
@@ -354,7 +358,7 @@ async def peer(url: str) -> AsyncIterator[betterdb.AgentCache]:
         await cache.shutdown()
 
 
-async def test_betterdb_misses_on_a_compressed_entry_and_does_not_raise(
+async def test_betterdb_misses_a_compressed_entry_without_an_error(
     compressing: AgentCache, peer: betterdb.AgentCache
 ) -> None:
     await store_all(compressing)
@@ -362,7 +366,7 @@ async def test_betterdb_misses_on_a_compressed_entry_and_does_not_raise(
     assert not (await peer.tool.check("t", {"a": 1})).hit
 
 
-async def test_indexes_are_not_complete_with_entries_that_cannot_be_read_here(
+async def test_indexes_stay_incomplete_while_entries_cannot_be_read(
     compressing: AgentCache, usual: AgentCache, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await store_all(compressing)

@@ -1,4 +1,4 @@
-"""What is read is decoded once for all the hits from L1, and its parts when somebody asks a result for them."""
+"""Decoding: once for an entry and all its L1 hits; for parts of an entry, when a caller first reads them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TOKENS = {"input": 3, "output": 4}
 
 
 class Counted:
-    """Counts the calls of a function, which go on to it."""
+    """Counts the calls of a function, and passes them on."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
         self.calls = 0
@@ -35,7 +35,7 @@ class Counted:
 
 @pytest.fixture
 async def cache(make_cache: Callable[..., AgentCache]) -> AgentCache:
-    """A cache whose entries are in Valkey, and not in L1 yet."""
+    """A cache whose entries are in Valkey and not yet in L1."""
     cache = make_cache(name="test")
     await cache.llm.store_multipart(HELLO, BLOCKS, tokens=TOKENS)
     await cache.tool.store("t", {}, {"a": [1]})
@@ -52,7 +52,7 @@ READS: dict[str, tuple[type, Callable[[AgentCache], Any]]] = {
 
 
 @pytest.mark.parametrize("tier", READS)
-async def test_an_entry_is_decoded_once_for_all_the_hits_that_follow(
+async def test_entry_is_decoded_once_for_all_later_hits(
     cache: AgentCache, monkeypatch: pytest.MonkeyPatch, tier: str
 ) -> None:
     codec, read = READS[tier]
@@ -63,7 +63,7 @@ async def test_an_entry_is_decoded_once_for_all_the_hits_that_follow(
     assert all(text is texts[0] for text in texts)
 
 
-async def test_parts_are_decoded_once_a_result_when_they_are_asked_for(
+async def test_result_decodes_its_parts_once_when_they_are_first_read(
     cache: AgentCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await cache.llm.check(HELLO)
@@ -86,7 +86,7 @@ async def test_parts_are_decoded_once_a_result_when_they_are_asked_for(
     for count in (3, 3):
         assert results[0].value == {"a": [1]}
         assert decoded() == count
-    # Each result has its own.
+    # Each result has parts of its own.
     assert answers[0].tokens is not answers[1].tokens
     assert answers[0].content_blocks is not answers[1].content_blocks
     assert results[0].value is not results[1].value

@@ -1,4 +1,4 @@
-"""Keys found by fingerprint against their definition in json and hashlib, over everything a caller may pass."""
+"""Keys found by fingerprint against their definition in ``json`` and hashlib, for every kind of request."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from hypothesis import strategies as st
 
 from tests.tiers.test_canonical import Colour, Fraction, Level, Text, values
 from tiercache import AgentCache
-from tiercache.tiers.keys.fingerprint import fingerprint, may_remember
+from tiercache.engine.memory.l1 import L1
+from tiercache.options import L1Options
+from tiercache.tiers.keys.fingerprint import fingerprint, fingerprint_of_request
+from tiercache.tiers.keys.lookup import KeyLookup
 from tiercache.tiers.llm import key as llm_key
 from tiercache.tiers.tool import key as tool_key
 
@@ -31,7 +34,7 @@ WIRE = {
 
 
 def refusing(make: Callable[[], str]) -> str | None:
-    """What ``make`` returns, None where it refuses."""
+    """Return the result of ``make``, or None if it refuses."""
     try:
         return make()
     except (TypeError, ValueError, AttributeError, KeyError, RecursionError):
@@ -49,7 +52,7 @@ def digest(value: Any) -> str:
 
 
 def llm_definition(params: Mapping[Any, Any]) -> str:
-    """The contract of the llm key, word for word."""
+    """Return the llm key of ``params`` as the wire contract defines it."""
     hashed = {"model": params["model"], "messages": params["messages"], "temperature": 1, "top_p": 1}
     if not isinstance(params["model"], str):
         raise TypeError("model")
@@ -70,7 +73,7 @@ def tool_definition(args: Any) -> str:
     return f"n:tool:t:{digest({} if args is None else args)}"
 
 
-# One for all examples: whatever was asked before may be found, and must not be.
+# One cache for all examples: a key of an earlier example could be found, and must not be.
 CACHE = AgentCache.in_memory(name="n")
 
 long_texts = st.sampled_from([LONG, "".join(["l", LONG[1:]]), OTHER_LONG, "é" * 600, "\ud800" * 600, Text(LONG)])
@@ -100,7 +103,7 @@ places = st.dictionaries(
     max_size=4,
 )
 requests = st.builds(
-    lambda model, said, more: {"model": model, "messages": said, **more},
+    lambda model, given, more: {"model": model, "messages": given, **more},
     st.sampled_from(["m", "m2", Text("m"), Colour.RED, 1]),
     messages,
     places,
@@ -113,20 +116,20 @@ def check_llm(request: Any) -> None:
     for make in (cold.llm.key, cold.llm.key, CACHE.llm.key, CACHE.llm.key):
         assert refusing(lambda make=make: make(request).key) == expected
     if expected is None:
-        assert cold.llm._known._aliases.entry_count == 0
+        assert cold.llm._lookup.known.entry_count == 0
 
 
 @settings(max_examples=600, deadline=None)
 @given(requests)
 @example({"model": "m", "messages": [], b"bytes": None, ...: None})
-def test_the_key_is_that_of_its_definition_or_refused_as_there(request: dict[str, Any]) -> None:
+def test_key_of_a_request_is_the_key_of_its_definition_or_refused_as_there(request: dict[str, Any]) -> None:
     check_llm(request)
     check_llm(copy.deepcopy(request))
 
 
 @settings(max_examples=1000, deadline=None)
 @given(st.one_of(values, st.dictionaries(st.sampled_from("abc"), st.one_of(values, long_texts))))
-def test_the_key_of_a_tool_call_is_that_of_its_definition_or_refused_as_there(args: Any) -> None:
+def test_key_of_a_tool_call_is_the_key_of_its_definition_or_refused_as_there(args: Any) -> None:
     expected = refusing(lambda: tool_definition(args))
     for _ in range(2):
         assert refusing(lambda: CACHE.tool.key("t", args).key) == expected
@@ -151,7 +154,7 @@ NEAR = [
 
 @pytest.mark.parametrize("near", NEAR, ids=range(len(NEAR)))
 @pytest.mark.parametrize("place", ["content", "message", "messages", "seed", "system", "input", "tools"])
-def test_requests_that_nearly_agree_are_told_apart(near: list[Any], place: str) -> None:
+def test_key_tells_requests_apart_that_nearly_agree(near: list[Any], place: str) -> None:
     def request(value: Any) -> dict[str, Any]:
         made: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
         if place == "content":
@@ -171,7 +174,7 @@ def test_requests_that_nearly_agree_are_told_apart(near: list[Any], place: str) 
                 )
 
 
-def test_a_long_string_that_moves_to_another_place_makes_another_key() -> None:
+def test_key_differs_if_a_long_string_moves_to_another_place() -> None:
     def at(*place: Any) -> dict[str, Any]:
         request: Any = {"model": "m", "messages": [{"role": "user", "content": ""}] * 2, "prompt": "", "system": ""}
         request["messages"] = [dict(message) for message in request["messages"]]
@@ -186,7 +189,7 @@ def test_a_long_string_that_moves_to_another_place_makes_another_key() -> None:
         assert CACHE.llm.key(request).key == llm_definition(request)
 
 
-def test_a_request_changed_in_place_is_another_one() -> None:
+def test_key_of_a_request_changed_in_place_is_another_key() -> None:
     request: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": [{"text": LONG}]}], "tools": []}
     for change in (
         lambda: request["messages"][0]["content"].append({"text": LONG}),
@@ -202,7 +205,7 @@ def test_a_request_changed_in_place_is_another_one() -> None:
     assert CACHE.llm.key(request).key == llm_definition(request)
 
 
-def test_equal_long_strings_that_are_not_one_object_are_one_request() -> None:
+def test_key_is_found_for_equal_long_strings_that_are_different_objects() -> None:
     def request() -> dict[str, Any]:
         return {"model": "equal", "messages": [{"role": "user", "content": "".join([LONG[:5], LONG[5:]])}]}
 
@@ -215,7 +218,7 @@ HUGE = {"model": "m", "messages": [{"role": "system", "content": "words " * 20_0
 
 
 @pytest.mark.parametrize("request_", [SHORT, HUGE], ids=["short", "100 KB"])
-async def test_a_hit_in_process_memory_writes_and_hashes_nothing(
+async def test_l1_hit_neither_serialises_nor_hashes_the_request(
     request_: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unwanted(*_: Any, **__: Any) -> Any:
@@ -235,14 +238,15 @@ async def test_a_hit_in_process_memory_writes_and_hashes_nothing(
             assert (await cache.tool.get_or_load("t", copy.deepcopy(request_), unwanted)).source == "l1"
 
 
-def test_the_long_strings_of_a_fingerprint_are_not_copied() -> None:
-    account, _, texts = fingerprint(HUGE)  # type: ignore[misc]
+@pytest.mark.parametrize("fingerprint_of", [fingerprint, fingerprint_of_request])
+def test_fingerprint_refers_to_long_strings_without_a_copy(fingerprint_of: Callable[[Any], Any]) -> None:
+    outline, _, texts = fingerprint_of(HUGE)
     assert texts[0] is HUGE["messages"][0]["content"]  # type: ignore[index]
-    assert len(account) < 200
+    assert len(outline) < 200
 
 
 class Named(str):
-    """Takes itself for "role"."""
+    """Equals "role" and is another str."""
 
     def __eq__(self, other: object) -> bool:
         return other == "role"
@@ -251,37 +255,37 @@ class Named(str):
         return hash("role")
 
 
-def test_messages_are_told_apart_by_what_stands_where() -> None:
-    def said(*messages: Any) -> dict[str, Any]:
+def test_key_tells_messages_apart_by_the_places_of_their_texts() -> None:
+    def request_of(*messages: Any) -> dict[str, Any]:
         return {"model": "m", "messages": [*messages, {"role": "user", "content": LONG}]}
 
     block, other = {"type": "text", "text": "a"}, {"type": "text", "text": "b"}
     asked = [
-        said({"role": "a", "content": "b"}),
-        said({"role": "b", "content": "a"}),
-        said({"role": "a", "name": "b"}),
-        said({Named("else"): "a", "content": "b"}),
-        said({"role": "a"}, {"content": "b"}),
-        said({"role": "a", "content": "b", "name": "c"}),
-        said({"role": "a", "content": ["b"]}),
-        said({"role": "a", "content": [block, other]}),
-        said({"role": "a", "content": [other, block]}),
-        said({"role": "a", "content": [block, {"type": "b", "text": "text"}]}),
-        said({"role": "a", "content": [block, other, "b"]}),
-        said({"role": "a", "content": (block, other)}),
-        said("a", "b"),
-        said(["a", "b"]),
+        request_of({"role": "a", "content": "b"}),
+        request_of({"role": "b", "content": "a"}),
+        request_of({"role": "a", "name": "b"}),
+        request_of({Named("else"): "a", "content": "b"}),
+        request_of({"role": "a"}, {"content": "b"}),
+        request_of({"role": "a", "content": "b", "name": "c"}),
+        request_of({"role": "a", "content": ["b"]}),
+        request_of({"role": "a", "content": [block, other]}),
+        request_of({"role": "a", "content": [other, block]}),
+        request_of({"role": "a", "content": [block, {"type": "b", "text": "text"}]}),
+        request_of({"role": "a", "content": [block, other, "b"]}),
+        request_of({"role": "a", "content": (block, other)}),
+        request_of("a", "b"),
+        request_of(["a", "b"]),
     ]
     cache = AgentCache.in_memory(name="n")
     for request in (*asked, *asked[::-1]):
         assert refusing(lambda request=request: cache.llm.key(request).key) == refusing(
             lambda request=request: llm_definition(request)
         )
-    other_way_round = said({"content": "b", "role": "a"})
+    other_way_round = request_of({"content": "b", "role": "a"})
     assert cache.llm.key(other_way_round) == cache.llm.key(asked[0])
 
 
-def test_nothing_of_the_callers_but_strings_is_kept() -> None:
+def test_known_keys_refer_to_no_object_of_the_caller_but_strings() -> None:
     cache = AgentCache.in_memory()
     block, message, tools = {"text": LONG}, {"role": "user", "content": "Hi"}, [{"name": "a"}]
     content = [block]
@@ -298,16 +302,16 @@ def test_nothing_of_the_callers_but_strings_is_kept() -> None:
     assert [sys.getrefcount(each) for each in mutable] == before
 
 
-def test_a_request_that_another_thread_changes_while_its_key_is_made_is_not_remembered(
+def test_key_is_not_remembered_for_a_request_that_another_thread_changes_while_it_is_made(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     cache = AgentCache.in_memory(name="n")
     request = copy.deepcopy(SHORT)
     canonical = llm_key.canonical_json
 
-    def changed_meanwhile(value: Any, name: str) -> bytes:
+    def changed_meanwhile(value: Any, name: str, **options: Any) -> bytes:
         request["messages"][0]["content"] = "Bye"  # type: ignore[index]
-        return canonical(value, name)
+        return canonical(value, name, **options)
 
     monkeypatch.setattr(llm_key, "canonical_json", changed_meanwhile)
     cache.llm.key(request)
@@ -322,12 +326,20 @@ class _Member(enum.Enum):
 @pytest.mark.parametrize(
     "value", [b"x", {"a": {1}}, [...], 1j, {b"x": None}, {...: None}, Text("x"), {"a": Colour.RED}, _Member.A, object()]
 )
-def test_only_exact_json_may_be_remembered(value: Any) -> None:
-    assert not may_remember(value, fingerprint(value))
+@pytest.mark.parametrize("fingerprint_of", [fingerprint, fingerprint_of_request])
+def test_key_lookup_remembers_no_request_of_other_than_exact_types(
+    value: Any, fingerprint_of: Callable[[Any], Any]
+) -> None:
+    lookup: KeyLookup[Any] = KeyLookup(L1(L1Options(max_entries=10, max_bytes=10_000)), fingerprint_of, lambda key: 0)
+    for request in (value, {"model": "m", "messages": [], "x": value}, {"system": LONG * 20, "x": value}):
+        assert lookup.make(request, fingerprint_of(request), lambda value, is_exact: is_exact) is False
+    assert lookup.known.entry_count == 0
+    assert lookup.make(SHORT, fingerprint_of(SHORT), lambda value, is_exact: is_exact) is True
+    assert lookup.known.entry_count == 1
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="a class written in Python has a buffer from 3.12 on")
-def test_numbers_and_texts_that_have_a_buffer_are_not_taken_for_each_other() -> None:
+def test_key_tells_numbers_and_texts_with_equal_buffers_apart() -> None:
     class BufferText(str):
         __slots__ = ()
 

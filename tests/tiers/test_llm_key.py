@@ -1,4 +1,4 @@
-"""Which requests share an answer."""
+"""The llm key: which requests share an entry."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ KEYS = LlmKeys("n:llm:")
         ({"tools": []}, {}),
     ],
 )
-def test_different_parameters_make_different_keys(one: dict[str, Any], other: dict[str, Any]) -> None:
+def test_llm_key_differs_for_different_parameters(one: dict[str, Any], other: dict[str, Any]) -> None:
     assert KEYS.key({**HELLO, **one}) != KEYS.key({**HELLO, **other})
 
 
@@ -49,21 +49,21 @@ def test_different_parameters_make_different_keys(one: dict[str, Any], other: di
         ),
     ],
 )
-def test_what_says_the_same_makes_the_same_key(one: dict[str, Any], other: dict[str, Any]) -> None:
+def test_llm_key_is_equal_for_parameters_of_the_same_meaning(one: dict[str, Any], other: dict[str, Any]) -> None:
     assert KEYS.key({**HELLO, **one}) == KEYS.key({**HELLO, **other})
 
 
 @pytest.mark.parametrize("wrap", [dict, OrderedDict, MappingProxyType])
-def test_any_mapping_is_taken(wrap: Any) -> None:
+def test_llm_key_is_equal_for_every_kind_of_mapping(wrap: Any) -> None:
     assert KEYS.key(wrap(HELLO)) == KEYS.key(HELLO)
 
 
-def test_ignored_parameters_do_not_take_part() -> None:
+def test_llm_key_leaves_out_ignored_parameters() -> None:
     keys = LlmKeys("n:llm:", ignore=("user", "metadata"))
     assert keys.key({**HELLO, "user": "alice", "metadata": {1, 2}}) == KEYS.key(HELLO)
 
 
-async def test_the_last_user_turn_can_be_the_key(make_cache: Callable[..., AgentCache]) -> None:
+async def test_llm_key_can_be_the_last_user_turn(make_cache: Callable[..., AgentCache]) -> None:
     cache = make_cache(llm=LlmOptions(key=last_user_turn))
     chat = {"model": "gpt-4o", "messages": [{"role": "system", "content": "Be brief."}, *asking("Hello")["messages"]]}
     await cache.llm.store(chat, "Hi")
@@ -71,18 +71,18 @@ async def test_the_last_user_turn_can_be_the_key(make_cache: Callable[..., Agent
     assert not (await cache.llm.check(asking("Bye"))).hit
 
 
-async def test_answers_that_models_share_are_invalidated_by_the_model_that_gave_them(
+async def test_invalidate_by_model_removes_a_shared_entry_if_the_model_gave_its_answer(
     make_cache: Callable[..., AgentCache],
 ) -> None:
     cache = make_cache(llm=LlmOptions(key=lambda params: {**params, "model": "any"}))
     await cache.llm.store(asking("x", model="a"), "by a")
     cache.clear_l1()
-    assert (await cache.llm.check(asking("x", model="b"))).response == "by a"  # Into L1, asked for by b.
+    assert (await cache.llm.check(asking("x", model="b"))).response == "by a"  # L1 keeps it now.
     assert await cache.llm.invalidate_by_model("a") == 1
     assert not (await cache.llm.check(asking("x", model="b"))).hit
 
 
-async def test_a_read_of_an_answer_that_models_share_is_overtaken_whoever_reads(
+async def test_invalidate_by_model_overtakes_a_read_of_a_shared_entry_by_another_model(
     make_cache: Callable[..., AgentCache], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = make_cache(llm=LlmOptions(key=lambda params: {**params, "model": "any"}))
@@ -98,7 +98,7 @@ async def test_a_read_of_an_answer_that_models_share_is_overtaken_whoever_reads(
 
 
 @pytest.mark.parametrize("messages", [None, "text", ["text"], 5])
-def test_a_last_user_turn_needs_messages(messages: Any) -> None:
+def test_last_user_turn_refuses_a_request_without_messages(messages: Any) -> None:
     with pytest.raises(UsageError, match="messages"):
         LlmKeys("n:", transform=last_user_turn).key({"model": "m", "messages": messages})
 
@@ -111,6 +111,6 @@ def test_a_last_user_turn_needs_messages(messages: Any) -> None:
         (lambda params: {**params, "model": 5}, "model"),
     ],
 )
-def test_a_key_function_that_returns_no_request_is_named(transform: Any, reason: str) -> None:
+def test_key_function_is_refused_if_it_returns_no_request(transform: Any, reason: str) -> None:
     with pytest.raises(UsageError, match=reason):
         LlmKeys("n:", transform=transform).key(HELLO)

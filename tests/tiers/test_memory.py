@@ -1,4 +1,4 @@
-"""What entries take of process memory, beside what they say they take."""
+"""Memory of entries: measured, against the bytes that the cache counts for them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tiercache import AgentCache
 COUNT = 5000
 
 
-async def test_an_entry_takes_little_beyond_its_key_and_value_and_no_more_than_is_accounted_for() -> None:
+async def test_entry_takes_little_memory_beside_its_value_and_no_more_than_is_counted() -> None:
     plain = 0
     async with AgentCache.in_memory() as cache:
-        await cache.llm.store(asking("first"), "answer", tokens={"input": 1})  # Which reads the prices.
+        await cache.llm.store(asking("first"), "answer", tokens={"input": 1})  # The first store reads the prices.
         gc.collect()
         tracemalloc.start()
         try:
@@ -30,4 +30,4 @@ async def test_an_entry_takes_little_beyond_its_key_and_value_and_no_more_than_i
             tracemalloc.stop()
         assert cache.local_stats().l1_entry_count == COUNT + 1
         assert (taken - plain) / COUNT < 540
-        assert taken <= cache._engine.l1.size_bytes + cache.llm._known._aliases.size_bytes
+        assert taken <= cache._engine.l1.size_bytes + cache.llm._lookup.known.size_bytes

@@ -1,4 +1,4 @@
-"""What a tier's own judgement keeps out of the cache is handed out all the same."""
+"""store_when: a value that it rejects reaches the waiters and is not stored."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def is_not_empty(value: Any) -> bool:
 CUT_OFF = LlmResponse("cut o", tokens={"finish_reason": "length"})
 
 
-async def test_an_answer_that_was_cut_off_reaches_all_who_wait_and_is_kept_nowhere(make_cache: Any) -> None:
+async def test_store_when_hands_a_rejected_answer_to_every_waiter_and_stores_none(make_cache: Any) -> None:
     cache: AgentCache = make_cache(llm=TierOptions(store_when=is_complete))
     loader = Loader(CUT_OFF, held=True)
     waiting = [asyncio.create_task(cache.llm.get_or_load(HELLO, loader)) for _ in range(3)]
@@ -33,10 +33,10 @@ async def test_an_answer_that_was_cut_off_reaches_all_who_wait_and_is_kept_nowhe
     assert not (await cache.llm.check(HELLO)).hit
     await cache.llm.get_or_load(HELLO, Loader("whole"))
     await cache.llm.get_or_load(HELLO, Loader(CUT_OFF), mode="refresh")
-    assert (await cache.llm.check(HELLO)).response == "whole"  # It does not take out what is there either.
+    assert (await cache.llm.check(HELLO)).response == "whole"  # The older entry stays, too.
 
 
-async def test_tool_results_and_other_values_are_judged_too(make_cache: Any) -> None:
+async def test_store_when_rejects_tool_results_and_kv_values(make_cache: Any) -> None:
     options = TierOptions(store_when=is_not_empty)
     cache: AgentCache = make_cache(tool=options, kv=options)
     assert (await cache.tool.get_or_load("t", {}, list)).value == []
@@ -45,11 +45,11 @@ async def test_tool_results_and_other_values_are_judged_too(make_cache: Any) -> 
     await cache.flush_writes()
     assert not (await cache.tool.check("t", {})).hit
     assert [await cache.kv.exists(key) for key in ("k", "a", "b")] == [False, True, False]
-    await cache.kv.set("k", None)  # An explicit write is no load.
+    await cache.kv.set("k", None)  # store_when does not apply to explicit writes.
     assert await cache.kv.exists("k")
 
 
-async def test_a_judgement_that_raises_keeps_nothing_and_is_said_once(
+async def test_store_when_that_raises_stores_nothing_and_is_logged_once(
     make_cache: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(answer: LlmResponse) -> bool:
@@ -64,6 +64,6 @@ async def test_a_judgement_that_raises_keeps_nothing_and_is_said_once(
 @pytest.mark.parametrize(
     "make", [lambda: TierOptions(store_when=5), lambda: AgentCache.in_memory(session=TierOptions(store_when=bool))]
 )
-def test_a_judgement_must_be_callable_and_is_not_for_sessions(make: Any) -> None:
+def test_store_when_must_be_callable_and_is_refused_for_sessions(make: Any) -> None:
     with pytest.raises(UsageError, match="store_when"):
         make()

@@ -1,4 +1,4 @@
-"""What is too large is handed out, counted and kept nowhere; it leaves nothing older behind that it should replace."""
+"""max_value_bytes: a value that is too large reaches its waiters and is not stored, and an older value is removed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MEGABYTE = 1024 * 1024
 SMALL = TierOptions(max_value_bytes=MEGABYTE)
 LARGE = "x" * (2 * MEGABYTE)
 
-# The bytes of kv entries and session values are easily said: here one may have ten.
+# Small limits are exact for kv entries and session values: here an entry may have ten bytes.
 TEN = TierOptions(max_value_bytes=10)
 FITS, TOO_LARGE = "9 letters", "ten letters"
 
@@ -41,7 +41,7 @@ def text(result: Any) -> Any:
 @pytest.mark.parametrize("mode", ["use", "refresh", "store_only"])
 @pytest.mark.parametrize("lease", [True, False])
 @pytest.mark.parametrize("tier", ["llm", "tool", "kv"])
-async def test_two_megabytes_reach_all_who_wait_and_are_kept_nowhere(
+async def test_value_too_large_reaches_every_waiter_and_is_not_stored(
     make_cache: MakeCache, plain: valkey.Valkey, tier: str, lease: bool, mode: str
 ) -> None:
     options = TierOptions(max_value_bytes=MEGABYTE, lease=lease)
@@ -58,20 +58,22 @@ async def test_two_megabytes_reach_all_who_wait_and_are_kept_nowhere(
     assert entry_keys(plain) == []
     counters = cache.local_stats().tiers[tier]
     assert (counters.too_large, counters.fills_dropped, counters.stored_bytes) == (1, 0, 0)
-    # The lease is free again.
+    # The lease is free again, so that the next load stores its value.
     assert text(await load(cache, tier, Loader("small"))) == "small"
     await cache.flush_writes()
     assert entry_keys(plain) == [results[0].key]
 
 
-async def test_it_is_shown_to_prometheus(make_cache: MakeCache) -> None:
+async def test_value_too_large_is_reported_to_prometheus(make_cache: MakeCache) -> None:
     registry = CollectorRegistry()
     cache = make_cache(name="c", kv=TEN, telemetry=TelemetryOptions(registry=registry))
     await cache.kv.get_or_load("k", lambda: TOO_LARGE)
     assert registry.get_sample_value("agent_cache_too_large_total", {"cache_name": "c", "tier": "kv"}) == 1
 
 
-async def test_of_a_batch_the_others_are_kept(make_cache: MakeCache, plain: valkey.Valkey) -> None:
+async def test_value_too_large_in_a_batch_leaves_the_other_values_stored(
+    make_cache: MakeCache, plain: valkey.Valkey
+) -> None:
     cache = make_cache(name="test", kv=TEN)
     loaded = {"a": FITS, "b": TOO_LARGE, "c": 1}
     assert await cache.kv.get_or_load_many(loaded, lambda keys: loaded) == loaded
@@ -80,7 +82,7 @@ async def test_of_a_batch_the_others_are_kept(make_cache: MakeCache, plain: valk
     assert cache.local_stats().tiers["kv"].too_large == 1
 
 
-async def test_an_explicit_write_of_it_is_refused_and_nothing_is_touched(
+async def test_value_too_large_is_refused_by_explicit_writes_which_change_nothing(
     make_cache: MakeCache, plain: valkey.Valkey
 ) -> None:
     cache = make_cache(name="test", llm=SMALL, tool=SMALL, kv=SMALL)
@@ -103,9 +105,9 @@ async def test_an_explicit_write_of_it_is_refused_and_nothing_is_touched(
     assert [tier.too_large for tier in cache.local_stats().tiers.values()] == [0, 0, 0, 0]
 
 
-async def test_the_limit_is_on_the_entry_and_what_just_fits_is_kept(make_cache: MakeCache) -> None:
+async def test_value_is_stored_if_its_entry_has_exactly_the_limit(make_cache: MakeCache) -> None:
     cache = make_cache(kv=TEN)
-    await cache.kv.set("k", FITS)  # With the byte that says what it is.
+    await cache.kv.set("k", FITS)  # The entry has one more byte, for the kind of the value.
     with pytest.raises(UsageError, match="11 bytes"):
         await cache.kv.set("k", FITS + ".")
     assert (await cache.kv.get_or_load("l", lambda: FITS)).value == FITS
@@ -115,7 +117,7 @@ async def test_the_limit_is_on_the_entry_and_what_just_fits_is_kept(make_cache: 
 
 @pytest.mark.parametrize("mode", ["refresh", "store_only"])
 @pytest.mark.parametrize("lease", [True, False])
-async def test_what_was_loaded_anew_and_is_too_large_leaves_nothing_older_to_be_read(
+async def test_value_too_large_from_a_refresh_removes_the_older_value_in_every_process(
     make_cache: MakeCache, plain: valkey.Valkey, lease: bool, mode: Any
 ) -> None:
     options = TierOptions(max_value_bytes=10, lease=lease)
@@ -124,7 +126,7 @@ async def test_what_was_loaded_anew_and_is_too_large_leaves_nothing_older_to_be_
     assert await other.kv.get("k") == "older"
     result = await cache.kv.get_or_load("k", lambda: TOO_LARGE, mode=mode)
     assert result.value == TOO_LARGE
-    # In this process from the moment on at which its caller knows better.
+    # In this process the older value is gone as soon as the caller has the newer one.
     assert not in_l1(cache, result.key)
     assert await cache.kv.get("k") is None
     await cache.flush_writes()
@@ -133,7 +135,7 @@ async def test_what_was_loaded_anew_and_is_too_large_leaves_nothing_older_to_be_
     assert await other.kv.get("k") is None
 
 
-async def test_in_one_process_alone_nothing_older_is_left_either() -> None:
+async def test_value_too_large_from_a_refresh_removes_the_older_value_without_valkey() -> None:
     async with AgentCache.in_memory(kv=TEN) as cache:
         await cache.kv.set("k", "older")
         assert (await cache.kv.get_or_load("k", lambda: TOO_LARGE, mode="refresh")).value == TOO_LARGE
@@ -143,7 +145,7 @@ async def test_in_one_process_alone_nothing_older_is_left_either() -> None:
         assert cache.local_stats().tiers["kv"].too_large == 2
 
 
-async def test_what_another_process_has_stored_and_is_too_large_here_is_a_miss_and_stays(
+async def test_value_too_large_of_another_process_is_a_miss_and_stays_in_valkey(
     make_cache: MakeCache, plain: valkey.Valkey
 ) -> None:
     small, large = make_cache(name="test", kv=TEN), make_cache(name="test")
@@ -155,25 +157,25 @@ async def test_what_another_process_has_stored_and_is_too_large_here_is_a_miss_a
     assert (await small.kv.get_or_load("k", lambda: TOO_LARGE + "!")).source == "loader"
     await small.flush_writes()
     assert plain.get("test:__tc:kv:kv:k") == b"s" + TOO_LARGE.encode()
-    # What can be kept takes its place.
+    # A value that this process may store replaces it.
     await small.kv.get_or_load("k", lambda: FITS)
     await small.flush_writes()
     await until(lambda: not in_l1(large, "test:__tc:kv:kv:k"))
     assert await large.kv.get("k") == FITS
 
 
-async def test_answers_that_are_too_large_here_go_with_their_model_all_the_same(
+async def test_invalidate_by_model_removes_answers_that_are_too_large_to_read_here(
     make_cache: MakeCache, plain: valkey.Valkey
 ) -> None:
     small, large = make_cache(name="test", llm=SMALL), make_cache(name="test")
     await large.llm.store(asking("a", "m"), LARGE)
-    plain.delete("test:__tc:idx:model:m")  # As other software leaves it.
+    plain.delete("test:__tc:idx:model:m")  # An entry of other software is in no index.
     assert await small.llm.invalidate_by_model("m", sweep=True) == 1
     assert entry_keys(plain) == []
 
 
 @pytest.mark.parametrize("in_memory", [False, True])
-async def test_session_values_that_are_too_large_are_refused(make_cache: MakeCache, in_memory: bool) -> None:
+async def test_session_value_too_large_is_refused(make_cache: MakeCache, in_memory: bool) -> None:
     cache = AgentCache.in_memory(session=TEN) if in_memory else make_cache(session=TEN)
     session = cache.session
     await session.set("t", "f", "ten bytes.")
@@ -194,7 +196,7 @@ async def test_session_values_that_are_too_large_are_refused(make_cache: MakeCac
     await cache.aclose()
 
 
-async def test_session_values_of_others_are_state_and_are_read_at_any_size(
+async def test_session_value_of_another_process_is_read_at_any_size(
     make_cache: MakeCache, plain: valkey.Valkey
 ) -> None:
     cache = make_cache(name="test", session=TEN)
@@ -203,7 +205,7 @@ async def test_session_values_of_others_are_state_and_are_read_at_any_size(
     assert await cache.session.get_all("t", sweep=True) == {"f": TOO_LARGE}
 
 
-async def test_without_a_limit_anything_is_kept(make_cache: MakeCache) -> None:
+async def test_value_of_any_size_is_stored_without_a_limit(make_cache: MakeCache) -> None:
     cache = make_cache(kv=TierOptions(max_value_bytes=None))
     value = b"x" * (TierOptions().max_value_bytes or 0)
     await cache.kv.set("k", value)
@@ -213,6 +215,6 @@ async def test_without_a_limit_anything_is_kept(make_cache: MakeCache) -> None:
 
 @pytest.mark.parametrize("name", ["max_value_bytes", "compress_above"])
 @pytest.mark.parametrize("value", [0, -1, 1.5, True, "10"])
-def test_sizes_are_whole_numbers_above_0(name: str, value: Any) -> None:
+def test_value_size_options_must_be_whole_numbers_above_0(name: str, value: Any) -> None:
     with pytest.raises(UsageError, match=f"TierOptions.{name} must be a whole number above 0"):
         TierOptions(**{name: value})

@@ -26,7 +26,7 @@ def value_of(case: dict[str, Any]) -> Any:
     try:
         return ast.literal_eval(case["py_expr"])
     except ValueError:
-        # Enums, infinities and the like: the file is this repository's own.
+        # Enums and infinities, for example. eval is safe: the file belongs to this repository.
         return eval(case["py_expr"], {"reduce": reduce})
 
 
@@ -43,7 +43,7 @@ async def store(cache: AgentCache, case: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize("case", CASES)
-async def test_a_published_vector_matches_on_valkey(
+async def test_entry_in_valkey_matches_its_published_vector(
     case: dict[str, Any], make_cache: Callable[..., AgentCache], plain: valkey.Valkey
 ) -> None:
     cache = make_cache(name=NAME, clock=FakeClock(VECTORS["stored_at_ms"] / 1000).clock)
@@ -59,5 +59,5 @@ async def test_a_published_vector_matches_on_valkey(
     assert plain.ttl(key) == case["ttl"]
 
 
-def test_the_published_vectors_are_all_here() -> None:
+def test_published_vectors_are_complete() -> None:
     assert len(VECTORS["cases"]) == 80

@@ -11,7 +11,7 @@ from ..errors import UsageError
 from ..ttl import Ttl
 from .entries.counters import TierCounters
 from .entries.entry import ENTRY_OVERHEAD_BYTES, Entry, Group, shared_size
-from .entries.policy import TierPolicy
+from .entries.policy import TierPolicy, Value
 from .memory.fences import Fence
 
 __all__ = ["Call", "LoadFunction", "Loaded", "Mode", "check_mode"]
@@ -76,7 +76,7 @@ class Call(NamedTuple):
     fill: Callable[[Fence, Entry], Awaitable[None]] | None = None
     is_batched: bool = False
 
-    def entry(self, value: Any, ttl: float | None, clock: Clock, *, since: float, began: float) -> Entry:
+    def entry(self, value: Value, ttl: float | None, clock: Clock, *, since: float, began: float) -> Entry:
         """Return the L1 entry for ``value``.
 
         Args:
@@ -84,17 +84,17 @@ class Call(NamedTuple):
             since: Monotonic second at which ``ttl`` was known.
             began: Monotonic second at which the value is known to have been current.
         """
-        policy, codec = self.policy, self.policy.codec
+        policy = self.policy
         expires_at = deadline = math.inf if ttl is None else since + ttl
         if deadline > since + policy.l1_ttl:
             deadline = since + policy.l1_ttl
         now = clock.monotonic()
-        age = clock.wall() - codec.stored_at(value)
+        age = clock.wall() - value.stored_at
         stored_at = now - age if age > 0.0 else now
         if 0.0 <= since - stored_at < 0.001:
             # Entries carry milliseconds. One float object in memory serves for both moments.
             stored_at = since
-        cost = codec.cost(value)
+        cost = value.cost
         return Entry(
             value,
             deadline,
@@ -103,7 +103,7 @@ class Call(NamedTuple):
             stored_at,
             self.groups if policy.groups_of is None else self._groups_of(value),
             # L1 never weighs an entry that it does not keep.
-            shared_size(ENTRY_OVERHEAD_BYTES + len(self.key) + codec.size_bytes(value)) if policy.l1 else 0,
+            shared_size(ENTRY_OVERHEAD_BYTES + len(self.key) + value.size_bytes) if policy.l1 else 0,
             0 if cost is None else round(cost * 1_000_000),
         )
 

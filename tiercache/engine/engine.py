@@ -42,14 +42,14 @@ class Engine:
 
     def __init__(
         self,
-        name: str,
+        log: CacheLog,
         server: Server | None,
         options: EngineOptions,
         *,
         clock: Clock = SYSTEM_CLOCK,
         find_tracer: Callable[[], Tracer | None] = lambda: None,
     ) -> None:
-        self.log = CacheLog(name)
+        self.log = log
         self.l1 = L1(options.l1, max_staleness=options.coherence.max_staleness)
         # No other process can change the entries of a cache of process memory alone.
         self.l1.trusted_until = math.inf if server is None else -math.inf

@@ -1,4 +1,4 @@
-"""What every tier says of an answer: the answer, and where it came from."""
+"""The result of a lookup or a load: the answer, and where it came from. Base of the results of all tiers."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ __all__ = ["Result"]
 
 
 class Result(Struct, frozen=True):
-    """The outcome of a lookup or a load. Immutable; what it hands out is the caller's own.
+    """The outcome of a lookup or a load. Immutable; its lists and dicts belong to the caller.
 
     Attributes:
         key: The key in Valkey.
         source: "l1", "l2", "loader" or "stale"; None for a miss.
-        coalesced: It came from a load that another caller had started.
-        degraded: Valkey should have been asked and did not answer.
+        coalesced: Whether the answer came from a load that another caller had started.
+        degraded: Whether Valkey was unavailable for this lookup.
     """
 
     key: str
@@ -36,7 +36,7 @@ class Result(Struct, frozen=True):
 
     @classmethod
     def from_found(cls, key: str, found: Lookup, now: float) -> Self:
-        """Return the result for what the engine found, or did not find, at monotonic second ``now``."""
+        """Return the result of ``found``, a lookup of the engine that ended at monotonic second ``now``."""
         return cls(key, found.source, found.entry, now, found.coalesced, found.degraded)
 
     @property
@@ -46,30 +46,30 @@ class Result(Struct, frozen=True):
 
     @property
     def response(self) -> Any:
-        """The answer's text, None for a miss."""
+        """The answer's text, or None for a miss."""
         entry = self._entry
         return None if entry is None else entry.value.response
 
     @property
     def cost(self) -> float | None:
-        """Dollars that the answer cost when it was made, None where that is not known."""
+        """Dollars that the answer cost when it was made, or None if that is not known."""
         return None if self._entry is None else self._entry.value.cost
 
     @property
     def age(self) -> float | None:
-        """Seconds since it was stored, None for a miss."""
+        """Seconds since the answer was stored, or None for a miss or if the time of the store is not known."""
         entry = self._entry
         return None if entry is None or entry.stored_at == -inf else max(0.0, self._now - entry.stored_at)
 
     @property
     def ttl(self) -> float | None:
-        """Seconds it had left in Valkey, None for a miss or where it does not expire."""
+        """Seconds that the entry had left in Valkey, or None for a miss or if the entry does not expire."""
         entry = self._entry
         return None if entry is None or entry.expires_at == inf else max(0.0, entry.expires_at - self._now)
 
     @property
     def stale(self) -> bool:
-        """Whether it is past its lifetime, and was served because nothing newer could be had."""
+        """Whether the entry is past its lifetime, and was served because no newer one could be read or loaded."""
         return False
 
     def __repr__(self) -> str:

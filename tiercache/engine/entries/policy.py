@@ -1,4 +1,4 @@
-"""The policy of a tier: its name, its rules, and the codec between its values and the bytes in Valkey."""
+"""The rules of a tier: its name, its options as the engine needs them, and the form of its values in Valkey."""
 
 from __future__ import annotations
 
@@ -11,55 +11,69 @@ from ...ttl import Ttl, resolve_ttl, shorten
 from .counters import CounterBook
 from .entry import Group
 
-__all__ = ["Codec", "TierPolicy", "UndecodableError", "UnreadableHereError"]
+__all__ = ["Codec", "TierPolicy", "UndecodableError", "UnreadableHereError", "Value"]
 
 
 class UndecodableError(ValueError):
-    """Bytes in Valkey do not have the tier's form. This error never leaves the engine: such an entry is a miss."""
+    """Bytes in Valkey are not of the tier's form. The engine turns this error into a miss."""
 
 
 class UnreadableHereError(UndecodableError):
-    """This process cannot decode the bytes: its options differ or a library is missing. Other processes may do so."""
+    """Bytes in Valkey are unreadable for this process, which has other options or lacks a library.
+
+    Other processes may be able to read them.
+    """
+
+
+class Value(Protocol):
+    """The decoded form of a tier's value. Immutable: L1 hands the same object to every caller."""
+
+    @property
+    def size_bytes(self) -> int:
+        """The memory that the value takes."""
+        ...
+
+    @property
+    def cost(self) -> float | None:
+        """The dollars that it cost to make the value, or None if that is not known."""
+        ...
+
+    @property
+    def stored_at(self) -> float:
+        """The time of the store, in seconds since the epoch; minus infinity if it is not known."""
+        ...
 
 
 class Codec(Protocol):
-    """The codec of a tier: its values as bytes in Valkey, their size in memory, their cost and age."""
+    """The form of a tier's values in Valkey."""
 
-    def decode(self, data: bytes) -> Any:
-        """Return the value, immutable; raise UndecodableError if ``data`` are foreign, corrupt or too large."""
+    def decode(self, data: bytes) -> Value:
+        """Return the value in ``data``.
+
+        Raises:
+            UndecodableError: ``data`` is corrupt, too large, or not of this tier's form.
+        """
         ...
 
     def pack(self, data: bytes) -> bytes:
-        """Return the bytes to write to Valkey: ``data``, or fewer bytes that ``decode`` accepts too."""
-        ...
-
-    def size_bytes(self, value: Any) -> int:
-        """Return the bytes of memory that ``value`` takes."""
-        ...
-
-    def cost(self, value: Any) -> float | None:
-        """Return the cost of making ``value``, in dollars, or None if the cost is unknown."""
-        ...
-
-    def stored_at(self, value: Any) -> float:
-        """Return the time at which ``value`` was stored, in seconds since the epoch."""
+        """Return the bytes to write to Valkey for a value's bytes: ``data``, or fewer bytes that ``decode`` reads."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class TierPolicy:
-    """The resolved rules of one tier of one cache.
+    """The rules of one tier of one cache, resolved from the options.
 
     Attributes:
-        groups_of: For tiers in which calls with different groups may share an entry: returns the groups of a value, to
-            which the engine adds the tags of the call. None: an entry belongs to the groups of the call that made it.
-        store_when: Returns whether the cache stores a loader's result. None: the cache stores every result.
+        groups_of: For a tier whose requests of several groups may share an entry: returns the groups of a value, to
+            which the request's tags are added. None: an entry has the groups of the call that read, loaded or stored
+            it.
+        store_when: Decides from a loader's result whether to store it. None: every result is stored.
         lease: Whether a load takes a lease in Valkey first.
-        is_state: Whether the values are state, not copies of a source: while Valkey is unavailable a read raises
-            instead of missing.
-        max_value_bytes: Most bytes, before ``Codec.pack``, that a value may have; the cache stores no larger value.
-            None: no limit.
-        writes_behind: Whether an explicit store returns as soon as the store is queued (write-behind).
+        is_state: Whether the values are state, and not copies of data that can be loaded again. An unavailable Valkey
+            is then an error, and not a miss.
+        max_value_bytes: Most bytes, before ``Codec.pack``, of a value that is stored. None sets no limit.
+        writes_behind: Whether an explicit store returns when its write is queued.
     """
 
     tier: str
@@ -83,30 +97,29 @@ class TierPolicy:
         return Group("tier", self.tier)
 
     def default_lifetime(self) -> float | None:
-        """Return the tier's lifetime in seconds, for entries without a lifetime of their own; None means no expiry."""
+        """Return the seconds that an entry lives without a TTL of its own, or None if it does not expire."""
         return resolve_ttl(self.ttl)
 
-    def lifetime(self, *ttls: Ttl | None) -> float | None:
-        """Return an entry's lifetime in Valkey in seconds, less the jitter; None means no expiry.
+    def lifetime(self, *wishes: Ttl | None) -> float | None:
+        """Return the seconds that an entry lives in Valkey, or None if it does not expire.
 
-        Args:
-            ttls: Lifetimes for this entry, the most specific first; the first that is not None counts, and if all are
-                None, the tier's lifetime.
+        The first of ``wishes`` that is not None decides, or else the tier's TTL. Jitter shortens the result.
         """
-        return shorten(resolve_ttl(*ttls, self.ttl), self.jitter)
+        return shorten(resolve_ttl(*wishes, self.ttl), self.jitter)
 
     def takes(self, data: bytes) -> bool:
-        """Return whether ``data``, before ``Codec.pack``, are within ``max_value_bytes``."""
+        """Return whether ``data``, the bytes of a value before ``Codec.pack``, are few enough to be stored."""
         return self.max_value_bytes is None or len(data) <= self.max_value_bytes
 
     def check_size(self, data: bytes, name: str) -> None:
         """Refuse a value that is too large.
 
         Args:
-            name: Name of the value in the error text.
+            data: As for ``takes``.
+            name: The name of the value in the error.
 
         Raises:
-            UsageError: ``data`` have more than ``max_value_bytes``; the text names the size and the limit.
+            UsageError: The value is too large; the message has its size and the limit.
         """
         if not self.takes(data):
             raise UsageError(

@@ -1,1 +1,1 @@
-"""From arguments to keys."""
+"""Keys: canonical JSON, exact fingerprints, known keys, key handles."""

@@ -1,31 +1,43 @@
-"""An exact fingerprint of a request: what is hashable and equal only for requests that make the same key.
+"""An exact fingerprint of a request: a hashable value that is equal only for requests that make the same key.
 
-Of a flat request (names, numbers, short texts and messages of short texts) it is the JSON that orjson writes; of any
-other ``marshal``'s account, which tells every type apart and says everything of a value (CPython, Python/marshal.c,
-``w_object``). Long strings at the usual places are not copied into it but stand beside it, as themselves: CPython
-remembers the hash of a str, and compares one with itself by its address.
+A fingerprint has one of three forms:
 
-Why no two requests that may be remembered (see ``may_remember``) and differ have one fingerprint:
+1. The JSON that orjson writes, for a flat request of one or two short messages.
+2. The bytes that ``marshal`` writes, for most other requests.
+3. For a request with long texts: a tuple of the bytes that ``marshal`` writes for the request without them (the
+   *outline*), and of the texts themselves, which are not copied. CPython stores the hash of a str in the str, and
+   compares a str with itself by address, so that a text costs next to nothing however long it is. ``long_texts`` makes
+   this form.
 
-- JSON is written only for what a walk has found to be of exact JSON types and without tuples. A float has a point or
-  an exponent in it, an int has neither, and orjson refuses keys that are no exact str: so it can be read back too.
-  JSON begins with ``{"`` or ``{}``, where marshal has a type after the brace; neither of these is one.
-- The account can be read back, so different accounted values have different accounts, whatever else they are made of.
-  Only exact dicts, lists, tuples, strs, ints, floats, bools and None are written as such; their subclasses are refused.
-- In the place of a long string stands an Ellipsis, which no such request has. So the account shows at which places
-  strings were taken out; these stand beside it in the order of the places, and are equal where fingerprints are.
-- A list of messages becomes a tuple that begins with an Ellipsis, followed by the messages that are more than a role
-  and a text; the roles and the texts of the others stand beside the account in two tuples, in which an Ellipsis
-  holds the places of the former. The same for blocks that are a type and a text. So the list can be put together again,
-  but for the order of the two keys of a message, which does not matter to the key.
-- What ``marshal`` accepts besides (bytes, sets, complex, Ellipsis, code, and as bytes any object with a buffer, numpy's
-  numbers and strs among them) leaves a mark in the account that such requests do not have. It may be looked up; it is
-  never found.
+Only requests of exact types (see ``exact_json``) are remembered under a fingerprint. Two of them that make different
+keys never have the same fingerprint:
 
-One request may have several fingerprints: order of keys, and which of its strings are one object, show in them.
+1. Form 1 is written only for exact JSON, in which orjson writes every type in another way: a float has a point or an
+   exponent in it and an int has neither, and a key that is not str is refused. So ``orjson.loads`` returns the request.
+2. Forms 1 and 2 differ. JSON of a request begins with ``{"`` or ``{}``. marshal writes a type after ``{``, and neither
+   of the two characters is a type.
+3. In form 2, ``marshal.loads`` returns the request: marshal records every type and every content (CPython,
+   Python/marshal.c, ``w_object``). 1, 1.0, True and "1" differ, and so do a list and a tuple. marshal refuses
+   subclasses of the exact types.
+4. Form 3 is a tuple, and the others are bytes.
+5. In form 3, an Ellipsis stands in the outline at the place of each long text. No request of exact types contains an
+   Ellipsis. So the outline shows the places of the texts, which follow in the order of these places.
+6. In form 3, a list of messages stands in the outline as a tuple that begins with an Ellipsis, followed by the messages
+   that are more than a role and a text. The roles and the texts of the other messages are in two tuples beside the
+   outline, in which an Ellipsis marks each message that is in the outline. The list can be put together again from
+   these, but for the order of the two keys in a message, which does not matter to the key. A list of blocks, each a
+   type and a text, is treated in the same way.
 
-What is remembered under an account is made from what the account says (``said_by``), not from the request: whatever
-another thread does to that meanwhile, the two belong together.
+A request of other types is never found, because no remembered request has its fingerprint:
+
+7. marshal refuses most types. The request then has no fingerprint.
+8. marshal accepts bytes, sets, complex numbers, Ellipsis and code, and it writes an object with a buffer as bytes, such
+   as a number or a text of numpy. Its bytes then record a type that no request of exact types has.
+9. In form 3, a request that contains an Ellipsis has more of them in its outline than the lists and texts beside the
+   outline account for.
+
+One request may have several fingerprints: the order of its keys makes a difference, and so does which of its strings
+are the same object.
 """
 
 from __future__ import annotations
@@ -36,56 +48,72 @@ from typing import Any, Final
 
 import orjson
 
-from .canonical_json import agrees_on
+from .long_texts import LONG_TOTAL, MARSHAL_VERSION, are_long, has_long_texts, outline_and_texts
 
-__all__ = ["fingerprint", "is_json", "is_still", "may_remember", "said_by", "to_keep"]
+__all__ = ["fingerprint", "fingerprint_of_request", "is_json", "read_back"]
 
-# Version 4 writes a string that occurs again as a reference, and short ASCII without an encoder: twice as fast as
-# version 2 on tool definitions. Later versions add only what no request has.
-_VERSION: Final = 4
-# Characters from which a string is taken out, of a request that has long ones.
-_LONG: Final = 512
 # Characters up to which a text is written as JSON.
-_SHORT: Final = 1024
-# Characters that messages have without being long: to take out texts costs as much as copying and hashing so many.
-_ROOM: Final = 2048
-_ROOM_OF_MESSAGE: Final = 1024
-# Parameters up to which only the messages are looked at.
-_FEW: Final = 8
-# Parameters that hold messages or blocks: prompts and contexts are long. Others (tools) are many short strings.
-_WALKED: Final = frozenset({"messages", "input", "system"})
-_NO_OTHERS: Final = (...,)
+_SHORT_TEXT: Final = 1024
+# Messages up to which a request may be written as JSON. For more of them marshal takes less time.
+_FEW_MESSAGES: Final = 2
+# Messages up to which the first and the last one are looked at, instead of all.
+_SAMPLED_MESSAGES: Final = 8
+# A value of fewer marshal bytes is not searched for long texts: the search would cost more than it saves.
+_FEW_BYTES: Final = 12_288
 
 
 def fingerprint(value: Any) -> Hashable | None:
-    """Return the fingerprint of ``value``, None where it has none. Keeps nothing of it but strings."""
+    """Return the fingerprint of ``value``, or None if it has none. It refers to strings of ``value``, to nothing else.
+
+    A tier must always use the same function of this module: ``fingerprint_of_request`` returns an exact fingerprint
+    too, but often one of another form.
+    """
     try:
-        if type(value) is dict:
-            long = None if "tools" in value else _flat_or_long(value)
-            if long is False:
-                try:
-                    return orjson.dumps(value)
-                except orjson.JSONEncodeError:  # Lone surrogates, integers past 64 bits, keys of other types.
-                    pass
-            elif long or _has_long(value):
-                return _with_long(value)
-        return dumps(value, _VERSION)
-    # Not only ValueError, marshal's refusal: keys and buffers may run the caller's code. What is wrong with a request
-    # is said where its JSON is made.
+        data = dumps(value, MARSHAL_VERSION)
+        return data if len(data) < _FEW_BYTES else _after_search(value, data)
+    # marshal refuses by ValueError, but keys and buffers may run the caller's code, which may raise anything. The error
+    # of the request is raised where its JSON is made.
     except Exception:
         return None
 
 
-def _flat_or_long(params: dict[Any, Any]) -> bool | None:
-    """Return False if ``params`` are flat, True if a text in a message is long by itself, None where it is neither.
+def fingerprint_of_request(params: Any) -> Hashable | None:
+    """Return the fingerprint of ``params``, or None if they have none: as ``fingerprint``, but faster for messages.
 
-    Flat are plain values, and lists of mappings of texts, on which json and orjson agree.
+    The messages decide on the form before anything is copied.
+    """
+    try:
+        messages = params["messages"]
+        # marshal refuses other mappings than a dict, whose copy() and values() may return anything.
+        if type(params) is dict:
+            count = len(messages)
+            if count <= _FEW_MESSAGES:
+                found = _of_flat_request(params)
+                if found is not None:
+                    return found
+            elif count <= _SAMPLED_MESSAGES:
+                # A long text is the first message or the last one most of the time.
+                messages = (messages[0], messages[-1])
+            if are_long(messages):
+                return outline_and_texts(params)
+        data = dumps(params, MARSHAL_VERSION)
+        return data if len(data) < _FEW_BYTES else _after_search(params, data)
+    # Messages of another shape; or orjson refuses lone surrogates, integers past 64 bits, or keys that are not str.
+    except Exception:
+        return fingerprint(params)
+
+
+def _of_flat_request(params: dict[Any, Any]) -> Hashable | None:
+    """Return the fingerprint of a request of scalars and of lists of mappings of texts, or None if it is another one.
+
+    Only exact JSON is written here, as a test checks against ``exact_json``. This is the hot path, so that it looks at
+    types and lengths in one walk of its own.
     """
     for value in params.values():
         kind = type(value)
         if kind is str:
-            if len(value) > _SHORT:
-                return None
+            if len(value) > _SHORT_TEXT:
+                return outline_and_texts(params) if len(value) > LONG_TOTAL else None
         elif kind is list:
             for message in value:
                 if type(message) is not dict:
@@ -93,162 +121,29 @@ def _flat_or_long(params: dict[Any, Any]) -> bool | None:
                 for text in message.values():
                     if type(text) is not str:
                         return None
-                    if len(text) > _SHORT:
-                        return len(text) > _ROOM + _ROOM_OF_MESSAGE * len(value) or None
+                    if len(text) > _SHORT_TEXT:
+                        return outline_and_texts(params) if len(text) > LONG_TOTAL else None
         elif kind is float:
             if not (1e-4 <= abs(value) < 1e16 or value == 0):
                 return None
-        elif not (kind is int or kind is bool or value is None):
+        elif kind is not int and kind is not bool and value is not None:
             return None
-    return False
+    return orjson.dumps(params)
 
 
-def _has_long(params: dict[Any, Any]) -> bool:
-    """Return whether long strings are to be taken out."""
-    messages = params.get("messages")
-    if type(messages) is list and len(params) <= _FEW:
-        # A text besides the messages is seldom long, and to account for it is as exact.
-        return _are_long(messages)
-    for value in params.values():
-        kind = type(value)
-        if kind is str:
-            if len(value) > _ROOM:
-                return True
-        elif kind is list and _are_long(value):
-            return True
-    return False
+def _after_search(value: Any, data: bytes) -> Hashable:
+    """Return the fingerprint of ``value``, whose marshal bytes are ``data``, after a search for long texts."""
+    return outline_and_texts(value) if type(value) is dict and has_long_texts(value) else data
 
 
-def _are_long(messages: list[Any]) -> bool:
-    room = _ROOM + _ROOM_OF_MESSAGE * len(messages)
-    for message in messages:
-        content = message.get("content") if type(message) is dict else message
-        if type(content) is str:
-            room -= len(content)
-            if room < 0:
-                return True
-        elif content is not None:  # Blocks, perhaps, of whatever length.
-            return True
-    return False
+def is_json(data: bytes) -> bool:
+    """Return whether a fingerprint that is bytes has the first form. The request is exact JSON then."""
+    return data.startswith((b'{"', b"{}"))
 
 
-def _with_long(params: dict[Any, Any]) -> Hashable:
-    held: list[Any] = []
-    outlined = params.copy()
-    for name, value in params.items():
-        if type(value) is str:
-            if len(value) >= _LONG:
-                held.append(value)
-                outlined[name] = ...
-        elif type(value) is list and name in _WALKED:
-            outlined[name] = _outlined_list(value, held, "role", "content")
-    account = dumps(outlined, _VERSION)
-    return (account, *held) if held else account
+def read_back(data: bytes, *, is_json: bool) -> Any:
+    """Return the value whose fingerprint is ``data``: a new object, which no other thread can change.
 
-
-def _outlined_list(items: list[Any], held: list[Any], first: str, second: str) -> Any:
-    """Return what stands in the account for a list of mappings, most of them with two texts, ``first`` and ``second``.
-
-    For short messages too it costs less to hold them than to account for them.
+    The value may be of other than exact types unless the fingerprint has the first form.
     """
-    firsts: list[Any] = []
-    seconds: list[Any] = []
-    others: list[Any] = [...]
-    for item in items:
-        if type(item) is dict and len(item) == 2:
-            name, other_name = item
-            # A subclass of str could be equal to a name and stand in JSON as another.
-            if type(name) is str and type(other_name) is str:
-                one, two = item.get(first), item.get(second)
-                if type(one) is str and type(two) is str:
-                    firsts.append(one)
-                    seconds.append(two)
-                    continue
-        firsts.append(...)
-        seconds.append(...)
-        others.append(item)
-    held.append(tuple(firsts))
-    held.append(tuple(seconds))
-    if len(others) == 1:
-        return _NO_OTHERS
-    for place in range(1, len(others)):
-        others[place] = _without_long(others[place], held)
-    return tuple(others)
-
-
-def _without_long(value: Any, held: list[Any]) -> Any:
-    """Return ``value`` with the long strings in it, at any depth, moved to ``held``: itself where it has none."""
-    kind = type(value)
-    if kind is str and len(value) >= _LONG:
-        held.append(value)
-        return ...
-    if kind is list:
-        # Blocks, perhaps.
-        if len(value) > 1 and type(value[0]) is dict and "text" in value[0]:
-            return _outlined_list(value, held, "type", "text")
-    elif kind is not dict:
-        return value
-    outlined = value
-    for place, item in value.items() if kind is dict else enumerate(value):
-        new = _without_long(item, held)
-        if new is not item:
-            if outlined is value:
-                outlined = value.copy()
-            outlined[place] = new
-    return outlined
-
-
-def is_json(account: bytes) -> bool:
-    """Return whether an account is the JSON of a flat request."""
-    return account[:2] in (b'{"', b"{}")
-
-
-def said_by(mark: Hashable) -> Any:
-    """Return the value whose account ``mark`` is, a new one: orjson and json agree on it. None where that cannot be."""
-    if type(mark) is not bytes:
-        return None
-    if is_json(mark):
-        return orjson.loads(mark)
-    value = loads(mark)
-    return value if agrees_on(value) else None
-
-
-def to_keep(mark: Hashable) -> Hashable:
-    """Return ``mark`` for keeping: the buffer that orjson wrote into is larger than what it wrote."""
-    return bytes(memoryview(mark)) if type(mark) is bytes else mark
-
-
-def may_remember(value: object, mark: Hashable) -> bool:
-    """Return whether ``mark`` may stand for ``value`` from now on, and for whatever else has the same fingerprint.
-
-    It may if ``value`` is of exact JSON types, tuples included, through and through, and has not been changed by
-    another thread since ``mark`` was made: what was made of it since may be of something else.
-    """
-    try:
-        return _is_plain(value) and is_still(value, mark)
-    except RuntimeError:  # It is being changed right now, or is nested too deeply.
-        return False
-
-
-def is_still(value: object, mark: Hashable) -> bool:
-    """Return whether ``mark`` is a fingerprint of ``value`` as it is now."""
-    return fingerprint(value) == mark
-
-
-def _is_plain(value: object) -> bool:
-    kind = type(value)
-    if kind is str or kind is int or kind is float or kind is bool or value is None:
-        return True
-    if kind is dict:
-        for key, item in value.items():  # type: ignore[attr-defined]
-            if type(key) is not str and not _is_plain(key):
-                return False
-            if type(item) is not str and not _is_plain(item):
-                return False
-        return True
-    if kind is list or kind is tuple:
-        for item in value:  # type: ignore[attr-defined]  # noqa: SIM110 - a third faster than all()
-            if type(item) is not str and not _is_plain(item):
-                return False
-        return True
-    return False
+    return orjson.loads(data) if is_json else loads(data)

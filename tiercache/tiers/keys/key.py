@@ -1,4 +1,8 @@
-"""Keys worked out once: what a lookup needs to know of a request, found by its fingerprint or kept by the caller."""
+"""Key handles: the key of a request with all that a lookup needs to know of the request.
+
+A tier makes a handle once for a request, and finds it again by the request's fingerprint. A caller may keep a handle,
+and pass it instead of the request.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +12,24 @@ from typing import Final
 
 from msgspec import Struct
 
-from ...engine.engine import Engine
 from ...engine.entries.counters import TierCounters
 from ...engine.entries.entry import Group
 from ...engine.entries.policy import TierPolicy
 from ...errors import UsageError
 
-__all__ = ["PREPARED_BYTES", "LlmKey", "PreparedKey", "ToolKey", "check_owner", "still_makes"]
+__all__ = ["HANDLE_BYTES", "KeyHandle", "LlmKey", "ToolKey", "check_owner", "is_unchanged"]
 
-# A Struct and the text of its key; all else is shared.
-PREPARED_BYTES: Final = 250
+# A Struct and the text of its key; handles share everything else.
+HANDLE_BYTES: Final = 250
 
 
-class PreparedKey(Struct, frozen=True, kw_only=True, eq=False, gc=False):
-    """What the handles of all tiers have in common. Of one cache; immutable; it holds nothing of the caller's.
+class KeyHandle(Struct, frozen=True, kw_only=True, eq=False, gc=False):
+    """The key of a request to one tier of one cache. Immutable; it refers to no object of the caller's.
 
-    The garbage collector passes them by, as it does entries.
+    The garbage collector does not walk handles, as it does not walk entries.
+
+    Attributes:
+        key: The key in Valkey, also ``str(...)`` of the handle.
     """
 
     key: str
@@ -31,7 +37,7 @@ class PreparedKey(Struct, frozen=True, kw_only=True, eq=False, gc=False):
     _counters: TierCounters
 
     def __eq__(self, other: object) -> bool:
-        return self.key == other.key if isinstance(other, PreparedKey) else NotImplemented
+        return self.key == other.key if isinstance(other, KeyHandle) else NotImplemented
 
     def __hash__(self) -> int:
         return hash(self.key)
@@ -43,10 +49,10 @@ class PreparedKey(Struct, frozen=True, kw_only=True, eq=False, gc=False):
         return f"{type(self).__name__}({self.key!r})"
 
 
-class LlmKey(PreparedKey, frozen=True, kw_only=True, eq=False, gc=False):
-    """The key of a request, from ``cache.llm.key(params)``, to be passed in the place of ``params``.
+class LlmKey(KeyHandle, frozen=True, kw_only=True, eq=False, gc=False):
+    """The key of a request, from ``cache.llm.key(params)``; pass it instead of ``params``.
 
-    It stays that of the request as it was. Passed to another cache it raises UsageError.
+    It stays the key of the request as the request was. Another cache refuses it with UsageError.
 
     Attributes:
         key: The key in Valkey, also ``str(...)`` of this.
@@ -64,10 +70,10 @@ class LlmKey(PreparedKey, frozen=True, kw_only=True, eq=False, gc=False):
         return {"key": self.key, "model": self.model}
 
 
-class ToolKey(PreparedKey, frozen=True, kw_only=True, eq=False, gc=False):
-    """The key of a tool call, from ``cache.tool.key(tool, args)``, to be passed in the place of both.
+class ToolKey(KeyHandle, frozen=True, kw_only=True, eq=False, gc=False):
+    """The key of a tool call, from ``cache.tool.key(tool, args)``; pass it instead of both.
 
-    It stays that of the call as it was. Passed to another cache it raises UsageError.
+    It stays the key of the call as the args were. Another cache refuses it with UsageError.
 
     Attributes:
         key: The key in Valkey, also ``str(...)`` of this.
@@ -75,7 +81,7 @@ class ToolKey(PreparedKey, frozen=True, kw_only=True, eq=False, gc=False):
     """
 
     tool: str
-    # Compact JSON, in the caller's order: for what is stored, and to call a loader with.
+    # Compact JSON in the caller's order: to be stored with a result, and to call a loader with.
     _args: bytes
 
     @property
@@ -99,26 +105,29 @@ def groups_of_tool(tier: str, tool: str) -> tuple[Group, ...]:
     return (Group("tier", tier), Group("tool", tool))
 
 
-def check_owner(key: PreparedKey, policy: TierPolicy) -> None:
-    """Refuse a key that is not of the tier with ``policy``.
+def check_owner(key: KeyHandle, policy: TierPolicy) -> None:
+    """Refuse a key of another cache, or of another tier than the one with ``policy``.
 
     Raises:
-        UsageError: It is another cache's: options, counters and names may differ.
+        UsageError: The key is of another cache, whose options, counters and names may differ.
     """
     if key._policy is not policy:
         raise UsageError(f"{key!r} was made by another cache, whose keys and counters are its own")
 
 
-def still_makes(engine: Engine, key: str, make: Callable[[], str], warning: str) -> bool:
-    """Return whether ``make`` still returns ``key``, under which what was loaded is to be stored; warn if not.
+def is_unchanged(key: str, key_now: Callable[[], str], warn: Callable[[str], object], warning: str) -> bool:
+    """Return whether a request still has the key that its load began with; call ``warn`` with ``warning`` if not.
+
+    A loader may change the request. Its result must then not be stored under ``key``.
 
     Args:
-        warning: What has been changed, and what is therefore not stored.
+        key_now: Returns the key of the request as it is now, or raises UsageError.
+        warning: Which request was changed, and that its result is not stored.
     """
     try:
-        if make() == key:
+        if key_now() == key:
             return True
     except UsageError:
         pass
-    engine.log.warn_once(warning)
+    warn(warning)
     return False

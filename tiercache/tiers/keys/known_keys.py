@@ -1,8 +1,9 @@
-"""Aliases: what a request was found to mean, under its exact fingerprint, so that it is not worked out again.
+"""Known keys: the keys that were worked out for requests, under the exact fingerprints of these.
 
-Two generations, each with half of the bounds. An alias that is found in the older one moves to the younger; when that
-is full it becomes the older one, and what was the older one is forgotten. So what is used between two changes of
-generations is never lost, and neither finding nor forgetting keeps an order.
+Known keys are in two generations, each with half of the bounds. A key that is found in the older generation moves to
+the younger one. When the younger one is full it becomes the older one, and the keys of the former older one are
+dropped. So a key that is used between two changes of generations stays, and neither a lookup nor an eviction has to
+maintain an order.
 """
 
 from __future__ import annotations
@@ -11,89 +12,96 @@ import sys
 from collections.abc import Callable, Hashable
 from typing import Final, Generic, TypeVar
 
-__all__ = ["Aliases"]
+__all__ = ["KnownKeys"]
 
-T = TypeVar("T")
+K = TypeVar("K")
 
 # The place in the dict, which grows by doubling, and the tuples of strings.
 _OVERHEAD_BYTES: Final = 200
-# From here on it is noted which strings are counted already; less of them is not worth the note.
+# A string of so many bytes is counted once for all fingerprints that refer to it. For smaller ones that would cost more
+# than it saves.
 _LARGE_BYTES: Final = 1024
 
 
-class Aliases(Generic[T]):
-    """The aliases of one tier. They are exact: nothing but memory ever calls for forgetting one.
+class KnownKeys(Generic[K]):
+    """The known keys of one tier. They are exact: no key is ever dropped but for the bounds.
 
     Args:
-        max_entries: Most aliases.
-        max_bytes: Most bytes that they take, with what they lead to. A large string counts once in each generation,
-            however many of its aliases share it.
-        size_of: Returns the bytes that what one leads to takes.
+        max_entries: Most known keys.
+        max_bytes: Most bytes of the known keys and their fingerprints. A large string counts once in each generation,
+            however many fingerprints refer to it.
+        size_of: Returns the bytes that a key takes.
+
+    Attributes:
+        find: Returns the key under a fingerprint in the younger generation, or None: a C function, for the hot path. If
+            it returns None, ``find_older`` looks in the older generation.
     """
 
-    def __init__(self, *, max_entries: int, max_bytes: int, size_of: Callable[[T], int]) -> None:
+    def __init__(self, *, max_entries: int, max_bytes: int, size_of: Callable[[K], int]) -> None:
         self._max_entries = max_entries // 2
         self._max_bytes = max_bytes // 2
         self._size_of = size_of
-        self._younger: dict[Hashable, T] = {}
-        self._older: dict[Hashable, T] = {}
+        self._younger: dict[Hashable, K] = {}
+        self._older: dict[Hashable, K] = {}
         self._younger_bytes = 0
         self._older_bytes = 0
-        # The ids of the large strings of the younger generation, which loses none of them while it is that.
+        # The ids of the large strings of the younger generation, which keeps all of them until it becomes the older.
         self._counted: set[int] = set()
+        self.find: Callable[[Hashable], K | None] = self._younger.get
 
-    def get(self, mark: Hashable) -> T | None:
-        """Return what the fingerprint ``mark`` leads to, None where that is not known."""
-        try:
-            return self._younger[mark]
-        except KeyError:
-            found = self._older.pop(mark, None)
-        if found is not None:
-            # Its large strings stay counted while the generation lasts: others in it may share them.
-            self._older_bytes -= self._size(mark, found, {})
-            self.put(mark, found)
-        return found
+    def find_older(self, fingerprint: Hashable) -> K | None:
+        """Return the key under ``fingerprint`` in the older generation, or None. The key moves to the younger one."""
+        key = self._older.pop(fingerprint, None)
+        if key is not None:
+            # The bytes of its large strings stay counted in the older generation: other fingerprints may refer to them.
+            self._older_bytes -= self._size(fingerprint, key, {})
+            self.put(fingerprint, key)
+        return key
 
-    def put(self, mark: Hashable, target: T) -> None:
-        """Remember that ``mark`` leads to ``target``, unless it is too large by itself."""
+    def put(self, fingerprint: Hashable, key: K) -> None:
+        """Remember ``key`` under ``fingerprint``, unless it is larger than a generation may be."""
         large: dict[int, int] = {}
-        own = self._size(mark, target, large)
+        own = self._size(fingerprint, key, large)
         alone = own + sum(large.values()) if large else own
-        if alone > self._max_bytes or not self._max_entries or mark in self._younger:
+        if alone > self._max_bytes or not self._max_entries or fingerprint in self._younger:
             return
         size = own + sum(large[each] for each in large.keys() - self._counted) if large else own
         if self._younger_bytes + size > self._max_bytes or len(self._younger) >= self._max_entries:
             self._older, self._older_bytes = self._younger, self._younger_bytes
             self._younger, self._younger_bytes, self._counted = {}, 0, set()
+            self.find = self._younger.get
             size = alone
-        self._younger[mark] = target
+        self._younger[fingerprint] = key
         self._younger_bytes += size
         if large:
             self._counted.update(large)
 
-    def _size(self, mark: Hashable, target: T, large: dict[int, int]) -> int:
-        return _OVERHEAD_BYTES + _size_of_mark(mark, large) + self._size_of(target)
+    def _size(self, fingerprint: Hashable, key: K, large: dict[int, int]) -> int:
+        return _OVERHEAD_BYTES + _size_of_fingerprint(fingerprint, large) + self._size_of(key)
 
     @property
     def entry_count(self) -> int:
-        """Aliases kept."""
+        """How many keys are known."""
         return len(self._younger) + len(self._older)
 
     @property
     def size_bytes(self) -> int:
-        """Bytes accounted for."""
+        """The bytes of the known keys and their fingerprints, as counted against ``max_bytes``."""
         return self._younger_bytes + self._older_bytes
 
 
-def _size_of_mark(mark: Hashable, large: dict[int, int] | None = None) -> int:
-    """Return the bytes of a fingerprint; those of large strings are put into ``large`` instead, by the string's id."""
-    if type(mark) is tuple:
+def _size_of_fingerprint(fingerprint: Hashable, large: dict[int, int] | None = None) -> int:
+    """Return the bytes of a fingerprint without its large strings, whose bytes go to ``large`` under the string's id.
+
+    Without ``large``, return the bytes of all of it.
+    """
+    if type(fingerprint) is tuple:
         size = 0
-        for each in mark:
-            size += _size_of_mark(each, large)
+        for each in fingerprint:
+            size += _size_of_fingerprint(each, large)
         return size
-    size = sys.getsizeof(mark)
-    if large is not None and size >= _LARGE_BYTES and type(mark) is str:
-        large[id(mark)] = size
+    size = sys.getsizeof(fingerprint)
+    if large is not None and size >= _LARGE_BYTES and type(fingerprint) is str:
+        large[id(fingerprint)] = size
         return 0
     return size

@@ -1,8 +1,8 @@
-"""A kv entry and its bytes in Valkey: one byte that says what follows, and the value.
+"""A kv entry and its bytes in Valkey: one byte for the kind of the value, and the value.
 
     j<compact JSON>    s<UTF-8 text>    b<bytes>    z<zstd frame>
 
-A str is stored as ``s`` and bytes as ``b``, everything else as ``j``; ``z`` is one of these, compressed.
+A str is stored as ``s``, bytes as ``b``, every other value as ``j``. ``z`` is one of these three, compressed.
 """
 
 from __future__ import annotations
@@ -28,21 +28,32 @@ _BYTES: Final = b"b"
 _SCALARS: Final = (type(None), bool, int, float)
 
 
-class KvEntry(msgspec.Struct, frozen=True):
+class KvEntry(msgspec.Struct, frozen=True, gc=False):
     """A value in process memory, immutable.
 
     Attributes:
-        kept: The value; of a list or a dict its JSON, so that everybody gets one of his own.
-        is_json: Whether it is kept as JSON.
-        stored_at: Seconds since the epoch; minus infinity where it was read from Valkey, whose bytes do not say.
+        kept: The value, or the JSON of a list or a dict: every caller gets an object of its own.
+        is_json: Whether ``kept`` is JSON.
+        stored_at: Time of the store in seconds since the epoch; minus infinity for an entry that was read from Valkey,
+            whose bytes do not contain the time.
     """
 
     kept: Any
     is_json: bool = False
     stored_at: float = -math.inf
 
+    @property
+    def size_bytes(self) -> int:
+        """The memory that the entry takes."""
+        return sys.getsizeof(self.kept) + sys.getsizeof(self)
+
+    @property
+    def cost(self) -> None:
+        """None: kv values have no cost."""
+        return None
+
     def value(self) -> Any:
-        """Return the value, the caller's own."""
+        """Return the value, for one caller: a list or a dict is a new object."""
         return _parse(self.kept) if self.is_json else self.kept
 
 
@@ -50,13 +61,14 @@ def encode_kv(value: object, name: str, stored_at: float) -> tuple[KvEntry, byte
     """Return an entry and its bytes.
 
     Args:
-        name: What to call the value in an error.
+        name: The name of the value in an error.
 
     Raises:
-        UsageError: It is neither JSON, nor str, nor bytes.
+        UsageError: ``value`` is neither JSON, nor str, nor bytes.
     """
     if isinstance(value, str):
-        # Plain text even where a subclass came in: what is kept is ours alone. The same for bytes and numbers.
+        # The entry keeps plain text, and not an object of the caller's, whose __str__ may return other text. For
+        # the same reason bytes are copied, and a number of a subclass is kept as JSON.
         text = str.__str__(value)
         try:
             data = _TEXT + text.encode()
@@ -80,39 +92,27 @@ def _parse(payload: bytes) -> Any:
 
 
 class KvCodec:
-    """The engine's view of kv entries."""
+    """The form of kv entries in Valkey."""
 
     def __init__(self, compression: Compression) -> None:
         self._compression = compression
 
     def decode(self, data: bytes) -> KvEntry:
-        """Return the entry in ``data``; raise UndecodableError for anything else."""
+        """Return the entry in ``data``. Errors as for ``Codec.decode``."""
         data = self._compression.unpack(data)
-        codec, payload = data[:1], data[1:]
-        if codec == _BYTES:
+        kind, payload = data[:1], data[1:]
+        if kind == _BYTES:
             return KvEntry(payload)
         try:
-            if codec == _TEXT:
+            if kind == _TEXT:
                 return KvEntry(payload.decode())
-            if codec == _JSON:
+            if kind == _JSON:
                 value = _parse(payload)
                 return KvEntry(payload, is_json=True) if isinstance(value, list | dict) else KvEntry(value)
         except (ValueError, RecursionError) as error:
             raise UndecodableError(str(error)) from error
-        raise UndecodableError(f"an unknown codec, {codec!r}")
+        raise UndecodableError(f"the first byte is {kind!r}, and it must be j, s, b or z")
 
     def pack(self, data: bytes) -> bytes:
-        """Return what is written to Valkey for ``data``."""
+        """Return the bytes to write to Valkey for ``data``: compressed, or ``data`` itself."""
         return self._compression.pack(data)
-
-    def size_bytes(self, value: KvEntry) -> int:
-        """Return the memory that an entry takes."""
-        return sys.getsizeof(value.kept) + sys.getsizeof(value)
-
-    def cost(self, value: KvEntry) -> float | None:
-        """Return None: nobody says what a kv value cost."""
-        return None
-
-    def stored_at(self, value: KvEntry) -> float:
-        """Return when the entry was stored, in seconds since the epoch."""
-        return value.stored_at

@@ -1,4 +1,4 @@
-"""What comes out of a kv tier: values, the absence of one, and where a value came from."""
+"""The result that a kv tier returns, and ``MISS``, the absence of a value."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class MissType(enum.Enum):
         return self.value
 
 
-# The absence of a value: for where None is one. False in a condition, as None is; cannot be stored.
+# The absence of a value, where None may be a value. False in a condition, as None is; it cannot be stored.
 MISS: Final = MissType.MISS
 
 
 class KvResult(Result, frozen=True):
-    """The outcome of a load through the cache; see ``Result`` for what it shares with the others."""
+    """The outcome of a load through the cache. It also has the attributes of ``Result``."""
 
     _value: Any = UNSET
 
@@ -38,7 +38,7 @@ class KvResult(Result, frozen=True):
 
     @property
     def value(self) -> Any:
-        """The value; ``MISS`` for a miss in mode "only_cached". The caller's own."""
+        """The value, or ``MISS`` for a miss in mode "only_cached". A list or a dict belongs to the caller."""
         if self._value is UNSET:
             force_setattr(self, "_value", MISS if self._entry is None else self._entry.value.value())
         return self._value

@@ -3,9 +3,9 @@
     {"response":str,"model":str,"storedAt":int_ms[,"tokens":{...}][,"cost":float]}
     {"response":str,"contentBlocks":[...],"model":str,"storedAt":int_ms[,"tokens":{...}][,"cost":float]}
 
-in this order, written as ``compact_json`` writes. ``storedAt`` is the wall clock in milliseconds. ``tokens`` is the
-caller's mapping, where there is one that is not empty. Readers accept further fields. A compressed one is
-``tc:zstd:`` and base64.
+in this order, as ``compact_json`` writes it. ``storedAt`` is the wall clock in milliseconds. ``tokens`` is the caller's
+mapping; it is left out if it is empty or not given. Readers accept further fields. A compressed entry is ``tc:zstd:``
+and base64.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ __all__ = ["LlmCodec", "LlmEntry", "encode", "joined_text", "shared_model"]
 
 
 class LlmEntry(msgspec.Struct, frozen=True, gc=False):
-    """A decoded entry, immutable: lists and mappings stay JSON until a result is asked for them.
+    """A decoded entry, immutable. Its token counts and blocks stay JSON until a caller reads them from a result.
 
     Attributes:
         response: The answer's text.
-        model: The model that gave it.
-        stored_at_ms: Milliseconds since the epoch.
-        cost: Dollars that the answer cost, None where no price was known.
+        model: The model that gave the answer.
+        stored_at_ms: Time of the store, in milliseconds since the epoch.
+        cost: Dollars that the answer cost, or None if no price was known.
         tokens: JSON object of token counts, or None.
         content_blocks: JSON array of content blocks, or None.
     """
@@ -46,10 +46,24 @@ class LlmEntry(msgspec.Struct, frozen=True, gc=False):
     tokens: bytes | None = None
     content_blocks: bytes | None = None
 
+    @property
+    def size_bytes(self) -> int:
+        """The memory that the entry takes."""
+        size = sys.getsizeof(self.response) + sys.getsizeof(self.model) + sys.getsizeof(self)
+        for part in (self.tokens, self.content_blocks):
+            if part is not None:
+                size += sys.getsizeof(part)
+        return size
+
+    @property
+    def stored_at(self) -> float:
+        """The time of the store, in seconds since the epoch."""
+        return self.stored_at_ms / 1000
+
 
 @lru_cache(maxsize=1024)
 def shared_model(model: str) -> str:
-    """Return ``model``, one str for all entries of a model."""
+    """Return ``model``: the same str object for all entries of a model."""
     return model
 
 
@@ -65,11 +79,11 @@ def encode(
     """Return an entry and its bytes.
 
     Raises:
-        UsageError: A part is not JSON.
+        UsageError: The response, the tokens or a block is not JSON.
     """
     blocks_json = None if content_blocks is None else compact_json(list(content_blocks), "content_blocks")
     tokens_json = compact_json(dict(tokens), "tokens") if tokens else None
-    # What is kept is ours alone: plain text even where a str subclass came in. Its own __str__ may say something else.
+    # The entry keeps plain text, and not an object of the caller's, whose __str__ may return other text.
     text, model = str.__str__(response), shared_model(str.__str__(model))
     data = b'{"response":%b%b%b,"model":%b,"storedAt":%d%b%b%b%b}' % (
         text_json(text, "response"),
@@ -79,7 +93,7 @@ def encode(
         *_field(b"tokens", tokens_json),
         *_field(b"cost", None if cost is None else compact_json(cost, "cost")),
     )
-    # A float takes less than a large int.
+    # A float takes less memory than a large int.
     return LlmEntry(text, model, float(stored_at_ms), cost, tokens_json, blocks_json), data
 
 
@@ -93,18 +107,18 @@ def _model_json(model: str) -> bytes:
 
 
 def joined_text(content_blocks: Sequence[Mapping[str, Any]]) -> str:
-    """Return the text of the text blocks, joined."""
+    """Return the joined text of the text blocks."""
     return "".join(block.get("text", "") for block in content_blocks if block.get("type") == "text")
 
 
 _NULL: Final = msgspec.Raw(b"null")
-# So few bytes are not nested too deeply.
+# JSON of so few bytes is not nested too deeply for ``json``.
 _SHALLOW_BYTES: Final = 500
 
 
 class _Wire(WireEntry, kw_only=True):
     model: str
-    # In a union with None a Raw would match null alone.
+    # In a union with None, msgspec would let a Raw match nothing but null.
     tokens: msgspec.Raw = _NULL
     contentBlocks: msgspec.Raw = _NULL  # noqa: N815 - the name on the wire
 
@@ -113,13 +127,13 @@ _READER = WireReader(_Wire, raw=("tokens", "contentBlocks"))
 
 
 class LlmCodec:
-    """The engine's view of llm entries."""
+    """The form of llm entries in Valkey."""
 
     def __init__(self, compression: Compression) -> None:
         self._compression = compression
 
     def decode(self, data: bytes) -> LlmEntry:
-        """Return the entry in ``data``; raise UndecodableError for anything else."""
+        """Return the entry in ``data``. Errors as for ``Codec.decode``."""
         wire = _READER.read(self._compression.unpack(data))
         return LlmEntry(
             wire.response,
@@ -131,44 +145,29 @@ class LlmCodec:
         )
 
     def pack(self, data: bytes) -> bytes:
-        """Return what is written to Valkey for ``data``."""
+        """Return the bytes to write to Valkey for ``data``: compressed, or ``data`` itself."""
         return self._compression.pack(data)
-
-    def size_bytes(self, value: LlmEntry) -> int:
-        """Return the memory that an entry takes."""
-        size = sys.getsizeof(value.response) + sys.getsizeof(value.model) + sys.getsizeof(value)
-        for part in (value.tokens, value.content_blocks):
-            if part is not None:
-                size += sys.getsizeof(part)
-        return size
-
-    def cost(self, value: LlmEntry) -> float | None:
-        """Return the dollars that the answer cost."""
-        return value.cost
-
-    def stored_at(self, value: LlmEntry) -> float:
-        """Return when the entry was stored, in seconds since the epoch."""
-        return value.stored_at_ms / 1000
 
 
 def _part(raw: msgspec.Raw, opening: bytes) -> bytes | None:
+    """Return the JSON of a part that begins with ``opening``, or None if the entry has no such part."""
     if raw is _NULL:
         return None
     data = bytes(raw)
     if data == b"null":
         return None
     if not data.startswith(opening):
-        raise UndecodableError("tokens or contentBlocks of the wrong type")
-    # Looked at here, where a bad entry is a miss, and not when somebody asks a result for its blocks.
+        raise UndecodableError("tokens or contentBlocks are of the wrong type")
+    # Checked here, where a bad entry becomes a miss: a result decodes the part only when a caller reads it.
     if not _is_readable(data):
-        raise UndecodableError("tokens or contentBlocks that cannot be read")
+        raise UndecodableError("tokens or contentBlocks are not JSON that can be read")
     return data
 
 
 def _is_readable(data: bytes) -> bool:
     """Return whether ``json`` reads ``data``."""
     if len(data) <= _SHALLOW_BYTES:
-        # What orjson reads json reads too, unless it is nested too deeply for the stack.
+        # json reads everything that orjson reads, unless it is nested too deeply for the call stack.
         try:
             orjson.loads(data)
         except orjson.JSONDecodeError:

@@ -1,27 +1,31 @@
-"""From request parameters to the key ``{name}:llm:{sha256 hex}``.
+"""The llm key: from request parameters to ``{name}:llm:{sha256 hex}``.
 
-Hashed is the canonical JSON of ``model``, ``messages``, ``temperature`` and ``top_p`` (1 where not given), of the
-parameters below under their names on the wire, and of every other parameter under its own name; a parameter that is
-None counts as absent, except an explicit ``temperature`` or ``top_p``. Without other parameters the key is the one that
-betterdb-agent-cache computes.
+The hash is over the canonical JSON of a mapping with
+
+1. ``model``, ``messages``, ``temperature`` and ``top_p``; the latter two are 1 if they are not given;
+2. the parameters in ``_WIRE_NAMES`` under their names on the wire;
+3. every other parameter under its own name.
+
+A parameter that is None counts as absent, except an explicit ``temperature`` or ``top_p``. For a request without
+parameters of the third kind, betterdb-agent-cache computes the same key.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from typing import Any, Final
 
 from ...engine.entries.policy import TierPolicy
 from ...engine.memory.l1 import L1
 from ...errors import UsageError
-from ..keys.canonical_json import agreed_json, agrees_on, canonical_json
-from ..keys.fingerprint import fingerprint, is_still, may_remember, said_by, to_keep
-from ..keys.key import PREPARED_BYTES, LlmKey, check_owner
-from ..keys.known_keys import Aliases
+from ..keys.canonical_json import canonical_json
+from ..keys.fingerprint import fingerprint_of_request
+from ..keys.key import HANDLE_BYTES, LlmKey, check_owner
+from ..keys.lookup import KeyLookup
 from .entry import shared_model
 
-__all__ = ["LlmKeys", "PreparedLlmKeys", "last_user_turn"]
+__all__ = ["LlmKeyLookup", "LlmKeys", "last_user_turn"]
 
 _WIRE_NAMES: Final = {
     "tool_choice": "toolChoice",
@@ -29,12 +33,17 @@ _WIRE_NAMES: Final = {
     "reasoning_effort": "reasoningEffort",
     "prompt_cache_key": "promptCacheKey",
 }
-# A parameter under one of these names would be taken for another one; the last is kept for tenants.
+# A parameter with a name on the wire would make the key of another parameter. The last name is reserved for tenants.
 _RESERVED: Final = frozenset(_WIRE_NAMES.values()) | {"__tc_scope"}
 
 
 class LlmKeys:
-    """Makes the keys of one cache's llm tier.
+    """Makes the keys of the requests to one cache's llm tier.
+
+    Args:
+        prefix: The first part of every key.
+        ignore: Names of parameters that are left out of the key, from ``TierOptions.ignore``.
+        transform: Returns the parameters that make the key, from ``TierOptions.key``.
 
     Attributes:
         reduces: Whether a key is made of less than the whole request.
@@ -56,93 +65,75 @@ class LlmKeys:
         """Return the Valkey key of a request.
 
         Raises:
-            UsageError: ``params`` is no mapping, lacks ``model`` (a str) or ``messages``, is not JSON, or has a
-                parameter under a reserved name.
+            UsageError: ``params`` is not a mapping, lacks ``model`` (a str) or ``messages``, is not JSON, or has a
+                parameter with a reserved name.
         """
         return self.key_of_reduced(self.reduced(params) if self.reduces else params)
 
-    def key_of_reduced(self, params: Mapping[str, Any]) -> str:
-        """As ``key``, of what ``reduced`` returned."""
-        return self._prefix + sha256(canonical_json(_hashed(params), "params")).hexdigest()
+    def key_of_reduced(self, params: Mapping[str, Any], *, is_exact: bool = False) -> str:
+        """Return the Valkey key of a request that ``reduced`` returned. Errors as for ``key``.
 
-    def key_of_plain(self, params: Mapping[str, Any]) -> str | None:
-        """As ``key_of_reduced``, of what json and orjson agree on; None where orjson refuses it."""
-        data = agreed_json(_hashed(params))
-        return None if data is None else self._prefix + sha256(data).hexdigest()
+        Args:
+            is_exact: Whether ``params`` are known to be exact JSON.
+        """
+        data = canonical_json(_hashed(params), "params", is_exact=is_exact)
+        return self._prefix + sha256(data).hexdigest()
 
     def reduced(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return what of ``params`` makes the key, as the tier's ``ignore`` and ``key`` say. Errors as for ``key``."""
+        """Return the parameters that make the key, after the tier's ``ignore`` and ``key``. Errors as for ``key``."""
         _check_mapping(params, "params")
         params = {name: value for name, value in params.items() if name not in self._ignore}
         if self._transform is not None:
             params = self._transform(params)
-            _check_mapping(params, "what TierOptions.key returned")
+            _check_mapping(params, "the result of TierOptions.key")
         return params
 
 
-class PreparedLlmKeys:
-    """The keys of requests, worked out by ``keys`` where they are not known; as many as ``l1`` allows."""
+class LlmKeyLookup(KeyLookup[LlmKey]):
+    """The keys of the requests to one cache's llm tier: known keys, and new ones that ``keys`` makes.
+
+    Attributes:
+        of: Returns the key of a request, or a key itself. Errors as for ``LlmKeys.key``.
+    """
 
     def __init__(self, keys: LlmKeys, policy: TierPolicy, l1: L1) -> None:
+        super().__init__(l1, fingerprint_of_request, lambda _: HANDLE_BYTES)
         self._keys = keys
-        self._reduces = keys.reduces
         self._policy = policy
-        self._aliases: Aliases[LlmKey] = Aliases(
-            max_entries=2 * l1.max_entries, max_bytes=l1.max_bytes // 4, size_of=lambda _: PREPARED_BYTES
-        )
+        self.of: Callable[[Any], LlmKey] = self._of_reduced if keys.reduces else self._of_whole
 
-    def of(self, params: Any) -> LlmKey:
-        """Return the key of a request, or a key itself. Errors as for ``LlmKeys.key``."""
+    def _of_whole(self, params: Any) -> LlmKey:
         if type(params) is LlmKey:
             check_owner(params, self._policy)
             return params
-        if self._reduces:
-            return self._of_reduced(params)
-        mark = fingerprint(params)
-        if mark is not None:
-            prepared = self._aliases.get(mark)
-            if prepared is not None:
-                return prepared
-        prepared, kept = self._worked_out(params, mark, params)
-        if kept is not None:
-            self._aliases.put(kept, prepared)
-        return prepared
+        fingerprint = fingerprint_of_request(params)
+        return self.known.find(fingerprint) or self.make(params, fingerprint, self._make)
 
-    def _of_reduced(self, params: Mapping[str, Any]) -> LlmKey:
+    def _make(self, params: Mapping[str, Any], is_exact: bool) -> LlmKey:
+        key = self._keys.key_of_reduced(params, is_exact=is_exact)
+        return self._handle(key, params.get("model"))
+
+    def _of_reduced(self, params: Any) -> LlmKey:
+        if type(params) is LlmKey:
+            check_owner(params, self._policy)
+            return params
         reduced = self._keys.reduced(params)
-        # Requests for several models may share a key; each is counted with its own.
+        # Requests for several models may share a key in Valkey. Each model has a handle of its own, with its counters.
         model = params.get("model")
-        mark = fingerprint(reduced) if type(model) is str else None
-        if mark is not None and (prepared := self._aliases.get((model, mark))) is not None:
-            return prepared
-        prepared, kept = self._worked_out(reduced, mark, {"model": model})
-        if kept is not None:
-            self._aliases.put((model, kept), prepared)
-        return prepared
+        fingerprint = fingerprint_of_request(reduced) if type(model) is str else None
+        if fingerprint is not None and (found := self.known.find((model, fingerprint))) is not None:
+            return found
 
-    def _worked_out(
-        self, reduced: Mapping[str, Any], mark: Hashable | None, asked: Mapping[str, Any]
-    ) -> tuple[LlmKey, Hashable | None]:
-        """Return the key of a request that is not known, and the mark to remember it by, None for not at all.
+        def make(params: Mapping[str, Any], is_exact: bool) -> LlmKey:
+            return self._handle(self._keys.key_of_reduced(params, is_exact=is_exact), model)
 
-        Args:
-            asked: Has the model that the caller asked for, or is ``reduced`` itself.
-        """
-        said = said_by(mark)
-        plain = reduced if said is None and mark is not None and agrees_on(reduced) else said
-        key = None if plain is None else self._keys.key_of_plain(plain)
-        if plain is not None and key is not None:
-            prepared = self._prepare(key, plain if asked is reduced else asked)
-            return prepared, to_keep(mark) if plain is said or is_still(reduced, mark) else None
-        prepared = self._prepare(self._keys.key_of_reduced(reduced), asked)
-        return prepared, mark if mark is not None and may_remember(reduced, mark) else None
+        return self.make(reduced, fingerprint, make, scope=model)
 
-    def _prepare(self, key: str, asked: Mapping[str, Any]) -> LlmKey:
-        model = asked.get("model")
-        if not isinstance(model, str):  # TierOptions.key has made one up.
+    def _handle(self, key: str, model: object) -> LlmKey:
+        if not isinstance(model, str):  # TierOptions.key has added a model to a request that has none.
             raise UsageError(f"params['model'] must be a str, not {type(model).__name__}")
         counters = self._policy.counters.of(model)
-        # Plain text: the caller's own object is not kept.
+        # Plain text: the handle does not refer to an object of the caller's.
         model = shared_model(str.__str__(model))
         return LlmKey(key=key, model=model, _policy=self._policy, _counters=counters)
 
@@ -169,7 +160,7 @@ def _hashed(params: Mapping[str, Any]) -> dict[str, Any]:
         elif name == "tools":
             hashed["tools"] = _sorted_tools(value)
         elif name in _RESERVED or not isinstance(name, str):
-            raise UsageError(f"params has {name!r}, which is no parameter name that can be told apart in the key")
+            raise UsageError(f"params has {name!r}, which is no parameter name: it is reserved, or not a str")
         else:
             hashed[_WIRE_NAMES.get(name, name)] = value
     return hashed
@@ -189,12 +180,12 @@ def _tool_name(tool: Any) -> str:
 
 
 def last_user_turn(params: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return ``params`` with the last user message as the only one, for ``TierOptions(key=last_user_turn)``.
+    """Return ``params`` with the last user message as the only one, for ``LlmOptions(key=last_user_turn)``.
 
-    Two conversations that end in the same question then share one answer, whatever was said before.
+    Two conversations that end in the same question then share one answer, also if their earlier messages differ.
 
     Raises:
-        UsageError: The messages are no list of mappings.
+        UsageError: The messages are not a list of mappings.
     """
     messages = params.get("messages")
     if not isinstance(messages, list | tuple) or not all(isinstance(message, Mapping) for message in messages):

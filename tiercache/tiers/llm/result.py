@@ -1,4 +1,4 @@
-"""What goes into and comes out of the llm tier."""
+"""The response that an llm loader returns, and the result that the llm tier returns."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ __all__ = ["LlmResponse", "LlmResult", "check_blocks", "check_tokens"]
 
 @dataclass(frozen=True, slots=True)
 class LlmResponse:
-    """What an llm loader returns when there is more to say than the text.
+    """The answer of an llm loader that returns more than a text.
 
     Args:
-        response: The answer's text. None: the text of the text blocks, joined.
+        response: The answer's text. None: the joined text of the text blocks.
         content_blocks: The answer's blocks, a sequence of JSON mappings such as ``{"type": "text", "text": "Hi"}``.
-        tokens: Token counts, ``{"input": 12, "output": 34}``; further names are kept. They give the answer its cost.
-        ttl: Lifetime of this answer; wins over the call's and the tier's.
-        store: False to hand the answer to everyone who waits for it and keep it nowhere.
+        tokens: Token counts, ``{"input": 12, "output": 34}``, from which the cost is computed. Other names are stored
+            too.
+        ttl: Lifetime of this answer; wins over the lifetimes of the call and of the tier.
+        store: Whether to store the answer. False: it reaches every waiter and is not stored.
     """
 
     response: str | None
@@ -49,16 +50,24 @@ class LlmResponse:
 
 
 def check_blocks(blocks: object) -> None:
-    """Refuse what is no sequence of mappings, or has a text block without text."""
+    """Refuse blocks that are not a sequence of mappings, or have a text block whose text is not a str.
+
+    Raises:
+        UsageError: The message names the defect.
+    """
     if not isinstance(blocks, list | tuple) or not all(isinstance(block, Mapping) for block in blocks):
         raise UsageError("content_blocks must be a list of mappings")
     for block in blocks:
         if block.get("type") == "text" and not isinstance(block.get("text", ""), str):
-            raise UsageError("content_blocks has a text block whose text is no str")
+            raise UsageError("content_blocks has a text block whose text is not a str")
 
 
 def check_tokens(tokens: object) -> None:
-    """Refuse what is no mapping, or whose ``input`` or ``output`` is no count."""
+    """Refuse tokens that are not a mapping, or whose ``input`` or ``output`` is not a count.
+
+    Raises:
+        UsageError: The message names the defect.
+    """
     if not isinstance(tokens, Mapping):
         raise UsageError(f"tokens must be a mapping such as {{'input': 12, 'output': 34}}, not {type(tokens).__name__}")
     for name in ("input", "output"):
@@ -68,14 +77,14 @@ def check_tokens(tokens: object) -> None:
 
 
 class LlmResult(Result, frozen=True):
-    """An answer of the llm tier; see ``Result`` for what it shares with the others."""
+    """An answer of the llm tier. It also has the attributes of ``Result``."""
 
     _tokens: dict[str, Any] | UnsetType | None = UNSET
     _content_blocks: list[dict[str, Any]] | UnsetType | None = UNSET
 
     @property
     def tokens(self) -> dict[str, Any] | None:
-        """Token counts as they were stored, None where there are none. Decoded when first asked for."""
+        """The token counts as they were stored, or None if there are none. Decoded at the first read."""
         if self._tokens is UNSET:
             entry = self._entry
             force_setattr(self, "_tokens", None if entry is None else _decoded(entry.value.tokens))
@@ -83,7 +92,7 @@ class LlmResult(Result, frozen=True):
 
     @property
     def content_blocks(self) -> list[dict[str, Any]] | None:
-        """The answer's blocks, None where it was stored as text alone. Decoded when first asked for."""
+        """The answer's blocks, or None if it was stored as text alone. Decoded at the first read."""
         if self._content_blocks is UNSET:
             force_setattr(
                 self, "_content_blocks", None if self._entry is None else _decoded(self._entry.value.content_blocks)

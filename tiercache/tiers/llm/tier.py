@@ -19,10 +19,10 @@ from ...errors import UsageError
 from ...indexes.names import index_of
 from ...pricing.prices import PriceTable
 from ...ttl import Ttl, check_ttl
-from ..keys.key import LlmKey, groups_of_model, still_makes
+from ..keys.key import LlmKey, groups_of_model, is_unchanged
 from ..tier import Tier
 from .entry import LlmEntry, encode, joined_text
-from .key import LlmKeys, PreparedLlmKeys
+from .key import LlmKeyLookup, LlmKeys
 from .result import LlmResponse, LlmResult, check_blocks, check_tokens
 
 __all__ = ["LlmLoader", "LlmTier", "groups_of_model", "model_of"]
@@ -49,8 +49,8 @@ class LlmTier(Tier[LlmKey, LlmResult]):
     def __init__(self, engine: Engine, policy: TierPolicy, keys: LlmKeys, prices: PriceTable, name: str) -> None:
         super().__init__(engine, policy, name, f"{name}:llm:")
         self._keys = keys
-        self._known = PreparedLlmKeys(keys, policy, engine.l1)
-        self._prepared = self._known.of
+        self._lookup = LlmKeyLookup(keys, policy, engine.l1)
+        self._prepared = self._lookup.of
         self._prices = prices
 
     def key(self, params: Mapping[str, Any]) -> LlmKey:
@@ -283,7 +283,7 @@ class LlmTier(Tier[LlmKey, LlmResult]):
     def _is_still(self, prepared: LlmKey, params: Mapping[str, Any] | LlmKey) -> bool:
         """Return whether ``params`` are still those of ``prepared``: an answer to others must not be stored there."""
         warning = "The params of a request were changed while it was loaded: its answer is not stored"
-        return still_makes(self._engine, prepared.key, lambda: self._prepared(params).key, warning)
+        return is_unchanged(prepared.key, lambda: self._prepared(params).key, self._engine.log.warn_once, warning)
 
     def _loaded_answer(self, model: str, answer: object) -> Loaded:
         if isinstance(answer, str):
@@ -320,7 +320,8 @@ def model_of(codec: Codec, data: bytes) -> str | None:
         UnreadableHereError: It may be one that others can read.
     """
     try:
-        return str(codec.decode(data).model)
+        entry: Any = codec.decode(data)
+        return str(entry.model)
     except UnreadableHereError:
         raise
     except UndecodableError:

@@ -5,20 +5,22 @@ from __future__ import annotations
 import sys
 from typing import NamedTuple
 
+from msgspec import Struct
+
 from ...engine.entries.lookup import Source
 from ...engine.entries.policy import UndecodableError
 
-__all__ = ["FieldValue", "SessionCodec"]
+__all__ = ["FieldValue", "SessionCodec", "SessionValue"]
 
 
 class FieldValue(NamedTuple):
-    """What a field holds.
+    """The value of a field, and where it was found.
 
     Attributes:
         text: The value.
-        expires_at: Monotonic second at which it ends, as far as is known here (inf: never).
-        source: Where it was found.
-        coalesced: It came from a load that another caller had started.
+        expires_at: Monotonic second at which the value expires, as far as this process knows (inf: never).
+        source: Where the value was found.
+        coalesced: Whether it came from a load that another caller had started.
     """
 
     text: str
@@ -27,28 +29,41 @@ class FieldValue(NamedTuple):
     coalesced: bool = False
 
 
-class SessionCodec:
-    """The engine's view of session values."""
+class SessionValue(Struct, frozen=True, gc=False):
+    """The text of a field in process memory, immutable."""
 
-    def decode(self, data: bytes) -> str:
-        """Return the text in ``data``; raise UndecodableError for what is not UTF-8."""
+    text: str
+
+    @property
+    def size_bytes(self) -> int:
+        """The memory that the value takes."""
+        return sys.getsizeof(self.text) + sys.getsizeof(self)
+
+    @property
+    def cost(self) -> None:
+        """None: session values have no cost."""
+        return None
+
+    @property
+    def stored_at(self) -> float:
+        """The epoch: raw text does not contain the time of its store, and sessions return no age."""
+        return 0.0
+
+
+class SessionCodec:
+    """The form of session values in Valkey."""
+
+    def decode(self, data: bytes) -> SessionValue:
+        """Return the text in ``data``.
+
+        Raises:
+            UndecodableError: ``data`` is not UTF-8.
+        """
         try:
-            return data.decode()
+            return SessionValue(data.decode())
         except UnicodeDecodeError as error:
             raise UndecodableError(str(error)) from error
 
     def pack(self, data: bytes) -> bytes:
-        """Return ``data``: others read them too."""
+        """Return ``data`` unchanged: other software reads session values too."""
         return data
-
-    def size_bytes(self, value: str) -> int:
-        """Return the memory that a value takes."""
-        return sys.getsizeof(value)
-
-    def cost(self, value: str) -> float | None:
-        """Return None: nobody paid for it."""
-        return None
-
-    def stored_at(self, value: str) -> float:
-        """Return the epoch: raw text does not say when it was stored, and nobody asks."""
-        return 0.0

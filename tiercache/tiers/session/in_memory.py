@@ -66,7 +66,7 @@ class MemorySessions:
 
         async def fill(fence: Fence, entry: Entry) -> None:
             if fence.holds:
-                self._put(place, entry.value, window)
+                self._put(place, entry.value.text, window)
             else:
                 self._counters.overtaken += 1
 
@@ -74,7 +74,7 @@ class MemorySessions:
         call = Call(self._policy, place.key, groups, self._counters, fill=fill)
         found = await self._loads.get_or_load(call, load, "use")
         assert found.entry is not None
-        return FieldValue(found.entry.value, self._engine.now() + window, "loader", found.coalesced)
+        return FieldValue(found.entry.value.text, self._engine.now() + window, "loader", found.coalesced)
 
     async def set(self, place: FieldKey, text: str, window: float) -> None:
         await self._overtake(place)

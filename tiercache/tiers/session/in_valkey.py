@@ -22,7 +22,7 @@ from ...engine.operations.state import StateCommands
 from ...engine.runtime.l2 import L2
 from ...indexes.names import IndexNames
 from ...ttl import NO_EXPIRY, to_milliseconds
-from .entry import FieldValue
+from .entry import FieldValue, SessionValue
 from .fields import FieldKey, ThreadKeys, Threads
 from .scripts import session_script, thread_script
 from .sliding import SlidingTtl
@@ -83,16 +83,16 @@ class ValkeySessions:
         call = self._call(place)
 
         async def fill(fence: Fence, entry: Entry) -> None:
-            command = _command("fill", place, _milliseconds(window), entry.value)
+            command = _command("fill", place, _milliseconds(window), entry.value.text)
             began = self._engine.now()
             if await self._state.fill(call, fence, entry, command):
-                self._counters.stored_bytes += len(entry.value.encode())
+                self._counters.stored_bytes += len(entry.value.text.encode())
                 self._sliding.note(place.key, began, window)
 
         found = await self._loads.get_or_load(call._replace(fill=fill), load, "use")
         assert found.entry is not None
         if found.source == "loader":
-            return FieldValue(found.entry.value, self._engine.now() + window, "loader", found.coalesced)
+            return FieldValue(found.entry.value.text, self._engine.now() + window, "loader", found.coalesced)
         return self._read(place, found.entry, found.source)
 
     def _read(self, place: FieldKey, entry: Entry, source: Any) -> FieldValue:
@@ -100,7 +100,7 @@ class ValkeySessions:
         now = self._engine.now()
         if self._sliding.is_due(place.key, entry.expires_at, now):
             self._renew(place, now)
-        return FieldValue(entry.value, entry.expires_at, source)
+        return FieldValue(entry.value.text, entry.expires_at, source)
 
     def _renew(self, place: FieldKey, now: float) -> None:
         key = place.key
@@ -119,7 +119,7 @@ class ValkeySessions:
     async def set(self, place: FieldKey, text: str, window: float) -> None:
         began = self._engine.now()
         command = ("EVAL", session_script("set"), 1, place.thread.windows, place.field, _milliseconds(window))
-        loaded = Loaded(text, text.encode(), NO_EXPIRY if window == math.inf else window)
+        loaded = Loaded(SessionValue(text), text.encode(), NO_EXPIRY if window == math.inf else window)
         await self._state.store(self._call(place), loaded, command)
         self._sliding.note(place.key, began, window)
 

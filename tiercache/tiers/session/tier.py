@@ -20,7 +20,7 @@ from ...text import check_text
 from ...ttl import NO_EXPIRY, Ttl
 from ..keys.canonical_json import compact_json
 from .active import ActiveThreads
-from .entry import FieldValue
+from .entry import FieldValue, SessionValue
 from .fields import FieldKey, ThreadKeys, Threads
 from .in_memory import MemorySessions
 from .in_valkey import ValkeySessions
@@ -202,7 +202,9 @@ class SessionTier:
                     if inspect.isawaitable(value):
                         value = await value
                     text = check_text(value, "what the loader returned")
-                    return Loaded(text, text.encode(), NO_EXPIRY if window == math.inf else window, store=False)
+                    return Loaded(
+                        SessionValue(text), text.encode(), NO_EXPIRY if window == math.inf else window, store=False
+                    )
 
                 held = await self._store.get_or_load(place, load, window)
                 operation.set("hit", held.source != "loader")

@@ -2,9 +2,9 @@
 
     {"response":str,"toolName":str,"args":<as given>,"storedAt":int_ms[,"cost":number][,"json":true]}
 
-in this order, written as ``compact_json`` writes; ``args`` keep the caller's key order. A result that is a str is
-stored as it is, any other as compact JSON with ``"json":true`` at the end. Readers accept further fields. A compressed
-one is ``tc:zstd:`` and base64.
+in this order, as ``compact_json`` writes it; ``args`` keep the caller's key order. A result that is a str is stored as
+it is, any other result as compact JSON with ``"json":true`` at the end. Readers accept further fields. A compressed
+entry is ``tc:zstd:`` and base64.
 """
 
 from __future__ import annotations
@@ -27,15 +27,25 @@ class ToolEntry(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         response: The stored text.
-        stored_at_ms: Milliseconds since the epoch.
-        cost: Dollars that the call cost, None where nobody said.
-        is_json: Whether the text is the JSON of a value that was no str.
+        stored_at_ms: Time of the store, in milliseconds since the epoch.
+        cost: Dollars that the call cost, or None if the caller gave no cost.
+        is_json: Whether the text is the JSON of a value that was not a str.
     """
 
     response: str
     stored_at_ms: float
     cost: float | None = None
     is_json: bool = False
+
+    @property
+    def size_bytes(self) -> int:
+        """The memory that the entry takes."""
+        return sys.getsizeof(self.response) + sys.getsizeof(self)
+
+    @property
+    def stored_at(self) -> float:
+        """The time of the store, in seconds since the epoch."""
+        return self.stored_at_ms / 1000
 
 
 def encode_tool(
@@ -50,7 +60,7 @@ def encode_tool(
         UsageError: ``value`` is not JSON.
     """
     is_json = not isinstance(value, str)
-    # Plain text even where a str subclass came in: what is kept is ours alone.
+    # The entry keeps plain text, and not an object of the caller's, whose __str__ may return other text.
     response = compact_json(value, "response").decode() if is_json else str.__str__(value)
     parts = [b'{"response":', text_json(response, "response"), b',"toolName":', compact_json(tool, "tool")]
     parts += [b',"args":', args_json, b',"storedAt":', str(stored_at_ms).encode()]
@@ -69,34 +79,22 @@ _READER = WireReader(_Wire)
 
 
 class ToolCodec:
-    """The engine's view of tool entries."""
+    """The form of tool entries in Valkey."""
 
     def __init__(self, compression: Compression) -> None:
         self._compression = compression
 
     def decode(self, data: bytes) -> ToolEntry:
-        """Return the entry in ``data``; raise UndecodableError for anything else."""
+        """Return the entry in ``data``. Errors as for ``Codec.decode``."""
         wire = _READER.read(self._compression.unpack(data))
         if wire.json:
-            # Looked at here, where a bad entry is a miss, and not when somebody asks a result for its value.
+            # Checked here, where a bad entry becomes a miss: a result decodes the value only when a caller reads it.
             try:
                 json.loads(wire.response)
             except (ValueError, RecursionError) as error:
-                raise UndecodableError("a value that is not JSON") from error
+                raise UndecodableError("the value is not JSON") from error
         return ToolEntry(wire.response, wire.storedAt, wire.cost, wire.json)
 
     def pack(self, data: bytes) -> bytes:
-        """Return what is written to Valkey for ``data``."""
+        """Return the bytes to write to Valkey for ``data``: compressed, or ``data`` itself."""
         return self._compression.pack(data)
-
-    def size_bytes(self, value: ToolEntry) -> int:
-        """Return the memory that an entry takes."""
-        return sys.getsizeof(value.response) + sys.getsizeof(value)
-
-    def cost(self, value: ToolEntry) -> float | None:
-        """Return the dollars that the answer cost."""
-        return value.cost
-
-    def stored_at(self, value: ToolEntry) -> float:
-        """Return when the entry was stored, in seconds since the epoch."""
-        return value.stored_at_ms / 1000

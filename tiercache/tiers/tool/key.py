@@ -1,93 +1,88 @@
-"""From a tool's name and arguments to the key ``{name}:tool:{tool}:{sha256 hex}``.
+"""The tool key: from a tool's name and arguments to ``{name}:tool:{tool}:{sha256 hex}``.
 
-Hashed is the canonical JSON of the arguments (of ``{}`` for None). The tool's name stands in the key as it is, and so
-may hold no ``:``.
+The hash is over the canonical JSON of the arguments, or of ``{}`` for None. The tool's name stands in the key as it is,
+and so must not contain ``:``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from hashlib import sha256
 from typing import Any, Final
 
 from ...engine.entries.policy import TierPolicy
 from ...engine.memory.l1 import L1
 from ...errors import UsageError
-from ..keys.canonical_json import agreed_json, canonical_json, compact_json
-from ..keys.fingerprint import fingerprint, is_json, may_remember, said_by, to_keep
-from ..keys.key import PREPARED_BYTES, ToolKey, check_owner
-from ..keys.known_keys import Aliases
+from ..keys.canonical_json import canonical_json, compact_json
+from ..keys.fingerprint import fingerprint
+from ..keys.key import HANDLE_BYTES, ToolKey, check_owner
+from ..keys.lookup import KeyLookup
 
-__all__ = ["ABSENT", "ToolKeys", "check_tool", "shifted"]
+__all__ = ["ABSENT", "ToolKeyLookup", "check_tool", "shifted"]
 
 
 class _Absent:
     """Type of ``ABSENT``."""
 
 
-# An argument that was not given: None is one that can be.
+# The default of an argument for which None is a value.
 ABSENT: Final = _Absent()
 
 
-class ToolKeys:
-    """The keys of one cache's tool calls, worked out where they are not known; as many as ``l1`` allows."""
+class ToolKeyLookup(KeyLookup[ToolKey]):
+    """The keys of one cache's tool calls: known keys, and new ones."""
 
     def __init__(self, prefix: str, policy: TierPolicy, l1: L1) -> None:
+        super().__init__(l1, fingerprint, lambda key: HANDLE_BYTES + len(key._args))
         self._prefix = prefix
         self._policy = policy
-        self._aliases: Aliases[ToolKey] = Aliases(
-            max_entries=2 * l1.max_entries,
-            max_bytes=l1.max_bytes // 4,
-            size_of=lambda key: PREPARED_BYTES + len(key._args),
-        )
 
     def of(self, tool: Any, args: Any) -> ToolKey:
-        """Return the key of a call, or a key itself, where ``args`` are ``ABSENT``.
+        """Return the key of a call, or a key itself if ``tool`` is a key and ``args`` is ``ABSENT``.
 
         Raises:
-            UsageError: ``tool`` is no name, ``args`` are not JSON, or a key is another cache's.
+            UsageError: ``tool`` is no name, ``args`` are not JSON, or the key is of another cache.
         """
+        if type(tool) is str:
+            args_fingerprint = fingerprint(args)
+            return self.known.find((tool, args_fingerprint)) or self._new(tool, args, args_fingerprint)
         if type(tool) is ToolKey:
             if args is not ABSENT:
-                raise UsageError("args must not be given with a key, which has those of its call")
+                raise UsageError("args must not be given with a key, which has the args of its call")
             check_owner(tool, self._policy)
             return tool
-        if args is ABSENT:
-            raise UsageError("args must be given: a mapping of keyword arguments, None for none")
-        mark = fingerprint(args) if type(tool) is str else None
-        if mark is not None:
-            prepared = self._aliases.get((tool, mark))
-            if prepared is not None:
-                return prepared
-        check_tool(tool)
-        said = said_by(mark)
-        if said is not None:
-            data = agreed_json(said)
-            if data is not None:
-                kept = to_keep(mark)
-                # Of flat args the account is the JSON itself.
-                text = kept if isinstance(kept, bytes) and is_json(kept) else compact_json(said, "args")
-                prepared = self._prepare(tool, data, text)
-                self._aliases.put((tool, kept), prepared)
-                return prepared
-        data = canonical_json({} if args is None else args, "args")
-        prepared = self._prepare(tool, data, compact_json(args, "args"))
-        if mark is not None and may_remember(args, mark):
-            self._aliases.put((tool, mark), prepared)
-        return prepared
+        return self._new(tool, args, None)
 
-    def _prepare(self, tool: Any, canonical: bytes, text: bytes) -> ToolKey:
-        tool = str.__str__(tool)  # Of a subclass, what it is and not what it says it is.
-        return ToolKey(
-            key=f"{self._prefix}{tool}:{sha256(canonical).hexdigest()}",
-            tool=tool,
-            _args=text,
-            _policy=self._policy,
-            _counters=self._policy.counters.of(tool),
-        )
+    def _new(self, tool: Any, args: Any, args_fingerprint: Hashable | None) -> ToolKey:
+        if args is ABSENT:
+            raise UsageError("args must be given: a mapping of keyword arguments, or None for a call without arguments")
+        check_tool(tool)
+        name = str.__str__(tool)  # Of a str subclass, its text: its own __str__ may return other text.
+
+        def make(args: Any, is_exact: bool) -> ToolKey:
+            hashed = canonical_json({} if args is None else args, "args", is_exact=is_exact)
+            return ToolKey(
+                key=f"{self._prefix}{name}:{sha256(hashed).hexdigest()}",
+                tool=name,
+                _args=compact_json(args, "args", is_exact=is_exact),
+                _policy=self._policy,
+                _counters=self._policy.counters.of(name),
+            )
+
+        return self.make(args, args_fingerprint, make, scope=name)
 
 
 def shifted(tool: object, args: Any, last: Any, name: str) -> tuple[Any, Any]:
-    """Return the args and what comes after them; where a key stands for tool and args, it comes in their place."""
+    """Return the args of a call and its last argument, which is a loader or a response.
+
+    A call with a key as ``tool`` has no args: its last argument is in ``args``, and the args returned are ``ABSENT``.
+
+    Args:
+        name: The name of the last argument in an error.
+
+    Raises:
+        UsageError: The last argument is missing.
+    """
     if type(tool) is ToolKey and last is ABSENT:
         return ABSENT, args
     if last is ABSENT:
@@ -96,10 +91,10 @@ def shifted(tool: object, args: Any, last: Any, name: str) -> tuple[Any, Any]:
 
 
 def check_tool(tool: object) -> None:
-    """Refuse what is no name of a tool.
+    """Refuse a tool name that a key cannot contain.
 
     Raises:
-        UsageError: It is empty, has a ``:``, or is no text.
+        UsageError: ``tool`` is not a str, is empty, contains ``:``, or is not Unicode.
     """
     if not isinstance(tool, str) or not tool or ":" in tool:
         raise UsageError(f"tool must be a name that is not empty and has no ':', not {tool!r}")

@@ -1,24 +1,22 @@
-"""Tool policies: lifetimes by tool, kept in Valkey, where the Monitor proposes and sets them.
+"""Tool policies: lifetimes by tool, in Valkey, where BetterDB Monitor proposes and sets them.
 
-They lie in the hash ``{name}:__tool_policies``: field = the tool's name, value = JSON ``{"ttl": seconds}``. Of what
-others wrote there only a ``ttl`` that is a positive whole number is taken; anything else is passed over.
+The hash ``{name}:__tool_policies`` has a field for each policy: the tool's name, with JSON ``{"ttl": seconds}`` as its
+value. Other software writes there too: a field whose ``ttl`` is not a positive whole number is ignored.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from ...engine.level2.level2 import Level2
 from ...engine.level2.replies import send
 from ...errors import TierCacheError, UsageError
+from ...log import CacheLog
 from ...ttl import Ttl, check_ttl
 
 __all__ = ["ToolPolicies", "ToolPolicy"]
-
-_LOGGER: Final = logging.getLogger("tiercache")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +24,8 @@ class ToolPolicy:
     """The rules of one tool.
 
     Args:
-        ttl: Lifetime of its results: whole seconds, or a string such as ``"10m"``. Wins over the tier's and the
-            cache's; a lifetime given in a call wins over it.
+        ttl: Lifetime of the tool's results: whole seconds, or a string such as ``"10m"``. It wins over the lifetimes of
+            the tier and the cache. A lifetime given in a call wins over it.
     """
 
     ttl: Ttl
@@ -40,38 +38,44 @@ class ToolPolicy:
 
 
 class ToolPolicies:
-    """The policies of one cache, as this process knows them.
+    """The tool policies of one cache, as this process knows them.
+
+    Args:
+        name: The cache's name.
 
     Attributes:
-        key: Where they lie.
+        key: The key of the hash in Valkey.
         refresh_failed_count: Refreshes that Valkey did not answer.
-        malformed_count: Fields passed over, each counted once for each of its values.
+        malformed_count: Ignored fields; each is counted once for each of its values.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, log: CacheLog) -> None:
         self.key = f"{name}:__tool_policies"
         self._policies: dict[str, ToolPolicy] = {}
-        # When this process last set a tool's policy, in its own count of such events.
+        self._log = log
+        # Events are numbered: the beginning of a refresh, and the end of a set. ``_set_at`` has the number of the last
+        # set of each tool, ``_applied`` the number of the refresh that returned the known policies.
         self._set_at: dict[str, int] = {}
         self._events = 0
         self._applied = 0
-        self._passed_over: set[tuple[bytes, bytes]] = set()
+        self._ignored: set[tuple[bytes, bytes]] = set()
         self.refresh_failed_count = 0
         self.malformed_count = 0
 
     def get(self, tool: str) -> ToolPolicy | None:
-        """Return the policy of ``tool``, None for none."""
+        """Return the policy of ``tool``, or None if it has no policy."""
         return self._policies.get(tool)
 
     def names(self) -> list[str]:
-        """Return the tools that have one, in order."""
+        """Return the sorted names of the tools that have a policy."""
         return sorted(self._policies)
 
     async def set(self, level2: Level2 | None, tool: str, policy: ToolPolicy) -> None:
-        """Write the policy of ``tool`` and use it from now on.
+        """Write the policy of ``tool`` to Valkey, and use it from then on.
 
         Raises:
-            L2UnavailableError, L2CommandError: It was not written, as far as is known, and is not used.
+            L2UnavailableError, L2CommandError: The policy is not used. L2UnavailableError: Valkey may or may not have
+                written it.
         """
         if level2 is not None:
             await send(level2, [("HSET", self.key, tool, json.dumps({"ttl": policy.ttl}, separators=(",", ":")))])
@@ -80,22 +84,23 @@ class ToolPolicies:
         self._policies[tool] = policy
 
     async def refresh(self, level2: Level2) -> bool:
-        """Read all policies anew; return False, and keep those known, if Valkey did not give them."""
+        """Read all policies from Valkey; return False, and keep the known policies, if Valkey does not answer."""
         self._events += 1
         began = self._events
         try:
             (fields,) = await send(level2, [("HGETALL", self.key)])
         except TierCacheError as error:
             self.refresh_failed_count += 1
-            _LOGGER.debug("The tool policies were not refreshed: %s", error)
+            self._log.debug("cannot read the tool policies, the known ones stay in use: %s", error)
             return False
-        # No await from here on. An answer that a later refresh has overtaken is older than what is known.
+        # No await from here on. If a later refresh has been applied already, this answer is older than the known
+        # policies.
         if began > self._applied:
             self._applied = began
             read = self._read(fields)
             for tool, set_at in list(self._set_at.items()):
                 if set_at > began:
-                    # Set while the answer was on its way: it may not be in it.
+                    # This process set the policy after the refresh began: the answer may not contain it.
                     read[tool] = self._policies[tool]
                 else:
                     del self._set_at[tool]
@@ -108,10 +113,10 @@ class ToolPolicies:
             tool, policy = field.decode(errors="replace"), _policy(value)
             if policy is not None and tool.encode() == field:
                 policies[tool] = policy
-            elif (field, value) not in self._passed_over:
-                self._passed_over.add((field, value))
+            elif (field, value) not in self._ignored:
+                self._ignored.add((field, value))
                 self.malformed_count += 1
-                _LOGGER.warning("The policy of tool %r is passed over, it has no usable ttl: %r", tool, value)
+                self._log.warning("the policy of tool %r is ignored, it has no usable ttl: %r", tool, value)
         return policies
 
 
@@ -120,6 +125,6 @@ def _policy(value: bytes) -> ToolPolicy | None:
         fields: Any = json.loads(value)
         ttl = fields["ttl"]
         return ToolPolicy(ttl) if type(ttl) is int else None
-    # Not JSON, no object, no ttl, or one that is no lifetime.
+    # Not JSON, not an object, without a ttl, or with a ttl that is no lifetime.
     except (ValueError, TypeError, LookupError, RecursionError):
         return None

@@ -1,4 +1,4 @@
-"""What comes out of the tool tier."""
+"""The result that the tool tier returns."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ __all__ = ["ToolResult"]
 
 
 class ToolResult(Result, frozen=True):
-    """A result of the tool tier; see ``Result`` for what it shares with the others."""
+    """A result of the tool tier. It also has the attributes of ``Result``."""
 
     _value: Any = UNSET
 
     @property
     def value(self) -> Any:
-        """The value as the loader returned it, None for a miss. Decoded when first asked for.
+        """The value that the loader returned, or None for a miss. Decoded at the first read.
 
-        What JSON has no form for comes back as what it has: a tuple as a list, keys as str.
+        JSON changes some types: a tuple is returned as a list, and the keys of a dict are returned as str.
         """
         if self._value is UNSET:
             entry = self._entry

@@ -21,10 +21,10 @@ from ...engine.operations.invalidate import GroupEntries
 from ...errors import UsageError
 from ...indexes.names import index_of
 from ...ttl import Ttl, check_ttl
-from ..keys.key import ToolKey, still_makes
+from ..keys.key import ToolKey, is_unchanged
 from ..tier import Tier
 from .entry import encode_tool
-from .key import ABSENT, ToolKeys, check_tool, shifted
+from .key import ABSENT, ToolKeyLookup, check_tool, shifted
 from .policies import ToolPolicies, ToolPolicy
 from .result import ToolResult
 
@@ -45,8 +45,8 @@ class ToolTier(Tier[ToolKey, ToolResult]):
     def __init__(self, engine: Engine, policy: TierPolicy, policies: ToolPolicies, name: str) -> None:
         super().__init__(engine, policy, name, f"{name}:tool:")
         self._policies = policies
-        self._known = ToolKeys(self._prefix, policy, engine.l1)
-        self._prepared = self._known.of
+        self._lookup = ToolKeyLookup(self._prefix, policy, engine.l1)
+        self._prepared = self._lookup.of
 
     def key(self, tool: str, args: Any) -> ToolKey:
         """Return the key of a call with ``args`` as they are now, which later changes of theirs do not touch.
@@ -320,7 +320,7 @@ class ToolTier(Tier[ToolKey, ToolResult]):
     def _is_still(self, prepared: ToolKey, tool: str | ToolKey, args: Any) -> bool:
         """Return whether ``args`` are still those of ``prepared``: a result for others must not be stored there."""
         warning = "The args of a tool call were changed while it was made: its result is not stored"
-        return still_makes(self._engine, prepared.key, lambda: self._prepared(tool, args).key, warning)
+        return is_unchanged(prepared.key, lambda: self._prepared(tool, args).key, self._engine.log.warn_once, warning)
 
     def _call(self, key: ToolKey, ttl: Ttl | None = None, tags: Sequence[str] = ()) -> Call:
         if ttl is None and (policy := self._policies.get(key.tool)) is not None:

@@ -1,1 +1,1 @@
-"""What entries look like in Valkey."""
+"""The form of entries in Valkey: compression, and the fields that llm and tool entries share."""

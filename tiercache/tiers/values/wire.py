@@ -1,4 +1,7 @@
-"""Reading entries that anybody may have written: what they share, and the verdict on what is not of their shape."""
+"""Reading of llm and tool entries: their shared fields, and the refusal of bytes of another shape.
+
+Other software may have written the bytes.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ __all__ = ["WireEntry", "WireReader"]
 
 
 class WireEntry(msgspec.Struct):
-    """The fields that llm and tool entries share, under their names on the wire."""
+    """The fields that llm and tool entries share, under their names in Valkey."""
 
     response: str
     storedAt: float  # noqa: N815
@@ -26,11 +29,11 @@ E_ = TypeVar("E_", bound=WireEntry)
 
 
 class WireReader(Generic[E_]):
-    """Decodes JSON objects of one shape.
+    """Decoder of JSON objects of one shape.
 
     Args:
-        shape: What they are; further fields are ignored.
-        raw: Those fields of it that are ``msgspec.Raw``, and stay JSON.
+        shape: The class of the decoded objects. Further fields of the JSON are ignored.
+        raw: The names of the fields of ``shape`` that are ``msgspec.Raw``, and stay JSON.
     """
 
     def __init__(self, shape: type[E_], raw: tuple[str, ...] = ()) -> None:
@@ -42,23 +45,23 @@ class WireReader(Generic[E_]):
         """Return the entry in ``data``.
 
         Raises:
-            UndecodableError: It is not JSON, not of the shape, or its cost is no amount of money.
+            UndecodableError: ``data`` is not JSON, not of the shape, or its cost is negative or not finite.
         """
         try:
             entry = self._decoder.decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             entry = self._read_as_json_does(data)
         if entry.cost is not None and not 0 <= entry.cost < math.inf:
-            raise UndecodableError("a cost that is no amount of money")
+            raise UndecodableError(f"the cost {entry.cost} is not an amount of dollars from 0")
         return entry
 
     def _read_as_json_does(self, data: bytes) -> E_:
-        """Read what json takes and msgspec does not: NaN, infinities, lone surrogates in escapes."""
+        """Return the entry in JSON that only ``json`` reads, not msgspec: NaN, infinities, escaped lone surrogates."""
         try:
             fields = json.loads(data)
             raw = {name: msgspec.Raw(compact_json(fields.pop(name), name)) for name in self._raw if name in fields}
             entry = msgspec.convert(fields, self._shape)
-        # AttributeError and TypeError: it is no object. ValueError: not JSON or not UTF-8.
+        # AttributeError and TypeError: not a JSON object. ValueError: not JSON, or not UTF-8.
         except (AttributeError, TypeError, ValueError, RecursionError, msgspec.ValidationError) as error:
             raise UndecodableError(str(error)) from error
         for name, value in raw.items():

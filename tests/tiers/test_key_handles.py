@@ -1,4 +1,4 @@
-"""Keys that callers keep, in the place of what they were made of."""
+"""Key handles: keys that callers keep and pass instead of a request."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tiercache import AgentCache, LlmKey, LlmOptions, ToolKey, ToolPolicy, Usage
 ARGS = {"unit": "C", "city": "Sofia"}
 
 
-async def test_a_key_stands_for_its_params_everywhere(cache: AgentCache) -> None:
+async def test_key_handle_replaces_the_params_in_every_method(cache: AgentCache) -> None:
     key = cache.llm.key(HELLO)
     assert isinstance(key, LlmKey)
     assert await cache.llm.store(key, "Hi") == key.key == str(key)
@@ -35,7 +35,7 @@ async def test_a_key_stands_for_its_params_everywhere(cache: AgentCache) -> None
     assert loader.calls == 1
 
 
-async def test_a_key_stands_for_its_tool_call_everywhere(cache: AgentCache) -> None:
+async def test_key_handle_replaces_tool_and_args_in_every_method(cache: AgentCache) -> None:
     key = cache.tool.key("weather", ARGS)
     assert isinstance(key, ToolKey)
     assert await cache.tool.store(key, "21") == key.key == str(key)
@@ -48,7 +48,7 @@ async def test_a_key_stands_for_its_tool_call_everywhere(cache: AgentCache) -> N
         assert not (await cache.tool.check("weather", ARGS)).hit
 
 
-async def test_a_loader_is_called_with_args_of_its_own(cache: AgentCache) -> None:
+async def test_loader_of_a_key_handle_is_called_with_new_args_each_time(cache: AgentCache) -> None:
     args = {"city": "Sofia", "days": [1, 2]}
     key = cache.tool.key("weather", args)
     args["days"] = [3]
@@ -63,14 +63,14 @@ async def test_a_loader_is_called_with_args_of_its_own(cache: AgentCache) -> Non
 
 
 @pytest.mark.parametrize("args", [ARGS, None, {}, {"b": 1, "a": (1, 2)}, {"t": "x" * 1000}])
-async def test_by_key_the_same_bytes_are_stored(cache: AgentCache, plain: Any, args: Any) -> None:
+async def test_key_handle_stores_the_same_bytes_as_its_args(cache: AgentCache, plain: Any, args: Any) -> None:
     name = await cache.tool.store("t", args, "result", ttl=100)
     by_args = plain.get(name).split(b',"storedAt"')[0]
     await cache.tool.store(cache.tool.key("t", copy.deepcopy(args)), "result")
     assert plain.get(name).split(b',"storedAt"')[0] == by_args
 
 
-async def test_a_key_stays_that_of_the_request_as_it_was(cache: AgentCache) -> None:
+async def test_key_handle_stays_the_same_when_its_request_changes(cache: AgentCache) -> None:
     request = asking("one")
     key = cache.llm.key(request)
     request["messages"][0]["content"] = "another"
@@ -80,13 +80,13 @@ async def test_a_key_stays_that_of_the_request_as_it_was(cache: AgentCache) -> N
 
 
 @pytest.mark.parametrize("loader", [lambda params: "x", lambda params, *, more=1: "x"])
-async def test_a_loader_that_wants_the_params_cannot_be_called_for_a_key(cache: AgentCache, loader: Any) -> None:
+async def test_key_handle_refuses_a_loader_that_takes_the_params(cache: AgentCache, loader: Any) -> None:
     with pytest.raises(UsageError, match="no params to call it with"):
         await cache.llm.get_or_load(cache.llm.key(HELLO), loader)
     assert cache.local_stats().tiers["llm"].loads == 0
 
 
-async def test_a_key_of_another_cache_or_tier_is_refused(
+async def test_key_handle_of_another_cache_or_tier_is_refused(
     cache: AgentCache, make_cache: Callable[..., AgentCache]
 ) -> None:
     llm: Any = cache.llm.key(HELLO)
@@ -111,7 +111,7 @@ async def test_a_key_of_another_cache_or_tier_is_refused(
         await cache.kv.get(llm)
 
 
-async def test_args_are_given_with_a_name_and_not_with_a_key(cache: AgentCache) -> None:
+async def test_args_are_required_with_a_name_and_refused_with_a_key_handle(cache: AgentCache) -> None:
     tool: Any = cache.tool
     key = tool.key("t", ARGS)
     for call in (
@@ -127,12 +127,12 @@ async def test_args_are_given_with_a_name_and_not_with_a_key(cache: AgentCache) 
 
 
 @pytest.mark.parametrize("bad", [5, None, {"messages": []}, {"model": "m", "messages": {1}}])
-def test_what_has_no_key_is_refused(bad: Any) -> None:
+def test_key_handle_is_refused_for_a_bad_request(bad: Any) -> None:
     with pytest.raises(UsageError):
         AgentCache.in_memory().llm.key(bad)
 
 
-def test_a_key_cannot_be_changed_and_equals_that_of_an_equal_request() -> None:
+def test_key_handle_is_immutable_and_equals_the_handle_of_an_equal_request() -> None:
     cache = AgentCache.in_memory()
     key = cache.llm.key(HELLO)
     with pytest.raises(AttributeError):
@@ -142,7 +142,7 @@ def test_a_key_cannot_be_changed_and_equals_that_of_an_equal_request() -> None:
     assert repr(key) == f"LlmKey('{key.key}')"
 
 
-async def test_a_policy_of_later_is_that_of_a_key_made_earlier(cache: AgentCache) -> None:
+async def test_tool_policy_holds_for_a_key_handle_made_before_it(cache: AgentCache) -> None:
     key = cache.tool.key("t", ARGS)
     assert (await cache.tool.get_or_load(key, lambda: 1)).ttl is None
     await cache.tool.set_policy("t", ToolPolicy(ttl=600))
@@ -150,7 +150,7 @@ async def test_a_policy_of_later_is_that_of_a_key_made_earlier(cache: AgentCache
     assert 590 < ((await cache.tool.get_or_load("t", ARGS, lambda: 1, mode="refresh")).ttl or 0) <= 600
 
 
-async def test_tags_and_ttl_of_one_call_are_not_those_of_the_next(cache: AgentCache) -> None:
+async def test_tags_and_ttl_hold_for_one_call_with_a_key_handle(cache: AgentCache) -> None:
     key = cache.llm.key(HELLO)
     await cache.llm.store(key, "tagged", ttl=100, tags=["a"])
     await cache.llm.store(key, "not")
@@ -160,7 +160,7 @@ async def test_tags_and_ttl_of_one_call_are_not_those_of_the_next(cache: AgentCa
     assert (result.response, result.ttl) == ("not", None)
 
 
-async def test_models_that_share_an_answer_are_counted_each_for_itself() -> None:
+async def test_lookups_of_models_that_share_an_entry_are_counted_by_model() -> None:
     calls = 0
 
     def any_model(params: Any) -> Any:
@@ -174,10 +174,10 @@ async def test_models_that_share_an_answer_are_counted_each_for_itself() -> None
             assert (await cache.llm.check(asking("x", model=model))).hit
         book = dict(cache.llm._policy.counters.items())
         assert (book["a"].l1_hits, book["b"].l1_hits) == (2, 3)
-        assert calls == 6  # It may answer differently each time.
+        assert calls == 6  # The function may return another key each time.
 
 
-async def test_what_a_key_function_returns_is_seen_anew_each_time() -> None:
+async def test_key_function_is_called_again_for_every_request() -> None:
     suffix = "one"
 
     def impure(params: Any) -> Any:
