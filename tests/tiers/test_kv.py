@@ -135,7 +135,7 @@ def test_miss_is_one_object_false_and_equal_to_nothing_else() -> None:
 async def test_miss_cannot_be_stored(cache: AgentCache, plain: valkey.Valkey) -> None:
     with pytest.raises(UsageError, match="value is not JSON"):
         await cache.kv.set("k", MISS)
-    with pytest.raises(UsageError, match="what the loader returned is not JSON"):
+    with pytest.raises(UsageError, match="the loader's value is not JSON"):
         await cache.kv.get_or_load("k", lambda: MISS)
     assert entry_keys(plain) == []
 
@@ -393,7 +393,7 @@ async def test_a_value_that_is_not_json_text_or_bytes_is_refused(
         await cache.kv.set("k", value)
     with pytest.raises(UsageError, match=r"^the value of 'k' "):
         await cache.kv.set_many({"fine": 1, "k": value})
-    with pytest.raises(UsageError, match=r"^what the loader returned "):
+    with pytest.raises(UsageError, match=r"^the loader's value "):
         await cache.kv.get_or_load("k", lambda: value)
     with pytest.raises(UsageError, match=r"^the loader's value of 'k' "):
         await cache.kv.get_or_load_many(["fine", "k"], lambda keys: [1, value])
