@@ -1,1 +1,1 @@
-"""From arguments to keys."""
+"""Keys from arguments: canonical JSON, fingerprints, known keys."""

@@ -1,1 +1,1 @@
-"""What entries look like in Valkey."""
+"""The bytes of entries in Valkey: wire format and compression."""
