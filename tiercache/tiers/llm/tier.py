@@ -65,8 +65,8 @@ class LlmTier(Tier[LlmKey, LlmResult]):
         """Look up the answer to ``params``, without loading.
 
         Returns:
-            The answer, or a miss. Does not wait for a load in progress. If Valkey is unavailable, the result is a miss
-            marked ``degraded``.
+            The answer, or a miss. Does not wait for a load in progress. A miss while Valkey is unavailable is marked
+            ``degraded``.
 
         Raises:
             L2CommandError: Valkey refused the read.

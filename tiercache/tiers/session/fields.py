@@ -75,6 +75,9 @@ class Threads:
 
 
 def _checked(value: object, name: str) -> str:
+    # The quick path of most texts, which no check below refuses: every lookup in L1 comes through here.
+    if type(value) is str and value and value.isascii():
+        return value
     value = check_text(value, name)
     if not value:
         raise UsageError(f"{name} must not be empty")

@@ -32,7 +32,9 @@ __all__ = ["SessionTier"]
 
 
 class SessionTier:
-    """``cache.session``: the state of threads, as text fields. State is no copy: it must not be lost silently.
+    """``cache.session``: the state of threads, as text fields.
+
+    State exists nowhere else: if Valkey is unavailable, a read or a write is an error, not a miss.
 
     Every method raises:
         UsageError: An argument is wrong, and nothing was changed. Thread ids and fields are text that is not empty.

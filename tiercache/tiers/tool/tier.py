@@ -71,8 +71,8 @@ class ToolTier(Tier[ToolKey, ToolResult]):
         """Look up the result of a call, without making the call.
 
         Returns:
-            The result, or a miss. Does not wait for a load in progress. If Valkey is unavailable, the result is a miss
-            marked ``degraded``.
+            The result, or a miss. Does not wait for a load in progress. A miss while Valkey is unavailable is marked
+            ``degraded``.
 
         Raises:
             L2CommandError: Valkey refused the read.
