@@ -1,3 +1,4 @@
-"""The benchmark suite: tiercache beside its peers, the same work in the same run. Start it with ``python -m
-benchmarks``.
+"""The benchmark suite: tiercache and its peers do the same work in the same run.
+
+Start it with ``python -m benchmarks``.
 """

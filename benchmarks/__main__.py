@@ -40,14 +40,18 @@ _PACKAGES = (
 
 
 def main() -> int:
-    """Run the command; returns the exit code: 1 for a wrong answer of a peer, a ratio that dropped, a goal missed."""
+    """Run the command and return its exit code.
+
+    The code is 1 in three cases: a peer gave a wrong answer, ``--compare`` found a ratio that dropped, or ``--check``
+    found a goal that is missed.
+    """
     os.environ["BETTERDB_TELEMETRY"] = "false"
     args = _arguments()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server is stopped on this one too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that SIGTERM stops the server too
     try:
         results = _shown(args.show) if args.show else _measure(args)
     except KeyboardInterrupt:
-        print(f"interrupted; what was measured is in {args.output}", file=sys.stderr)
+        print(f"interrupted; the values measured so far are in {args.output}", file=sys.stderr)
         return 130
     print(markdown(results))
     if args.write_docs:
@@ -68,17 +72,15 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure tiercache beside its peers.")
     parser.add_argument("--quick", action="store_true", help="fewer variants and rounds: in about three minutes")
-    parser.add_argument("--works", nargs="+", choices=list(WORKS), help="what to measure (all)")
+    parser.add_argument("--works", nargs="+", choices=list(WORKS), help="kinds of calls to measure (all)")
     parser.add_argument("--peers", nargs="+", choices=list(PEERS), help="caches to measure (all that are installed)")
     parser.add_argument("--sizes", nargs="+", choices=list(SIZES), help="kinds of requests (all)")
     parser.add_argument("--rounds", type=int, help="rounds, each in new processes (3; with --quick 2)")
     parser.add_argument("--loop", choices=["asyncio", "uvloop"], default="asyncio", help="event loop of all peers")
-    parser.add_argument("--no-pin", action="store_true", help="leave the processes to the scheduler")
+    parser.add_argument("--no-pin", action="store_true", help="pin no process to a core")
     parser.add_argument("--output", type=Path, help="JSON file; the Markdown goes beside it")
-    parser.add_argument(
-        "--show", type=Path, nargs="+", metavar="JSON", help="measure nothing, show these files together"
-    )
-    parser.add_argument("--write-docs", action="store_true", help="put tables and plots into the documentation")
+    parser.add_argument("--show", type=Path, nargs="+", metavar="JSON", help="measure nothing, show these files pooled")
+    parser.add_argument("--write-docs", action="store_true", help="write tables and plots into the documentation")
     parser.add_argument("--compare", type=Path, metavar="JSON", help="exit with 1 when a ratio dropped by over 25 %%")
     parser.add_argument("--save-baseline", type=Path, metavar="JSON", help="write the ratios to compare with")
     parser.add_argument("--check", action="store_true", help="exit with 1 when a goal is missed")
@@ -124,7 +126,7 @@ def _measure(args: argparse.Namespace) -> Results:
 
 
 def _save(results: Results, path: Path) -> None:
-    """Write what there is so far: a run that is stopped is not lost."""
+    """Write all values measured so far, so that a stopped run keeps them."""
     results.machine["rounds"] = str(results.round_count)
     results.save(path)
     path.with_suffix(".md").write_text(markdown(results))

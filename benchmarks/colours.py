@@ -1,4 +1,4 @@
-"""The colours of the plots, light and dark, and the style sheet that changes one into the other."""
+"""The colours of the plots, light and dark, and the style sheet that replaces light by dark."""
 
 import re
 
@@ -14,8 +14,9 @@ _COLOURS = (CARD, INK, MUTED, GRID, SUBJECT, RIVAL, PEER, FLOOR)
 
 
 def themed(svg: str) -> str:
-    """Add the dark variant: colours become attributes, which a style sheet may override, and the sheet does
-    so.
+    """Return ``svg`` with a dark variant.
+
+    The function turns colours into attributes, which a style sheet may override, and adds such a style sheet.
     """
     svg = re.sub(r'style="([^"]*)"', lambda match: _as_attributes(match[1]), svg)
     changes = [(prop, *colours) for colours in _COLOURS for prop in ("fill", "stroke")]
@@ -26,7 +27,7 @@ def themed(svg: str) -> str:
 
 
 def _as_attributes(style: str) -> str:
-    """The same declarations, the colours among them as attributes: ``fill="#fdfdfe" style="opacity: 1"``."""
+    """Return the declarations of ``style`` with colours as attributes: ``fill="#fdfdfe" style="opacity: 1"``."""
     light = {colours[0] for colours in _COLOURS}
     attributes, rest = [], []
     for declaration in style.split("; "):

@@ -1,11 +1,11 @@
-"""The requests and answers that every peer caches, and the key that caches without one of their own are
-given.
+"""The requests and answers that every peer caches, and the key for caches that make no key of their own.
 
-A request is built anew for every call, as an agent program builds it: new dicts and lists, the user's words as new
-strings, and the texts that the program holds (system prompt, tool definitions, the documents and the earlier turns of a
-conversation) shared. Nothing that a peer could remember about an *object* therefore helps it, unless a real program
-would share that object as well. The size ``context`` is a long text that the program holds, and a question about it;
-``conversation`` is as long in some seventy parts; ``parsed`` is the same as a JSON parser returns it, sharing nothing.
+The benchmark builds a new request for every call, as an agent program does: new dicts and lists, the user's words as
+new strings. Requests share only the texts that the program holds: system prompt, tool definitions, documents and
+earlier turns of a conversation. So a peer gains nothing by remembering an *object*, unless a real program would share
+that object too. The size ``context`` is a long text that the program holds, and a question about that text.
+``conversation`` is equally long, in some seventy parts. ``parsed`` is the same conversation as a JSON parser returns
+it: its requests share no object.
 """
 
 import hashlib
@@ -66,7 +66,7 @@ _TOOLS = [_tool(name) for name in _TOOL_NAMES]
 
 
 def _new(text: str) -> str:
-    """A str equal to ``text`` that no earlier request holds."""
+    """Return a new str equal to ``text``, which no earlier request holds."""
     return "".join([text[:1], text[1:]])
 
 
@@ -86,7 +86,7 @@ _DOCUMENTS = [
     f"Document {number}. " + "The travel policy says, and the venue confirms it. " * 40 for number in range(20)
 ]
 _BOOK = _SYSTEM + "".join([*_DOCUMENTS, *_DOCUMENTS, *_DOCUMENTS[:8]])
-# Measured with one caller only.
+# Sizes that are measured with one caller only.
 PARTED = ("conversation", "parsed")
 _EARLIER = [
     {"role": ("user", "assistant")[number % 2], "content": text * 20} for number, (_, text, _) in enumerate(_TURNS * 6)
@@ -121,20 +121,20 @@ def _parsed(number: int) -> Params:
 
 
 def message(length: int, number: int, *, held: str = "") -> Params:
-    """A request with one message of ``length`` characters, which is ``held`` or else a new string."""
+    """Return a request with one message of ``length`` characters: ``held``, or a new string if ``held`` is empty."""
     text = held or _new(("x" * length)[: length - 12] + f"{number:012}")
     return {"model": MODEL, "messages": [{"role": "user", "content": text}], "temperature": 0}
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model returned: the text and the tokens it cost."""
+    """An answer of the model: its text, and the tokens that it cost."""
 
     text: str
     tokens: dict[str, int]
 
     def as_dict(self) -> dict[str, Any]:
-        """The form in which caches without an entry format of their own hold an answer."""
+        """Return the dict that caches without an entry format of their own store."""
         return {"response": self.text, "tokens": self.tokens}
 
     def as_json(self) -> str:
@@ -147,7 +147,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Size:
-    """One kind of request: ``build`` makes request ``number``, and `reply` what the model says to it."""
+    """One kind of request: ``build`` makes request ``number``, and `reply` makes the answer to that request."""
 
     name: str
     title: str
@@ -176,16 +176,16 @@ TOOL = "get_weather"
 
 
 def tool_args(number: int) -> dict[str, Any]:
-    """The arguments of call ``number`` of `TOOL`."""
+    """Return the arguments of call ``number`` of `TOOL`."""
     return {"city": f"City {number}", "days": 3, "units": "metric"}
 
 
 def tool_text(number: int) -> str:
-    """What the tool returned to it."""
+    """Return the result of call ``number`` of `TOOL`."""
     return f'{{"celsius": 24, "sky": "clear", "station": {number}}}'
 
 
 def request_key(params: object) -> str:
-    """The key people write by hand: sha256 of canonical JSON, so that the order of keys does not matter."""
+    """Return the key that people write by hand: sha256 of JSON with sorted keys."""
     text = json.dumps(params, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()

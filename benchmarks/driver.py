@@ -1,8 +1,8 @@
-"""Runs the rounds: a process a peer, and all peers of a case one after another before the next case.
+"""The driver runs the rounds: one process for each peer, all peers of a case before the next case.
 
-Every round visits every case once, in new processes, so that a disturbance of a minute touches all peers alike. Each
-round starts with another peer, so that none is always the first. The first round finds out how many calls make a value;
-the later ones take its counts.
+Every round measures every case once, in new processes, so that a disturbance of a minute affects all peers alike. Each
+round starts with another peer, so that no peer is always the first. The first round finds out how many calls make a
+value; later rounds use these counts.
 """
 
 import contextlib
@@ -24,12 +24,12 @@ _CASE_SECONDS = 180
 
 
 class CaseFailedError(Exception):
-    """A peer gave a wrong answer or its process ended; standard error says more."""
+    """A peer gave a wrong answer, or its process ended; standard error has the details."""
 
 
 @dataclass
 class Plan:
-    """What is measured, and how."""
+    """The works, peers and sizes to measure, and how."""
 
     peers: list[str]
     works: list[str]
@@ -41,7 +41,7 @@ class Plan:
     pinned: bool = True
 
     def cases(self, work: Work) -> Iterator[tuple[Variant, list[str]]]:
-        """Its variants that are measured, and the peers that offer each."""
+        """Yield each variant of ``work`` to measure, with the peers that offer it."""
         for variant in work.variants():
             if (variant.quick or not self.quick) and (not self.sizes or variant.size in self.sizes):
                 peers = [name for name in self.peers if work.offers(peer_class(name), variant)]
@@ -50,7 +50,7 @@ class Plan:
 
 
 class Worker:
-    """The process of one peer. One that has ended is followed by another at the next case."""
+    """The process that measures one peer. If the process has ended, the next case starts a new one."""
 
     def __init__(self, name: str, loop: str) -> None:
         self._command = [sys.executable, "-m", "benchmarks.worker", name, loop]
@@ -59,9 +59,13 @@ class Worker:
     def _start(self) -> None:
         self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    def measure(self, asked: dict[str, Any]) -> dict[str, Measured]:
-        """Measure one case; raises CaseFailedError."""
-        answer = self._answer(json.dumps(asked))
+    def measure(self, request: dict[str, Any]) -> dict[str, Measured]:
+        """Measure one case.
+
+        Raises:
+            CaseFailedError: The peer was wrong, or the process ended or took too long.
+        """
+        answer = self._answer(json.dumps(request))
         if answer is None:
             self.stop()
             self._start()
@@ -70,14 +74,14 @@ class Worker:
             raise CaseFailedError(answer["error"])
         return {name: Measured(**measured) for name, measured in answer["measured"].items()}
 
-    def _answer(self, asked: str) -> dict[str, Any] | None:
-        """What the process answers; None if it has ended."""
+    def _answer(self, request: str) -> dict[str, Any] | None:
+        """Return the answer of the process, or None if the process has ended."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         overdue = threading.Timer(_CASE_SECONDS, self._process.kill)
         overdue.start()
         try:
-            print(asked, file=self._process.stdin, flush=True)
+            print(request, file=self._process.stdin, flush=True)
             line = self._process.stdout.readline()
             answer: dict[str, Any] | None = json.loads(line) if line.endswith("\n") else None
             return answer
@@ -87,7 +91,7 @@ class Worker:
             overdue.cancel()
 
     def stop(self) -> None:
-        """End the process and wait for it."""
+        """Stop the process and wait for its end."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
@@ -101,7 +105,7 @@ class Worker:
 
 
 class Driver:
-    """Measures a plan on a running server."""
+    """Measures a plan against a running server."""
 
     def __init__(self, plan: Plan, endpoint: Endpoint, server_pid: int, results: Results) -> None:
         self._plan = plan
@@ -112,7 +116,10 @@ class Driver:
         self._cores = cores() if plan.pinned else []
 
     def run(self, after_round: Callable[[], object] = lambda: None) -> None:
-        """Measure all rounds into the results; a case that failed is kept there with its reason, and left out."""
+        """Measure all rounds into the results.
+
+        A case that fails is recorded with its reason, and later rounds leave it out.
+        """
         with Counters(self._endpoint) as counters:
             for number in range(self._plan.rounds):
                 if not sys.stderr.isatty():
@@ -143,9 +150,9 @@ class Driver:
                         self._results.fail(case, str(error))
 
     def _measure(self, case: Case, work: Work, variant: Variant, worker: Worker) -> dict[str, Measured]:
-        worker_cores, server_cores = self._places(work, variant)
+        worker_cores, server_cores = self._cores_for(work, variant)
         pin(self._server_pid, server_cores)
-        asked = {
+        request = {
             "work": work.name,
             "variant": variant.name,
             "loops": self._loops.get(case, 0),
@@ -154,22 +161,22 @@ class Driver:
             "cores": worker_cores,
         }
         if not work.fresh_process:
-            measured = worker.measure(asked)
+            measured = worker.measure(request)
         else:
             own = Worker(case.peer, self._plan.loop)
             try:
-                measured = own.measure(asked)
+                measured = own.measure(request)
             finally:
                 own.stop()
         if case.peer in measured:
             self._loops[case] = measured[case.peer].loops
         return measured
 
-    def _places(self, work: Work, variant: Variant) -> tuple[list[int], list[int]]:
-        """The cores of the worker and of the server.
+    def _cores_for(self, work: Work, variant: Variant) -> tuple[list[int], list[int]]:
+        """Return the cores of the worker and the cores of the server.
 
-        With one caller both share one: on two, a sleeping core wakes in tens of microseconds or does not, and the
-        figures flip between two speeds. With many, each has its own.
+        With one caller both share one core. On two cores, a sleeping core sometimes takes tens of microseconds to
+        wake and sometimes none, and the figures flip between two speeds. With many callers each has its own core.
         """
         if not self._cores or work.unpinned:
             return self._cores, self._cores
@@ -179,6 +186,6 @@ class Driver:
 
 
 def _progress(text: str) -> None:
-    """Show what is under way on one line, on a terminal."""
+    """Show the case in progress on one line, on a terminal."""
     if sys.stderr.isatty():
         print(f"\r\033[K{text[:100]}", end="", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""What tiercache has to reach, as ratios within one run, and what a run has reached of it."""
+"""The goals: ratios within one run that tiercache must reach, and the figures of a run beside them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ FLOOR = "floor"
 
 _TITLES = {RIVAL: "betterdb-agent-cache", HANDMADE: "OrderedDict + sha256(json)", FLOOR: "a bare PUBLISH"}
 _SIZES = {"short": "short", "chat": "8 KB chat", "context": "100 KB context"}
-_AT_LEAST = (  # work, variant, peer, times as fast
+_SPEED_GOALS = (  # work, variant, peer, times as fast
     ("l1-hit", "short-1", RIVAL, 150),
     ("l1-hit", "chat-1", RIVAL, 40),
     ("l1-hit", "context-1", RIVAL, 300),
@@ -27,7 +27,7 @@ _AT_LEAST = (  # work, variant, peer, times as fast
     ("l2-hit", "chat-100", RIVAL, 9),
     ("miss-store", "short", RIVAL, 2.5),
 )
-_BATCHES = (("short", 10), ("chat", 6))
+_BATCH_GOALS = (("short", 10), ("chat", 6))
 _GROUPS = {
     "session-all": "`session.get_all`",
     "destroy-thread": "`destroy_thread`",
@@ -39,7 +39,10 @@ _WORKS = {"l1-hit": "L1 hit", "l2-hit": "L2 hit", "miss-store": "miss + store"}
 
 @dataclass(frozen=True)
 class Goal:
-    """One figure, and its limit: at least so much, or at most."""
+    """One goal: a figure and its limit.
+
+    The limit is a lower one, or an upper one with ``is_most``.
+    """
 
     title: str
     against: str
@@ -48,33 +51,34 @@ class Goal:
     unit: str = "x"
     is_most: bool = False
     cpu: Ratio | None = None
-    """The same by CPU time of the client, for the reader; the goal is held against ``figure`` alone."""
+    """The same ratio by CPU time of the client, for the reader; only ``figure`` decides whether the goal is met."""
 
     @property
     def is_met(self) -> bool:
+        """Whether the figure is within the limit."""
         return self.figure.value <= self.limit if self.is_most else self.figure.value >= self.limit
 
 
 def goals(results: Results) -> list[Goal]:
-    """The goals of which the run has figures."""
-    return [*_speeds(results), *_batches(results), *_stampedes(results), *_groups(results), *_rest(results)]
+    """Return the goals for which the run has figures."""
+    return [*_speeds(results), *_batches(results), *_stampedes(results), *_groups(results), *_others(results)]
 
 
 def _speeds(results: Results) -> Iterator[Goal]:
-    for work, variant, peer, limit in _AT_LEAST:
+    for work, variant, peer, limit in _SPEED_GOALS:
         ratio = results.speed(work, variant, peer)
         if ratio:
             size, _, callers = variant.partition("-")
             many = f", {callers} callers" if callers not in ("", "1") else ""
             title, against = f"{_WORKS[work]}, {_SIZES[size]}{many}", f"{_TITLES[peer]}, times as fast"
-            # With one caller the server works on the same core, and its share is in the wall time of both.
+            # With one caller the server shares the core, so the wall time of both peers includes its time.
             by_cpu = work == "l2-hit" and callers == "1"
             yield Goal(title, against, limit, ratio, cpu=results.speed(work, variant, peer, "cpu") if by_cpu else None)
 
 
 def _batches(results: Results) -> Iterator[Goal]:
     for subject, how in ((SUBJECT, "awaited"), ("tiercache_behind", "write-behind")):
-        for size, limit in _BATCHES:
+        for size, limit in _BATCH_GOALS:
             ratio = results.ratio(Case("store-batch", size, RIVAL), Case("store-batch", size, subject))
             if ratio:
                 title = f"1,000 stores at once, {_SIZES[size]}, {how}"
@@ -105,15 +109,15 @@ def _groups(results: Results) -> Iterator[Goal]:
             yield Goal(f"{title}, 1,000,000 unrelated keys", against, 1_000, ratio)
 
 
-def _rest(results: Results) -> Iterator[Goal]:
+def _others(results: Results) -> Iterator[Goal]:
     length = results.ratio(Case("l1-hit", "context-1", SUBJECT), Case("l1-hit", "short-1", SUBJECT))
     if length:
         yield Goal("L1 hit, 100 KB of unchanged context", "a short request", 3, length, is_most=True)
-    heard = results.ratio(Case("invalidation", "p99", SUBJECT), Case("invalidation", "p99", FLOOR))
-    if heard:
-        yield Goal("invalidation in eight replicas, p99", _TITLES[FLOOR], 2, heard, is_most=True)
-    for variant, what in (("values", "key and value"), ("answers", "answer of a short request")):
+    delivery = results.ratio(Case("invalidation", "p99", SUBJECT), Case("invalidation", "p99", FLOOR))
+    if delivery:
+        yield Goal("invalidation in eight replicas, p99", _TITLES[FLOOR], 2, delivery, is_most=True)
+    for variant, kind in (("values", "key and value"), ("answers", "answer of a short request")):
         memory = results.median(Case("memory", variant, SUBJECT))
         if memory is not None:
-            title = f"process memory an L1 entry, {what}"
+            title = f"process memory per L1 entry, {kind}"
             yield Goal(title, "beyond key and value", 600, Ratio(memory, memory, memory), " B", is_most=True)

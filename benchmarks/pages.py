@@ -1,6 +1,7 @@
-"""Puts a run into the documentation: tables between marks, and plots.
+"""Writes the figures of a run into the documentation: tables between marks, and plots.
 
-A mark is a pair of comments, ``<!-- benchmark: goals -->`` and ``<!-- end -->``; what stands between them is replaced.
+A mark is a pair of comments, ``<!-- benchmark: goals -->`` and ``<!-- end -->``. A new run replaces the text between
+them.
 """
 
 import re
@@ -13,7 +14,10 @@ from benchmarks.tables import goal_table, notes, ratio_table, work_tables
 from benchmarks.works import WORKS
 
 _ROOT = Path(__file__).parent.parent
-_PAGES = (_ROOT / "README.md", _ROOT / "docs" / "performance.md")
+PAGES = tuple(
+    _ROOT / page for page in ("README.md", "docs/performance.md", "docs/benchmarks.md", "benchmarks/GOALS.md")
+)
+"""The pages with marks."""
 _ASSETS = _ROOT / "docs" / "assets"
 _MARK = re.compile(r"(<!-- benchmark: ([a-z-]+) -->\n).*?(\n?<!-- end -->)", re.DOTALL)
 
@@ -45,8 +49,8 @@ _FLOORS = (
 
 
 def write_docs(results: Results) -> None:
-    """Fill every mark of the pages that the run has something for, and draw the plots."""
-    for page in _PAGES:
+    """Write the figures of the run into every mark of the pages, and draw the plots."""
+    for page in PAGES:
         page.write_text(filled(page.read_text("utf-8"), results), "utf-8")
     try:
         from benchmarks.plots import write_plots
@@ -57,7 +61,10 @@ def write_docs(results: Results) -> None:
 
 
 def filled(text: str, results: Results) -> str:
-    """The page with what is between its marks replaced; a mark of which nothing was measured stays as it is."""
+    """Return the page ``text`` with the figures of the run between its marks.
+
+    A mark stays unchanged if the run has no figures for it.
+    """
 
     def replaced(match: re.Match[str]) -> str:
         block = BLOCKS[match[2]](results)
@@ -78,4 +85,4 @@ BLOCKS: dict[str, Callable[[Results], str]] = {
     "works": _works,
     "machine": notes,
 }
-"""What may stand between marks, by name."""
+"""The writer of each mark, by the name of the mark."""

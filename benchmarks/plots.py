@@ -1,7 +1,7 @@
-"""Draws a run as three SVGs: latency by source, throughput over callers, cost over the keyspace.
+"""Draws a run as three SVG files: latency by source, throughput by callers, cost by size of the keyspace.
 
-Each carries its own card as the background and a style sheet with a dark variant, so it can be read on a light and on a
-dark page; a viewer without style sheets shows the light one.
+Each file has its own background and a style sheet with a dark variant, so that it can be read on a light and on a dark
+page. A viewer without style sheets shows the light variant.
 """
 
 import io
@@ -42,13 +42,13 @@ _GROUPS = (
 _LINES = (OURS, "betterdb", "handmade", "cashews", "cashews_client_side", "coredis", "floor")
 _BAR = 0.68
 _LINEAR_RANGE = 20
-"""A panel of bars within this factor starts at zero; only a wider one is logarithmic."""
-_LEAST_APART = 0.055
-"""Of the height of a panel: labels of lines that end closer are moved apart."""
+"""A panel whose bars differ by less than this factor starts at zero; any other panel is logarithmic."""
+_MIN_LABEL_DISTANCE = 0.055
+"""Fraction of the height of a panel; labels of lines that end closer are moved apart."""
 
 
 def write_plots(results: Results, folder: Path) -> None:
-    """Draw what the run has figures for into ``folder``."""
+    """Draw every plot for which the run has figures into ``folder``."""
     plots: dict[str, Callable[[Results], Figure | None]] = {
         "benchmark.svg": _latency,
         "throughput.svg": _throughput,
@@ -71,8 +71,8 @@ def _latency(results: Results) -> Figure | None:
     canvas, panels = _canvas(
         len(shown),
         3.4,
-        "Time a call, one caller",
-        "Shorter is better, L1 logarithmic. The median of tiercache; the others by their ratio to it within each round",
+        "Time per call, one caller",
+        "Shorter is better, L1 logarithmic. The median of tiercache; other caches: this median times their ratio to it",
     )
     for panel, (title, work, variant) in zip(panels, shown, strict=False):
         _bars(panel, results, work, variant)
@@ -82,7 +82,8 @@ def _latency(results: Results) -> Figure | None:
 
 def _bars(panel: Any, results: Results, work: str, variant: str) -> None:
     own = results.median(Case(work, variant, OURS)) or 0.0
-    # Times of one speed of the machine: medians of rounds at another would contradict the ratios.
+    # Ratios of one round compare times at one speed of the machine. Medians of all rounds mix two speeds, and their
+    # quotients would contradict the ratios in the tables.
     cases = [(peer, results.speed(work, variant, peer)) for peer in PEERS if not peer.startswith("tiercache_")]
     rows = [(peer, own * ratio.value) for peer, ratio in cases if ratio is not None]
     low, high = min(time for _, time in rows), max(time for _, time in rows)
@@ -117,7 +118,10 @@ def _throughput(results: Results) -> Figure | None:
     if not shown:
         return None
     canvas, panels = _canvas(
-        len(shown), 4.2, "Calls a second over callers", "Callers at once (tasks of one process); logarithmic"
+        len(shown),
+        4.2,
+        "Calls per second by number of callers",
+        "Concurrent callers (tasks of one process); logarithmic",
     )
     for panel, (title, work) in zip(panels, shown, strict=False):
         lines = {
@@ -146,7 +150,7 @@ def _keyspace(results: Results) -> Figure | None:
     if not shown:
         return None
     canvas, panels = _canvas(
-        len(shown), 3.2, "Ten entries, among ever more keys of others", "Unrelated keys in Valkey; logarithmic"
+        len(shown), 3.2, "Ten entries among more and more unrelated keys", "Unrelated keys in Valkey; logarithmic"
     )
     for panel, (work, title) in zip(panels, shown, strict=False):
         lines = {
@@ -159,7 +163,7 @@ def _keyspace(results: Results) -> Figure | None:
 
 
 def _lines(panel: Any, lines: dict[str, list[tuple[int, float]]], text: Callable[[float], str]) -> None:
-    """A line a peer on logarithmic axes, named at its right end."""
+    """Draw one line for each peer on logarithmic axes, with its name at the right end."""
     lines = {peer: points for peer, points in lines.items() if points}
     for peer, points in lines.items():
         style = {"linewidth": 2.4 if peer == OURS else 1.4, "marker": "o", "markersize": 4}
@@ -193,10 +197,10 @@ def _lines(panel: Any, lines: dict[str, list[tuple[int, float]]], text: Callable
 
 
 def _apart(ends: list[tuple[float, str]]) -> list[tuple[float, str]]:
-    """The places of labels, lowest first, none closer to the next than can be read."""
+    """Return the places of the labels, lowest first, far enough apart to be read."""
     placed: list[tuple[float, str]] = []
     for place, peer in ends:
-        lowest = placed[-1][0] + _LEAST_APART if placed else place
+        lowest = placed[-1][0] + _MIN_LABEL_DISTANCE if placed else place
         placed.append((max(place, lowest), peer))
     over = max(0.0, placed[-1][0] - 0.98)
     return [(place - over, peer) for place, peer in placed] if over else placed

@@ -1,8 +1,8 @@
-"""The command ``python -m benchmarks.profile l1|l2|store``: where the CPU time of a call goes, by py-spy.
+"""The command ``python -m benchmarks.profile l1|l2|store``: where the CPU time of a call goes, measured by py-spy.
 
-py-spy looks at the stack of another process from outside, two hundred times a second: unlike a profiler that counts
-calls it makes no function look dearer than another. Each look counts for the function that runs; C code counts for the
-Python function that calls it.
+py-spy samples the stack of another process from outside, two hundred times a second. A profiler that counts calls makes
+functions with many calls look more expensive; py-spy does not. Each sample counts for the function that runs; C code
+counts for the Python function that calls it.
 """
 
 import argparse
@@ -29,7 +29,7 @@ _BATCH = 100
 
 
 def main() -> int:
-    """Run the command; returns py-spy's exit code."""
+    """Run the command and return the exit code of py-spy."""
     args = _arguments()
     if args.endpoint:
         asyncio.run(_work(args, Endpoint(args.endpoint[0], int(args.endpoint[1]))))
@@ -52,7 +52,7 @@ def _py_spy() -> str:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.profile", description=__doc__.splitlines()[0])
     parser.add_argument("work", choices=list(_WORKS), help="an L1 hit, an L2 hit, or a store")
-    parser.add_argument("--peer", choices=list(PEERS), default="tiercache", help="whose calls (tiercache)")
+    parser.add_argument("--peer", choices=list(PEERS), default="tiercache", help="the cache to profile (tiercache)")
     parser.add_argument("--size", choices=list(SIZES), default="short", help="kind of request (short)")
     parser.add_argument("--callers", type=int, default=1, help="tasks that call at once (1)")
     parser.add_argument("--endpoint", nargs=2, help=argparse.SUPPRESS)
@@ -62,17 +62,17 @@ def _arguments() -> argparse.Namespace:
 async def _work(args: argparse.Namespace, endpoint: Endpoint) -> None:
     peer, size = peer_class(args.peer)(), SIZES[args.size]
     await peer.open(Setting(endpoint, _WORKS[args.work]))
-    asked = [size.build(number) for number in range(_BATCH)]
+    requests = [size.build(number) for number in range(_BATCH)]
     replies = [size.reply(number) for number in range(_BATCH)]
-    for params, reply in zip(asked, replies, strict=True):
+    for params, reply in zip(requests, replies, strict=True):
         await peer.store(params, reply)
     calls, started, cpu = 0, perf_counter(), process_time()
 
     async def caller(first: int) -> None:
         nonlocal calls
-        call: Callable[[int], Awaitable[object]] = lambda number: peer.check(asked[number])  # noqa: E731
+        call: Callable[[int], Awaitable[object]] = lambda number: peer.check(requests[number])  # noqa: E731
         if args.work == "store":
-            call = lambda number: peer.store(asked[number], replies[number])  # noqa: E731
+            call = lambda number: peer.store(requests[number], replies[number])  # noqa: E731
         while perf_counter() < started + _SECONDS:
             for turn in range(_BATCH):
                 await call((first + turn) % _BATCH)
@@ -85,12 +85,12 @@ async def _work(args: argparse.Namespace, endpoint: Endpoint) -> None:
 
 
 def _is_work(stack: str) -> bool:
-    """Whether the event loop was running, and no import."""
+    """Return whether ``stack`` is of the running event loop and not of an import."""
     return "run_forever" in stack and "importlib" not in stack
 
 
 def _report(stacks: list[str]) -> None:
-    """Print the shares of packages and of functions."""
+    """Print the shares of packages and of functions in all samples."""
     packages: Counter[str] = Counter()
     functions: Counter[str] = Counter()
     for stack in stacks:
@@ -102,9 +102,9 @@ def _report(stacks: list[str]) -> None:
         packages[_package(file)] += int(count)
     total = packages.total()
     for title, shares in (("by package", packages), ("by function", functions)):
-        print(f"\n{title}, {total:,} looks")
-        for shown, looks in shares.most_common(_SHOWN):
-            print(f"{looks / total:7.1%}  {shown}")
+        print(f"\n{title}, {total:,} samples")
+        for shown, samples in shares.most_common(_SHOWN):
+            print(f"{samples / total:7.1%}  {shown}")
 
 
 def _package(file: str) -> str:

@@ -1,9 +1,9 @@
-"""What was measured: values by case and round, the ratios between peers, and the file that keeps them.
+"""The results of a run: values by case and round, ratios between peers, and the file that stores both.
 
-The file is a pyperf suite (``python -m pyperf stats FILE``): a benchmark a case, a run a round, and beside the seconds
-a benchmark ``.../cpu`` with the client's CPU time. A ratio is the median, over the rounds, of the quotient of two
-medians of the same round, whose values were taken within seconds of each other; its range is the lowest and the highest
-of these.
+The file is a pyperf suite (``python -m pyperf stats FILE``): one benchmark for each case, one run for each round. A
+second benchmark of each case, ``.../cpu``, has the CPU time of the client. A ratio is the median, over the rounds, of
+the quotient of two medians of the same round, whose values were taken within seconds of each other. The range of a
+ratio is the lowest and the highest of these quotients.
 """
 
 import json
@@ -19,13 +19,13 @@ from benchmarks.works import WORKS
 SUBJECT = "tiercache"
 _CPU = "cpu"
 _SAME_KEYS = ("cpu_model_name", "cpu_count", "python_implementation", "python_version", "loop", "pinned", "versions")
-"""What runs that are taken together have in common."""
+"""Facts about the machine that must be equal in all runs that are pooled."""
 _MACHINE_KEYS = ("cpu_model_name", "cpu_count", "platform", "python_version", "python_implementation")
 
 
 @dataclass(frozen=True)
 class Case:
-    """One peer at one variant of a work."""
+    """One peer doing one variant of a work."""
 
     work: str
     variant: str
@@ -38,7 +38,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times one is the other: the median over the rounds, the lowest and the highest."""
+    """A quotient of two cases: the median over the rounds, the lowest and the highest."""
 
     value: float
     low: float
@@ -52,66 +52,70 @@ class Ratio:
 
 @dataclass
 class Results:
-    """All rounds of one run, or of several taken together."""
+    """All rounds of one run, or of several pooled runs."""
 
     machine: dict[str, str] = field(default_factory=dict)
     rounds: dict[Case, list[Measured]] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
-    """Peers that were not measured, and why."""
+    """Peers that were not measured, with the reason."""
     failed: dict[str, str] = field(default_factory=dict)
-    """Cases in which the peer was wrong, by name, and how."""
+    """Cases in which the peer was wrong, by name, with the reason."""
 
     def add(self, measured: dict[str, Measured], case: Case, number: int | None = None) -> None:
-        """Keep round ``number`` (the next) of ``case``, and what was measured along with it for other peers."""
+        """Add the values of round ``number`` of ``case`` (default: the next), for each peer in ``measured``."""
         for peer, each in measured.items():
             kept = self.rounds.setdefault(Case(case.work, case.variant, peer), [])
             each.round = len(kept) if number is None else number
             kept.append(each)
 
     def fail(self, case: Case, reason: str) -> None:
-        """Leave the case out: a figure of wrong answers is none."""
+        """Remove the case and record ``reason``: times of wrong answers mean nothing."""
         self.failed[case.name] = reason
         self.rounds.pop(case, None)
 
-    def median(self, case: Case, what: str = "wall") -> float | None:
-        """The median of all values of all rounds: seconds or bytes; None if there are none."""
-        values = [value for each in self.rounds.get(case, ()) for value in getattr(each, what)]
+    def median(self, case: Case, clock: str = "wall") -> float | None:
+        """Return the median of all values of all rounds, in seconds or bytes, or None if there are none.
+
+        Args:
+            clock: "wall", or "cpu" for the CPU time of the client.
+        """
+        values = [value for each in self.rounds.get(case, ()) for value in getattr(each, clock)]
         return statistics.median(values) if values else None
 
     def note(self, case: Case, name: str) -> float | None:
-        """The highest that was noted in any round."""
+        """Return the highest value of the note ``name`` in any round."""
         return max((each.notes[name] for each in self.rounds.get(case, ()) if name in each.notes), default=None)
 
-    def ratio(self, slower: Case, faster: Case, what: str = "wall") -> Ratio | None:
-        """How many times as long ``slower`` takes as ``faster``; None unless a round has both."""
+    def ratio(self, slower: Case, faster: Case, clock: str = "wall") -> Ratio | None:
+        """Return how many times as long ``slower`` takes as ``faster``, or None unless a round has both."""
         theirs, ours = ({each.round: each for each in self.rounds.get(case, ())} for case in (slower, faster))
-        pairs = [(getattr(theirs[number], what), getattr(ours[number], what)) for number in theirs if number in ours]
+        pairs = [(getattr(theirs[number], clock), getattr(ours[number], clock)) for number in theirs if number in ours]
         quotients = [statistics.median(one) / statistics.median(other) for one, other in pairs if one and other]
         return Ratio.of(quotients) if quotients else None
 
-    def speed(self, work: str, variant: str, peer: str, what: str = "wall") -> Ratio | None:
-        """How many times as fast as ``peer`` tiercache is; or with how many times less CPU time of the client."""
-        return self.ratio(Case(work, variant, peer), Case(work, variant, SUBJECT), what)
+    def speed(self, work: str, variant: str, peer: str, clock: str = "wall") -> Ratio | None:
+        """Return how many times as fast as ``peer`` tiercache is, by ``clock``."""
+        return self.ratio(Case(work, variant, peer), Case(work, variant, SUBJECT), clock)
 
     @property
     def round_count(self) -> int:
-        """How many rounds it has, the last perhaps in part."""
+        """The number of rounds; the last may be incomplete."""
         return 1 + max((each.round for rounds in self.rounds.values() for each in rounds), default=-1)
 
     def peers(self, work: str, variant: str) -> list[str]:
         return [case.peer for case in self.rounds if (case.work, case.variant) == (work, variant)]
 
     def save(self, path: Path) -> None:
-        """Write the pyperf suite, without what identifies the machine's owner."""
+        """Write the pyperf suite, without data that identifies the owner of the machine."""
         import pyperf
 
         benchmarks = []
         for case, rounds in self.rounds.items():
             unit = WORKS[case.work].unit
             parts = {case.name: ("wall", unit), f"{case.name}/{_CPU}": (_CPU, "second")}
-            for name, (what, its_unit) in parts.items():
-                if any(getattr(each, what) for each in rounds):
-                    runs = [_run(name, getattr(each, what), each, its_unit) for each in rounds]
+            for name, (clock, its_unit) in parts.items():
+                if any(getattr(each, clock) for each in rounds):
+                    runs = [_run(name, getattr(each, clock), each, its_unit) for each in rounds]
                     benchmarks.append(pyperf.Benchmark(runs))
         if not benchmarks:
             return
@@ -121,22 +125,22 @@ class Results:
         data = json.loads(new.read_text())
         data["tiercache"] = {"machine": self.machine, "missing": self.missing, "failed": self.failed}
         new.write_text(json.dumps(data, separators=(",", ":"), sort_keys=True) + "\n")
-        new.replace(path)  # Whoever stops this leaves the file of the round before.
+        new.replace(path)  # An interrupted save leaves the file of the round before.
 
     @classmethod
     def load(cls, path: Path) -> "Results":
-        """Read what `save` has written."""
+        """Read a file that `save` has written."""
         data = json.loads(path.read_text())
         results = cls(**data["tiercache"])
         common = data.get("metadata", {})
         for bench in data["benchmarks"]:
             name = (common | bench.get("metadata", {}) | bench["runs"][0].get("metadata", {}))["name"]
-            work, variant, peer, *what = name.split("/")
+            work, variant, peer, *clock = name.split("/")
             kept = results.rounds.setdefault(Case(work, variant, peer), [])
             for number, run in enumerate(bench["runs"]):
                 if number == len(kept):
                     kept.append(Measured(round=number))
-                setattr(kept[number], what[0] if what else "wall", run["values"])
+                setattr(kept[number], clock[0] if clock else "wall", run["values"])
                 metadata = common | bench.get("metadata", {}) | run.get("metadata", {})
                 kept[number].loops = metadata.get("case_loops", 0)
                 kept[number].round = metadata.get("case_round", number)
@@ -146,10 +150,10 @@ class Results:
 
     @classmethod
     def pooled(cls, runs: list["Results"]) -> "Results":
-        """The rounds of several runs together. What failed in one of them is left out of all.
+        """Return the rounds of several runs as one. A case that failed in one run is left out of all.
 
         Raises:
-            ValueError: They were made on different machines, interpreters or versions.
+            ValueError: The runs have different machines, interpreters or versions.
         """
         first, *others = runs
         for name in _SAME_KEYS:
@@ -189,7 +193,7 @@ def _run(name: str, values: list[float], measured: Measured, unit: str) -> Any:
 
 
 def machine() -> dict[str, str]:
-    """This machine and interpreter, by pyperf; nothing that tells whose they are."""
+    """Return facts about this machine and interpreter from pyperf, and none about the owner."""
     import pyperf
 
     metadata = pyperf.Run([1.0], collect_metadata=True).get_metadata()

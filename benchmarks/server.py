@@ -1,4 +1,4 @@
-"""The Valkey that all peers share: its life, its core, and its counters for the checks."""
+"""The Valkey that all peers share: start and stop, cores, and the counters that the checks read."""
 
 import contextlib
 import os
@@ -19,8 +19,8 @@ _UNRELATED = "unrelated"
 
 @contextlib.contextmanager
 def running_valkey() -> Iterator[tuple[Endpoint, int]]:
-    """A private Valkey on a free port of the loopback, and its process id; stopped on leaving."""
-    # DEBUG makes a million unrelated keys in a second.
+    """Start a private Valkey on a free loopback port; yield its endpoint and process id; stop it on exit."""
+    # DEBUG POPULATE makes a million unrelated keys in a second.
     server = ValkeyServer(port=_free_port(), config={"maxclients": 15_000, "enable-debug-command": "yes"})
     server.start()
     try:
@@ -30,7 +30,7 @@ def running_valkey() -> Iterator[tuple[Endpoint, int]]:
 
 
 def raise_file_limit() -> None:
-    """Let this process and its children open a connection for each of the 1,000 callers, where the system lets us."""
+    """Raise the limit of open files so that each of 1,000 callers can have a connection, where the system allows it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     unlimited = resource.RLIM_INFINITY
     wanted = _FILES if hard == unlimited else min(hard, _FILES)
@@ -39,18 +39,18 @@ def raise_file_limit() -> None:
 
 
 def cores() -> list[int]:
-    """The cores this process may use; empty where the system cannot pin a process."""
+    """Return the cores that this process may use, or an empty list where the system cannot pin a process."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
 def pin(process_id: int, allowed: list[int]) -> None:
-    """Hold the main thread of a process to the ``allowed`` cores; 0 is this process."""
+    """Pin the main thread of a process to the ``allowed`` cores; 0 is this process."""
     if allowed:
         os.sched_setaffinity(process_id, allowed)
 
 
 class Counters:
-    """What the server says about itself, read on a connection of its own, so that no peer can colour it."""
+    """Counters of the server, read on a separate connection, so that no peer can affect them."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._client = Valkey.from_url(endpoint.url)
@@ -62,14 +62,14 @@ class Counters:
         self._client.connection_pool.disconnect()
 
     def reset(self, unrelated: int = 0) -> None:
-        """Empty the server, but for so many keys that no cache knows."""
+        """Empty the server, and leave ``unrelated`` keys there that belong to no cache."""
         if not unrelated or not self._delete_all_but(unrelated):
-            self._client.execute_command("FLUSHALL", "SYNC")  # Else a thread frees them during the case.
+            self._client.execute_command("FLUSHALL", "SYNC")  # Without SYNC a thread frees the memory during the case.
             if unrelated:
                 self._client.execute_command("DEBUG", "POPULATE", unrelated, _UNRELATED, 32)
 
     def _delete_all_but(self, unrelated: int) -> bool:
-        """Delete what is beside the keys of nobody; False when these are not exactly there."""
+        """Delete every key except the unrelated ones; return False if their number is not exactly ``unrelated``."""
         if self.keys() < unrelated:
             return False
         others = list(self._client.scan_iter(f"[^{_UNRELATED[0]}]*", 20_000))
@@ -78,15 +78,17 @@ class Counters:
         return self.keys() == unrelated and self._client.exists(f"{_UNRELATED}:{unrelated - 1}") == 1
 
     def version(self) -> str:
+        """Return the version of the server."""
         server = cast("dict[str, Any]", self._client.info("server"))
         return str(server["valkey_version"])
 
     def reads(self) -> int:
-        """How many commands that read a value were run so far, by clients or inside scripts."""
+        """Return how many commands that read a value have run so far, from clients or inside scripts."""
         stats = cast("dict[str, Any]", self._client.info("commandstats"))
         return sum(stats.get(f"cmdstat_{name}", {}).get("calls", 0) for name in _READS)
 
     def keys(self) -> int:
+        """Return the number of keys in the database."""
         return cast("int", self._client.dbsize())
 
 

@@ -1,4 +1,4 @@
-"""The tables, as Markdown: goals, medians by work with ratios, and what they were measured on."""
+"""The Markdown tables of a run: goals, medians with ratios by work, and the machine they were measured on."""
 
 from collections.abc import Iterable
 
@@ -11,13 +11,13 @@ _CPU_WORKS = ("l2-hit", "store-batch")
 
 
 def markdown(results: Results) -> str:
-    """Everything that a run has measured."""
+    """Return all tables of a run."""
     parts = [goal_table(results), *(work_tables(results, work) for work in WORKS.values()), notes(results)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def goal_table(results: Results) -> str:
-    """The goals, what was reached, and whether it suffices."""
+    """Return the goals with the figures of the run, and whether each goal is met."""
     rows = [
         (
             goal.title,
@@ -34,7 +34,7 @@ def goal_table(results: Results) -> str:
 
 
 def work_tables(results: Results, work: Work) -> str:
-    """A table for each group of variants: a row a peer, a column a variant."""
+    """Return a table for each group of variants of ``work``: one row per peer, one column per variant."""
     variants = [variant for variant in work.variants() if results.peers(work.name, variant.name)]
     if not variants:
         return ""
@@ -50,9 +50,11 @@ def work_tables(results: Results, work: Work) -> str:
 def ratio_table(
     results: Results, rows: Iterable[tuple[str, str, str]], peers: Iterable[str], *, is_inverse: bool = False
 ) -> str:
-    """How many times as fast as each of the peers tiercache is: a row a work and variant, given with its title.
+    """Return how many times as fast as each peer tiercache is.
 
-    The inverse says how many times as long tiercache takes.
+    Args:
+        rows: Title, work and variant of each row.
+        is_inverse: Show how many times as long tiercache takes.
     """
     peers = list(peers)
     lines = []
@@ -66,13 +68,13 @@ def ratio_table(
 
 
 def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    """A Markdown table; the columns after the first are aligned right."""
+    """Return a Markdown table; the columns after the first are aligned right."""
     lines = [head, ("---", *("--:" for _ in head[1:])), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def notes(results: Results) -> str:
-    """What the figures were measured on, and who was left out."""
+    """Return the machine, the versions, and the peers that were left out."""
     machine = results.machine
     python = f"{machine.get('python_implementation', 'Python')} {machine.get('python_version', '')}".split(" (")[0]
     pinned = "With one caller, client and Valkey share one core; with more, each has its own. "
@@ -97,7 +99,7 @@ def _rounds(machine: dict[str, str]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A duration with three digits and its unit."""
+    """Return a duration with three digits and its unit."""
     for unit, factor in (("s", 1.0), ("ms", 1e3), ("µs", 1e6)):
         if seconds * factor >= 1:
             return f"{digits(seconds * factor)} {unit}"
@@ -105,29 +107,29 @@ def duration(seconds: float) -> str:
 
 
 def digits(value: float) -> str:
-    """Three digits, or as many as the whole number has."""
+    """Return ``value`` with three digits, or all digits of its integer part."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def ratio_text(ratio: Ratio) -> str:
-    """``5.1x (4.9-5.2)``"""
+    """Return a ratio with its range: ``5.1x (4.9-5.2)``."""
     return f"{digits(ratio.value)}x ({digits(ratio.low)}-{digits(ratio.high)})"
 
 
 def peer_title(name: str) -> str:
-    """Its title; the name where its library is not installed."""
+    """Return the title of a peer, or its name if its library is not installed."""
     try:
         return peer_class(name).title
     except ImportError:
         return name
 
 
-def _medians(results: Results, work: Work, variants: list[Variant], what: str, head: str) -> str:
+def _medians(results: Results, work: Work, variants: list[Variant], clock: str, head: str) -> str:
     measured = {peer for variant in variants for peer in results.peers(work.name, variant.name)}
     rows = [
         (
             f"**{peer_title(peer)}**" if peer == SUBJECT else peer_title(peer),
-            *(_cell(results, work, variant, peer, what) for variant in variants),
+            *(_cell(results, work, variant, peer, clock) for variant in variants),
         )
         for peer in PEERS
         if peer in measured
@@ -135,15 +137,15 @@ def _medians(results: Results, work: Work, variants: list[Variant], what: str, h
     return table((head, *(variant.column for variant in variants)), rows)
 
 
-def _cell(results: Results, work: Work, variant: Variant, peer: str, what: str) -> str:
+def _cell(results: Results, work: Work, variant: Variant, peer: str, clock: str) -> str:
     case = Case(work.name, variant.name, peer)
-    median = results.median(case, what)
+    median = results.median(case, clock)
     if median is None:
         return "-"
-    text = f"{median:,.0f} B" if work.unit == "byte" and what == "wall" else duration(median)
+    text = f"{median:,.0f} B" if work.unit == "byte" and clock == "wall" else duration(median)
     if peer == SUBJECT:
         text = f"**{text}**"
-    elif ratio := results.speed(work.name, variant.name, peer, what):
+    elif ratio := results.speed(work.name, variant.name, peer, clock):
         text += f" ({digits(ratio.value)}x)"
     if variant.use == "l1" and "l1" not in peer_class(peer).levels:
         text += " [1]"

@@ -1,16 +1,16 @@
-"""Clocks and sampling: how many calls make a value, and what one call cost in time and in CPU time."""
+"""Clocks and sampling: how many calls make a value, and the time and CPU time of one call."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from time import perf_counter, process_time
 
 ENOUGH_SECONDS = 0.2
-"""So long a first value, or values together, are enough for a round: the other rounds bring more."""
+"""A round takes no further values once its values add up to this time; the other rounds add more."""
 _LEAST = 1e-9
 
 
 class Clock:
-    """Adds up what passes inside ``with``: seconds, and CPU seconds of this process."""
+    """Adds up the time inside ``with`` blocks: seconds, and CPU seconds of this process."""
 
     def __init__(self) -> None:
         self.wall = 0.0
@@ -28,34 +28,39 @@ class Clock:
 
 @dataclass
 class Measured:
-    """The values of one case in one round: seconds a call (or bytes), and CPU seconds a call of the client."""
+    """The values of one case in one round: seconds per call (or bytes), and CPU seconds of the client per call."""
 
     wall: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
     loops: int = 0
     notes: dict[str, float] = field(default_factory=dict)
     round: int = -1
-    """In which round, from 0; set where the values are kept."""
+    """The number of the round, from 0; `Results.add` sets it."""
 
     def add(self, clock: Clock, calls: int) -> None:
+        """Add one value: the time of ``clock`` per call."""
         self.wall.append(max(clock.wall / calls, _LEAST))
         self.cpu.append(max(clock.cpu / calls, _LEAST))
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How long to measure: values a round, each of at least ``min_seconds`` of calls."""
+    """How long to measure: the values per round, each of at least ``min_seconds`` of calls."""
 
     values: int
     min_seconds: float
 
 
 Body = Callable[[int], Awaitable[tuple[Clock, int]]]
-"""Does about so many calls; returns what they took, and how many they were."""
+"""Makes about the given number of calls; returns their time and their exact number."""
 
 
 async def sample(body: Body, budget: Budget, loops: int) -> Measured:
-    """Warm up, find out how many calls fill the budget unless ``loops`` says so, and take the values."""
+    """Warm up, then take the values.
+
+    Args:
+        loops: Calls per value; 0 finds out how many calls fill the budget.
+    """
     wanted = loops or 1
     clock, calls = await body(wanted)
     while not loops and clock.wall < budget.min_seconds / 2:

@@ -1,7 +1,7 @@
-"""A process that measures one peer: reads cases from standard input, one JSON object a line, and answers each.
+"""The process that measures one peer: it reads cases from standard input, one JSON object per line, and answers each.
 
-Run by the driver. A peer is opened anew for each case, checked, measured, and closed; in between the process waits and
-costs nothing.
+The driver starts it. For each case the process opens the peer, checks it, measures it and closes it. Between two cases
+the process waits and costs nothing.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from benchmarks.works import WORKS, Bench, Variant
 def main() -> None:
     """Answer cases until standard input ends."""
     name, loop_name = sys.argv[1], sys.argv[2]
-    # What a library prints must not come between the answers.
+    # Output that a library prints must not mix with the answers.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     raise_file_limit()
@@ -31,18 +31,18 @@ def main() -> None:
         try:
             answer = _measure(name, json.loads(line), _loop_factory(loop_name))
         except Exception as error:
-            # Whatever a peer or its library raises ends the run, which says which case it was.
+            # Any error of a peer or its library fails this case, and the driver reports which case that was.
             traceback.print_exc()
             answer = {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps(answer), file=answers, flush=True)
 
 
-def _measure(name: str, asked: dict[str, Any], loop_factory: Callable[[], Any] | None) -> dict[str, Any]:
-    endpoint = Endpoint(**asked["endpoint"])
-    pin(0, asked["cores"])
+def _measure(name: str, request: dict[str, Any], loop_factory: Callable[[], Any] | None) -> dict[str, Any]:
+    endpoint = Endpoint(**request["endpoint"])
+    pin(0, request["cores"])
     with Counters(endpoint) as counters, asyncio.Runner(loop_factory=loop_factory) as runner:
-        bench = Bench(endpoint, counters, Budget(**asked["budget"]), asked["loops"], name)
-        found = runner.run(_run(name, asked["work"], asked["variant"], bench))
+        bench = Bench(endpoint, counters, Budget(**request["budget"]), request["loops"], name)
+        found = runner.run(_run(name, request["work"], request["variant"], bench))
     return {"measured": {peer: asdict(measured) for peer, measured in found.items()}}
 
 

@@ -1,4 +1,4 @@
-"""One real Valkey for each test process, emptied before each test, and a check that no test leaves a task behind."""
+"""Fixtures: one real Valkey for each test process, emptied before each test, and a leak check after each test."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ import asyncio
 import gc
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
 import valkey
-import valkey.asyncio
 
+from tests.support import UNTRACKED, MakeCache
 from tiercache import AgentCache
 from tiercache.embedded import EmbeddedValkey
+from tiercache.testing import ChaosProxy
 
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[EmbeddedValkey]:
-    """A running server for this test process."""
+    """Return the running server of this test process."""
     server = EmbeddedValkey()
     server.start()
     yield server
@@ -29,7 +30,7 @@ def server() -> Iterator[EmbeddedValkey]:
 
 @pytest.fixture
 def own_server() -> Iterator[tuple[EmbeddedValkey, int]]:
-    """A server of this test's own, and its process id."""
+    """Return a server for this test alone, and its process id; a test may stop the process."""
     server = EmbeddedValkey()
     server.start()
     with valkey.Valkey.from_url(server.url) as client:
@@ -41,7 +42,7 @@ def own_server() -> Iterator[tuple[EmbeddedValkey, int]]:
 
 @pytest.fixture
 def plain(server: EmbeddedValkey) -> Iterator[valkey.Valkey]:
-    """A blocking client of the emptied server: what somebody other than tiercache sees."""
+    """Return a blocking client of the emptied server, by which a test reads and changes keys behind tiercache."""
     with valkey.Valkey.from_url(server.url) as client:
         client.flushall()
         yield client
@@ -49,13 +50,20 @@ def plain(server: EmbeddedValkey) -> Iterator[valkey.Valkey]:
 
 @pytest.fixture
 def url(server: EmbeddedValkey, plain: valkey.Valkey) -> str:
-    """The URL of the emptied server."""
+    """Return the URL of the emptied server."""
     return server.url
 
 
 @pytest.fixture
-async def make_cache(url: str) -> AsyncIterator[Callable[..., AgentCache]]:
-    """Make caches on the server, closed at the end of the test."""
+async def proxy(url: str) -> AsyncIterator[ChaosProxy]:
+    """Return a proxy in front of the server, by which a test injects network faults."""
+    async with ChaosProxy(url) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def make_cache(url: str) -> AsyncIterator[MakeCache]:
+    """Return a function that makes caches on the server; they are closed at the end of the test."""
     async with AsyncExitStack() as stack:
 
         def make(**options: Any) -> AgentCache:
@@ -67,16 +75,41 @@ async def make_cache(url: str) -> AsyncIterator[Callable[..., AgentCache]]:
 
 
 @pytest.fixture
-async def cache(make_cache: Callable[..., AgentCache]) -> AgentCache:
-    """An opened cache on the server."""
+async def cache(make_cache: MakeCache) -> AgentCache:
+    """Return an opened cache on the server."""
     cache = make_cache(name="test")
     await cache.open()
     return cache
 
 
+@pytest.fixture
+async def memory() -> AsyncIterator[AgentCache]:
+    """Return a cache in process memory alone, without a second level."""
+    async with AgentCache.in_memory() as cache:
+        yield cache
+
+
+@pytest.fixture
+async def replicas(make_cache: MakeCache) -> tuple[AgentCache, AgentCache]:
+    """Return two opened caches of one name, which receive announcements over the bus alone."""
+    a, b = (make_cache(name="test", coherence=UNTRACKED) for _ in range(2))
+    await a.open()
+    await b.open()
+    return a, b
+
+
+@pytest.fixture
+async def peer(url: str) -> AsyncIterator[Any]:
+    """Return a cache of betterdb-agent-cache on the server, under the same name as ``cache``."""
+    from tests.peers import betterdb_cache  # It imports the whole peer library.
+
+    async with betterdb_cache(url) as cache:
+        yield cache
+
+
 @pytest.fixture(scope="session", autouse=True)
-def _only_what_tests_make_is_collected() -> Iterator[None]:
-    """Keep modules and the list of tests out of the collection behind each test, of which they are nearly all."""
+def _collect_only_garbage_of_tests() -> Iterator[None]:
+    """Keep modules and the list of tests, nearly all objects, out of the garbage collection after each test."""
     gc.collect()
     gc.freeze()
     yield
@@ -84,8 +117,8 @@ def _only_what_tests_make_is_collected() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-async def _nothing_left_running() -> AsyncIterator[None]:
-    """Fail a test that leaves a task, or an exception that nobody has retrieved."""
+async def _leak_check() -> AsyncIterator[None]:
+    """Fail a test that leaves a task, or an exception that was never retrieved."""
     problems: list[dict[str, Any]] = []
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _, context: problems.append(context))

@@ -1,4 +1,4 @@
-"""betterdb-agent-cache, to be tested beside tiercache."""
+"""The peer library betterdb-agent-cache, which shares a server with tiercache in some tests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from betterdb_agent_cache.types import TelemetryOptions
 
 @asynccontextmanager
 async def betterdb_cache(url: str, name: str = "test", **client_options: Any) -> AsyncIterator[betterdb.AgentCache]:
-    """A cache of betterdb-agent-cache's on the server, with metrics of its own."""
+    """Yield a cache of betterdb-agent-cache on the server, with a metrics registry of its own."""
     async with valkey.asyncio.Valkey.from_url(url, **client_options) as client:
         telemetry = TelemetryOptions(registry=prometheus_client.CollectorRegistry())
         cache = betterdb.AgentCache(betterdb.AgentCacheOptions(client=client, name=name, telemetry=telemetry))

@@ -22,12 +22,13 @@ ROOT = Path(__file__).parent.parent
 MAX_RATE = 2.0
 RIDDLES = re.compile(r"\b(what|whatever|who|whoever|whom|whomever|nobody|somebody)\b", re.IGNORECASE)
 # Each has a plainer word: see docs/glossary.md and CONTRIBUTING.md.
-BANNED = re.compile(
-    r"\b(anew|likewise|meanwhile|whomever|whoever|nobody|well or ill|said once|in place of|in the place of|"
+_PHRASES = (
+    r"anew|likewise|meanwhile|whomever|whoever|nobody|well or ill|said once|in place of|in the place of|"
     r"tak(?:e|es|en|ing) down|(?:is|are) to be|com(?:e|es|ing) to|None for none|"
-    r"hear|hears|heard|hearing|said|told|tell(?:s|ing)? of|word of)\b",
-    re.IGNORECASE,
+    r"hear|hears|heard|hearing|said|told|tell(?:s|ing)? of|word of"
 )
+# A phrase may be broken over two lines.
+BANNED = re.compile(rf"\b({_PHRASES})\b".replace(" ", r"\s+"), re.IGNORECASE)
 _PROSE_FILES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "tests/README.md", "benchmarks/README.md")
 _CODE_FOLDERS = ("tiercache", "tests", "benchmarks")
 # Code in prose: names may hold any word.
@@ -54,20 +55,38 @@ def passages(path: Path) -> Iterator[Passage]:
     source = path.read_text("utf-8")
     if path.suffix == ".md":
         prose = _blanked(_COMMENT_IN_MARKDOWN, _blanked(_CODE_SPANS, source))
-        yield from (Passage(path, number, line) for number, line in enumerate(prose.splitlines(), 1) if line.strip())
+        yield from _joined(path, ((number, line) for number, line in enumerate(prose.splitlines(), 1) if line.strip()))
     elif path.suffix == ".lua":
         lines = enumerate(source.splitlines(), 1)
-        yield from (Passage(path, number, line.partition("--")[2]) for number, line in lines if "--" in line)
+        yield from _joined(path, ((number, line.partition("--")[2]) for number, line in lines if "--" in line))
     else:
         yield from _in_python(path, source)
 
 
-def _in_python(path: Path, source: str) -> Iterator[Passage]:
+def _joined(path: Path, lines: Iterable[tuple[int, str]]) -> Iterator[Passage]:
+    """Yield each run of consecutive ``lines``, numbered lines of text, as one passage."""
+    run: list[str] = []
+    first = 0
+    for number, line in lines:
+        if run and number != first + len(run):
+            yield Passage(path, first, "\n".join(run))
+            run = []
+        first = first if run else number
+        run.append(line)
+    if run:
+        yield Passage(path, first, "\n".join(run))
+
+
+def _comments(source: str) -> Iterator[tuple[int, str]]:
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
             text = token.string.lstrip("#").strip()
             if not text.startswith(("noqa", "type:", "pragma:")):
-                yield Passage(path, token.start[0], _blanked(_CODE_SPANS, text))
+                yield token.start[0], _blanked(_CODE_SPANS, text)
+
+
+def _in_python(path: Path, source: str) -> Iterator[Passage]:
+    yield from _joined(path, _comments(source))
     tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
@@ -92,7 +111,8 @@ def _messages(path: Path, call: ast.Call) -> Iterator[Passage]:
 
 
 def _blanked(pattern: re.Pattern[str], text: str) -> str:
-    return pattern.sub(lambda match: re.sub(r"[^\n]", " ", match[0]), text)
+    # By a dot for each character: the words around a code span are not one phrase.
+    return pattern.sub(lambda match: re.sub(r"[^\n]", ".", match[0]), text)
 
 
 def rate_of(texts: Iterable[Passage]) -> float:

@@ -1,23 +1,28 @@
-"""What several tests use: a clock, a look at the server, and ways to hold things up."""
+"""Helpers that many tests use: waiting for a condition, the entries on the server, a thread, a stalling proxy."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import inspect
+import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
-import pytest
 import valkey
 
-from tiercache import AgentCache, Clock, CoherenceOptions
+from tiercache import AgentCache, CoherenceOptions
 from tiercache.engine.coherence.leases import is_placeholder
-from tiercache.engine.level2.writes import Delete, Run, WriteSet
-from tiercache.stores.valkey.store import ValkeyLevel2
 
+# The fixture ``make_cache``.
+MakeCache: TypeAlias = Callable[..., AgentCache]
+# The fixtures ``replicas`` and ``tracked``.
+Pair: TypeAlias = tuple[AgentCache, AgentCache]
+
+# The key in Valkey that holds the number of the last change of the cache named "test".
 SEQUENCE = "test:__tc:sequence"
+# A replica with this option receives announcements over the bus alone, and no invalidations from the server itself.
 UNTRACKED = CoherenceOptions(tracking="off")
 
 
@@ -30,85 +35,48 @@ async def until(condition: Callable[[], Any], seconds: float = 4.0) -> None:
             holds = await holds
         if holds:
             return
-        assert time.monotonic() < give_up_at, "it did not come true in time"
+        assert time.monotonic() < give_up_at, f"the condition does not hold after {seconds} s"
         await asyncio.sleep(0.005)
 
 
-def in_l1(cache: AgentCache, key: str) -> bool:
-    """Whether process memory keeps ``key``, believed or not."""
-    return cache._engine.l1.peek(key) is not None
-
-
 def distrusted(cache: AgentCache) -> int:
-    """How often process memory was dropped because a change may have been missed."""
+    """Return how often ``cache`` dropped its L1 because it may have missed a change."""
     return cache.local_stats().distrusted_count
 
 
-async def caught_up(cache: AgentCache, plain: valkey.Valkey) -> None:
-    """Return when ``cache`` has heard of every change made up to now."""
-    last = int(plain.get(SEQUENCE) or 0)
-    coherence = cache._engine.coherence
-    assert coherence is not None
-    await until(lambda: coherence._position is not None and coherence._position.number >= last)
-
-
-def frozen_wall(seconds: float) -> Clock:
-    """A clock whose wall shows one moment for ever."""
-    return Clock(monotonic=time.monotonic, wall=lambda: seconds)
-
-
 def entry_keys(plain: valkey.Valkey) -> list[str]:
-    """Every key on the server that holds an entry, not what keeps account of them, sorted."""
+    """Return the keys on the server that hold entries, sorted; statistics, indexes and leases are left out."""
     keys = (key.decode(errors="backslashreplace") for key in plain.scan_iter(count=1000))
     own = ("__betterdb:", ":__stats", ":__tc:alive", ":__tc:sequence", ":__tc:idx:", ":__tc:indexed")
     entries = (key for key in keys if not any(part in key for part in own))
-    # A load that has just failed may not have taken its placeholder away yet.
+    # The placeholder of a load that has just failed may still be there.
     return sorted(key for key in entries if plain.type(key) != b"string" or not is_placeholder(plain.get(key) or b""))
 
 
-class HeldReads:
-    """Holds back the answers of Valkey until told to let them go: the read has happened, its value is on the way."""
+def run_in_thread(work: Callable[[], object]) -> None:
+    """Run ``work`` in a new thread, which has no event loop yet; raise its error here."""
+    errors: list[BaseException] = []
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, method: str = "get") -> None:
-        self.answered = asyncio.Event()
-        self.release = asyncio.Event()
-        read = getattr(ValkeyLevel2, method)
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            errors.append(error)
 
-        async def held(level2: ValkeyLevel2, keys: Any) -> Any:
-            stored = await read(level2, keys)
-            self.answered.set()
-            await self.release.wait()
-            return stored
-
-        monkeypatch.setattr(ValkeyLevel2, method, held)
-
-
-class HeldWrites:
-    """Holds back writes of entries, and all that is queued behind them, on their way to Valkey until told to let go.
-
-    What goes before them, leases and announcements alone, is let through: so a load can begin whose fill is then held.
-    """
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.sending = asyncio.Event()
-        self.release = asyncio.Event()
-        apply = ValkeyLevel2.apply
-
-        async def held(level2: ValkeyLevel2, writes: Any) -> Any:
-            if any(isinstance(write, WriteSet | Delete | Run) for write in writes):
-                self.sending.set()
-                await self.release.wait()
-            return await apply(level2, writes)
-
-        monkeypatch.setattr(ValkeyLevel2, "apply", held)
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(30)
+    assert not thread.is_alive()
+    if errors:
+        raise errors[0]
 
 
 class StallingProxy:
-    """A TCP proxy in front of a server on a Unix socket that holds back what a client sends from a given text on.
+    """A TCP proxy in front of a server on a Unix socket that holds the data of a client from a given text on.
 
     Attributes:
-        stall_at: Data that holds this is passed on, with all that follows on its connection, only after ``release``.
-        delay: Seconds that everything else from a client takes longer.
+        stall_at: Data with this text, and all later data of its connection, passes only after ``release``.
+        delay: Seconds by which the proxy delays all other data of clients.
     """
 
     def __init__(self, url: str) -> None:
@@ -132,7 +100,7 @@ class StallingProxy:
             await asyncio.sleep(0)
 
     def release(self) -> None:
-        """Pass on what was held back."""
+        """Pass the held data on."""
         self._released.set()
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -140,7 +108,7 @@ class StallingProxy:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         inner_reader, inner_writer = await asyncio.open_unix_connection(self._path)
-        # The way to the server goes on when the client has gone, as bytes in a network do.
+        # Data reaches the server even after the client has closed its connection, as in a network.
         answers = asyncio.ensure_future(self._pass(inner_reader, writer))
         try:
             await self._pass_slowly(reader, inner_writer)

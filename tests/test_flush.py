@@ -1,18 +1,17 @@
-"""Emptying a cache: everything of its own but sessions, and nothing of anybody else's."""
+"""``flush``: it removes every entry of one cache but sessions, and no key of other caches; statistics of all tiers."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import pytest
 import valkey
 
 from tests.requests import HELLO
-from tests.support import entry_keys
+from tests.support import MakeCache, entry_keys
 from tiercache import AgentCache, ToolPolicy
 
 
 async def fill(cache: AgentCache) -> None:
+    """Store an entry in each tier."""
     await cache.llm.store(HELLO, "x")
     await cache.tool.store("t", {}, "x")
     await cache.kv.set("k", 1)
@@ -20,9 +19,7 @@ async def fill(cache: AgentCache) -> None:
     await cache.session.set("thread", "field", "x")
 
 
-async def test_a_flush_spares_sessions_policies_and_neighbours(
-    make_cache: Callable[..., AgentCache], plain: valkey.Valkey
-) -> None:
+async def test_flush_leaves_sessions_policies_and_other_caches(make_cache: MakeCache, plain: valkey.Valkey) -> None:
     cache, neighbour = make_cache(name="test"), make_cache(name="test.eu")
     for one in (cache, neighbour):
         await fill(one)
@@ -41,7 +38,7 @@ async def test_a_flush_spares_sessions_policies_and_neighbours(
     assert cache.session.active_count == 0
 
 
-async def test_a_cache_of_memory_alone_is_flushed_too() -> None:
+async def test_flush_empties_cache_in_memory() -> None:
     async with AgentCache.in_memory() as cache:
         await fill(cache)
         await cache.flush()
@@ -51,7 +48,7 @@ async def test_a_cache_of_memory_alone_is_flushed_too() -> None:
         assert await cache.session.get("thread", "field") is None
 
 
-async def test_every_tier_is_in_the_statistics(make_cache: Callable[..., AgentCache], plain: valkey.Valkey) -> None:
+async def test_statistics_contain_every_tier(make_cache: MakeCache, plain: valkey.Valkey) -> None:
     cache = make_cache(name="test")
     await fill(cache)
     await cache.kv.get("k")
@@ -73,8 +70,8 @@ async def test_every_tier_is_in_the_statistics(make_cache: Callable[..., AgentCa
 
 
 @pytest.mark.parametrize("tier", ["llm", "tool"])
-async def test_what_is_counted_before_the_cache_opened_is_sent_too(
-    make_cache: Callable[..., AgentCache], plain: valkey.Valkey, tier: str
+async def test_statistics_contain_lookup_that_opened_the_cache(
+    make_cache: MakeCache, plain: valkey.Valkey, tier: str
 ) -> None:
     cache = make_cache(name="test")
     if tier == "llm":

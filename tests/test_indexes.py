@@ -1,4 +1,4 @@
-"""Indexes: group operations cost what they remove where an index is complete, and miss nothing where it is not."""
+"""Indexes: group operations touch only their entries if an index is complete, and miss no entry if it is not."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tests.requests import HELLO, Loader, asking
 from tests.support import entry_keys, until
 from tiercache import AgentCache, DiscoveryOptions
 from tiercache.indexes import reindex as indexing
-from tiercache.lua import script
 from tiercache.monitor import service
+from tiercache.stores.valkey.scripts import script
 from tiercache.stores.valkey.store import ValkeyLevel2
 from tiercache.testing import FakeClock
 
@@ -52,7 +52,7 @@ async def _length(fields: Awaitable[dict[str, str]]) -> int:
 
 
 async def store(cache: AgentCache) -> None:
-    """One entry for each operation, and one beside it that none concerns."""
+    """Store one entry for each operation, and one similar entry that no operation affects."""
     for suffix in ("", "42"):
         await cache.tool.store(f"t{suffix}", {}, "ours")
         await cache.llm.store(HELLO | {"model": f"gpt-4o{suffix}"}, "ours")
@@ -60,7 +60,7 @@ async def store(cache: AgentCache) -> None:
 
 
 def write_as_another(plain: valkey.Valkey) -> None:
-    """The same, by other software, which adds to no index."""
+    """Write the same entries as other software, which adds to no index."""
     for suffix in ("", "42"):
         plain.set(f"test:tool:t{suffix}:theirs", '{"response":"x","toolName":"t","args":{},"storedAt":1}')
         plain.set(f"test:llm:theirs{suffix}", f'{{"response":"x","model":"gpt-4o{suffix}","storedAt":1}}')
@@ -68,23 +68,24 @@ def write_as_another(plain: valkey.Valkey) -> None:
 
 
 def scans(plain: valkey.Valkey) -> int:
-    """How many SCANs there were since the statistics were reset."""
+    """Return the number of SCANs since the last reset of the server's statistics."""
     return int(plain.info("commandstats").get("cmdstat_scan", {"calls": 0})["calls"])
 
 
 def level2_of(cache: AgentCache) -> Any:
     assert cache._engine.runtime is not None
-    return cache._engine.runtime.level2
+    return cache._engine.runtime.l2.level2
 
 
 async def beat(cache: AgentCache) -> None:
-    """What the background does each half minute."""
-    monitor: Any = cache._engine._service
+    """Do the registration that the background worker does every half minute."""
+    assert cache._engine._server is not None
+    monitor: Any = cache._engine._server.service
     await monitor._beat(level2_of(cache))
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-async def test_a_complete_index_is_followed_by_no_scan(cache: AgentCache, plain: valkey.Valkey, name: str) -> None:
+async def test_index_needs_no_scan_if_it_is_complete(cache: AgentCache, plain: valkey.Valkey, name: str) -> None:
     await store(cache)
     plain.config_resetstat()
     assert await OPERATIONS[name](cache) == 1
@@ -93,7 +94,7 @@ async def test_a_complete_index_is_followed_by_no_scan(cache: AgentCache, plain:
     assert scans(plain) > 0
 
 
-async def test_a_threads_reads_are_one_exchange(cache: AgentCache, plain: valkey.Valkey) -> None:
+async def test_index_reads_a_thread_in_one_exchange(cache: AgentCache, plain: valkey.Valkey) -> None:
     await store(cache)
     await cache.session.get_all("user")
     plain.config_resetstat()
@@ -105,7 +106,7 @@ async def test_a_threads_reads_are_one_exchange(cache: AgentCache, plain: valkey
 
 @pytest.mark.parametrize("name", OPERATIONS)
 @pytest.mark.parametrize("reason", ["another's marker", "another's junk", "no flag", "trace", "sweep", "evicts"])
-async def test_where_the_index_may_miss_something_nothing_is_missed(
+async def test_operation_misses_no_entry_if_the_index_may_be_incomplete(
     make_cache: MakeCache, plain: valkey.Valkey, name: str, reason: str
 ) -> None:
     cache = make_cache(name="test")
@@ -135,7 +136,7 @@ async def test_where_the_index_may_miss_something_nothing_is_missed(
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-async def test_where_keys_that_expire_are_evicted_a_threads_hash_is_not_relied_on(
+async def test_operation_does_not_trust_a_threads_hash_if_expiring_keys_are_evicted(
     make_cache: MakeCache, plain: valkey.Valkey, name: str
 ) -> None:
     plain.config_set("maxmemory-policy", "volatile-lru")
@@ -148,7 +149,9 @@ async def test_where_keys_that_expire_are_evicted_a_threads_hash_is_not_relied_o
         plain.config_set("maxmemory-policy", "noeviction")
 
 
-async def test_the_server_is_asked_what_it_evicts_now_and_then(make_cache: MakeCache, plain: valkey.Valkey) -> None:
+async def test_eviction_policy_of_the_server_is_read_again_after_half_a_minute(
+    make_cache: MakeCache, plain: valkey.Valkey
+) -> None:
     clock = FakeClock()
     cache = make_cache(name="test", clock=clock.clock)
     await store(cache)
@@ -165,8 +168,8 @@ async def test_the_server_is_asked_what_it_evicts_now_and_then(make_cache: MakeC
         plain.config_set("maxmemory-policy", "noeviction")
 
 
-async def test_what_was_evicted_once_stays_unknown(cache: AgentCache, plain: valkey.Valkey) -> None:
-    """Also when the server evicts no more: an index may have been among what it has removed."""
+async def test_flag_stays_deleted_after_the_server_has_evicted(cache: AgentCache, plain: valkey.Valkey) -> None:
+    """The flag stays deleted when the server evicts no more, because the server may have evicted an index."""
     plain.config_set("maxmemory-policy", "allkeys-lru")
     try:
         await beat(cache)
@@ -177,7 +180,7 @@ async def test_what_was_evicted_once_stays_unknown(cache: AgentCache, plain: val
     assert not plain.exists(FLAG)
 
 
-async def test_who_may_not_see_the_registry_relies_on_no_index(url: str, plain: valkey.Valkey) -> None:
+async def test_operation_trusts_no_index_without_permission_for_the_registry(url: str, plain: valkey.Valkey) -> None:
     plain.acl_setuser("own", enabled=True, passwords=["+pw"], categories=["+@all"], keys=["test:*"], channels=["*"])
     plain.set(FLAG, 1)
     try:
@@ -190,11 +193,11 @@ async def test_who_may_not_see_the_registry_relies_on_no_index(url: str, plain: 
         plain.acl_deluser("own")
 
 
-# When the flag is written
+# The flag of complete indexes
 
 
 @pytest.mark.parametrize("evicts", [False, True])
-async def test_the_first_registration_finds_that_there_is_nothing_to_index(
+async def test_flag_is_written_by_the_first_registration_without_entries(
     make_cache: MakeCache, plain: valkey.Valkey, evicts: bool
 ) -> None:
     plain.mset({f"test2:llm:{n}": "x" for n in range(3000)} | {"test:__stats:other": "x", "test:lists": "x"})
@@ -208,16 +211,14 @@ async def test_the_first_registration_finds_that_there_is_nothing_to_index(
 
 
 @pytest.mark.parametrize("key", ["test:llm:x", "test:tool:t:x", "test:session:t:f"])
-async def test_where_there_are_entries_already_the_indexes_are_not_complete(
-    make_cache: MakeCache, plain: valkey.Valkey, key: str
-) -> None:
+async def test_flag_is_not_written_if_there_are_entries(make_cache: MakeCache, plain: valkey.Valkey, key: str) -> None:
     plain.mset({f"other:{n}": "x" for n in range(3000)})
     plain.set(key, "x")
     await make_cache(name="test").open()
     assert not plain.exists(FLAG, CLAIMS)
 
 
-async def test_without_a_registration_the_flag_is_nobodys_to_write(make_cache: MakeCache, plain: valkey.Valkey) -> None:
+async def test_flag_is_not_written_without_a_registration(make_cache: MakeCache, plain: valkey.Valkey) -> None:
     cache = make_cache(name="test", discovery=DiscoveryOptions(enabled=False))
     await store(cache)
     write_as_another(plain)
@@ -228,7 +229,9 @@ async def test_without_a_registration_the_flag_is_nobodys_to_write(make_cache: M
     assert scans(plain) == 0
 
 
-async def test_several_processes_that_begin_at_once_are_complete(make_cache: MakeCache, plain: valkey.Valkey) -> None:
+async def test_index_is_complete_after_a_concurrent_start_of_several_processes(
+    make_cache: MakeCache, plain: valkey.Valkey
+) -> None:
     caches = [make_cache(name="test") for _ in range(8)]
 
     async def begin(n: int) -> None:
@@ -243,7 +246,7 @@ async def test_several_processes_that_begin_at_once_are_complete(make_cache: Mak
 
 
 class During:
-    """Does something while the server is being scanned: behind the answer to the first page."""
+    """Acts during a scan of the server, right after the answer to the first page."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, act: Callable[[], Awaitable[object] | object]) -> None:
         self.times = 0
@@ -263,10 +266,10 @@ class During:
 
 @pytest.mark.parametrize("is_later", [False, True])
 @pytest.mark.parametrize("by_hand", [False, True])
-async def test_who_registers_during_the_look_takes_its_outcome_away(
+async def test_flag_is_not_written_if_other_software_registers_during_the_scan(
     make_cache: MakeCache, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch, by_hand: bool, is_later: bool
 ) -> None:
-    """Another software registers and writes, and a tiercache process overwrites its marker."""
+    """Other software registers and writes during the scan, and a tiercache process overwrites its marker."""
     first, second = make_cache(name="test"), make_cache(name="test")
     await first.open()
     if by_hand:
@@ -280,7 +283,7 @@ async def test_who_registers_during_the_look_takes_its_outcome_away(
         assert json.loads(plain.hget(REGISTRY, "test"))["engine"] == "tiercache"
         if is_later:
             assert 0 < plain.pttl(TRACE) <= 90_000
-            plain.delete(TRACE)  # As time will.
+            plain.delete(TRACE)  # In production the trace expires by itself.
 
     during = During(monkeypatch, act)
     await (second.reindex() if by_hand else second.open())
@@ -289,12 +292,12 @@ async def test_who_registers_during_the_look_takes_its_outcome_away(
     assert await second.tool.invalidate_by_tool("t") == 1
 
 
-async def test_an_overwritten_marker_takes_the_flag_away(cache: AgentCache, plain: valkey.Valkey) -> None:
+async def test_flag_is_deleted_with_another_softwares_marker(cache: AgentCache, plain: valkey.Valkey) -> None:
     plain.hset(REGISTRY, "test", THEIRS)
     await beat(cache)
     assert not plain.exists(FLAG)
     write_as_another(plain)
-    # It may still be writing, and has not come to rewrite its marker yet.
+    # The other software may still be writing, and has had no time to rewrite its marker.
     assert await cache.reindex() == 6
     assert not plain.exists(FLAG)
     plain.delete(TRACE)
@@ -302,7 +305,7 @@ async def test_an_overwritten_marker_takes_the_flag_away(cache: AgentCache, plai
     assert plain.exists(FLAG)
 
 
-async def test_a_look_that_takes_too_long_is_finished_in_the_background(
+async def test_flag_is_written_in_the_background_after_a_long_scan(
     make_cache: MakeCache, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(indexing, "_LOOK_SECONDS", -1)
@@ -320,7 +323,7 @@ async def test_a_look_that_takes_too_long_is_finished_in_the_background(
     assert scans(plain) == 0
 
 
-async def test_after_a_flush_the_flag_comes_back_once_others_had_time_to_register(
+async def test_flag_is_written_again_in_the_second_registration_after_a_flush(
     cache: AgentCache, plain: valkey.Valkey
 ) -> None:
     plain.flushdb()
@@ -335,16 +338,16 @@ async def test_after_a_flush_the_flag_comes_back_once_others_had_time_to_registe
     assert not plain.exists(FLAG)
 
 
-async def test_flush_leaves_the_flag(cache: AgentCache, plain: valkey.Valkey) -> None:
+async def test_flag_survives_flush(cache: AgentCache, plain: valkey.Valkey) -> None:
     await store(cache)
     await cache.flush(include_session=True)
     assert plain.exists(FLAG)
 
 
-# reindex
+# Reindexing
 
 
-async def test_reindex_finds_what_others_have_written(make_cache: MakeCache, plain: valkey.Valkey) -> None:
+async def test_reindex_adds_the_entries_of_other_software(make_cache: MakeCache, plain: valkey.Valkey) -> None:
     write_as_another(plain)
     plain.psetex("test:session:user:short", 50_000, "x")
     for junk in ("test:llm:junk", "test:tool:junk", "test:session:junk", "test:session:t:"):
@@ -366,7 +369,7 @@ async def test_reindex_finds_what_others_have_written(make_cache: MakeCache, pla
     assert scans(plain) == 0
 
 
-async def test_reindex_goes_through_many(make_cache: MakeCache, plain: valkey.Valkey) -> None:
+async def test_reindex_adds_many_entries(make_cache: MakeCache, plain: valkey.Valkey) -> None:
     entry = '{"response":"x","model":"m","storedAt":1}'
     plain.mset({f"test:llm:{n}": entry for n in range(1500)} | {f"test:session:t:{n}": "x" for n in range(700)})
     cache = make_cache(name="test")
@@ -379,7 +382,7 @@ async def test_reindex_goes_through_many(make_cache: MakeCache, plain: valkey.Va
     assert entry_keys(plain) == []
 
 
-async def test_reindex_while_others_write(
+async def test_reindex_is_complete_during_writes_of_other_processes(
     make_cache: MakeCache, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_as_another(plain)
@@ -398,7 +401,7 @@ async def test_reindex_while_others_write(
     assert not plain.keys("test:tool:t:*")
 
 
-async def test_reindex_where_others_are_registered_says_so(
+async def test_reindex_warns_if_other_software_is_registered(
     cache: AgentCache, plain: valkey.Valkey, caplog: pytest.LogCaptureFixture
 ) -> None:
     plain.hset(REGISTRY, "test", THEIRS)
@@ -407,9 +410,10 @@ async def test_reindex_where_others_are_registered_says_so(
     assert await cache.reindex() == 6
     assert not plain.exists(FLAG)
     assert "other software" in caplog.text
+    assert caplog.records[-1].getMessage().startswith("cache 'test': ")
 
 
-async def test_reindex_where_keys_are_evicted_says_so(
+async def test_reindex_warns_if_the_server_evicts(
     cache: AgentCache, plain: valkey.Valkey, caplog: pytest.LogCaptureFixture
 ) -> None:
     plain.delete(FLAG)
@@ -420,21 +424,20 @@ async def test_reindex_where_keys_are_evicted_says_so(
         plain.config_set("maxmemory-policy", "noeviction")
     assert not plain.exists(FLAG)
     assert "evict" in caplog.text
+    assert caplog.records[-1].getMessage().startswith("cache 'test': ")
 
 
-async def test_reindex_of_memory_alone_has_nothing_to_do() -> None:
+async def test_reindex_does_nothing_without_valkey() -> None:
     async with AgentCache.in_memory() as cache:
         await store(cache)
         assert await cache.reindex() == 0
         assert await cache.tool.invalidate_by_tool("t", sweep=True) == 1
 
 
-# What an index forgets
+# Removal from an index
 
 
-async def test_a_large_index_is_taken_in_pages_and_each_entry_counted_once(
-    cache: AgentCache, plain: valkey.Valkey
-) -> None:
+async def test_index_is_removed_in_pages_and_counts_each_entry_once(cache: AgentCache, plain: valkey.Valkey) -> None:
     await asyncio.gather(*(cache.tool.store("t", {"n": n}, "x") for n in range(2300)))
     await asyncio.gather(*(cache.llm.store(asking(str(n)), "x") for n in range(600)))
     plain.delete(*plain.keys("test:tool:t:a*"))
@@ -446,7 +449,7 @@ async def test_a_large_index_is_taken_in_pages_and_each_entry_counted_once(
 
 
 @pytest.mark.parametrize("is_tag", [False, True])
-async def test_what_is_removed_leaves_the_index_unless_a_write_may_be_on_its_way(
+async def test_index_drops_removed_entries_except_recently_written_keys(
     cache: AgentCache, plain: valkey.Valkey, is_tag: bool
 ) -> None:
     index = "test:__tc:idx:tag:tag" if is_tag else INDEX
@@ -457,14 +460,14 @@ async def test_what_is_removed_leaves_the_index_unless_a_write_may_be_on_its_way
     assert plain.zrange(index, 0, -1) == [b"test:tool:t:young"]
 
 
-async def test_what_lives_is_not_forgotten_however_old(plain: valkey.Valkey) -> None:
+async def test_index_keeps_a_live_entry_of_any_age(plain: valkey.Valkey) -> None:
     plain.set("lives", "x")
     plain.zadd(INDEX, {"lives": 1, "gone": 1})
     plain.eval(script("forget"), 1, INDEX, "lives", "gone", "was no member")
     assert plain.zrange(INDEX, 0, -1) == [b"lives"]
 
 
-async def test_what_was_too_young_to_be_forgotten_is_trimmed_later(cache: AgentCache, plain: valkey.Valkey) -> None:
+async def test_index_is_trimmed_of_old_removed_entries(cache: AgentCache, plain: valkey.Valkey) -> None:
     key = await cache.tool.store("t", {}, "x")
     await cache.tool.invalidate_by_tool("t")
     level2 = level2_of(cache)

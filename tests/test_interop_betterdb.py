@@ -1,16 +1,15 @@
-"""betterdb-agent-cache and tiercache on one Valkey under one name: each reads what the other wrote."""
+"""Interoperability: betterdb-agent-cache and tiercache share one Valkey and one name, and read each other's entries."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import betterdb_agent_cache as betterdb
 import pytest
 from betterdb_agent_cache.types import LlmStoreOptions, ToolStoreOptions
 
-from tests.peers import betterdb_cache
 from tests.requests import HELLO, asking
+from tests.support import MakeCache
 from tiercache import AgentCache
 
 REQUESTS: list[dict[str, Any]] = [
@@ -29,18 +28,12 @@ REQUESTS: list[dict[str, Any]] = [
 
 
 @pytest.fixture
-async def peer(url: str) -> AsyncIterator[betterdb.AgentCache]:
-    async with betterdb_cache(url, name="shared") as cache:
-        yield cache
-
-
-@pytest.fixture
-def ours(make_cache: Callable[..., AgentCache]) -> AgentCache:
-    return make_cache(name="shared")
+def ours(make_cache: MakeCache) -> AgentCache:
+    return make_cache(name="test")
 
 
 @pytest.mark.parametrize("params", REQUESTS)
-async def test_we_read_what_betterdb_wrote(peer: betterdb.AgentCache, ours: AgentCache, params: Any) -> None:
+async def test_interop_reads_llm_entry_of_betterdb(peer: betterdb.AgentCache, ours: AgentCache, params: Any) -> None:
     key = await peer.llm.store(params, "from the peer", LlmStoreOptions(tokens={"input": 3, "output": 4}, ttl=60))
     result = await ours.llm.check(params)
     assert (result.source, result.response, result.key) == ("l2", "from the peer", key)
@@ -51,14 +44,14 @@ async def test_we_read_what_betterdb_wrote(peer: betterdb.AgentCache, ours: Agen
 
 
 @pytest.mark.parametrize("params", REQUESTS)
-async def test_betterdb_reads_what_we_wrote(peer: betterdb.AgentCache, ours: AgentCache, params: Any) -> None:
+async def test_interop_llm_entry_is_read_by_betterdb(peer: betterdb.AgentCache, ours: AgentCache, params: Any) -> None:
     key = await ours.llm.store(params, "from us", tokens={"input": 3, "output": 4})
     result = await peer.llm.check(params)
     assert (result.hit, result.response, result.key) == (True, "from us", key)
     assert (result.input_tokens, result.output_tokens) == (3, 4)
 
 
-async def test_blocks_go_both_ways(peer: betterdb.AgentCache, ours: AgentCache) -> None:
+async def test_interop_content_blocks_pass_both_ways(peer: betterdb.AgentCache, ours: AgentCache) -> None:
     blocks: Any = [{"type": "text", "text": "Hi "}, {"type": "tool_call", "id": "1", "name": "n", "args": {"b": 1}}]
     await peer.llm.store_multipart(HELLO, blocks)
     assert (await ours.llm.check(HELLO)).content_blocks == blocks
@@ -67,7 +60,7 @@ async def test_blocks_go_both_ways(peer: betterdb.AgentCache, ours: AgentCache) 
     assert (theirs.response, theirs.content_blocks) == ("Hi ", blocks)
 
 
-async def test_each_invalidates_what_the_other_wrote(peer: betterdb.AgentCache, ours: AgentCache) -> None:
+async def test_interop_invalidates_entries_of_both(peer: betterdb.AgentCache, ours: AgentCache) -> None:
     await peer.llm.store(HELLO, "x")
     await ours.llm.store(asking("y"), "y")
     assert await ours.llm.invalidate_by_model("gpt-4o") == 2
@@ -75,15 +68,13 @@ async def test_each_invalidates_what_the_other_wrote(peer: betterdb.AgentCache, 
     assert await peer.llm.clear() == 1
 
 
-async def test_a_parameter_that_betterdb_ignores_is_not_answered_by_its_entry(
-    peer: betterdb.AgentCache, ours: AgentCache
-) -> None:
+async def test_interop_misses_on_parameter_that_betterdb_ignores(peer: betterdb.AgentCache, ours: AgentCache) -> None:
     await peer.llm.store({**HELLO, "top_k": 1}, "for top_k 1")  # type: ignore[typeddict-unknown-key]
     assert not (await ours.llm.check({**HELLO, "top_k": 2})).hit
 
 
 @pytest.mark.parametrize("args", [{"city": "Sofia", "n": 1.0}, None, [1, {"b": 1, "a": 2}], "text"])
-async def test_tool_results_go_both_ways(peer: betterdb.AgentCache, ours: AgentCache, args: Any) -> None:
+async def test_interop_tool_results_pass_both_ways(peer: betterdb.AgentCache, ours: AgentCache, args: Any) -> None:
     key = await peer.tool.store("get_weather", args, "from the peer", ToolStoreOptions(cost=0.5, ttl=60))
     result = await ours.tool.check("get_weather", args)
     assert (result.source, result.value, result.cost, result.key) == ("l2", "from the peer", 0.5, key)
@@ -93,13 +84,13 @@ async def test_tool_results_go_both_ways(peer: betterdb.AgentCache, ours: AgentC
     assert await peer.tool.invalidate_by_tool("get_weather") == 1
 
 
-async def test_the_statistics_add_up_what_both_have_counted(peer: betterdb.AgentCache, ours: AgentCache) -> None:
+async def test_interop_statistics_add_up_counts_of_both(peer: betterdb.AgentCache, ours: AgentCache) -> None:
     await peer.llm.check(HELLO)
     await peer.llm.store(HELLO, "x", LlmStoreOptions(tokens={"input": 1000, "output": 0}))
     await peer.llm.check(HELLO)
     await ours.llm.check(HELLO)
     await ours.llm.check(HELLO)
-    await ours.llm.check(asking("nobody knows"))
+    await ours.llm.check(asking("unknown"))
     await peer.tool.check("search", {})
     await ours.tool.check("search", {})
     stats, theirs = await ours.stats(), await peer.stats()

@@ -1,4 +1,4 @@
-"""The layers of the package: imports run downwards only, and nothing runs in a circle."""
+"""The layers of the package: imports run downwards only, and there is no import cycle."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import tiercache
 
 PACKAGE = Path(tiercache.__file__).parent
 
-# From the lowest up. A module may import its own layer and those below it. A name may be a module or a folder; the most
-# specific one counts.
+# The layers, the lowest first. A module may import modules of its own layer and of lower layers. A name may be a module
+# or a folder; the most specific name counts.
 LAYERS: list[set[str]] = [
     {"errors"},
     {"clock", "ttl", "text", "lua", "log"},
@@ -35,9 +35,9 @@ LAYERS: list[set[str]] = [
     {"agent_cache"},
     {"adapters", "testing", "cli", "__main__", "__init__"},
 ]
-# Folders on one layer that must not know each other.
+# Folders on one layer that must not import each other.
 APART = [{"tiers", "monitor"}, {"tiers.llm", "tiers.tool", "tiers.kv", "tiers.session"}]
-# The only place for a library that the other folders must not know.
+# Libraries, and the only folders that may import them.
 ONLY_IN = {"valkey": {"stores"}, "prometheus_client": {"telemetry"}, "opentelemetry": {"telemetry"}}
 
 
@@ -74,7 +74,7 @@ def imports_of(path: Path) -> list[tuple[bool, str]]:
         elif isinstance(node, ast.ImportFrom) and node.level:
             base = own[: len(own) - node.level]
             target = ".".join([*base, *(node.module or "").split(".")]).strip(".")
-            # A name may be a module of its own: ``from ..operations import state``.
+            # An imported name may itself be a module: ``from ..operations import state``.
             found += [(True, ".".join(filter(None, (target, alias.name)))) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             found.append((node.module.split(".")[0] == "tiercache", node.module))
@@ -85,19 +85,19 @@ def inner_imports(path: Path) -> set[str]:
     """Return the modules of the package that ``path`` imports."""
     known = {name_of(module).removesuffix(".__init__") for module in modules()}
     names = [module for inside, module in imports_of(path) if inside]
-    # Of "engine.l1.L1" the module, of "operations.state" itself.
+    # "engine.l1.L1" stands for its module, "operations.state" for itself.
     return {name if name in known or "." not in name else name.rpartition(".")[0] for name in names}
 
 
 @pytest.mark.parametrize("path", modules(), ids=name_of)
-def test_imports_run_downwards(path: Path) -> None:
+def test_layers_import_downwards_only(path: Path) -> None:
     for module in inner_imports(path):
         assert not module.startswith("tiercache"), f"{name_of(path)} imports itself by its public name"
         assert layer_of(module) <= layer_of(name_of(path)), f"{name_of(path)} imports {module} upwards"
 
 
 @pytest.mark.parametrize("path", modules(), ids=name_of)
-def test_folders_that_are_apart_do_not_import_each_other(path: Path) -> None:
+def test_layers_keep_separate_folders_apart(path: Path) -> None:
     module = name_of(path)
     for folders in APART:
         for own, other in permutations(sorted(folders), 2):
@@ -106,14 +106,14 @@ def test_folders_that_are_apart_do_not_import_each_other(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", modules(), ids=name_of)
-def test_a_library_is_imported_only_where_it_belongs(path: Path) -> None:
+def test_layers_import_library_only_in_its_folder(path: Path) -> None:
     for inside, module in imports_of(path):
         library = module.split(".")[0]
         if not inside and library in ONLY_IN:
             assert any(is_inside(name_of(path), folder) for folder in ONLY_IN[library]), f"{path} imports {module}"
 
 
-def test_no_modules_import_each_other_in_a_circle() -> None:
+def test_layers_contain_no_import_cycle() -> None:
     graph = {name_of(path).removesuffix(".__init__"): inner_imports(path) for path in modules()}
     done: set[str] = set()
 
@@ -128,7 +128,7 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
         visit(module, ())
 
 
-def test_an_upward_import_would_be_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layers_check_notices_upward_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(globals(), "PACKAGE", tmp_path)
     (tmp_path / "engine" / "memory").mkdir(parents=True)
     bad = tmp_path / "engine" / "memory" / "bad.py"
@@ -139,20 +139,18 @@ def test_an_upward_import_would_be_noticed(tmp_path: Path, monkeypatch: pytest.M
     ):
         bad.write_text(f"def f():\n    {line}\n")
         with pytest.raises(AssertionError, match="upwards"):
-            test_imports_run_downwards(bad)
+            test_layers_import_downwards_only(bad)
 
 
-def test_an_import_between_folders_that_are_apart_would_be_noticed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_layers_check_notices_import_between_separate_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(globals(), "PACKAGE", tmp_path)
     (tmp_path / "monitor").mkdir()
     bad = tmp_path / "monitor" / "bad.py"
     bad.write_text("from ..tiers.tool.policies import ToolPolicies\n")
     with pytest.raises(AssertionError, match=r"monitor\.bad imports tiers"):
-        test_folders_that_are_apart_do_not_import_each_other(bad)
+        test_layers_keep_separate_folders_apart(bad)
 
 
-def test_every_public_name_exists_once() -> None:
+def test_public_names_exist_once() -> None:
     assert all(hasattr(tiercache, name) for name in tiercache.__all__)
     assert len(set(tiercache.__all__)) == len(tiercache.__all__)

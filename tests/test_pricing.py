@@ -1,4 +1,4 @@
-"""The bundled price table, and the script that makes it."""
+"""The bundled price table, and the script that rebuilds it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tiercache import DEFAULT_COST_TABLE, ModelPrice
 from tiercache.pricing import update
 
 
-def test_the_bundled_table_knows_the_models_people_use() -> None:
+def test_price_table_has_the_popular_models() -> None:
     assert len(DEFAULT_COST_TABLE) >= 1900
     assert DEFAULT_COST_TABLE["gpt-4o"] == ModelPrice(0.0025, 0.01)
     assert {"gpt-4o-mini", "claude-sonnet-4-5", "gemini/gemini-2.5-pro"} <= set(DEFAULT_COST_TABLE)
@@ -23,7 +23,7 @@ def test_the_bundled_table_knows_the_models_people_use() -> None:
         assert sum(price) > 0
 
 
-def test_the_script_reads_a_wheel_without_importing_it(
+def test_price_update_reads_a_wheel_without_an_import(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     models = {

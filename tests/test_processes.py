@@ -1,4 +1,4 @@
-"""Several processes on one server: one load for all of them, also when the one that loads is killed."""
+"""Several processes on one server: they share one load, also when the process that loads is killed."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ import asyncio
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import valkey
 
 from tests.requests import Loader
-from tests.support import until
-from tiercache import AgentCache, CoherenceOptions
+from tests.support import MakeCache, until
+from tiercache import CoherenceOptions
 
 ROOT = Path(__file__).parents[1]
 WORKERS = 8
 
-# A worker: prepares, says that it is ready, waits for the start, misses, says what it got.
+# A worker: it opens a cache, reports that it is ready, waits for the start, loads, and reports the source of its value.
 WORKER = """
 import asyncio, sys
 import valkey, valkey.asyncio
 from tiercache import AgentCache, CoherenceOptions
 
-url, seconds, lease_ttl, hears = sys.argv[1], float(sys.argv[2]), float(sys.argv[3]), sys.argv[4]
+url, seconds, lease_ttl, follows = sys.argv[1], float(sys.argv[2]), float(sys.argv[3]), sys.argv[4]
 plain = valkey.Valkey.from_url(url)
 
 async def load():
@@ -41,24 +41,24 @@ async def main():
             await asyncio.sleep(0.005)
         result = await cache.kv.get_or_load("k", load)
         plain.rpush("sources", result.source)
-        if hears == "hears":
+        if follows == "follow":
             while await cache.kv.get("k") == "loaded":
                 await asyncio.sleep(0.005)
-            plain.rpush("heard", str(await cache.kv.get("k")))
+            plain.rpush("received", str(await cache.kv.get("k")))
 
 asyncio.run(main())
 """
 
 
 class Workers:
-    """Worker processes, ended at the end of the test."""
+    """Worker processes, which the fixture ends with the test."""
 
     def __init__(self, url: str) -> None:
         self._url = url
         self.processes: list[asyncio.subprocess.Process] = []
 
-    async def start(self, *, load_seconds: float, lease_ttl: float = 10, hears: bool = False) -> None:
-        arguments = (self._url, str(load_seconds), str(lease_ttl), "hears" if hears else "")
+    async def start(self, *, load_seconds: float, lease_ttl: float = 10, follows: bool = False) -> None:
+        arguments = (self._url, str(load_seconds), str(lease_ttl), "follow" if follows else "")
         self.processes.append(await asyncio.create_subprocess_exec(sys.executable, "-c", WORKER, *arguments, cwd=ROOT))
 
     async def finished(self) -> list[int]:
@@ -80,9 +80,7 @@ async def workers(url: str) -> AsyncIterator[Workers]:
 
 
 @pytest.mark.timeout(30)
-async def test_eight_processes_that_miss_a_cold_key_at_once_load_it_once(
-    workers: Workers, plain: valkey.Valkey
-) -> None:
+async def test_processes_coalesce_stampede_into_one_load(workers: Workers, plain: valkey.Valkey) -> None:
     for _ in range(WORKERS):
         await workers.start(load_seconds=0.3)
     await until(lambda: int(plain.get("ready") or 0) == WORKERS, seconds=20)
@@ -93,23 +91,21 @@ async def test_eight_processes_that_miss_a_cold_key_at_once_load_it_once(
 
 
 @pytest.mark.timeout(30)
-async def test_eight_processes_follow_a_change(
-    workers: Workers, plain: valkey.Valkey, make_cache: Callable[..., AgentCache]
-) -> None:
+async def test_processes_receive_a_change(workers: Workers, plain: valkey.Valkey, make_cache: MakeCache) -> None:
     for _ in range(WORKERS):
-        await workers.start(load_seconds=0, hears=True)
+        await workers.start(load_seconds=0, follows=True)
     await until(lambda: int(plain.get("ready") or 0) == WORKERS, seconds=20)
     plain.set("go", 1)
     await until(lambda: plain.llen("sources") == WORKERS, seconds=10)
     cache = make_cache(name="test")
     await cache.kv.set("k", "changed")
     assert await workers.finished() == [0] * WORKERS
-    assert plain.lrange("heard", 0, -1) == [b"changed"] * WORKERS
+    assert plain.lrange("received", 0, -1) == [b"changed"] * WORKERS
 
 
 @pytest.mark.timeout(30)
-async def test_when_the_process_that_loads_is_killed_another_does_so_once_the_lease_has_run_out(
-    workers: Workers, plain: valkey.Valkey, make_cache: Callable[..., AgentCache]
+async def test_processes_load_after_lease_of_killed_process_expires(
+    workers: Workers, plain: valkey.Valkey, make_cache: MakeCache
 ) -> None:
     cache = make_cache(name="test", coherence=CoherenceOptions(lease_ttl=1))
     await cache.open()
@@ -119,7 +115,7 @@ async def test_when_the_process_that_loads_is_killed_another_does_so_once_the_le
     loader = Loader("ours")
     loading = asyncio.create_task(cache.kv.get_or_load("k", loader))
     await until(lambda: cache.local_stats().tiers["kv"].lease_waits == 1)
-    # It lives on for as long as its holder does.
+    # The holder lives, and renews its lease.
     began = time.monotonic()
     await until(lambda: time.monotonic() > began + 1.2)
     assert loader.calls == 0

@@ -1,4 +1,4 @@
-"""Tags: one name for entries of any tier, removed together from every process."""
+"""Tags: a name for entries of any tier, by which one call removes them from every process."""
 
 from __future__ import annotations
 
@@ -10,25 +10,15 @@ import pytest
 import valkey
 
 from tests.requests import HELLO, Loader, asking
-from tests.support import UNTRACKED, caught_up, in_l1
+from tests.seams import caught_up, in_l1
+from tests.support import MakeCache, Pair
 from tiercache import AgentCache, UsageError
-
-MakeCache = Callable[..., AgentCache]
-Pair = tuple[AgentCache, AgentCache]
 
 INDEX = "test:__tc:idx:tag:tag"
 
 
-@pytest.fixture
-async def pair(make_cache: MakeCache) -> Pair:
-    """Two replicas that hear of each other on the bus alone."""
-    a, b = (make_cache(name="test", coherence=UNTRACKED) for _ in range(2))
-    await a.open()
-    await b.open()
-    return a, b
-
-
 async def found(cache: AgentCache) -> set[str]:
+    """Return the names of the entries that a read finds."""
     reads = {
         "kv": cache.kv.get("k"),
         "named": cache.tier("named").get("k"),
@@ -47,6 +37,7 @@ EVERYTHING = {"kv", "named", "tool", "llm", "other"}
 
 
 async def store(cache: AgentCache) -> None:
+    """Store an entry with the tag in each tier, and one entry with other tags."""
     await cache.kv.set("k", "v", tags=["tag"])
     await cache.tier("named").set_many({"k": "v"}, tags=["tag", "second"])
     await cache.tool.store("t", {}, "v", tags=("tag",))
@@ -55,6 +46,7 @@ async def store(cache: AgentCache) -> None:
 
 
 async def load(cache: AgentCache) -> None:
+    """Load an entry with the tag in each tier, and one entry with other tags."""
     await cache.kv.get_or_load("k", Loader(), tags=["tag"])
     await cache.tier("named").get_or_load_many(["k"], lambda keys: ["v"], tags=["tag", "second"])
     await cache.tool.get_or_load("t", {}, lambda: "v", tags=["tag"])
@@ -64,22 +56,22 @@ async def load(cache: AgentCache) -> None:
 
 
 @pytest.mark.parametrize("fill", [store, load])
-async def test_one_call_removes_what_has_the_tag_from_every_tier_and_process(
-    pair: Pair, plain: valkey.Valkey, fill: Callable[[AgentCache], Any]
+async def test_tag_removes_entries_from_every_tier_and_process(
+    replicas: Pair, plain: valkey.Valkey, fill: Callable[[AgentCache], Any]
 ) -> None:
-    a, b = pair
+    a, b = replicas
     await fill(a)
     assert await found(a) == await found(b) == EVERYTHING
     assert await a.invalidate_tag("tag") == 4
     await caught_up(b, plain)
     assert await found(a) == await found(b) == {"other"}
-    for cache in pair:
+    for cache in replicas:
         cache.clear_l1()
         assert await found(cache) == {"other"}
 
 
-async def test_a_replica_that_never_saw_the_tag_forgets_what_it_has_read(pair: Pair, plain: valkey.Valkey) -> None:
-    a, b = pair
+async def test_tag_drops_entry_from_l1_of_replica_that_never_used_tag(replicas: Pair, plain: valkey.Valkey) -> None:
+    a, b = replicas
     await store(a)
     assert await found(b) == EVERYTHING
     await a.invalidate_tag("tag")
@@ -89,16 +81,16 @@ async def test_a_replica_that_never_saw_the_tag_forgets_what_it_has_read(pair: P
     assert await found(b) == {"other"}
 
 
-async def test_a_replica_that_never_saw_the_tag_may_remove_by_it(pair: Pair, plain: valkey.Valkey) -> None:
-    a, b = pair
+async def test_tag_is_invalidated_by_replica_that_never_used_tag(replicas: Pair, plain: valkey.Valkey) -> None:
+    a, b = replicas
     await store(a)
     assert await b.invalidate_tag("tag") == 4
     await caught_up(a, plain)
     assert await found(a) == {"other"}
 
 
-async def test_what_was_read_from_valkey_leaves_the_callers_own_memory(pair: Pair) -> None:
-    a, b = pair
+async def test_tag_drops_entry_read_from_valkey_from_own_l1(replicas: Pair) -> None:
+    a, b = replicas
     await store(a)
     assert await found(b) == EVERYTHING
     assert await b.invalidate_tag("tag") == 4
@@ -107,10 +99,10 @@ async def test_what_was_read_from_valkey_leaves_the_callers_own_memory(pair: Pai
 
 @pytest.mark.parametrize("tier", ["kv", "kv many", "tool", "llm"])
 @pytest.mark.parametrize("is_remote", [False, True])
-async def test_a_load_under_way_with_the_tag_is_stored_nowhere(
-    pair: Pair, plain: valkey.Valkey, tier: str, is_remote: bool
+async def test_tag_breaks_load_in_flight_with_tag(
+    replicas: Pair, plain: valkey.Valkey, tier: str, is_remote: bool
 ) -> None:
-    a, b = pair
+    a, b = replicas
     loader = Loader("older", held=True)
 
     async def load_many(keys: list[str]) -> list[Any]:
@@ -133,8 +125,8 @@ async def test_a_load_under_way_with_the_tag_is_stored_nowhere(
     assert await found(b) == await found(a) == set()
 
 
-async def test_a_load_under_way_without_the_tag_is_stored(pair: Pair) -> None:
-    a, b = pair
+async def test_tag_leaves_load_in_flight_without_tag(replicas: Pair) -> None:
+    a, b = replicas
     loader = Loader(held=True)
     loading = asyncio.create_task(b.kv.get_or_load("k", loader, tags=["another"]))
     await loader.started.wait()
@@ -145,8 +137,8 @@ async def test_a_load_under_way_without_the_tag_is_stored(pair: Pair) -> None:
     assert await a.kv.get("k") == "answer"
 
 
-async def test_what_is_stored_after_the_invalidation_stays(pair: Pair, plain: valkey.Valkey) -> None:
-    a, b = pair
+async def test_tag_leaves_entry_stored_after_invalidation(replicas: Pair, plain: valkey.Valkey) -> None:
+    a, b = replicas
     await store(a)
     await a.invalidate_tag("tag")
     await a.kv.set("k", "newer", tags=["tag"])
@@ -155,8 +147,8 @@ async def test_what_is_stored_after_the_invalidation_stays(pair: Pair, plain: va
     assert await b.invalidate_tag("tag") == 1
 
 
-async def test_counts_are_of_what_was_there(pair: Pair, plain: valkey.Valkey) -> None:
-    a, _ = pair
+async def test_tag_counts_entries_that_existed(replicas: Pair, plain: valkey.Valkey) -> None:
+    a, _ = replicas
     await a.kv.set_many({str(number): number for number in range(1200)}, tags=["tag"])
     await a.kv.delete_many(["0", "1"])
     plain.delete("test:__tc:kv:kv:2")
@@ -164,15 +156,15 @@ async def test_counts_are_of_what_was_there(pair: Pair, plain: valkey.Valkey) ->
     assert await a.invalidate_tag("tag") == 0
 
 
-async def test_several_tags_are_removed_at_once_and_each_entry_counted_once(pair: Pair) -> None:
-    a, _ = pair
+async def test_tag_counts_entry_once_for_several_tags(replicas: Pair) -> None:
+    a, _ = replicas
     await store(a)
     assert await a.invalidate_tag("second", "tag", "tagged", "tag") == 5
     assert await found(a) == set()
 
 
-async def test_an_unknown_tag_removes_nothing(pair: Pair) -> None:
-    a, _ = pair
+async def test_tag_that_is_unknown_removes_nothing(replicas: Pair) -> None:
+    a, _ = replicas
     await store(a)
     assert await a.invalidate_tag("unknown") == 0
     assert await a.invalidate_tag() == 0
@@ -180,8 +172,8 @@ async def test_an_unknown_tag_removes_nothing(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("tag", [" ", "a:b", "a%3Ab", "%", "*", "tag*", "[ag]", "é👍🏽", "a b", "x" * 200])
-async def test_a_tag_is_any_text_and_no_pattern(pair: Pair, tag: str) -> None:
-    a, b = pair
+async def test_tag_matches_as_text_and_not_as_pattern(replicas: Pair, tag: str) -> None:
+    a, b = replicas
     await store(a)
     await a.llm.store(asking("x"), "v", tags=[tag])
     await b.kv.set("l", "v", tags=[tag])
@@ -189,7 +181,7 @@ async def test_a_tag_is_any_text_and_no_pattern(pair: Pair, tag: str) -> None:
     assert await found(a) == EVERYTHING
 
 
-async def test_tags_of_caches_with_other_names_are_others(make_cache: MakeCache) -> None:
+async def test_tag_leaves_cache_of_other_name(make_cache: MakeCache) -> None:
     a, b = make_cache(name="test"), make_cache(name="test.eu")
     for cache in (a, b):
         await store(cache)
@@ -197,15 +189,15 @@ async def test_tags_of_caches_with_other_names_are_others(make_cache: MakeCache)
     assert await found(b) == EVERYTHING
 
 
-async def test_an_index_that_holds_something_strange_harms_nobody(pair: Pair, plain: valkey.Valkey) -> None:
-    a, _ = pair
+async def test_tag_index_ignores_foreign_members(replicas: Pair, plain: valkey.Valkey) -> None:
+    a, _ = replicas
     await store(a)
     plain.zadd(INDEX, {b"\xff\xfe": 1, "nowhere": 2})
     assert await a.invalidate_tag("tag") == 4
     assert await found(a) == {"other"}
 
 
-async def test_tags_in_memory_alone() -> None:
+async def test_tag_works_in_process_memory_alone() -> None:
     async with AgentCache.in_memory() as cache:
         await store(cache)
         assert await cache.invalidate_tag("tag") == 4
@@ -216,9 +208,7 @@ WRONG: list[Any] = ["tag", b"tag", [""], [1], ["a", None], [b"tag"], {"a": "b"},
 
 
 @pytest.mark.parametrize("tags", WRONG, ids=[type(tags).__name__ + str(number) for number, tags in enumerate(WRONG)])
-async def test_what_are_no_tags_is_refused_and_nothing_is_done(
-    cache: AgentCache, plain: valkey.Valkey, tags: Any
-) -> None:
+async def test_tag_list_of_wrong_type_is_refused(cache: AgentCache, plain: valkey.Valkey, tags: Any) -> None:
     loader = Loader()
     calls: list[Callable[[], Any]] = [
         lambda: cache.kv.set("k", "v", tags=tags),
@@ -239,7 +229,7 @@ async def test_what_are_no_tags_is_refused_and_nothing_is_done(
 
 
 @pytest.mark.parametrize("tag", ["", 1, None, b"tag", ["tag"], "\ud800"], ids=repr)
-async def test_what_is_no_tag_cannot_be_removed_by(cache: AgentCache, tag: Any) -> None:
+async def test_tag_of_wrong_type_cannot_be_invalidated(cache: AgentCache, tag: Any) -> None:
     await store(cache)
     with pytest.raises(UsageError, match="tag"):
         await cache.invalidate_tag("tag", tag)

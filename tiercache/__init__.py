@@ -1,4 +1,4 @@
-"""tiercache: the cache that AI-agent workers put in front of what is slow and costs money."""
+"""tiercache: an asyncio cache for AI-agent workers, in process memory in front of Valkey."""
 
 from .agent_cache import AgentCache
 from .clock import Clock

@@ -1,4 +1,4 @@
-"""``python -m tiercache``: the same as the command ``tiercache``."""
+"""``python -m tiercache`` runs the command ``tiercache``."""
 
 from .cli import main
 

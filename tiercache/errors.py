@@ -1,4 +1,4 @@
-"""Every error that tiercache raises, under one root. A loader's own exception is never wrapped."""
+"""All errors of tiercache, with one common base class. An exception of a loader is never wrapped."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ __all__ = ["L2CommandError", "L2UnavailableError", "TierCacheError", "UsageError
 
 
 class TierCacheError(Exception):
-    """Root of all errors of this package."""
+    """Base class of all errors of this package."""
 
 
 class UsageError(TierCacheError, ValueError):
-    """A bad argument or a call at the wrong time. Nothing was stored or deleted."""
+    """A wrong argument, or a call at the wrong time. The call has stored and deleted nothing."""
 
 
 class WrongLoopError(UsageError):
-    """The cache was used from an event loop other than the one it belongs to, while that one is still open."""
+    """A call from another event loop than the cache's own loop, which is still open."""
 
 
 class L2UnavailableError(TierCacheError):
-    """Valkey gave no answer: unreachable, too slow, loading or failing over.
+    """Valkey gave no answer: it is unreachable, too slow, loading its data, or failing over.
 
-    Lookups never raise it (they become misses marked ``degraded``); what must be known to have
-    reached Valkey does. A write that raised it may or may not have happened.
+    Lookups never raise this error: they become misses marked ``degraded``. Calls whose caller must know that Valkey was
+    reached do raise it. After this error a write may or may not have happened.
     """
 
 
 class L2CommandError(TierCacheError):
-    """Valkey answered and refused: wrong credentials, missing permission, out of memory."""
+    """Valkey answered and refused the command: wrong credentials, missing permission, or out of memory."""

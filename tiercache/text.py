@@ -1,4 +1,4 @@
-"""Checked text: what callers pass as names, ids and values, and how ids stand in keys."""
+"""Checked text: the names, ids and values that callers pass, and the encoding of ids in keys."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ __all__ = ["check_text", "encode_id"]
 
 
 def encode_id(text: str) -> str:
-    """Return ``text`` as it stands in a key with something behind it, or in front of it."""
+    """Return ``text`` with ``%`` and ``:`` percent-encoded, for a key in which ``:`` separates parts."""
     return text.replace("%", "%25").replace(":", "%3A")
 
 
 def check_text(value: object, name: str, otherwise: str = "") -> str:
-    """Return ``value``, a plain str.
+    """Return ``value`` as a plain str.
+
+    Args:
+        name: The argument's name, for the error.
+        otherwise: Advice at the end of the error about another type.
 
     Raises:
-        UsageError: It is no str, or not Unicode; ``otherwise`` says what else to do.
+        UsageError: ``value`` is no str, or contains a lone surrogate, which UTF-8 cannot encode.
     """
     if not isinstance(value, str):
         raise UsageError(f"{name} must be a str, not {type(value).__name__}{otherwise}")
@@ -24,5 +28,5 @@ def check_text(value: object, name: str, otherwise: str = "") -> str:
         value.encode()
     except UnicodeEncodeError as error:
         raise UsageError(f"{name} has text that is not Unicode (a lone surrogate): {error}") from error
-    # A plain str, whatever a subclass makes of itself.
+    # A plain str, even if a subclass overrides ``__str__``.
     return str.__str__(value)

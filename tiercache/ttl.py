@@ -1,4 +1,4 @@
-"""The one rule for lifetimes: which forms are accepted, which of several wins, how much jitter shortens it."""
+"""Lifetimes: the accepted forms, the order in which call, tier and cache decide, and the jitter."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["NO_EXPIRY", "NoExpiry", "Ttl", "check_ttl", "resolve_ttl", "shorten"
 
 
 class NoExpiry(enum.Enum):
-    """Type of ``NO_EXPIRY``, the lifetime without an end."""
+    """The type of ``NO_EXPIRY``, the lifetime without an end."""
 
     NO_EXPIRY = "NO_EXPIRY"
 
@@ -32,7 +32,7 @@ _FORMS: Final = "seconds above 0, a string such as '90s' or '1h30m', or NO_EXPIR
 
 
 def check_ttl(ttl: object, name: str = "ttl") -> float | None:
-    """Return ``ttl`` in seconds, None for ``NO_EXPIRY``.
+    """Return ``ttl`` in seconds, or None for ``NO_EXPIRY``.
 
     Raises:
         UsageError: ``ttl`` is no lifetime: zero, negative, not finite, longer than 100 years, or another type.
@@ -42,7 +42,7 @@ def check_ttl(ttl: object, name: str = "ttl") -> float | None:
     if isinstance(ttl, str):
         seconds = _parse(ttl, name)
     elif isinstance(ttl, int | float) and not isinstance(ttl, bool):
-        # float() of an enormous int overflows, and the comparison below refuses it anyway.
+        # float() raises OverflowError for a huge int. Infinity fails the comparison below, as the int would.
         seconds = float(ttl) if abs(ttl) <= _LONGEST else float("inf")
     else:
         raise UsageError(f"{name} must be {_FORMS}, not {ttl!r}")
@@ -60,12 +60,12 @@ def _parse(text: str, name: str) -> float:
 def _shown(value: object) -> str:
     try:
         return repr(value)
-    except ValueError:  # An int of more digits than Python turns into text.
+    except ValueError:  # Python limits the digits of an int that it converts to text.
         return f"so large an {type(value).__name__}"
 
 
 def resolve_ttl(*candidates: Ttl | None) -> float | None:
-    """Return the first given lifetime in seconds: call, then tier, then cache default. None: no expiry."""
+    """Return the first candidate that is not None, in seconds: call, then tier, then cache. None means no expiry."""
     for ttl in candidates:
         if ttl is not None:
             return check_ttl(ttl)
@@ -73,7 +73,7 @@ def resolve_ttl(*candidates: Ttl | None) -> float | None:
 
 
 def shorten(seconds: float | None, jitter: float) -> float | None:
-    """Return ``seconds`` less a random share of up to ``jitter`` (0 to 1)."""
+    """Return ``seconds`` shortened by a random fraction of up to ``jitter`` (0 to 1)."""
     if seconds is None or not jitter:
         return seconds
     return seconds * (1 - jitter * random.random())

@@ -1,8 +1,8 @@
-"""The caches that are compared, a module each behind one small protocol.
+"""The caches that are compared, one module per library, all behind one small protocol.
 
-Every cache has a new client with the default settings and the serialisation of its library, the same Valkey, lifetime,
-requests and answers, and the telemetry it ships with. To add one: a module with a subclass of `Peer` or `Keyed`, and
-its name here.
+Every cache gets a new client with the default settings, the serialisation and the telemetry of its library, and the
+same Valkey, lifetime, requests and answers. To add a cache, write a module with a subclass of `Peer` or `Keyed`, and
+add its name here.
 """
 
 from importlib import import_module
@@ -13,7 +13,7 @@ __all__ = ["PEERS", "Endpoint", "Keyed", "Load", "Peer", "Setting", "peer_class"
 
 PEERS = {  # module and class, in the order of the tables
     "tiercache": "tiercache:Tiercache",
-    "tiercache_behind": "tiercache:Behind",
+    "tiercache_behind": "tiercache:WriteBehind",
     "tiercache_uvloop": "tiercache:OnUvloop",
     "betterdb": "betterdb:Betterdb",
     "handmade": "handmade:Handmade",
@@ -31,7 +31,9 @@ PEERS = {  # module and class, in the order of the tables
 
 
 def peer_class(name: str) -> type[Peer]:
-    """The class of the peer ``name``. Imports its library only now: no process pays for another peer's imports.
+    """Return the class of the peer ``name``.
+
+    Its library is imported only here, so that no process pays for the imports of other peers.
 
     Raises:
         ImportError: The library is not installed.
@@ -42,7 +44,7 @@ def peer_class(name: str) -> type[Peer]:
 
 
 def why_missing(name: str) -> str:
-    """Why the peer cannot be measured here; empty when it can."""
+    """Return why the peer cannot be measured here, or an empty text if it can."""
     try:
         return peer_class(name).missing()
     except ImportError as error:

@@ -8,7 +8,10 @@ from benchmarks.data import NAME, TTL, Params, request_key
 from benchmarks.peers.protocol import Keyed, Load, Setting
 
 _CONNECTIONS = 1_000
-"""Its documentation: adapt the pool to the concurrency expected; with redis-py's 100 the stampede raises."""
+"""The documentation of aiocache says to size the pool for the expected concurrency.
+
+With the 100 of redis-py the stampede raises.
+"""
 
 
 class AiocacheMemory(Keyed):

@@ -1,9 +1,9 @@
-"""betterdb-agent-cache: Valkey only, no memory level, no single-flight; statistics written on every call."""
+"""betterdb-agent-cache: Valkey only, no memory level, no single flight; every call writes statistics."""
 
 import os
 from typing import Any
 
-# Before the import: otherwise the library reports its use over the network.
+# Set before the import: without it the library reports its use over the network.
 os.environ["BETTERDB_TELEMETRY"] = "false"
 
 from betterdb_agent_cache import AgentCache
@@ -18,7 +18,7 @@ class Betterdb(Peer):
     title = "betterdb-agent-cache"
     levels = frozenset({"l2"})
     note = "has no memory level: its hit reads Valkey and writes its statistics there"
-    everywhere = True
+    joins_every_level = True
     single_flight = False
     made_at_open = frozenset(
         {

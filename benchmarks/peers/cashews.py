@@ -1,4 +1,4 @@
-"""cashews: the Redis backend, and its client-side cache, kept fresh by invalidation messages, in front of it."""
+"""cashews: its Redis backend, and its client-side cache in front of Redis, which invalidation messages keep fresh."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from benchmarks.data import TTL, Params, request_key
 from benchmarks.peers.protocol import Keyed, Load, Setting
 
 _TIMEOUT = 30
-"""With its one second it raises where 1,000 callers make the keys of long requests."""
+"""Seconds. With its default of one second cashews raises while 1,000 callers make the keys of long requests."""
 
 
 class CashewsRedis(Keyed):

@@ -1,4 +1,4 @@
-"""coredis' client with its tracking cache: replies are kept until the server tells that the key has changed."""
+"""The client of coredis with its tracking cache: it keeps replies until the server reports that the key changed."""
 
 import json
 from contextlib import AsyncExitStack

@@ -1,8 +1,8 @@
-"""No cache at all: what a dict lookup behind one await, and a bare GET and SET on a raw socket, cost here.
+"""The floor, which is no cache: a dict lookup behind one await, and a bare GET and SET on a raw socket.
 
-The key is the question itself (the last message), not a digest of the request, and the stored bytes are ready made:
-less than any cache can do, and so the line below which no cache in Python can come. The socket is an asyncio.Protocol
-that writes each command at once and gives the replies to the callers in their order.
+The key is the question itself (the last message), not a digest of the request, and the bytes to store are ready. Every
+cache does more work than this, so no cache in Python can be faster. The socket is an asyncio.Protocol that writes each
+command at once and hands the replies to the callers in order.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ _OK = b"+OK"
 
 
 class _Replies(asyncio.Protocol):
-    """GET and SET on one connection; whatever else comes back fails the caller."""
+    """GET and SET on one connection; any other reply fails the caller."""
 
     def __init__(self) -> None:
         self._waiting: deque[asyncio.Future[bytes | None]] = deque()
@@ -59,7 +59,7 @@ class _Replies(asyncio.Protocol):
 
 
 def command(*parts: bytes) -> bytes:
-    """The command in the server's protocol."""
+    """Return the bytes of a command in RESP, the protocol of the server."""
     return b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in parts)
 
 
@@ -99,7 +99,7 @@ class Floor(Peer):
         return Answer.of_dict(json.loads(found)) if isinstance(found, bytes) else found
 
     async def pipelined(self, key: bytes, value: bytes, depth: int) -> "Pipeline":
-        """A blocking socket that has stored ``value`` and asks for it ``depth`` times in one packet."""
+        """Store ``value`` and return a blocking socket that sends ``depth`` GETs of it in one packet."""
         await self._replies.ask(b"SET", key, value)
         return Pipeline(socket.create_connection((self._endpoint.host, self._endpoint.port)), key, value, depth)
 
@@ -111,7 +111,7 @@ class Floor(Peer):
 
 
 class Pipeline:
-    """What the server can do when the client does next to nothing; `valkey-benchmark -P` in Python."""
+    """A client that does almost nothing, to measure the speed of the server; `valkey-benchmark -P` in Python."""
 
     def __init__(self, connection: socket.socket, key: bytes, value: bytes, depth: int) -> None:
         self._connection = connection
@@ -119,7 +119,11 @@ class Pipeline:
         self._expected = (b"$%d\r\n%b\r\n" % (len(value), value)) * depth
 
     def ask(self) -> None:
-        """Ask once; raises ValueError when a reply is wrong."""
+        """Send the packet once and read all replies.
+
+        Raises:
+            ValueError: A reply is wrong.
+        """
         self._connection.sendall(self._packet)
         parts, left = [], len(self._expected)
         while left:

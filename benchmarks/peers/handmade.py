@@ -1,4 +1,4 @@
-"""The cache people write themselves: OrderedDict, deadlines, sha256 of canonical JSON, JSON in Valkey."""
+"""The cache that people write themselves: OrderedDict, deadlines, sha256 of canonical JSON, JSON in Valkey."""
 
 import json
 import time

@@ -1,7 +1,7 @@
-"""langchain's exact caches: in memory, and community's asynchronous one in Redis (a hash; no RedisJSON needed).
+"""The exact caches of langchain: in memory, and the asynchronous Redis cache of langchain-community.
 
-Looked up by prompt and model string, which langchain makes by serialising both for every call; json.dumps does here,
-which is quicker than langchain's own.
+The Redis cache stores hashes and needs no RedisJSON. A lookup takes a prompt and a model string. langchain serialises
+both for every call; this module uses json.dumps for that, which is faster than the serialiser of langchain.
 """
 
 import importlib.util
@@ -15,7 +15,7 @@ from benchmarks.data import TTL, Answer, Params
 from benchmarks.peers.protocol import Peer, Setting
 
 _CONNECTIONS = 1_000
-"""With redis-py's 100 it loses stores, and logs that, when 1,000 come at once."""
+"""With the 100 of redis-py the cache loses stores, and logs that, when 1,000 come at once."""
 
 
 class _Langchain(Peer):

@@ -1,4 +1,4 @@
-"""The caches that live in memory alone: cachetools behind an asyncio.Lock, and async-cache."""
+"""The caches without a server: cachetools behind an asyncio.Lock, and async-cache."""
 
 import asyncio
 from collections import defaultdict
@@ -13,7 +13,7 @@ from benchmarks.peers.protocol import Keyed, Load, Setting
 
 
 class CachetoolsLock(Keyed):
-    """The recipe: a TTLCache, and a lock a key for those who miss."""
+    """The usual recipe: a TTLCache, and one lock per key for callers that miss."""
 
     title = "cachetools.TTLCache + asyncio.Lock"
     levels = frozenset({"l1", "memory"})
@@ -42,7 +42,7 @@ class CachetoolsLock(Keyed):
 
 
 class AsyncCachePeer(Keyed):
-    """Its core API, `AsyncCache.get(key, loader=...)`: its decorators need longer for a key than `request_key` does."""
+    """async-cache by its core API, `AsyncCache.get(key, loader=...)`: its decorators are slower than `request_key`."""
 
     title = "async-cache"
     levels = frozenset({"l1", "memory"})

@@ -1,6 +1,6 @@
-"""What the suite asks of a peer, and what most peers have in common.
+"""The interface of a peer, and the code that most peers share.
 
-A peer says what it can do by having the method: one that is None is a work the cache does not offer.
+A peer offers a work by having the methods for it. A method that is None is a work that the cache does not offer.
 """
 
 from collections.abc import Awaitable, Callable, Iterable
@@ -29,8 +29,8 @@ class Endpoint:
 class Setting:
     """How a cache is set up for a work.
 
-    ``use`` is "l1" (memory answers, Valkey is there), "l2" (memory is off), "both" (as shipped), or "memory" (no
-    Valkey at all).
+    ``use`` is "l1" (memory answers and Valkey runs), "l2" (memory is off), "both" (as shipped), or "memory" (no
+    Valkey).
     """
 
     endpoint: Endpoint
@@ -43,22 +43,22 @@ class Peer:
 
     title: ClassVar[str]
     levels: ClassVar[frozenset[str]] = frozenset({"l1", "l2"})
-    """The values of `Setting.use` that it has, "both" being "l2"."""
+    """The values of `Setting.use` that the cache supports; "l2" includes "both"."""
     note: ClassVar[str] = ""
-    """What a reader of the tables has to know of it."""
-    everywhere: ClassVar[bool] = False
-    """True: also asked for works of a level that it does not have, marked as such."""
+    """A fact about the cache that a reader of the tables must know."""
+    joins_every_level: ClassVar[bool] = False
+    """True: the cache is also measured at levels that it does not have, and the tables mark these figures."""
     single_flight: ClassVar[bool] = True
-    """True: identical misses in one process call the loader once; the checks hold it to this."""
+    """True: identical misses in one process call the loader once; the checks enforce this."""
     is_cache: ClassVar[bool] = True
-    """False: a floor, never the best peer."""
+    """False: this is a floor and no cache."""
     loop: ClassVar[str] = ""
-    """An event loop of its own: "uvloop"."""
+    """The event loop that this peer needs, "uvloop"; empty: the loop of the run."""
     works: ClassVar[frozenset[str] | None] = None
-    """The only works that it is asked for; None: all that it offers."""
+    """The only works that the peer takes part in; None: all works that it offers."""
 
     made_at_open: ClassVar[frozenset[str]] = frozenset()
-    """Methods that its instances get from the cache when it is opened: nothing stands between call and cache."""
+    """Methods that ``open`` takes directly from the cache, so that no wrapper adds to the time of a call."""
 
     get_or_load: Method = None
     prepare: Method = None
@@ -78,54 +78,54 @@ class Peer:
 
     @classmethod
     def missing(cls) -> str:
-        """Why it cannot be measured here, beyond an import that fails; empty when it can."""
+        """Return why the peer cannot be measured here, except for a failed import; empty if it can."""
         return ""
 
     @classmethod
     def can(cls, method: str) -> bool:
-        """Whether it has the method."""
+        """Return whether the peer has the method."""
         return method in cls.made_at_open or getattr(cls, method) is not None
 
     async def open(self, setting: Setting) -> None:
-        """Connect, set up for a work."""
+        """Connect and set up the cache for a work."""
         raise NotImplementedError
 
     async def close(self) -> None:
-        """Disconnect and leave no task behind."""
+        """Disconnect and end every task."""
 
     async def settle(self) -> None:
-        """Return when what goes on behind the calls is done. Part of the timed work where writes are."""
+        """Wait for the background work of earlier calls. Works that write include this in the time."""
 
     async def check(self, params: Params) -> Any:
-        """Look up; whatever the library returns, to be read by `answer`."""
+        """Look up a request; `answer` reads the result, which is the library's own object."""
         raise NotImplementedError
 
     async def store(self, params: Params, answer: Answer) -> Any:
-        """Store; returns when every level has the value, unless the peer is about not waiting."""
+        """Store an answer; return when every level has it, unless the peer is a write-behind cache."""
         raise NotImplementedError
 
     def answer(self, found: Any) -> Answer | None:
-        """What `check` or `get_or_load` found, None for a miss."""
+        """Return the answer in a result of `check` or `get_or_load`, or None for a miss."""
         return None if found is None else Answer.of_dict(found)
 
     def level(self, found: Any) -> str:
-        """The level that answered, where the result says so."""
+        """Return the level that answered, or an empty text if the result does not say."""
         return ""
 
     def text(self, found: Any) -> str | None:
-        """What `tool_check` or `session_get` found."""
+        """Return the text in a result of `tool_check` or `session_get`, or None for a miss."""
         text: str | None = found
         return text
 
     def values(self, found: Any, keys: Iterable[str]) -> list[Any]:
-        """What `get_many` found, in the order of the keys."""
+        """Return the values in a result of `get_many`, in the order of the keys."""
         return list(found)
 
 
 class Keyed(Peer):
-    """A cache of keys and values, which has no notion of requests: a peer that is given ``get`` and ``set``.
+    """A cache of keys and values, which knows no requests: its peer has ``get`` and ``set``.
 
-    The key is made inside the measured call, because the users of such a cache have to make it there.
+    The measured call makes the key, because users of such a cache must make it there.
     """
 
     async def check(self, params: Params) -> Any:

@@ -84,8 +84,8 @@ class Tiercache(Peer):
         return [found[key] for key in keys]
 
 
-class Behind(Tiercache):
-    """Stores return when they are queued; the time until Valkey has them is part of the work."""
+class WriteBehind(Tiercache):
+    """tiercache with write-behind: a store returns once it is queued, and the work times until Valkey has it."""
 
     title = "tiercache, write-behind"
     works = frozenset({"store-batch", "miss-store"})

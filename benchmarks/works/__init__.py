@@ -1,4 +1,4 @@
-"""The works: what is timed. To add one: a subclass of `Work`, and an instance here."""
+"""The works: the kinds of calls that are timed. To add a work, write a subclass of `Work`, and add an instance here."""
 
 from benchmarks.works.groups import DestroyThread, InvalidateModel, InvalidateTool, SessionAll
 from benchmarks.works.growth import Entries, Length, Memory, Pipeline

@@ -1,4 +1,4 @@
-"""What touches a group of entries, while the server holds ever more keys that have nothing to do with it."""
+"""Operations on a group of entries, while the server holds more and more unrelated keys."""
 
 import asyncio
 from abc import abstractmethod
@@ -19,7 +19,7 @@ _FIELDS = {f"field-{number}": f"value {number}" for number in range(_MEMBERS)}
 
 
 class _Group(Work):
-    """Fill a group of ten, then time the one call; again before each call: most empty the group."""
+    """Fills a group of ten, then times one call. Most calls empty the group, so each call gets a filled group."""
 
     needs: ClassVar[tuple[str, ...]]
 
@@ -34,11 +34,11 @@ class _Group(Work):
 
     @abstractmethod
     async def fill(self, peer: Peer) -> None:
-        """Store the members."""
+        """Store the members of the group."""
 
     @abstractmethod
     def call(self, peer: Peer) -> Callable[[], Awaitable[Any]]:
-        """The timed call."""
+        """Return the timed call."""
 
     wanted: ClassVar[Any] = _MEMBERS
 
@@ -54,7 +54,8 @@ class _Group(Work):
                 expect_equal(peer, found, self.wanted)
             return clock, loops
 
-        # The first calls of a cache look for what others have written. One that does so in each has no later ones.
+        # The first calls of a cache may scan for entries of other software, so they are warm-up. A cache without L1
+        # scans in every call and has no cheaper later calls: at the largest keyspace it gets no warm-up.
         if variant.count < UNRELATED[-1] or "l1" in peer.levels:
             await body(_FIRST_CALLS)
         return await bench.sample(body)

@@ -1,4 +1,4 @@
-"""What grows: the cost of a hit with the number of entries and with the length of the message; memory an entry."""
+"""Growth: the cost of a hit by number of entries and by length of the message; memory per entry."""
 
 import gc
 import random
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from benchmarks.data import NAME, SIZES, Params, message, request_key
 from benchmarks.peers.protocol import Endpoint, Peer, Setting
 from benchmarks.timing import Body, Clock, Measured
-from benchmarks.works.work import Bench, Variant, Work, echoes, expect, size_of
+from benchmarks.works.work import Bench, Variant, Work, expect, size_of, wait_for_own_invalidations
 
 ENTRIES = (1_000, 10_000, 100_000, 1_000_000)
 LENGTHS = (100, 1_000, 10_000, 100_000, 1_000_000)
@@ -21,12 +21,12 @@ _KINDS = {"new": "new string", "held": "string held by the program"}
 
 
 class Entries(Work):
-    """Hits in memory, in no order, among ever more entries. No Valkey: it is process memory that grows."""
+    """Hits in random order among more and more entries in process memory, without Valkey."""
 
     name = "entries"
-    title = "L1 hit among so many entries"
+    title = "L1 hit by number of entries"
     quick = False
-    explained = "short requests in no order, in a cache without Valkey"
+    explained = "short requests in random order, in a cache without Valkey"
     rounds = 1
 
     def variants(self) -> list[Variant]:
@@ -37,7 +37,7 @@ class Entries(Work):
 
     async def run(self, peer: Peer, variant: Variant, bench: Bench) -> Measured:
         size = size_of(variant)
-        gc.disable()  # It would look through all of the entries again and again.
+        gc.disable()  # The collector would walk all entries again and again.
         try:
             for number in range(variant.count):
                 await peer.store(size.build(number), size.reply(number))
@@ -49,12 +49,12 @@ class Entries(Work):
 
 
 class Length(Work):
-    """Hits in memory by the length of the one message."""
+    """Hits in process memory by the length of the only message."""
 
     name = "length"
     title = "L1 hit by length of the message"
     quick = False
-    explained = "one user message of so many characters: a new string in each call, or one that the program holds"
+    explained = "one user message by number of characters: a new string in each call, or one that the program holds"
     rounds = 1
 
     def variants(self) -> list[Variant]:
@@ -68,7 +68,7 @@ class Length(Work):
         held = message(variant.count, 0)["messages"][0]["content"] if variant.name.startswith("held") else ""
         await peer.store(message(variant.count, 0), size_of(variant).reply(0))
         await peer.settle()
-        await echoes()
+        await wait_for_own_invalidations()
         hits = _hits(
             peer,
             max(1, min(_CHUNK_CALLS, _CHUNK_CHARACTERS // variant.count)),
@@ -80,16 +80,19 @@ class Length(Work):
 
 
 def _hits(peer: Peer, chunk: int, build: Callable[[int], Params], choose: Callable[[], int]) -> Body:
-    """Look up chosen requests, built anew, a chunk at a time; each answer is compared when the clock stands."""
+    """Return a body that looks up chosen requests in chunks.
+
+    Each request is built before the clock starts, and each answer is compared after the clock stops.
+    """
     check, reply = peer.check, SIZES["short"].reply
 
     async def body(loops: int) -> tuple[Clock, int]:
         clock, done = Clock(), 0
         while done < loops:
             numbers = [choose() for _ in range(min(chunk, loops - done))]
-            asked = [build(number) for number in numbers]
+            requests = [build(number) for number in numbers]
             with clock:
-                found = [await check(params) for params in asked]
+                found = [await check(params) for params in requests]
             for each, number in zip(found, numbers, strict=True):
                 expect(peer, each, reply(number))
             done += len(numbers)
@@ -99,10 +102,10 @@ def _hits(peer: Peer, chunk: int, build: Callable[[int], Params], choose: Callab
 
 
 class Memory(Work):
-    """Bytes of process memory an entry, beyond the text of its key and the JSON of its value."""
+    """Bytes of process memory per entry, beyond the text of its key and the JSON of its value."""
 
     name = "memory"
-    title = "Memory an entry beyond key and value"
+    title = "Memory per entry beyond key and value"
     explained = "tracemalloc in a new process, 5,000 entries, less the str of the key and the str of the value's JSON"
     unit = "byte"
     fresh_process = True
@@ -128,7 +131,7 @@ class Memory(Work):
             await self._store(peer, variant, number)
             key = f"{NAME}:llm:{request_key(number)}" if variant.name == "answers" else f"key-{number:060}"
             plain += sys.getsizeof(key) + sys.getsizeof(size.reply(number).as_json())
-        for number in range(_MEASURED_ENTRIES):  # Where memory is filled by reading.
+        for number in range(_MEASURED_ENTRIES):  # Some caches fill their memory when they read.
             await self._check(peer, variant, number)
         gc.collect()
         held = tracemalloc.get_traced_memory()[0] - before
@@ -154,17 +157,17 @@ class Memory(Work):
 
 
 class Pipeline(Work):
-    """What the server answers to a client that does next to nothing: 100 GETs in one packet."""
+    """The speed of the server with a client that does almost nothing: 100 GETs in one packet."""
 
     name = "pipeline"
     title = "The server's own speed"
-    explained = "100 GETs in one packet on a blocking socket, time a GET: `valkey-benchmark -P 100`, written in Python"
+    explained = "100 GETs in one packet on a blocking socket, time per GET: `valkey-benchmark -P 100` written in Python"
     needs = ("pipelined",)
     _depth = 100
 
     def variants(self) -> list[Variant]:
         return [
-            Variant(name, "time a GET", SIZES[name].title, use="l2", size=name, callers=self._depth)
+            Variant(name, "time per GET", SIZES[name].title, use="l2", size=name, callers=self._depth)
             for name in ("short", "chat")
         ]
 

@@ -1,8 +1,8 @@
-"""What an invalidation costs beside a bare PUBLISH.
+"""The cost of an invalidation beside a bare PUBLISH.
 
-One cache deletes a key that eight others have in process memory; timed from the start of the call until each of the
-eight has dropped it. Beside it, one connection publishes a message of the same bytes to eight subscribers; timed from
-before the command is sent until each of them has read it. Both run in this process, one after the other, turn by turn.
+One cache deletes a key that eight other caches hold in process memory, timed from the start of the call until each of
+the eight has dropped the key. Beside it, one connection publishes a message of the same bytes to eight subscribers,
+timed from before the command is sent until each subscriber has read it. Both run in this process, in turns.
 """
 
 import asyncio
@@ -35,11 +35,11 @@ _QUICK_COUNT = 100
 
 
 class NotDeliveredError(Exception):
-    """A replica did not have the key, or a subscriber or replica heard nothing."""
+    """A replica did not have the key, or a replica or subscriber did not receive the message."""
 
 
 class Arrivals:
-    """The moments at which something reached each of the receivers, for one publication at a time."""
+    """The times at which one publication reaches each receiver."""
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -47,34 +47,36 @@ class Arrivals:
         self._all = asyncio.Event()
 
     def note(self) -> None:
-        """Note that one more receiver has it."""
+        """Note that one more receiver has the publication."""
         self._moments.append(perf_counter())
         if len(self._moments) == self._count:
             self._all.set()
 
-    async def since(self, start: float) -> list[float]:
-        """Return the seconds from ``start`` to each arrival, once all are there."""
+    async def wait_since(self, start: float) -> list[float]:
+        """Return the seconds from ``start`` to each arrival, once all receivers have it."""
         try:
             async with asyncio.timeout(_TIMEOUT):
                 await self._all.wait()
         except TimeoutError:
-            raise NotDeliveredError(f"{len(self._moments)} of {self._count} have heard after {_TIMEOUT} s") from None
+            raise NotDeliveredError(
+                f"{len(self._moments)} of {self._count} have received it after {_TIMEOUT} s"
+            ) from None
         seconds = [moment - start for moment in self._moments]
         self._moments.clear()
         self._all.clear()
         return seconds
 
 
-class Bare:
-    """One publisher and eight subscribers on connections of valkey-py, with nothing in between."""
+class BarePublish:
+    """One publisher and eight subscribers on plain connections of valkey-py."""
 
     def __init__(self, message: bytes) -> None:
         self._message = message
         self._arrivals = Arrivals(REPLICAS)
 
     @contextlib.asynccontextmanager
-    async def opened(self, endpoint: Endpoint) -> AsyncIterator["Bare"]:
-        """Connect; disconnect on leaving."""
+    async def opened(self, endpoint: Endpoint) -> AsyncIterator["BarePublish"]:
+        """Connect; disconnect on exit."""
         connections = [Connection(host=endpoint.host, port=endpoint.port) for _ in range(1 + REPLICAS)]
         self._publisher, *subscribers = connections
         async with asyncio.TaskGroup() as readers:
@@ -96,28 +98,28 @@ class Bare:
         while True:
             message = await connection.read_response()
             if message[2] != self._message:
-                raise NotDeliveredError(f"a subscriber heard {message!r}")
+                raise NotDeliveredError(f"a subscriber received {message!r}")
             self._arrivals.note()
 
     async def deliver(self) -> list[float]:
         """Publish once; return the seconds to each subscriber."""
         start = perf_counter()
-        # Not by a client, whose pool and retries cost a third on top.
+        # On a connection and not with a client, whose pool and retries would add a third.
         await self._publisher.send_command("PUBLISH", _CHANNEL, self._message)
         await self._publisher.read_response()
-        return await self._arrivals.since(start)
+        return await self._arrivals.wait_since(start)
 
 
-class Caches:
-    """One cache that deletes and eight that have the key in process memory."""
+class Replicas:
+    """One cache that deletes a key, and eight caches that hold it in process memory."""
 
     def __init__(self) -> None:
         self._arrivals = Arrivals(REPLICAS)
         self._is_timed = False
 
     @contextlib.asynccontextmanager
-    async def opened(self, endpoint: Endpoint) -> AsyncIterator["Caches"]:
-        """Open the nine; close them on leaving."""
+    async def opened(self, endpoint: Endpoint) -> AsyncIterator["Replicas"]:
+        """Open the nine caches; close them on exit."""
         async with contextlib.AsyncExitStack() as stack:
             self._writer, *self._replicas = [
                 await stack.enter_async_context(_cache(endpoint.url)) for _ in range(1 + REPLICAS)
@@ -127,7 +129,7 @@ class Caches:
             yield self
 
     def _observe(self, replica: AgentCache) -> None:
-        """Note when the key leaves the process memory of ``replica``. Costs a call of a Python function."""
+        """Note when the key leaves the process memory of ``replica``. This adds one Python call to the time."""
         l1 = replica._engine.l1
         drop = l1.drop
 
@@ -140,10 +142,10 @@ class Caches:
         l1.drop = observed  # type: ignore[method-assign]
 
     async def fill(self) -> None:
-        """Have every replica hold the key; return when all is quiet."""
+        """Return when every replica holds the key and no message that drops it is in flight."""
         await self._writer.kv.set(_KEY, "an answer")
         for _ in range(_MAX_FILLS):
-            # What the server still tells of the last write drops the key again, and is waited for.
+            # The server still reports the last write, and that report drops the key again: wait until it has arrived.
             await asyncio.gather(*(replica.kv.get(_KEY) for replica in self._replicas))
             await asyncio.sleep(_QUIET_SECONDS)
             if all(replica._engine.l1.peek(_FULL_KEY) is not None for replica in self._replicas):
@@ -155,7 +157,7 @@ class Caches:
         self._is_timed = True
         start = perf_counter()
         existed = await self._writer.kv.delete(_KEY)
-        seconds = await self._arrivals.since(start)
+        seconds = await self._arrivals.wait_since(start)
         self._is_timed = False
         if not existed:
             raise NotDeliveredError("there was nothing to delete")
@@ -163,44 +165,44 @@ class Caches:
 
 
 def _cache(url: str) -> AgentCache:
-    # What all nine would tell the Monitor and Prometheus every second is no part of an invalidation.
+    # Reports to the Monitor and Prometheus, every second from nine caches, are no part of an invalidation.
     quiet = TelemetryOptions(metrics=False, tracing=False)
     return AgentCache.from_url(url, name=_NAME, telemetry=quiet, discovery=DiscoveryOptions(enabled=False))
 
 
 def _message() -> bytes:
-    """The bytes that the deletion of the key is announced by."""
+    """Return the bytes of the message that announces the deletion of the key."""
     before, after = encode(Announcement(keys=(_FULL_KEY,)), "0123456789abcdef")
     return before + b"1700000000000000" + after
 
 
 class Invalidation(Work):
-    """p99 over all deliveries of one round."""
+    """The 99th percentile over all deliveries of one round."""
 
     name = "invalidation"
     title = "Invalidation over eight replicas, p99"
     explained = "`kv.delete` until eight other caches have dropped the key; the floor is a bare PUBLISH, read by eight"
 
     def variants(self) -> list[Variant]:
-        return [Variant("p99", "until a replica has heard", "p99", callers=REPLICAS)]
+        return [Variant("p99", "until a replica has it", "p99", callers=REPLICAS)]
 
     def offers(self, peer: type[Peer], variant: Variant) -> bool:
-        return peer.title == "tiercache"  # the floor is measured with it, turn by turn
+        return peer.title == "tiercache"  # The floor is measured with tiercache, in turns.
 
     async def run(self, peer: Peer, variant: Variant, bench: Bench) -> dict[str, Measured]:
         count = _COUNT if bench.budget.values > 2 else _QUICK_COUNT
-        async with Bare(_message()).opened(bench.endpoint) as bare, Caches().opened(bench.endpoint) as caches:
+        async with BarePublish(_message()).opened(bench.endpoint) as bare, Replicas().opened(bench.endpoint) as caches:
             await _turns(bare, caches, _WARM_UP)
             seconds = await _turns(bare, caches, count)
         return {name: _measured(each, count) for name, each in seconds.items()}
 
 
-async def _turns(bare: Bare, caches: Caches, count: int) -> dict[str, list[float]]:
+async def _turns(bare: BarePublish, caches: Replicas, count: int) -> dict[str, list[float]]:
     seconds: dict[str, list[float]] = {"tiercache": [], "floor": []}
     for turn in range(count):
         sides: list[tuple[str, Any]] = [("floor", bare), ("tiercache", caches)]
         for side, deliver in sides if turn % 2 else reversed(sides):
-            # Before either, so that both find the process and the server as busy as each other.
+            # Before both kinds of delivery, so that the process and the server are equally busy for both.
             await caches.fill()
             seconds[side] += await deliver.deliver()
     return seconds

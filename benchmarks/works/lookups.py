@@ -1,4 +1,4 @@
-"""Hits: of requests by size, level and number of callers, by a key made beforehand, of tools, sessions and batches."""
+"""Hits: requests by size, level and number of callers; lookups by a kept key; many checks at once."""
 
 import asyncio
 from abc import abstractmethod
@@ -22,21 +22,21 @@ CALLERS = (1, 10, 100, 1_000)
 _QUICK_CALLERS = (1, 100)
 _CHUNK_CALLS = 256
 _CALLS_A_CALLER = {"l1": 8, "l2": 4}
-"""Of each caller, by level: fewer and its own task would be part of the figure."""
-_FEWEST_KNOWN = 16
+"""Calls of each caller, by level. With fewer calls, the cost of its task would show in the figure."""
+_MIN_ENTRIES = 16
 _CHECKED_CALLS = 50
 _BATCH = 100
-_TOGETHER = 100
-"""Stored or looked up at once before the clock starts."""
-_PATIENCE = (0.01, 0.05, 0.2)
-"""Seconds to wait for what the server tells of own stores, each time that a level is checked."""
+_STORES_AT_ONCE = 100
+"""Stores that run at once before the clock starts."""
+_WAIT_SECONDS = (0.01, 0.05, 0.2)
+"""Seconds to wait for the invalidation messages of own stores, for each attempt to check the level."""
 
 
 class Lookups(Work):
-    """Calls that find what was stored before; each result is kept, and compared when the clock stands."""
+    """Calls that find entries stored before. Results are kept, and compared after the clock stops."""
 
     keeps_arguments: ClassVar[bool] = False
-    """Whether each call for an entry is given the same object, and not one newly built."""
+    """Whether all calls for an entry get the same object; otherwise each call gets a new one."""
 
     @abstractmethod
     async def store(self, peer: Peer, variant: Variant, number: int) -> None:
@@ -44,18 +44,18 @@ class Lookups(Work):
 
     @abstractmethod
     def call(self, peer: Peer, variant: Variant) -> Callable[[Any], Awaitable[Any]]:
-        """The timed call."""
+        """Return the timed call."""
 
     @abstractmethod
     def argument(self, peer: Peer, variant: Variant, number: int) -> Any:
-        """What the call is given for entry ``number``; newly built, unless they are kept."""
+        """Return the argument of the call for entry ``number``: a new object, unless ``keeps_arguments``."""
 
     @abstractmethod
     def compare(self, peer: Peer, variant: Variant, found: Any, number: int) -> None:
-        """Raise if the call has not returned entry ``number``."""
+        """Raise WrongAnswerError unless ``found`` is entry ``number``."""
 
     async def run(self, peer: Peer, variant: Variant, bench: Bench) -> Measured:
-        known = max(_FEWEST_KNOWN, variant.callers)
+        known = max(_MIN_ENTRIES, variant.callers)
         level = variant.use if variant.use in peer.levels else "l2"
         argument = self._arguments(peer, variant, known)
         await self._prepare(peer, variant, bench, argument, known)
@@ -65,7 +65,7 @@ class Lookups(Work):
             while done < loops:
                 few, many = _CALLS_A_CALLER[level], _CHUNK_CALLS // variant.callers
                 each = min(loops - done, _CHUNK_CALLS) if variant.callers == 1 else max(few, many)
-                # Every caller asks for something else: nobody profits from sharing one answer among all.
+                # Every caller asks for another entry, so that no cache gains by sharing one answer among all callers.
                 numbers = [[(caller + turn) % known for turn in range(each)] for caller in range(variant.callers)]
                 found = await self._ask(peer, variant, clock, argument, numbers)
                 if variant.use in peer.levels:
@@ -84,9 +84,9 @@ class Lookups(Work):
     async def _ask(
         self, peer: Peer, variant: Variant, clock: Clock, argument: Callable[[int], Any], numbers: list[list[int]]
     ) -> list[Any]:
-        """Have each caller look up its numbers; return what was found, compared."""
-        asked = [[argument(number) for number in line] for line in numbers]
-        lines = await _timed(clock, self.call(peer, variant), asked)
+        """Let each caller look up its numbers; compare the results and return them."""
+        arguments = [[argument(number) for number in line] for line in numbers]
+        lines = await _timed(clock, self.call(peer, variant), arguments)
         for line, wanted in zip(lines, numbers, strict=True):
             for found, number in zip(line, wanted, strict=True):
                 self.compare(peer, variant, found, number)
@@ -95,17 +95,17 @@ class Lookups(Work):
     async def _prepare(
         self, peer: Peer, variant: Variant, bench: Bench, argument: Callable[[int], Any], known: int
     ) -> None:
-        """Store what is looked up, see that it is found, and by counting at the server that the level meant answers."""
-        together = min(variant.callers, _TOGETHER)
+        """Store the entries; check by the reads that Valkey counted that the expected level answers the lookups."""
+        together = min(variant.callers, _STORES_AT_ONCE)
         for first in range(0, known, together):
             numbers = range(first, min(first + together, known))
             await asyncio.gather(*(self.store(peer, variant, number) for number in numbers))
         await peer.settle()
         expected = 0 if variant.use == "l1" and "l1" in peer.levels else _CHECKED_CALLS
         checked = [turn % known for turn in range(_CHECKED_CALLS)]
-        for seconds in _PATIENCE:
+        for seconds in _WAIT_SECONDS:
             await asyncio.sleep(seconds)
-            # All callers at once: each has its connection before the clock starts.
+            # All callers at once, so that each has its connection before the clock starts.
             callers = [list(range(first, known, variant.callers)) for first in range(variant.callers)]
             await self._ask(peer, variant, Clock(), argument, callers)
             await asyncio.sleep(seconds)
@@ -117,18 +117,18 @@ class Lookups(Work):
         raise WrongAnswerError(f"{peer.title} read Valkey {reads} times in {_CHECKED_CALLS} lookups")
 
 
-async def _timed(clock: Clock, call: Callable[[Any], Awaitable[Any]], asked: list[list[Any]]) -> list[list[Any]]:
-    """Have every caller go through its list; the tasks are there before the clock starts."""
-    if len(asked) == 1:
+async def _timed(clock: Clock, call: Callable[[Any], Awaitable[Any]], lists: list[list[Any]]) -> list[list[Any]]:
+    """Let every caller make the calls of its list; the tasks exist before the clock starts."""
+    if len(lists) == 1:
         with clock:
-            return [[await call(argument) for argument in asked[0]]]
+            return [[await call(argument) for argument in lists[0]]]
     gate = asyncio.Event()
 
     async def caller(arguments: list[Any]) -> list[Any]:
         await gate.wait()
         return [await call(argument) for argument in arguments]
 
-    tasks = [asyncio.create_task(caller(arguments)) for arguments in asked]
+    tasks = [asyncio.create_task(caller(arguments)) for arguments in lists]
     await asyncio.sleep(0)
     with clock:
         gate.set()
@@ -168,7 +168,7 @@ def _by_callers(use: str) -> list[Variant]:
 class L1Hit(_Requests):
     name = "l1-hit"
     title = "L1 hit"
-    explained = "`check` of what this process has in memory"
+    explained = "`check` of an entry that this process has in memory"
 
     def variants(self) -> list[Variant]:
         return _by_callers("l1")
@@ -177,7 +177,7 @@ class L1Hit(_Requests):
 class L2Hit(_Requests):
     name = "l2-hit"
     title = "L2 hit"
-    explained = "`check` of what only Valkey has; memory is off"
+    explained = "`check` of an entry that only Valkey has; memory is off"
 
     def variants(self) -> list[Variant]:
         return _by_callers("l2")
@@ -185,9 +185,9 @@ class L2Hit(_Requests):
 
 class PreparedHit(_Requests):
     name = "prepared-hit"
-    title = "L1 hit by a key made beforehand"
+    title = "L1 hit by a kept key"
     quick = False
-    explained = "the same when the caller has kept the key of its request; only the lookup is timed"
+    explained = "the same for a caller that keeps the key of its request; only the lookup is timed"
     needs = ("prepare", "check_prepared")
     keeps_arguments = True
 
@@ -209,12 +209,12 @@ class PreparedHit(_Requests):
 
 
 class GatherChecks(_Requests):
-    """100 checks at once, as an agent that fans out makes them."""
+    """100 checks at once, like those of an agent that fans out."""
 
     name = "gather-checks"
     title = "100 checks at once"
     quick = False
-    explained = "`asyncio.gather` of 100 checks of different requests, one each"
+    explained = "`asyncio.gather` of 100 checks, each of another request"
 
     def variants(self) -> list[Variant]:
-        return [Variant(use, "time a check", use.upper(), use=use, callers=_BATCH) for use in ("l1", "l2")]
+        return [Variant(use, "time per check", use.upper(), use=use, callers=_BATCH) for use in ("l1", "l2")]

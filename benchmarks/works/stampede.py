@@ -1,4 +1,4 @@
-"""1,000 identical misses at once, in one process and over eight."""
+"""The stampede: 1,000 identical misses at once, in one process and in eight."""
 
 import asyncio
 import itertools
@@ -16,7 +16,7 @@ LOADER_SECONDS = 0.05
 
 
 class CountingLoader:
-    """Takes 50 ms, as a quick model would, and counts its calls."""
+    """A loader that takes 50 ms, like a fast model, and counts its calls."""
 
     def __init__(self, answer: Answer) -> None:
         self.calls = 0
@@ -29,7 +29,7 @@ class CountingLoader:
 
 
 async def stampede(peer: Peer, number: int, callers: int) -> tuple[Clock, int]:
-    """Have so many callers ask the same at once; return what it took and how often the loader was called."""
+    """Let ``callers`` tasks make the same request at once; return the time and the number of loader calls."""
     size = SIZES["short"]
     batch = [size.build(number) for _ in range(callers)]
     loader = CountingLoader(size.reply(number))
@@ -45,7 +45,7 @@ async def stampede(peer: Peer, number: int, callers: int) -> tuple[Clock, int]:
 class Stampede(Work):
     name = "stampede"
     title = "1,000 identical misses, one process"
-    explained = "`get_or_load` by 1,000 tasks at once, the loader takes 50 ms; until all have the answer"
+    explained = "`get_or_load` by 1,000 tasks at once with a loader of 50 ms, until all have the answer"
     needs = ("get_or_load",)
 
     def variants(self) -> list[Variant]:
@@ -65,7 +65,7 @@ class Stampede(Work):
                 total.wall, total.cpu = total.wall + clock.wall, total.cpu + clock.cpu
             return total, loops
 
-        await body(1)  # opens the connections
+        await body(1)  # Opens the connections.
         measured = await bench.sample(body)
         measured.notes["loader_calls"] = most
         return measured
@@ -93,7 +93,7 @@ class StampedeProcesses(Work):
             for _ in range(PROCESSES)
         ]
         try:
-            await asyncio.gather(*map(_line, processes))  # all are connected
+            await asyncio.gather(*map(_line, processes))  # Returns when all are connected.
             measured = Measured(loops=1)
             for number in range(bench.budget.values + 1):
                 calls = await self._time(processes, number, measured if number else Measured())

@@ -1,4 +1,4 @@
-"""One of the processes of a stampede: opens its cache, and stampedes whenever a number comes in on standard input."""
+"""One process of a stampede: it opens its cache, and starts a stampede for each number on standard input."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Writes: a miss and its store, a load on a miss, and many stores at once."""
+"""Writes: a miss and its store, a load on a miss, and 1,000 stores at once."""
 
 import asyncio
 import itertools
@@ -24,19 +24,19 @@ def _by_size() -> list[Variant]:
     ]
 
 
-class _Unasked(Work):
-    """One caller after another thing that nobody asked before; the time ends when nothing is under way any more."""
+class _NewRequests(Work):
+    """One caller makes new requests, one after another; the time ends when no work of the cache is in flight."""
 
     def variants(self) -> list[Variant]:
         return _by_size()
 
     @abstractmethod
     def call(self, peer: Peer, variant: Variant) -> Callable[[Params, Answer], Awaitable[Any]]:
-        """The timed call."""
+        """Return the timed call."""
 
     @abstractmethod
     def wanted(self, variant: Variant, number: int) -> Answer | None:
-        """What the call is to have found."""
+        """Return the answer that the call must find, or None for a miss."""
 
     async def run(self, peer: Peer, variant: Variant, bench: Bench) -> Measured:
         size, numbers = size_of(variant), itertools.count()
@@ -46,9 +46,9 @@ class _Unasked(Work):
             clock, done = Clock(), 0
             while done < loops:
                 batch = list(itertools.islice(numbers, min(loops - done, _CHUNK_CALLS)))
-                asked = [(size.build(number), size.reply(number)) for number in batch]
+                requests = [(size.build(number), size.reply(number)) for number in batch]
                 with clock:
-                    found = [await call(params, answer) for params, answer in asked]
+                    found = [await call(params, answer) for params, answer in requests]
                     await peer.settle()
                 for each, number in zip(found, batch, strict=True):
                     expect(peer, each, self.wanted(variant, number))
@@ -63,10 +63,10 @@ class _Unasked(Work):
         return await bench.sample(body)
 
 
-class MissStore(_Unasked):
+class MissStore(_NewRequests):
     name = "miss-store"
     title = "Miss and store"
-    explained = "`check` of what nobody asked before, then `store`, until Valkey has acknowledged it"
+    explained = "`check` of a new request, then `store`, until Valkey has acknowledged the write"
 
     def call(self, peer: Peer, variant: Variant) -> Callable[[Params, Answer], Awaitable[Any]]:
         check, store = peer.check, peer.store
@@ -82,11 +82,11 @@ class MissStore(_Unasked):
         return None
 
 
-class MissLoad(_Unasked):
+class MissLoad(_NewRequests):
     name = "miss-load"
     title = "Miss and load"
     quick = False
-    explained = "`get_or_load` of what nobody asked before, with a loader that returns at once, until it is stored"
+    explained = "`get_or_load` of a new request with a loader that returns at once, until the answer is stored"
     needs = ("get_or_load",)
 
     def call(self, peer: Peer, variant: Variant) -> Callable[[Params, Answer], Awaitable[Any]]:
@@ -106,15 +106,15 @@ class MissLoad(_Unasked):
 
 
 class StoreBatch(Work):
-    """1,000 stores at once; the time ends when Valkey has all of them."""
+    """1,000 stores at once; the time ends when Valkey has all values."""
 
     name = "store-batch"
     title = "1,000 stores at once"
-    explained = "`asyncio.gather` of 1,000 stores, until Valkey has all of them; time a store"
+    explained = "`asyncio.gather` of 1,000 stores, until Valkey has all values; time per store"
 
     def variants(self) -> list[Variant]:
         return [
-            Variant(name, "time a store", SIZES[name].title, size=name, callers=_CONCURRENT)
+            Variant(name, "time per store", SIZES[name].title, size=name, callers=_CONCURRENT)
             for name in ("short", "chat")
         ]
 
@@ -125,10 +125,10 @@ class StoreBatch(Work):
             clock = Clock()
             for _ in range(loops):
                 batch = _next(numbers)
-                asked = [(size.build(number), size.reply(number)) for number in batch]
+                requests = [(size.build(number), size.reply(number)) for number in batch]
                 before = bench.counters.keys()
                 with clock:
-                    await asyncio.gather(*(peer.store(params, answer) for params, answer in asked))
+                    await asyncio.gather(*(peer.store(params, answer) for params, answer in requests))
                     await peer.settle()
                 if bench.counters.keys() - before < len(batch):
                     raise WrongAnswerError(f"{peer.title} stored {len(batch)} answers, Valkey holds fewer")
@@ -136,7 +136,7 @@ class StoreBatch(Work):
                     expect(peer, await peer.check(size.build(number)), size.reply(number))
             return clock, loops * _CONCURRENT
 
-        await body(1)  # opens the connections
+        await body(1)  # Opens the connections.
         return await bench.sample(body)
 
 

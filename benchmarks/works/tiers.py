@@ -1,4 +1,4 @@
-"""Hits of the other tiers: tool results, session fields, and 100 values by one call."""
+"""Hits of the other tiers: tool results, session fields, and 100 values with one call."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -7,7 +7,7 @@ from benchmarks.data import NAME, TOOL, tool_args, tool_text
 from benchmarks.peers.protocol import Peer
 from benchmarks.timing import Clock, Measured
 from benchmarks.works.lookups import Lookups
-from benchmarks.works.work import Bench, Variant, Work, echoes, expect_equal, size_of
+from benchmarks.works.work import Bench, Variant, Work, expect_equal, size_of, wait_for_own_invalidations
 
 _BATCH = 100
 
@@ -24,7 +24,7 @@ class ToolCheck(Lookups):
     name = "tool-check"
     title = "Tool check"
     quick = False
-    explained = "the stored result of a tool call, by its name and arguments"
+    explained = "the stored result of a tool call, by the name and arguments of the tool"
     needs = ("tool_check", "tool_store")
 
     def variants(self) -> list[Variant]:
@@ -81,16 +81,16 @@ class SessionGet(Lookups):
 
 
 class GetMany(Work):
-    """100 keys at a time: by the call made for it."""
+    """100 keys at a time, by the bulk method of the cache."""
 
     name = "get-many"
-    title = "100 values by one call"
+    title = "100 values with one call"
     quick = False
-    explained = "`kv.get_many` and its like, 100 keys"
+    explained = "`kv.get_many` and the bulk methods of other caches, 100 keys"
     needs = ("set", "get_many")
 
     def variants(self) -> list[Variant]:
-        return [Variant(use, "time a batch", use.upper(), use=use) for use in ("l1", "l2")]
+        return [Variant(use, "time per batch", use.upper(), use=use) for use in ("l1", "l2")]
 
     async def run(self, peer: Peer, variant: Variant, bench: Bench) -> Measured:
         get_many, put = peer.get_many, peer.set
@@ -100,9 +100,9 @@ class GetMany(Work):
         values = [size_of(variant).reply(number).as_dict() for number in range(_BATCH)]
         for key, value in zip(keys, values, strict=True):
             await put(key, value)
-        await echoes()
+        await wait_for_own_invalidations()
         expect_equal(peer, peer.values(await get_many(keys), keys), values)
-        await echoes()
+        await wait_for_own_invalidations()
 
         async def body(loops: int) -> tuple[Clock, int]:
             clock = Clock()

@@ -1,4 +1,4 @@
-"""A run goes on past what fails, and what it has measured is there whenever it is stopped."""
+"""The driver of the benchmarks: a run continues after a failed case, and keeps its measurements when it is stopped."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import valkey
 
 from benchmarks.driver import CaseFailedError, Driver, Plan, Worker
 from benchmarks.peers import Endpoint
@@ -32,7 +33,7 @@ def _plan(rounds: int = 1) -> Plan:
 
 
 class _Dying(Worker):
-    """Its process ends at the first case."""
+    """A worker whose process ends at the first case."""
 
     def measure(self, asked: dict[str, Any]) -> Any:
         if (asked["work"], asked["variant"]) == (L1.work, L1.variant) and "handmade" in self._command:
@@ -41,7 +42,7 @@ class _Dying(Worker):
         return super().measure(asked)
 
 
-def test_a_process_that_ends_costs_its_case_and_no_other(
+def test_driver_fails_only_the_case_whose_process_ended(
     server: tuple[Endpoint, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("benchmarks.driver.Worker", _Dying)
@@ -54,7 +55,7 @@ def test_a_process_that_ends_costs_its_case_and_no_other(
     assert results.round_count == 2
 
 
-def test_a_case_that_raises_costs_itself_alone(server: tuple[Endpoint, int]) -> None:
+def test_driver_worker_continues_after_case_that_raised(server: tuple[Endpoint, int]) -> None:
     worker = Worker("handmade", "asyncio")
     endpoint = {"host": server[0].host, "port": server[0].port}
     budget = {"values": 1, "min_seconds": 0.0}
@@ -69,19 +70,19 @@ def test_a_case_that_raises_costs_itself_alone(server: tuple[Endpoint, int]) -> 
         worker.stop()
 
 
-def test_what_was_measured_is_handed_over_after_each_round(server: tuple[Endpoint, int]) -> None:
+def test_driver_calls_back_after_each_round(server: tuple[Endpoint, int]) -> None:
     results, counts = Results(), []
     Driver(_plan(rounds=2), *server, results).run(after_round=lambda: counts.append(results.round_count))
     assert counts == [1, 2]
 
 
-def test_a_run_that_is_stopped_has_written_its_rounds(tmp_path: Path) -> None:
+def test_driver_keeps_finished_rounds_when_run_is_stopped(tmp_path: Path) -> None:
     output = tmp_path / "run.json"
     options = ["--quick", "--works", "l1-hit", "--sizes", "short", "--peers", "floor", "--rounds", "100000"]
     command = [sys.executable, "-m", "benchmarks", *options, "--output", str(output)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        for line in process.stderr:  # The round before is written by then.
+        for line in process.stderr:  # The first round has been written to the file.
             if line.startswith("round 2 of"):
                 assert Results.load(output).round_count == 1
                 process.send_signal(signal.SIGTERM)
@@ -93,16 +94,17 @@ def test_a_run_that_is_stopped_has_written_its_rounds(tmp_path: Path) -> None:
     assert "1 stopped before the end" in output.with_suffix(".md").read_text()
 
 
-def test_unrelated_keys_stay_and_all_others_go(server: tuple[Endpoint, int]) -> None:
-    with Counters(server[0]) as counters:
+def test_counters_reset_keeps_only_unrelated_keys(server: tuple[Endpoint, int]) -> None:
+    endpoint = server[0]
+    with Counters(endpoint) as counters, valkey.Valkey.from_url(endpoint.url) as client:
         counters.reset(1_000)
-        counters._client.set("bench:a", "1")
-        counters._client.set("unrelated:0", "kept")
+        client.set("bench:a", "1")
+        client.set("unrelated:0", "kept")
         counters.reset(1_000)
         assert counters.keys() == 1_000
-        assert counters._client.get("bench:a") is None
-        assert counters._client.get("unrelated:0") == b"kept"
-        counters._client.set("unknown", "1")
+        assert client.get("bench:a") is None
+        assert client.get("unrelated:0") == b"kept"
+        client.set("unknown", "1")
         counters.reset(1_000)
         assert counters.keys() == 1_000
         counters.reset()

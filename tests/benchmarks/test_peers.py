@@ -1,4 +1,4 @@
-"""Each peer that is installed does the works that it offers, with right answers; one that is wrong is found out."""
+"""Each installed peer does the works that it offers with right answers, and the checks notice wrong answers."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from benchmarks.works import WORKS, Bench, Variant, WrongAnswerError
 
 INSTALLED = [name for name in PEERS if not why_missing(name)]
 QUICKEST = Budget(values=1, min_seconds=0.0)
-# Those that take seconds, with 1,000 callers if the peer keeps a connection for each.
+# Works that take seconds.
 SKIPPED = {"stampede-processes", "invalidation", "memory", "entries"}
+# Works with 1,000 callers, for each of which some peers open a connection.
 HEAVY = {"store-batch", "stampede"}
 
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[Endpoint]:
-    """The server of the benchmarks, which listens on TCP and allows DEBUG."""
+    """Return the address of the server of the benchmarks, which listens on TCP and allows DEBUG."""
     raise_file_limit()
     with running_valkey() as (endpoint, _):
         yield endpoint
@@ -40,7 +41,7 @@ def _cases() -> list[tuple[str, str, str]]:
 
 
 def _firsts(variants: list[Variant]) -> list[Variant]:
-    """The first of each level."""
+    """Return the first variant of each level."""
     return list({variant.use: variant for variant in reversed(variants)}.values())
 
 
@@ -59,19 +60,19 @@ async def _run(name: str, work_name: str, variant_name: str, endpoint: Endpoint,
     return measured
 
 
-def test_the_peers_of_the_test_environment_are_among_them() -> None:
+def test_peers_of_test_environment_are_installed() -> None:
     assert {"tiercache", "betterdb", "handmade", "floor"} <= set(INSTALLED)
 
 
-@pytest.mark.filterwarnings("default")  # What other libraries warn of is theirs.
+@pytest.mark.filterwarnings("default")  # Other libraries may raise warnings.
 @pytest.mark.parametrize(("name", "work", "variant"), _cases())
-async def test_a_peer_does_its_works_with_right_answers(name: str, work: str, variant: str, endpoint: Endpoint) -> None:
+async def test_peer_does_its_works_with_right_answers(name: str, work: str, variant: str, endpoint: Endpoint) -> None:
     measured = await _run(name, work, variant, endpoint)
     assert all(value > 0 for value in measured.wall)
     assert measured.wall
 
 
-async def test_a_wrong_answer_is_found_out(endpoint: Endpoint) -> None:
+async def test_peer_check_notices_wrong_answer(endpoint: Endpoint) -> None:
     peer = peer_class("handmade")()
     check = peer.check
     asked = 0
@@ -87,14 +88,14 @@ async def test_a_wrong_answer_is_found_out(endpoint: Endpoint) -> None:
         await _run("handmade", "l1-hit", "short-1", endpoint, peer)
 
 
-async def test_an_answer_from_another_level_is_found_out(endpoint: Endpoint) -> None:
+async def test_peer_check_notices_answer_from_other_level(endpoint: Endpoint) -> None:
     peer = peer_class("handmade")()
     peer._remember = lambda key, value: None  # type: ignore[attr-defined]
     with pytest.raises(WrongAnswerError, match="read Valkey 50 times"):
         await _run("handmade", "l1-hit", "short-1", endpoint, peer)
 
 
-async def test_a_store_that_stores_nothing_is_found_out(endpoint: Endpoint) -> None:
+async def test_peer_check_notices_store_that_stores_nothing(endpoint: Endpoint) -> None:
     peer = peer_class("handmade")()
 
     async def store(params: Any, answer: Any) -> None:
@@ -105,7 +106,7 @@ async def test_a_store_that_stores_nothing_is_found_out(endpoint: Endpoint) -> N
         await _run("handmade", "miss-store", "short", endpoint, peer)
 
 
-async def test_a_loader_called_twice_is_found_out(endpoint: Endpoint) -> None:
+async def test_peer_check_notices_second_call_of_loader(endpoint: Endpoint) -> None:
     peer = peer_class("handmade")()
     peer.single_flight = True  # type: ignore[misc]
     with pytest.raises(WrongAnswerError, match="called the loader"):

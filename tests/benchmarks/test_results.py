@@ -1,7 +1,8 @@
-"""What is made of the values: ratios over rounds, the comparison with a stored run, tables, and blocks of a page."""
+"""The results of the benchmarks: ratios over rounds, the comparison with a stored run, tables, and blocks of a page."""
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -20,7 +21,7 @@ SHORT_L1 = "l1-hit/short-1 as fast as betterdb"
 
 
 def results(**rounds: list[list[float]]) -> Results:
-    """A run of the short L1 hit: seconds by round, by peer."""
+    """Return a run of the short L1 hit, from the seconds of each round by peer."""
     run = Results({"date": "2026-01-01"})
     for peer, values in rounds.items():
         for each in values:
@@ -29,18 +30,18 @@ def results(**rounds: list[list[float]]) -> Results:
     return run
 
 
-def test_a_ratio_is_the_median_of_the_quotients_of_the_rounds() -> None:
+def test_ratio_is_median_of_quotients_of_rounds() -> None:
     run = results(tiercache=[[1.0, 1.0, 9.0], [2.0], [1.0]], betterdb=[[10.0], [10.0], [12.0]])
     ratio = run.speed("l1-hit", "short-1", "betterdb")
     assert ratio is not None
     assert (ratio.value, ratio.low, ratio.high) == (10.0, 5.0, 12.0)
 
 
-def test_what_was_not_measured_has_no_ratio() -> None:
+def test_ratio_is_none_without_measurement() -> None:
     assert results(tiercache=[[1.0]]).speed("l1-hit", "short-1", "betterdb") is None
 
 
-def test_a_case_that_failed_is_left_out_and_named() -> None:
+def test_results_leave_out_failed_case_and_name_it() -> None:
     run = results(tiercache=[[1.0]], betterdb=[[2.0]])
     run.fail(Case("l1-hit", "short-1", "betterdb"), "a wrong answer")
     assert run.peers("l1-hit", "short-1") == ["tiercache"]
@@ -48,14 +49,14 @@ def test_a_case_that_failed_is_left_out_and_named() -> None:
 
 
 @pytest.mark.parametrize(("now", "passes"), [(74.0, False), (76.0, True), (75.0, True), (200.0, True)])
-def test_a_ratio_that_dropped_by_over_a_quarter_fails(now: float, passes: bool) -> None:
+def test_comparison_fails_when_ratio_drops_by_over_a_quarter(now: float, passes: bool) -> None:
     compared = baseline.compare({"a": 100.0, "b": 1.0}, {"a": now, "b": 1.0})
     assert compared.passes(complete=True) is passes
     assert list(compared.dropped) == ([] if passes else ["a"])
     assert ("DROPPED  a: 100 -> " in compared.report()) is not passes
 
 
-def test_a_stored_row_that_is_missing_is_named_and_fails_a_complete_run() -> None:
+def test_comparison_of_complete_run_fails_when_row_is_missing() -> None:
     compared = baseline.compare({"a": 1.0, "b": 1.0}, {"a": 1.0, "c": 1.0})
     assert compared.missing == ("b",)
     assert "missing  b" in compared.report()
@@ -64,17 +65,17 @@ def test_a_stored_row_that_is_missing_is_named_and_fails_a_complete_run() -> Non
     assert not compared.passes(complete=True)
 
 
-def test_a_comparison_of_nothing_fails() -> None:
+def test_comparison_fails_without_rows() -> None:
     assert not baseline.compare({"a": 1.0}, {}).passes(complete=False)
 
 
-def test_a_baseline_comes_back_as_it_was_saved(tmp_path: Path) -> None:
+def test_baseline_is_loaded_as_saved(tmp_path: Path) -> None:
     run = results(tiercache=[[1.0]], betterdb=[[160.0]])
     baseline.save(run, tmp_path / "baseline.json")
     assert baseline.load(tmp_path / "baseline.json") == {SHORT_L1: 160.0}
 
 
-def test_a_run_comes_back_from_its_file_as_it_was(tmp_path: Path) -> None:
+def test_results_are_loaded_as_saved(tmp_path: Path) -> None:
     run = results(tiercache=[[1.0, 2.0], [3.0]], betterdb=[[10.0], [20.0]])
     run.add({"tiercache": Measured([5.0], [1.0], 7, {"loader_calls": 1})}, Case("stampede", "1000", "tiercache"))
     run.fail(Case("l1-hit", "chat-1", "betterdb"), "a wrong answer")
@@ -82,7 +83,7 @@ def test_a_run_comes_back_from_its_file_as_it_was(tmp_path: Path) -> None:
     assert Results.load(tmp_path / "run.json") == run
 
 
-def test_a_limit_from_above_is_stored_inverted_so_that_less_is_worse() -> None:
+def test_baseline_inverts_ratio_of_upper_limit() -> None:
     run = Results()
     for seconds in ((0.060,), (0.120,)):
         run.rounds.clear()
@@ -91,7 +92,7 @@ def test_a_limit_from_above_is_stored_inverted_so_that_less_is_worse() -> None:
         assert stored == pytest.approx(0.05 / seconds[0])
 
 
-def test_runs_taken_together_pair_the_rounds_of_each_run() -> None:
+def test_pooled_results_pair_rounds_of_each_run() -> None:
     one = results(tiercache=[[1.0], [1.0]], betterdb=[[10.0], [20.0]])
     other = results(tiercache=[[2.0]], betterdb=[[60.0]], handmade=[[4.0]])
     one.machine["runs"] = other.machine["runs"] = "1"
@@ -103,7 +104,7 @@ def test_runs_taken_together_pair_the_rounds_of_each_run() -> None:
     assert one.rounds[Case("l1-hit", "short-1", "betterdb")][0].round == 0
 
 
-def test_what_failed_in_one_of_the_runs_is_left_out_of_all() -> None:
+def test_pooled_results_leave_out_case_that_failed_in_one_run() -> None:
     one, other = (results(tiercache=[[1.0]], betterdb=[[10.0]]) for _ in range(2))
     other.fail(Case("l1-hit", "short-1", "betterdb"), "a wrong answer")
     pooled = Results.pooled([one, other])
@@ -111,14 +112,14 @@ def test_what_failed_in_one_of_the_runs_is_left_out_of_all() -> None:
     assert "Left out: l1-hit/short-1/betterdb (a wrong answer)." in markdown(pooled)
 
 
-def test_runs_of_different_machines_are_not_taken_together() -> None:
+def test_pooled_results_refuse_runs_of_different_machines() -> None:
     one, other = results(tiercache=[[1.0]]), results(tiercache=[[1.0]])
     other.machine["cpu_count"] = "64"
     with pytest.raises(ValueError, match="cpu_count"):
         Results.pooled([one, other])
 
 
-def test_files_shown_together_serve_goals_and_comparison(
+def test_command_shows_and_compares_pooled_files(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = [str(tmp_path / f"{number}.json") for number in range(2)]
@@ -133,9 +134,7 @@ def test_files_shown_together_serve_goals_and_comparison(
     assert f"DROPPED  {SHORT_L1}: 150 -> 100" in capsys.readouterr().err
 
 
-def test_what_was_measured_of_a_round_that_is_interrupted_is_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_command_keeps_measurements_of_interrupted_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def interrupted(driver: Driver, after_round: object) -> None:
         driver._results.add({"floor": Measured([1.0], [1.0], 1)}, Case("l1-hit", "short-1", "floor"), 0)
@@ -155,7 +154,7 @@ def _command(monkeypatch: pytest.MonkeyPatch, *args: str) -> int:
     return main()
 
 
-def test_a_goal_of_one_caller_in_valkey_shows_the_ratio_by_cpu_time_beside_it() -> None:
+def test_goal_of_single_caller_in_l2_shows_ratio_by_cpu_time() -> None:
     run = Results()
     for peer, wall, cpu in (("tiercache", 1.0, 0.5), ("betterdb", 5.0, 4.0)):
         run.add({peer: Measured([wall], [cpu], 1)}, Case("l2-hit", "short-1", peer))
@@ -164,14 +163,14 @@ def test_a_goal_of_one_caller_in_valkey_shows_the_ratio_by_cpu_time_beside_it() 
     assert "| 5x (5-5) | **no** | 8x (8-8) |" in goal_table(run)
 
 
-def test_a_goal_is_met_from_its_limit_on() -> None:
+def test_goal_is_met_at_its_limit() -> None:
     for seconds, is_met in ((149.0, False), (150.0, True)):
         (goal,) = goals(results(tiercache=[[1.0]], betterdb=[[seconds]]))
         assert goal.is_met is is_met
         assert ("| **no** |" in goal_table(results(tiercache=[[1.0]], betterdb=[[seconds]]))) is not is_met
 
 
-def test_a_table_has_a_row_a_peer_its_ratio_and_a_mark_where_another_level_answers() -> None:
+def test_table_has_row_ratio_and_mark_for_each_peer() -> None:
     pytest.importorskip("betterdb_agent_cache")
     text = work_tables(results(tiercache=[[2e-6]], betterdb=[[2e-4]]), WORKS["l1-hit"])
     assert text.splitlines()[-4:] == [
@@ -185,11 +184,11 @@ def test_a_table_has_a_row_a_peer_its_ratio_and_a_mark_where_another_level_answe
 @pytest.mark.parametrize(
     ("seconds", "text"), [(2.0, "2 s"), (0.01234, "12.3 ms"), (0.0001234, "123 µs"), (1.5e-7, "150 ns")]
 )
-def test_a_duration_has_three_digits_and_its_unit(seconds: float, text: str) -> None:
+def test_duration_has_three_digits_and_unit(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
-def test_a_block_of_a_page_is_replaced_and_the_rest_is_left() -> None:
+def test_page_block_is_replaced_and_rest_is_kept() -> None:
     run = results(tiercache=[[1.0]], betterdb=[[150.0]])
     page = "before\n<!-- benchmark: goals -->\nold\n<!-- end -->\nafter\n<!-- benchmark: uvloop -->\nx\n<!-- end -->\n"
     once = pages.filled(page, run)
@@ -200,7 +199,27 @@ def test_a_block_of_a_page_is_replaced_and_the_rest_is_left() -> None:
     assert pages.filled(once, run) == once
 
 
-async def test_a_sample_finds_the_calls_that_fill_its_time() -> None:
+def _marks(page: Path) -> list[str]:
+    return re.findall(r"<!-- benchmark: ([a-z-]+) -->", page.read_text("utf-8"))
+
+
+def test_page_has_a_mark_for_every_figure_and_every_figure_has_a_page() -> None:
+    marks = {page: _marks(page) for page in pages.PAGES}
+    assert all(marks.values())
+    assert {name for names in marks.values() for name in names} == set(pages.BLOCKS)
+
+
+def test_page_names_the_number_of_missed_goals() -> None:
+    goals_page = next(page for page in pages.PAGES if page.name == "GOALS.md").read_text("utf-8")
+    performance = next(page for page in pages.PAGES if page.name == "performance.md").read_text("utf-8")
+    met, missed = (len(re.findall(rf"^\|.*\| {word} \|", goals_page, re.MULTILINE)) for word in ("yes", r"\*\*no\*\*"))
+    assert met + missed > 0
+    assert f"tiercache met {met} of {met + missed} goals and missed {missed}" in goals_page
+    assert f"## Why {missed} goals are missed" in goals_page
+    assert f"Of {met + missed} goals, tiercache meets {met} and misses {missed}" in performance
+
+
+async def test_sample_finds_loops_that_fill_its_time() -> None:
     done: list[int] = []
 
     async def body(loops: int) -> tuple[Clock, int]:
@@ -217,7 +236,7 @@ async def test_a_sample_finds_the_calls_that_fill_its_time() -> None:
     assert done == [7, 7, 7, 7]
 
 
-async def test_values_that_together_take_long_are_enough() -> None:
+async def test_sample_ends_when_values_together_take_long() -> None:
     async def body(loops: int) -> tuple[Clock, int]:
         clock = Clock()
         clock.wall = 0.15
@@ -226,7 +245,7 @@ async def test_values_that_together_take_long_are_enough() -> None:
     assert (await sample(body, Budget(values=3, min_seconds=0.05), 0)).wall == [0.15, 0.15]
 
 
-async def test_a_value_that_takes_long_is_taken_once() -> None:
+async def test_sample_takes_slow_value_once() -> None:
     async def body(loops: int) -> tuple[Clock, int]:
         clock = Clock()
         clock.wall = 3.0

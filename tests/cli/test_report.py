@@ -1,4 +1,4 @@
-"""What the reader sees: complete at 80 columns, plain without a terminal, no colour where none is wanted."""
+"""The terminal output of the demo: complete at 80 columns, plain without a terminal, colourless on request."""
 
 import io
 import re
@@ -35,7 +35,7 @@ SUMMARY = Summary(
 
 
 def render(summary: Summary = SUMMARY, *, width: int = 80, terminal: bool = False, no_color: bool = False) -> str:
-    """Return what a reader gets to see."""
+    """Return the printed introduction and summary."""
     out = io.StringIO()
     console = Console(file=out, width=width, force_terminal=terminal, no_color=no_color, _environ={})
     print_introduction(console, summary.settings)
@@ -44,7 +44,7 @@ def render(summary: Summary = SUMMARY, *, width: int = 80, terminal: bool = Fals
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
-def test_nothing_is_cut_or_too_wide(width: int) -> None:
+def test_report_fits_the_width_without_cut_text(width: int) -> None:
     text = render(width=width)
     assert "…" not in text
     assert max(map(len, text.splitlines())) <= width
@@ -65,35 +65,35 @@ def test_nothing_is_cut_or_too_wide(width: int) -> None:
         "72 h 13 min",
         "34 min 40 s",
         "99.0 %",
-        "The endpoint took 0.25 of the time that models take",
-        "12 answers came while Valkey could not be asked",
+        "The endpoint waited 0.25 of a model's latency",
+        "12 answers came while Valkey was unavailable",
         "3 answers had no price",
         "100,000 answers checked against their requests, 0 wrong",
         "docs/",
     ],
 )
-def test_the_figures_of_the_summary_are_all_there(expected: str) -> None:
+def test_report_shows_every_number_of_the_summary(expected: str) -> None:
     assert expected in render()
 
 
-def test_plain_text_where_there_is_no_terminal() -> None:
+def test_report_is_plain_text_without_a_terminal() -> None:
     assert "\x1b" not in render()
 
 
-def test_no_colour_where_none_is_wanted() -> None:
+def test_report_has_no_colour_if_colour_is_off() -> None:
     colours = {"\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[36m"}
     assert any(colour in render(terminal=True) for colour in colours)
     assert not any(colour in render(terminal=True, no_color=True) for colour in colours)
 
 
-def test_a_wrong_answer_is_said_and_nothing_is_praised() -> None:
+def test_report_names_wrong_answers_and_shows_no_success() -> None:
     text = render(replace(SUMMARY, answers_wrong=2))
     assert "Wrong: 2 answers were not the answer" in text
     assert "answers checked against" not in text
     assert "docs/" not in text
 
 
-def test_without_a_terminal_progress_is_a_line_at_each_quarter() -> None:
+def test_progress_prints_a_line_at_each_quarter_without_a_terminal() -> None:
     out = io.StringIO()
     view = ProgressView(Console(file=out, width=80, _environ={}), total=8)
     with view.shown():
@@ -110,7 +110,7 @@ def test_without_a_terminal_progress_is_a_line_at_each_quarter() -> None:
     ]
 
 
-def test_a_quiet_view_says_nothing() -> None:
+def test_progress_prints_nothing_if_quiet() -> None:
     out = io.StringIO()
     view = ProgressView(Console(file=out, width=80, _environ={}), total=4, quiet=True)
     with view.shown():
@@ -135,20 +135,20 @@ def test_a_quiet_view_says_nothing() -> None:
         (-0.14, "-140 ms"),
     ],
 )
-def test_durations_are_in_the_unit_that_suits_them(seconds: float | None, expected: str) -> None:
+def test_duration_has_the_unit_that_fits_its_size(seconds: float | None, expected: str) -> None:
     assert format_seconds(seconds) == expected
 
 
-def test_dollars_have_cents_and_small_ones_more() -> None:
+def test_dollars_have_cents_and_small_amounts_four_decimals() -> None:
     assert [format_dollars(d) for d in (0, 0.0744, 1, 1234.5)] == ["$0.00", "$0.0744", "$1.00", "$1,234.50"]
 
 
-def test_a_part_of_nothing_is_a_dash() -> None:
+def test_percentage_is_a_dash_if_the_whole_is_zero() -> None:
     assert format_part(0, 0) == "-"
     assert format_part(1, 8) == "12.5 %"
 
 
-def test_the_pages_to_read_next_are_there() -> None:
+def test_report_names_existing_pages() -> None:
     root = Path(__file__).parents[2]
     pages = re.findall(r"docs/[a-z-]+\.md", render())
     assert len(pages) == 3

@@ -1,4 +1,4 @@
-"""The summary's arithmetic, and that what does not add up is said."""
+"""The summary: its arithmetic, and the sentences for inconsistent counts."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ SETTINGS = DemoSettings(requests=10, workers=1, agents=2, seed=3, scale=0.5)
 
 
 def tally() -> Tally:
-    """Ten answers: five from L1, two from L2, one joined, two loaded."""
+    """Return a tally of ten answers: five from L1, two from L2, one coalesced, two loaded."""
     return Tally(
         buckets={
             "l1": Bucket([0.001] * 5, 10.0, 500, 50, 0.5),
@@ -46,19 +46,19 @@ def summary() -> Summary:
         ([3, 1, 2], 100, 3),
     ],
 )
-def test_percentiles_are_nearest_ranks(values: list[float], percent: int, expected: float | None) -> None:
+def test_percentile_is_the_nearest_rank(values: list[float], percent: int, expected: float | None) -> None:
     assert percentile(values, percent) == expected
 
 
 @given(st.lists(st.floats(0, 1e3), min_size=1), st.integers(1, 100))
-def test_a_percentile_is_the_smallest_value_with_enough_below_it(values: list[float], percent: int) -> None:
+def test_percentile_is_the_smallest_value_with_enough_values_below(values: list[float], percent: int) -> None:
     found = percentile(values, percent)
     assert found in values
     assert 100 * sum(value <= found for value in values) >= percent * len(values)
     assert 100 * sum(value < found for value in values) < percent * len(values)
 
 
-def test_the_bill_without_a_cache_is_that_of_all_answers() -> None:
+def test_bill_without_a_cache_has_all_answers() -> None:
     without = summary().without_cache
     assert without.model_calls == 10
     assert (without.input_tokens, without.output_tokens) == (1000, 100)
@@ -67,7 +67,7 @@ def test_the_bill_without_a_cache_is_that_of_all_answers() -> None:
     assert without.wall_seconds == pytest.approx((21.0 + 10 * 0.1) / 2)
 
 
-def test_the_bill_with_the_cache_is_that_of_the_loads() -> None:
+def test_bill_with_the_cache_has_the_loads_only() -> None:
     spent = summary().with_cache
     assert spent.model_calls == 2
     assert (spent.input_tokens, spent.output_tokens) == (200, 20)
@@ -76,7 +76,7 @@ def test_the_bill_with_the_cache_is_that_of_the_loads() -> None:
     assert spent.wall_seconds == 3.0
 
 
-def test_the_document_says_what_was_saved() -> None:
+def test_document_has_the_savings() -> None:
     document = as_document(summary())
     assert document["saved"]["model_calls"] == 8
     assert document["saved"]["dollars"] == pytest.approx(0.8)
@@ -95,12 +95,12 @@ def test_the_document_says_what_was_saved() -> None:
         ({"endpoint_calls": 3}, "the endpoint counted 3 calls, the workers 2 loads"),
     ],
 )
-def test_what_does_not_add_up_is_said(changes: dict[str, int], says: str) -> None:
+def test_summary_names_an_inconsistency(changes: dict[str, int], says: str) -> None:
     (problem,) = replace(summary(), **changes).problems()
     assert says in problem
 
 
-def test_tallies_add_up() -> None:
+def test_tally_adds_other_tallies() -> None:
     total = Tally()
     total.add(tally())
     total.add(Tally(wrong=1, checked=2, degraded=3, unpriced=4, wall_seconds=2.0))
@@ -117,6 +117,6 @@ def test_tallies_add_up() -> None:
     }
 
 
-def test_a_tally_survives_the_way_between_processes() -> None:
+def test_tally_is_the_same_after_encoding_and_decoding() -> None:
     progress = Progress(10, 7, 0.8, tally())
     assert decode(encode(progress), Progress) == progress

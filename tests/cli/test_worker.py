@@ -1,4 +1,4 @@
-"""What a worker takes for the right answer, and how it counts where an answer came from."""
+"""The worker: its check of answers, and its count of their sources."""
 
 import asyncio
 from dataclasses import replace
@@ -18,24 +18,24 @@ WORDS = PARAMS[0]
 TOOLS = next(params for params in PARAMS if answer(params).tool_call)
 
 
-async def ask(params: dict[str, Any], said: Answer) -> LlmResult:
-    """Return what a cache gives when the model says ``said``, loaded once and read once."""
+async def ask(params: dict[str, Any], reply: Answer) -> LlmResult:
+    """Return the second result of a cache for ``params``, after a load that returned the answer ``reply``."""
     async with AgentCache.in_memory() as cache:
 
         def load() -> LlmResponse:
-            return read_completion(completion_object(params, said, created=0))
+            return read_completion(completion_object(params, reply, created=0))
 
         await cache.llm.get_or_load(params, load)
         return await cache.llm.get_or_load(params, load)
 
 
 @pytest.mark.parametrize("params", [WORDS, TOOLS], ids=["words", "tools"])
-async def test_the_answer_to_the_request_is_right(params: dict[str, Any]) -> None:
+async def test_worker_accepts_the_answer_to_the_request(params: dict[str, Any]) -> None:
     assert is_right(await ask(params, answer(params)), answer(params))
 
 
 @pytest.mark.parametrize(
-    ("params", "said"),
+    ("params", "reply"),
     [
         (WORDS, answer(PARAMS[1])),
         (WORDS, replace(answer(WORDS), text=(answer(WORDS).text or "")[:-1])),
@@ -46,11 +46,11 @@ async def test_the_answer_to_the_request_is_right(params: dict[str, Any]) -> Non
         (TOOLS, replace(answer(TOOLS), tool_call=ToolCall("call_0", "query_metrics", {}))),
     ],
 )
-async def test_any_other_answer_is_wrong(params: dict[str, Any], said: Answer) -> None:
-    assert not is_right(await ask(params, said), answer(params))
+async def test_worker_rejects_every_other_answer(params: dict[str, Any], reply: Answer) -> None:
+    assert not is_right(await ask(params, reply), answer(params))
 
 
-async def test_outcomes_are_told_apart(url: str) -> None:
+async def test_worker_distinguishes_the_outcomes(url: str) -> None:
     async with AgentCache.from_url(url, name="first") as first, AgentCache.from_url(url, name="first") as second:
         release = asyncio.Event()
 
@@ -63,5 +63,5 @@ async def test_outcomes_are_told_apart(url: str) -> None:
         release.set()
         assert sorted(map(outcome_of, await asyncio.gather(*loads))) == ["coalesced", "coalesced", "loader"]
         assert outcome_of(await first.llm.get_or_load(WORDS, load)) == "l1"
-        await first.aclose()  # what is on its way to Valkey arrives
+        await first.aclose()  # the fill reaches Valkey before the close ends
         assert outcome_of(await second.llm.get_or_load(WORDS, load)) == "l2"

@@ -1,4 +1,4 @@
-"""The bundled workload: always the same, repetitive as Zipf's law has it, and made of all the kinds it promises."""
+"""The bundled workload: always the same, as repetitive as Zipf's law, and made of all kinds of requests."""
 
 import os
 import subprocess
@@ -26,7 +26,7 @@ print(hashlib.sha256(repr(([r.body for r in catalog], trace)).encode()).hexdiges
 """
 
 
-def test_the_workload_is_the_same_in_every_process() -> None:
+def test_workload_is_the_same_in_every_process() -> None:
     prints = {
         subprocess.run(
             [sys.executable, "-c", FINGERPRINT],
@@ -39,13 +39,13 @@ def test_the_workload_is_the_same_in_every_process() -> None:
     assert len(prints) == 1
 
 
-def test_another_seed_gives_another_order() -> None:
+def test_trace_differs_with_the_seed() -> None:
     assert build_trace(600, 500, seed=1) == build_trace(600, 500, seed=1)
     assert build_trace(600, 500, seed=1) != build_trace(600, 500, seed=2)
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_tenth_of_the_requests_gets_more_than_half_of_the_traffic(seed: int) -> None:
+def test_trace_gives_a_tenth_of_the_requests_more_than_half_of_the_traffic(seed: int) -> None:
     trace = build_trace(len(CATALOG), 4000, seed, burst=128)
     counts = Counter(trace).most_common()
     top = sum(count for _, count in counts[: len(counts) // 10])
@@ -53,29 +53,29 @@ def test_a_tenth_of_the_requests_gets_more_than_half_of_the_traffic(seed: int) -
     assert counts[0][1] < len(trace) / 5
 
 
-def test_the_opening_burst_asks_only_for_the_hottest() -> None:
+def test_trace_opens_with_a_burst_of_the_most_popular_requests() -> None:
     trace = build_trace(len(CATALOG), 4000, seed=1, burst=128)
     assert len(trace) == 4000
     assert len(set(trace[:128])) <= HOT_COUNT < len(set(trace[128:256]))
 
 
 @pytest.mark.parametrize("request_count", [1, 2, 3, 7])
-def test_a_burst_larger_than_the_trace_leaves_its_length_alone(request_count: int) -> None:
+def test_trace_keeps_its_length_with_a_longer_burst(request_count: int) -> None:
     assert len(build_trace(len(CATALOG), request_count, seed=1, burst=1000)) == request_count
 
 
-def test_several_hundred_requests_all_distinct() -> None:
+def test_catalog_has_several_hundred_distinct_requests() -> None:
     assert 500 <= len(CATALOG) <= 1000
     assert len({digest_of(params) for params in PARAMS}) == len(CATALOG)
 
 
-def test_every_kind_is_there() -> None:
+def test_catalog_has_every_kind() -> None:
     kinds = Counter(request.kind for request in CATALOG)
     assert set(kinds) == {"triage", "code", "retrieval", "chat", "tools"}
     assert min(kinds.values()) >= 50
 
 
-def test_short_prompts_are_short_and_chats_are_long() -> None:
+def test_catalog_has_short_prompts_and_long_chats() -> None:
     for request, params in zip(CATALOG, PARAMS, strict=True):
         if request.kind in ("triage", "code"):
             assert len(request.body) < 1024
@@ -84,25 +84,25 @@ def test_short_prompts_are_short_and_chats_are_long() -> None:
             assert 3000 < len(request.body) < 10_000
 
 
-def test_requests_with_tools_ask_for_calls_and_for_words() -> None:
+def test_catalog_has_tool_requests_for_calls_and_for_text() -> None:
     answers = [answer(params) for request, params in zip(CATALOG, PARAMS, strict=True) if request.kind == "tools"]
-    assert {said.tool_call is None for said in answers} == {True, False}
+    assert {reply.tool_call is None for reply in answers} == {True, False}
 
 
-def test_every_model_has_a_price_and_a_speed() -> None:
+def test_model_has_a_price_and_a_speed() -> None:
     models = {params["model"] for params in PARAMS}
     assert models <= set(DEFAULT_COST_TABLE)
     assert models == set(bundled("models"))
 
 
-def test_params_are_built_anew_for_every_use() -> None:
+def test_params_are_new_objects_at_every_use() -> None:
     request = CATALOG[0]
     first, second = request.params(), request.params()
     assert first == second
     assert first["messages"][0] is not second["messages"][0]
 
 
-def test_message_order_is_that_of_a_conversation() -> None:
+def test_messages_have_the_order_of_a_conversation() -> None:
     for params in PARAMS:
         roles = [message["role"] for message in params["messages"]]
         assert roles[0] == "system"
@@ -110,5 +110,5 @@ def test_message_order_is_that_of_a_conversation() -> None:
         assert all(a != b for a, b in pairwise(roles))
 
 
-def test_bodies_are_the_bytes_of_the_params() -> None:
+def test_body_has_the_bytes_of_the_params() -> None:
     assert all(msgspec.json.decode(request.body) == params for request, params in zip(CATALOG, PARAMS, strict=True))

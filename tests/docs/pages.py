@@ -1,4 +1,4 @@
-"""The README and the pages of the site, as text: their examples, links, headings and tables."""
+"""The README and the pages of the site as text: their examples, links, headings and tables."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ class Block:
 
     Attributes:
         language: The first word after the fence.
-        line: The line of the page on which its code begins, from 1.
-        reason: Why it is not run: from a comment ``<!-- not run: reason -->`` in the line above. None: it is run.
+        code: The lines of the block.
+        line: The line of the page on which the code begins, from 1.
+        reason: The reason of a comment ``<!-- not run: reason -->`` in the line above, or None if the block is run.
     """
 
     language: str
@@ -41,6 +42,7 @@ def pages() -> list[Path]:
 
 
 def name_of(page: Path) -> str:
+    """Return the path of a page from the root of the repository."""
     return page.relative_to(ROOT).as_posix()
 
 
@@ -84,7 +86,7 @@ def links(text: str) -> list[str]:
 
 
 def pictures(text: str) -> list[str]:
-    """Return what a page shows as pictures."""
+    """Return the targets of the pictures of a page."""
     return [match["target"] for match in _LINK.finditer(prose(text)) if match[0].startswith("!")]
 
 

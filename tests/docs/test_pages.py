@@ -1,4 +1,4 @@
-"""What the pages say of the package and of each other is so: links, navigation, options and their defaults."""
+"""The pages of the docs agree with the package and with each other: links, navigation, options and their defaults."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ SITE = sorted(DOCS.glob("*.md"))
 
 
 def is_outside(target: str) -> bool:
+    """Return whether a link leaves the repository."""
     return re.match(r"[a-z]+:", target) is not None
 
 
 def exists(name: str) -> bool:
-    """Return whether ``name`` is something that Python can find: ``tiercache.AgentCache.open``."""
+    """Return whether Python can find ``name``: ``tiercache.AgentCache.open``."""
     parts = name.split(".")
     for length in range(len(parts), 0, -1):
         try:
@@ -37,6 +38,7 @@ def exists(name: str) -> bool:
 
 
 def broken_links(page: Path, text: str) -> Iterator[str]:
+    """Yield each link of a page that leads nowhere, with the reason."""
     for target in links(text):
         path, _, anchor = target.partition("#")
         if is_outside(target):
@@ -53,7 +55,7 @@ def broken_links(page: Path, text: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("page", pages(), ids=name_of)
-def test_every_link_leads_somewhere(page: Path) -> None:
+def test_docs_links_have_targets(page: Path) -> None:
     assert not list(broken_links(page, page.read_text("utf-8")))
 
 
@@ -68,7 +70,7 @@ def test_every_link_leads_somewhere(page: Path) -> None:
         "[x][tiercache.No]",
     ],
 )
-def test_a_broken_link_is_noticed(text: str) -> None:
+def test_docs_links_check_notices_broken_link(text: str) -> None:
     assert len(list(broken_links(DOCS / "index.md", text))) == 1
 
 
@@ -82,11 +84,11 @@ def test_a_broken_link_is_noticed(text: str) -> None:
         "[x][tiercache.LlmTier]",
     ],
 )
-def test_a_good_link_is_not(text: str) -> None:
+def test_docs_links_check_accepts_good_link(text: str) -> None:
     assert not list(broken_links(DOCS / "index.md", text))
 
 
-def test_every_page_is_in_the_navigation_once() -> None:
+def test_docs_navigation_contains_every_page_once() -> None:
     config = tomllib.loads((DOCS / "zensical.toml").read_text("utf-8"))
     (*sections,) = config["project"]["nav"]
     files = [
@@ -96,7 +98,7 @@ def test_every_page_is_in_the_navigation_once() -> None:
 
 
 @pytest.mark.parametrize("page", SITE, ids=name_of)
-def test_every_page_opens_with_one_sentence(page: Path) -> None:
+def test_docs_pages_open_with_one_sentence(page: Path) -> None:
     title, opening, *_ = prose(page.read_text("utf-8")).split("\n\n")
     assert re.fullmatch(r"# [^\n]+", title)
     opening = opening.replace("\n", " ")
@@ -109,7 +111,7 @@ def test_every_page_opens_with_one_sentence(page: Path) -> None:
     [page for page in SITE if page.name not in ("getting-started.md", "design.md", "api.md", "glossary.md")],
     ids=name_of,
 )
-def test_every_feature_page_says_why_how_and_gives_a_number(page: Path) -> None:
+def test_docs_feature_pages_have_why_how_and_worked_number(page: Path) -> None:
     headings = re.findall(r"^## (.+)$", page.read_text("utf-8"), re.MULTILINE)
     assert [heading for heading in headings if heading in ("Why", "How", "A worked number")] == [
         "Why",
@@ -118,7 +120,7 @@ def test_every_feature_page_says_why_how_and_gives_a_number(page: Path) -> None:
     ]
 
 
-def test_the_reference_has_every_public_name() -> None:
+def test_docs_reference_contains_every_public_name() -> None:
     documented = set(re.findall(r"^::: tiercache\.(\w+)$", (DOCS / "api.md").read_text("utf-8"), re.MULTILINE))
     assert documented >= set(tiercache.__all__)
 
@@ -132,7 +134,7 @@ OPTION_TABLES = [
 
 
 @pytest.mark.parametrize(("owner", "rows"), OPTION_TABLES)
-def test_a_table_of_options_has_them_all_with_their_defaults(owner: type, rows: list[list[str]]) -> None:
+def test_docs_option_table_lists_every_option_with_default(owner: type, rows: list[list[str]]) -> None:
     parameters = list(inspect.signature(owner).parameters.values())
     options = {p.name: p.default for p in parameters if p.name != "client"}
     shown = {row[0].strip("`"): row[1] for row in rows}
@@ -142,7 +144,7 @@ def test_a_table_of_options_has_them_all_with_their_defaults(owner: type, rows: 
             assert eval(default.strip("`")) == options[name], name
 
 
-def test_the_tables_of_options_were_found() -> None:
+def test_docs_option_tables_are_found() -> None:
     found = {table.id for table in OPTION_TABLES}
     assert found == {
         "AgentCache",
@@ -158,20 +160,20 @@ def test_the_tables_of_options_were_found() -> None:
     }
 
 
-def test_the_statistics_page_names_every_counter() -> None:
+def test_docs_statistics_page_names_every_counter() -> None:
     rows = [row for table in tables((DOCS / "statistics.md").read_text("utf-8")) for row in table]
     named = {name for row in rows for name in re.findall(r"`(\w+)`", row[0])}
     assert named >= {field.name for owner in (tiercache.LocalStats, TierCounters) for field in fields(owner)}
 
 
 @pytest.mark.parametrize("page", SITE, ids=name_of)
-def test_no_page_loads_anything_from_another_host(page: Path) -> None:
+def test_docs_pages_load_nothing_from_other_hosts(page: Path) -> None:
     text = page.read_text("utf-8")
     assert not [target for target in pictures(text) if is_outside(target)]
     assert "<script" not in prose(text)
-    # The theme would fetch the library that draws these.
+    # The theme would fetch the library that draws mermaid diagrams.
     assert not [block for block in blocks(text) if block.language == "mermaid"]
 
 
-def test_the_readme_is_covered() -> None:
+def test_docs_pages_include_readme() -> None:
     assert README in pages()

@@ -1,14 +1,11 @@
-"""Caches with and without leases: what one process guards by itself must hold without them too."""
+"""Caches with and without leases: the guards within one process must hold without leases too."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
+from tests.support import MakeCache
 from tiercache import AgentCache, TierOptions
-
-MakeCache = Callable[..., AgentCache]
 
 
 async def _opened(make_cache: MakeCache, *, lease: bool) -> AgentCache:
@@ -19,11 +16,11 @@ async def _opened(make_cache: MakeCache, *, lease: bool) -> AgentCache:
 
 @pytest.fixture
 async def unleased(make_cache: MakeCache) -> AgentCache:
-    """An opened cache whose loads take no leases: only the fences of this process keep older values out."""
+    """Return an opened cache whose loads take no leases: only fences keep older values out."""
     return await _opened(make_cache, lease=False)
 
 
 @pytest.fixture(params=[True, False], ids=["with leases", "without leases"])
 async def either(make_cache: MakeCache, request: pytest.FixtureRequest) -> AgentCache:
-    """An opened cache of the one kind, then of the other."""
+    """Return an opened cache with leases, then one without."""
     return await _opened(make_cache, lease=request.param)

@@ -1,4 +1,4 @@
-"""Playing BetterDB Monitor against live caches, with plain commands and nothing else."""
+"""BetterDB Monitor, played by plain commands against live caches."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import valkey
 from tests.requests import HELLO, asking
 from tiercache import AgentCache, DiscoveryOptions, L2UnavailableError, TierOptions, ToolPolicy, UsageError
 from tiercache.monitor import discovery, service
-from tiercache.stores.valkey.multiplexed import MultiplexedLine
+from tiercache.stores.valkey.multiplexed import MultiplexedConnection
 from tiercache.stores.valkey.store import ValkeyLevel2
 
 MakeCache = Callable[..., AgentCache]
@@ -33,7 +33,7 @@ def stats_of(plain: valkey.Valkey, name: str = "test") -> dict[str, int]:
     return {field.decode(): int(value) for field, value in plain.hgetall(f"{name}:__stats").items()}
 
 
-async def test_the_registry_says_what_the_cache_is(make_cache: MakeCache, plain: valkey.Valkey) -> None:
+async def test_marker_describes_the_cache(make_cache: MakeCache, plain: valkey.Valkey) -> None:
     plain.hset("test:__tool_policies", "search", '{"ttl":5}')
     cache = make_cache(name="test", default_ttl="1h", tool=TierOptions(ttl=90))
     await cache.open()
@@ -65,7 +65,7 @@ async def test_the_registry_says_what_the_cache_is(make_cache: MakeCache, plain:
     assert datetime.fromisoformat(plain.get(HEARTBEAT).decode()).tzinfo == UTC
 
 
-async def test_a_beat_rewrites_the_marker_and_brings_back_what_was_flushed(
+async def test_registration_rewrites_the_marker_and_all_flushed_keys(
     make_cache: MakeCache, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service, "_SEND_SECONDS", 0.01)
@@ -84,16 +84,16 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_many_policies_are_named_up_to_five_hundred(make_cache: MakeCache, plain: valkey.Valkey) -> None:
+async def test_marker_names_at_most_five_hundred_policies(make_cache: MakeCache, plain: valkey.Valkey) -> None:
     plain.hset("test:__tool_policies", mapping={f"t{n:03}": '{"ttl":5}' for n in range(501)})
     cache = make_cache(name="test")
     await cache.open()
-    await cache._discovery.beat((await cache._engine.open()).level2)  # type: ignore[union-attr, arg-type]
+    await cache._parts._discovery.beat((await cache._engine.open()).l2.level2)  # type: ignore[union-attr, arg-type]
     marker = marker_of(plain)
     assert (len(marker["tool_policies"]), marker["tool_policies_truncated"]) == (500, True)
 
 
-async def test_the_last_process_to_leave_takes_the_heartbeat_with_it(
+async def test_heartbeat_is_deleted_by_the_last_process_that_leaves(
     make_cache: MakeCache, plain: valkey.Valkey
 ) -> None:
     caches = [make_cache(name="test") for _ in range(3)]
@@ -106,9 +106,7 @@ async def test_the_last_process_to_leave_takes_the_heartbeat_with_it(
     assert plain.hexists("__betterdb:caches", "test")
 
 
-async def test_a_process_that_died_does_not_keep_the_heartbeat_for_ever(
-    make_cache: MakeCache, plain: valkey.Valkey
-) -> None:
+async def test_heartbeat_does_not_outlive_a_dead_process(make_cache: MakeCache, plain: valkey.Valkey) -> None:
     cache = make_cache(name="test")
     await cache.open()
     plain.zadd("test:__tc:alive", {"died long ago": 1})
@@ -116,7 +114,9 @@ async def test_a_process_that_died_does_not_keep_the_heartbeat_for_ever(
     assert not plain.exists(HEARTBEAT)
 
 
-async def test_another_kind_of_cache_under_the_name_is_refused(make_cache: MakeCache, plain: valkey.Valkey) -> None:
+async def test_registration_refuses_a_name_of_another_kind_of_cache(
+    make_cache: MakeCache, plain: valkey.Valkey
+) -> None:
     plain.hset("__betterdb:caches", "test", '{"type":"semantic_cache"}')
     cache = make_cache(name="test")
     with pytest.raises(UsageError, match="semantic_cache"):
@@ -128,7 +128,7 @@ async def test_another_kind_of_cache_under_the_name_is_refused(make_cache: MakeC
 
 
 @pytest.mark.parametrize("marker", ["junk", "[]", "5", "{}", '{"type":"agent_cache","version":"0.0.1"}', "\ufffd"])
-async def test_a_marker_that_is_ours_or_nobodys_is_overwritten(
+async def test_registration_overwrites_an_own_or_unreadable_marker(
     make_cache: MakeCache, plain: valkey.Valkey, marker: str
 ) -> None:
     plain.hset("__betterdb:caches", "test", marker)
@@ -136,15 +136,15 @@ async def test_a_marker_that_is_ours_or_nobodys_is_overwritten(
     assert marker_of(plain)["engine"] == "tiercache"
 
 
-async def test_a_cache_may_stay_out_of_the_registry(make_cache: MakeCache, plain: valkey.Valkey) -> None:
+async def test_registration_can_be_off(make_cache: MakeCache, plain: valkey.Valkey) -> None:
     cache = make_cache(name="test", discovery=DiscoveryOptions(enabled=False))
     await cache.open()
     await cache.aclose()
-    assert plain.keys() == [b"test:__tc:sequence"]  # What its processes count changes by.
+    assert plain.keys() == [b"test:__tc:sequence"]  # The counter of changes.
 
 
 @pytest.mark.parametrize("channels", [["*"], []])
-async def test_without_permission_for_the_registry_the_cache_works(
+async def test_cache_works_without_permission_for_the_registry(
     url: str, plain: valkey.Valkey, caplog: pytest.LogCaptureFixture, channels: list[str]
 ) -> None:
     plain.acl_setuser("own", enabled=True, passwords=["+pw"], categories=["+@all"], keys=["test:*"], channels=channels)
@@ -153,18 +153,19 @@ async def test_without_permission_for_the_registry_the_cache_works(
             await cache.llm.store(HELLO, "x")
             assert (await cache.llm.check(HELLO)).hit
         assert {record.levelname for record in caplog.records} == {"WARNING"}
-        said = [record.getMessage() for record in caplog.records]
-        assert [what for what in said if "Cannot subscribe to invalidations" not in what] == [said[0]]
-        # Nor may it subscribe without channels, which is said too.
-        assert len(said) == 1 + (not channels)
-        assert cache._discovery is not None
-        assert cache._discovery.write_failed_count >= 2
+        logged = [record.getMessage() for record in caplog.records]
+        assert logged[0].startswith("cache 'test': cannot read the registry of caches")
+        # Without channels the cache cannot subscribe either, which is a second warning.
+        assert len(logged) == 1 + (not channels)
+        assert all("max_staleness" in text for text in logged[1:])
+        assert cache._parts._discovery is not None
+        assert cache._parts._discovery.write_failed_count >= 2
     finally:
         plain.acl_deluser("own")
 
 
-async def test_the_numbers_are_those_that_were_counted_here(make_cache: MakeCache, plain: valkey.Valkey) -> None:
-    """10,000 L1 hits, 2,000 L2 hits and 500 misses over three tools, and the money to the micro-dollar."""
+async def test_statistics_equal_the_counts_of_the_test(make_cache: MakeCache, plain: valkey.Valkey) -> None:
+    """Count 10,000 L1 hits, 2,000 L2 hits and 500 misses of three tools, and the savings to a millionth of a dollar."""
     cache, reader = make_cache(name="test"), make_cache(name="test", tool=TierOptions(l1=False))
     tools = {"a": 0.25, "b": 0.000001, "c": None}
     expected = {tool: {"hits": 0, "misses": 0} for tool in tools}
@@ -196,9 +197,12 @@ async def test_the_numbers_are_those_that_were_counted_here(make_cache: MakeCach
     assert not {"hits", "misses", "total"} & fields.keys()
 
 
-async def test_llm_answers_count_too_and_a_waiter_is_a_miss(make_cache: MakeCache, plain: valkey.Valkey) -> None:
+async def test_statistics_count_llm_answers_and_a_coalesced_caller_as_a_miss(
+    make_cache: MakeCache, plain: valkey.Valkey
+) -> None:
     cache = make_cache(name="test", prices={"m": (1000.0, 0.0)})
-    await cache.llm.store(asking("x", model="m"), "x", tokens={"input": 12, "output": 0})  # 12 dollars.
+    # These tokens cost 12 dollars.
+    await cache.llm.store(asking("x", model="m"), "x", tokens={"input": 12, "output": 0})
     assert (await cache.llm.check(asking("x", model="m"))).hit
     release = asyncio.Event()
 
@@ -221,20 +225,20 @@ async def test_llm_answers_count_too_and_a_waiter_is_a_miss(make_cache: MakeCach
     }
 
 
-async def test_ten_thousand_hits_are_sent_in_at_most_two_exchanges_a_second(
+async def test_statistics_take_at_most_two_exchanges_per_second(
     cache: AgentCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await cache.llm.store(HELLO, "x")
     exchanges: Counter[bool] = Counter()
-    send = MultiplexedLine.send
+    send = MultiplexedConnection.send
 
-    def counted(line: MultiplexedLine, *arguments: Any) -> Any:
+    def counted(connection: MultiplexedConnection, *arguments: Any) -> Any:
         task = asyncio.current_task()
         assert task is not None
         exchanges[task.get_name() == "tiercache-service"] += 1
-        return send(line, *arguments)
+        return send(connection, *arguments)
 
-    monkeypatch.setattr(MultiplexedLine, "send", counted)
+    monkeypatch.setattr(MultiplexedConnection, "send", counted)
     began = asyncio.get_running_loop().time()
     for n in range(10_000):
         assert (await cache.llm.check(HELLO)).source == "l1"
@@ -242,11 +246,11 @@ async def test_ten_thousand_hits_are_sent_in_at_most_two_exchanges_a_second(
             await asyncio.sleep(0.025)
     seconds = asyncio.get_running_loop().time() - began
     assert 1 <= exchanges[True] <= 2 * seconds
-    # What keeps the subscription: the number of the last change, and whether the server still tracks.
+    # The subscription needs two requests: the number of the last change, and the state of the server's tracking.
     assert exchanges[False] <= 2 * (seconds + 1)
 
 
-async def test_an_increment_is_sent_once_whatever_becomes_of_it(
+async def test_statistics_send_an_increment_once_even_if_its_answer_is_lost(
     make_cache: MakeCache, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = make_cache(name="test")
@@ -268,13 +272,13 @@ async def test_an_increment_is_sent_once_whatever_becomes_of_it(
     assert stats_of(plain)["llm:hits"] == 2
 
 
-async def test_stats_are_the_whole_fleets(make_cache: MakeCache, plain: valkey.Valkey) -> None:
+async def test_statistics_cover_the_whole_fleet(make_cache: MakeCache, plain: valkey.Valkey) -> None:
     one, other = make_cache(name="test"), make_cache(name="test")
     await one.tool.set_policy("search", ToolPolicy(60))
     await one.tool.get_or_load("search", {}, lambda: "x", cost=0.5)
     await one.flush_writes()
     await other.tool.get_or_load("search", {}, lambda: "x")
-    await other.stats()  # Sends what it has counted.
+    await other.stats()  # This call sends the counts of ``other``.
     plain.hset("test:__stats", "tool:broken:hits", "many")
     plain.hset("test:__stats", b"\xff", "1")
     stats = await one.stats()
@@ -286,7 +290,7 @@ async def test_stats_are_the_whole_fleets(make_cache: MakeCache, plain: valkey.V
     assert (stats.llm.total, stats.llm.hit_rate) == (0, 0.0)
 
 
-async def test_a_cache_of_memory_alone_has_statistics_too() -> None:
+async def test_statistics_exist_without_valkey() -> None:
     async with AgentCache.in_memory() as cache:
         for _ in range(4):
             await cache.tool.get_or_load("t", {}, lambda: "x", cost=1)
@@ -307,14 +311,14 @@ async def test_a_cache_of_memory_alone_has_statistics_too() -> None:
         (0, 1, None, "decrease_ttl_or_disable"),
     ],
 )
-async def test_the_recommendations_are_the_monitors(
+async def test_effectiveness_recommends_as_the_monitor_does(
     make_cache: MakeCache, plain: valkey.Valkey, hits: int, misses: int, ttl: int | None, expected: str
 ) -> None:
     cache = make_cache(name="test", tool=TierOptions(ttl=ttl))
     plain.hset("test:__stats", mapping={"tool:t:hits": hits, "tool:t:misses": misses, "tool:t:cost_saved_micros": 5})
     plain.hset("test:__stats", mapping={"tool:rich:hits": 1, "tool:rich:misses": 0, "tool:rich:cost_saved_micros": 9})
     rich, plain_tool = await cache.tool_effectiveness()
-    assert (rich.tool, plain_tool.tool) == ("rich", "t")  # Most saved first.
+    assert (rich.tool, plain_tool.tool) == ("rich", "t")  # The tool with the most savings is first.
     assert plain_tool.recommendation == expected
     assert (plain_tool.hit_rate, plain_tool.cost_saved) == (hits / (hits + misses), 0.000005)
     judged = [verdict.tool for verdict in await cache.tool_effectiveness(min_samples=2)]
@@ -323,14 +327,16 @@ async def test_the_recommendations_are_the_monitors(
         await cache.tool_effectiveness(min_samples=0)
 
 
-async def test_a_policy_decides_the_recommendation_before_the_tier(make_cache: MakeCache, plain: valkey.Valkey) -> None:
+async def test_effectiveness_uses_the_ttl_of_the_policy_before_the_tiers(
+    make_cache: MakeCache, plain: valkey.Valkey
+) -> None:
     cache = make_cache(name="test", tool=TierOptions(ttl=60))
     plain.hset("test:__stats", mapping={"tool:t:hits": 9, "tool:t:misses": 1})
     await cache.tool.set_policy("t", ToolPolicy("2h"))
     assert [verdict.recommendation for verdict in await cache.tool_effectiveness()] == ["optimal"]
 
 
-async def test_what_the_monitor_deletes_is_gone_for_whoever_asks_valkey(
+async def test_lookup_in_valkey_misses_after_the_monitor_deleted_the_keys(
     make_cache: MakeCache, plain: valkey.Valkey
 ) -> None:
     cache = make_cache(name="test", tool=TierOptions(l1=False))
@@ -342,6 +348,6 @@ async def test_what_the_monitor_deletes_is_gone_for_whoever_asks_valkey(
     assert (await cache.tool.check("other", {})).hit
 
 
-def test_the_heartbeat_outlives_its_interval() -> None:
+def test_heartbeat_lives_longer_than_the_interval_of_registrations() -> None:
     assert discovery._HEARTBEAT_SECONDS == 60
     assert service._BEAT_SECONDS == 30

@@ -1,4 +1,4 @@
-"""Tool policies: set here or by the Monitor, read tolerantly, never lost to a refresh."""
+"""Tool policies: set by a cache or by the Monitor, read tolerantly, and never lost in a refresh."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ async def ttl_of(cache: AgentCache, plain: valkey.Valkey, tool: str, **wish: Any
     return int(plain.ttl(await cache.tool.store(tool, {}, "x", **wish)))
 
 
-async def test_a_policy_is_written_for_everyone_and_wins_over_tier_and_cache(
+async def test_policy_is_written_to_valkey_and_overrides_tier_and_cache(
     make_cache: MakeCache, plain: valkey.Valkey
 ) -> None:
     cache = make_cache(name="test", default_ttl=100, tool=TierOptions(ttl=200))
@@ -36,12 +36,12 @@ async def test_a_policy_is_written_for_everyone_and_wins_over_tier_and_cache(
     assert result.ttl == pytest.approx(300, abs=1)
 
 
-async def test_the_first_store_knows_the_policies_that_were_there(make_cache: MakeCache, plain: valkey.Valkey) -> None:
+async def test_policy_in_valkey_applies_to_the_first_store(make_cache: MakeCache, plain: valkey.Valkey) -> None:
     plain.hset(KEY, "search", '{"ttl": 600, "proposed_by": "monitor"}')
     assert await ttl_of(make_cache(name="test"), plain, "search") == 600
 
 
-async def test_what_the_monitor_sets_is_used_after_a_refresh(cache: AgentCache, plain: valkey.Valkey) -> None:
+async def test_policy_of_the_monitor_applies_after_a_refresh(cache: AgentCache, plain: valkey.Valkey) -> None:
     assert await ttl_of(cache, plain, "search") == -1
     plain.hset(KEY, "search", '{"ttl":600}')
     assert await cache.tool.refresh_policies()
@@ -57,7 +57,7 @@ BAD = [
 ]  # fmt: skip
 
 
-async def test_a_malformed_field_is_counted_and_harms_no_other(
+async def test_policy_that_is_malformed_is_counted_and_affects_no_other(
     cache: AgentCache, plain: valkey.Valkey, caplog: pytest.LogCaptureFixture
 ) -> None:
     plain.hset(KEY, mapping={f"bad{n}": value for n, value in enumerate(BAD)})
@@ -67,13 +67,13 @@ async def test_a_malformed_field_is_counted_and_harms_no_other(
         assert await cache.tool.refresh_policies()
     assert cache.tool.get_policy("good") == ToolPolicy(600)
     assert all(cache.tool.get_policy(f"bad{n}") is None for n in range(len(BAD)))
-    assert cache._tool_policies.malformed_count == len(BAD) + 1
+    assert cache._parts._tool_policies.malformed_count == len(BAD) + 1
     warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
-    assert len(warnings) == len(BAD) + 1  # Each said once, not at each refresh.
+    assert len(warnings) == len(BAD) + 1  # Each field is logged once, and not at each refresh.
 
 
 class HeldRefresh:
-    """Holds back the answer to HGETALL until told to let it go."""
+    """Holds the answer to HGETALL until ``release`` is set."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.answered = asyncio.Event()
@@ -90,7 +90,7 @@ class HeldRefresh:
         monkeypatch.setattr(ValkeyLevel2, "execute", held)
 
 
-async def test_a_policy_set_during_a_refresh_is_not_lost(cache: AgentCache, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_policy_set_during_a_refresh_is_kept(cache: AgentCache, monkeypatch: pytest.MonkeyPatch) -> None:
     refresh = HeldRefresh(monkeypatch)
     refreshing = asyncio.create_task(cache.tool.refresh_policies())
     await refresh.answered.wait()
@@ -100,7 +100,7 @@ async def test_a_policy_set_during_a_refresh_is_not_lost(cache: AgentCache, monk
     assert cache.tool.get_policy("search") == ToolPolicy(300)
 
 
-async def test_an_answer_overtaken_by_a_later_refresh_does_not_count(
+async def test_policy_of_an_overtaken_refresh_is_ignored(
     cache: AgentCache, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refresh = HeldRefresh(monkeypatch)
@@ -113,7 +113,9 @@ async def test_an_answer_overtaken_by_a_later_refresh_does_not_count(
     assert cache.tool.get_policy("search") == ToolPolicy(600)
 
 
-async def test_without_valkey_the_known_policies_stay(cache: AgentCache, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_policy_stays_known_while_valkey_is_unavailable(
+    cache: AgentCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await cache.tool.set_policy("search", ToolPolicy(300))
 
     async def away(level2: ValkeyLevel2, commands: Sequence[Any]) -> list[Any]:
@@ -125,10 +127,10 @@ async def test_without_valkey_the_known_policies_stay(cache: AgentCache, monkeyp
         with pytest.raises(L2UnavailableError):
             await cache.tool.set_policy("search", ToolPolicy(400))
     assert cache.tool.get_policy("search") == ToolPolicy(300)
-    assert cache._tool_policies.refresh_failed_count == 1
+    assert cache._parts._tool_policies.refresh_failed_count == 1
 
 
-async def test_a_cache_of_memory_alone_has_policies_too() -> None:
+async def test_policy_works_without_valkey() -> None:
     async with AgentCache.in_memory() as cache:
         await cache.tool.set_policy("search", ToolPolicy("10m"))
         assert await cache.tool.refresh_policies()
@@ -136,13 +138,13 @@ async def test_a_cache_of_memory_alone_has_policies_too() -> None:
 
 
 @pytest.mark.parametrize("ttl", [0, -1, 1.5, "x", None, NO_EXPIRY, True, "500ms"])
-def test_a_policy_needs_whole_seconds(ttl: Any) -> None:
+def test_policy_refuses_other_lifetimes_than_whole_seconds(ttl: Any) -> None:
     with pytest.raises(UsageError, match=r"ToolPolicy\.ttl must be"):
         ToolPolicy(ttl)
 
 
 @pytest.mark.parametrize("tool", ["", "a:b", None])
-async def test_a_bad_tool_name_is_refused(cache: AgentCache, plain: valkey.Valkey, tool: Any) -> None:
+async def test_policy_refuses_a_bad_tool_name(cache: AgentCache, plain: valkey.Valkey, tool: Any) -> None:
     with pytest.raises(UsageError, match="tool "):
         await cache.tool.set_policy(tool, ToolPolicy(5))
     with pytest.raises(UsageError, match="tool "):

@@ -1,4 +1,4 @@
-"""OpenTelemetry spans, as a real SDK exports them."""
+"""OpenTelemetry: the spans that a real SDK exports."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MakeCache = Callable[..., AgentCache]
 
 
 class Spans:
-    """An SDK that keeps what it exports."""
+    """An SDK that keeps the exported spans."""
 
     def __init__(self) -> None:
         self.exporter = InMemorySpanExporter()
@@ -46,7 +46,7 @@ class Spans:
         (span,) = self.take()
         return span
 
-    def said(self) -> tuple[str, dict[str, Any]]:
+    def described(self) -> tuple[str, dict[str, Any]]:
         span = self.one()
         assert span.status.status_code is StatusCode.UNSET
         assert not span.events
@@ -64,116 +64,129 @@ def cache(make_cache: MakeCache, spans: Spans) -> AgentCache:
 
 
 def looked_up(source: str | None, **attributes: Any) -> dict[str, Any]:
-    said = {f"cache.{name}": value for name, value in attributes.items()}
-    said |= {"cache.hit": source in ("l1", "l2"), "cache.coalesced": False}
-    return said if source is None else {**said, "cache.source": source}
+    found = {f"cache.{name}": value for name, value in attributes.items()}
+    found |= {"cache.hit": source in ("l1", "l2"), "cache.coalesced": False}
+    return found if source is None else {**found, "cache.source": source}
 
 
-async def test_the_spans_of_the_llm_tier(cache: AgentCache, spans: Spans, plain: valkey.Valkey) -> None:
-    key = (await cache.llm.check(HELLO)).key  # The first use, which opens the cache, has a span too.
+async def test_span_describes_each_method_of_the_llm_tier(
+    cache: AgentCache, spans: Spans, plain: valkey.Valkey
+) -> None:
+    key = (await cache.llm.check(HELLO)).key  # The first call, which opens the cache, has a span too.
     of = {"key": key, "model": "gpt-4o"}
-    assert spans.said() == ("agent_cache.llm.check", looked_up(None, **of))
+    assert spans.described() == ("agent_cache.llm.check", looked_up(None, **of))
     written = {"cache.key": key, "cache.model": "gpt-4o"}
 
     await cache.llm.store(HELLO, "Hi", ttl=60)
     stored = {**written, "cache.ttl": 60, "cache.bytes": plain.strlen(key)}
-    assert spans.said() == ("agent_cache.llm.store", stored)
+    assert spans.described() == ("agent_cache.llm.store", stored)
     await cache.llm.check(HELLO)
-    assert spans.said() == ("agent_cache.llm.check", looked_up("l1", **of))
+    assert spans.described() == ("agent_cache.llm.check", looked_up("l1", **of))
     cache.clear_l1()
     await cache.llm.check(HELLO)
-    assert spans.said() == ("agent_cache.llm.check", looked_up("l2", **of))
+    assert spans.described() == ("agent_cache.llm.check", looked_up("l2", **of))
 
     await cache.llm.store_multipart(HELLO, [{"type": "text", "text": "Hi"}], ttl=NO_EXPIRY)
     stored = {**written, "cache.ttl": -1, "cache.bytes": plain.strlen(key)}
-    assert spans.said() == ("agent_cache.llm.store_multipart", stored)
+    assert spans.described() == ("agent_cache.llm.store_multipart", stored)
 
     assert await cache.llm.invalidate(HELLO)
-    assert spans.said() == ("agent_cache.llm.invalidate", {"cache.key": key, "cache.deleted_count": 1})
+    assert spans.described() == ("agent_cache.llm.invalidate", {"cache.key": key, "cache.deleted_count": 1})
     for source in ("loader", "l1", "l2"):
         if source == "l2":
             await cache.flush_writes()
             cache.clear_l1()
         assert (await cache.llm.get_or_load(HELLO, Loader())).source == source
-        assert spans.said() == ("agent_cache.llm.get_or_load", looked_up(source, **of))
+        assert spans.described() == ("agent_cache.llm.get_or_load", looked_up(source, **of))
 
     assert await cache.llm.invalidate_by_model("gpt-4o") == 1
-    assert spans.said() == ("agent_cache.llm.invalidate_by_model", {"cache.model": "gpt-4o", "cache.deleted_count": 1})
+    assert spans.described() == (
+        "agent_cache.llm.invalidate_by_model",
+        {"cache.model": "gpt-4o", "cache.deleted_count": 1},
+    )
     assert await cache.llm.clear() == 0
-    assert spans.said() == ("agent_cache.llm.clear", {"cache.deleted_count": 0})
+    assert spans.described() == ("agent_cache.llm.clear", {"cache.deleted_count": 0})
 
 
-async def test_the_spans_of_the_tool_tier(cache: AgentCache, spans: Spans, plain: valkey.Valkey) -> None:
+async def test_span_describes_each_method_of_the_tool_tier(
+    cache: AgentCache, spans: Spans, plain: valkey.Valkey
+) -> None:
     args = {"city": "Sofia"}
     key = (await cache.tool.check("weather", args)).key
     of = {"key": key, "tool_name": "weather"}
-    assert spans.said() == ("agent_cache.tool.check", looked_up(None, **of))
+    assert spans.described() == ("agent_cache.tool.check", looked_up(None, **of))
     await cache.tool.store("weather", args, {"degrees": 21}, ttl=0.5)
     written = {"cache.key": key, "cache.tool_name": "weather", "cache.ttl": 1, "cache.bytes": plain.strlen(key)}
-    assert spans.said() == ("agent_cache.tool.store", written)
+    assert spans.described() == ("agent_cache.tool.store", written)
     await cache.tool.check("weather", args)
-    assert spans.said() == ("agent_cache.tool.check", looked_up("l1", **of))
+    assert spans.described() == ("agent_cache.tool.check", looked_up("l1", **of))
     assert await cache.tool.invalidate("weather", args)
     deleted = {"cache.tool_name": "weather", "cache.deleted_count": 1}
-    assert spans.said() == ("agent_cache.tool.invalidate", {"cache.key": key, **deleted})
+    assert spans.described() == ("agent_cache.tool.invalidate", {"cache.key": key, **deleted})
     for source in ("loader", "l1"):
         await cache.tool.get_or_load("weather", args, lambda city: city)
-        assert spans.said() == ("agent_cache.tool.get_or_load", looked_up(source, **of))
+        assert spans.described() == ("agent_cache.tool.get_or_load", looked_up(source, **of))
     assert await cache.tool.invalidate_by_tool("weather") == 1
-    assert spans.said() == ("agent_cache.tool.invalidate_by_tool", deleted)
+    assert spans.described() == ("agent_cache.tool.invalidate_by_tool", deleted)
 
 
-async def test_the_spans_of_the_session_tier(cache: AgentCache, spans: Spans) -> None:
+async def test_span_describes_each_method_of_the_session_tier(cache: AgentCache, spans: Spans) -> None:
     key = "c:session:thread:intent"
     of = {"cache.key": key, "cache.thread_id": "thread", "cache.field": "intent"}
     await cache.session.set("thread", "intent", "b\u00f6\u00f6k", ttl=60)
-    assert spans.said() == ("agent_cache.session.set", {**of, "cache.ttl": 60, "cache.bytes": 6})
+    assert spans.described() == ("agent_cache.session.set", {**of, "cache.ttl": 60, "cache.bytes": 6})
     await cache.session.get("thread", "intent")
-    assert spans.said() == ("agent_cache.session.get", looked_up("l1", key=key, thread_id="thread", field="intent"))
+    assert spans.described() == (
+        "agent_cache.session.get",
+        looked_up("l1", key=key, thread_id="thread", field="intent"),
+    )
     await cache.session.get("thread", "intent", fresh=True)
-    name, said = spans.said()
+    name, found = spans.described()
     assert name == "agent_cache.session.get"
-    assert said.items() >= {**of, "cache.hit": True, "cache.source": "l2"}.items()
+    assert found.items() >= {**of, "cache.hit": True, "cache.source": "l2"}.items()
     await cache.session.get("thread", "other")
-    assert spans.said()[1].items() >= {"cache.hit": False, "cache.field": "other"}.items()
+    assert spans.described()[1].items() >= {"cache.hit": False, "cache.field": "other"}.items()
     thread = {"cache.thread_id": "thread"}
     assert await cache.session.get_all("thread") == {"intent": "b\u00f6\u00f6k"}
-    assert spans.said() == ("agent_cache.session.get_all", {**thread, "cache.field_count": 1})
+    assert spans.described() == ("agent_cache.session.get_all", {**thread, "cache.field_count": 1})
     assert await cache.session.touch("thread") == 1
-    assert spans.said() == ("agent_cache.session.touch", {**thread, "cache.touched_count_approx": 1})
+    assert spans.described() == ("agent_cache.session.touch", {**thread, "cache.touched_count_approx": 1})
     assert await cache.session.get_or_load("thread", "intent", lambda: "x") == "b\u00f6\u00f6k"
-    assert spans.said()[0] == "agent_cache.session.get_or_load"
+    assert spans.described()[0] == "agent_cache.session.get_or_load"
     assert await cache.session.destroy_thread("thread") == 1
-    assert spans.said() == ("agent_cache.session.destroy_thread", {**thread, "cache.deleted_count": 1})
+    assert spans.described() == ("agent_cache.session.destroy_thread", {**thread, "cache.deleted_count": 1})
     await cache.session.set("thread", "intent", "x")
-    assert spans.said()[1]["cache.ttl"] == -1
+    assert spans.described()[1]["cache.ttl"] == -1
 
 
-async def test_the_spans_of_a_kv_tier(cache: AgentCache, spans: Spans) -> None:
+async def test_span_describes_each_method_of_a_kv_tier(cache: AgentCache, spans: Spans) -> None:
     await cache.kv.set("k", 1, ttl=60)
-    assert spans.said() == ("agent_cache.kv.set", {"cache.key": "c:__tc:kv:kv:k", "cache.ttl": 60, "cache.bytes": 2})
+    assert spans.described() == (
+        "agent_cache.kv.set",
+        {"cache.key": "c:__tc:kv:kv:k", "cache.ttl": 60, "cache.bytes": 2},
+    )
     await cache.kv.get("k")
-    assert spans.said() == ("agent_cache.kv.get", looked_up("l1", key="c:__tc:kv:kv:k"))
+    assert spans.described() == ("agent_cache.kv.get", looked_up("l1", key="c:__tc:kv:kv:k"))
     await cache.kv.get_many(["k"])
-    assert spans.said() == ("agent_cache.kv.get_many", looked_up("l1"))
+    assert spans.described() == ("agent_cache.kv.get_many", looked_up("l1"))
     await cache.kv.get_many(["k", "l"])
-    assert spans.said()[0] == "agent_cache.kv.get_many"
+    assert spans.described()[0] == "agent_cache.kv.get_many"
     await cache.kv.get_or_load_many(["k"], lambda keys: keys)
-    assert spans.said() == ("agent_cache.kv.get_or_load_many", looked_up("l1"))
+    assert spans.described() == ("agent_cache.kv.get_or_load_many", looked_up("l1"))
 
 
-async def test_a_caller_that_waits_for_anothers_load(cache: AgentCache, spans: Spans) -> None:
+async def test_span_marks_coalesced_callers_of_an_unopened_cache(cache: AgentCache, spans: Spans) -> None:
     loader = Loader(held=True)
     waiting = [asyncio.ensure_future(cache.llm.get_or_load(HELLO, loader)) for _ in range(3)]
     await loader.started.wait()
     loader.release()
     await asyncio.gather(*waiting)
-    said = [span.attributes or {} for span in spans.take()]
-    assert sorted(each["cache.coalesced"] for each in said) == [False, True, True]
-    assert [(each["cache.source"], each["cache.hit"]) for each in said] == [("loader", False)] * 3
+    found = [span.attributes or {} for span in spans.take()]
+    assert sorted(each["cache.coalesced"] for each in found) == [False, True, True]
+    assert [(each["cache.source"], each["cache.hit"]) for each in found] == [("loader", False)] * 3
 
 
-async def test_a_caller_that_joins_a_load_of_an_open_cache(cache: AgentCache, spans: Spans) -> None:
+async def test_span_marks_a_coalesced_caller_of_an_open_cache(cache: AgentCache, spans: Spans) -> None:
     loader = Loader(held=True)
     first = asyncio.ensure_future(cache.llm.get_or_load(HELLO, loader))
     await loader.started.wait()
@@ -181,11 +194,11 @@ async def test_a_caller_that_joins_a_load_of_an_open_cache(cache: AgentCache, sp
     await asyncio.sleep(0)
     loader.release()
     await asyncio.gather(first, second)
-    said = [span.attributes or {} for span in spans.take()]
-    assert sorted(each["cache.coalesced"] for each in said) == [False, True]
+    found = [span.attributes or {} for span in spans.take()]
+    assert sorted(each["cache.coalesced"] for each in found) == [False, True]
 
 
-async def test_a_failure_is_one_event_and_an_error(cache: AgentCache, spans: Spans) -> None:
+async def test_span_records_a_failed_load_once_as_an_error(cache: AgentCache, spans: Spans) -> None:
     with pytest.raises(ZeroDivisionError):
         await cache.llm.get_or_load(HELLO, Loader(ZeroDivisionError("of no use")))
     span = spans.one()
@@ -195,7 +208,7 @@ async def test_a_failure_is_one_event_and_an_error(cache: AgentCache, spans: Spa
     assert span.end_time is not None
 
 
-async def test_a_refused_write_is_one_event_and_an_error(spans: Spans) -> None:
+async def test_span_records_a_failed_write_once_as_an_error(spans: Spans) -> None:
     cache = AgentCache.from_url("valkey://127.0.0.1:1", telemetry=spans.options)
     with pytest.raises(L2UnavailableError):
         await cache.tool.store("t", None, "x")
@@ -204,17 +217,17 @@ async def test_a_refused_write_is_one_event_and_an_error(spans: Spans) -> None:
     await cache.aclose()
 
 
-async def test_a_cancelled_caller_ends_its_span_and_no_more(cache: AgentCache, spans: Spans) -> None:
+async def test_span_ends_without_an_error_if_the_caller_is_cancelled(cache: AgentCache, spans: Spans) -> None:
     loader = Loader(held=True)
     caller = asyncio.ensure_future(cache.tool.get_or_load("t", None, loader))
     await loader.started.wait()
     caller.cancel()
     with pytest.raises(asyncio.CancelledError):
         await caller
-    assert spans.said()[0] == "agent_cache.tool.get_or_load"
+    assert spans.described()[0] == "agent_cache.tool.get_or_load"
 
 
-async def test_spans_of_the_loader_are_children(cache: AgentCache, spans: Spans) -> None:
+async def test_span_is_the_parent_of_the_loaders_spans(cache: AgentCache, spans: Spans) -> None:
     tracer = spans.provider.get_tracer("app")
 
     async def load() -> str:
@@ -234,7 +247,7 @@ async def test_spans_of_the_loader_are_children(cache: AgentCache, spans: Spans)
     assert parents == [miss.context.span_id, request.context.span_id, request.context.span_id]
 
 
-async def test_the_tracer_has_its_name(make_cache: MakeCache, spans: Spans) -> None:
+async def test_tracer_has_the_configured_name(make_cache: MakeCache, spans: Spans) -> None:
     cache = make_cache(telemetry=spans.options)
     await cache.tool.check("t", None)
     scope = spans.one().instrumentation_scope
@@ -247,7 +260,7 @@ async def test_the_tracer_has_its_name(make_cache: MakeCache, spans: Spans) -> N
     assert scope.name == "mine"
 
 
-async def test_tracing_can_be_off(make_cache: MakeCache, spans: Spans) -> None:
+async def test_tracing_makes_no_span_if_it_is_off(make_cache: MakeCache, spans: Spans) -> None:
     cache = make_cache(telemetry=TelemetryOptions(tracing=False, tracer_provider=spans.provider))
     await cache.tool.get_or_load("t", None, lambda: "x")
     assert not spans.take()
@@ -267,7 +280,7 @@ async def every_kind_of_operation(cache: AgentCache) -> None:
         await cache.llm.get_or_load(asking("y"), Loader(ZeroDivisionError()))
 
 
-async def test_without_an_sdk_no_span_is_made_and_it_is_looked_for_when_opening(
+async def test_tracing_makes_no_span_without_an_sdk_and_looks_for_an_sdk_once(
     make_cache: MakeCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[object] = []
@@ -294,7 +307,7 @@ async def test_without_an_sdk_no_span_is_made_and_it_is_looked_for_when_opening(
     assert not made
 
 
-async def test_an_sdk_that_is_switched_off_makes_no_spans(
+async def test_tracing_makes_no_span_with_a_disabled_sdk(
     make_cache: MakeCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
@@ -303,7 +316,7 @@ async def test_an_sdk_that_is_switched_off_makes_no_spans(
     assert cache._engine.tracer is None
 
 
-def test_the_global_sdk_is_used() -> None:
+def test_tracing_uses_the_global_sdk() -> None:
     script = """
         import asyncio
         from opentelemetry import trace
@@ -346,7 +359,7 @@ class Broken(SpanProcessor):
 
 
 @pytest.mark.parametrize("when", ["start", "end"])
-async def test_a_broken_processor_is_logged_once_and_harmless(
+async def test_tracing_logs_a_broken_processor_once(
     make_cache: MakeCache, spans: Spans, when: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     spans.provider.add_span_processor(Broken(when))
@@ -354,6 +367,7 @@ async def test_a_broken_processor_is_logged_once_and_harmless(
     await every_kind_of_operation(cache)
     assert trace.get_current_span() is trace.INVALID_SPAN
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert caplog.records[0].getMessage().startswith("cache 'betterdb_ac': ")
     assert "broken processor" in caplog.text
 
 
@@ -362,27 +376,25 @@ class BrokenProvider:
         raise RuntimeError("broken provider")
 
 
-async def test_a_broken_provider_is_logged_and_harmless(
-    make_cache: MakeCache, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_tracing_logs_a_broken_provider_once(make_cache: MakeCache, caplog: pytest.LogCaptureFixture) -> None:
     cache = make_cache(telemetry=TelemetryOptions(tracer_provider=BrokenProvider()))
     await cache.open()
     await every_kind_of_operation(cache)
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
 
 
-def test_every_attribute_that_is_set_is_a_known_one() -> None:
-    said: set[str] = {"hit", "source", "coalesced"}
+def test_span_attributes_in_the_code_are_all_known() -> None:
+    used: set[str] = {"hit", "source", "coalesced"}
     for path in Path(tiercache.__file__).parent.rglob("*.py"):
         for call in ast.walk(ast.parse(path.read_text("utf-8"))):
             if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
                 continue
             if call.func.attr in ("operation", "trace_hit"):
-                said |= {keyword.arg for keyword in call.keywords if keyword.arg}
+                used |= {keyword.arg for keyword in call.keywords if keyword.arg}
             elif (
                 call.func.attr == "set" and isinstance(call.func.value, ast.Name) and call.func.value.id == "operation"
             ):
                 assert isinstance(call.args[0], ast.Constant)
-                said.add(call.args[0].value)
-    assert {names.ATTRIBUTE_PREFIX + name for name in said} <= names.ATTRIBUTES
-    assert len(said) > 8
+                used.add(call.args[0].value)
+    assert {names.ATTRIBUTE_PREFIX + name for name in used} <= names.ATTRIBUTES
+    assert len(used) > 8

@@ -1,4 +1,4 @@
-"""Prometheus metrics, as a scrape over HTTP shows them."""
+"""Prometheus: the metrics in a scrape over HTTP."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def on(registry: Any, **options: Any) -> TelemetryOptions:
 
 @pytest.fixture(scope="module", autouse=True)
 def metrics_server() -> Iterator[None]:
-    """The server that prometheus_client starts for a process, which Scrape asks."""
+    """Start the HTTP server of prometheus_client, which ``Scrape`` reads."""
     Scrape.server, thread = start_http_server(0, "127.0.0.1")
     yield
     Scrape.server.shutdown()
@@ -54,7 +54,7 @@ def metrics_server() -> Iterator[None]:
 
 
 class Scrape:
-    """One scrape over HTTP, with what is in it."""
+    """One scrape over HTTP, and its samples."""
 
     server: Any
 
@@ -62,7 +62,7 @@ class Scrape:
         self.server.set_app(prometheus_client.make_wsgi_app(registry))
         with urllib.request.urlopen(f"http://127.0.0.1:{self.server.server_port}/metrics") as reply:
             self.text = reply.read().decode()
-        self.server.set_app(None)  # It must not be this that keeps a registry alive.
+        self.server.set_app(None)  # The server must not keep the registry alive.
         self.families: list[Family] = list(text_string_to_metric_families(self.text))
         self.samples = {
             (sample.name, frozenset(sample.labels.items())): sample.value
@@ -82,12 +82,13 @@ class Scrape:
         return {dict(labels)[label] for sample, labels in self.samples if sample == name}
 
 
-async def test_every_metric_of_llm_and_tool(
+async def test_metrics_count_llm_and_tool_calls(
     make_cache: MakeCache, registry: CollectorRegistry, plain: valkey.Valkey
 ) -> None:
     cache = make_cache(name="c", telemetry=on(registry), prices={"m": (1.0, 1.0)})
     params = {**HELLO, "model": "m"}
-    loader = Loader(LlmResponse("Hi", tokens={"input": 100, "output": 150}), held=True)  # A quarter of a dollar.
+    # These tokens cost a quarter of a dollar.
+    loader = Loader(LlmResponse("Hi", tokens={"input": 100, "output": 150}), held=True)
     waiting = [asyncio.ensure_future(cache.llm.get_or_load(params, loader)) for _ in range(3)]
     await loader.started.wait()
     loader.release()
@@ -140,13 +141,13 @@ async def test_every_metric_of_llm_and_tool(
     buckets = [get(f"{duration}_bucket", **of, le=le) for le in [*map(str, les), "+Inf"]]
     assert buckets == sorted(buckets)  # type: ignore[type-var]
     assert buckets[0] == 0
-    assert buckets[-1] == get(f"{duration}_count", **of) == 1  # The other check was answered by L1.
+    assert buckets[-1] == get(f"{duration}_count", **of) == 1  # L1 answered the other check.
     assert 0 < (get(f"{duration}_sum", **of) or 0) < 1
     assert get(f"{duration}_count", tier="llm", operation="get_or_load") == 4
     assert get(f"{duration}_count", tier="tool", operation="store") == 1
 
 
-async def test_the_active_sessions(make_cache: MakeCache, registry: CollectorRegistry) -> None:
+async def test_metric_counts_the_active_sessions(make_cache: MakeCache, registry: CollectorRegistry) -> None:
     clock = FakeClock()
     cache = make_cache(name="c", telemetry=on(registry), clock=clock.clock)
     await cache.session.set("one", "field", "x", ttl=10)
@@ -160,14 +161,14 @@ async def test_the_active_sessions(make_cache: MakeCache, registry: CollectorReg
     assert scrape.total("agent_cache_stored_bytes_total", tier="session") == 2
 
 
-async def test_what_valkey_does_not_answer_is_counted(registry: CollectorRegistry) -> None:
+async def test_metrics_count_unanswered_calls_of_valkey(registry: CollectorRegistry) -> None:
     cache = AgentCache.from_url("valkey://127.0.0.1:1", name="c", telemetry=on(registry))
     for _ in range(5):
         await cache.llm.check(HELLO)
     await cache.llm.get_or_load(HELLO, Loader())
     assert not await cache.tool.refresh_policies()
-    assert cache._discovery is not None
-    cache._discovery.write_failed_count += 3
+    assert cache._parts._discovery is not None
+    cache._parts._discovery.write_failed_count += 3
     scrape = Scrape(registry)
     await cache.aclose()
     assert scrape.get("agent_cache_l2_errors_total", cache_name="c", tier="llm") == 6
@@ -178,7 +179,7 @@ async def test_what_valkey_does_not_answer_is_counted(registry: CollectorRegistr
     assert scrape.total("agent_cache_discovery_write_failed_total") >= 3
 
 
-async def test_caches_of_one_registry_are_reported_together(registry: CollectorRegistry) -> None:
+async def test_collector_reports_all_caches_of_a_registry(registry: CollectorRegistry) -> None:
     caches = [AgentCache.in_memory(name=name, telemetry=on(registry)) for name in ("a", "a", "b")]
     for cache in caches:
         await cache.tool.store("t", None, "x")
@@ -205,7 +206,7 @@ async def used(registry: Any, *, tool: str = "t", name: str = "c", **options: An
     return cache
 
 
-async def test_no_counter_goes_down_when_a_cache_is_closed(registry: CollectorRegistry) -> None:
+async def test_counter_does_not_fall_when_a_cache_is_closed(registry: CollectorRegistry) -> None:
     first, second = await used(registry), await used(registry)
     before = Scrape(registry)
     await first.aclose()
@@ -222,11 +223,11 @@ async def test_no_counter_goes_down_when_a_cache_is_closed(registry: CollectorRe
     assert Scrape(registry).get("agent_cache_l1_entries", cache_name="c") is None
 
 
-async def test_a_collected_cache_is_not_kept_alive_and_its_counts_stay(registry: CollectorRegistry) -> None:
+async def test_collector_keeps_the_counts_of_a_garbage_collected_cache(registry: CollectorRegistry) -> None:
     cache = await used(registry)
     assert hits(registry) == 1
     await cache.tool.check("t", None)
-    await cache._engine.aclose()  # What keeps it alive otherwise is its loop.
+    await cache._engine.aclose()  # The event loop would keep an open cache alive.
     watched = [weakref.ref(cache), weakref.ref(cache._engine), weakref.ref(cache._engine.l1)]
     del cache
     gc.collect()
@@ -237,7 +238,7 @@ async def test_a_collected_cache_is_not_kept_alive_and_its_counts_stay(registry:
     await another.aclose()
 
 
-async def test_a_short_lived_registry_is_not_kept_alive() -> None:
+async def test_collector_does_not_keep_a_registry_alive() -> None:
     for _ in range(3):
         registry = CollectorRegistry()
         cache = await used(registry)
@@ -249,7 +250,7 @@ async def test_a_short_lived_registry_is_not_kept_alive() -> None:
         assert watched() is None
 
 
-async def test_tools_and_models_beyond_the_limit_are_added_up(registry: CollectorRegistry) -> None:
+async def test_labels_beyond_the_limit_share_a_series(registry: CollectorRegistry) -> None:
     cache = AgentCache.in_memory(name="c", telemetry=on(registry, max_labels=3), prices={"m0": (1, 1), "m9": (1, 1)})
     for number in range(10):
         params = {**HELLO, "model": f"m{number}"}
@@ -263,7 +264,7 @@ async def test_tools_and_models_beyond_the_limit_are_added_up(registry: Collecto
     assert scrape.total("agent_cache_cost_saved_total", model="m0") == 1
     assert scrape.total("agent_cache_cost_saved_total", model="other") == 1
     await cache.aclose()
-    # A limit that a later cache has does not show what was added up before.
+    # The larger limit of a later cache does not separate the labels that already share a series.
     later = await used(registry, tool="t9", max_labels=100)
     after = Scrape(registry)
     assert after.values_of("agent_cache_requests_total", "tool_name") == {"", "t0", "t1", "t2", "other"}
@@ -271,14 +272,14 @@ async def test_tools_and_models_beyond_the_limit_are_added_up(registry: Collecto
     await later.aclose()
 
 
-async def test_a_model_that_is_not_unicode_does_not_fail_the_scrape(registry: CollectorRegistry) -> None:
+async def test_label_of_a_model_that_is_not_unicode_does_not_fail_the_scrape(registry: CollectorRegistry) -> None:
     cache = AgentCache.in_memory(name="c", telemetry=on(registry))
     cache.llm._policy.counters.of("\ud800").misses += 1
     assert "?" in Scrape(registry).values_of("agent_cache_cost_saved_total", "model")
     await cache.aclose()
 
 
-async def test_a_prefix_of_ones_own(registry: CollectorRegistry) -> None:
+async def test_metrics_have_the_configured_prefix(registry: CollectorRegistry) -> None:
     ours, theirs = await used(registry, metrics_prefix="mine"), await used(registry)
     scrape = Scrape(registry)
     assert scrape.total("mine_level_hits_total") == scrape.total("agent_cache_level_hits_total") == 1
@@ -286,13 +287,13 @@ async def test_a_prefix_of_ones_own(registry: CollectorRegistry) -> None:
     await theirs.aclose()
 
 
-async def test_metrics_can_be_off(registry: CollectorRegistry) -> None:
+async def test_metrics_are_absent_if_they_are_off(registry: CollectorRegistry) -> None:
     cache = await used(registry, metrics=False)
     assert Scrape(registry).families == []
     await cache.aclose()
 
 
-async def test_the_default_registry() -> None:
+async def test_metrics_appear_in_the_default_registry() -> None:
     cache = await used(None, name="on-default")
     assert hits(prometheus_client.REGISTRY, "on-default") == 1
     await cache.aclose()
@@ -300,7 +301,7 @@ async def test_the_default_registry() -> None:
 
 
 @pytest.mark.parametrize("peer_first", [True, False])
-async def test_betterdb_works_beside_it_on_one_registry(
+async def test_collector_shares_a_registry_with_betterdb(
     make_cache: MakeCache, registry: CollectorRegistry, url: str, peer_first: bool
 ) -> None:
     async with valkey.asyncio.Valkey.from_url(url) as client:
@@ -325,31 +326,33 @@ class Refusing:
         raise ValueError("no more metrics")
 
 
-async def test_a_registry_that_refuses_is_logged_and_harmless(caplog: pytest.LogCaptureFixture) -> None:
+async def test_cache_works_with_a_registry_that_refuses(caplog: pytest.LogCaptureFixture) -> None:
     cache = await used(Refusing())
     await cache.aclose()
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert caplog.records[0].getMessage().startswith("cache 'c': ")
     assert "no more metrics" in caplog.text
 
 
-async def test_a_number_that_cannot_be_read_leaves_the_others(
+async def test_collector_reports_the_other_numbers_if_one_cannot_be_read(
     registry: CollectorRegistry, caplog: pytest.LogCaptureFixture
 ) -> None:
     cache = await used(registry)
-    cache._source.counters[names.CONFIG_REFRESH_FAILED.name] = lambda: 7
+    cache._parts._source.counters[names.CONFIG_REFRESH_FAILED.name] = lambda: 7
     assert Scrape(registry).total("agent_cache_config_refresh_failed_total") == 7
-    cache._source.gauges[names.ACTIVE_SESSIONS.name] = lambda: 1 // 0
-    cache._source.counters[names.CONFIG_REFRESH_FAILED.name] = lambda: 1 // 0
+    cache._parts._source.gauges[names.ACTIVE_SESSIONS.name] = lambda: 1 // 0
+    cache._parts._source.counters[names.CONFIG_REFRESH_FAILED.name] = lambda: 1 // 0
     assert hits(registry) == hits(registry) == 1
     assert Scrape(registry).total("agent_cache_config_refresh_failed_total") == 7
     await cache.aclose()
     assert len(caplog.records) == 1
+    assert caplog.records[0].getMessage().startswith("cache 'c': ")
 
 
-async def test_numbers_that_other_parts_give(registry: CollectorRegistry) -> None:
+async def test_collector_reports_the_numbers_of_other_parts(registry: CollectorRegistry) -> None:
     cache = await used(registry)
-    cache._source.gauges[names.ACTIVE_SESSIONS.name] = lambda: 5
-    cache._source.counters[names.DISCOVERY_WRITE_FAILED.name] = lambda: 7
+    cache._parts._source.gauges[names.ACTIVE_SESSIONS.name] = lambda: 5
+    cache._parts._source.counters[names.DISCOVERY_WRITE_FAILED.name] = lambda: 7
     scrape = Scrape(registry)
     assert scrape.get("agent_cache_active_sessions", cache_name="c") == 5
     assert scrape.get("agent_cache_discovery_write_failed_total", cache_name="c") == 7
@@ -357,19 +360,31 @@ async def test_numbers_that_other_parts_give(registry: CollectorRegistry) -> Non
     assert Scrape(registry).get("agent_cache_discovery_write_failed_total", cache_name="c") == 7
 
 
-async def test_a_defect_in_the_collector_leaves_the_rest_of_the_registry(
+async def test_collector_hides_no_other_metrics_after_a_defect(
     registry: CollectorRegistry, caplog: pytest.LogCaptureFixture
 ) -> None:
-    prometheus_client.Counter("other", "Somebody else's.", registry=registry).inc()
+    prometheus_client.Counter("other", "A metric of the application.", registry=registry).inc()
     cache = await used(registry)
-    cache._policies.append(None)  # type: ignore[arg-type]
+    cache._parts.policies.append(None)  # type: ignore[arg-type]
     for _ in range(2):
         assert [family.name for family in Scrape(registry).families] == ["other", "other_created"]
     await cache.aclose()
     assert len(caplog.records) == 1
+    assert caplog.records[0].getMessage().startswith("cache 'c': ")
 
 
-def test_an_operation_that_begins_while_the_log_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_collector_names_the_cache_whose_number_cannot_be_read(
+    registry: CollectorRegistry, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken, whole = await used(registry, name="broken"), await used(registry, name="whole")
+    broken._parts._source.gauges[names.ACTIVE_SESSIONS.name] = lambda: 1 // 0
+    assert hits(registry, "broken") == hits(registry, "whole") == 1
+    assert [record.getMessage().split(": ")[0] for record in caplog.records] == ["cache 'broken'"]
+    await broken.aclose()
+    await whole.aclose()
+
+
+def test_operation_log_can_be_read_while_an_operation_begins(monkeypatch: pytest.MonkeyPatch) -> None:
     log = OperationLog(lambda: 0.0)
     log.operation("first", None, {})
     add = OperationCounters.add
@@ -384,7 +399,7 @@ def test_an_operation_that_begins_while_the_log_is_read(monkeypatch: pytest.Monk
 
 @pytest.fixture
 def scraping(registry: CollectorRegistry) -> Iterator[list[float]]:
-    """Scrapes without pause in a thread, as long as the test runs."""
+    """Scrape without pause in a thread during the test; return the totals of each scrape."""
     seen: list[float] = []
     stop = threading.Event()
 
@@ -400,7 +415,7 @@ def scraping(registry: CollectorRegistry) -> Iterator[list[float]]:
     thread.join()
 
 
-async def test_scraping_from_a_thread_while_the_cache_is_used(
+async def test_collector_can_be_scraped_from_a_thread_during_calls(
     registry: CollectorRegistry, scraping: list[float], caplog: pytest.LogCaptureFixture
 ) -> None:
     total = 0
@@ -426,7 +441,7 @@ async def test_scraping_from_a_thread_while_the_cache_is_used(
         {"max_labels": 0},
     ],
 )
-def test_wrong_options_are_refused(options: dict[str, Any]) -> None:
+def test_telemetry_options_refuse_wrong_values(options: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=f"TelemetryOptions.{next(iter(options))} must be"):
         TelemetryOptions(**options)
     with pytest.raises(UsageError, match="telemetry must be a TelemetryOptions"):

@@ -1,4 +1,4 @@
-"""The fake clock: it moves when told to, and only forward."""
+"""The fake clock: it moves only by ``advance``, and only forward."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from tiercache import AgentCache, TierCacheError, TierOptions, UsageError
 from tiercache.testing import FakeClock
 
 
-def test_it_stands_still_until_told_to_move() -> None:
+def test_fake_clock_stands_still_without_advance() -> None:
     fake = FakeClock(start=1_000_000.0)
     assert (fake.clock.wall(), fake.clock.wall()) == (1_000_000.0, 1_000_000.0)
     before = fake.clock.monotonic()
     assert fake.clock.monotonic() == before
 
 
-def test_both_clocks_move_by_as_much() -> None:
+def test_fake_clock_moves_both_clocks_by_the_same_time() -> None:
     fake = FakeClock(start=1_000_000.0)
     clock, before = fake.clock, fake.clock.monotonic()
     fake.advance(1.5)
@@ -28,14 +28,14 @@ def test_both_clocks_move_by_as_much() -> None:
     assert fake.clock is clock
 
 
-def test_the_two_clocks_cannot_be_mistaken_for_each_other() -> None:
+def test_fake_clock_has_two_clocks_with_distant_values() -> None:
     fake = FakeClock()
     assert fake.clock.wall() - fake.clock.monotonic() > 1e9
     assert FakeClock(start=0).clock.monotonic() > 0
 
 
 @pytest.mark.parametrize("seconds", [-1, -1e-9, math.nan, math.inf])
-def test_it_does_not_go_back(seconds: float) -> None:
+def test_fake_clock_refuses_to_go_back(seconds: float) -> None:
     fake = FakeClock()
     before = fake.clock.monotonic()
     with pytest.raises(UsageError, match="forward") as error:
@@ -46,12 +46,12 @@ def test_it_does_not_go_back(seconds: float) -> None:
 
 
 @pytest.mark.parametrize("start", [math.nan, math.inf])
-def test_it_starts_at_a_moment(start: float) -> None:
+def test_fake_clock_refuses_a_start_that_is_not_finite(start: float) -> None:
     with pytest.raises(UsageError, match="start"):
         FakeClock(start)
 
 
-async def test_a_cache_ages_its_entries_by_it() -> None:
+async def test_fake_clock_ages_the_entries_of_a_cache() -> None:
     fake = FakeClock()
     async with AgentCache.in_memory(clock=fake.clock, kv=TierOptions(ttl="1h")) as cache:
 

@@ -12,7 +12,16 @@ import valkey
 
 from tests.requests import HELLO, Loader
 from tests.support import entry_keys
-from tiercache import AgentCache, L1Options, LlmResponse, ResilienceOptions, TierOptions, UsageError, WriteOptions
+from tiercache import (
+    AgentCache,
+    L1Options,
+    LlmOptions,
+    LlmResponse,
+    ResilienceOptions,
+    TierOptions,
+    UsageError,
+    WriteOptions,
+)
 
 Call = Callable[[AgentCache, Any], Awaitable[Any]]
 
@@ -182,9 +191,9 @@ def test_a_name_that_the_keys_cannot_carry_is_refused(name: Any) -> None:
         (lambda: TierOptions(jitter=1), "jitter"),
         (lambda: TierOptions(jitter=-0.1), "jitter"),
         (lambda: TierOptions(on_abandon="stop"), "on_abandon"),
-        (lambda: TierOptions(ignore="user"), "ignore"),
-        (lambda: TierOptions(ignore=(5,)), "ignore"),
-        (lambda: TierOptions(key="model"), "key"),
+        (lambda: LlmOptions(ignore="user"), "ignore"),
+        (lambda: LlmOptions(ignore=(5,)), "ignore"),
+        (lambda: LlmOptions(key="model"), "key"),
         (lambda: L1Options(max_entries=0), "max_entries"),
         (lambda: WriteOptions(mode="never"), "mode"),
         (lambda: WriteOptions(max_delay=0), "max_delay"),

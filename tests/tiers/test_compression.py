@@ -23,7 +23,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.requests import HELLO, asking
-from tests.support import entry_keys, in_l1, until
+from tests.seams import in_l1
+from tests.support import entry_keys, until
 from tiercache import AgentCache, TierOptions, UsageError
 from tiercache.engine.coherence.leases import is_placeholder
 from tiercache.engine.entries.policy import UndecodableError, UnreadableHereError
@@ -332,7 +333,7 @@ def test_the_library_is_looked_for_once_and_may_be_missing(monkeypatch: pytest.M
 
 
 def test_sessions_are_not_compressed() -> None:
-    with pytest.raises(UsageError, match="session must be TierOptions without compress_above"):
+    with pytest.raises(UsageError, match="session must be a SessionOptions: .* compress_above"):
         AgentCache.in_memory(session=COMPRESSING)
 
 

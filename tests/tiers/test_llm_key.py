@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from tests.requests import HELLO, asking
-from tests.support import HeldReads
-from tiercache import AgentCache, TierOptions, UsageError, last_user_turn
+from tests.seams import HeldReads
+from tiercache import AgentCache, LlmOptions, UsageError, last_user_turn
 from tiercache.tiers.llm.key import LlmKeys
 
 KEYS = LlmKeys("n:llm:")
@@ -64,7 +64,7 @@ def test_ignored_parameters_do_not_take_part() -> None:
 
 
 async def test_the_last_user_turn_can_be_the_key(make_cache: Callable[..., AgentCache]) -> None:
-    cache = make_cache(llm=TierOptions(key=last_user_turn))
+    cache = make_cache(llm=LlmOptions(key=last_user_turn))
     chat = {"model": "gpt-4o", "messages": [{"role": "system", "content": "Be brief."}, *asking("Hello")["messages"]]}
     await cache.llm.store(chat, "Hi")
     assert (await cache.llm.check(HELLO)).response == "Hi"
@@ -74,7 +74,7 @@ async def test_the_last_user_turn_can_be_the_key(make_cache: Callable[..., Agent
 async def test_answers_that_models_share_are_invalidated_by_the_model_that_gave_them(
     make_cache: Callable[..., AgentCache],
 ) -> None:
-    cache = make_cache(llm=TierOptions(key=lambda params: {**params, "model": "any"}))
+    cache = make_cache(llm=LlmOptions(key=lambda params: {**params, "model": "any"}))
     await cache.llm.store(asking("x", model="a"), "by a")
     cache.clear_l1()
     assert (await cache.llm.check(asking("x", model="b"))).response == "by a"  # Into L1, asked for by b.
@@ -85,7 +85,7 @@ async def test_answers_that_models_share_are_invalidated_by_the_model_that_gave_
 async def test_a_read_of_an_answer_that_models_share_is_overtaken_whoever_reads(
     make_cache: Callable[..., AgentCache], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cache = make_cache(llm=TierOptions(key=lambda params: {**params, "model": "any"}))
+    cache = make_cache(llm=LlmOptions(key=lambda params: {**params, "model": "any"}))
     await cache.llm.store(asking("x", model="a"), "by a")
     cache.clear_l1()
     reads = HeldReads(monkeypatch)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.requests import HELLO, Loader, asking
-from tiercache import AgentCache, LlmKey, TierOptions, ToolKey, ToolPolicy, UsageError
+from tiercache import AgentCache, LlmKey, LlmOptions, ToolKey, ToolPolicy, UsageError
 
 ARGS = {"unit": "C", "city": "Sofia"}
 
@@ -168,7 +168,7 @@ async def test_models_that_share_an_answer_are_counted_each_for_itself() -> None
         calls += 1
         return {**params, "model": "any"}
 
-    async with AgentCache.in_memory(llm=TierOptions(key=any_model)) as cache:
+    async with AgentCache.in_memory(llm=LlmOptions(key=any_model)) as cache:
         await cache.llm.store(asking("x", model="a"), "answer")
         for model in ("a", "b", "b", "a", "b"):
             assert (await cache.llm.check(asking("x", model=model))).hit
@@ -183,7 +183,7 @@ async def test_what_a_key_function_returns_is_seen_anew_each_time() -> None:
     def impure(params: Any) -> Any:
         return {**params, "suffix": suffix}
 
-    async with AgentCache.in_memory(llm=TierOptions(key=impure, ignore=("user",))) as cache:
+    async with AgentCache.in_memory(llm=LlmOptions(key=impure, ignore=("user",))) as cache:
         await cache.llm.store(HELLO, "answer")
         assert (await cache.llm.check({**HELLO, "user": "x"})).hit
         suffix = "two"

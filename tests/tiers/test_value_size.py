@@ -11,7 +11,8 @@ import valkey
 from prometheus_client import CollectorRegistry
 
 from tests.requests import HELLO, Loader, asking
-from tests.support import UNTRACKED, entry_keys, in_l1, until
+from tests.seams import in_l1
+from tests.support import UNTRACKED, entry_keys, until
 from tiercache import AgentCache, TelemetryOptions, TierOptions, UsageError
 
 MakeCache = Callable[..., AgentCache]

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import valkey
 
-from tests.support import entry_keys, frozen_wall
-from tiercache import AgentCache, Clock, UsageError
+from tests.support import entry_keys
+from tiercache import AgentCache, UsageError
+from tiercache.testing import FakeClock
 
 VECTORS = json.loads((Path(__file__).parents[1] / "data" / "wire_vectors.json").read_text("utf-8"))
 NAME = VECTORS["cache_name"]
@@ -45,7 +46,7 @@ async def store(cache: AgentCache, case: dict[str, Any]) -> str:
 async def test_a_published_vector_matches_on_valkey(
     case: dict[str, Any], make_cache: Callable[..., AgentCache], plain: valkey.Valkey
 ) -> None:
-    cache = make_cache(name=NAME, clock=frozen_wall(VECTORS["stored_at_ms"] / 1000))
+    cache = make_cache(name=NAME, clock=FakeClock(VECTORS["stored_at_ms"] / 1000).clock)
     if "error" in case:
         with pytest.raises(UsageError):
             await store(cache, case)
@@ -60,4 +61,3 @@ async def test_a_published_vector_matches_on_valkey(
 
 def test_the_published_vectors_are_all_here() -> None:
     assert len(VECTORS["cases"]) == 80
-    assert isinstance(frozen_wall(0.0), Clock)

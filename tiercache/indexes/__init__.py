@@ -1,1 +1,1 @@
-"""Which keys belong to a model, a tool or a tag."""
+"""Indexes: the keys of all entries of a model, a tool or a tag."""

@@ -1,12 +1,12 @@
-"""Indexes: which keys belong to a tool, a model or a tag, for those who remove them together.
+"""The names of the indexes in Valkey, and of the keys that record whether the indexes are complete.
 
     {name}:__tc:idx:{kind}:{value}      sorted set of full keys, scored by the millisecond of the last write
-    {name}:__tc:indexed                 there while every entry of the tools, models and threads is in its index
-    {name}:__tc:indexing                set of claims, by whoever is looking whether that is so
-    {name}:__tc:others                  there for a while after another software's marker was found
+    {name}:__tc:indexed                 flag: exists while every entry of tools, models and threads is in its index
+    {name}:__tc:indexing                set of claims, one for each process that is checking all entries
+    {name}:__tc:others                  trace: exists for a while after a process found another software's marker
 
-``%`` and ``:`` of the value are percent-encoded. A tag may be given to an entry of any tier but the sessions'. A
-thread's index is its hash (session_place).
+``kind`` is tool, model or tag; ``%`` and ``:`` in ``value`` are percent-encoded. Entries of every tier except the
+session tier may have tags. The index of a thread is the thread's own hash (``tiers/session/fields.py``).
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from ..engine.entries.entry import Group
 from ..engine.level2.writes import Command
 from ..engine.operations.invalidate import Index
 from ..errors import UsageError
-from ..lua import index_script
 from ..text import check_text, encode_id
+from .scripts import index_script
 
 __all__ = ["IndexNames", "index_key", "index_of", "indexes_of", "tag_groups"]
 
@@ -28,7 +28,13 @@ _KINDS: Final = frozenset({"tool", "model", "tag"})
 
 
 class IndexNames(NamedTuple):
-    """The keys by which it is known whether a cache's indexes are complete, in the order of the scripts."""
+    """The keys that record whether the indexes of a cache are complete, in the order of the scripts.
+
+    Attributes:
+        flag: Exists while the indexes are complete.
+        claims: The claims of the processes that are checking all entries.
+        trace: Exists for a while after a process found another software's marker.
+    """
 
     flag: str
     claims: str
@@ -36,11 +42,11 @@ class IndexNames(NamedTuple):
 
     @classmethod
     def of(cls, name: str) -> IndexNames:
-        """Return those of the cache ``name``."""
+        """Return the keys of the cache ``name``."""
         return cls(f"{name}:__tc:indexed", f"{name}:__tc:indexing", f"{name}:__tc:others")
 
     def command(self, script: str, *args: str | int) -> Command:
-        """Return the command that runs the script ``index_{script}``."""
+        """Return the command that runs the script ``index_{script}`` on these keys."""
         return ("EVAL", index_script(script), len(self), *self, *args)
 
 
@@ -56,7 +62,7 @@ def index_of(name: str, group: Group) -> Index:
 
 @lru_cache(maxsize=4096)
 def indexes_of(name: str, groups: tuple[Group, ...]) -> tuple[str, ...]:
-    """Return the keys of the indexes that an entry of ``groups`` belongs in."""
+    """Return the keys of the indexes of an entry that belongs to ``groups``."""
     return tuple(index_key(name, group) for group in groups if group.kind in _KINDS)
 
 
@@ -64,9 +70,9 @@ def tag_groups(tags: Iterable[str]) -> tuple[Group, ...]:
     """Return the groups of entries with ``tags``.
 
     Raises:
-        UsageError: They are no sequence of names.
+        UsageError: ``tags`` is no sequence of names, or a name is empty.
     """
-    # A str is an iterable of str, and never what was meant.
+    # A str is a sequence of str too, but a caller that passes a str means a single tag.
     if isinstance(tags, str) or not isinstance(tags, Sequence | set | frozenset):
         raise UsageError(f"tags must be a sequence of names, not {type(tags).__name__}")
     names = dict.fromkeys(check_text(tag, "a tag") for tag in tags)

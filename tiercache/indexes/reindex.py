@@ -1,14 +1,15 @@
-"""Making the indexes complete: from the first entry on, or afterwards by looking at every key.
+"""Reindexing: finds out whether the indexes of a cache are complete, and completes them.
 
-A claim is made before the look, and what the look has found counts only while the claim stands: whoever overwrites
-another software's marker takes the claims away, for that software may have written meanwhile. What tiercache writes
-meanwhile is in its index before it is anywhere else.
+The indexes are complete if there were no entries when the cache was first opened. Otherwise a process scans every key
+and adds the missing entries. Before the scan the process makes a claim, and it may set the flag only if the claim still
+exists afterwards: a process that overwrites another software's marker deletes all claims, because that software may
+have written entries during the scan. Entries that tiercache writes during the scan are no problem: they are in their
+index before they are anywhere else.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import secrets
 import time
 from collections import defaultdict
@@ -23,40 +24,43 @@ from ..engine.level2.eviction import eviction_policy_in, takes_any
 from ..engine.level2.writes import Command
 from ..engine.operations.invalidate import is_text
 from ..errors import TierCacheError
-from ..lua import session_script
+from ..log import CacheLog
 from .names import IndexNames, index_key
+from .scripts import note_fields_script
 
 __all__ = ["Reindex"]
 
-_LOGGER: Final = logging.getLogger("tiercache")
 _SCAN_COUNT: Final = 1000
-# Values read, and fields noted, in one exchange.
+# Values read, and session fields indexed, in one exchange.
 _READ_COUNT: Final = 50
 _FIELD_COUNT: Final = 250
-# How long opening may look; on loopback some 300,000 keys.
+# Seconds that opening a cache may spend on the scan; enough for about 300,000 keys on loopback.
 _LOOK_SECONDS: Final = 0.1
-# A claim of a process that died is of no use, and of no harm.
+# Lifetime of a claim. The claim of a dead process does no harm until then.
 _CLAIM_SECONDS: Final = 24 * 3600
 
 
 class Reindex:
-    """What one process does about the indexes of the cache ``name``.
+    """The reindexing of the cache ``name`` by one process.
 
     Args:
-        model_of: Returns the model of an llm entry's bytes, None where they are no entry; raises UnreadableHereError.
+        model_of: Returns the model in the bytes of an llm entry, or None if the bytes are no entry. Raises
+            UnreadableHereError if only other processes can read the entry.
+        log: The cache's log.
     """
 
-    def __init__(self, name: str, model_of: Callable[[bytes], str | None]) -> None:
+    def __init__(self, name: str, model_of: Callable[[bytes], str | None], log: CacheLog) -> None:
         self._name = name
+        self._log = log
         self._model_of = model_of
         self._unreadable_count = 0
         self._names = IndexNames.of(name)
         self._prefixes = tuple(f"{name}:{tier}:".encode() for tier in ("llm", "tool", "session"))
 
     async def begin(self, level2: GuardedLevel2) -> bool:
-        """Note that the indexes are complete if there is no entry yet; return False if there was no time to see.
+        """Mark the indexes as complete if there is no entry yet; return False if the scan took too long.
 
-        Never raises: what cannot be found out leaves them incomplete.
+        Never raises a TierCacheError: after an error the indexes count as incomplete.
         """
         try:
             flag, info = await level2.execute([("EXISTS", self._names.flag), ("INFO", "memory")])
@@ -71,14 +75,14 @@ class Reindex:
                         return bool(keys)
             await self._finish(level2, claim)
         except TierCacheError as error:
-            _LOGGER.debug("It was not found out whether there are entries: %s", error)
+            self._log.debug("cannot find out whether there are entries, so the indexes count as incomplete: %s", error)
         return True
 
     async def run(self, level2: GuardedLevel2) -> int:
-        """Add every entry to its index, and note that they are complete; return how many were in none.
+        """Add every entry to its index and mark the indexes as complete; return how many entries were missing.
 
         Raises:
-            L2UnavailableError, L2CommandError: Some may have been added.
+            L2UnavailableError, L2CommandError: Some entries may have been added.
         """
         claim = await self._claim(level2)
         count = 0
@@ -87,22 +91,22 @@ class Reindex:
             count += await self._add(level2, keys)
         (info,) = await level2.execute([("INFO", "memory")])
         if self._unreadable_count:
-            _LOGGER.warning(
-                "The indexes of %r do not count as complete: this process cannot read %d entries that others may be "
-                "able to read",
-                self._name,
+            self._log.warning(
+                "the indexes count as incomplete: this process cannot read %d entries that other processes may be able "
+                "to read",
                 self._unreadable_count,
             )
         elif takes_any(eviction_policy_in(info)):
-            _LOGGER.warning("The indexes of %r do not count as complete: Valkey may evict them", self._name)
+            self._log.warning("the indexes count as incomplete: the maxmemory-policy of Valkey may evict them")
         elif not await self._finish(level2, claim):
-            _LOGGER.warning("The indexes of %r do not count as complete: other software writes there", self._name)
+            self._log.warning("the indexes count as incomplete: other software uses this name")
         return count
 
     async def watch(self, level2: GuardedLevel2) -> None:
-        """Note that they are not complete if the server may have evicted one. Raises as ``run``."""
+        """Mark the indexes as incomplete if the server may have evicted one of them. Raises the errors of ``run``."""
         (info,) = await level2.execute([("INFO", "memory")])
-        # A server that does not say is not known to have done so; each operation takes it for one that does.
+        # If the server does not report its policy, the flag stays, because nothing shows an eviction. Each operation
+        # treats such a server as one that evicts.
         policy = eviction_policy_in(info)
         if policy is not None and takes_any(policy):
             await level2.execute([("DEL", self._names.flag, self._names.claims)])
@@ -120,8 +124,9 @@ class Reindex:
         return bool(reply == 1)
 
     async def _entries(self, level2: GuardedLevel2) -> AsyncGenerator[list[bytes], None]:
-        """Yield the keys of llm, tool and session entries, in pages of which many are empty."""
-        # One SCAN for the three, and not past what else the cache has under its name. A name has nothing to escape.
+        """Yield the keys of llm, tool and session entries in pages. Many pages are empty."""
+        # One SCAN finds the entries of the three tiers, and skips most other keys of the cache. A cache's name contains
+        # no character that a pattern must escape.
         pattern = f"{self._name}:[lts]*"
         cursor: Any = 0
         while True:
@@ -150,11 +155,11 @@ class Reindex:
             members[self._index("model", model)].append(key)
         now = int(time.time() * 1000)
         commands: list[Command] = []
-        for index, added in members.items():
-            pairs = (part for key in added for part in (now, key))
+        for index, missing in members.items():
+            pairs = (part for key in missing for part in (now, key))
             commands.append(("ZADD", index, "NX", *pairs))
-        for thread, noted in fields.items():
-            commands += self._notings(thread, noted)
+        for thread, added in fields.items():
+            commands += self._index_fields(thread, added)
         return await _sum(level2, commands) if commands else 0
 
     def _index(self, kind: str, value: str) -> str:
@@ -174,13 +179,13 @@ class Reindex:
                         found.append((key, model))
         return found
 
-    def _notings(self, thread: bytes, fields: list[bytes]) -> list[Command]:
-        """Return the commands that note fields in the hash of their thread, whose id is ``thread`` as in a key."""
+    def _index_fields(self, thread: bytes, fields: list[bytes]) -> list[Command]:
+        """Return the commands that add ``fields`` to the hash of ``thread``, an id in its encoded form."""
         windows = f"{self._name}:__tc:thread:".encode() + thread
         prefix = self._prefixes[2] + thread + b":"
         pages = [fields[start : start + _FIELD_COUNT] for start in range(0, len(fields), _FIELD_COUNT)]
         return [
-            ("EVAL", session_script("index"), 1 + len(page), windows, *(prefix + field for field in page), *page)
+            ("EVAL", note_fields_script(), 1 + len(page), windows, *(prefix + field for field in page), *page)
             for page in pages
         ]
 

@@ -1,1 +1,1 @@
-"""What BetterDB Monitor reads and writes: the statistics hash, the registry of caches, the tool policies."""
+"""The data shared with BetterDB Monitor: the statistics hash, the registry of caches, and the tool policies."""

@@ -1,9 +1,9 @@
-"""Registration: how the Monitor finds a cache, and sees whether any process of it is alive.
+"""Registration: BetterDB Monitor finds a cache in Valkey, and sees whether any process of the cache is alive.
 
-``__betterdb:caches`` is a hash of markers by cache name, ``__betterdb:heartbeat:{name}`` a key that lives 60 s and is
-rewritten every 30, ``__betterdb:protocol`` holds ``1``. Several processes share a name: each keeps a member in the
-sorted set ``{name}:__tc:alive``, scored with its expiry by the server's clock, and only the last to leave takes the
-heartbeat with it.
+``__betterdb:caches`` is a hash of markers by cache name. ``__betterdb:heartbeat:{name}`` is a key that lives 60 s and
+that a process rewrites every 30 s. ``__betterdb:protocol`` holds ``1``. Several processes share a name: each process
+keeps a member in the sorted set ``{name}:__tc:alive``, scored with its expiry by the server's clock, and only the last
+process to leave deletes the heartbeat.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from ..engine.level2.level2 import Level2
 from ..engine.level2.replies import send
 from ..errors import L2UnavailableError, TierCacheError, UsageError
 from ..indexes.names import IndexNames
+from ..log import CacheLog
 
 __all__ = ["Discovery"]
 
-_LOGGER: Final = logging.getLogger("tiercache")
 _TYPE: Final = "agent_cache"
 _REGISTRY: Final = "__betterdb:caches"
 _PROTOCOL: Final = "__betterdb:protocol"
 _PROTOCOL_VERSION: Final = 1
 _HEARTBEAT_SECONDS: Final = 60
-_MOST_POLICIES: Final = 500
-# What other software has left of itself is believed in for longer than it takes to rewrite its marker: 30 s.
+_MAX_POLICIES: Final = 500
+# The trace of other software lives longer than the 30 s in which that software rewrites its marker.
 _OTHERS_SECONDS: Final = 90
 
 # KEYS: alive; ARGV: member, seconds to live.
@@ -42,7 +42,7 @@ redis.call('ZADD', KEYS[1], now + tonumber(ARGV[2]), ARGV[1])
 redis.call('EXPIRE', KEYS[1], ARGV[2])
 return 1
 """
-# KEYS: alive, heartbeat; ARGV: member. In one step, so that nobody joins between the look and the delete.
+# KEYS: alive, heartbeat; ARGV: member. One script, so that no process can join between the count and the delete.
 _LEAVE: Final = """
 local now = tonumber(redis.call('TIME')[1])
 redis.call('ZREM', KEYS[1], ARGV[1])
@@ -55,20 +55,23 @@ return 0
 
 
 class Discovery:
-    """The registration of one cache of this process.
+    """The registration of one cache by this process.
 
     Args:
-        name: The cache's.
-        describe: Returns the parts of the marker that others know: tiers, prices, policies.
+        name: The cache's name.
+        describe: Returns the parts of the marker that other modules know: tiers, prices, policies.
+        log: The cache's log.
 
     Attributes:
-        write_failed_count: Registrations and heartbeats that Valkey did not take.
-        found: Whose marker the last registration found: "tiercache", "another" software's or "nobody"'s.
+        write_failed_count: Registrations, heartbeats and reads of the registry that Valkey did not carry out.
+        found: Owner of the marker that the last registration replaced: ``"tiercache"``, ``"another"`` for other
+            software, or ``"nobody"`` if there was no marker.
     """
 
-    def __init__(self, name: str, describe: Callable[[], dict[str, Any]]) -> None:
+    def __init__(self, name: str, describe: Callable[[], dict[str, Any]], log: CacheLog) -> None:
         self._name = name
         self._describe = describe
+        self._log = log
         self._started_at = datetime.now(UTC).isoformat()
         self._alive = f"{name}:__tc:alive"
         self._heartbeat = f"__betterdb:heartbeat:{name}"
@@ -79,25 +82,30 @@ class Discovery:
         self.found = "another"
 
     async def check(self, level2: Level2) -> None:
-        """Refuse a name that something else than an agent cache is registered under.
+        """Refuse a name that is registered for another kind of cache.
+
+        A registry that cannot be read refuses no name; the failure is counted.
 
         Raises:
-            UsageError: It names what is there. A registry that cannot be read refuses nothing, and is counted.
+            UsageError: The name is registered; the message has the other kind.
         """
         try:
             (marker,) = await send(level2, [("HGET", _REGISTRY, self._name)])
         except TierCacheError as error:
-            self._failed("read", error)
+            self._count_failure("cannot read the registry of caches", error)
             return
         try:
             kind = json.loads(marker).get("type") if marker else None
         except (ValueError, AttributeError, RecursionError):
-            return  # No marker that anybody could read; it is overwritten.
+            return  # No software can read this marker, so the registration may overwrite it.
         if kind and kind != _TYPE:
-            raise UsageError(f"name {self._name!r} is taken on this Valkey: a cache of type {kind!r} is registered")
+            raise UsageError(
+                f"cannot use the name {self._name!r} on this Valkey: a cache of type {kind!r} is registered under it; "
+                "choose another name"
+            )
 
     async def beat(self, level2: Level2) -> bool:
-        """Write marker, protocol, membership and heartbeat; return False, having counted it, if that failed."""
+        """Write marker, protocol, membership and heartbeat; return False, with the failure counted, if that failed."""
         commands: list[tuple[str | bytes | int | float, ...]] = [
             ("EVAL", _JOIN, 1, self._alive, self._member, _HEARTBEAT_SECONDS),
             IndexNames.of(self._name).command(
@@ -109,28 +117,28 @@ class Discovery:
         try:
             _, found, *_ = await send(level2, commands)
         except TierCacheError as error:
-            self._failed("written", error)
+            self._count_failure("cannot write the registry of caches", error)
             return False
         self._joined = True
         self.found = found.decode()
         return True
 
     async def leave(self, level2: Level2) -> None:
-        """Take this process out, and the heartbeat with it if it was the last."""
+        """Remove this process from the registry, and the heartbeat too if it was the last process."""
         if not self._joined:
             return
         self._joined = False
         try:
             await send(level2, [("EVAL", _LEAVE, 2, self._alive, self._heartbeat, self._member)])
         except TierCacheError as error:
-            self._failed("left, its heartbeat runs out by itself", error)
+            self._count_failure("cannot leave the registry of caches, so the heartbeat must expire by itself", error)
 
-    def _failed(self, what: str, error: TierCacheError) -> None:
+    def _count_failure(self, attempt: str, error: TierCacheError) -> None:
         self.write_failed_count += 1
-        # An outage is said by the breaker; a refusal, for want of permission, would be said by nobody.
+        # The breaker logs an outage. No other part logs a refusal, for example for lack of permission.
         level = logging.DEBUG if isinstance(error, L2UnavailableError) or self._refusal_logged else logging.WARNING
         self._refusal_logged |= level == logging.WARNING
-        _LOGGER.log(level, "The registry of caches was not %s (counted): %s", what, error)
+        self._log.log(level, "%s (counted as discovery_write_failed): %s", attempt, error)
 
     def _marker(self) -> dict[str, Any]:
         described = self._describe()
@@ -146,10 +154,10 @@ class Discovery:
             "started_at": self._started_at,
             "pid": os.getpid(),
             "hostname": socket.gethostname(),
-            "tool_policies": policies[:_MOST_POLICIES],
+            "tool_policies": policies[:_MAX_POLICIES],
             "engine": "tiercache",
         }
-        if len(policies) > _MOST_POLICIES:
+        if len(policies) > _MAX_POLICIES:
             marker["tool_policies_truncated"] = True
         return marker
 

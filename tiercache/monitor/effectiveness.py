@@ -1,4 +1,4 @@
-"""How well caching pays for each tool, and what the Monitor would recommend."""
+"""The effectiveness of caching for each tool, and the Monitor's recommendation for the tool's lifetime."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Recommendation", "ToolEffectiveness", "rate"]
 
 Recommendation: TypeAlias = Literal["increase_ttl", "optimal", "decrease_ttl_or_disable"]
 
-# The Monitor's thresholds: a hit rate above the one is high, below the other low; a lifetime under an hour is short.
+# The Monitor's thresholds: hit rates above _HIGH are high, hit rates below _LOW are low, lifetimes under an hour short.
 _HIGH: Final = 0.8
 _LOW: Final = 0.4
 _SHORT_SECONDS: Final = 3600
@@ -20,13 +20,13 @@ _SHORT_SECONDS: Final = 3600
 
 @dataclass(frozen=True, slots=True)
 class ToolEffectiveness:
-    """How well caching pays for one tool.
+    """The effectiveness of caching for one tool.
 
     Attributes:
-        tool: Its name.
-        hit_rate: Fraction of its lookups that were hits, 0 to 1.
+        tool: The tool's name.
+        hit_rate: Fraction of the tool's lookups that were hits, 0 to 1.
         cost_saved: Dollars.
-        recommendation: What to do about its lifetime.
+        recommendation: The proposed change of the tool's lifetime.
     """
 
     tool: str
@@ -36,10 +36,10 @@ class ToolEffectiveness:
 
 
 def rate(stats: CacheStats, ttl_of: Callable[[str], float | None], min_samples: int) -> list[ToolEffectiveness]:
-    """Return the verdict on each tool that was asked for ``min_samples`` times, most dollars saved first.
+    """Return the effectiveness of each tool with at least ``min_samples`` lookups, most dollars saved first.
 
     Args:
-        ttl_of: The lifetime in force for a tool, None for no expiry.
+        ttl_of: Returns the present lifetime of a tool's results, or None if they do not expire.
     """
     verdicts = [
         ToolEffectiveness(

@@ -1,4 +1,4 @@
-"""What this process knows of its own work."""
+"""The statistics of one process."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ class LocalStats:
 
     Attributes:
         tiers: Counters by tier name.
-        operations: Calls, errors and seconds by operation name; calls that L1 answered are not among them.
-        l1_entry_count, l1_bytes: What L1 holds.
-        l1_evicted_count: Entries that newer ones pushed out of L1.
+        operations: Calls, errors and seconds by operation name, without the calls that L1 answered.
+        l1_entry_count, l1_bytes: Entries in L1, and their accounted bytes.
+        l1_evicted_count: Entries that newer entries pushed out of L1.
         queued_write_count: Writes that Valkey has not answered yet.
-        degraded: Whether Valkey is taken for unavailable.
-        trusted: Whether L1 is known to have followed every change; without a Valkey always.
-        distrusted_count: How often L1 was dropped because a change may have been missed, on this event loop.
+        degraded: Whether the breaker takes Valkey for unavailable.
+        trusted: Whether this process knows that L1 has followed every change; always true without a Valkey.
+        distrusted_count: Times that L1 was dropped because a change may have been missed, on this event loop.
         heard_count: Changes by other processes that L1 has followed, on this event loop.
     """
 

@@ -1,21 +1,20 @@
-"""The one background worker of a cache: statistics every second, registration and policies every half minute."""
+"""The background worker of a cache: statistics every second, registration and tool policies every half minute."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from contextlib import suppress
 from typing import Final, Protocol
 
 from ..engine.level2.breaker import GuardedLevel2
 from ..errors import TierCacheError, UsageError
 from ..indexes.reindex import Reindex
+from ..log import CacheLog
 from .discovery import Discovery
 from .statistics import StatsHash
 
 __all__ = ["MonitorService"]
 
-_LOGGER: Final = logging.getLogger("tiercache")
 _SEND_SECONDS: Final = 1.0
 _BEAT_SECONDS: Final = 30.0
 _SETTLE_SECONDS: Final = 0.02
@@ -32,28 +31,36 @@ class Policies(Protocol):
     def key(self) -> str: ...
 
     async def refresh(self, level2: GuardedLevel2) -> bool:
-        """Read all policies from Valkey; return False, and keep the known ones, if Valkey did not answer."""
+        """Read all policies from Valkey; return False, and keep the known policies, if Valkey did not answer."""
         ...
 
 
 class MonitorService:
-    """Keeps what the Monitor reads up to date, and this process up to date with what the Monitor writes.
+    """Sends the data that the Monitor reads, and reads the tool policies that the Monitor writes.
 
     Args:
-        indexing: Who sees to it that the indexes are complete.
-        discovery: None leaves the cache unregistered, and the indexes as they are.
+        statistics: The statistics hash.
+        policies: The tool policies.
+        reindex: Completes the indexes.
+        discovery: The registration. None leaves the cache unregistered, and the indexes unchanged.
+        log: The cache's log.
+
+    Attributes:
+        policies_key: The key of the tool policies.
     """
 
     def __init__(
-        self, statistics: StatsHash, policies: Policies, indexing: Reindex, discovery: Discovery | None
+        self, statistics: StatsHash, policies: Policies, reindex: Reindex, discovery: Discovery | None, log: CacheLog
     ) -> None:
         self._statistics = statistics
         self._policies = policies
-        self._reindex = indexing
+        self._reindex = reindex
         self._discovery = discovery
+        self._log = log
         self._registered = False
-        self._was_removed = False
-        self._is_to_be_indexed = False
+        # A registration found no marker although this process had written one: the keys were removed.
+        self._was_flushed = False
+        self._must_reindex = False
         self._policies_changed = asyncio.Event()
         self.policies_key = policies.key
 
@@ -62,97 +69,104 @@ class MonitorService:
         self._policies_changed.set()
 
     async def open(self, level2: GuardedLevel2) -> None:
-        """Register, and read the policies: the first store already knows them.
+        """Register the cache and read the policies, so that the first store knows them.
 
         Raises:
-            UsageError: The name is taken by another kind of cache.
+            UsageError: The name is registered for another kind of cache.
         """
         if self._discovery is not None:
             await self._discovery.check(level2)
         await self._beat(level2)
 
     async def run(self, level2: GuardedLevel2) -> None:
-        """Send, beat, refresh and index until cancelled."""
-        async with asyncio.TaskGroup() as beside:
-            await self._run(level2, beside)
+        """Send statistics, register, refresh the policies and complete the indexes, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            await self._run(level2, tasks)
 
-    async def _run(self, level2: GuardedLevel2, beside: asyncio.TaskGroup) -> None:
+    async def _run(self, level2: GuardedLevel2, tasks: asyncio.TaskGroup) -> None:
         loop = asyncio.get_running_loop()
         beat_at = loop.time() + _BEAT_SECONDS
         while True:
-            if self._is_to_be_indexed:
-                self._is_to_be_indexed = False
-                beside.create_task(self._index(level2), name="tiercache-index")
+            if self._must_reindex:
+                self._must_reindex = False
+                tasks.create_task(self._complete_indexes(level2), name="tiercache-index")
             await self._wait()
             if not level2.is_answering:
-                # Increments are kept until Valkey is back: what is sent and not answered is lost.
+                # The increments stay in this process until Valkey is back, because unanswered increments are lost.
                 with suppress(TierCacheError):
                     await level2.ping()
                 continue
             await self._statistics.send(level2)
-            # What failed while Valkey was away is made up for as soon as it is back.
+            # A registration that failed during an outage is repeated as soon as Valkey is back.
             if loop.time() >= beat_at or (self._discovery is not None and not self._registered):
                 beat_at = loop.time() + _BEAT_SECONDS
-                await self._register_late(level2)
+                await self._check_name(level2)
                 await self._beat(level2)
-
             elif self._policies_changed.is_set():
                 self._policies_changed.clear()
                 await self._policies.refresh(level2)
 
     async def _wait(self) -> None:
-        """Return after a second, or a moment after the policies have been changed."""
+        """Return after a second, or shortly after a change of the policies."""
         with suppress(TimeoutError):
             async with asyncio.timeout(_SEND_SECONDS):
                 await self._policies_changed.wait()
-                # Several changes, and the many messages that one change makes, are read once.
+                # One read serves several changes, and the several messages of one change.
                 await asyncio.sleep(_SETTLE_SECONDS)
 
-    async def _register_late(self, level2: GuardedLevel2) -> None:
+    async def _check_name(self, level2: GuardedLevel2) -> None:
+        """Check the name if the cache could not register when it was opened."""
         if self._discovery is None or self._registered:
             return
         try:
             await self._discovery.check(level2)
         except UsageError as error:
-            # Nobody is left to refuse to: the cache has been at work without Valkey since it was opened.
-            _LOGGER.error("The cache is not registered: %s", error)
+            # ``open`` has returned long ago: no caller is left to receive the error.
+            self._log.error("the cache stays unregistered: %s", error)
             self._discovery = None
 
     async def _beat(self, level2: GuardedLevel2) -> None:
-        """Rewrite the registration, read the policies anew, tidy up."""
+        """Rewrite the registration, read the policies, and trim the indexes."""
         if self._discovery is not None:
             is_first = not self._registered
             self._registered = await self._discovery.beat(level2)
             if self._registered:
-                await self._see_to_indexes(level2, self._discovery.found, is_first=is_first)
+                await self._check_indexes(level2, self._discovery.found, is_first=is_first)
         await self._policies.refresh(level2)
         try:
             await level2.trim_indexes()
         except TierCacheError as error:
-            _LOGGER.debug("The indexes were not trimmed: %s", error)
+            self._log.debug("cannot trim the indexes, the next registration tries again: %s", error)
 
-    async def _see_to_indexes(self, level2: GuardedLevel2, found: str, *, is_first: bool) -> None:
+    async def _check_indexes(self, level2: GuardedLevel2, found: str, *, is_first: bool) -> None:
+        """Decide after a registration whether the indexes are complete. There are three cases.
+
+        1. A later registration found no marker: all keys were removed. Other software that writes gets half a minute
+           to register again, and the next registration decides.
+        2. No other software is registered, and this is the first registration or the one after case 1: look for
+           entries that may be in no index.
+        3. Otherwise check whether the server may have evicted an index.
+        """
         if not is_first and found == "nobody":
-            # Everything was removed. Others who write have half a minute to register anew before it is looked again.
-            self._was_removed = True
-        elif found != "another" and (is_first or self._was_removed):
-            self._was_removed = False
-            self._is_to_be_indexed = not await self._reindex.begin(level2)
+            self._was_flushed = True
+        elif found != "another" and (is_first or self._was_flushed):
+            self._was_flushed = False
+            self._must_reindex = not await self._reindex.begin(level2)
         else:
             try:
                 await self._reindex.watch(level2)
             except TierCacheError as error:
-                _LOGGER.debug("It is not known whether Valkey evicts keys: %s", error)
+                self._log.debug("cannot find out whether Valkey evicts keys: %s", error)
 
-    async def _index(self, level2: GuardedLevel2) -> None:
-        """Finish in the background what there was no time for when the cache was opened."""
+    async def _complete_indexes(self, level2: GuardedLevel2) -> None:
+        """Complete the indexes in the background, if opening the cache had no time for it."""
         try:
             await self._reindex.run(level2)
         except TierCacheError as error:
-            _LOGGER.debug("The indexes were not made complete: %s", error)
+            self._log.debug("cannot complete the indexes: %s", error)
 
     async def close(self, level2: GuardedLevel2) -> None:
-        """Send what is left and leave the registry."""
+        """Send the remaining increments and leave the registry."""
         await self._statistics.send(level2)
         if self._discovery is not None:
             await self._discovery.leave(level2)

@@ -1,15 +1,14 @@
-"""The statistics hash: what every process of the fleet has counted, added up in Valkey.
+"""The statistics hash: the counters of every process of the fleet, added up in Valkey.
 
-``{name}:__stats`` is a hash of integers that are only ever incremented. ``llm:hits``, ``llm:misses``, ``tool:hits``,
-``tool:misses``, the same for each tool as ``tool:{tool}:hits``, ``cost_saved_micros`` and
-``tool:{tool}:cost_saved_micros``, ``session:reads`` and ``session:writes`` are those of betterdb-agent-cache; what is
-tiercache's own lies under ``tc:``. A process counts in memory and sends what has come since, about once a second and
-when it closes. An increment is sent once: after a fault the hash may be too low, never too high.
+``{name}:__stats`` is a hash of integers that processes only increment. betterdb-agent-cache has the same fields
+``llm:hits``, ``llm:misses``, ``tool:hits``, ``tool:misses``, for each tool ``tool:{tool}:hits`` and ``...:misses``,
+``cost_saved_micros`` and ``tool:{tool}:cost_saved_micros``, ``session:reads`` and ``session:writes``. The fields that
+only tiercache has begin with ``tc:``. A process counts in memory and sends the increments since the last time, about
+once a second and when it closes. It sends an increment once: after a fault the hash may be too low, never too high.
 """
 
 from __future__ import annotations
 
-import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -20,16 +19,16 @@ from ..engine.entries.counters import OTHER, CounterBook, TierCounters
 from ..engine.level2.level2 import Level2
 from ..engine.level2.replies import send
 from ..errors import TierCacheError
+from ..log import CacheLog
 
 __all__ = ["CacheStats", "SessionStats", "StatsHash", "TierStats", "ToolStats", "parse"]
 
-_LOGGER: Final = logging.getLogger("tiercache")
 _TOOL_FIELD: Final = re.compile(r"tool:([^:]+):(hits|misses|cost_saved_micros)")
 
 
 @dataclass(frozen=True, slots=True)
 class TierStats:
-    """How often a tier was asked, by every process."""
+    """Lookups in one tier, of all processes."""
 
     hits: int
     misses: int
@@ -41,13 +40,18 @@ class TierStats:
 
     @property
     def hit_rate(self) -> float:
-        """Hits as a fraction of all, 0 to 1; 0 when nobody asked."""
+        """Hits as a fraction of all lookups, 0 to 1; 0 without lookups."""
         return self.hits / self.total if self.total else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class ToolStats(TierStats):
-    """How often a tool's results were asked for, and what the hits saved."""
+    """Lookups of one tool's results, of all processes.
+
+    Attributes:
+        cost_saved_micros: Millionths of a dollar that the hits saved.
+        ttl: Seconds of the tool's policy, or None if the tool has no policy.
+    """
 
     cost_saved_micros: int
     ttl: int | None
@@ -55,7 +59,7 @@ class ToolStats(TierStats):
 
 @dataclass(frozen=True, slots=True)
 class SessionStats:
-    """How often session fields were read and written."""
+    """Reads and writes of session fields, of all processes."""
 
     reads: int
     writes: int
@@ -63,15 +67,15 @@ class SessionStats:
 
 @dataclass(frozen=True, slots=True)
 class CacheStats:
-    """What the whole fleet has counted under one cache name.
+    """The counters of the whole fleet under one cache name.
 
     Attributes:
         llm, tool: Hits and misses by tier.
         session: Reads and writes.
         cost_saved_micros: Millionths of a dollar that the hits saved.
-        per_tool: The same by tool.
+        per_tool: Hits, misses and savings by tool.
         coalesced: Callers, among the misses, that waited on another caller's load, by tier.
-        write_errors: Values that were stored behind and did not reach Valkey, by tier.
+        write_errors: Values stored with ``WriteOptions(mode="behind")`` that did not reach Valkey, by tier.
     """
 
     llm: TierStats
@@ -84,6 +88,8 @@ class CacheStats:
 
 
 class _Sent(NamedTuple):
+    """The counts under one label that this process has sent."""
+
     hits: int = 0
     misses: int = 0
     coalesced: int = 0
@@ -92,17 +98,23 @@ class _Sent(NamedTuple):
 
 
 class StatsHash:
-    """Collects what the tiers have counted since it was last asked, and sends it.
+    """The statistics hash of one cache: collects the tiers' increments and sends them.
 
     Args:
-        name: The cache's.
-        books: The counters of each tier by its name.
-        totals: Further fields: name to a function that returns a count that only rises.
+        name: The cache's name.
+        books: Returns pairs of a tier's name and the tier's counters.
+        totals: Further fields: name to a function that returns a count which never falls.
+        log: The cache's log.
     """
 
     def __init__(
-        self, name: str, books: Callable[[], Iterable[tuple[str, CounterBook]]], totals: Mapping[str, Callable[[], int]]
+        self,
+        name: str,
+        books: Callable[[], Iterable[tuple[str, CounterBook]]],
+        totals: Mapping[str, Callable[[], int]],
+        log: CacheLog,
     ) -> None:
+        self._log = log
         self._key = f"{name}:__stats"
         self._books = books
         self._totals = totals
@@ -110,7 +122,7 @@ class StatsHash:
         self._sent_totals: Counter[str] = Counter()
 
     def collect(self) -> dict[str, int]:
-        """Return the increments since the last call, by field. They count as sent from here on."""
+        """Return the increments since the last call, by field. From now on they count as sent."""
         fields: Counter[str] = Counter()
         for tier, book in self._books():
             for label, counters in book.items():
@@ -127,23 +139,23 @@ class StatsHash:
         return {field: count for field, count in fields.items() if count}
 
     async def send(self, level2: Level2) -> bool:
-        """Add the increments to the hash, in one round trip; return False if they are lost."""
+        """Add the increments to the hash in one round trip; return False if they are lost."""
         increments = self.collect()
         if not increments:
             return True
         try:
             await send(level2, [("HINCRBY", self._key, field, count) for field, count in increments.items()])
         except TierCacheError as error:
-            # Some may have been carried out: sending them again could count them twice.
-            _LOGGER.debug("Increments of the statistics are lost: %s", error)
+            # Valkey may have executed some of them: to send them again could count them twice.
+            self._log.debug("increments of the statistics are lost: %s", error)
             return False
         return True
 
     async def read(self, level2: Level2) -> dict[str, int]:
-        """Return the hash. Fields that are no integers are passed over with a warning.
+        """Return the fields of the hash. A field that is no integer is skipped with a warning.
 
         Raises:
-            L2UnavailableError, L2CommandError: It could not be read.
+            L2UnavailableError, L2CommandError: Valkey did not return the hash.
         """
         (reply,) = await send(level2, [("HGETALL", self._key)])
         fields = {}
@@ -151,7 +163,7 @@ class StatsHash:
             try:
                 fields[field.decode()] = int(value)
             except ValueError:
-                _LOGGER.warning("A field of the statistics is passed over, it is no number: %r = %r", field, value)
+                self._log.warning("skipping a field of the statistics that is no integer: %r = %r", field, value)
         return fields
 
 
@@ -166,7 +178,7 @@ def _now(counters: TierCounters) -> _Sent:
 
 
 def _fields(tier: str, label: str, since: _Sent) -> dict[str, int]:
-    """Return the fields in which what was counted under one label goes down."""
+    """Return the increments of the hash's fields for ``since``, the increments of one label."""
     if tier not in ("llm", "tool"):
         return {
             f"tc:{tier}:{label}:lookups": since.hits + since.misses,
@@ -190,10 +202,10 @@ def _fields(tier: str, label: str, since: _Sent) -> dict[str, int]:
 
 
 def parse(fields: Mapping[str, int], ttl_of: Callable[[str], int | None]) -> CacheStats:
-    """Return what ``fields`` of the hash say.
+    """Return the statistics in ``fields`` of the hash.
 
     Args:
-        ttl_of: The lifetime that a tool's policy gives it.
+        ttl_of: Returns the seconds of a tool's policy, or None if the tool has no policy.
     """
     tools: dict[str, dict[str, int]] = {}
     for field, count in fields.items():

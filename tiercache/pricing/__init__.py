@@ -1,1 +1,1 @@
-"""What models cost: the bundled table as data, and the formula."""
+"""Prices of models: the bundled table as data, and the formula of the cost."""

@@ -1,7 +1,7 @@
 """The price of a model's tokens, and the cost of an answer.
 
-The bundled table, ``prices.json``, comes from LiteLLM's public price file; ``python -m tiercache.pricing.update`` makes
-it anew.
+The bundled table, ``prices.json``, comes from LiteLLM's public price file; ``python -m tiercache.pricing.update``
+rebuilds the table.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["DEFAULT_COST_TABLE", "ModelPrice", "PriceTable"]
 
 
 class ModelPrice(NamedTuple):
-    """Dollars for 1,000 tokens into a model and out of it."""
+    """Dollars for 1,000 input tokens and for 1,000 output tokens of a model."""
 
     input_per_1k: float
     output_per_1k: float
@@ -32,7 +32,7 @@ def _bundled() -> dict[str, ModelPrice]:
 
 
 class _BundledTable(Mapping[str, ModelPrice]):
-    """The bundled prices, read when first looked at."""
+    """The bundled prices, read from the file at the first access."""
 
     def __getitem__(self, model: str) -> ModelPrice:
         return _bundled()[model]
@@ -51,11 +51,11 @@ class PriceTable:
     """The prices that one cache uses.
 
     Args:
-        overrides: Prices that win over the bundled ones: ``{"my-model": (0.001, 0.002)}``.
+        overrides: Prices that override the bundled prices: ``{"my-model": (0.001, 0.002)}``.
         use_default: False leaves the bundled table out.
 
     Raises:
-        UsageError: A price is not two amounts of money.
+        UsageError: A price is not a pair of amounts of money.
     """
 
     def __init__(self, overrides: Mapping[str, ModelPrice | tuple[float, float]] | None, *, use_default: bool) -> None:
@@ -66,22 +66,22 @@ class PriceTable:
 
     @property
     def uses_default(self) -> bool:
-        """Whether the bundled table is looked at."""
+        """Whether the bundled table is in use."""
         return self._default is DEFAULT_COST_TABLE
 
     @property
     def has_prices(self) -> bool:
-        """Whether there is any price."""
+        """Whether the cache knows any price."""
         return self.uses_default or bool(self._overrides)
 
     def cost(self, model: str, tokens: Mapping[str, Any]) -> float | None:
-        """Return the dollars that ``tokens`` cost, None without a price or without a count of either kind."""
+        """Return the dollars that ``tokens`` cost, or None without a price or without any token count."""
         if "input" not in tokens and "output" not in tokens:
             return None
         price = self._overrides.get(model) or self._default.get(model)
         if price is None:
             return None
-        # Term by term as on the wire: another order of operations would round differently.
+        # betterdb-agent-cache adds the terms in this order, and another order would round differently.
         cost: float = (tokens.get("input", 0) / 1000) * price.input_per_1k
         cost += (tokens.get("output", 0) / 1000) * price.output_per_1k
         return cost

@@ -1,7 +1,7 @@
-"""Make ``prices.json`` anew: ``python -m tiercache.pricing.update [litellm-*.whl]``.
+"""Rebuild ``prices.json``: ``python -m tiercache.pricing.update [litellm-*.whl]``.
 
-LiteLLM ships its public price file inside its wheel. It is read from there and not imported; without an argument the
-newest wheel is downloaded with pip.
+LiteLLM ships its public price file inside its wheel. The script reads the file from the wheel and imports no code of
+LiteLLM. Without an argument the script downloads the newest wheel with pip.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _TARGET: Final = Path(__file__).with_name("prices.json")
 
 
 def read_wheel(wheel: Path) -> dict[str, tuple[float, float]]:
-    """Return (input, output) dollars for 1,000 tokens by model, of all models that are priced by the token."""
+    """Return (input, output) dollars for 1,000 tokens, by model, of all models that have a price per token."""
     with zipfile.ZipFile(wheel) as archive:
         models: dict[str, dict[str, Any]] = json.loads(archive.read(_PRICE_FILE))
     prices = {}
@@ -35,7 +35,7 @@ def read_wheel(wheel: Path) -> dict[str, tuple[float, float]]:
 
 
 def main(arguments: list[str]) -> int:
-    """Write the table and say how many models it has."""
+    """Write the table and print the number of its models."""
     with tempfile.TemporaryDirectory() as folder:
         if arguments:
             wheel = Path(arguments[0])

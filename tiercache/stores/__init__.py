@@ -1,1 +1,1 @@
-"""Second levels."""
+"""Second levels: each is a Level2 of the engine."""

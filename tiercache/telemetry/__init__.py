@@ -1,1 +1,1 @@
-"""What dashboards and traces see of a cache: Prometheus metrics and OpenTelemetry spans."""
+"""Telemetry of a cache: Prometheus metrics and OpenTelemetry spans."""

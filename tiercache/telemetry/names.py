@@ -1,7 +1,8 @@
-"""Every metric, every span attribute, and what spans are called: said here once, for dashboards depend on it.
+"""The names of all metrics, spans and span attributes, in one place, because dashboards depend on them.
 
-A metric's full name is ``{TelemetryOptions.metrics_prefix}_{name}``, ``agent_cache`` unless chosen otherwise. A span
-is called ``agent_cache.{tier}.{method}``. Those marked "shared" are betterdb-agent-cache's too, under these labels.
+The full name of a metric is ``{TelemetryOptions.metrics_prefix}_{name}``; the default prefix is ``agent_cache``. The
+name of a span is ``agent_cache.{tier}.{method}``. betterdb-agent-cache has the metrics marked "shared" too, with the
+same labels.
 """
 
 from __future__ import annotations
@@ -51,32 +52,32 @@ class Metric(NamedTuple):
 _BY_CACHE: Final = ("cache_name",)
 _BY_TIER: Final = ("cache_name", "tier")
 
-# The label of all tools, or models, that came when ``TelemetryOptions.max_labels`` others had been seen.
+# The label of every tool or model beyond the first ``TelemetryOptions.max_labels``.
 OTHER_LABEL: Final = "other"
 
 REQUESTS: Final = Metric(  # Shared.
     "requests_total",
     "counter",
     ("cache_name", "tier", "result", "tool_name"),
-    "Lookups, those answered by process memory included, by result: hit or miss. tool_name is empty but for tools.",
+    "Lookups by result: hit or miss. Hits of process memory count too. tool_name is empty except for tools.",
 )
 OPERATION_DURATION: Final = Metric(  # Shared.
     "operation_duration_seconds",
     "histogram",
     ("cache_name", "tier", "operation"),
-    "Duration of operations. What process memory answers is no operation and is not timed: see level_hits_total.",
+    "Duration of operations. Lookups that process memory answers are not timed: see level_hits_total.",
 )
 COST_SAVED: Final = Metric(  # Shared.
     "cost_saved_total",
     "counter",
     ("cache_name", "tier", "model", "tool_name"),
-    "Dollars that the answers of the hits had cost to make.",
+    "Dollars that the loads of the hit entries had cost.",
 )
 OPERATION_ERRORS: Final = Metric(
     "operation_errors_total",
     "counter",
     ("cache_name", "tier", "operation"),
-    "Operations that raised, cancelled ones not counted.",
+    "Operations that raised, without cancelled operations.",
 )
 LEVEL_HITS: Final = Metric(
     "level_hits_total",
@@ -85,7 +86,7 @@ LEVEL_HITS: Final = Metric(
     "Hits by the level that answered: l1 (process memory) or l2 (Valkey).",
 )
 
-# By the field of TierCounters that is shown.
+# By the field of TierCounters that the metric shows.
 TIER_COUNTERS: Final[Mapping[str, Metric]] = MappingProxyType(
     {
         "stored_bytes": Metric(  # Shared.
@@ -100,30 +101,33 @@ TIER_COUNTERS: Final[Mapping[str, Metric]] = MappingProxyType(
             "coalesced_total", "counter", _BY_TIER, "Misses that waited on a load another caller had started."
         ),
         "overtaken": Metric(
-            "overtaken_total", "counter", _BY_TIER, "Loaded values stored nowhere, their key having been changed."
+            "overtaken_total",
+            "counter",
+            _BY_TIER,
+            "Loaded values not stored: their key changed during the load.",
         ),
         "l2_errors": Metric("l2_errors_total", "counter", _BY_TIER, "Lookups that Valkey did not answer."),
         "undecodable": Metric(
-            "undecodable_total", "counter", _BY_TIER, "Entries in Valkey that are not of the tier's form, or too large."
+            "undecodable_total", "counter", _BY_TIER, "Entries in Valkey that the tier cannot decode, or too large."
         ),
         "fills_dropped": Metric(
             "fills_dropped_total",
             "counter",
             _BY_TIER,
-            "Loaded values not written to Valkey: no lease, a full queue, or Valkey taken for unavailable.",
+            "Loaded values not written to Valkey: no lease, a full queue, or an open breaker.",
         ),
         "fill_errors": Metric("fill_errors_total", "counter", _BY_TIER, "Loaded values whose write to Valkey failed."),
         "write_errors": Metric(
-            "write_errors_total", "counter", _BY_TIER, "Values stored behind whose write to Valkey failed."
+            "write_errors_total", "counter", _BY_TIER, "Values of write-behind stores whose write to Valkey failed."
         ),
         "too_large": Metric(
-            "too_large_total", "counter", _BY_TIER, "Loaded values stored nowhere, because they had too many bytes."
+            "too_large_total", "counter", _BY_TIER, "Loaded values not stored, because they had too many bytes."
         ),
     }
 )
 
 L1_EVICTIONS: Final = Metric(
-    "l1_evictions_total", "counter", _BY_CACHE, "Entries that newer ones pushed out of process memory."
+    "l1_evictions_total", "counter", _BY_CACHE, "Entries that newer entries pushed out of process memory."
 )
 L1_DISTRUSTED: Final = Metric(
     "l1_distrusted_total", "counter", _BY_CACHE, "Times L1 was dropped because a change may have been missed."
@@ -139,12 +143,12 @@ DISCOVERY_WRITE_FAILED: Final = Metric(  # Shared.
 )
 CACHE_COUNTERS: Final = (L1_EVICTIONS, L1_DISTRUSTED, CHANGES_HEARD, CONFIG_REFRESH_FAILED, DISCOVERY_WRITE_FAILED)
 
-ACTIVE_SESSIONS: Final = Metric("active_sessions", "gauge", _BY_CACHE, "Session threads in use of late.")  # Shared.
+ACTIVE_SESSIONS: Final = Metric("active_sessions", "gauge", _BY_CACHE, "Session threads used recently.")  # Shared.
 L1_ENTRIES: Final = Metric("l1_entries", "gauge", _BY_CACHE, "Entries in process memory.")
-L1_BYTES: Final = Metric("l1_bytes", "gauge", _BY_CACHE, "Bytes that process memory accounts for.")
+L1_BYTES: Final = Metric("l1_bytes", "gauge", _BY_CACHE, "Accounted bytes of the entries in process memory.")
 WRITE_QUEUE_DEPTH: Final = Metric("write_queue_depth", "gauge", _BY_CACHE, "Writes that Valkey has not answered yet.")
 L1_TRUSTED: Final = Metric("l1_trusted", "gauge", _BY_CACHE, "Caches whose L1 is known to have followed every change.")
-BREAKER_OPEN: Final = Metric("breaker_open", "gauge", _BY_CACHE, "Caches that take Valkey for unavailable.")
+BREAKER_OPEN: Final = Metric("breaker_open", "gauge", _BY_CACHE, "Caches whose breaker takes Valkey for unavailable.")
 CACHE_GAUGES: Final = (ACTIVE_SESSIONS, L1_ENTRIES, L1_BYTES, L1_TRUSTED, WRITE_QUEUE_DEPTH, BREAKER_OPEN)
 
 METRICS: Final = (
@@ -160,7 +164,7 @@ METRICS: Final = (
 
 SPAN_PREFIX: Final = "agent_cache."
 
-# An operation names an attribute without this prefix.
+# Operations name their attributes without this prefix.
 ATTRIBUTE_PREFIX: Final = "cache."
 ATTRIBUTES: Final = frozenset(
     {
@@ -170,7 +174,7 @@ ATTRIBUTES: Final = frozenset(
         "cache.thread_id",
         "cache.field",
         "cache.hit",
-        "cache.source",  # l1, l2, loader or stale; missing for a miss.
+        "cache.source",  # l1, l2, loader or stale; absent for a miss.
         "cache.coalesced",
         "cache.ttl",  # Seconds, rounded up; -1: no expiry.
         "cache.bytes",  # Before compression.

@@ -1,12 +1,11 @@
-"""OpenTelemetry: a span for each public operation, where an SDK is configured.
+"""OpenTelemetry: a span for each public operation, if an SDK is configured.
 
-Only the API is needed. Without an SDK there is no tracer, and then the cache makes no span object at all: an unused one
-costs more than an answer from process memory. What fails here is logged once and never reaches the caller.
+This module needs only the API. Without an SDK there is no tracer, and the cache makes no span object at all, because an
+unused span costs more than an answer from process memory. A failure here is logged once and never reaches the caller.
 """
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Mapping
 from contextvars import Token
@@ -16,29 +15,30 @@ from opentelemetry import context, trace
 from opentelemetry.trace import Status, StatusCode
 from opentelemetry.util.types import Attributes
 
+from ..log import CacheLog
 from .names import ATTRIBUTE_PREFIX, SPAN_PREFIX
 
 __all__ = ["OtelSpan", "OtelTracer", "Tracing"]
 
-_LOGGER: Final = logging.getLogger("tiercache")
 _NO_EXPIRY: Final = -1
 
 
 class Tracing:
-    """The tracing of one cache: finds its tracer, and keeps from the caller what goes wrong.
+    """The tracing of one cache: finds the tracer, and catches the errors of the SDK.
 
     Args:
         name: The tracer's name.
-        provider: The TracerProvider to get it from; None: the global one.
+        provider: The TracerProvider that makes the tracer; None means the global provider.
+        log: The cache's log.
     """
 
-    def __init__(self, name: str, provider: Any) -> None:
+    def __init__(self, name: str, provider: Any, log: CacheLog) -> None:
         self._name = name
         self._provider = provider
-        self._failure_logged = False
+        self._log = log
 
     def find_tracer(self) -> OtelTracer | None:
-        """Return a tracer, or None where no SDK is configured."""
+        """Return a tracer, or None if no SDK is configured."""
         tracer = self.guard(self._find)
         return None if tracer is None else OtelTracer(tracer, self)
 
@@ -47,18 +47,16 @@ class Tracing:
         if isinstance(provider, trace.ProxyTracerProvider | trace.NoOpTracerProvider):
             return None
         tracer: trace.Tracer = provider.get_tracer(self._name)
-        # An SDK that is switched off (OTEL_SDK_DISABLED) hands these out.
+        # A disabled SDK (OTEL_SDK_DISABLED) returns this class.
         return None if isinstance(tracer, trace.NoOpTracer) else tracer
 
     def guard(self, function: Callable[..., Any], *args: object) -> Any:
-        """Call ``function``; return None, and log the first time, where it fails."""
+        """Call ``function``; if it raises, return None and log the first error."""
         try:
             return function(*args)
         except Exception as error:
-            # Providers, samplers and span processors are other people's code.
-            if not self._failure_logged:
-                self._failure_logged = True
-                _LOGGER.warning("A span could not be made (said once): %r", error)
+            # Providers, samplers and span processors are foreign code and may raise any error.
+            self._log.warn_once("cannot make or end an OpenTelemetry span: %r", error)
             return None
 
 
@@ -70,12 +68,12 @@ class OtelTracer:
         self._tracing = tracing
 
     def start(self, operation: str, attributes: Mapping[str, object]) -> OtelSpan | None:
-        """Start the span of ``operation`` and make it the current one; None if that failed."""
+        """Start the span of ``operation`` and make it the current span; return None if that failed."""
         span = self._tracing.guard(self._start, operation, attributes)
         return None if span is None else OtelSpan(span, self._tracing)
 
     def record(self, operation: str, attributes: Mapping[str, object]) -> None:
-        """Make the span of an operation that is over already."""
+        """Make the span of an operation that has already ended."""
         span = self._tracing.guard(self._start, operation, attributes)
         if span is not None:
             self._tracing.guard(span.end)
@@ -85,7 +83,7 @@ class OtelTracer:
 
 
 class OtelSpan:
-    """One operation's span, current from the start to ``end``: spans that the loader makes are its children."""
+    """The span of one operation, current until ``end``: spans that the loader makes are its children."""
 
     __slots__ = ("_span", "_token", "_tracing")
 
@@ -102,7 +100,7 @@ class OtelSpan:
         self._span.set_attributes(_attributes(attributes) or {})
 
     def end(self, error: BaseException | None) -> None:
-        """End the span. An Exception is recorded, once; a cancellation is not an error."""
+        """End the span and record ``error`` once if it is an Exception; a cancellation is no error."""
         context.detach(self._token)
         if isinstance(error, Exception):
             self._tracing.guard(self._fail, error)
@@ -114,11 +112,11 @@ class OtelSpan:
 
 
 def _attributes(attributes: Mapping[str, object]) -> Attributes:
-    """Return attributes under their public names. None is left out, but for a lifetime: there it means no expiry."""
+    """Return attributes under their public names, without those that are None. A lifetime of None means no expiry."""
     named: dict[str, Any] = {}
     for name, value in attributes.items():
         if name == "ttl":
-            # Whole seconds, as betterdb-agent-cache has them: one attribute must not be of two types.
+            # Whole seconds, as in betterdb-agent-cache, because an attribute must have one type.
             value = math.ceil(value) if isinstance(value, int | float) else _NO_EXPIRY
         if value is not None:
             named[ATTRIBUTE_PREFIX + name] = value

@@ -1,4 +1,4 @@
-"""What a cache has to tell: counters it has anyway, and functions that read the rest."""
+"""The data of one cache for telemetry: its counters, and functions that read the other numbers."""
 
 from __future__ import annotations
 
@@ -6,25 +6,28 @@ from collections.abc import Callable, Sequence
 
 from ..engine.engine import Engine
 from ..engine.entries.policy import TierPolicy
+from ..log import CacheLog
 from . import names
 
 __all__ = ["CacheSource"]
 
 
 class CacheSource:
-    """One cache as telemetry sees it. Belongs to its cache; whoever reports it holds it weakly.
+    """The data of one cache for telemetry. The cache owns it, and collectors hold it weakly.
 
     Attributes:
         name: The cache's name.
-        tiers: Its tiers, each with its counters. May grow.
-        operations: The log of its operations.
-        gauges, counters: Functions that read one number, by ``Metric.name``, called from any thread. What is missing
-            is reported as 0. A part of the cache that has a number to show puts its function here.
+        tiers: The cache's tiers, each with its counters. The sequence may grow.
+        log: The cache's log.
+        operations: The log of the cache's operations.
+        gauges, counters: Functions that read one number, by ``Metric.name``, called from any thread. A missing number
+            is reported as 0. Each part of the cache that has such a number adds its function here.
     """
 
-    def __init__(self, name: str, engine: Engine, tiers: Sequence[TierPolicy]) -> None:
+    def __init__(self, name: str, engine: Engine, tiers: Sequence[TierPolicy], log: CacheLog) -> None:
         self.name = name
         self.tiers = tiers
+        self.log = log
         self.operations = engine.operations
         self.counters: dict[str, Callable[[], float]] = {
             names.L1_EVICTIONS.name: lambda: engine.l1.evicted_count,

@@ -1,6 +1,6 @@
-"""For tests of programs that use tiercache, and for its own: a network that misbehaves and a clock that obeys."""
+"""Test tools, for programs that use tiercache and for tiercache itself: a chaos proxy and a fake clock."""
 
 from .clock import FakeClock
-from .proxy import ChaosProxy
+from .proxy.chaos_proxy import ChaosProxy
 
 __all__ = ["ChaosProxy", "FakeClock"]

@@ -1,48 +1,123 @@
-"""The slots of ``ResilienceOptions.max_loads``: each is free again after the loads have ended."""
+"""Load limits: ``max_loads`` slots, which nested loads share, and ``load_timeout``."""
 
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
+import pytest
+
+from tests.requests import HELLO, Loader, asking, load_llm, turns
+from tests.support import MakeCache
 from tiercache import ResilienceOptions
-from tiercache.engine.memory.load_limits import LoadLimits
 
 
-async def test_load_limits_free_every_slot_after_two_waits_of_one_load_end_together() -> None:
-    limits = LoadLimits(ResilienceOptions(max_loads=2))
-    first_ends, others_end = asyncio.Event(), asyncio.Event()
+async def test_load_limits_let_nested_load_share_the_slot(make_cache: MakeCache) -> None:
+    cache = make_cache(resilience=ResilienceOptions(max_loads=1))
 
-    async def lend_until_set() -> None:
-        async with limits.lent():
-            await first_ends.wait()
+    async def outer() -> str:
+        return str((await cache.llm.get_or_load(asking("inner"), lambda: "inner")).response)
 
-    async def lend_for_a_step() -> None:
-        async with limits.lent():
-            await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        assert (await cache.llm.get_or_load(HELLO, outer)).response == "inner"
 
-    async def lending_loader() -> None:
-        first = asyncio.create_task(lend_until_set())
-        await asyncio.sleep(0.01)
-        # Two other loads take both slots while this load lends its own.
-        others = [asyncio.create_task(limits.run(others_end.wait, apart=True)) for _ in range(2)]
-        await asyncio.sleep(0.01)
-        first_ends.set()
-        await asyncio.sleep(0.01)
-        # The first wait is over and waits for a slot; the second does so now.
-        second = asyncio.create_task(lend_for_a_step())
-        await asyncio.sleep(0.01)
-        others_end.set()
-        await asyncio.gather(first, second, *others)
 
-    await limits.run(lending_loader)
+@pytest.mark.parametrize("mode", ["use", "bypass", "refresh", "store_only"])
+async def test_load_limits_let_nested_loads_share_the_slot_in_every_mode(make_cache: MakeCache, mode: Any) -> None:
+    cache = make_cache(resilience=ResilienceOptions(max_loads=1))
 
-    async def occupy(entered: asyncio.Event, leave: asyncio.Event) -> None:
-        entered.set()
-        await leave.wait()
+    async def outer() -> str:
+        inner = [cache.llm.get_or_load(asking(f"inner {n}"), lambda: "inner", mode=mode) for n in range(3)]
+        return "+".join(str(result.response) for result in await asyncio.gather(*inner))
 
-    entered, leave = [asyncio.Event(), asyncio.Event()], asyncio.Event()
-    tasks = [asyncio.create_task(limits.run(lambda event=event: occupy(event, leave))) for event in entered]
-    async with asyncio.timeout(5):
-        await asyncio.gather(*(event.wait() for event in entered))
-    leave.set()
-    await asyncio.gather(*tasks)
+    async with asyncio.timeout(10):
+        assert (await cache.llm.get_or_load(HELLO, outer, mode=mode)).response == "inner+inner+inner"
+
+
+async def test_load_limits_count_load_of_task_that_outlives_its_own_load(make_cache: MakeCache) -> None:
+    cache = make_cache(resilience=ResilienceOptions(max_loads=1))
+    later: list[asyncio.Task[Any]] = []
+    blocked, second = Loader(held=True), Loader()
+
+    async def starts_one() -> str:
+        async def afterwards() -> Any:
+            await blocked.started.wait()
+            return await cache.llm.get_or_load(asking("later"), second)
+
+        later.append(asyncio.create_task(afterwards()))
+        return "x"
+
+    await cache.llm.get_or_load(HELLO, starts_one)
+    holding = load_llm(cache, blocked, asking("holding"))
+    await blocked.started.wait()
+    await turns()
+    assert second.calls == 0
+    blocked.release()
+    await asyncio.gather(holding, *later)
+    assert second.calls == 1
+
+
+async def test_load_limits_lend_slot_to_load_that_the_holder_waits_for(make_cache: MakeCache) -> None:
+    cache = make_cache(resilience=ResilienceOptions(max_loads=1))
+    started, go = asyncio.Event(), asyncio.Event()
+    running = most = 0
+
+    async def inner() -> str:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.001)
+        running -= 1
+        return "inner"
+
+    async def outer() -> str:
+        started.set()
+        await go.wait()
+        asked = [cache.llm.get_or_load(asking(f"inner {n}"), inner) for n in range(2)]
+        return "+".join(str(result.response) for result in await asyncio.gather(*asked))
+
+    holding = load_llm(cache, outer)
+    await started.wait()
+    queued = [load_llm(cache, inner, asking(f"inner {n}")) for n in range(2)]  # Both wait for a slot.
+    await turns(20)
+    await asyncio.sleep(0.02)
+    go.set()
+    async with asyncio.timeout(10):
+        assert (await holding).response == "inner+inner"
+        assert [(await task).response for task in queued] == ["inner"] * 2
+    assert most == 1
+    last = [cache.llm.get_or_load(asking(f"last {n}"), inner) for n in range(5)]
+    await asyncio.gather(*last)
+    assert most == 1  # No slot was gained.
+
+
+async def test_load_limits_bound_concurrent_loads(make_cache: MakeCache) -> None:
+    cache = make_cache(resilience=ResilienceOptions(max_loads=5))
+    running = most = 0
+
+    async def load() -> str:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.001)
+        running -= 1
+        return "x"
+
+    await asyncio.gather(*(cache.llm.get_or_load(asking(str(n)), load) for n in range(100)))
+    assert most == 5
+
+
+async def test_load_limits_time_out_slow_load_for_every_waiter(make_cache: MakeCache) -> None:
+    cache = make_cache(resilience=ResilienceOptions(load_timeout=0.01))
+    loader = Loader(held=True)
+    results = await asyncio.gather(load_llm(cache, loader), load_llm(cache, loader), return_exceptions=True)
+    assert all(isinstance(result, TimeoutError) and "load_timeout=0.01" in str(result) for result in results)
+    assert loader.cancelled == 1
+
+
+async def test_load_limits_pass_on_timeout_error_of_loader(make_cache: MakeCache) -> None:
+    cache = make_cache(resilience=ResilienceOptions(load_timeout=60))
+    error = TimeoutError("the model's")
+    with pytest.raises(TimeoutError) as caught:
+        await cache.llm.get_or_load(HELLO, Loader(error))
+    assert caught.value is error

@@ -1,4 +1,4 @@
-"""The backplane on a real server: what is said is heard in order, and the end of a subscription is noticed."""
+"""The backplane on a real server: announcements arrive in order, and the end of a subscription is noticed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tiercache.engine.entries.entry import Group
 from tiercache.engine.level2.announcement import Announcement, Pong, Received, TrackedChange, Unreadable
 from tiercache.engine.level2.level2 import Position
 from tiercache.engine.level2.writes import Announce, Delete, Release, Track, WriteSet
-from tiercache.stores.valkey.backplane import BusNames, ValkeySubscription
+from tiercache.stores.valkey.backplane import BackplaneNames, ValkeySubscription
 from tiercache.stores.valkey.settings import Settings, client_from_url
 from tiercache.stores.valkey.store import ValkeyLevel2
 
@@ -55,80 +55,83 @@ async def subscription(level2: ValkeyLevel2) -> AsyncIterator[ValkeySubscription
     await subscription.aclose()
 
 
-async def hear(subscription: ValkeySubscription) -> Any:
+async def receive(subscription: ValkeySubscription) -> Any:
     async with asyncio.timeout(2):
         return await subscription.receive()
 
 
-async def test_what_is_said_is_heard_with_its_number_and_by_whom(
+async def test_subscription_receives_an_announcement_with_number_and_origin(
     make_level2: MakeLevel2, subscription: ValkeySubscription
 ) -> None:
-    said = Announcement(keys=("é",), groups=(Group("tool", "a:b"),), overtaken=(Group("model", "m"),), settings=True)
-    (number,) = await make_level2("somebody").apply([Announce(said)])
-    assert await hear(subscription) == Received(said, "somebody", number)
+    groups, overtaken = (Group("tool", "a:b"),), (Group("model", "m"),)
+    announcement = Announcement(keys=("é",), groups=groups, overtaken=overtaken, settings=True)
+    (number,) = await make_level2("another").apply([Announce(announcement)])
+    assert await receive(subscription) == Received(announcement, "another", number)
 
 
-async def test_what_is_no_change_has_no_number(level2: ValkeyLevel2, subscription: ValkeySubscription) -> None:
-    said = Announcement(wanted=("k",), settled=("l",))
-    assert await level2.apply([Announce(said)]) == [1]
-    assert await hear(subscription) == Received(said, "me", None)
+async def test_subscription_receives_an_announcement_without_change_without_number(
+    level2: ValkeyLevel2, subscription: ValkeySubscription
+) -> None:
+    announcement = Announcement(wanted=("k",), settled=("l",))
+    assert await level2.apply([Announce(announcement)]) == [1]
+    assert await receive(subscription) == Received(announcement, "me", None)
     assert await level2.last_number() == 0
 
 
-async def test_what_many_say_at_once_is_heard_in_the_order_of_its_numbers(
+async def test_subscription_receives_concurrent_changes_in_the_order_of_their_numbers(
     make_level2: MakeLevel2, subscription: ValkeySubscription
 ) -> None:
     writers = [make_level2(str(number)) for number in range(4)]
     await asyncio.gather(*(writer.apply([CHANGE] * 25) for writer in writers))
-    numbers = [(await hear(subscription)).number for _ in range(100)]
+    numbers = [(await receive(subscription)).number for _ in range(100)]
     assert numbers == list(range(numbers[0], numbers[0] + 100))
 
 
-async def test_an_answer_comes_behind_all_that_was_said_before_the_ping(
+async def test_subscription_receives_a_pong_behind_all_earlier_announcements(
     level2: ValkeyLevel2, subscription: ValkeySubscription
 ) -> None:
     (first,) = await level2.apply([CHANGE])
     await subscription.ping(1.5, first)
     await level2.apply([CHANGE])
     await subscription.ping(math.pi, first + 1)
-    heard = [await hear(subscription) for _ in range(4)]
-    assert [type(event) for event in heard].count(Received) == 2
-    assert [event for event in heard if isinstance(event, Pong)] == [Pong(1.5, first), Pong(math.pi, first + 1)]
-    assert heard[0].number == first
-    assert heard.index(Pong(math.pi, first + 1)) == 3
+    events = [await receive(subscription) for _ in range(4)]
+    assert [type(event) for event in events].count(Received) == 2
+    assert [event for event in events if isinstance(event, Pong)] == [Pong(1.5, first), Pong(math.pi, first + 1)]
+    assert events[0].number == first
+    assert events.index(Pong(math.pi, first + 1)) == 3
 
 
-async def test_whoever_hears_of_a_change_finds_it_made(
+async def test_change_is_readable_when_its_announcement_arrives(
     make_level2: MakeLevel2, subscription: ValkeySubscription, plain: valkey.Valkey
 ) -> None:
-    writer = make_level2("somebody")
+    writer = make_level2("another")
     for number in range(20):
         writing = asyncio.ensure_future(writer.apply([WriteSet("k", b"%d" % number, None), CHANGE]))
-        await hear(subscription)
+        await receive(subscription)
         assert plain.get("k") == b"%d" % number
         await writing
 
 
 @pytest.mark.parametrize("payload", [b"", b"what is this?", b"\xff", b'{"v":9}'])
-async def test_what_makes_no_sense_is_said_to_be_unreadable(
+async def test_subscription_receives_a_malformed_message_as_unreadable(
     subscription: ValkeySubscription, plain: valkey.Valkey, payload: bytes
 ) -> None:
     plain.publish(CHANNEL, payload)
-    assert isinstance(await hear(subscription), Unreadable)
+    assert isinstance(await receive(subscription), Unreadable)
 
 
-async def test_databases_and_names_have_channels_of_their_own(
+async def test_backplane_is_separate_for_each_database_and_name(
     make_level2: MakeLevel2, subscription: ValkeySubscription, level2: ValkeyLevel2, url: str
 ) -> None:
     await make_level2("x", at=f"{url}?db=1").apply([CHANGE])
     await make_level2("x", name="test.eu").apply([CHANGE])
-    assert await level2.last_number() == 0  # Counters too.
+    assert await level2.last_number() == 0  # The counters are separate too.
     await level2.apply([CHANGE])
-    assert (await hear(subscription)).origin == "me"
+    assert (await receive(subscription)).origin == "me"
 
 
-def test_the_names() -> None:
-    names = BusNames.of("test", 3)
+def test_backplane_names_are_stable() -> None:
+    names = BackplaneNames.of("test", 3)
     assert (names.channel, names.sequence) == ("test:__tc:bus:3", "test:__tc:sequence")
     assert names.tracked == (
         "test:llm:",
@@ -139,10 +142,10 @@ def test_the_names() -> None:
     )
 
 
-# Its end
+# The end of a subscription
 
 
-async def test_a_subscription_that_the_server_ends_raises(
+async def test_subscription_raises_after_the_server_ended_it(
     subscription: ValkeySubscription, plain: valkey.Valkey
 ) -> None:
     receiving = asyncio.create_task(subscription.receive())
@@ -154,10 +157,10 @@ async def test_a_subscription_that_the_server_ends_raises(
     with pytest.raises(L2UnavailableError):
         await subscription.ping(1.0, 1)
     with pytest.raises(L2UnavailableError):
-        await hear(subscription)
+        await receive(subscription)
 
 
-async def test_a_subscription_that_is_closed_while_somebody_receives_raises(subscription: ValkeySubscription) -> None:
+async def test_subscription_raises_in_its_receiver_when_it_is_closed(subscription: ValkeySubscription) -> None:
     receiving = asyncio.create_task(subscription.receive())
     await asyncio.sleep(0.01)
     await subscription.aclose()
@@ -169,14 +172,14 @@ async def test_a_subscription_that_is_closed_while_somebody_receives_raises(subs
         await subscription.ping(1.0, 1)
 
 
-async def test_no_ping_connects_a_subscription_anew(subscription: ValkeySubscription, plain: valkey.Valkey) -> None:
+async def test_subscription_ping_never_reconnects(subscription: ValkeySubscription, plain: valkey.Valkey) -> None:
     await subscription.aclose()
     with pytest.raises(L2UnavailableError):
         await subscription.ping(1.0, 1)
-    await until(lambda: len(plain.client_list()) == 1)  # The one that asks.
+    await until(lambda: len(plain.client_list()) == 1)  # Only the connection of ``plain`` is left.
 
 
-async def test_cancelling_who_receives_loses_nothing_of_a_later_message(
+async def test_subscription_keeps_later_messages_after_a_cancelled_receive(
     level2: ValkeyLevel2, subscription: ValkeySubscription
 ) -> None:
     receiving = asyncio.create_task(subscription.receive())
@@ -185,26 +188,26 @@ async def test_cancelling_who_receives_loses_nothing_of_a_later_message(
     await asyncio.gather(receiving, return_exceptions=True)
     try:
         await level2.apply([CHANGE])
-        assert isinstance(await hear(subscription), Received)
+        assert isinstance(await receive(subscription), Received)
     except L2UnavailableError:
-        pass  # Ended, which says that something may be lost.
+        pass  # The subscription has ended: the listener then knows that a message may be lost.
 
 
-async def test_a_server_that_is_not_there_is_unavailable(make_level2: MakeLevel2) -> None:
+async def test_subscribing_raises_unavailable_without_a_server(make_level2: MakeLevel2) -> None:
     nowhere = make_level2(at="unix:///tmp/there-is-nothing-here.sock", timeout=0.2)
     with pytest.raises(L2UnavailableError):
         await nowhere.subscribe()
 
 
-# What the server's own word says
+# Tracking invalidations from the server
 
 
-async def test_the_server_tells_what_others_change_and_not_what_the_writer_does(
+async def test_tracking_reports_changes_of_other_clients_only(
     level2: ValkeyLevel2, subscription: ValkeySubscription, plain: valkey.Valkey
 ) -> None:
     assert subscription.id is not None
     (number,) = await level2.apply([Track(subscription.id)])
-    assert await level2.apply([Track(subscription.id)]) == [number]  # It has never stopped.
+    assert await level2.apply([Track(subscription.id)]) == [number]  # Tracking has not stopped.
     key = "test:__tc:kv:kv:k"
     placeholder = b"tc:lease:me:1"
     await level2.apply([WriteSet(key, placeholder, 5), WriteSet(key, b"v", 5, replaces=placeholder), Delete((key,))])
@@ -212,19 +215,19 @@ async def test_the_server_tells_what_others_change_and_not_what_the_writer_does(
     plain.set("unrelated", "x")
     plain.set("test:__tc:idx:tag:x", "x")
     plain.set(key, "x")
-    assert await hear(subscription) == TrackedChange((key,))
+    assert await receive(subscription) == TrackedChange((key,))
     plain.flushall()
-    assert await hear(subscription) == TrackedChange(None)
+    assert await receive(subscription) == TrackedChange(None)
 
 
-async def test_tracking_that_has_ended_is_turned_on_again_under_another_number(
+async def test_tracking_restarts_under_another_number_after_it_ended(
     level2: ValkeyLevel2, subscription: ValkeySubscription, plain: valkey.Valkey
 ) -> None:
     assert subscription.id is not None
     (number,) = await level2.apply([Track(subscription.id)])
-    assert level2._writer._line_id is not None
-    plain.client_kill_filter(_id=level2._writer._line_id)
-    while True:  # The connection's end is noticed by who writes on it.
+    assert level2._writer._connection_id is not None
+    plain.client_kill_filter(_id=level2._writer._connection_id)
+    while True:  # A write on the connection notices its end.
         try:
             (again,) = await level2.apply([Track(subscription.id)])
             break
@@ -232,13 +235,15 @@ async def test_tracking_that_has_ended_is_turned_on_again_under_another_number(
             continue
     assert again != number
     plain.set("test:llm:k", "x")
-    assert await hear(subscription) == TrackedChange(("test:llm:k",))
+    assert await receive(subscription) == TrackedChange(("test:llm:k",))
 
 
 # Positions
 
 
-async def test_a_position_is_the_servers_run_and_the_last_number(level2: ValkeyLevel2, plain: valkey.Valkey) -> None:
+async def test_position_is_the_run_of_the_server_and_the_last_number(
+    level2: ValkeyLevel2, plain: valkey.Valkey
+) -> None:
     run_id = plain.info("server")["run_id"]
     (number,) = await level2.apply([CHANGE])
     assert await level2.position() == await level2.position() == Position(run_id, number)
@@ -246,10 +251,10 @@ async def test_a_position_is_the_servers_run_and_the_last_number(level2: ValkeyL
 
 
 @pytest.mark.parametrize("junk", [None, b"no number", b"-5", b"1.5", b"\xff", b"", "a hash"])
-async def test_asking_for_the_position_begins_a_counter_that_is_none_at_the_clock(
+async def test_position_starts_a_missing_counter_at_the_clock(
     level2: ValkeyLevel2, plain: valkey.Valkey, junk: bytes | str | None
 ) -> None:
-    """So that the first change after it has a number that is known beforehand."""
+    """Then the number of the first change after it is known in advance."""
     if isinstance(junk, bytes):
         plain.set(SEQUENCE, junk)
     elif junk is not None:
@@ -261,7 +266,7 @@ async def test_asking_for_the_position_begins_a_counter_that_is_none_at_the_cloc
 
 
 @pytest.mark.parametrize("junk", [None, b"no number", b"-5", b"1.5", b"\xff", b""])
-async def test_a_counter_that_is_none_counts_nothing(
+async def test_last_number_is_zero_without_a_valid_counter(
     level2: ValkeyLevel2, plain: valkey.Valkey, junk: bytes | None
 ) -> None:
     if junk is not None:
@@ -269,7 +274,7 @@ async def test_a_counter_that_is_none_counts_nothing(
     assert await level2.last_number() == 0
 
 
-def test_only_the_same_position_proves_that_nothing_was_missed() -> None:
+def test_position_proves_nothing_missed_only_if_equal() -> None:
     position = Position("run", 7)
     assert position.proves_nothing_missed(Position("run", 7))
     for other in (None, Position("run", 6), Position("run", 8), Position("another", 7), Position(None, 7)):
@@ -277,7 +282,7 @@ def test_only_the_same_position_proves_that_nothing_was_missed() -> None:
     assert not Position(None, 7).proves_nothing_missed(Position(None, 7))
 
 
-# Users who may not
+# Users without a permission
 
 
 @pytest.fixture
@@ -300,32 +305,34 @@ def make_user(server: EmbeddedValkey, plain: valkey.Valkey) -> Iterator[Callable
     plain.acl_deluser("limited")
 
 
-async def test_a_user_of_the_bus_alone_hears_it_and_not_the_server(
+async def test_user_without_the_tracking_channel_receives_announcements_only(
     make_level2: MakeLevel2, make_user: Callable[..., str], level2: ValkeyLevel2
 ) -> None:
     subscription = await make_level2(at=make_user(channels=(CHANNEL,))).subscribe()
     assert subscription.id is None
     await level2.apply([CHANGE])
-    assert isinstance(await hear(subscription), Received)
+    assert isinstance(await receive(subscription), Received)
     await subscription.aclose()
 
 
-async def test_a_user_without_the_bus_is_refused(make_level2: MakeLevel2, make_user: Callable[..., str]) -> None:
+async def test_user_without_the_backplane_channel_is_refused(
+    make_level2: MakeLevel2, make_user: Callable[..., str]
+) -> None:
     with pytest.raises(L2CommandError):
         await make_level2(at=make_user(channels=())).subscribe()
 
 
-async def test_a_user_without_an_id_hears_the_bus(
+async def test_user_without_client_id_receives_announcements(
     make_level2: MakeLevel2, make_user: Callable[..., str], level2: ValkeyLevel2
 ) -> None:
     subscription = await make_level2(at=make_user("-client", channels=("*",))).subscribe()
     assert subscription.id is None
     await level2.apply([CHANGE])
-    assert isinstance(await hear(subscription), Received)
+    assert isinstance(await receive(subscription), Received)
     await subscription.aclose()
 
 
-async def test_a_user_who_may_not_ask_for_the_run_proves_nothing(
+async def test_user_without_info_has_a_position_that_proves_nothing(
     make_level2: MakeLevel2, make_user: Callable[..., str]
 ) -> None:
     limited = make_level2(at=make_user("-info", channels=("*",)))
@@ -333,10 +340,10 @@ async def test_a_user_who_may_not_ask_for_the_run_proves_nothing(
     assert await limited.position() == Position(None, number)
 
 
-async def test_who_may_not_publish_numbers_the_change_all_the_same(
+async def test_user_without_publish_still_numbers_changes(
     make_level2: MakeLevel2, make_user: Callable[..., str], subscription: ValkeySubscription, level2: ValkeyLevel2
 ) -> None:
     (number,) = await make_level2("silent", at=make_user(channels=())).apply([CHANGE])
     assert await level2.last_number() == number
     await subscription.ping(1.0, number)
-    assert await hear(subscription) == Pong(1.0, number)
+    assert await receive(subscription) == Pong(1.0, number)

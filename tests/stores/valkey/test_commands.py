@@ -1,4 +1,4 @@
-"""Leases and announcements as commands: the same on every server, whether it knows the conditions or runs scripts."""
+"""Writes as commands: the same results on servers with SET ... IFEQ and DELIFEQ, and on servers that run scripts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import valkey
 from valkey.exceptions import ResponseError
 
 from tests.requests import HELLO, Loader
-from tests.support import distrusted, in_l1, until
+from tests.seams import in_l1
+from tests.support import distrusted, until
 from tiercache import AgentCache, CoherenceOptions, L2CommandError
 from tiercache.embedded import EmbeddedValkey
 from tiercache.engine.level2.announcement import Announcement
@@ -26,11 +27,13 @@ from tiercache.stores.valkey.store import ValkeyLevel2
 MINE, THEIRS = b"tc:lease:me:1", b"tc:lease:them:1"
 
 
-def knows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take every server for one that knows neither the conditions nor the flags of scripts."""
-    answers = WriteCommands.answers
+def hide_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make every server look like one without SET ... IFEQ, DELIFEQ and script flags."""
+    answers = WriteCommands.take_probe_replies
     unknown = ResponseError("unknown")
-    monkeypatch.setattr(WriteCommands, "answers", lambda self, replies: answers(self, [unknown] * len(replies)))
+    monkeypatch.setattr(
+        WriteCommands, "take_probe_replies", lambda self, replies: answers(self, [unknown] * len(replies))
+    )
 
 
 @pytest.fixture(params=["conditions", "scripts"])
@@ -38,7 +41,7 @@ async def level2(
     url: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[ValkeyLevel2]:
     if request.param == "scripts":
-        knows_nothing(monkeypatch)
+        hide_features(monkeypatch)
     level2 = ValkeyLevel2(Settings.from_client(client_from_url(url)), timeout=5, name="test", origin="me")
     yield level2
     sent = level2._writer._commands.of(Release("k", MINE))[0][0]
@@ -54,14 +57,14 @@ async def apply(level2: ValkeyLevel2, write: Any) -> Any:
 # Taking
 
 
-async def test_a_lease_on_nothing_is_taken(level2: ValkeyLevel2, plain: valkey.Valkey) -> None:
+async def test_lease_is_taken_on_a_missing_key(level2: ValkeyLevel2, plain: valkey.Valkey) -> None:
     assert await apply(level2, TakeLease("k", MINE, 5)) is None
     assert plain.get("k") == MINE
     assert 4000 < plain.pttl("k") <= 5000
 
 
 @pytest.mark.parametrize("there", [THEIRS, b'{"response":"x"}', b"\xff\x00", b""])
-async def test_a_lease_on_something_is_not_taken_and_tells_what_is_there(
+async def test_lease_is_refused_with_the_value_that_the_key_holds(
     level2: ValkeyLevel2, plain: valkey.Valkey, there: bytes
 ) -> None:
     plain.set("k", there)
@@ -69,13 +72,13 @@ async def test_a_lease_on_something_is_not_taken_and_tells_what_is_there(
     assert (plain.get("k"), plain.pttl("k")) == (there, -1)
 
 
-async def test_a_lease_on_what_is_no_string_is_not_taken(level2: ValkeyLevel2, plain: valkey.Valkey) -> None:
+async def test_lease_is_refused_on_a_key_that_is_not_a_string(level2: ValkeyLevel2, plain: valkey.Valkey) -> None:
     plain.hset("k", "a", "b")
     assert await apply(level2, TakeLease("k", MINE, 5)) == TakeLease.NO_STRING
     assert plain.hgetall("k") == {b"a": b"b"}
 
 
-async def test_a_load_under_way_is_in_the_indexes(level2: ValkeyLevel2, plain: valkey.Valkey) -> None:
+async def test_lease_adds_its_key_to_the_indexes(level2: ValkeyLevel2, plain: valkey.Valkey) -> None:
     began = time.time() * 1000
     await apply(level2, TakeLease("k", MINE, 5, indexes=("i", "j")))
     for index in ("i", "j"):
@@ -87,7 +90,9 @@ async def test_a_load_under_way_is_in_the_indexes(level2: ValkeyLevel2, plain: v
 
 
 @pytest.mark.parametrize("ttl", [None, 5])
-async def test_what_is_still_there_is_replaced(level2: ValkeyLevel2, plain: valkey.Valkey, ttl: float | None) -> None:
+async def test_conditional_set_replaces_the_expected_value(
+    level2: ValkeyLevel2, plain: valkey.Valkey, ttl: float | None
+) -> None:
     plain.set("k", MINE, ex=100)
     assert await apply(level2, WriteSet("k", b"v\xff\x00", ttl, replaces=MINE)) == 1
     assert plain.get("k") == b"v\xff\x00"
@@ -95,7 +100,7 @@ async def test_what_is_still_there_is_replaced(level2: ValkeyLevel2, plain: valk
 
 
 @pytest.mark.parametrize("there", [None, THEIRS, b"", b"v"])
-async def test_what_is_there_no_more_is_not_replaced(
+async def test_conditional_set_keeps_any_other_value(
     level2: ValkeyLevel2, plain: valkey.Valkey, there: bytes | None
 ) -> None:
     if there is not None:
@@ -104,16 +109,14 @@ async def test_what_is_there_no_more_is_not_replaced(
     assert plain.get("k") == there
 
 
-async def test_an_empty_value_is_something_to_be_replaced(level2: ValkeyLevel2, plain: valkey.Valkey) -> None:
+async def test_conditional_set_replaces_an_expected_empty_value(level2: ValkeyLevel2, plain: valkey.Valkey) -> None:
     assert await apply(level2, WriteSet("k", b"v", 5, replaces=b"")) == 0
     plain.set("k", b"")
     assert await apply(level2, WriteSet("k", b"v", 5, replaces=b"")) == 1
     assert plain.get("k") == b"v"
 
 
-async def test_what_is_no_string_is_replaced_by_nobody_who_expects_one(
-    level2: ValkeyLevel2, plain: valkey.Valkey
-) -> None:
+async def test_conditional_set_keeps_a_key_that_is_not_a_string(level2: ValkeyLevel2, plain: valkey.Valkey) -> None:
     plain.hset("k", "a", "b")
     outcome = await apply(level2, WriteSet("k", b"v", 5, replaces=MINE))
     assert outcome == 0 or isinstance(outcome, L2CommandError)
@@ -122,7 +125,7 @@ async def test_what_is_no_string_is_replaced_by_nobody_who_expects_one(
     assert plain.get("k") == b"v"
 
 
-async def test_a_renewal_only_prolongs(level2: ValkeyLevel2, plain: valkey.Valkey) -> None:
+async def test_lease_renewal_only_extends_the_lifetime(level2: ValkeyLevel2, plain: valkey.Valkey) -> None:
     plain.set("k", MINE, ex=1)
     assert await apply(level2, WriteSet("k", MINE, 60, replaces=MINE)) == 1
     assert plain.get("k") == MINE
@@ -133,7 +136,7 @@ async def test_a_renewal_only_prolongs(level2: ValkeyLevel2, plain: valkey.Valke
 
 
 @pytest.mark.parametrize("there", [None, MINE, THEIRS, b"v"])
-async def test_only_ones_own_placeholder_is_taken_away(
+async def test_release_deletes_only_its_own_placeholder(
     level2: ValkeyLevel2, plain: valkey.Valkey, there: bytes | None
 ) -> None:
     if there is not None:
@@ -142,7 +145,7 @@ async def test_only_ones_own_placeholder_is_taken_away(
     assert plain.get("k") == (None if there == MINE else there)
 
 
-async def test_what_is_no_string_is_taken_away_by_nobody(level2: ValkeyLevel2, plain: valkey.Valkey) -> None:
+async def test_release_keeps_a_key_that_is_not_a_string(level2: ValkeyLevel2, plain: valkey.Valkey) -> None:
     plain.hset("k", "a", "b")
     outcome = await apply(level2, Release("k", MINE))
     assert outcome == 0 or isinstance(outcome, L2CommandError)
@@ -152,7 +155,7 @@ async def test_what_is_no_string_is_taken_away_by_nobody(level2: ValkeyLevel2, p
 # Deleting
 
 
-async def test_placeholders_are_deleted_and_not_counted(level2: ValkeyLevel2, plain: valkey.Valkey) -> None:
+async def test_delete_does_not_count_placeholders(level2: ValkeyLevel2, plain: valkey.Valkey) -> None:
     plain.set("lease", THEIRS)
     plain.set("value", b"tc:leaseholder")
     plain.hset("hash", "a", "b")
@@ -163,7 +166,7 @@ async def test_placeholders_are_deleted_and_not_counted(level2: ValkeyLevel2, pl
 # Announcing
 
 
-async def test_changes_are_numbered_and_the_rest_is_not(level2: ValkeyLevel2, plain: valkey.Valkey) -> None:
+async def test_announcement_has_a_number_only_for_a_change(level2: ValkeyLevel2, plain: valkey.Valkey) -> None:
     outcomes = await level2.apply(
         [
             Announce(Announcement(keys=("k",))),
@@ -176,7 +179,7 @@ async def test_changes_are_numbered_and_the_rest_is_not(level2: ValkeyLevel2, pl
 
 
 @pytest.mark.parametrize("junk", [b"no number", b"9223372036854775807", None])
-async def test_a_counter_that_cannot_count_begins_at_the_clock(
+async def test_counter_of_changes_starts_at_the_clock_if_it_cannot_count(
     level2: ValkeyLevel2, plain: valkey.Valkey, junk: bytes | None
 ) -> None:
     if junk is None:
@@ -189,20 +192,20 @@ async def test_a_counter_that_cannot_count_begins_at_the_clock(
     assert int(plain.get("test:__tc:sequence")) == number
 
 
-async def test_the_questions_change_nothing(level2: ValkeyLevel2, plain: valkey.Valkey) -> None:
+async def test_probes_change_nothing_on_the_server(level2: ValkeyLevel2, plain: valkey.Valkey) -> None:
     await apply(level2, Release("k", MINE))
     assert plain.keys() == []
 
 
-# A server that knows none of it
+# A server without conditions and script flags
 
 
 @pytest.mark.parametrize("tracking", ["off", "auto"])
-async def test_what_takes_a_while_to_load_is_stored_on_a_server_without_conditions(
+async def test_slow_load_is_stored_on_a_server_without_conditions(
     url: str, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch, tracking: Any
 ) -> None:
-    """What a script writes the server tells this process of too: that must not look like a change by somebody else."""
-    knows_nothing(monkeypatch)
+    """Tracking reports the writes of scripts to this process too: they must not look like another client's changes."""
+    hide_features(monkeypatch)
     options = CoherenceOptions(tracking=tracking, lease_ttl=0.15)
     async with AgentCache.from_url(url, name="test", coherence=options) as cache:
         loader = Loader(held=True)
@@ -217,10 +220,10 @@ async def test_what_takes_a_while_to_load_is_stored_on_a_server_without_conditio
         assert cache.local_stats().tiers["kv"].overtaken == 0
 
 
-async def test_the_whole_of_it_on_a_server_without_conditions(
+async def test_lease_and_coherence_work_on_a_server_without_conditions(
     url: str, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    knows_nothing(monkeypatch)
+    hide_features(monkeypatch)
     async with AgentCache.from_url(url, name="test") as a, AgentCache.from_url(url, name="test") as b:
         loader = Loader(held=True)
         tasks = [asyncio.create_task(cache.kv.get_or_load("k", loader)) for cache in (a, b)]
@@ -238,8 +241,8 @@ async def test_the_whole_of_it_on_a_server_without_conditions(
         await until(lambda: not plain.exists("test:__tc:kv:kv:l"))
 
 
-async def test_leases_on_a_fake_server() -> None:
-    """It knows no conditions, and no subscription hears of anything there that is not said."""
+async def test_lease_works_on_a_fake_server() -> None:
+    """A fake server has no conditions and no tracking: its subscriptions receive only announcements."""
     client = fakeredis.FakeAsyncValkey()
     async with AgentCache(client, name="fake", default_ttl=60) as a, AgentCache(client, name="fake") as b:
         loader = Loader(held=True)
@@ -253,10 +256,10 @@ async def test_leases_on_a_fake_server() -> None:
     await client.aclose()
 
 
-# A server without memory left
+# A server without free memory
 
 
-async def test_changes_get_through_to_a_server_without_memory_left(
+async def test_changes_are_announced_by_a_server_without_free_memory(
     own_server: tuple[EmbeddedValkey, int], caplog: pytest.LogCaptureFixture
 ) -> None:
     server, _ = own_server
@@ -273,7 +276,7 @@ async def test_changes_get_through_to_a_server_without_memory_left(
             plain.config_set("maxmemory", "1mb")
             with pytest.raises(L2CommandError, match="maxmemory"):
                 await a.kv.set("m", "v")
-            # Loads are served, and stored in memory alone.
+            # A load reaches its caller, and its value is kept in L1 alone.
             assert (await a.kv.get_or_load("n", Loader())).source == "loader"
             assert (await a.kv.get_or_load("n", Loader())).source == "l1"
             assert await a.kv.delete("k") is True

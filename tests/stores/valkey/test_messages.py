@@ -1,4 +1,4 @@
-"""Announcements as they travel: what is said is heard, and what cannot be understood is never passed over."""
+"""Announcements as messages: every field arrives, and a message that cannot be decoded is never ignored."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GROUPS = st.lists(st.builds(Group, st.sampled_from(["tier", "tool", "model", "ta
 
 
 def numbered(announcement: Announcement, number: int | None, origin: str = "me") -> bytes:
-    """Return the message as the server completes it."""
+    """Return the message with the number that the script on the server puts in."""
     before, after = encode(announcement, origin)
     return before + (b"null" if number is None else b"%d" % number) + after
 
@@ -36,32 +36,32 @@ def numbered(announcement: Announcement, number: int | None, origin: str = "me")
         Announcement(("a",), (Group("tag", "t"),), (Group("tier", "x"),), ("w",), ("d",), True),
     ],
 )
-def test_every_field_arrives(announcement: Announcement) -> None:
+def test_announcement_keeps_every_field(announcement: Announcement) -> None:
     number = 1_795_267_788_952_209 if announcement.is_change else None
     assert decode(numbered(announcement, number)) == Received(announcement, "me", number)
 
 
 @given(keys=KEYS, groups=GROUPS, overtaken=GROUPS, wanted=KEYS, settled=KEYS, settings=st.booleans(), origin=st.text())
-def test_whatever_is_said_arrives(
+def test_announcement_keeps_any_content(
     keys: Any, groups: Any, overtaken: Any, wanted: Any, settled: Any, settings: bool, origin: str
 ) -> None:
     announcement = Announcement(keys, tuple(groups), tuple(overtaken), wanted, settled, settings)
     try:
         message = numbered(announcement, 7, origin)
-    except UnicodeEncodeError:  # A lone surrogate: no name and no key has one.
+    except UnicodeEncodeError:  # A lone surrogate, which no name and no key has.
         return
     assert decode(message) == Received(announcement, origin, 7)
 
 
-def test_groups_are_groups_again() -> None:
-    heard = decode(numbered(Announcement(groups=(Group("tier", "kv"),)), 1))
-    assert isinstance(heard, Received)
-    assert isinstance(heard.announcement.groups[0], Group)
+def test_announcement_decodes_groups_as_groups() -> None:
+    event = decode(numbered(Announcement(groups=(Group("tier", "kv"),)), 1))
+    assert isinstance(event, Received)
+    assert isinstance(event.announcement.groups[0], Group)
 
 
-def test_the_form_on_the_wire() -> None:
-    said = Announcement(("k",), (Group("tool", "t"),), (Group("model", "m"),), ("w",), ("d",), True)
-    assert json.loads(numbered(said, 7)) == {
+def test_announcement_has_this_form_on_the_wire() -> None:
+    announcement = Announcement(("k",), (Group("tool", "t"),), (Group("model", "m"),), ("w",), ("d",), True)
+    assert json.loads(numbered(announcement, 7)) == {
         "v": 1,
         "s": 7,
         "o": "me",
@@ -85,7 +85,7 @@ def test_the_form_on_the_wire() -> None:
         (Announcement(), False),
     ],
 )
-def test_what_must_not_be_missed_has_a_number(announcement: Announcement, is_change: bool) -> None:
+def test_announcement_of_a_change_must_have_a_number(announcement: Announcement, is_change: bool) -> None:
     assert announcement.is_change is is_change
     assert isinstance(decode(numbered(announcement, None)), Unreadable) is is_change
 
@@ -127,19 +127,19 @@ MALFORMED: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("form", MALFORMED)
-def test_what_is_malformed_is_unreadable(form: str) -> None:
+def test_message_is_unreadable_if_malformed(form: str) -> None:
     message = decode(MALFORMED[form])
     assert isinstance(message, Unreadable)
     assert message.reason
 
 
 @given(st.binary())
-def test_no_message_is_too_much(message: bytes) -> None:
+def test_message_of_any_bytes_never_raises(message: bytes) -> None:
     assert isinstance(decode(message), Unreadable | Received)
 
 
-def test_the_script_splices_numbers_of_any_size_that_occur() -> None:
+def test_announcement_keeps_numbers_of_any_size_in_use() -> None:
     for number in (1, 2**53, 1_795_267_788_952_209, 2**63 - 1):
-        heard = decode(numbered(Announcement(keys=("k",)), number))
-        assert isinstance(heard, Received)
-        assert heard.number == number
+        event = decode(numbered(Announcement(keys=("k",)), number))
+        assert isinstance(event, Received)
+        assert event.number == number

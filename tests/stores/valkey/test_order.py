@@ -1,4 +1,4 @@
-"""What a broken-off exchange has sent may still arrive: never behind what was acknowledged after it."""
+"""Order of writes: a write whose exchange was broken off never lands behind a write acknowledged later."""
 
 from __future__ import annotations
 
@@ -17,11 +17,15 @@ PATIENCE = ResilienceOptions(l2_timeout=0.1, breaker_failures=100)
 
 
 async def late_write(url: str, plain: valkey.Valkey, *, lease: bool) -> bytes | None:
-    """Let a fill time out on its way, store something newer, let the fill arrive; return what is in Valkey then."""
+    """Let a fill time out on its way, store a newer value, let the fill arrive; return the value in Valkey after that.
+
+    Args:
+        lease: Whether the fill has a lease.
+    """
     proxy = StallingProxy(url)
     options: dict[str, Any] = {"resilience": PATIENCE, "llm": TierOptions(lease=lease)}
     async with proxy as through, AgentCache.from_url(through, name="test", **options) as cache:
-        await cache.llm.store(asking("warm"), "x")  # The connection of the writes is there.
+        await cache.llm.store(asking("warm"), "x")  # Opens the connection of the writer.
         proxy.stall_at = b"OLDER"
         result = await cache.llm.get_or_load(HELLO, Loader("OLDER"))
         await proxy.stalled.wait()
@@ -35,7 +39,7 @@ async def late_write(url: str, plain: valkey.Valkey, *, lease: bool) -> bytes | 
 
 
 @pytest.mark.parametrize("lease", [True, False])
-async def test_a_write_that_timed_out_does_not_land_behind_a_later_one(
+async def test_write_that_timed_out_never_lands_behind_a_later_write(
     url: str, plain: valkey.Valkey, lease: bool
 ) -> None:
     value = await late_write(url, plain, lease=lease)
@@ -43,7 +47,7 @@ async def test_a_write_that_timed_out_does_not_land_behind_a_later_one(
     assert b"newer" in value
 
 
-async def test_without_ending_the_broken_connection_it_would(
+async def test_write_that_timed_out_lands_late_without_ending_its_connection(
     url: str, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Forgetful(list[int]):
@@ -56,14 +60,14 @@ async def test_without_ending_the_broken_connection_it_would(
         level2._writer._broken_ids = Forgetful()
 
     monkeypatch.setattr(ValkeyLevel2, "__init__", made)
-    # Without a lease: a fill under one is refused besides, for the key does not hold the placeholder any more.
+    # Without a lease: Valkey would refuse a fill under a lease, for the key no longer holds the placeholder.
     value = await late_write(url, plain, lease=False)
     assert value is not None
     assert b"OLDER" in value
 
 
-async def test_making_a_connection_has_time_of_its_own(url: str) -> None:
-    """An exchange fits into the deadline; the two round trips of the handshake before it do not."""
+async def test_connection_has_a_deadline_of_its_own_for_opening(url: str) -> None:
+    """The deadline is long enough for an exchange, but not for the two round trips of the handshake before it."""
     proxy = StallingProxy(url)
     proxy.delay = 0.3
     patience = ResilienceOptions(l2_timeout=0.5, breaker_failures=100)
@@ -74,7 +78,7 @@ async def test_making_a_connection_has_time_of_its_own(url: str) -> None:
         assert [(result.source, result.degraded) for result in results] == [("l2", False)] * 5
 
 
-async def test_a_server_that_stays_silent_does_not_hold_up_the_closing(url: str) -> None:
+async def test_cache_closes_in_time_when_the_server_stays_silent(url: str) -> None:
     proxy = StallingProxy(url)
     async with proxy as through:
         cache = AgentCache.from_url(

@@ -1,4 +1,4 @@
-"""Reads of many keys: values and lifetimes in one round trip, with a script or without."""
+"""Batch reads: values and remaining lifetimes in one round trip, by script or by plain commands."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def level2(url: str) -> AsyncIterator[ValkeyLevel2]:
 
 @pytest.fixture
 def scriptless(plain: valkey.Valkey) -> Any:
-    """Take scripts away from everybody."""
+    """Forbid scripts to the default user for one test."""
     plain.execute_command("ACL", "SETUSER", "default", "-@scripting")
     yield
     plain.execute_command("ACL", "SETUSER", "default", "+@all")
@@ -50,14 +50,16 @@ async def read_some(level2: ValkeyLevel2, plain: valkey.Valkey) -> None:
     assert await level2.get_many([]) == []
 
 
-async def test_values_come_with_what_is_left_of_their_lives(level2: ValkeyLevel2, plain: valkey.Valkey) -> None:
+async def test_batch_read_returns_values_with_their_remaining_lifetimes(
+    level2: ValkeyLevel2, plain: valkey.Valkey
+) -> None:
     await read_some(level2, plain)
     plain.script_flush()
     await read_some(level2, plain)
     assert plain.info("commandstats")["cmdstat_eval_ro"]["calls"] >= 2
 
 
-async def test_where_scripts_are_refused_plain_commands_do_it(
+async def test_batch_read_uses_plain_commands_where_scripts_are_refused(
     level2: ValkeyLevel2, plain: valkey.Valkey, scriptless: None
 ) -> None:
     plain.config_resetstat()
@@ -65,31 +67,31 @@ async def test_where_scripts_are_refused_plain_commands_do_it(
     await read_some(level2, plain)
     stats = plain.info("commandstats")
     assert stats["cmdstat_mget"]["calls"] == 2
-    assert stats["cmdstat_eval_ro"]["rejected_calls"] == 1  # It is not asked for again.
+    assert stats["cmdstat_eval_ro"]["rejected_calls"] == 1  # The second read does not send the script again.
 
 
 @pytest.mark.parametrize("with_scripts", [True, False])
-async def test_any_number_of_keys_is_read_in_one_round_trip(
+async def test_batch_read_takes_one_round_trip_for_any_number_of_keys(
     level2: ValkeyLevel2, plain: valkey.Valkey, with_scripts: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keys = [f"k{n}" for n in range(2 * CHUNK_COUNT + 1)]
     plain.mset({key: key for key in keys[::2]})
     level2._batch_reader._has_scripts = with_scripts
     written = 0
-    exchange = level2._exchanges.exchange
+    exchange = level2._pool.exchange
 
     async def counted(commands: Sequence[tuple[Any, ...]], timeout: float, **options: Any) -> list[Any]:
         nonlocal written
         written += 1
         return await exchange(commands, timeout, **options)
 
-    monkeypatch.setattr(level2._exchanges, "exchange", counted)
+    monkeypatch.setattr(level2._pool, "exchange", counted)
     found = await level2.get_many(keys)
     assert found == [None if n % 2 else Stored(key.encode(), None) for n, key in enumerate(keys)]
     assert written == 1
 
 
-async def test_a_read_that_is_refused_says_so(level2: ValkeyLevel2, plain: valkey.Valkey) -> None:
+async def test_batch_read_raises_when_the_server_refuses(level2: ValkeyLevel2, plain: valkey.Valkey) -> None:
     plain.execute_command("ACL", "SETUSER", "default", "-mget")
     try:
         with pytest.raises(L2CommandError, match="MGET"):
@@ -98,19 +100,19 @@ async def test_a_read_that_is_refused_says_so(level2: ValkeyLevel2, plain: valke
         plain.execute_command("ACL", "SETUSER", "default", "+@all")
 
 
-async def test_a_connection_that_died_is_replaced(level2: ValkeyLevel2, plain: valkey.Valkey) -> None:
+async def test_batch_read_reconnects_after_a_lost_connection(level2: ValkeyLevel2, plain: valkey.Valkey) -> None:
     await level2.get_many(["a"])
     plain.client_kill_filter(_type="normal", skipme=True)
     assert await level2.get_many(["a"]) == [None]
 
 
-async def test_more_keys_may_take_more_time(url: str, plain: valkey.Valkey) -> None:
+async def test_batch_read_has_a_longer_deadline_for_more_keys(url: str, plain: valkey.Valkey) -> None:
     pid = plain.info("server")["process_id"]
     level2 = ValkeyLevel2(Settings.from_client(client_from_url(url)), timeout=0.2)
     await level2.ping()
 
     async def read_while_stopped(count: int) -> int:
-        await level2.get_many(["k"])  # So that no connection has to be made, which has time of its own.
+        await level2.get_many(["k"])  # Connects now: opening a connection has a deadline of its own.
         os.kill(pid, signal.SIGSTOP)
         asyncio.get_running_loop().call_later(0.4, os.kill, pid, signal.SIGCONT)
         try:
@@ -124,7 +126,7 @@ async def test_more_keys_may_take_more_time(url: str, plain: valkey.Valkey) -> N
     await level2.aclose()
 
 
-async def test_a_server_that_cannot_answer_now_keeps_its_script() -> None:
+async def test_batch_read_keeps_its_script_while_the_server_cannot_answer() -> None:
     sent: list[str] = []
 
     async def loading(commands: Sequence[tuple[Any, ...]]) -> list[Any]:

@@ -1,4 +1,4 @@
-"""ValkeyLevel2 on a real server: lifetimes, order, pages, refusals, broken connections."""
+"""ValkeyLevel2 on a real server: lifetimes, order of writes, scans, refusals, lost connections."""
 
 from __future__ import annotations
 
@@ -20,20 +20,21 @@ from tiercache.engine.level2.level2 import Stored
 from tiercache.engine.level2.writes import Delete, WriteSet
 from tiercache.stores.valkey.commands import WriteCommands
 from tiercache.stores.valkey.errors import map_error
+from tiercache.stores.valkey.pool import _packed_read
 from tiercache.stores.valkey.settings import Settings, client_from_url
-from tiercache.stores.valkey.store import ValkeyLevel2, _packed_get
+from tiercache.stores.valkey.store import ValkeyLevel2
 from tiercache.testing import ChaosProxy
 
 
 @pytest.fixture(params=[True, False], ids=["multiplexed", "pooled"])
 def multiplexed(request: pytest.FixtureRequest) -> bool:
-    """Whether reads share a connection."""
+    """Whether exchanges share a multiplexed connection, or each has a plain connection."""
     return bool(request.param)
 
 
 @pytest.fixture
 def settings(url: str, multiplexed: bool) -> Settings:
-    """How both kinds of connections are made."""
+    """The settings for the kind of connections that ``multiplexed`` selects."""
     return Settings.from_client(client_from_url(url), multiplexes=multiplexed)
 
 
@@ -44,7 +45,7 @@ async def level2(settings: Settings) -> AsyncIterator[ValkeyLevel2]:
     await level2.aclose()
 
 
-async def test_a_value_comes_with_what_is_left_of_its_life(level2: ValkeyLevel2, plain: valkey.Valkey) -> None:
+async def test_l2_reads_a_value_with_its_remaining_lifetime(level2: ValkeyLevel2, plain: valkey.Valkey) -> None:
     assert await level2.get("k") is None
     plain.set("k", b"\xff\x00")
     assert await level2.get("k") == Stored(b"\xff\x00", None)
@@ -57,14 +58,14 @@ async def test_a_value_comes_with_what_is_left_of_its_life(level2: ValkeyLevel2,
     assert await level2.get("empty") == Stored(b"", None)
 
 
-async def test_what_is_no_string_is_there_without_a_value(level2: ValkeyLevel2, plain: valkey.Valkey) -> None:
+async def test_l2_reads_no_value_from_a_key_that_is_not_a_string(level2: ValkeyLevel2, plain: valkey.Valkey) -> None:
     plain.hset("k", "a", "b")
     assert await level2.get("k") == Stored(None, None)
-    assert await level2.get("other") is None  # Both replies were read: the connection is in step.
+    assert await level2.get("other") is None  # The connection is in step: the first read took both replies.
     assert await level2.get_values([b"k", b"other"]) == [None, None]
 
 
-async def test_writes_take_effect_in_order_and_report_what_they_touched(
+async def test_l2_applies_writes_in_order_and_counts_the_changed_keys(
     level2: ValkeyLevel2, plain: valkey.Valkey
 ) -> None:
     plain.set("c", "x")
@@ -81,16 +82,14 @@ async def test_writes_take_effect_in_order_and_report_what_they_touched(
     assert (plain.get("a"), plain.ttl("a"), plain.get("c"), plain.ttl("c")) == (b"2", 77, b"3", -1)
 
 
-async def test_a_scan_sees_each_key_under_the_prefix_and_takes_it_literally(
-    level2: ValkeyLevel2, plain: valkey.Valkey
-) -> None:
+async def test_l2_scans_every_key_under_a_literal_prefix(level2: ValkeyLevel2, plain: valkey.Valkey) -> None:
     wanted = {f"a*[x]?\\:{n}".encode() for n in range(3000)} | {b"a*[x]?\\:\xff"}
     plain.mset(dict.fromkeys([*wanted, "abx", "a*[x]?", "axx:1"], "v"))
     pages = [page async for page in level2.scan("a*[x]?\\:")]
     assert {key for page in pages for key in page} == wanted
 
 
-async def test_many_reads_at_once_take_turns_on_a_bounded_number_of_connections(
+async def test_l2_bounds_its_connections_when_many_reads_arrive_at_once(
     level2: ValkeyLevel2, plain: valkey.Valkey
 ) -> None:
     plain.set("k", "v")
@@ -100,7 +99,7 @@ async def test_many_reads_at_once_take_turns_on_a_bounded_number_of_connections(
     assert plain.info("clients")["connected_clients"] - before <= 32
 
 
-async def test_a_cancelled_read_does_not_answer_the_next_one(level2: ValkeyLevel2, plain: valkey.Valkey) -> None:
+async def test_l2_reads_the_right_value_after_a_cancelled_read(level2: ValkeyLevel2, plain: valkey.Valkey) -> None:
     plain.set("a", "a")
     plain.set("b", "b")
     for steps in range(12):
@@ -112,8 +111,10 @@ async def test_a_cancelled_read_does_not_answer_the_next_one(level2: ValkeyLevel
         assert await level2.get("b") == Stored(b"b", None)
 
 
-async def test_killed_connections_are_replaced(level2: ValkeyLevel2, plain: valkey.Valkey) -> None:
-    plain.set("k", "v")
+async def test_l2_reconnects_after_the_server_killed_its_connections(
+    level2: ValkeyLevel2, plain: valkey.Valkey
+) -> None:
+    assert await level2.apply([WriteSet("k", b"v", None)]) == [1]
     await asyncio.gather(*(level2.get("k") for _ in range(10)))
     plain.client_kill_filter(_type="normal", skipme=True)
     await asyncio.sleep(0.05)
@@ -121,7 +122,9 @@ async def test_killed_connections_are_replaced(level2: ValkeyLevel2, plain: valk
     assert await level2.apply([WriteSet("k", b"w", None)]) == [1]
 
 
-async def test_a_server_that_is_silent_is_unavailable_in_time(plain: valkey.Valkey, settings: Settings) -> None:
+async def test_l2_raises_unavailable_in_time_when_the_server_is_silent(
+    plain: valkey.Valkey, settings: Settings
+) -> None:
     level2 = ValkeyLevel2(settings, timeout=0.05)
     await level2.ping()
     pid = plain.info("server")["process_id"]
@@ -131,7 +134,7 @@ async def test_a_server_that_is_silent_is_unavailable_in_time(plain: valkey.Valk
     finally:
         os.kill(pid, signal.SIGCONT)
     plain.set("k", "w")
-    assert await level2.get("k") == Stored(b"w", None)  # No answer of before is taken for this one's.
+    assert await level2.get("k") == Stored(b"w", None)  # A late reply to an earlier read is not taken for this one.
     await level2.aclose()
 
 
@@ -147,7 +150,7 @@ async def _all_time_out(level2: ValkeyLevel2) -> None:
             await call()
 
 
-async def test_those_who_queue_for_a_silent_server_do_not_each_wait_in_turn(
+async def test_l2_fails_queued_reads_together_when_the_server_is_silent(
     plain: valkey.Valkey, settings: Settings
 ) -> None:
     level2 = ValkeyLevel2(replace(settings, max_connections=2), timeout=0.3)
@@ -155,7 +158,7 @@ async def test_those_who_queue_for_a_silent_server_do_not_each_wait_in_turn(
     pid = plain.info("server")["process_id"]
     os.kill(pid, signal.SIGSTOP)
     try:
-        async with asyncio.timeout(10):  # In turn it would be 200 / 2 * 0.3 seconds.
+        async with asyncio.timeout(10):  # One after the other they would take 200 / 2 * 0.3 seconds.
             results = await asyncio.gather(*(level2.get("k") for _ in range(200)), return_exceptions=True)
     finally:
         os.kill(pid, signal.SIGCONT)
@@ -164,7 +167,7 @@ async def test_those_who_queue_for_a_silent_server_do_not_each_wait_in_turn(
     await level2.aclose()
 
 
-async def test_refusals_are_errors_of_their_own_kind(plain: valkey.Valkey, server: EmbeddedValkey) -> None:
+async def test_l2_raises_a_command_error_when_the_server_refuses(plain: valkey.Valkey, server: EmbeddedValkey) -> None:
     plain.acl_setuser("reader", enabled=True, passwords=["+pw"], categories=["+@read", "+@connection"], keys=["a*"])
     try:
         level2 = ValkeyLevel2(
@@ -187,7 +190,7 @@ async def test_refusals_are_errors_of_their_own_kind(plain: valkey.Valkey, serve
         plain.acl_deluser("reader")
 
 
-async def test_a_full_server_refuses_writes_and_answers_reads(level2: ValkeyLevel2, plain: valkey.Valkey) -> None:
+async def test_l2_reads_but_does_not_write_when_the_server_is_full(level2: ValkeyLevel2, plain: valkey.Valkey) -> None:
     plain.set("k", "v")
     plain.config_set("maxmemory", "1mb")
     try:
@@ -220,31 +223,31 @@ async def test_a_full_server_refuses_writes_and_answers_reads(level2: ValkeyLeve
         (TypeError("our defect"), None),
     ],
 )
-def test_every_client_error_has_its_place(error: Exception, expected: type[Exception] | None) -> None:
+def test_client_error_maps_to_one_cache_error(error: Exception, expected: type[Exception] | None) -> None:
     mapped = map_error(error, "GET")
     assert mapped is None if expected is None else type(mapped) is expected
 
 
-async def test_reads_under_which_the_connection_ends_are_made_again(url: str, plain: valkey.Valkey) -> None:
+async def test_l2_retries_reads_in_flight_after_a_lost_connection(url: str, plain: valkey.Valkey) -> None:
     keys = [f"k{n}" for n in range(20)]
     plain.mset({key: key for key in keys})
     async with ChaosProxy(url) as proxy:
         level2 = ValkeyLevel2(Settings.from_client(client_from_url(proxy.url)), timeout=5)
         assert await level2.get("k0") == Stored(b"k0", None)
         reads = [asyncio.create_task(level2.get(key)) for key in keys]
-        await asyncio.sleep(0)  # They are sent.
+        await asyncio.sleep(0)  # The reads are sent.
         proxy.kill()
         assert await asyncio.gather(*reads) == [Stored(key.encode(), None) for key in keys]
         await level2.aclose()
 
 
 @pytest.mark.parametrize("key", ["a", "with spaces\r\n", "ünï:€:𝄞", "x" * 512])
-def test_a_read_is_packed_as_the_client_packs_it(key: str) -> None:
-    # Not seen from outside: what a server does not understand is asked once more, the longer way.
-    assert _packed_get(key) == pack_command(("GET", key)) + pack_command(("PTTL", key))
+def test_l2_packs_a_read_as_the_client_library_does(key: str) -> None:
+    # No other test sees a wrong packing: the store repeats a read that ended the connection, and packs it differently.
+    assert _packed_read(key) == pack_command(("GET", key)) + pack_command(("PTTL", key))
 
 
-async def test_a_connection_that_was_reset_while_idle_is_not_used_again(url: str, multiplexed: bool) -> None:
+async def test_l2_reconnects_after_an_idle_connection_was_reset(url: str, multiplexed: bool) -> None:
     settings_of = ConnectionOptions(multiplexed=multiplexed)
     async with (
         ChaosProxy(url) as proxy,
@@ -252,19 +255,18 @@ async def test_a_connection_that_was_reset_while_idle_is_not_used_again(url: str
     ):
         await cache.kv.set("k", "stored")
         assert await cache.kv.get("k") == "stored"
-        exchanges = cache._engine.runtime.level2._level2._exchanges  # type: ignore[union-attr]
+        pool = cache._engine.runtime.l2.level2._level2._pool  # type: ignore[union-attr]
         proxy.kill()
-        # The loop notices the reset; nobody reads on the connection.
+        # The loop notices the reset; no caller reads on the connection.
         if multiplexed:
-            await until(lambda: not exchanges._line.is_open)
+            await until(lambda: not pool._connection.is_open)
         else:
-            await until(lambda: all(connection._writer.is_closing() for connection in exchanges._idle))
+            assert pool._idle
+            await until(lambda: not any(connection.is_open for connection in pool._idle))
         assert await cache.kv.get("k") == "stored"
 
 
-async def test_a_key_that_its_index_refuses_is_reported_and_no_other(
-    level2: ValkeyLevel2, plain: valkey.Valkey
-) -> None:
+async def test_l2_reports_the_one_key_that_its_index_refuses(level2: ValkeyLevel2, plain: valkey.Valkey) -> None:
     plain.set("no index", "x")
     writes = [WriteSet(key, b"v", None, indexes=indexes) for key, indexes in (("a", ("no index",)), ("b", ("index",)))]
     refused, result = await level2.apply([*writes])
@@ -273,31 +275,31 @@ async def test_a_key_that_its_index_refuses_is_reported_and_no_other(
     assert plain.zrange("index", 0, -1) == [b"b"]
 
 
-async def test_a_defect_reaches_who_waits_for_the_batch_and_spoils_nothing(
+async def test_l2_raises_a_defect_to_the_caller_and_writes_the_next_batch(
     level2: ValkeyLevel2, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def results(*_: object) -> None:
         raise ZeroDivisionError
 
     await level2.apply([WriteSet("k", b"v", None)])
-    with monkeypatch.context() as meanwhile:
-        meanwhile.setattr(WriteCommands, "results", results)
+    with monkeypatch.context() as patch:
+        patch.setattr(WriteCommands, "results", results)
         async with asyncio.timeout(5):
             with pytest.raises(ZeroDivisionError):
                 await level2.apply([WriteSet("k", b"v", None)])
     assert await level2.apply([WriteSet("k", b"v", None)]) == [1]
 
 
-async def test_a_connection_that_ends_before_a_batch_is_sent_is_no_answer(
+async def test_l2_raises_unavailable_when_the_connection_ends_before_a_batch_is_sent(
     level2: ValkeyLevel2, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await level2.apply([WriteSet("k", b"v", None)])
-    line = level2._writer._line
-    assert line is not None
-    # It looks open until it is used, as one does whose end has not been read yet.
-    with monkeypatch.context() as meanwhile:
-        meanwhile.setattr(type(line), "is_open", True)
-        await line.aclose()
+    connection = level2._writer._connection
+    assert connection is not None
+    # The connection looks open until it is used, like a connection whose end the loop has not read yet.
+    with monkeypatch.context() as patch:
+        patch.setattr(type(connection), "is_open", True)
+        await connection.aclose()
         with pytest.raises(L2UnavailableError):
             await level2.apply([WriteSet("k", b"v", None)])
     assert await level2.apply([WriteSet("k", b"v", None)]) == [1]

@@ -1,4 +1,4 @@
-"""The server's own word: what others than tiercache change is seen at once, and what it cannot tell is known too."""
+"""Tracking: a change by another client drops the L1 entry at once, and a loss of tracking is noticed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import valkey
 import valkey.asyncio
 
 from tests.requests import HELLO, Loader
-from tests.support import distrusted, in_l1, until
+from tests.seams import in_l1
+from tests.support import distrusted, until
 from tiercache import AgentCache, CoherenceOptions, L2CommandError, TierOptions, ToolPolicy
 from tiercache.embedded import EmbeddedValkey
 from tiercache.testing import ChaosProxy
@@ -24,11 +25,11 @@ KEY = "test:__tc:kv:kv:k"
 
 
 async def warm(cache: AgentCache, plain: valkey.Valkey, value: bytes = b"solder") -> None:
-    """Have ``cache`` keep what somebody else has written."""
+    """Let ``cache`` keep a value in L1 that another client has written."""
     await cache.open()
     if value:
         plain.set(KEY, value)
-    # Until the server's word of that write has arrived too, and memory keeps what is read.
+    # Wait until the tracking invalidation for that write has arrived too, and L1 keeps the value that is read.
     began = time.monotonic()
 
     async def stays() -> bool:
@@ -51,18 +52,18 @@ FOREIGN: dict[str, Callable[[valkey.Valkey], Any]] = {
 
 
 @pytest.mark.parametrize("change", FOREIGN)
-async def test_what_somebody_else_changes_leaves_memory_at_once(
+async def test_tracking_drops_an_l1_entry_when_another_client_changes_its_key(
     cache: AgentCache, plain: valkey.Valkey, change: str
 ) -> None:
     await warm(cache, plain)
     FOREIGN[change](plain)
-    if change == "expiry":  # Seen when the server looks for what has ended, ten times a second.
+    if change == "expiry":  # The server reports it when it looks for expired keys, ten times a second.
         await until(lambda: not plain.exists(KEY))
     await until(lambda: not in_l1(cache, KEY), seconds=0.5)
     assert await cache.kv.get("k") == ("newer" if change in ("SET", "a script") else None)
 
 
-async def test_every_tier_follows_the_server(cache: AgentCache, plain: valkey.Valkey) -> None:
+async def test_tracking_drops_l1_entries_of_every_tier(cache: AgentCache, plain: valkey.Valkey) -> None:
     await cache.session.set("thread", "field", "x")
     keys = [await cache.llm.store(HELLO, "x"), await cache.tool.store("t", {}, "x"), "test:session:thread:field"]
     await cache.tier("named").set("k", "x")
@@ -73,14 +74,14 @@ async def test_every_tier_follows_the_server(cache: AgentCache, plain: valkey.Va
         await until(lambda key=key: not in_l1(cache, key), seconds=0.5)  # type: ignore[misc]
 
 
-async def test_what_a_process_writes_itself_does_not_come_back_to_it(cache: AgentCache, plain: valkey.Valkey) -> None:
+async def test_tracking_keeps_l1_entries_that_the_process_wrote_itself(cache: AgentCache, plain: valkey.Valkey) -> None:
     await cache.kv.set("k", "v")
     await cache.llm.store(HELLO, "x")
     await cache.session.set("thread", "field", "x")
     for number in range(10):
         await cache.kv.get_or_load(f"l{number}", Loader())
     await cache.flush_writes()
-    # What the server says is in order: behind this there is nothing left to come.
+    # The server reports changes in order: after the report for this key, no report is outstanding.
     await cache.kv.set("last", 1)
     assert in_l1(cache, "test:__tc:kv:kv:last")
     plain.delete("test:__tc:kv:kv:last")
@@ -91,7 +92,7 @@ async def test_what_a_process_writes_itself_does_not_come_back_to_it(cache: Agen
     assert in_l1(cache, "test:session:thread:field")
 
 
-async def test_a_fill_by_another_replica_leaves_memory_too_and_costs_no_more_than_a_read(make_cache: MakeCache) -> None:
+async def test_fill_by_another_process_is_read_from_l2(make_cache: MakeCache) -> None:
     a, b = (make_cache(name="test") for _ in range(2))
     await a.open()
     await b.kv.get_or_load("k", Loader())
@@ -99,7 +100,7 @@ async def test_a_fill_by_another_replica_leaves_memory_too_and_costs_no_more_tha
     assert (await a.kv.get_or_load("k", Loader())).source == "l2"
 
 
-async def test_a_policy_that_the_monitor_sets_is_known_soon(cache: AgentCache, plain: valkey.Valkey) -> None:
+async def test_tracking_reports_a_tool_policy_that_another_client_sets(cache: AgentCache, plain: valkey.Valkey) -> None:
     await cache.open()
     plain.hset("test:__tool_policies", "t", '{"ttl": 7}')
     await until(lambda: cache.tool.get_policy("t") == ToolPolicy(7), seconds=2)
@@ -107,11 +108,11 @@ async def test_a_policy_that_the_monitor_sets_is_known_soon(cache: AgentCache, p
     await until(lambda: cache.tool.get_policy("t") is None, seconds=2)
 
 
-# When it ends
+# The end of tracking
 
 
 def writer_id(cache: AgentCache) -> int:
-    found: int = cache._engine.runtime.level2._level2._writer._line_id  # type: ignore[union-attr, attr-defined]
+    found: int = cache._engine.runtime.l2.level2._level2._writer._connection_id  # type: ignore[union-attr, attr-defined]
     return found
 
 
@@ -120,8 +121,8 @@ def subscriber_id(cache: AgentCache) -> int | None:
     return None if subscription is None else subscription.id
 
 
-async def is_told(cache: AgentCache, plain: valkey.Valkey) -> bool:
-    """Return whether the server tells ``cache`` of a change now."""
+async def is_notified(cache: AgentCache, plain: valkey.Valkey) -> bool:
+    """Return whether the server reports a change to ``cache`` now."""
     plain.set(KEY, b"sv")
 
     async def stays() -> bool:
@@ -139,25 +140,25 @@ async def is_told(cache: AgentCache, plain: valkey.Valkey) -> bool:
 
 
 @pytest.mark.parametrize("connection", [writer_id, subscriber_id])
-async def test_a_connection_that_the_server_ends_costs_memory_and_two_seconds_at_most(
+async def test_tracking_restarts_within_two_seconds_after_a_connection_ended(
     make_cache: MakeCache, plain: valkey.Valkey, connection: Callable[[AgentCache], int]
 ) -> None:
     cache = make_cache(name="test", coherence=CoherenceOptions(max_staleness=300))
     await warm(cache, plain)
     before, subscriber = distrusted(cache), subscriber_id(cache)
     plain.client_kill_filter(_id=connection(cache))
-    plain.set(KEY, b"snewer")  # Told to nobody.
+    plain.set(KEY, b"snewer")  # The server reports this change to no process.
     began = time.monotonic()
     await until(lambda: distrusted(cache) > before, seconds=2.5)
     assert await cache.kv.get("k") == "newer"
-    await until(lambda: is_told(cache, plain), seconds=max(0.1, began + 2.5 - time.monotonic()))
+    await until(lambda: is_notified(cache, plain), seconds=max(0.1, began + 2.5 - time.monotonic()))
     assert (subscriber_id(cache) == subscriber) == (connection is writer_id)
 
 
-async def test_a_subscription_whose_end_is_not_noticed_at_once_does_not_end_tracking_for_good(
+async def test_tracking_restarts_after_a_subscription_ended_unnoticed(
     url: str, plain: valkey.Valkey, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The server has ended it; the news is held up on the way. Meanwhile the server redirects to nobody."""
+    """The server has ended the subscription, but its end is held up on the way. Until then tracking has no target."""
     async with ChaosProxy(url) as proxy:
         options = CoherenceOptions(max_staleness=0.9)
         async with AgentCache.from_url(proxy.url, name="test", coherence=options) as cache:
@@ -165,19 +166,19 @@ async def test_a_subscription_whose_end_is_not_noticed_at_once_does_not_end_trac
             subscriber = subscriber_id(cache)
             proxy.stall("to_client", lane="bus")
             plain.client_kill_filter(_id=subscriber)
-            plain.set(KEY, b"snewer")  # Now the server notices that there is nobody to tell.
-            # It is given up for want of answers.
+            plain.set(KEY, b"snewer")  # Now the server notices that the redirection has no target.
+            # The listener gives the subscription up, because its pings have no answer.
             await until(lambda: subscriber_id(cache) is None, seconds=3)
             proxy.heal()
             await until(lambda: subscriber_id(cache) not in (None, subscriber))
             assert "CLIENT TRACKING" not in caplog.text
-            await until(lambda: is_told(cache, plain), seconds=1)
+            await until(lambda: is_notified(cache, plain), seconds=1)
 
 
-# Where it is not to be had
+# Without tracking
 
 
-async def test_without_tracking_a_foreign_change_is_seen_after_the_l1_ttl(
+async def test_l1_serves_a_stale_entry_until_the_l1_ttl_without_tracking(
     make_cache: MakeCache, plain: valkey.Valkey
 ) -> None:
     cache = make_cache(name="test", coherence=CoherenceOptions(tracking="off"), kv=TierOptions(l1_ttl=0.4))
@@ -195,7 +196,7 @@ async def test_without_tracking_a_foreign_change_is_seen_after_the_l1_ttl(
 
 @pytest.fixture
 def untrusted(server: EmbeddedValkey, plain: valkey.Valkey) -> Iterator[Callable[..., valkey.asyncio.Valkey]]:
-    """Make clients of a user who may do everything but what is taken from him."""
+    """Make clients of a user with all permissions except those in ``without``, and except other ``channels``."""
 
     def make(*without: str, channels: tuple[str, ...] = ("*",)) -> valkey.asyncio.Valkey:
         plain.acl_setuser(
@@ -218,27 +219,29 @@ REFUSALS: dict[str, dict[str, Any]] = {
     "CLIENT TRACKING": {"without": ["-client|tracking"]},
     "CLIENT ID": {"without": ["-client|id"]},
     "CLIENT": {"without": ["-client"]},
-    "the channel of the server's word": {"channels": ("test:__tc:bus:*",)},
+    "the tracking channel": {"channels": ("test:__tc:bus:*",)},
 }
 
 
-def refused(untrusted: Callable[..., valkey.asyncio.Valkey], what: str) -> valkey.asyncio.Valkey:
-    how = REFUSALS[what]
-    return untrusted(*how.get("without", ()), channels=how.get("channels", ("*",)))
+def refused(untrusted: Callable[..., valkey.asyncio.Valkey], refusal: str) -> valkey.asyncio.Valkey:
+    options = REFUSALS[refusal]
+    return untrusted(*options.get("without", ()), channels=options.get("channels", ("*",)))
 
 
-@pytest.mark.parametrize("what", REFUSALS)
-async def test_a_user_who_may_not_track_is_warned_once_and_served(
+@pytest.mark.parametrize("refusal", REFUSALS)
+async def test_tracking_refusal_is_logged_once_and_the_cache_works(
     make_cache: MakeCache,
     plain: valkey.Valkey,
     untrusted: Callable[..., valkey.asyncio.Valkey],
     caplog: pytest.LogCaptureFixture,
-    what: str,
+    refusal: str,
 ) -> None:
     options = CoherenceOptions(max_staleness=0.6)
     replica = make_cache(name="test", coherence=options)
     await replica.open()
-    async with AgentCache(refused(untrusted, what), name="test", coherence=options, kv=TierOptions(l1_ttl=1)) as cache:
+    async with AgentCache(
+        refused(untrusted, refusal), name="test", coherence=options, kv=TierOptions(l1_ttl=1)
+    ) as cache:
         await cache.kv.set("k", "v")
         began = time.monotonic()
         assert (await cache.kv.get_or_load("k", Loader())).source == "l1"
@@ -248,9 +251,9 @@ async def test_a_user_who_may_not_track_is_warned_once_and_served(
             return await cache.kv.get("k") is None
 
         await until(is_gone, seconds=2)
-        # Kept as long as l1_ttl says: what other replicas say is heard, so it is believed longer than max_staleness.
+        # L1 keeps the entry for ``l1_ttl``: announcements arrive, so that trust lasts longer than ``max_staleness``.
         assert time.monotonic() >= began + 1 - 0.05
-        # And the bus works.
+        # The backplane works too.
         await replica.kv.set("l", "older")
         assert await cache.kv.get("l") == "older"
         await until(lambda: cache.local_stats().heard_count > 0, seconds=1)
@@ -261,11 +264,11 @@ async def test_a_user_who_may_not_track_is_warned_once_and_served(
     assert "CLIENT TRACKING" in warnings[0]
 
 
-@pytest.mark.parametrize("what", REFUSALS)
-async def test_a_user_who_may_not_track_and_has_to_cannot_open(
-    url: str, untrusted: Callable[..., valkey.asyncio.Valkey], what: str
+@pytest.mark.parametrize("refusal", REFUSALS)
+async def test_tracking_refusal_fails_opening_if_tracking_is_on(
+    url: str, untrusted: Callable[..., valkey.asyncio.Valkey], refusal: str
 ) -> None:
-    cache = AgentCache(refused(untrusted, what), name="test", coherence=CoherenceOptions(tracking="on"))
+    cache = AgentCache(refused(untrusted, refusal), name="test", coherence=CoherenceOptions(tracking="on"))
     with pytest.raises(L2CommandError):
         await cache.open()
     await cache.aclose()

@@ -1,4 +1,4 @@
-"""Indexes forget keys that are gone, and nothing else."""
+"""Trimming: indexes forget keys that are gone, and keep all others."""
 
 from __future__ import annotations
 
@@ -17,9 +17,7 @@ async def trim(cache: AgentCache) -> None:
     await cache._engine.runtime.l2.level2.trim_indexes()
 
 
-async def test_members_whose_keys_are_gone_are_forgotten_after_a_minute(
-    cache: AgentCache, plain: valkey.Valkey
-) -> None:
+async def test_index_forgets_members_without_keys_after_a_minute(cache: AgentCache, plain: valkey.Valkey) -> None:
     await cache.kv.set("k", 1, tags=["t"])
     now = int(time.time() * 1000)
     plain.zadd(INDEX, {f"gone{i}": now - 61_000 for i in range(2500)})
@@ -28,14 +26,14 @@ async def test_members_whose_keys_are_gone_are_forgotten_after_a_minute(
     assert set(plain.zrange(INDEX, 0, -1)) == {b"test:__tc:kv:kv:k", b"young"}
 
 
-async def test_members_that_live_stay_however_old(cache: AgentCache, plain: valkey.Valkey) -> None:
+async def test_index_keeps_members_with_keys_at_any_age(cache: AgentCache, plain: valkey.Valkey) -> None:
     await cache.kv.set("k", 1, tags=["t"])
     plain.zadd(INDEX, {"test:__tc:kv:kv:k": 1})
     await trim(cache)
     assert await cache.invalidate_tag("t") == 1
 
 
-async def test_an_index_is_looked_at_once_after_it_was_added_to(cache: AgentCache, plain: valkey.Valkey) -> None:
+async def test_index_is_trimmed_once_after_each_addition(cache: AgentCache, plain: valkey.Valkey) -> None:
     await cache.kv.set("k", 1, tags=["t"])
     await trim(cache)
     plain.zadd(INDEX, {"gone": 1})

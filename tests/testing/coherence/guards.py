@@ -1,8 +1,8 @@
-"""The guards of coherence: how each is taken out, from outside, and under what its absence shows.
+"""The guards of coherence: for each a patch that removes the guard, and the fault that shows its absence.
 
-``python -m tests.testing.coherence.guards`` prints what the checker finds without each of them, as a table. What takes
-a guard out applies to the caches of this process that are made from then on, until the monkeypatch is undone. Some
-guards have two halves, of which either nearly does for both; then the pair is taken out.
+``python -m tests.testing.coherence.guards`` prints a table of the violations that the checker finds without each guard.
+A patch applies to the caches that this process makes after the patch, until the monkeypatch is undone. Some guards have
+two halves, and one half alone prevents nearly all violations: the patch of such a guard removes both halves.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ Patch: TypeAlias = Callable[[pytest.MonkeyPatch], None]
 
 @dataclass(frozen=True)
 class Guard:
-    """A guard that can be taken out.
+    """A guard and the patch that removes it.
 
     Attributes:
-        remove: Takes it out.
-        kinds: The kinds of violation that come of it; any of them.
-        fault: Under which fault.
-        also: What else goes wrong, guard or no guard.
+        remove: The patch that removes the guard.
+        kinds: The kinds of violation without the guard; a run may show any of them.
+        fault: The fault under which the violations appear.
+        also: A patch that adds a further fault, with the guard and without it.
     """
 
     name: str
@@ -57,20 +57,21 @@ class Guard:
     also: Patch | None = None
 
     def apply(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Take the guard out, and let go wrong what else does."""
+        """Remove the guard and add its further fault."""
         self.remove(monkeypatch)
         if self.also is not None:
             self.also(monkeypatch)
 
 
 async def run_patched(patch: Patch | None, fault: str, seed: int, *, patience: float = 3.0, **options: Any) -> Outcome:
-    """Do one short run with ``patch`` applied to this process, in which all replicas live.
+    """Do one short run with ``patch``; all replicas live in this process.
 
-    Without tracking, by which the server tells of most changes once more, and so does for most guards.
+    The run has no tracking: through tracking the server announces most changes a second time, which would hide the
+    absence of most guards.
 
     Args:
-        patience: For how long replicas may disagree in the end.
-        options: Of ``RunSettings``, in place of those here.
+        patience: Seconds in which replicas may still disagree at the end of the run.
+        options: Options of ``RunSettings`` that replace the options of this function.
     """
     usual: dict[str, Any] = {"seconds": 1.5, "replicas": 3, "max_staleness": 0.5, "tracking": "off"}
     with pytest.MonkeyPatch.context() as monkeypatch:
@@ -81,9 +82,9 @@ async def run_patched(patch: Patch | None, fault: str, seed: int, *, patience: f
 
 
 def _keep_what_is_overtaken(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a message of a change drop what is in L1, and leave reads and loads under way the right to store.
+    """Let a received change drop the entry in L1, but not break the fences of reads and loads in progress.
 
-    With its other half: a load that Valkey has refused to store is dropped from L1.
+    The other half is removed too: to drop a loaded value from L1 if Valkey refused to store the value.
     """
     apply = Coherence.apply
 
@@ -98,7 +99,7 @@ def _keep_what_is_overtaken(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _load_without_lease(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let every load be stored in Valkey, whatever was done to the key meanwhile elsewhere."""
+    """Store the value of every load in Valkey, even if another process changed the key during the load."""
     options = dataclasses.replace(subjects.OPTIONS, lease=False)
     monkeypatch.setattr(subjects, "OPTIONS", options)
     monkeypatch.setattr(replica, "OPTIONS", options)
@@ -106,9 +107,9 @@ def _load_without_lease(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _drop_keys_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drop a key before its change and not after.
+    """Drop a key before its change and not after the change.
 
-    With its other half: what is read while a write of the key is on its way is not kept.
+    The other half is removed too: not to keep a value that is read while a write of its key is in flight.
     """
 
     def close_fences(change: KeyChange) -> None:
@@ -122,7 +123,7 @@ def _drop_keys_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _drop_groups_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drop a group before its invalidation and not after."""
+    """Drop a group before its invalidation and not after the invalidation."""
     done = GroupChange.done
 
     def done_without_drop(change: GroupChange, outcome: object) -> None:
@@ -134,7 +135,7 @@ def _drop_groups_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _believe_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Believe what is in L1, and join flights, however long nothing has been heard."""
+    """Trust L1 entries and join flights for ever, even if no message arrives."""
     make = L1.__init__
 
     def make_trusting(l1: L1, options: L1Options, *, max_staleness: float) -> None:
@@ -144,7 +145,7 @@ def _believe_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _trust_after_reconnecting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep L1 over a disconnection, whatever was said meanwhile."""
+    """Keep L1 after a reconnect, although changes may have been announced before it."""
 
     def subscribed(coherence: Coherence, position: Position) -> None:
         coherence._position = position
@@ -154,7 +155,7 @@ def _trust_after_reconnecting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _publish_before_writing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tell the others of a change of keys, and then make it."""
+    """Announce a change of keys first, and make the change afterwards."""
 
     async def announce_and_write(pipe: WritePipe, batch: Sequence[Any]) -> list[Any]:
         writes = [queued.write for queued in batch]
@@ -167,7 +168,7 @@ def _publish_before_writing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _pass_over_the_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take a message that is not understood for one that says nothing, and count it."""
+    """Treat an unreadable message as an announcement of no change, and count its number."""
     decode = messages.decode
 
     def decode_or_pass_over(message: bytes) -> Received | Unreadable:
@@ -181,10 +182,10 @@ def _pass_over_the_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _speak_a_newer_version(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the first replica that says anything say it in a form that the others do not know yet.
+    """Make the first replica that announces a change use a message form that the other replicas do not know yet.
 
-    Not a guard that is removed, but what one of them is for. The numbers are where they always were, so that no gap
-    gives anything away.
+    This patch removes no guard, but adds the fault that one guard is for. The sequence numbers keep their place in the
+    message, so that no gap reveals the fault.
     """
     encode = messages.encode
     newer: list[str] = []
@@ -213,7 +214,7 @@ GUARDS = [
 
 
 def main(seed_count: int) -> None:
-    """Print what the checker finds without each guard, and then with all of them under the same faults."""
+    """Print the findings of the checker without each guard, and then with all guards under the same faults."""
     logging.getLogger("tiercache").setLevel(logging.ERROR)
     print(f"{'guard removed':<31} {'fault':<19} {'seeds':>5} {'found':>5} {'reads':>7} {'violations':>10}")
     for guard in GUARDS:
@@ -226,7 +227,7 @@ def _print_line(guard: Guard, seed_count: int, *, patience: float = 0.2) -> None
     seeds = range(1, seed_count + 1)
     outcomes = [asyncio.run(run_patched(guard.apply, guard.fault, seed, patience=patience)) for seed in seeds]
     found = [[violation.kind for violation in outcome.violations] for outcome in outcomes]
-    # Runs with a violation of the kind that comes of the guard.
+    # Runs with a violation of a kind that belongs to the guard.
     found_count = sum(any(kind in guard.kinds for kind in kinds) for kinds in found)
     counts = Counter(kind for kinds in found for kind in kinds)
     shown = ", ".join(f"{counts[kind]} {kind}" for kind in KINDS if kind in counts)

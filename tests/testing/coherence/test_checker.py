@@ -1,26 +1,27 @@
-"""The product under the checker: a bounded number of runs with fixed seeds. The command line does more of them."""
+"""The cache under the coherence checker: a fixed number of runs with fixed seeds. The command line does more runs."""
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import signal
 import subprocess
-import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
 
-from tests.cli.running_demo import process_table
+from tests.child_processes import PROC, process_table, python_with_default_signals
 from tiercache import UsageError
 from tiercache.testing.coherence import FAULTS, RunSettings, run_once
 from tiercache.testing.coherence.__main__ import main
 from tiercache.testing.coherence.report import stories_of
 from tiercache.tiers.kv.tier import KvTier
 
-# Twenty runs: each fault once, those of the network and of the server twice or three times.
+# Twenty runs: each fault once, and some faults of the network and of the server twice or three times.
 RUNS = [(fault, seed) for seed, fault in enumerate(FAULTS, 1)] + [
     ("latency", 101),
     ("bus_kill", 102),
@@ -33,39 +34,48 @@ RUNS = [(fault, seed) for seed, fault in enumerate(FAULTS, 1)] + [
 ]
 
 
+@pytest.fixture(autouse=True)
+def _restored_log_level() -> Iterator[None]:
+    """Restore the level of the logger, which the checker's command line raises for its whole process."""
+    logger = logging.getLogger("tiercache")
+    level = logger.level
+    yield
+    logger.setLevel(level)
+
+
 @pytest.mark.parametrize(("fault", "seed"), RUNS)
-async def test_no_violations(fault: str, seed: int) -> None:
+async def test_checker_finds_no_violation(fault: str, seed: int) -> None:
     outcome = await run_once(RunSettings(fault=fault, seed=seed, seconds=1.5, replicas=4, processes=1))
     assert len(outcome.history.reads) > 100
     assert outcome.history.change_count > outcome.history.unanswered_count
     assert not outcome.violations, stories_of(outcome, 3)
 
 
-async def test_no_violations_without_tracking() -> None:
+async def test_checker_finds_no_violation_without_tracking() -> None:
     settings = RunSettings(fault="bus_kill", seed=201, seconds=1.5, replicas=4, processes=1, tracking="off")
     outcome = await run_once(settings)
     assert not outcome.violations, stories_of(outcome, 3)
 
 
-def test_the_command_line_says_what_is_broken(
+def test_checker_prints_the_violations_of_a_broken_cache(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async def get(tier: KvTier, key: str, default: object = None) -> int:
         return 0
 
-    # Whoever has changed a key looks it up at once: however slow the machine is, that shows.
+    # A replica that has changed a key looks it up immediately, so this defect shows even on a slow machine.
     monkeypatch.setattr(KvTier, "get", get)
     arguments = ["--fault", "none", "--seconds", "0.5", "--processes", "0", "--max-staleness", "0.3", "--seed", "7"]
     assert main([*arguments, "--runs", "1", "--stories", "50"]) == 1
     shown = capsys.readouterr().out
     assert "run 1/1  seed 7" in shown
     assert "own: kv." in shown
-    assert "read version 0 by kv.get from wherever" in shown
+    assert "read version 0 by kv.get from an unknown source" in shown
     assert re.search(r"r\d kv\.(invalidate|store|clear|delete_many) of \d+, acknowledged at", shown)
     assert "again: python -m tiercache.testing.coherence --fault none --seed 7 --runs 1 --seconds 0.5" in shown
 
 
-def test_the_command_line_takes_each_fault_in_turn_with_the_next_seed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_checker_runs_the_faults_in_turn_with_successive_seeds(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--seconds", "0.1", "--replicas", "1", "--processes", "0", "--max-staleness", "0.3"]
     assert main(["--fault", "none", "latency", "--runs", "3", "--seed", "5", *arguments]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -76,7 +86,7 @@ def test_the_command_line_takes_each_fault_in_turn_with_the_next_seed(capsys: py
     ]
 
 
-def test_settings_that_make_no_sense_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_checker_refuses_impossible_settings(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UsageError, match="fault must be one of"):
         RunSettings(fault="rain")
     with pytest.raises(UsageError, match="2 replicas cannot have 3 processes"):
@@ -87,20 +97,21 @@ def test_settings_that_make_no_sense_are_refused(capsys: pytest.CaptureFixture[s
     assert "1 replicas cannot have 2 processes" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="children are found through /proc")
+@pytest.mark.skipif(not PROC.joinpath("self", "stat").exists(), reason="the test finds processes through /proc")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_nothing_is_left_running(number: signal.Signals) -> None:
+def test_checker_leaves_nothing_running_after_a_signal(number: signal.Signals) -> None:
     arguments = ["--fault", "restart_persisted", "--seconds", "30"]
-    # A short path: there is to be a socket in it.
+    # A short path, because the folder will contain a Unix socket.
     with TemporaryDirectory(prefix="tc") as folder:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tiercache.testing.coherence", *arguments],
+            python_with_default_signals("-m", "tiercache.testing.coherence", *arguments),
             env={**os.environ, "TMPDIR": folder},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
         try:
-            family = _children(process.pid, at_least=6)  # Two workers, two servers and what watches over them.
+            # Two workers, two servers, and the shells that watch the servers.
+            family = _children(process.pid, at_least=6)
             process.send_signal(number)
             process.wait(timeout=20)
         finally:
@@ -115,7 +126,7 @@ def test_nothing_is_left_running(number: signal.Signals) -> None:
 
 
 def _children(root: int, at_least: int) -> dict[int, tuple[int, str]]:
-    """Wait for processes below ``root``, for long enough that they have all begun, and return them."""
+    """Wait until both workers and ``at_least`` descendants of ``root`` run; return parent and command line by id."""
     give_up_at = time.monotonic() + 20
     while True:
         table = process_table()

@@ -1,4 +1,4 @@
-"""Each guard of coherence is needed: without it the checker finds violations of the promise that it guards."""
+"""The guards of coherence: without a guard the checker finds violations of the guarantee that needs this guard."""
 
 from __future__ import annotations
 
@@ -19,21 +19,19 @@ from .guards import GUARDS, Guard, Patch, run_patched
 async def find_violations(
     patch: Patch, fault: str, seeds: Iterable[int], *, kinds: Iterable[str], within: float = 45.0, **options: Any
 ) -> int:
-    """Return how many violations of some kinds the first run that has any shows, with ``patch`` applied.
+    """Do runs with ``patch`` until one has violations of ``kinds``; return their number, or 0 if no run has any.
 
     Args:
-        seeds: A run each, one after the other.
-        within: No run begins after so many seconds.
-        options: Of ``run_patched``.
-
-    Returns 0 if no run has shown any.
+        seeds: The seeds of the runs, one after the other.
+        within: Seconds after which no further run begins.
+        options: Options of ``run_patched``.
     """
     kinds = frozenset(kinds)
     give_up_at = time.monotonic() + within
     for seed in seeds:
         if time.monotonic() > give_up_at:
             break
-        # Replicas that disagree are not waited for: without the guard they may do so for ever.
+        # A short patience, because without the guard the replicas may disagree for ever.
         outcome = await run_patched(patch, fault, seed, patience=0.2, **options)
         if count := sum(violation.kind in kinds for violation in outcome.violations):
             return count
@@ -41,8 +39,8 @@ async def find_violations(
 
 
 @pytest.mark.parametrize("guard", GUARDS, ids=lambda guard: guard.name)
-async def test_a_guard_is_needed(guard: Guard) -> None:
-    # Most runs of those listed find something on an idle machine, every second one where the processor is short.
+async def test_guard_is_needed_to_prevent_violations(guard: Guard) -> None:
+    # On an idle machine most of these runs find a violation, on a busy machine about every second run.
     assert await find_violations(guard.apply, guard.fault, range(1, 21), kinds=guard.kinds)
 
 
@@ -51,7 +49,7 @@ async def test_a_guard_is_needed(guard: Guard) -> None:
     [pytest.param(*pair, id=pair[0]) for pair in dict.fromkeys((guard.fault, guard.also) for guard in GUARDS)],
 )
 @pytest.mark.parametrize("seed", [1, 2])
-async def test_nothing_is_found_with_every_guard_in_place(fault: str, also: Patch | None, seed: int) -> None:
+async def test_checker_finds_no_violation_with_every_guard(fault: str, also: Patch | None, seed: int) -> None:
     outcome = await run_patched(also, fault, seed)
     assert len(outcome.history.reads) > 100
     assert not outcome.violations, stories_of(outcome, 3)
@@ -72,7 +70,7 @@ def _forget_groups(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _remember_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give each replica a memory that no invalidation reaches; Valkey is as it should be."""
+    """Give each replica a memory that no invalidation reaches; the entries in Valkey stay correct."""
     load = LlmTier.get_or_load
     memory: dict[tuple[int, str], Any] = {}
 
@@ -93,18 +91,18 @@ def _raise(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("kind", ["own", "bound", "l2", "agree"])
-async def test_a_cache_that_ignores_invalidations_is_found_out(kind: str) -> None:
+async def test_checker_finds_a_cache_that_ignores_invalidations(kind: str) -> None:
     assert await find_violations(_forget_deletes, "none", [1, 2], kinds=[kind], seconds=0.5, max_staleness=0.3)
 
 
-async def test_a_cache_that_ignores_invalidations_of_groups_is_found_out() -> None:
+async def test_checker_finds_a_cache_that_ignores_group_invalidations() -> None:
     assert await find_violations(_forget_groups, "none", range(1, 6), kinds=["own"], max_staleness=0.3)
 
 
 @pytest.mark.parametrize("kind", ["own", "bound", "agree"])
-async def test_a_replica_that_remembers_too_long_is_found_out(kind: str) -> None:
+async def test_checker_finds_a_replica_that_keeps_stale_entries(kind: str) -> None:
     assert await find_violations(_remember_for_ever, "none", [1, 2], kinds=[kind], seconds=0.5, max_staleness=0.3)
 
 
-async def test_a_method_that_raises_is_found_out() -> None:
+async def test_checker_finds_a_method_that_raises() -> None:
     assert await find_violations(_raise, "none", [1, 2, 3], kinds=["error"], seconds=0.5, max_staleness=0.3)

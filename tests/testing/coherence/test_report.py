@@ -1,4 +1,4 @@
-"""What is shown of a run."""
+"""The report of a run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ VIOLATIONS = check_all(HISTORY, 1.0)
 OUTCOME = Outcome(RunSettings(fault="bus_kill", seed=7), HISTORY, VIOLATIONS, 100.0, (0.002, 0.018))
 
 
-def test_a_story_has_what_happened_to_the_key_and_where_its_version_came_from() -> None:
+def test_report_shows_the_events_of_the_key_and_the_origin_of_its_version() -> None:
     (violation,) = (violation for violation in VIOLATIONS if violation.kind == "own")
     title, *lines = story_of(violation, HISTORY, 100.0).splitlines()
     assert "a read version 1 by kv.get_or_load from l2, 0.600 s after a's kv.delete of version 2" in title
@@ -34,7 +34,7 @@ def test_a_story_has_what_happened_to_the_key_and_where_its_version_came_from() 
     assert lines[0].split()[0] == "0.0000"
 
 
-def test_a_long_story_loses_its_middle() -> None:
+def test_report_shortens_a_long_history_in_the_middle() -> None:
     history = History([Change("a", "k", 2, "kv.delete", 1.0, 1.1)])
     for step in range(1000):
         history.add(Read("a", "k", 1.2 + step / 1e6, 1.3, step % 2, "l1", "kv.get"))
@@ -44,7 +44,7 @@ def test_a_long_story_loses_its_middle() -> None:
     assert any("... " in line and "lines" in line for line in lines)
 
 
-def test_violations_are_told_at_length_as_often_as_asked_and_otherwise_in_a_line() -> None:
+def test_report_shows_the_asked_number_of_histories_and_a_line_for_the_rest() -> None:
     long, short = stories_of(OUTCOME, 10), stories_of(OUTCOME, 0)
     assert "b loads 1" in long
     assert "b loads 1" not in short
@@ -57,7 +57,7 @@ def test_violations_are_told_at_length_as_often_as_asked_and_otherwise_in_a_line
         )
 
 
-def test_a_run_and_the_runs_of_a_fault_have_a_line() -> None:
+def test_report_has_a_line_for_a_run_and_for_a_fault() -> None:
     assert "seed 7" in title_of(OUTCOME)
     assert f"violations {len(VIOLATIONS)} (1 own, 20 l2)" in title_of(OUTCOME)
     (head, line) = summary_of([OUTCOME, OUTCOME]).splitlines()

@@ -1,5 +1,5 @@
-"""The demo: several worker processes, one Valkey, one endpoint, and a table of what the cache saved.
+"""The demo: several worker processes, one Valkey, one endpoint, and a table of the savings.
 
 ``run`` starts and stops everything, ``worker`` and ``endpoint`` are the programs of the other processes, ``workload``
-says what is asked, ``answers`` what the right answer is, ``summary`` adds up, ``report`` draws.
+makes the requests, ``answers`` makes the right answers, ``summary`` adds up the counts, ``report`` prints the tables.
 """

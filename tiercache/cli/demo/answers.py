@@ -1,7 +1,8 @@
-"""The right answer to a request: its text or tool call, its tokens, and how long a model would take for it.
+"""The right answer to a request: its text or tool call, its tokens, and the latency of a model.
 
-Plain functions of the request, used by the endpoint to answer and by the workers to check what they got. Every answer
-carries the digest of its request, so that no two requests share an answer and a mix-up cannot go unseen.
+These are plain functions of the request. The endpoint uses them to answer, and the workers use them to check the
+answers that they receive. Every answer contains the digest of its request: no two requests share an answer, and no
+mix-up stays hidden.
 """
 
 import hashlib
@@ -13,15 +14,15 @@ from typing import Any
 
 from .bundled import bundled
 
-CHARACTERS_PER_TOKEN = 4  # usual for English text
+CHARACTERS_PER_TOKEN = 4  # the usual ratio for English text
 TOKENS_PER_MESSAGE = 4  # role and separators
 MAX_LATENCY = 12.0
-_SLOW_FRACTION = 0.03  # of the requests meet a busy model
+_SLOW_FRACTION = 0.03  # the fraction of requests that meet a busy model
 
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A call of one tool, with its arguments as the model wrote them."""
+    """A call of one tool, with the arguments that the model chose."""
 
     id: str
     name: str
@@ -30,7 +31,7 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a model says to one request. ``latency`` is in seconds, at full scale."""
+    """The answer of a model to one request. ``latency`` is in seconds, at full scale."""
 
     digest: str
     text: str | None
@@ -41,7 +42,7 @@ class Answer:
 
 
 def digest_of(params: dict[str, Any]) -> str:
-    """Return 32 hex characters over all parameters, whatever the order of the keys."""
+    """Return a digest of all parameters, 32 hex characters that do not depend on the order of the keys."""
     text = json.dumps(params, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
@@ -56,19 +57,19 @@ def answer(params: dict[str, Any]) -> Answer:
     shown = json.dumps(tool_call.arguments) + tool_call.name if tool_call else text or ""
     prompt_tokens = count_prompt_tokens(params)
     completion_tokens = count_tokens(shown)
-    if "reasoning_effort" in params:  # hidden reasoning is paid as output
+    if "reasoning_effort" in params:  # hidden reasoning is billed as output
         completion_tokens += rng.randrange(120, 700)
     latency = _model_latency(params["model"], prompt_tokens, completion_tokens, rng)
     return Answer(digest, text, tool_call, prompt_tokens, completion_tokens, latency)
 
 
 def count_tokens(text: str) -> int:
-    """Return an estimate by length; a real tokenizer would be a dependency and say nearly the same."""
+    """Return an estimate by length. A real tokenizer would be a dependency and give nearly the same number."""
     return max(1, math.ceil(len(text) / CHARACTERS_PER_TOKEN))
 
 
 def count_prompt_tokens(params: dict[str, Any]) -> int:
-    """Return the estimated input tokens: the contents, the tool calls and the tool definitions."""
+    """Return the estimated input tokens of the contents, the tool calls and the tool definitions."""
     count = 0
     for message in params["messages"]:
         content = message.get("content")
@@ -122,7 +123,7 @@ def _fill(rule: dict[str, Any], words: list[str], rng: random.Random) -> Any:
 
 
 def _model_latency(model: str, prompt_tokens: int, completion_tokens: int, rng: random.Random) -> float:
-    """Return the time to the first token, with the prompt read, and a time for each token; the tail is long."""
+    """Return the time to read the prompt, plus a time for each token of the answer; some latencies are very long."""
     models: dict[str, dict[str, float]] = bundled("models")
     speed = models.get(model) or models["gpt-4o"]
     first_token = (speed["first_token"] + prompt_tokens / 20_000) * rng.lognormvariate(0, 0.35)

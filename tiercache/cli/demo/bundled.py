@@ -1,4 +1,4 @@
-"""The bundled texts: requests and answers written for the demo, read from the package's ``data`` folder."""
+"""The bundled texts of the requests and answers, read from the package's ``data`` folder."""
 
 from functools import cache
 from importlib.resources import files
@@ -11,5 +11,5 @@ _PACKAGE = __name__.rpartition(".")[0]
 
 @cache
 def bundled(name: str) -> Any:
-    """Return ``data/<name>.json`` decoded. The object is shared by all callers: read, never change."""
+    """Return the decoded ``data/<name>.json``. All callers share the object and must not change it."""
     return msgspec.json.decode(files(_PACKAGE).joinpath("data", f"{name}.json").read_bytes())

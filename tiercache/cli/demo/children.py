@@ -1,4 +1,4 @@
-"""The demo's own processes: started away from the terminal's signals, ended with the demo whatever happens to it."""
+"""The child processes of the demo: out of reach of the terminal's signals, and always ended with the demo."""
 
 import asyncio
 import json
@@ -12,13 +12,13 @@ from .messages import decode, encode
 
 M = TypeVar("M")
 
-# The child finds its modules where the parent found them, and never in the current folder.
+# The child imports from the parent's ``sys.path``, and never from the current folder.
 _BOOT = (
     "import json, sys; sys.path[:] = json.loads(sys.argv.pop()); "
     "from importlib import import_module; import_module(sys.argv.pop()).main()"
 )
-_LINE_LIMIT = 256 * 1024 * 1024  # a worker's tally is one line and holds every latency
-_LAST_WORDS = 4000
+_LINE_LIMIT = 256 * 1024 * 1024  # a worker sends its tally, with every latency, as one line
+_MAX_ERROR_BYTES = 4000
 
 
 class ChildEndedError(TierCacheError):
@@ -31,47 +31,47 @@ class Child:
     def __init__(self, name: str, process: asyncio.subprocess.Process) -> None:
         self.name = name
         self._process = process
-        self._said = b""
+        self._error_output = b""
         self._errors = asyncio.create_task(self._collect_errors())
 
     async def receive(self, kind: type[M]) -> M:
         """Return the next message.
 
         Raises:
-            ChildEndedError: The process ended in place of sending one.
+            ChildEndedError: The process ended and sent no message.
         """
         assert self._process.stdout is not None
         line = await self._process.stdout.readline()
         if not line.endswith(b"\n"):
-            raise ChildEndedError(await self._obituary())
+            raise ChildEndedError(await self._describe_end())
         return decode(line, kind)
 
     def send(self, command: bytes) -> None:
-        """Write to the process's standard input; one that has ended is noticed by ``receive``."""
+        """Write to the process's standard input. If the process has ended, ``receive`` raises."""
         assert self._process.stdin is not None
         self._process.stdin.write(command)
 
     def end_input(self) -> None:
-        """Close the process's standard input, which asks it to finish."""
+        """Close the process's standard input, so that the process finishes."""
         assert self._process.stdin is not None
         self._process.stdin.close()
 
     async def wait_ended(self) -> str:
-        """Wait until the process has ended, and return what it wrote to standard error."""
+        """Wait until the process has ended; return its output on standard error."""
         await self._process.wait()
         await self._errors
-        return self._said.decode(errors="replace").strip()
+        return self._error_output.decode(errors="replace").strip()
 
     async def fail_when_ended(self) -> NoReturn:
-        """Wait until the process ends although nobody asked it to.
+        """Wait until the process ends too early.
 
         Raises:
-            ChildEndedError: It did.
+            ChildEndedError: The process has ended.
         """
-        raise ChildEndedError(await self._obituary())
+        raise ChildEndedError(await self._describe_end())
 
     async def stop(self) -> None:
-        """End the process at once, if it still runs. Nothing it holds needs more care than that."""
+        """Kill the process if it still runs. It holds no resource that needs an orderly end."""
         with suppress(ProcessLookupError):
             self._process.kill()
         await self.wait_ended()
@@ -79,21 +79,21 @@ class Child:
     async def _collect_errors(self) -> None:
         assert self._process.stderr is not None
         while chunk := await self._process.stderr.read(1024):
-            self._said = (self._said + chunk)[-_LAST_WORDS:]
+            self._error_output = (self._error_output + chunk)[-_MAX_ERROR_BYTES:]
 
-    async def _obituary(self) -> str:
-        said = await self.wait_ended()
+    async def _describe_end(self) -> str:
+        error_output = await self.wait_ended()
         code = self._process.returncode or 0
         how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        last_line = said.splitlines()[-1].strip() if said else ""
+        last_line = error_output.splitlines()[-1].strip() if error_output else ""
         return f"{self.name} {how} before its work was done" + (f": {last_line}" if last_line else "")
 
 
 @asynccontextmanager
 async def running(name: str, module: str, settings: object) -> AsyncIterator[Child]:
-    """Run ``main`` of ``module``, a module of this package, in a process of its own; end it on the way out.
+    """Run ``main`` of ``module``, a module of this package, in a new process; kill the process at the end.
 
-    The process gets a session of its own: a Ctrl-C in the terminal reaches the demo alone, which then ends the others.
+    The process gets its own session: a Ctrl-C in the terminal reaches the demo alone, which then ends its children.
     """
     arguments = [encode(settings), f"{__package__}.{module}", json.dumps(sys.path)]
     pipe = asyncio.subprocess.PIPE

@@ -1,4 +1,4 @@
-"""The workers' HTTP client for the endpoint: one kept-alive connection a thread, and the reading of what comes back."""
+"""The workers' HTTP client for the endpoint: one kept-alive connection for each thread, and the parsing of replies."""
 
 import asyncio
 import http.client
@@ -11,7 +11,7 @@ from ...tiers.llm.result import LlmResponse
 
 
 class EndpointClient:
-    """Calls the endpoint on 127.0.0.1; ``concurrency`` calls at once."""
+    """Calls the endpoint on 127.0.0.1, with at most ``concurrency`` calls in flight."""
 
     def __init__(self, port: int, concurrency: int) -> None:
         self._port = port
@@ -20,17 +20,17 @@ class EndpointClient:
         self._connections: list[http.client.HTTPConnection] = []
 
     def close(self) -> None:
-        """Wait for the calls under way and close the connections."""
+        """Wait for the calls in flight and close the connections."""
         self._pool.shutdown()
         for connection in self._connections:
             connection.close()
 
     async def call_llm(self, params: dict[str, Any]) -> LlmResponse:
-        """The loader: ask the model and return its answer with the tokens it cost.
+        """Call the model and return its answer with the token counts. This is the loader of the demo.
 
         Raises:
-            OSError: The endpoint cannot be reached.
-            RuntimeError: It answered with an error.
+            OSError: The endpoint is unreachable.
+            RuntimeError: The endpoint answered with an error.
         """
         loop = asyncio.get_running_loop()
         return read_completion(await loop.run_in_executor(self._pool, self._post, params))
@@ -50,7 +50,7 @@ class EndpointClient:
 
 
 def read_completion(completion: dict[str, Any]) -> LlmResponse:
-    """Return what the cache stores for a chat.completion object: text, tool calls as content blocks, tokens."""
+    """Return the part of a chat.completion object that the cache stores: text, tool calls as content blocks, tokens."""
     message, usage = completion["choices"][0]["message"], completion["usage"]
     blocks: list[dict[str, Any]] = [
         {

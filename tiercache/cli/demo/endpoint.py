@@ -1,7 +1,7 @@
 """The endpoint: a program that speaks the OpenAI chat-completions wire format on 127.0.0.1, as slowly as a model.
 
-It stands in for the model provider, in a process of its own. What it says and how long it takes is decided in
-``answers``. Wire format: https://platform.openai.com/docs/api-reference/chat (not streamed).
+The endpoint stands in for the model provider, in its own process. ``answers`` decides the text and the latency of each
+answer. Wire format: https://platform.openai.com/docs/api-reference/chat (not streamed).
 """
 
 import json
@@ -22,7 +22,7 @@ MAX_BODY_BYTES = 4 * 1024 * 1024
 
 
 class RequestError(Exception):
-    """A request that is answered with an OpenAI-shaped error object."""
+    """A bad request. Its answer is an error object of OpenAI's form."""
 
     def __init__(self, status: int, message: str, *, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
@@ -34,7 +34,7 @@ def parse_request(body: bytes) -> dict[str, Any]:
     """Return the parameters of a chat completion.
 
     Raises:
-        RequestError: The body is not JSON, lacks a model or messages, or asks for what is not offered.
+        RequestError: The body is not JSON, lacks a model or messages, or asks for an unsupported feature.
     """
     try:
         params = json.loads(body)
@@ -60,33 +60,33 @@ def parse_request(body: bytes) -> dict[str, Any]:
     return params
 
 
-def completion_object(params: dict[str, Any], said: Answer, created: int) -> dict[str, Any]:
-    """Return the chat.completion object for ``said``."""
-    message: dict[str, Any] = {"role": "assistant", "content": said.text, "refusal": None}
-    if said.tool_call is not None:
-        function = {"name": said.tool_call.name, "arguments": json.dumps(said.tool_call.arguments)}
-        message["tool_calls"] = [{"id": said.tool_call.id, "type": "function", "function": function}]
-    reason = "stop" if said.tool_call is None else "tool_calls"
+def completion_object(params: dict[str, Any], reply: Answer, created: int) -> dict[str, Any]:
+    """Return the chat.completion object for the answer ``reply``."""
+    message: dict[str, Any] = {"role": "assistant", "content": reply.text, "refusal": None}
+    if reply.tool_call is not None:
+        function = {"name": reply.tool_call.name, "arguments": json.dumps(reply.tool_call.arguments)}
+        message["tool_calls"] = [{"id": reply.tool_call.id, "type": "function", "function": function}]
+    reason = "stop" if reply.tool_call is None else "tool_calls"
     return {
-        "id": f"chatcmpl-{said.digest}",
+        "id": f"chatcmpl-{reply.digest}",
         "object": "chat.completion",
         "created": created,
         "model": params["model"],
         "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": reason}],
         "usage": {
-            "prompt_tokens": said.prompt_tokens,
-            "completion_tokens": said.completion_tokens,
-            "total_tokens": said.prompt_tokens + said.completion_tokens,
+            "prompt_tokens": reply.prompt_tokens,
+            "completion_tokens": reply.completion_tokens,
+            "total_tokens": reply.prompt_tokens + reply.completion_tokens,
         },
         "system_fingerprint": "fp_tiercache_demo",
     }
 
 
 class Endpoint(ThreadingHTTPServer):
-    """The server, its scale and its counts."""
+    """The HTTP server, with the scale of its latencies and the counts of its requests."""
 
     daemon_threads = True
-    request_queue_size = 512  # all agents connect in the same moment
+    request_queue_size = 512  # all agents connect at the same moment
 
     def __init__(self, scale: float) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -96,7 +96,7 @@ class Endpoint(ThreadingHTTPServer):
         self._lock = threading.Lock()
 
     def count(self, *, failed: bool) -> None:
-        """Count one request; called from the thread of its connection."""
+        """Count one request. Each connection's thread calls this method."""
         with self._lock:
             if failed:
                 self.errors += 1
@@ -104,19 +104,19 @@ class Endpoint(ThreadingHTTPServer):
                 self.completions += 1
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Stay silent about a client that hung up, as a worker that is stopped does; let all else be printed."""
+        """Ignore the error of a client that hung up, for example a stopped worker; print every other error."""
         if not isinstance(sys.exc_info()[1], ConnectionError):
             super().handle_error(request, client_address)
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One connection, kept alive."""
+    """Handles the requests of one kept-alive connection."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
 
     def do_POST(self) -> None:
-        """Answer a chat completion."""
+        """Answer a chat-completions request."""
         started = time.perf_counter()
         try:
             body = self._read_body()
@@ -126,14 +126,14 @@ class Handler(BaseHTTPRequestHandler):
         except RequestError as error:
             self._reply_error(error)
             return
-        said = answer(params)
+        reply = answer(params)
         self._endpoint.count(failed=False)
-        time.sleep(max(0.0, said.latency * self._endpoint.scale - (time.perf_counter() - started)))
+        time.sleep(max(0.0, reply.latency * self._endpoint.scale - (time.perf_counter() - started)))
         took_ms = str(round((time.perf_counter() - started) * 1000))
-        self._reply(200, completion_object(params, said, int(time.time())), {"openai-processing-ms": took_ms})
+        self._reply(200, completion_object(params, reply, int(time.time())), {"openai-processing-ms": took_ms})
 
     def do_GET(self) -> None:
-        """List the models; any other URL is an error."""
+        """Return the list of models, or an error for another URL."""
         if self.path == MODELS_PATH:
             models = [{"id": name, "object": "model", "created": 0, "owned_by": "demo"} for name in bundled("models")]
             self._reply(200, {"object": "list", "data": models})
@@ -141,12 +141,12 @@ class Handler(BaseHTTPRequestHandler):
             self._reply_error(self._wrong_url())
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Answer what the HTTP parser refuses in the same form as every other error, and hang up."""
+        """Answer a request that the HTTP parser refuses, in the form of every other error, and hang up."""
         self.close_connection = True
         self._reply_error(RequestError(code, message or explain or "Bad request."))
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        """Write no log: standard error belongs to what goes wrong."""
+        """Write no log, because standard error is for errors only."""
 
     @property
     def _endpoint(self) -> Endpoint:
@@ -161,7 +161,7 @@ class Handler(BaseHTTPRequestHandler):
     def _read_body(self) -> bytes:
         length = self.headers.get("Content-Length", "")
         if not length.isdecimal() or int(length) > MAX_BODY_BYTES:
-            self.close_connection = True  # the body stays unread, so the next request cannot be found
+            self.close_connection = True  # the body stays unread, so the start of the next request is unknown
             raise RequestError(
                 413 if length.isdecimal() else 411, f"A Content-Length of at most {MAX_BODY_BYTES} is needed."
             )
@@ -185,14 +185,14 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def main() -> None:
-    """Serve until standard input ends, then say how many completions were asked for."""
+    """Serve until standard input ends, then send the counts."""
     endpoint = Endpoint(decode(sys.argv[1], EndpointSettings).scale)
 
     def finish() -> None:
         try:
             send(EndpointDone(endpoint.completions, endpoint.errors))
         finally:
-            os._exit(0)  # the threads of open connections may still sleep
+            os._exit(0)  # the threads of open connections may still be asleep
 
     listen_to_parent(finish)
     send(EndpointReady(endpoint.server_address[1]))

@@ -1,7 +1,8 @@
-"""What passes between the processes of the demo: settings in the argument list, one JSON line after the other back.
+"""The messages between the processes of the demo: settings in the argument list, replies as one JSON line each.
 
-A worker writes ``Progress`` lines, the last of them with its tally. The endpoint writes ``EndpointReady`` and, when its
-standard input ends, ``EndpointDone``. Standard input carries ``GO`` and, by its end, the news that the parent is gone.
+A worker writes ``Progress`` lines; the last line has the worker's tally. The endpoint writes ``EndpointReady`` and,
+when its standard input ends, ``EndpointDone``. A child reads ``GO`` from its standard input; the end of the input means
+that the parent is gone.
 """
 
 import os
@@ -26,7 +27,7 @@ class DemoSettings:
 
     Attributes:
         agents: Concurrent agents in each worker.
-        scale: Part of the modelled latency that is really waited, 0 to 1.
+        scale: Fraction of the modelled latency that the endpoint really waits, 0 to 1.
     """
 
     requests: int = 4000
@@ -38,7 +39,7 @@ class DemoSettings:
 
 @dataclass(frozen=True, slots=True)
 class WorkerSettings:
-    """What one worker has to know."""
+    """The settings of one worker."""
 
     demo: DemoSettings
     number: int
@@ -48,7 +49,7 @@ class WorkerSettings:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """A worker's counts so far. The first, with ``done=0``, says that it is ready to go."""
+    """The counts of a worker up to now. The first message, with ``done=0``, means that the worker is ready."""
 
     done: int = 0
     hits: int = 0
@@ -58,21 +59,21 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class EndpointSettings:
-    """What the endpoint has to know."""
+    """The settings of the endpoint."""
 
     scale: float
 
 
 @dataclass(frozen=True, slots=True)
 class EndpointReady:
-    """The endpoint listens."""
+    """The endpoint listens on ``port``."""
 
     port: int
 
 
 @dataclass(frozen=True, slots=True)
 class EndpointDone:
-    """The endpoint's own count, to hold against what the workers say."""
+    """The endpoint's own counts, for a comparison with the workers' counts."""
 
     completions: int
     errors: int
@@ -93,16 +94,16 @@ def decode(line: bytes | str, kind: type[M]) -> M:
 
 
 def send(message: object) -> None:
-    """Write one line to standard output, at once."""
+    """Write one line to standard output and flush it."""
     sys.stdout.write(encode(message) + "\n")
     sys.stdout.flush()
 
 
 def listen_to_parent(on_end: Callable[[], None]) -> threading.Event:
-    """Return an event that is set when the parent says ``GO``; call ``on_end`` when it closes the pipe or is gone.
+    """Return an event that is set when the parent sends ``GO``; call ``on_end`` when the parent's pipe ends.
 
-    The thread reads the file descriptor itself: a daemon thread inside ``sys.stdin`` would hold its lock when the
-    interpreter ends.
+    The pipe ends when the parent closes the pipe, or when the parent itself ends. A daemon thread reads the file
+    descriptor directly, because a thread inside ``sys.stdin`` would hold its lock when the interpreter ends.
     """
     go = threading.Event()
 

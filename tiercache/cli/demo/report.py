@@ -1,4 +1,4 @@
-"""What the reader sees: the introduction, the progress, and the tables of the summary."""
+"""The terminal output: the introduction, the progress, and the tables of the summary."""
 
 import errno
 from collections.abc import Iterator
@@ -26,23 +26,23 @@ _STYLES: dict[Outcome, str] = {"l1": "green", "l2": "green", "coalesced": "cyan"
 _NEXT_STEPS = (
     ("Your calls", "cache.llm.get_or_load(params, call_llm)", "docs/llm.md"),
     ("Your Valkey", "AgentCache.from_url(url) or .embedded()", "docs/embedded.md"),
-    ("Bad days", "what happens when Valkey or a model fails", "docs/resilience.md"),
+    ("Outages", "when Valkey or a model fails", "docs/resilience.md"),
 )
 
 
 class DemoConsole(Console):
-    """A console that says it when its reader has gone, as in ``| head``.
+    """A console that raises an error when its reader has gone, as in ``| head``.
 
-    rich leaves the process at once in that case, past everything that has still to be stopped.
+    rich would end the process at once, without stopping the children and the server.
     """
 
     def on_broken_pipe(self) -> None:
         """Raise BrokenPipeError."""
-        raise BrokenPipeError(errno.EPIPE, "nobody reads the output any more")
+        raise BrokenPipeError(errno.EPIPE, "the reader of the output has gone")
 
 
 class ProgressView:
-    """Shows how far the demo is: a bar that moves on a terminal, a line at each quarter elsewhere."""
+    """Shows the progress of the demo: a moving bar on a terminal, elsewhere a line at each quarter."""
 
     def __init__(self, console: Console, total: int, *, quiet: bool = False) -> None:
         self._console = console
@@ -64,14 +64,14 @@ class ProgressView:
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """Keep the bar on the screen while the body runs; then print what was noticed."""
+        """Keep the bar on the screen while the body runs; then print the notices."""
         with nullcontext() if self._bar.disable else self._bar:
             yield
         for text in self._notices:
             self._console.print(Text(text, style="dim"))
 
     def show(self, done: int, hits: int, saved: float) -> None:
-        """Take the counts so far."""
+        """Show the counts up to now."""
         state = f"hits {format_part(hits, done)}  saved {format_dollars(saved)}"
         self._bar.update(self._task, completed=done, state=state)
         quarters = 4 * done // self._total
@@ -80,12 +80,12 @@ class ProgressView:
         self._quarters = quarters
 
     def notice(self, text: str) -> None:
-        """Keep a line until the bar has stopped."""
+        """Keep ``text`` and print it when the bar has stopped."""
         self._notices.append(text)
 
 
 def print_introduction(console: Console, settings: DemoSettings) -> None:
-    """Say what is going to happen, and what of it is a stand-in."""
+    """Print the plan of the demo, and which of its parts are stand-ins."""
     console.print(Text("tiercache demo", style="bold"))
     latencies = "realistic latencies" if settings.scale == 1 else f"latencies scaled to {settings.scale:g}"
     for line in (
@@ -100,7 +100,7 @@ def print_introduction(console: Console, settings: DemoSettings) -> None:
 
 
 def print_summary(console: Console, summary: Summary) -> None:
-    """Print the tables, what they rest on, and what to do next."""
+    """Print the tables, the notes, the verdict and the next steps."""
     console.print(_outcome_table(summary))
     console.print(_bill_table(summary))
     for line in _notes(summary):
@@ -119,11 +119,11 @@ def print_summary(console: Console, summary: Summary) -> None:
 
 def _outcome_table(summary: Summary) -> Table:
     table = _table("Answered by", "", "Requests", "Share", "p50", "p99", left=2)
-    for outcome, (name, what) in _OUTCOMES.items():
+    for outcome, (name, source) in _OUTCOMES.items():
         count, latency = summary.counts[outcome], summary.latencies[outcome]
         share = format_part(count, summary.requests)
         times = format_seconds(latency.p50), format_seconds(latency.p99)
-        table.add_row(Text(name, style=_STYLES[outcome]), Text(what, style="dim"), f"{count:,}", share, *times)
+        table.add_row(Text(name, style=_STYLES[outcome]), Text(source, style="dim"), f"{count:,}", share, *times)
     table.add_section()
     table.add_row(
         "All", Text(f"{summary.distinct_requests:,} distinct", style="dim"), f"{summary.requests:,}", "", "", ""
@@ -157,7 +157,7 @@ def _bill_table(summary: Summary) -> Table:
 def _table(*headings: str, left: int) -> Table:
     table = Table(box=box.SIMPLE_HEAD, expand=False, padding=(0, 1), header_style="bold", border_style="dim")
     for place, heading in enumerate(headings):
-        # Words give way on a narrow terminal, numbers do not.
+        # On a narrow terminal the columns of words shrink, and the columns of numbers do not.
         table.add_column(heading, justify="left" if place < left else "right", no_wrap=place >= left, overflow="fold")
     return table
 
@@ -165,17 +165,18 @@ def _table(*headings: str, left: int) -> Table:
 def _notes(summary: Summary) -> list[str]:
     settings = summary.settings
     notes = [
-        "* Without a cache: modelled, the endpoint's latencies of all requests added up; for the wall clock, shared "
-        "evenly by all agents. All other times are measured, as an agent waits for its answer.",
-        "Dollars: the tokens of each answer, estimated at 4 characters each, at the list price of its model.",
+        "* The times without a cache are modelled: the sum of the endpoint's latencies of all requests; for the wall "
+        "clock, this sum and the agents' pauses, divided by the number of agents. All other times are measured while "
+        "an agent waits for its answer. An L2 hit may include the wait for a load in another process.",
+        "Dollars: the list price of the model, for estimated tokens of 4 characters each.",
         f"The endpoint itself counted {summary.endpoint_calls:,} calls. Repeat this run with --seed {settings.seed}.",
     ]
     if settings.scale != 1:
-        notes.insert(1, f"The endpoint took {settings.scale:g} of the time that models take (--scale).")
+        notes.insert(1, f"The endpoint waited {settings.scale:g} of a model's latency (--scale).")
     if summary.answers_unpriced:
-        notes.append(f"{summary.answers_unpriced:,} answers had no price and count as nothing.")
+        notes.append(f"{summary.answers_unpriced:,} answers had no price and count as 0 dollars.")
     if summary.answers_degraded:
-        notes.append(f"{summary.answers_degraded:,} answers came while Valkey could not be asked.")
+        notes.append(f"{summary.answers_degraded:,} answers came while Valkey was unavailable.")
     return notes
 
 
@@ -185,6 +186,6 @@ def _plural(count: int, one: str, many: str) -> str:
 
 def _next_steps() -> Table:
     table = Table.grid(Column(no_wrap=True), Column(overflow="fold"), Column(no_wrap=True), padding=(0, 2, 0, 0))
-    for what, call, page in _NEXT_STEPS:
-        table.add_row(what, Text(call, style="cyan"), Text(page, style="dim"))
+    for topic, call, page in _NEXT_STEPS:
+        table.add_row(topic, Text(call, style="cyan"), Text(page, style="dim"))
     return table

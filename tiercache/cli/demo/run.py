@@ -1,7 +1,7 @@
-"""The course of the demo: start everything, let the workers run, add up, and leave nothing behind.
+"""The course of the demo: start everything, run the workers, add up the counts, and stop everything.
 
-A signal is turned into a cancellation of the one task that owns all processes, so that every way out, also in the
-middle of starting, leads through the same exits.
+A signal cancels the one task that owns all processes. Every end of the demo, even one during the start, therefore runs
+the same cleanup.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class InterruptedDemoError(TierCacheError):
-    """The demo was ended by a signal, and everything it had started has been stopped."""
+    """A signal ended the demo, and the demo has stopped everything that it had started."""
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(f"ended by {signal.Signals(signal_number).name}")
@@ -31,20 +31,20 @@ class InterruptedDemoError(TierCacheError):
 
 
 class View(Protocol):
-    """Whoever shows how far the demo is."""
+    """The display of the demo's progress."""
 
     def show(self, done: int, hits: int, saved: float) -> None:
-        """Take the counts of all workers together, dollars in ``saved``."""
+        """Show the counts of all workers together; ``saved`` is in dollars."""
 
     def notice(self, text: str) -> None:
-        """Take one line that is worth reading although the run went well."""
+        """Keep a text that the user must read although the run succeeded."""
 
 
 def run_demo(settings: DemoSettings, view: View) -> Summary:
-    """Run the demo from its start to its end.
+    """Run the whole demo.
 
     Raises:
-        InterruptedDemoError: SIGINT, SIGTERM or SIGHUP came.
+        InterruptedDemoError: The process received SIGINT, SIGTERM or SIGHUP.
         ChildEndedError: A worker or the endpoint ended early.
     """
     return asyncio.run(_until_signal(settings, view))
@@ -53,23 +53,23 @@ def run_demo(settings: DemoSettings, view: View) -> Summary:
 async def _until_signal(settings: DemoSettings, view: View) -> Summary:
     loop = asyncio.get_running_loop()
     work = asyncio.create_task(_run(settings, view))
-    came: list[int] = []
+    received: list[int] = []
 
     def interrupt(number: int, _: FrameType | None) -> None:
-        if not came:  # an impatient second Ctrl-C does not disturb the clearing up
-            came.append(number)
+        if not received:  # a second Ctrl-C must not disturb the cleanup
+            received.append(number)
             loop.call_soon_threadsafe(work.cancel)
 
     before = {number: signal.getsignal(number) for number in _SIGNALS}
     for number in _SIGNALS:
-        if before[number] != signal.SIG_IGN or number != signal.SIGHUP:  # nohup
+        if before[number] != signal.SIG_IGN or number != signal.SIGHUP:  # nohup ignores SIGHUP on purpose
             signal.signal(number, interrupt)
     await asyncio.wait([work])
     for number, handler in before.items():
-        # After the first signal the process is on its way out, and says with which code.
-        signal.signal(number, signal.SIG_IGN if came else handler or signal.SIG_DFL)
-    if came:
-        raise InterruptedDemoError(came[0])
+        # After the first signal the process ends with the exit code of this signal: ignore all further signals.
+        signal.signal(number, signal.SIG_IGN if received else handler or signal.SIG_DFL)
+    if received:
+        raise InterruptedDemoError(received[0])
     return work.result()
 
 
@@ -90,8 +90,8 @@ async def _run(settings: DemoSettings, view: View) -> Summary:
         endpoint.end_input()
         served = await endpoint.receive(EndpointDone)
         for child in (*workers, endpoint):
-            if said := await child.wait_ended():
-                view.notice(f"{child.name} wrote to standard error:\n{said}")
+            if error_output := await child.wait_ended():
+                view.notice(f"{child.name} wrote to standard error:\n{error_output}")
     catalog_size = len(build_catalog())
     trace = build_trace(catalog_size, settings.requests, settings.seed, burst=settings.workers * settings.agents)
     return summarize(
@@ -105,10 +105,10 @@ async def _run(settings: DemoSettings, view: View) -> Summary:
 
 @asynccontextmanager
 async def _embedded_valkey() -> AsyncIterator[str]:
-    """Run a private Valkey and give its URL.
+    """Run a private Valkey and yield its URL.
 
-    It is started and stopped in a thread, and the start is always waited for: a signal in the middle of it must not
-    leave a server that nobody knows of.
+    A thread starts and stops the server. The cleanup always waits for the start: a signal during the start must not
+    leave a server that no process stops.
     """
     server = EmbeddedValkey()
     start = asyncio.create_task(asyncio.to_thread(server.start))
@@ -121,7 +121,7 @@ async def _embedded_valkey() -> AsyncIterator[str]:
 
 
 async def _let_work(workers: list[Child], endpoint: Child, view: View) -> Tally:
-    """Wait until all workers are ready, send them off together, and return what they counted."""
+    """Wait until all workers are ready, start them together, and return the sum of their counts."""
     total = Tally()
     latest = [Progress() for _ in workers]
 
@@ -143,7 +143,7 @@ async def _let_work(workers: list[Child], endpoint: Child, view: View) -> Tally:
     working, watching = asyncio.create_task(all_workers()), asyncio.create_task(endpoint.fail_when_ended())
     try:
         done, _ = await asyncio.wait([working, watching], return_when=asyncio.FIRST_COMPLETED)
-        # Without its endpoint a worker fails too: name the cause.
+        # If the endpoint ends, the workers fail too. The error must name the endpoint, which is the cause.
         await (watching if watching in done else working)
     except ExceptionGroup as group:
         raise group.exceptions[0] from None

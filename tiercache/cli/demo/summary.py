@@ -1,4 +1,4 @@
-"""What the demo found out: one dataclass, from which the table and the JSON are both made."""
+"""The result of the demo: one dataclass, the source of both the tables and the JSON."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -10,7 +10,7 @@ from .tally import OUTCOMES, Bucket, Outcome, Tally
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Seconds an agent waited for an answer of one outcome; None where there was none."""
+    """Seconds that agents waited for the answers of one outcome, or None if there were no such answers."""
 
     p50: float | None
     p99: float | None
@@ -18,10 +18,11 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class Bill:
-    """What the workload takes: model calls, tokens, dollars, and two times in seconds.
+    """The cost of the workload: model calls, tokens, dollars, and two times in seconds.
 
-    ``agent_seconds`` is the waiting of all agents added up, ``wall_seconds`` the time from the first request to the
-    last answer.
+    Attributes:
+        agent_seconds: The sum of the waits of all agents.
+        wall_seconds: The time from the first request to the last answer.
     """
 
     model_calls: int
@@ -51,14 +52,14 @@ class Summary:
 
     @property
     def hit_rate(self) -> float:
-        """Answers from a level, as a part of all."""
+        """Hits of L1 and L2 as a fraction of all answers, 0 to 1."""
         return (self.counts["l1"] + self.counts["l2"]) / self.requests
 
     def problems(self) -> list[str]:
-        """Return in words what does not add up; nothing when all is well."""
+        """Return a sentence for each inconsistency of the counts, or an empty list."""
         found = []
         if self.answers_wrong:
-            found.append(f"{self.answers_wrong:,} answers were not the answer to the request that was asked")
+            found.append(f"{self.answers_wrong:,} answers were not the answer to their request")
         if self.answers_checked != self.settings.requests:
             found.append(
                 f"{self.answers_checked:,} answers were checked, {self.settings.requests:,} requests were planned"
@@ -71,15 +72,15 @@ class Summary:
 
 
 def percentile(values: Sequence[float], percent: int) -> float | None:
-    """Return the smallest of ``values`` that ``percent`` of them do not exceed (nearest rank), None for no values."""
+    """Return the smallest value that at least ``percent`` of ``values`` do not exceed (nearest rank), or None."""
     if not values:
         return None
-    rank = -(-percent * len(values) // 100)  # rounded up, in integers
+    rank = -(-percent * len(values) // 100)  # rounded up, in integer arithmetic
     return sorted(values)[max(rank, 1) - 1]
 
 
 def as_document(summary: Summary) -> dict[str, Any]:
-    """Return the summary for a machine: all fields, and what follows from them."""
+    """Return the summary for ``--json``: all fields, and the numbers derived from them."""
     spent, full = asdict(summary.with_cache), asdict(summary.without_cache)
     return {
         **asdict(summary),
@@ -96,17 +97,17 @@ def summarize(
 
     Args:
         settings: The options of the run.
-        tally: The tallies of all workers, added up.
-        distinct_requests: How many different requests were asked.
+        tally: The sum of the tallies of all workers.
+        distinct_requests: The number of different requests.
         endpoint_calls: The endpoint's own count.
-        pause: Seconds between two requests of an agent; part of both wall times.
+        pause: Seconds between two requests of an agent; both wall times include the pauses.
     """
     everything = Bucket()
     for bucket in tally.buckets.values():
         everything.add(bucket)
     loaded = tally.buckets["loader"]
     at_once = min(settings.workers * settings.agents, settings.requests)
-    # Shared evenly by all agents, which no real schedule beats: the saving shown is the least there is.
+    # An even split over all agents. No real schedule is faster, so the table shows the smallest possible saving.
     modelled_wall = (everything.model_time + pause * tally.done) / at_once
     return Summary(
         settings=settings,

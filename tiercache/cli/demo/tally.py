@@ -1,10 +1,10 @@
-"""What one worker counted, in a form that can be sent and added up."""
+"""The counts of one worker, in a form that can be sent to the parent and added up."""
 
 from dataclasses import dataclass, field
 from typing import Literal
 
 Outcome = Literal["l1", "l2", "coalesced", "loader"]
-"""How an answer came about: from a level, by joining a load another caller had begun, or by a load of its own."""
+"""The source of an answer: a level, the load of another caller in the same process, or the caller's own load."""
 
 OUTCOMES: tuple[Outcome, ...] = ("l1", "l2", "coalesced", "loader")
 
@@ -14,13 +14,13 @@ class Bucket:
     """All answers of one outcome. Times in seconds, costs in dollars."""
 
     latencies: list[float] = field(default_factory=list)
-    model_time: float = 0.0  # what the endpoint takes for these requests, each asked anew
+    model_time: float = 0.0  # the endpoint's latencies for these requests, each loaded separately
     input_tokens: int = 0
     output_tokens: int = 0
     cost: float = 0.0
 
     def add(self, other: "Bucket") -> None:
-        """Take over everything that ``other`` holds."""
+        """Add the counts of ``other``."""
         self.latencies += other.latencies
         self.model_time += other.model_time
         self.input_tokens += other.input_tokens
@@ -35,12 +35,12 @@ class Tally:
     buckets: dict[Outcome, Bucket] = field(default_factory=lambda: {outcome: Bucket() for outcome in OUTCOMES})
     checked: int = 0
     wrong: int = 0
-    degraded: int = 0  # answered while Valkey could not be asked
+    degraded: int = 0  # answered while Valkey was unavailable
     unpriced: int = 0  # without a cost, because the model has no price
-    wall_seconds: float = 0.0  # from the word to go to the last answer, of the slowest worker
+    wall_seconds: float = 0.0  # from ``GO`` to the last answer, of the slowest worker
 
     def add(self, other: "Tally") -> None:
-        """Take over everything that ``other`` holds."""
+        """Add the counts of ``other``."""
         for outcome in OUTCOMES:
             self.buckets[outcome].add(other.buckets[outcome])
         self.checked += other.checked
@@ -51,15 +51,15 @@ class Tally:
 
     @property
     def done(self) -> int:
-        """Answers so far."""
+        """The number of answers up to now."""
         return sum(len(bucket.latencies) for bucket in self.buckets.values())
 
     @property
     def hits(self) -> int:
-        """Answers found in one of the levels."""
+        """The number of answers from L1 and L2."""
         return len(self.buckets["l1"].latencies) + len(self.buckets["l2"].latencies)
 
     @property
     def saved(self) -> float:
-        """Dollars of the answers for which no model was called."""
+        """The dollars of the answers that needed no model call."""
         return sum(bucket.cost for outcome, bucket in self.buckets.items() if outcome != "loader")

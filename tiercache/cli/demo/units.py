@@ -1,8 +1,8 @@
-"""Numbers as people read them: seconds, dollars, counts and parts of a whole."""
+"""The format of numbers for people: seconds, dollars, counts and percentages."""
 
 
 def format_seconds(seconds: float | None) -> str:
-    """Return a duration with about three figures, in the unit that suits it; a dash for None."""
+    """Return a duration with about three digits, in the unit that fits its size, or a dash for None."""
     if seconds is None:
         return "-"
     if seconds <= 0:
@@ -20,17 +20,17 @@ def format_seconds(seconds: float | None) -> str:
 
 
 def format_dollars(dollars: float) -> str:
-    """Return dollars and cents, with more digits below a dollar."""
+    """Return dollars with cents; amounts below a dollar get four decimals."""
     return f"${dollars:,.2f}" if dollars == 0 or abs(dollars) >= 1 else f"${dollars:.4f}"
 
 
 def format_count(count: int) -> str:
-    """Return a count with separators, large ones in millions."""
+    """Return a count with thousands separators; from 10 million on in millions."""
     return f"{count / 1e6:,.2f} M" if count >= 10_000_000 else f"{count:,}"
 
 
 def format_part(part: float, whole: float) -> str:
-    """Return ``part`` in percent of ``whole``; a dash when there is no whole."""
+    """Return ``part`` in percent of ``whole``, or a dash if ``whole`` is 0."""
     return f"{100 * part / whole:.1f} %" if whole else "-"
 
 

@@ -1,4 +1,4 @@
-"""One worker process: concurrent agents that ask through one cache, check every answer and count where it came from."""
+"""One worker process: concurrent agents call one cache, check every answer, and count the answers by their source."""
 
 import asyncio
 import os
@@ -21,7 +21,7 @@ REPORT_EVERY = 0.1
 
 
 def is_right(result: LlmResult, expected: Answer) -> bool:
-    """Return whether ``result`` is the whole answer to the request that was asked: text, tool call and tokens."""
+    """Return whether ``result`` is the ``expected`` answer: text, tool call and tokens."""
     call = expected.tool_call
     blocks = [] if call is None else [{"type": "tool_call", "id": call.id, "name": call.name, "args": call.arguments}]
     tokens = {"input": expected.prompt_tokens, "output": expected.completion_tokens}
@@ -33,18 +33,18 @@ def is_right(result: LlmResult, expected: Answer) -> bool:
 
 
 def outcome_of(result: LlmResult) -> Outcome:
-    """Return how the answer came about: by waiting for another caller's load, or as its source says."""
+    """Return ``"coalesced"`` if the caller waited on another caller's load, else the source of the answer."""
     if result.coalesced:
         return "coalesced"
     match result.source:
         case "l1" | "l2" | "loader" as source:
             return source
         case source:
-            raise ValueError(f"an answer came from {source!r}, which the demo does not provide for")
+            raise ValueError(f"cannot count an answer from {source!r}: the demo expects l1, l2 or loader")
 
 
 class Worker:
-    """The agents of this process and what they counted."""
+    """The agents of this process and their counts."""
 
     def __init__(self, settings: WorkerSettings, cache: AgentCache, client: EndpointClient) -> None:
         demo = settings.demo
@@ -58,9 +58,9 @@ class Worker:
         self._requests: Iterator[AgentRequest] = (catalog[index] for index in trace[settings.number :: demo.workers])
 
     async def run(self) -> None:
-        """Let all agents work until no request is left, and report meanwhile.
+        """Run all agents until no request is left, and send progress to the parent.
 
-        What goes wrong in one agent ends all of them.
+        An error of one agent ends all agents.
         """
         started = time.perf_counter()
         reporter = asyncio.create_task(self._report())
@@ -74,7 +74,7 @@ class Worker:
             await asyncio.wait([reporter])
 
     async def _agent(self) -> None:
-        for request in self._requests:  # shared by all agents of the process
+        for request in self._requests:  # all agents of the process share this iterator
             await self._ask(request.params())
             await asyncio.sleep(PAUSE)
 
@@ -103,7 +103,7 @@ class Worker:
 
 
 async def work(settings: WorkerSettings) -> None:
-    """Open the cache, say so, wait for the parent's word, work, and send the tally."""
+    """Open the cache, report to the parent, wait for ``GO``, run the agents, and send the tally."""
     go = listen_to_parent(lambda: os._exit(1))
     with closing(EndpointClient(settings.endpoint_port, settings.demo.agents)) as client:
         async with AgentCache.from_url(settings.url, name=CACHE_NAME, default_ttl=3600) as cache:
@@ -116,5 +116,5 @@ async def work(settings: WorkerSettings) -> None:
 
 
 def main() -> None:
-    """Run one worker with the settings given as the first argument."""
+    """Run one worker with the settings in the first argument."""
     asyncio.run(work(decode(sys.argv[1], WorkerSettings)))

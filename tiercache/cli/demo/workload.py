@@ -1,10 +1,10 @@
-"""What the agents ask: several hundred distinct requests, and the order in which they come.
+"""The workload: several hundred distinct requests, and the order in which the agents send them.
 
-Every distinct request is assembled from the bundled texts without chance, so the catalog is the same everywhere. Only
-the order of the requests is drawn, from a seed: each worker process draws the same one and takes its share.
+The catalog of distinct requests is built from the bundled texts without randomness, so it is the same everywhere. Only
+the order of the requests is random, and comes from a seed: every worker process draws this order and takes its share.
 
-The popularity of the requests follows Zipf's law with its classic exponent, 1: the request of rank k is asked in
-proportion to 1/k. Traces of web proxies have exponents of 0.64 to 0.83 (Breslau et al., "Web Caching and Zipf-like
+The popularity of the requests follows Zipf's law with its classic exponent, 1: the frequency of the request of rank k
+is proportional to 1/k. Traces of web proxies have exponents of 0.64 to 0.83 (Breslau et al., "Web Caching and Zipf-like
 Distributions", INFOCOM 1999).
 """
 
@@ -21,19 +21,19 @@ from .bundled import bundled
 Params = dict[str, Any]
 
 ZIPF_EXPONENT = 1.0
-PAUSE = 0.02  # seconds an agent works between two requests
-HOT_COUNT = 12  # the opening burst asks only for the most popular requests
+PAUSE = 0.02  # seconds between two requests of an agent
+HOT_COUNT = 12  # the opening burst has only the most popular requests
 
 
 @dataclass(frozen=True, slots=True)
 class AgentRequest:
-    """One distinct request, kept as JSON bytes so that every use gets objects of its own, as from a real agent."""
+    """One distinct request, kept as JSON bytes: every use decodes new objects, as a real agent would make."""
 
     kind: str
     body: bytes
 
     def params(self) -> Params:
-        """Return the chat-completions parameters, built anew."""
+        """Return the chat-completions parameters as a new object."""
         return decode_params(self.body)
 
 
@@ -41,7 +41,7 @@ decode_params = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 def build_catalog() -> list[AgentRequest]:
-    """Return all distinct requests, always in the same order."""
+    """Return all distinct requests in a fixed order."""
     kinds: dict[str, Callable[[], Iterator[Params]]] = {
         "triage": _triage,
         "code": _code,
@@ -53,15 +53,15 @@ def build_catalog() -> list[AgentRequest]:
 
 
 def build_trace(catalog_size: int, request_count: int, seed: int, burst: int = 0) -> list[int]:
-    """Return ``request_count`` indices into the catalog, in the order in which they are asked.
+    """Return the order of the requests: ``request_count`` indices into the catalog.
 
     Args:
-        catalog_size: Number of distinct requests to draw from.
-        request_count: Length of the trace.
+        catalog_size: The number of distinct requests.
+        request_count: The length of the trace.
         seed: The same seed gives the same trace.
-        burst: So many first requests, at most a quarter of all, ask only for the ``HOT_COUNT`` most popular: the
-            moment when all agents start on the same batch. Worker w of n takes ``trace[w::n]``, so the burst reaches
-            all of them at once.
+        burst: The length of an opening burst, at most a quarter of the trace. The burst has only the ``HOT_COUNT`` most
+            popular requests, as when all agents start on the same batch. Worker w of n takes ``trace[w::n]``, so the
+            burst reaches all workers at once.
     """
     rng = random.Random(seed)
     ranked = list(range(catalog_size))
@@ -77,14 +77,14 @@ def _message(role: str, content: str) -> dict[str, Any]:
 
 
 def _params(model: str, messages: list[dict[str, Any]], **options: Any) -> Params:
-    if model.startswith("o3"):  # reasoning models refuse a temperature
+    if model.startswith("o3"):  # reasoning models refuse the parameter temperature
         options.pop("temperature", None)
         options["reasoning_effort"] = "medium"
     return {"model": model, "messages": messages, **options}
 
 
 def _triage() -> Iterator[Params]:
-    """Short prompts: each ticket sorted, searched for facts, and answered."""
+    """Short prompts: for each ticket a classification, an extraction of facts, and an answer."""
     data = bundled("triage")
     for task in data["tasks"]:
         for number, (subject, body) in enumerate(data["tickets"]):
@@ -112,7 +112,7 @@ def _code() -> Iterator[Params]:
 
 
 def _retrieval() -> Iterator[Params]:
-    """Questions with retrieved passages; the later ones carry the conversation so far."""
+    """Questions with retrieved passages; later questions include the conversation before them."""
     data = bundled("retrieval")
     for number, document in enumerate(data["documents"]):
         numbered = [f"[{place}] {text}" for place, text in enumerate(document["passages"], start=1)]
@@ -130,7 +130,7 @@ def _retrieval() -> Iterator[Params]:
 
 
 def _chats() -> Iterator[Params]:
-    """Long conversations, asked again as they grow: 9 to 20 turns of user and assistant, several KB."""
+    """Long conversations, sent again as they grow: 9 to 20 turns of user and assistant, several KB."""
     data, documents = bundled("chats"), bundled("retrieval")["documents"]
     for topic_number, topic in enumerate(data["topics"]):
         known = [documents[(topic_number + step) % len(documents)] for step in range(2)]
@@ -155,7 +155,7 @@ def _chats() -> Iterator[Params]:
 
 
 def _planning() -> Iterator[Params]:
-    """Agents with tools: the goal alone, then with one, two and three tool calls and their results."""
+    """Agents with tools: first the goal alone, then the goal with one, two and three tool calls and their results."""
     data = bundled("planning")
     for set_number, toolset in enumerate(data["toolsets"]):
         tools, results = toolset["tools"], toolset["results"]
@@ -169,6 +169,6 @@ def _planning() -> Iterator[Params]:
                     call = {"id": call_id, "type": "function", "function": function}
                     messages.append({"role": "assistant", "content": None, "tool_calls": [call]})
                     messages.append({"role": "tool", "tool_call_id": call_id, "content": results[step]})
-                # The last stage has what it needs: tool_choice asks for words in place of another call.
+                # The last stage has all results: tool_choice asks for text and forbids another tool call.
                 choice = "none" if stage == len(results) else "auto"
                 yield _params(model, messages, tools=tools, tool_choice=choice, temperature=0)

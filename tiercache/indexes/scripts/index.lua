@@ -1,10 +1,12 @@
--- What the scripts share that must know whether indexes are complete. Their keys come in this order: the flag that they
--- are, the claims of those who are about to write it, the trace of other software. `name` is the cache's.
+-- Functions for scripts that must know whether the indexes of a cache are complete. Such scripts receive these keys, in
+-- this order: the flag `complete`, the set of claims (processes about to set the flag), the trace of other software.
+-- `name` is the cache's name.
 
--- Not among the keys: who may not read it is refused nothing else.
+-- Not among the KEYS: a user without permission to read the registry is refused nothing else.
 local registry = '__betterdb:caches'
 
--- Returns whose marker the registry has under a name: 'nobody', 'tiercache', or 'another' where it cannot be told.
+-- Returns the owner of the marker that the registry has under a name: 'tiercache', or 'another' (also if the marker
+-- cannot be read), or a third word if there is no marker.
 local function whose(name)
     local marker = redis.pcall('HGET', registry, name)
     if not marker then return 'nobody' end
@@ -14,7 +16,7 @@ local function whose(name)
     return 'another'
 end
 
--- Returns whether nobody but tiercache is known to write under the name.
+-- Returns whether tiercache is the only software known to write under the name.
 local function is_alone(trace, name)
     return redis.call('EXISTS', trace) == 0 and whose(name) ~= 'another'
 end

@@ -1,6 +1,8 @@
--- Writes the marker of a tiercache process, and returns whose was there. Where it is another's, which may be writing
--- still and comes back to rewrite its own, no index is complete, nor becomes so by what was begun before. ARGV: the
--- name, the marker, how long the trace stays in ms.
+-- Writes the marker of a tiercache process into the registry, and returns the owner of the marker that was there.
+-- ARGV: the cache's name, the marker, how long the trace stays in ms.
+--
+-- If the old marker is another software's, that software may still be writing, and rewrites its own marker later. Then
+-- no index is complete, and a look at the keys that began before cannot make one complete: the claims are removed.
 local before = whose(ARGV[1])
 if before == 'another' then
     redis.call('DEL', KEYS[1], KEYS[2])

@@ -1,1 +1,1 @@
-"""The second level on Valkey: the only package that imports valkey."""
+"""The second level on Valkey. No other package imports valkey."""

@@ -1,7 +1,7 @@
-"""The backplane: one pub/sub channel a cache name and database, on which its processes hear of each other's changes.
+"""The backplane: one pub/sub channel for each cache name and database, on which processes announce their changes.
 
-A subscription is a connection of its own. Its pings are answered in the order of its messages (RESP2, which
-``Settings`` pins), and the server's own word of what anybody has changed is redirected to it.
+A subscription has a connection of its own. The server answers its pings in order with its messages (RESP2, which
+``Settings`` selects), and redirects tracking invalidations to it.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ from valkey.exceptions import ResponseError
 
 from ...engine.level2.announcement import Event, Pong, TrackedChange, Unreadable
 from ...errors import L2UnavailableError
-from .connection import Line, open_line
+from .connection import Connection, open_connection
 from .errors import map_error, map_errors
-from .messages import decode, own
+from .messages import decode, reader_of_own
 from .settings import Settings
 
-__all__ = ["BusNames", "ValkeySubscription"]
+__all__ = ["BackplaneNames", "ValkeySubscription"]
 
-# Where the server writes which tracked keys have been changed (CLIENT TRACKING with REDIRECT).
+# The channel to which the server sends the names of changed keys (CLIENT TRACKING with REDIRECT).
 _TRACKING_CHANNEL: Final = "__redis__:invalidate"
 _TRACKING_CHANNEL_BYTES: Final = _TRACKING_CHANNEL.encode()
 
 
 @dataclass(frozen=True, slots=True)
-class BusNames:
-    """Where the processes of one cache meet.
+class BackplaneNames:
+    """The channel and the keys that the processes of one cache share.
 
     Attributes:
-        channel: The pub/sub channel. It carries the database's number: channels are not divided into databases.
+        channel: The pub/sub channel. Its name has the database's number, for channels do not belong to a database.
         sequence: The key of the counter of changes.
-        probe: A key under which nothing is ever kept.
-        tracked: What the keys begin with whose changes by others are of interest.
+        probe: A key that never has a value.
+        tracked: Prefixes of the keys whose changes by other clients this process must know.
     """
 
     channel: str
@@ -43,8 +43,8 @@ class BusNames:
     tracked: tuple[str, ...]
 
     @classmethod
-    def of(cls, name: str, db: int) -> BusNames:
-        """Return those of the cache ``name`` in database ``db``."""
+    def of(cls, name: str, db: int) -> BackplaneNames:
+        """Return the names of the cache ``name`` in database ``db``."""
         tracked = ("llm:", "tool:", "session:", "__tc:kv:", "__tool_policies")
         return cls(
             channel=f"{name}:__tc:bus:{db}",
@@ -55,74 +55,74 @@ class BusNames:
 
 
 class ValkeySubscription:
-    """A Subscription on a line of its own."""
+    """A Subscription on a connection of its own."""
 
-    def __init__(self, line: Line, client_id: int | None, origin: str, timeout: float) -> None:
-        self._line = line
-        self._own = own(origin)
+    def __init__(self, connection: Connection, client_id: int | None, origin: str, timeout: float) -> None:
+        self._connection = connection
+        self._read_own = reader_of_own(origin)
         self._timeout = timeout
         self._id = client_id
 
     @classmethod
     async def open(
-        cls, settings: Settings, channel: str, *, origin: str, timeout: float, connecting: float
+        cls, settings: Settings, channel: str, *, origin: str, timeout: float, connect_timeout: float
     ) -> ValkeySubscription:
         """Connect and subscribe.
 
         Args:
-            origin: What this process's own announcements are signed with.
+            origin: Signs the announcements of this process.
             timeout: Seconds for one exchange.
-            connecting: Seconds for making the connection.
+            connect_timeout: Seconds to open the connection.
 
         Raises:
-            L2UnavailableError: No answer in time.
-            L2CommandError: Valkey refused.
+            L2UnavailableError: The server did not answer in time.
+            L2CommandError: The server refused.
         """
         with map_errors("SUBSCRIBE"):
-            line = await open_line(settings, connecting, listens=True)
+            connection = await open_connection(settings, connect_timeout, listens=True)
             try:
-                (client_id,) = await line.exchange([("CLIENT", "ID")], timeout)
-                # One by one: a user who may not have the second is to have the first.
-                await _subscribe(line, channel, timeout)
-                tracks = await _subscribe(line, _TRACKING_CHANNEL, timeout, may_be_refused=True)
+                (client_id,) = await connection.exchange([("CLIENT", "ID")], timeout)
+                # One command each: a user without permission for the second channel still gets the first.
+                await _subscribe(connection, channel, timeout)
+                tracks = await _subscribe(connection, _TRACKING_CHANNEL, timeout, may_be_refused=True)
             except BaseException:
-                await line.aclose()
+                await connection.aclose()
                 raise
-        return cls(line, client_id if isinstance(client_id, int) and tracks else None, origin, timeout)
+        return cls(connection, client_id if isinstance(client_id, int) and tracks else None, origin, timeout)
 
     @property
     def id(self) -> int | None:
-        """The connection's id, None where the server gives none or redirects nothing to it."""
+        """The connection's id, or None if the server gives no id or cannot redirect invalidations here."""
         return self._id
 
     async def ping(self, stamp: float, number: int) -> None:
         with map_errors("PING on the subscription"):
-            await self._line.post(("PING", f"{stamp!r} {number}"), self._timeout)
+            await self._connection.post(("PING", f"{stamp!r} {number}"), self._timeout)
 
     async def receive(self) -> Event:
         with map_errors("the subscription"):
-            message = await self._line.receive()
+            message = await self._connection.receive()
         return self._event(message)
 
     async def follow(self, apply: Callable[[Event], object]) -> None:
         with map_errors("the subscription"):
-            await self._line.listen(lambda message: apply(self._event(message)))
+            await self._connection.listen(lambda message: apply(self._event(message)))
 
     async def aclose(self) -> None:
-        await self._line.aclose()
+        await self._connection.aclose()
 
     def _event(self, message: Any) -> Event:
-        # Most of what a process hears it has said itself.
-        is_text = type(message) is list and len(message) == 3 and type(message[2]) is bytes
-        return (self._own(message[2]) if is_text else None) or _event(message)
+        # Most messages are this process's own announcements, of which it needs the number alone.
+        has_text = type(message) is list and len(message) == 3 and type(message[2]) is bytes
+        return (self._read_own(message[2]) if has_text else None) or _event(message)
 
 
 def _event(message: Any) -> Event:
-    """Return what a message on the subscription says."""
+    """Return the event for a message on the subscription."""
     match message:
         case [b"message", channel, payload]:
             if channel != _TRACKING_CHANNEL_BYTES:
-                return decode(payload) if isinstance(payload, bytes) else Unreadable("a message that is no text")
+                return decode(payload) if isinstance(payload, bytes) else Unreadable("a message that is not text")
             if payload is None:
                 return TrackedChange(None)
             return TrackedChange(tuple([key.decode(errors="replace") for key in payload]))
@@ -134,9 +134,9 @@ def _event(message: Any) -> Event:
     return Unreadable(f"{type(message).__name__} on the subscription")
 
 
-async def _subscribe(line: Line, channel: str, timeout: float, *, may_be_refused: bool = False) -> bool:
-    """Return whether the channel was subscribed to; raise if it had to be."""
-    (reply,) = await line.exchange([("SUBSCRIBE", channel)], timeout)
+async def _subscribe(connection: Connection, channel: str, timeout: float, *, may_be_refused: bool = False) -> bool:
+    """Subscribe to ``channel``; return whether the server allowed that. Raises if a refusal is not acceptable."""
+    (reply,) = await connection.exchange([("SUBSCRIBE", channel)], timeout)
     if isinstance(reply, ResponseError):
         if not may_be_refused:
             raise map_error(reply, "SUBSCRIBE") or reply

@@ -1,8 +1,8 @@
-"""Writes as commands, and replies as their results.
+"""Writes as commands, and their replies as results.
 
-Values are written by plain commands, never by a script or in MULTI: what a connection does so itself, the server does
-not tell its own subscription of (CLIENT TRACKING with NOLOOP). ``SET ... IFEQ`` (Valkey 8.1) and ``DELIFEQ`` (9.0) have
-scripts in their place where the server does not know them; it is not asked to track then.
+Plain commands write values, never a script or MULTI: only the effects of a connection's own plain commands are left
+out of the tracking invalidations for its process (CLIENT TRACKING with NOLOOP). For a server without ``SET ... IFEQ``
+(Valkey 8.1) or ``DELIFEQ`` (9.0) there are scripts that do the same; such a server is not asked to track.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from ...engine.level2.writes import (
     WriteSet,
 )
 from ...errors import L2CommandError
-from ...lua import script
 from ...ttl import to_milliseconds
-from .backplane import BusNames
+from .backplane import BackplaneNames
 from .errors import map_error
 from .messages import encode
+from .scripts import script
 
 __all__ = ["Batch", "WriteCommands"]
 
@@ -44,16 +44,17 @@ _ACTIONS: Final = {
     Run: "a script",
 }
 
-# Indexes remembered until they are trimmed; further ones are when they are added to again.
-_MAX_TRIMMED_COUNT: Final = 10_000
+# Indexes remembered until the next trim. An index beyond the bound is remembered at a later use, once there is room.
+_MAX_REMEMBERED_COUNT: Final = 10_000
 
 
 class Batch(NamedTuple):
-    """What is sent for several writes.
+    """The commands for several writes.
 
     Attributes:
-        commands: First those that add keys to indexes, one for each of ``indexes``; then those of the writes, in order.
-        counts: How many the latter are, for each write.
+        commands: First the commands that add keys to indexes, one for each of ``indexes``; then the commands of the
+            writes, in order.
+        counts: The number of commands of each write, without those for indexes.
     """
 
     commands: list[Command]
@@ -62,39 +63,39 @@ class Batch(NamedTuple):
 
 
 class WriteCommands:
-    """The commands of one connection's server.
+    """Builds the commands that the server of one connection supports.
 
     Args:
-        origin: What announcements are signed with.
+        origin: Signs the announcements of this process.
 
     Attributes:
         has_conditions: Whether the server has SET ... IFEQ and DELIFEQ.
-        indexes: Those that have been used, for whoever trims them; emptied by them.
+        indexes: The indexes that were used since the last trim. The store removes the ones that it trims.
     """
 
-    def __init__(self, names: BusNames, origin: str) -> None:
+    def __init__(self, names: BackplaneNames, origin: str) -> None:
         self._names = names
         self._origin = origin
         self.has_conditions = True
         self._announce = script("announce")
         self.indexes: set[str] = set()
 
-    def questions(self) -> list[Command]:
-        """Return the commands that show what the server knows; none changes anything."""
+    def probes(self) -> list[Command]:
+        """Return commands whose replies show which features the server has. They change nothing."""
         probe = self._names.probe
         announce, _, _ = script("announce").partition("\n")
         return [("SET", probe, "", "IFEQ", ""), ("DELIFEQ", probe, ""), ("EVAL", f"{announce}\nreturn 1", 0)]
 
-    def answers(self, replies: Sequence[Any]) -> None:
-        """Take down the replies to ``questions``."""
+    def take_probe_replies(self, replies: Sequence[Any]) -> None:
+        """Note the server's features from the replies to ``probes``."""
         replaces, releases, runs = (not isinstance(reply, ResponseError) for reply in replies)
         self.has_conditions = replaces and releases
         whole = script("announce")
-        # A server that knows no flags lets such a script run while it has memory.
+        # A server that does not know script flags runs the script without them, as long as it has memory.
         self._announce = whole if runs else whole.partition("\n")[2]
 
     def batch(self, writes: Sequence[Write]) -> Batch:
-        """Return what carries out ``writes``, in order."""
+        """Return the commands that carry out ``writes``, in order."""
         members: dict[str, list[str]] = {}
         commands: list[Command] = []
         counts: list[int] = []
@@ -102,28 +103,28 @@ class WriteCommands:
             if isinstance(write, WriteSet | TakeLease):
                 for index in write.indexes:
                     members.setdefault(index, []).append(write.key)
-            those = self.of(write)
-            commands += those
-            counts.append(len(those))
-        return Batch([*self._registrations(members), *commands], list(members), counts)
+            own = self.of(write)
+            commands += own
+            counts.append(len(own))
+        return Batch([*self._index_additions(members), *commands], list(members), counts)
 
     def of(self, write: Write) -> list[Command]:
-        """Return the commands that carry out ``write``, but those that add its key to indexes."""
+        """Return the commands that carry out ``write``, without those that add its key to indexes."""
         match write:
             case WriteSet():
                 return [self._set(write)]
             case Delete(keys):
-                return [_look(keys), ("DEL", *keys), *self._forgetting(write)]
+                return [_count_placeholders(keys), ("DEL", *keys), *self._index_removals(write)]
             case TakeLease():
                 return [self._take(write)]
             case Release(key, placeholder):
                 if self.has_conditions:
                     return [("DELIFEQ", key, placeholder)]
                 return [("EVAL", script("release"), 1, key, placeholder)]
-            case Announce(said):
-                before, after = encode(said, self._origin)
+            case Announce(announcement):
+                before, after = encode(announcement, self._origin)
                 names = self._names
-                if said.is_change:
+                if announcement.is_change:
                     return [("EVAL", self._announce, 1, names.sequence, names.channel, before, after)]
                 return [("PUBLISH", names.channel, before + b"null" + after)]
             case Track():
@@ -131,23 +132,23 @@ class WriteCommands:
             case Run(command):
                 return [command]
 
-    def _registrations(self, members: Mapping[str, Sequence[str]]) -> list[Command]:
-        """Return the commands that add keys to indexes: a command an index, however many keys."""
+    def _index_additions(self, members: Mapping[str, Sequence[str]]) -> list[Command]:
+        """Return the commands that add ``members``, keys by index, to the indexes: one command for each index."""
         if not members:
             return []
-        self._remember(members)
+        self._remember_indexes(members)
         now = int(time.time() * 1000)
         return [("ZADD", index, *[part for key in keys for part in (now, key)]) for index, keys in members.items()]
 
-    def _forgetting(self, write: Delete) -> list[Command]:
+    def _index_removals(self, write: Delete) -> list[Command]:
         if write.index is None:
             return []
-        # Those that are too young to be forgotten now are trimmed.
-        self._remember([write.index])
+        # forget.lua leaves young members in the index; a later trim removes them.
+        self._remember_indexes([write.index])
         return [("EVAL", script("forget"), 1, write.index, *write.keys)]
 
-    def _remember(self, indexes: Iterable[str]) -> None:
-        if len(self.indexes) < _MAX_TRIMMED_COUNT:
+    def _remember_indexes(self, indexes: Iterable[str]) -> None:
+        if len(self.indexes) < _MAX_REMEMBERED_COUNT:
             self.indexes.update(indexes)
 
     def _set(self, write: WriteSet) -> Command:
@@ -166,7 +167,7 @@ class WriteCommands:
         return ("EVAL", script("take"), 1, write.key, write.placeholder, milliseconds)
 
     def results(self, writes: Sequence[Write], batch: Batch, replies: Sequence[Any]) -> list[WriteResult]:
-        """Return what the replies to the commands of ``batch`` mean, for each of ``writes``."""
+        """Return the result of each of ``writes`` from the replies to the commands of ``batch``."""
         start = len(batch.indexes)
         refused = {
             index: reply
@@ -177,16 +178,16 @@ class WriteCommands:
         for write, count in zip(writes, batch.counts, strict=True):
             own = replies[start : start + count]
             start += count
-            # A key that its index does not have would not be found by whoever removes the group.
-            refusal = _refused(write, refused) if refused else None
+            # A key that is missing from its index would survive the invalidation of its group.
+            refusal = _index_refusal(write, refused) if refused else None
             results.append(_result(write, own) if refusal is None else _refusal(write, refusal))
         return results
 
 
 def _result(write: Write, replies: Sequence[Any]) -> WriteResult:
-    """Return what the replies to the commands of ``write`` mean. For a Track that is said elsewhere."""
+    """Return the result of ``write`` from the replies to its commands. ``Tracking`` interprets the reply of a Track."""
     if isinstance(write, Delete):
-        return _deleted(*replies[:2])
+        return _deleted_count(*replies[:2])
     (reply,) = replies
     if isinstance(reply, ResponseError) and not isinstance(write, Track):
         if isinstance(write, TakeLease) and str(reply).startswith("WRONGTYPE"):
@@ -197,8 +198,8 @@ def _result(write: Write, replies: Sequence[Any]) -> WriteResult:
     return reply
 
 
-def _refused(write: Write, refused: Mapping[str, ResponseError]) -> ResponseError | None:
-    """Return why the key of ``write`` was not added to one of its indexes, None if it was to all."""
+def _index_refusal(write: Write, refused: Mapping[str, ResponseError]) -> ResponseError | None:
+    """Return the first error with which an index of ``write`` refused its key, or None if all indexes took the key."""
     indexes = write.indexes if isinstance(write, WriteSet | TakeLease) else ()
     return next((refused[index] for index in indexes if index in refused), None)
 
@@ -207,16 +208,21 @@ def _refusal(write: Write, error: ResponseError) -> WriteResult:
     return map_error(error, _ACTIONS[type(write)]) or L2CommandError(str(error))
 
 
-def _look(keys: Sequence[str | bytes]) -> Command:
-    """Return the command that looks at keys before they are deleted, so that no placeholder is counted as a value."""
+def _count_placeholders(keys: Sequence[str | bytes]) -> Command:
+    """Return the command that finds placeholders among ``keys`` before their deletion, which must not count them."""
     if len(keys) == 1:
         return ("GETRANGE", keys[0], 0, len(PLACEHOLDER_PREFIX) - 1)
     return ("EVAL", script("placeholders"), len(keys), *keys, PLACEHOLDER_PREFIX)
 
 
-def _deleted(look: Any, reply: Any) -> WriteResult:
-    """Return how many values were deleted. What the look cannot say is counted as a value."""
+def _deleted_count(found: Any, reply: Any) -> WriteResult:
+    """Return how many values were deleted, or the error if DEL was refused.
+
+    Args:
+        found: The reply to ``_count_placeholders``. If it is an error, every deleted key counts as a value.
+        reply: The reply to DEL.
+    """
     if isinstance(reply, ResponseError):
         return map_error(reply, _ACTIONS[Delete]) or L2CommandError(str(reply))
-    placeholders = look if isinstance(look, int) else int(isinstance(look, bytes) and is_placeholder(look))
+    placeholders = found if isinstance(found, int) else int(isinstance(found, bytes) and is_placeholder(found))
     return max(0, reply - placeholders)

@@ -1,7 +1,10 @@
-"""A line: one connection to Valkey, on which exchanges are answered in the order in which they were made.
+"""Connections to Valkey: the protocol, the opening, and the plain connection.
 
-``MultiplexedLine`` has many of them under way at once and is what a cache uses where it can; ``PlainLine`` is a
-connection of valkey-py as it is, for those that are more than a socket: subclasses, and fakes for tests.
+There are two kinds:
+
+1. ``MultiplexedConnection`` has many exchanges in flight at once. A cache uses it wherever it can.
+2. ``PlainConnection`` leaves sending and reading to valkey-py. It serves connection classes that are more than a
+   socket (subclasses, and fakes for tests) and caches with ``multiplexed=False``.
 """
 
 from __future__ import annotations
@@ -10,80 +13,99 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from valkey.asyncio.connection import AbstractConnection
 from valkey.exceptions import ConnectionError as ValkeyConnectionError
 from valkey.exceptions import ResponseError, ValkeyError
 
 from ...engine.level2.writes import Command
-from .multiplexed import Answer, MultiplexedLine
+from .multiplexed import MultiplexedConnection, ReplyFuture
 from .settings import Settings
 
-__all__ = ["Line", "PlainLine", "open_line", "send"]
+__all__ = ["Connection", "PlainConnection", "open_connection", "open_multiplexed", "open_plain"]
+
+C = TypeVar("C")
 
 
-class Line(Protocol):
-    """One connection.
+class Connection(Protocol):
+    """One connection to Valkey. Its exchanges are answered in the order in which they were sent.
 
     Raises:
-        valkey.exceptions.ConnectionError: It has ended, from any method. What was sent may have been carried out.
-        TimeoutError: There was no answer in time; it has been ended.
+        valkey.exceptions.ConnectionError: The connection has ended, from any method. The server may have carried out
+            the commands that were sent.
+        TimeoutError: The server did not answer in time. The connection has been closed.
     """
 
     @property
     def is_open(self) -> bool:
-        """Whether it has not ended, as far as is known."""
+        """Whether the connection is open, as far as this process knows."""
         ...
 
     def exchange(self, commands: Sequence[Command], timeout: float) -> Awaitable[list[Any]]:
-        """Send ``commands`` in one write; return a reply, or the ResponseError in its place, for each.
+        """Send ``commands`` in one write; return a reply, or a ResponseError as its reply, for each.
 
         Args:
-            timeout: Seconds, from when all earlier exchanges have been answered.
+            timeout: Seconds, counted from the moment when all earlier exchanges have their replies.
         """
         ...
 
-    def begin(self, commands: Sequence[Command], timeout: float, answer: Answer) -> None:
-        """As ``exchange``, for ``answer``, which gets the replies or the error. Raises only before anything is sent."""
+    def begin(self, commands: Sequence[Command], timeout: float, future: ReplyFuture) -> None:
+        """Send ``commands`` as ``exchange`` does; ``future`` takes the replies. Raises only if nothing was sent."""
         ...
 
     async def post(self, command: Command, timeout: float) -> None:
-        """Send a command to which there is no reply, or one among the messages."""
+        """Send a command that has no reply, or whose reply is a message."""
         ...
 
     async def receive(self) -> Any:
         """Return the next message. Without a deadline."""
         ...
 
-    async def listen(self, hear: Callable[[Any], object]) -> None:
-        """Call ``hear`` with each message in the step in which it comes, until the line ends or ``hear`` raises."""
+    async def listen(self, on_message: Callable[[Any], object]) -> None:
+        """Call ``on_message`` with each message in the step of its arrival, until the end or until a call raises."""
         ...
 
     async def aclose(self) -> None:
-        """End it. Never raises for a server that is gone."""
+        """Close the connection. Never raises for a server that is gone."""
         ...
 
 
-async def open_line(settings: Settings, timeout: float, *, listens: bool = False) -> Line:
-    """Connect.
+async def open_connection(settings: Settings, timeout: float, *, listens: bool = False) -> Connection:
+    """Open a connection of the kind that ``settings`` allow.
 
     Args:
-        timeout: Seconds: names are resolved, TLS is negotiated, credentials are shown.
-        listens: Whether messages will come that answer no command.
+        timeout: Seconds to resolve the name, negotiate TLS and authenticate.
+        listens: Whether messages that answer no command will arrive.
     """
+    if settings.is_multiplexed:
+        return await open_multiplexed(settings, timeout, listens=listens)
+    return await open_plain(settings, timeout)
+
+
+async def open_multiplexed(settings: Settings, timeout: float, *, listens: bool = False) -> MultiplexedConnection:
+    """Open a multiplexed connection. Arguments as for ``open_connection``."""
+    return await _open(settings, timeout, partial(MultiplexedConnection, listens=listens))
+
+
+async def open_plain(settings: Settings, timeout: float) -> PlainConnection:
+    """Open a plain connection. Arguments as for ``open_connection``."""
+    return await _open(settings, timeout, PlainConnection)
+
+
+async def _open(settings: Settings, timeout: float, wrap: Callable[[AbstractConnection], C]) -> C:
     connection = settings.connection()
     try:
         async with asyncio.timeout(timeout):
             await connection.connect()  # type: ignore[no-untyped-call]
-        return MultiplexedLine(connection, listens=listens) if settings.is_multiplexed else PlainLine(connection)
+        return wrap(connection)
     except BaseException:
         await _disconnect(connection)
         raise
 
 
-class PlainLine:
-    """A Line that is a connection of valkey-py."""
+class PlainConnection:
+    """A Connection on a connection of valkey-py, with one exchange at a time."""
 
     def __init__(self, connection: AbstractConnection) -> None:
         self._connection = connection
@@ -91,78 +113,81 @@ class PlainLine:
 
     @property
     def is_open(self) -> bool:
-        # The reader of a fake client cannot say whether the server has hung up.
-        has_ended = getattr(self._connection._reader, "at_eof", lambda: False)
-        return bool(self._connection.is_connected and not has_ended())
+        # The reader and the writer of a fake client do not have these methods.
+        has_ended = getattr(self._connection._reader, "at_eof", _no)
+        was_reset = getattr(self._connection._writer, "is_closing", _no)
+        return bool(self._connection.is_connected and not has_ended() and not was_reset())
 
     async def exchange(self, commands: Sequence[Command], timeout: float) -> list[Any]:
         async with self._turn:
-            self._check_open()
-            async with asyncio.timeout(timeout):
-                return await send(self._connection, commands)
+            self._check_connected()
+            try:
+                async with asyncio.timeout(timeout):
+                    await self._write(commands)
+                    return [await self._reply() for _ in commands]
+            except BaseException:
+                # Also after a cancellation: a reply that is left behind would be the next exchange's first.
+                await self.aclose()
+                raise
 
-    def begin(self, commands: Sequence[Command], timeout: float, answer: Answer) -> None:
-        self._check_open()
+    def begin(self, commands: Sequence[Command], timeout: float, future: ReplyFuture) -> None:
+        self._check_connected()
         exchanging = asyncio.get_running_loop().create_task(self.exchange(commands, timeout), name="tiercache-exchange")
-        exchanging.add_done_callback(partial(_hand_over, answer))
+        exchanging.add_done_callback(partial(_hand_over, future))
 
     async def post(self, command: Command, timeout: float) -> None:
-        self._check_open()
+        self._check_connected()
         async with asyncio.timeout(timeout):
-            await _write(self._connection, [command])
+            await self._write([command])
 
     async def receive(self) -> Any:
-        self._check_open()
+        self._check_connected()
         return await self._connection.read_response()
 
-    async def listen(self, hear: Callable[[Any], object]) -> None:
+    async def listen(self, on_message: Callable[[Any], object]) -> None:
         while True:
-            hear(await self.receive())
+            on_message(await self.receive())
 
     async def aclose(self) -> None:
         await _disconnect(self._connection)
 
-    def _check_open(self) -> None:
-        # Used all the same it would connect anew, without what was arranged on it.
+    def _check_connected(self) -> None:
+        # valkey-py would connect again, but without the subscriptions and settings that were made on the connection.
         if not self._connection.is_connected:
             raise ValkeyConnectionError("the connection has ended")
 
+    async def _write(self, commands: Sequence[Command]) -> None:
+        connection = self._connection
+        # valkey-py does not notice that the server has reset an idle connection, and from Python 3.12 on writing to its
+        # transport raises AttributeError.
+        if getattr(connection._writer, "is_closing", _no)():
+            await connection.disconnect(nowait=True)
+            raise ValkeyConnectionError("the connection has ended")
+        # Without valkey-py's own health check: the reply to its PING would arrive between messages.
+        await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
 
-def _hand_over(answer: Answer, exchanging: asyncio.Task[list[Any]]) -> None:
+    async def _reply(self) -> Any:
+        try:
+            return await self._connection.read_response()
+        except ResponseError as error:
+            return error
+
+
+def _no() -> bool:
+    return False
+
+
+def _hand_over(future: ReplyFuture, exchanging: asyncio.Task[list[Any]]) -> None:
+    """Hand the outcome of the task ``exchanging`` to ``future``."""
     if exchanging.cancelled():
-        answer.set_exception(ValkeyConnectionError("the exchange was broken off"))
+        future.set_exception(ValkeyConnectionError("the exchange was broken off"))
     elif (error := exchanging.exception()) is None:
-        answer.set_result(exchanging.result())
+        future.set_result(exchanging.result())
     else:
-        answer.set_exception(error if isinstance(error, Exception) else ValkeyConnectionError(repr(error)))
-
-
-async def send(connection: AbstractConnection, commands: Sequence[Command]) -> list[Any]:
-    """Return the replies to ``commands``, as ``Line.exchange``; without a deadline."""
-    # When this is broken off, also by a cancellation, the connection disconnects itself: no reply is left behind.
-    await _write(connection, commands)
-    return [await _reply(connection) for _ in commands]
-
-
-async def _write(connection: AbstractConnection, commands: Sequence[Command]) -> None:
-    # A writer that was reset while nobody used it valkey-py does not know of yet, and writing to its transport raises
-    # AttributeError from Python 3.12 on. The writer of a fake client cannot say.
-    is_closing = getattr(connection._writer, "is_closing", None)
-    if is_closing is not None and is_closing():
-        await connection.disconnect(nowait=True)
-        raise ValkeyConnectionError("the connection has ended")
-    # Without valkey-py's own health check, whose ping would be answered between messages.
-    await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
-
-
-async def _reply(connection: AbstractConnection) -> Any:
-    try:
-        return await connection.read_response()
-    except ResponseError as error:
-        return error
+        future.set_exception(error if isinstance(error, Exception) else ValkeyConnectionError(repr(error)))
 
 
 async def _disconnect(connection: AbstractConnection) -> None:
-    # What may fail is saying goodbye to a server that is gone; there is nothing left to do then, and nothing to count.
+    # Closing may fail for a server that is gone. Nothing is left to do then, and no counter counts it.
     with suppress(ValkeyError, OSError, TimeoutError):
         await connection.disconnect(nowait=True)

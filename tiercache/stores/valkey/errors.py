@@ -1,4 +1,4 @@
-"""The one place where valkey-py's errors become tiercache's."""
+"""Mapping of errors: the one place where errors of valkey-py become errors of tiercache."""
 
 from __future__ import annotations
 
@@ -11,16 +11,20 @@ from ...errors import L2CommandError, L2UnavailableError, TierCacheError
 
 __all__ = ["checked", "map_error", "map_errors"]
 
-# Replies by which a server says that it cannot answer now: starting, failing over, or running a long script.
+# Error replies of a server that cannot answer now: it is starting, failing over, or running a long script.
 _NOT_NOW: Final = ("LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "READONLY", "BUSY ")
 
 
 def map_error(error: Exception, action: str) -> TierCacheError | None:
-    """Return the error to raise for ``error``, met while trying ``action``; None for one that is our own defect."""
+    """Return the tiercache error for ``error``, or None if ``error`` is a defect of this package.
+
+    Args:
+        action: The attempted action, for the message.
+    """
     if isinstance(error, valkey_errors.ConnectionError) and isinstance(error.__cause__, valkey_errors.ValkeyError):
-        # On a Unix socket the client authenticates while it connects, and wraps what that raises.
+        # On a Unix socket valkey-py authenticates while it connects, and wraps the error in a ConnectionError.
         return map_error(error.__cause__, action)
-    # Before ConnectionError, which they derive from: else bad credentials would look like an outage.
+    # Tested before ConnectionError, their base class: otherwise wrong credentials would look like an outage.
     if isinstance(error, valkey_errors.AuthenticationError | valkey_errors.AuthorizationError):
         return L2CommandError(f"Valkey refused the credentials ({action}): {error}")
     if isinstance(error, valkey_errors.DataError):
@@ -37,14 +41,14 @@ def map_error(error: Exception, action: str) -> TierCacheError | None:
 
 
 def checked(reply: Any, action: str) -> Any:
-    """Return the reply to ``action``; raise the mapped error if Valkey has refused it."""
+    """Return ``reply``, the reply to ``action``; raise the mapped error if the reply is a refusal."""
     if isinstance(reply, valkey_errors.ResponseError):
         raise map_error(reply, action) or reply
     return reply
 
 
-class map_errors:  # noqa: N801 - reads as what it does: ``with map_errors("GET"):``
-    """Context manager that raises the mapped error in place of what the client raised."""
+class map_errors:  # noqa: N801 - reads as a statement: ``with map_errors("GET"):``
+    """Context manager that raises the tiercache error for an error of valkey-py. See ``map_error``."""
 
     __slots__ = ("_action",)
 

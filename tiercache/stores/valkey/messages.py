@@ -1,11 +1,11 @@
-"""Announcements as they travel: one JSON object each, on the channel ``{name}:__tc:bus:{db}``.
+"""Announcements as messages on the channel ``{name}:__tc:bus:{db}``: one JSON object each.
 
     {"v":1, "s":<number or null>, "o":"<origin>", "k":[keys], "g":[[kind,value]], "f":[[kind,value]],
      "w":[keys], "d":[keys], "p":true}
 
-``v`` is the version of this form; ``s`` the change's place in the sequence; the others are the fields of Announcement,
-in their order, and are left out where they are empty. What is not of this form is not understood, and never passed
-over.
+``v`` is the version of this form. ``s`` is the change's number in the sequence of changes. ``o`` is the process that
+announces. The other fields are those of Announcement, in its order; empty ones are left out. A message of any other
+form decodes to Unreadable; it is never ignored.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import msgspec
 from ...engine.entries.entry import Group
 from ...engine.level2.announcement import Announcement, Received, Unreadable
 
-__all__ = ["decode", "encode", "own"]
+__all__ = ["decode", "encode", "reader_of_own"]
 
 _VERSION: Final = 1
 
@@ -43,17 +43,20 @@ _START: Final = b'{"v":%d,"s":null,' % _VERSION
 
 
 def encode(announcement: Announcement, origin: str) -> tuple[bytes, bytes]:
-    """Return the message for an announcement of ``origin``: what comes before its number, and what after."""
-    said = announcement
-    groups, overtaken = (tuple(map(tuple, groups)) for groups in (said.groups, said.overtaken))
-    body = _Body(_VERSION, None, origin, said.keys, groups, overtaken, said.wanted, said.settled, said.settings)  # type: ignore[arg-type]
+    """Return the message for an announcement of ``origin`` in two parts, between which the number belongs."""
+    groups, overtaken = (tuple(map(tuple, groups)) for groups in (announcement.groups, announcement.overtaken))
+    keys, wanted, settled = announcement.keys, announcement.wanted, announcement.settled
+    body = _Body(_VERSION, None, origin, keys, groups, overtaken, wanted, settled, announcement.settings)  # type: ignore[arg-type]
     message = _ENCODER.encode(body)
     assert message.startswith(_START)
     return _START[: -len("null,")], message[len(_START) - 1 :]
 
 
-def own(origin: str) -> Callable[[bytes], Received | None]:
-    """Return what recognises the changes of ``origin``, of which that process needs to read the number alone."""
+def reader_of_own(origin: str) -> Callable[[bytes], Received | None]:
+    """Return a function that reads the number of a change that ``origin`` announced, and returns None for the rest.
+
+    ``origin`` is this process, which needs no more than the number of its own announcements.
+    """
     pattern = re.compile(rb'\{"v":%d,"s":(\d+),"o":"%b"[,}]' % (_VERSION, re.escape(origin.encode())))
 
     def read(message: bytes) -> Received | None:
@@ -64,15 +67,15 @@ def own(origin: str) -> Callable[[bytes], Received | None]:
 
 
 def decode(message: bytes) -> Received | Unreadable:
-    """Return what ``message`` says."""
+    """Return the announcement in ``message``, or the reason why it cannot be read."""
     try:
         body = _DECODER.decode(message)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        return Unreadable(f"a message that is not understood: {error}")
+        return Unreadable(f"a message that cannot be decoded: {error}")
     if body.v != _VERSION:
         return Unreadable(f"a message of version {body.v}")
-    groups, overtaken = (tuple(Group(*group) for group in found) for found in (body.g, body.f))
-    said = Announcement(body.k, groups, overtaken, body.w, body.d, body.p)
-    if said.is_change and body.s is None:
+    groups, overtaken = (tuple(Group(*group) for group in pairs) for pairs in (body.g, body.f))
+    announcement = Announcement(body.k, groups, overtaken, body.w, body.d, body.p)
+    if announcement.is_change and body.s is None:
         return Unreadable("a change without a number")
-    return Received(said, body.o, body.s)
+    return Received(announcement, body.o, body.s)

@@ -1,8 +1,41 @@
-"""A line on which many exchanges are under way at once: written together, parsed in C, answered in order.
+"""The multiplexed connection: many exchanges in flight on one connection, written together, answered in order.
 
-valkey-py connects (names, TLS, credentials, database) and hands its transport over. From then on what it costs for
-each command (a pool, a lock, a timer, a stream) is paid no more: commands of one step of the event loop leave in one
-write, replies come in one read, and one timer watches the oldest exchange. Figures are in docs/performance.md.
+valkey-py opens the connection (names, TLS, credentials, database) and hands its transport over. From then on a command
+no longer pays for valkey-py's pool, lock, timer and stream: the commands of one step of the event loop leave in one
+write, their replies arrive in one read that is parsed in C, and one timer watches the oldest exchange. Figures are in
+docs/performance.md.
+
+The states of a connection::
+
+             an exchange is sent: its commands are written at once
+     +------+ ------------------------------------------> +---------+ --+  further exchanges: their commands
+     | idle |                                             | pending |   |  are held back in ``_unsent``; one
+     +------+ <------------------------------------------ +---------+ <-+  write at the end of this step of
+         |     the last pending exchange has its replies       |           the loop sends them
+         |                                                     |
+         |  no answer in time | the server or the network ends the connection
+         |  a reply to no command | not the protocol | LOADING, NOAUTH or the like | aclose
+         v                                                     v
+     +-----------------------------------------------------------+
+     | closed: ``_error`` is set, for good                       |
+     +-----------------------------------------------------------+
+
+1. idle: ``_pending`` is empty. The deadline of an exchange that is sent now begins now.
+2. pending: ``_pending`` has the exchanges in the order in which their commands leave. Only the oldest one has a
+   deadline; the deadline of the next one begins when the oldest one has its replies.
+3. closed: every pending exchange has received the error, commands that were held back are dropped, and every further
+   exchange raises. The server may have carried out any command that was sent.
+
+Races that the code closes:
+
+1. *Cancelled caller.* The exchange of a cancelled caller stays in ``_pending`` and its replies are dropped. Otherwise
+   the next caller would receive them.
+2. *Late loop.* After the loop was blocked, the timer may run before the loop reads replies that are already here. The
+   deadline is therefore checked a second time, a moment later.
+3. *End before the handover.* The stream may have received the end of the connection before the transport has this
+   protocol. The transport does not report that end again, so the constructor checks for it.
+4. *Unnoticed end.* The server may have closed the connection while the loop has not yet read that. A command sent
+   then fails; the connection pool repeats it if the command may be repeated.
 """
 
 from __future__ import annotations
@@ -19,75 +52,72 @@ from valkey.exceptions import ConnectionError as ValkeyConnectionError
 from valkey.exceptions import InvalidResponse
 
 from ...engine.level2.writes import Command
+from .inbox import Inbox
 
-__all__ = ["Answer", "MultiplexedLine"]
+__all__ = ["MultiplexedConnection", "ReplyFuture", "pack"]
 
 _INCOMPLETE: Final = object()
-_SECOND_LOOK_SECONDS: Final = 0.001
-# Seconds to wait for a transport to say that it is closed, when a TLS connection is being ended.
-_LAST_WORD_SECONDS: Final = 1.0
+_SECOND_CHECK_SECONDS: Final = 0.001
+# Seconds that ``aclose`` waits for the transport to report its end. Ending a TLS connection takes a round trip.
+_CLOSE_SECONDS: Final = 1.0
 
 
-class Answer(Protocol):
-    """Where the replies to an exchange go: a future, or what does its work in the very step in which they come."""
+class ReplyFuture(Protocol):
+    """The receiver of an exchange's replies: a future, or an object that uses the replies in the step they arrive."""
 
     def done(self) -> bool:
-        """Whether nobody wants them any more."""
+        """Return whether the replies are no longer wanted."""
         ...
 
     def set_result(self, replies: list[Any], /) -> None:
-        """Take them. Must not raise."""
+        """Take the replies. Must not raise."""
         ...
 
     def set_exception(self, error: Exception, /) -> None:
-        """Take the error of a line that has ended. Must not raise."""
+        """Take the error with which the connection ended. Must not raise."""
         ...
 
 
 class _Exchange:
-    """Commands under way: how many replies are to come, and who waits for them."""
+    """Commands in flight: the replies received so far, their expected count, and their receiver."""
 
-    __slots__ = ("answer", "count", "replies", "timeout")
+    __slots__ = ("count", "future", "replies", "timeout")
 
-    def __init__(self, count: int, timeout: float, answer: Answer) -> None:
+    def __init__(self, count: int, timeout: float, future: ReplyFuture) -> None:
         self.count = count
         self.timeout = timeout
-        self.answer = answer
+        self.future = future
         self.replies: list[Any] = []
 
 
-class MultiplexedLine(asyncio.Protocol):
-    """A Line on the transport of a connected connection of valkey-py, from now on its owner.
-
-    A caller that is cancelled leaves its exchange to be answered to nobody: the line stays in step.
+class MultiplexedConnection(asyncio.Protocol):
+    """A Connection that owns the transport of a connected valkey-py connection.
 
     Args:
-        listens: Whether replies that answer no command are messages. Otherwise they end the line.
+        connection: Connected. No other code may use it from now on.
+        listens: Whether replies that answer no command are messages. If not, such a reply ends the connection.
     """
 
     def __init__(self, connection: AbstractConnection, *, listens: bool = False) -> None:
         reader, writer = connection._reader, connection._writer
-        # An end that the stream has been told of already would not be told again.
-        if reader is None or writer is None or writer.is_closing() or reader.at_eof():
+        if reader is None or writer is None or writer.is_closing() or reader.at_eof():  # Race 3.
             raise ValkeyConnectionError("the connection has ended")
-        # The connection is kept: were its writer collected, that would close the transport.
-        self._connection = connection
+        # valkey-py's connection is kept: if its writer were collected as garbage, that would close the transport.
+        self._valkey_connection = connection
         self._transport: Any = writer.transport
         self._loop = asyncio.get_running_loop()
         self._replies = Reader(
             protocolError=InvalidResponse, replyError=BaseParser.parse_error, notEnoughData=_INCOMPLETE
         )
-        self._under_way: deque[_Exchange] = deque()
+        self._pending: deque[_Exchange] = deque()
         self._unsent: list[bytes] = []
-        self._due = 0.0
-        self._missed = 0.0
-        self._watch: asyncio.TimerHandle | None = None
+        # The deadline of the oldest pending exchange, and the deadline of which the first check found no replies.
+        self._deadline = 0.0
+        self._missed_deadline = 0.0
+        self._timer: asyncio.TimerHandle | None = None
         self._error: Exception | None = None
-        self._ended = self._loop.create_future()
-        self._listens = listens
-        self._messages: deque[Any] = deque()
-        self._listener: asyncio.Future[None] | None = None
-        self._hear: Callable[[Any], object] | None = None
+        self._transport_closed = self._loop.create_future()
+        self._inbox = Inbox() if listens else None
         self._transport.set_protocol(self)
 
     @property
@@ -97,27 +127,25 @@ class MultiplexedLine(asyncio.Protocol):
     # Sending
 
     def exchange(self, commands: Sequence[Command], timeout: float) -> asyncio.Future[list[Any]]:
-        if len(commands) == 1:
-            return self.send(pack_command(commands[0]), 1, timeout)
-        return self.send(b"".join([pack_command(command) for command in commands]), len(commands), timeout)
+        return self.send(pack(commands), len(commands), timeout)
 
     def send(self, packed: bytes, count: int, timeout: float) -> asyncio.Future[list[Any]]:
-        """Send ``count`` packed commands. Otherwise as ``exchange``, of which it is the quicker half."""
+        """Send ``count`` commands that are packed already; otherwise as ``exchange``."""
         future: asyncio.Future[list[Any]] = self._loop.create_future()
         self._send(packed, count, timeout, future)
         return future
 
-    def begin(self, commands: Sequence[Command], timeout: float, answer: Answer) -> None:
-        self._send(b"".join([pack_command(command) for command in commands]), len(commands), timeout, answer)
+    def begin(self, commands: Sequence[Command], timeout: float, future: ReplyFuture) -> None:
+        self._send(pack(commands), len(commands), timeout, future)
 
-    def _send(self, packed: bytes, count: int, timeout: float, answer: Answer) -> None:
+    def _send(self, packed: bytes, count: int, timeout: float, future: ReplyFuture) -> None:
         self._check_open()
         if count == 0:
-            answer.set_result([])
+            future.set_result([])
             return
-        if not self._under_way:
-            self._expect(timeout)
-        self._under_way.append(_Exchange(count, timeout, answer))
+        if not self._pending:
+            self._set_deadline(timeout)
+        self._pending.append(_Exchange(count, timeout, future))
         self._write(packed)
 
     async def post(self, command: Command, timeout: float) -> None:
@@ -125,8 +153,8 @@ class MultiplexedLine(asyncio.Protocol):
         self._write(pack_command(command))
 
     def _write(self, packed: bytes) -> None:
-        # Who is alone is not kept waiting. Who comes while others are under way goes with all that come in this step.
-        if len(self._under_way) <= 1 and not self._unsent:
+        # A lone exchange is written at once. While others are in flight, those of one loop step share one write.
+        if len(self._pending) <= 1 and not self._unsent:
             self._transport.write(packed)
             return
         if not self._unsent:
@@ -135,7 +163,7 @@ class MultiplexedLine(asyncio.Protocol):
 
     def _write_unsent(self) -> None:
         unsent, self._unsent = self._unsent, []
-        if self._error is None:
+        if self._error is None:  # The connection may have ended since these commands were held back.
             self._transport.write(b"".join(unsent))
 
     def _check_open(self) -> None:
@@ -145,119 +173,112 @@ class MultiplexedLine(asyncio.Protocol):
     # Receiving
 
     def data_received(self, data: bytes) -> None:
-        replies, under_way = self._replies, self._under_way
+        """Hand each complete reply in ``data`` to the oldest pending exchange, or to the inbox."""
+        replies, pending = self._replies, self._pending
         try:
             replies.feed(data)
             while (reply := replies.gets()) is not _INCOMPLETE:
                 if isinstance(reply, ValkeyConnectionError):
-                    # Such as LOADING or NOAUTH: nothing that is asked here will be answered.
+                    # A reply such as LOADING or NOAUTH: the server will answer no command on this connection.
                     self._end(reply)
                     return
-                if not under_way:
-                    self._message(reply)
+                if not pending:
+                    self._receive_message(reply)
                     continue
-                head = under_way[0]
-                head.replies.append(reply)
-                if len(head.replies) == head.count:
-                    under_way.popleft()
-                    if under_way:
-                        self._due = self._loop.time() + under_way[0].timeout
-                    if not head.answer.done():
-                        head.answer.set_result(head.replies)
+                oldest = pending[0]
+                oldest.replies.append(reply)
+                if len(oldest.replies) == oldest.count:
+                    pending.popleft()
+                    if pending:
+                        self._deadline = self._loop.time() + pending[0].timeout
+                    if not oldest.future.done():  # Race 1.
+                        oldest.future.set_result(oldest.replies)
         except InvalidResponse as error:
             self._end(error)
 
-    def _message(self, message: Any) -> None:
-        if not self._listens:
+    def _receive_message(self, message: Any) -> None:
+        if self._inbox is None:
             self._end(InvalidResponse(f"a reply to no command: {message!r}"[:200]))
-        elif self._hear is None:
-            self._messages.append(message)
-            self._wake()
         else:
-            try:
-                self._hear(message)
-            except Exception as error:
-                # It is the listener's, and not the line's.
-                self._hear = None
-                if self._listener is not None and not self._listener.done():
-                    self._listener.set_exception(error)
+            self._inbox.put(message)
 
     async def receive(self) -> Any:
-        """Return the next message. One caller at a time."""
-        while not self._messages:
-            self._check_open()
-            self._listener = self._loop.create_future()
-            await self._listener
-        return self._messages.popleft()
+        return await self._open_inbox().receive()
 
-    async def listen(self, hear: Callable[[Any], object]) -> None:
-        while self._messages:
-            hear(self._messages.popleft())
-        self._check_open()
-        self._hear, self._listener = hear, self._loop.create_future()
-        try:
-            await self._listener
-        finally:
-            self._hear = None
-        self._check_open()
+    async def listen(self, on_message: Callable[[Any], object]) -> None:
+        await self._open_inbox().listen(on_message)
 
-    def _wake(self) -> None:
-        if self._listener is not None and not self._listener.done():
-            self._listener.set_result(None)
+    def _open_inbox(self) -> Inbox:
+        assert self._inbox is not None, "only a connection that listens has messages"
+        return self._inbox
 
-    # Time
+    # The deadline of the oldest pending exchange
 
-    def _expect(self, timeout: float) -> None:
-        self._due = self._loop.time() + timeout
-        if self._watch is None:
-            self._watch = self._loop.call_at(self._due, self._look)
-        elif self._watch.when() > self._due:
-            self._watch.cancel()
-            self._watch = self._loop.call_at(self._due, self._look)
+    def _set_deadline(self, timeout: float) -> None:
+        self._deadline = self._loop.time() + timeout
+        if self._timer is None:
+            self._timer = self._loop.call_at(self._deadline, self._check_deadline)
+        elif self._timer.when() > self._deadline:
+            self._timer.cancel()
+            self._timer = self._loop.call_at(self._deadline, self._check_deadline)
 
-    def _look(self) -> None:
-        """Look, when somebody should have been answered at the latest, whether they were."""
-        self._watch = None
-        if not self._under_way:
+    def _check_deadline(self) -> None:
+        """End the connection if the oldest pending exchange is late. There are four cases:
+
+        1. No exchange is pending: the timer stops.
+        2. The deadline has moved, for the exchange that set the timer has its replies: the timer is set again.
+        3. The first check after the deadline: replies may be here that the loop has not read (race 2). The timer runs
+           once more after a moment, in which the loop reads.
+        4. The second check after the same deadline: the server is silent.
+        """
+        self._timer = None
+        if not self._pending:
             return
-        if self._loop.time() < self._due:
-            self._watch = self._loop.call_at(self._due, self._look)
-        elif self._missed != self._due:
-            # Perhaps it is the loop that was held up, and one that looks at timers first: what has come is read now.
-            self._missed = self._due
-            self._watch = self._loop.call_later(_SECOND_LOOK_SECONDS, self._look)
+        if self._loop.time() < self._deadline:
+            self._timer = self._loop.call_at(self._deadline, self._check_deadline)
+        elif self._missed_deadline != self._deadline:
+            self._missed_deadline = self._deadline
+            self._timer = self._loop.call_later(_SECOND_CHECK_SECONDS, self._check_deadline)
         else:
             self._end(TimeoutError("Valkey did not answer in time"))
 
     # The end
 
     def eof_received(self) -> None:
-        return None  # The transport closes itself.
+        return None  # None makes the transport close itself.
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end(ValkeyConnectionError(str(exc or "the server has closed the connection")))
-        if not self._ended.done():
-            self._ended.set_result(None)
+        if not self._transport_closed.done():
+            self._transport_closed.set_result(None)
 
     def _end(self, error: Exception) -> None:
-        """End the line, because of ``error``, which everybody under way is told."""
+        """Close the connection because of ``error``, which every pending exchange receives. The first error counts."""
         if self._error is not None:
             return
         self._error = error
         self._transport.abort()
-        # Valkey-py's connection would complain that nobody has closed it.
-        self._connection._reader = self._connection._writer = None
-        if self._watch is not None:
-            self._watch.cancel()
-            self._watch = None
-        while self._under_way:
-            answer = self._under_way.popleft().answer
-            if not answer.done():
-                # One each: an exception that is raised in many places at once gathers all their tracebacks.
-                answer.set_exception(type(error)(*error.args))
-        self._wake()
+        # Without this, valkey-py's connection would warn that it was never closed.
+        self._valkey_connection._reader = self._valkey_connection._writer = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        while self._pending:
+            future = self._pending.popleft().future
+            if not future.done():
+                # Each future gets its own exception: one that is raised in many places collects all their tracebacks.
+                future.set_exception(type(error)(*error.args))
+        if self._inbox is not None:
+            self._inbox.end(error)
 
     async def aclose(self) -> None:
         self._end(ValkeyConnectionError("it was closed"))
-        # What may fail is the goodbye of TLS; the transport is let go of then.
-        await asyncio.wait([self._ended], timeout=_LAST_WORD_SECONDS)
+        # The TLS shutdown may get no answer; the transport is abandoned then.
+        await asyncio.wait([self._transport_closed], timeout=_CLOSE_SECONDS)
+
+
+def pack(commands: Sequence[Command]) -> bytes:
+    """Return ``commands`` as they are sent."""
+    if len(commands) == 1:
+        return pack_command(commands[0])
+    return b"".join([pack_command(command) for command in commands])

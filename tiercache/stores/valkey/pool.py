@@ -1,107 +1,117 @@
-"""Exchanges in no particular order: everything but writes and messages.
+"""Connection pools: exchanges in no particular order. The store uses one for everything but writes and messages.
 
-They share one multiplexed line, or have valkey-py's pool where connections are not multiplexed.
+There are two kinds:
+
+1. ``SharedConnection``: all exchanges share one multiplexed connection.
+2. ``PlainPool``: each exchange has a plain connection to itself. It serves fakes and ``multiplexed=False``.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Coroutine, Sequence
+from contextlib import AsyncExitStack, suppress
 from typing import Any, Protocol
 
-from valkey.asyncio.connection import AbstractConnection
 from valkey.exceptions import ConnectionError as ValkeyConnectionError
 from valkey.exceptions import ValkeyError
 
 from ...engine.level2.writes import Command
 from ...errors import L2UnavailableError
-from .connection import Line, open_line, send
-from .multiplexed import MultiplexedLine
+from .connection import PlainConnection, open_multiplexed, open_plain
+from .multiplexed import MultiplexedConnection, pack
 from .settings import Settings
 
-__all__ = ["Exchanges", "PooledExchanges", "SharedExchanges", "open_exchanges"]
+__all__ = ["ConnectionPool", "PlainPool", "SharedConnection", "open_pool"]
 
 
-class Exchanges(Protocol):
-    """Where commands can be sent at any time.
+class ConnectionPool(Protocol):
+    """Sends commands at any time, on a connection that it opens if needed.
 
     Raises:
-        valkey.exceptions.ConnectionError, TimeoutError: As for a Line.
-        L2UnavailableError: It was closed.
+        valkey.exceptions.ConnectionError, TimeoutError: As for a Connection.
+        L2UnavailableError: The pool was closed.
     """
 
-    async def exchange(self, commands: Sequence[Command], timeout: float, *, may_repeat: bool = False) -> list[Any]:
-        """Send ``commands`` in one write; return a reply, or the ResponseError in its place, for each.
+    def exchange(
+        self, commands: Sequence[Command], timeout: float, *, may_repeat: bool = False
+    ) -> Coroutine[Any, Any, list[Any]]:
+        """Send ``commands`` in one write; return a reply, or a ResponseError as its reply, for each.
 
         Args:
-            timeout: Seconds for one exchange, from the moment that a connection is free. Making one has time of its
-                own.
-            may_repeat: Whether they may be sent again where a connection had ended without anybody noticing.
+            timeout: Seconds for one exchange, counted from the moment when a connection is free. Opening a connection
+                has a deadline of its own.
+            may_repeat: Whether the commands may be sent once more, on another connection, if the connection turns out
+                to have ended.
         """
         ...
 
-    def begin(self, packed: bytes, count: int, timeout: float) -> asyncio.Future[list[Any]] | None:
-        """Send ``count`` packed commands now, as ``exchange`` would; None where that has to be waited for."""
+    def read(self, key: str, timeout: float) -> Coroutine[Any, Any, list[Any]]:
+        """Send GET and PTTL of ``key``, as ``exchange`` with ``may_repeat``."""
         ...
 
     async def aclose(self) -> None:
-        """Let the exchanges under way end, and the connections. Never raises for a server that is gone."""
+        """Wait for the exchanges in flight, then close the connections. Never raises for a server that is gone."""
         ...
 
 
-def open_exchanges(settings: Settings, *, timeout: float, connecting: float) -> Exchanges:
-    """Return the kind that ``settings`` allow. Connects when first used.
+def open_pool(settings: Settings, *, timeout: float, connect_timeout: float) -> ConnectionPool:
+    """Return the kind of pool that ``settings`` allow. The first exchange connects.
 
     Args:
-        timeout: Seconds that closing waits for exchanges under way.
-        connecting: Seconds for making a connection.
+        timeout: Seconds that ``aclose`` waits for exchanges in flight.
+        connect_timeout: Seconds to open a connection.
     """
-    kind = SharedExchanges if settings.is_multiplexed else PooledExchanges
-    return kind(settings, timeout=timeout, connecting=connecting)
+    kind = SharedConnection if settings.is_multiplexed else PlainPool
+    return kind(settings, timeout=timeout, connect_timeout=connect_timeout)
 
 
-class SharedExchanges:
-    """Exchanges on one line that all share. Arguments as for ``open_exchanges``."""
+class SharedConnection:
+    """A ConnectionPool of one multiplexed connection. Arguments as for ``open_pool``."""
 
-    def __init__(self, settings: Settings, *, timeout: float, connecting: float) -> None:
+    def __init__(self, settings: Settings, *, timeout: float, connect_timeout: float) -> None:
         self._settings = settings
         self._timeout = timeout
-        self._connecting = connecting
-        self._line: Line | None = None
-        self._opening: asyncio.Task[Line] | None = None
+        self._connect_timeout = connect_timeout
+        self._connection: MultiplexedConnection | None = None
+        self._opening: asyncio.Task[MultiplexedConnection] | None = None
         self._is_closed = False
 
-    async def exchange(self, commands: Sequence[Command], timeout: float, *, may_repeat: bool = False) -> list[Any]:
-        line = self._line
-        if line is None or not line.is_open:
-            return await (await self._opened()).exchange(commands, timeout)
-        try:
-            return await line.exchange(commands, timeout)
-        except ValkeyConnectionError:
-            if not may_repeat or self._is_closed:
-                raise
-        return await (await self._opened()).exchange(commands, timeout)
+    def exchange(
+        self, commands: Sequence[Command], timeout: float, *, may_repeat: bool = False
+    ) -> Coroutine[Any, Any, list[Any]]:
+        return self._send(pack(commands), len(commands), timeout, may_repeat)
 
-    def begin(self, packed: bytes, count: int, timeout: float) -> asyncio.Future[list[Any]] | None:
-        line = self._line
-        return line.send(packed, count, timeout) if isinstance(line, MultiplexedLine) and line.is_open else None
+    def read(self, key: str, timeout: float) -> Coroutine[Any, Any, list[Any]]:
+        return self._send(_packed_read(key), 2, timeout, True)
 
-    async def _opened(self) -> Line:
-        """Return an open line; callers who come at once share the making of it."""
+    async def _send(self, packed: bytes, count: int, timeout: float, may_repeat: bool) -> list[Any]:
+        connection = self._connection
+        if connection is not None and connection.is_open:
+            try:
+                return await connection.send(packed, count, timeout)
+            except ValkeyConnectionError:
+                # The server may have closed an idle connection; this process may notice that only when it uses it.
+                if not may_repeat or self._is_closed:
+                    raise
+        return await (await self._opened()).send(packed, count, timeout)
+
+    async def _opened(self) -> MultiplexedConnection:
+        """Return an open connection. Callers that arrive while one is being opened share it."""
         if self._is_closed:
             raise L2UnavailableError("the cache was closed")
-        if self._line is not None and self._line.is_open:
-            return self._line
+        if self._connection is not None and self._connection.is_open:
+            return self._connection
         if self._opening is None:
             self._opening = asyncio.get_running_loop().create_task(self._open(), name="tiercache-connect")
-            self._opening.add_done_callback(_seen)
+            self._opening.add_done_callback(_retrieve_error)
+        # Shielded: the cancellation of one caller must not stop the opening for the others.
         return await asyncio.shield(self._opening)
 
-    async def _open(self) -> Line:
+    async def _open(self) -> MultiplexedConnection:
         try:
-            self._line = await open_line(self._settings, self._connecting)
-            return self._line
+            self._connection = await open_multiplexed(self._settings, self._connect_timeout)
+            return self._connection
         finally:
             self._opening = None
 
@@ -110,95 +120,96 @@ class SharedExchanges:
         if self._opening is not None:
             self._opening.cancel()
             await asyncio.wait([self._opening])
-        if self._line is not None:
-            # In its turn, behind all that is under way.
+        if self._connection is not None:
+            # The reply to this PING comes after the replies to all exchanges in flight. The wait may fail, or the
+            # server may be gone; the connection is closed in any case.
             with suppress(ValkeyError, OSError, TimeoutError):
-                await self._line.exchange([("PING",)], self._timeout)
-            await self._line.aclose()
+                await self._connection.exchange([("PING",)], self._timeout)
+            await self._connection.aclose()
 
 
-def _seen(task: asyncio.Task[Line]) -> None:
+def _packed_read(key: str) -> bytes:
+    """Return GET and PTTL of ``key`` as they are sent, in a third of the time of ``pack``.
+
+    Most calls that miss L1 end in this read.
+    """
+    data = key.encode()
+    size = len(data)
+    return b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n*2\r\n$4\r\nPTTL\r\n$%d\r\n%b\r\n" % (size, data, size, data)
+
+
+def _retrieve_error(task: asyncio.Task[MultiplexedConnection]) -> None:
+    """Keep asyncio from logging an error that no caller retrieved: every caller still waiting receives it."""
     if not task.cancelled():
-        task.exception()  # Whoever still waits for it has it.
+        task.exception()
 
 
-class PooledExchanges:
-    """Exchanges each on a connection of their own while they last. Arguments as for ``open_exchanges``."""
+class PlainPool:
+    """A ConnectionPool of plain connections, at most ``settings.max_connections``. Arguments as for ``open_pool``."""
 
-    def __init__(self, settings: Settings, *, timeout: float, connecting: float) -> None:
-        self._pool = settings.pool()
+    def __init__(self, settings: Settings, *, timeout: float, connect_timeout: float) -> None:
+        self._settings = settings
         self._timeout = timeout
-        self._connecting = connecting
-        self._permit_count = settings.max_connections
-        self._free = asyncio.Semaphore(self._permit_count)
-        self._silent_at = -1.0
+        self._connect_timeout = connect_timeout
+        self._permits = asyncio.Semaphore(settings.max_connections)
+        self._idle: list[PlainConnection] = []
+        self._busy: set[PlainConnection] = set()
+        self._timed_out_at = -1.0
         self._is_closed = False
-        self._idle: list[AbstractConnection] = []
+
+    def read(self, key: str, timeout: float) -> Coroutine[Any, Any, list[Any]]:
+        return self.exchange([("GET", key), ("PTTL", key)], timeout, may_repeat=True)
 
     async def exchange(self, commands: Sequence[Command], timeout: float, *, may_repeat: bool = False) -> list[Any]:
         now = asyncio.get_running_loop().time
         queued_at = now()
-        # The wait for a connection is outside the deadline: ten thousand reads at once take their turns, and none of
-        # them is an outage. Only when others have gone unanswered meanwhile is it no use to try as long again.
-        async with self._free:
+        # The wait for a permit is outside the deadline: ten thousand reads at once take turns, which is no outage.
+        async with self._permits:
             if self._is_closed:
                 raise L2UnavailableError("the cache was closed")
-            if self._silent_at > queued_at:
-                raise L2UnavailableError("Valkey did not answer others in time, for whom this one waited")
+            if self._timed_out_at > queued_at:
+                # Without this, the exchanges of a long queue would wait for a silent server one after the other.
+                raise L2UnavailableError("Valkey did not answer in time while this exchange waited; it was not sent")
             try:
                 return await self._exchange(commands, timeout, may_repeat)
             except TimeoutError:
-                self._silent_at = now()
-                await self._drop_idle()
+                self._timed_out_at = now()
+                await _close_all(self._idle)  # They may be as dead as the connection that was not answered on.
                 raise
 
-    def begin(self, packed: bytes, count: int, timeout: float) -> None:
-        return None
-
     async def _exchange(self, commands: Sequence[Command], timeout: float, may_repeat: bool) -> list[Any]:
-        # The pool looks at each connection before it hands it out, which costs a sixth of a read. What may be repeated
-        # takes one that was used just now, unlooked at, and asks the pool only if that one has died since.
-        if may_repeat and self._idle:
-            with suppress(ValkeyConnectionError):
-                return await self._on(self._idle.pop(), commands, timeout, stays_out=True)
-        async with asyncio.timeout(self._connecting):
-            connection: AbstractConnection = await self._pool.get_connection("PIPELINE")  # type: ignore[no-untyped-call]
-        return await self._on(connection, commands, timeout, stays_out=may_repeat)
-
-    async def _on(
-        self, connection: AbstractConnection, commands: Sequence[Command], timeout: float, *, stays_out: bool
-    ) -> list[Any]:
-        is_good = False
-        try:
-            async with asyncio.timeout(timeout):
-                replies = await send(connection, commands)
-            is_good = stays_out
-            return replies
-        finally:
-            if is_good:
-                self._idle.append(connection)
-            else:
-                await self._pool.release(connection)
-
-    async def _drop_idle(self) -> None:
-        """Let go of connections that may be as dead as the one that was not answered on."""
-        while self._idle:
-            connection = self._idle.pop()
-            await connection.disconnect(nowait=True)
-            await self._pool.release(connection)
+        while True:
+            idle = self._idle.pop() if self._idle else None
+            connection = idle or await open_plain(self._settings, self._connect_timeout)
+            self._busy.add(connection)
+            try:
+                if idle is None or idle.is_open:
+                    return await connection.exchange(commands, timeout)
+            except ValkeyConnectionError:
+                # An idle connection may have ended without this process noticing. The commands are repeated once, on a
+                # new connection: the other idle ones may have ended too.
+                if idle is None or not may_repeat or self._is_closed:
+                    raise
+                may_repeat = False
+                await _close_all(self._idle)
+            finally:
+                self._busy.remove(connection)
+                if connection.is_open and not self._is_closed:
+                    self._idle.append(connection)
+                else:
+                    await connection.aclose()
 
     async def aclose(self) -> None:
         self._is_closed = True
-        permit_count = 0
-        # What may fail is waiting for exchanges under way, or saying goodbye to a server that is gone; there is nothing
-        # left to do then, and nothing to count.
         with suppress(TimeoutError):
-            async with asyncio.timeout(self._timeout):
-                while permit_count < self._permit_count:
-                    await self._free.acquire()
-                    permit_count += 1
-        for _ in range(permit_count):
-            self._free.release()  # Who comes now is told that the cache is closed.
-        with suppress(ValkeyError, OSError, TimeoutError):
-            async with asyncio.timeout(self._timeout):
-                await self._pool.disconnect()
+            async with asyncio.timeout(self._timeout), AsyncExitStack() as permits:
+                # No exchange is in flight once this has all permits.
+                for _ in range(self._settings.max_connections):
+                    await permits.enter_async_context(self._permits)
+        await _close_all([*self._idle, *self._busy])
+
+
+async def _close_all(connections: list[PlainConnection]) -> None:
+    """Close ``connections``, which are then no longer in the list."""
+    while connections:
+        await connections.pop().aclose()

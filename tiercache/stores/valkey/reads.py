@@ -1,8 +1,10 @@
-"""Reading many keys with what is left of their lives, in one round trip.
+"""Batch reads: the values and remaining lifetimes of many keys, in one round trip.
 
-A read-only script takes both at one moment, and costs 1.6 times the MGET alone; MGET and a PTTL for each key, sent
-together, 4.4 times. These are what is left where the server knows no read-only scripts (before Redis 7), or the user
-may run none.
+There are two ways:
+
+1. A read-only script takes both at one moment. It costs 1.6 times as much as MGET alone.
+2. MGET, and PTTL for each key, sent together: 4.4 times as much. This is for servers without read-only scripts (before
+   Redis 7) and for users without permission to run scripts.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from .errors import checked, map_error
 
 __all__ = ["CHUNK_COUNT", "BatchReader"]
 
-# Keys a command. It bounds how long the server does nothing else, and Lua's unpack takes no more than some thousands.
+# Keys in one command. The bound keeps other clients from waiting long, and Lua's unpack takes only some thousands.
 CHUNK_COUNT: Final = 250
 
 _SCRIPT: Final = """
@@ -31,16 +33,16 @@ Exchange: TypeAlias = Callable[[Sequence[tuple[Any, ...]]], Awaitable[list[Any]]
 
 
 class BatchReader:
-    """Reads of many keys, by script while the server takes it."""
+    """Reads many keys: by script, or by commands from the first time that the server refuses the script."""
 
     def __init__(self) -> None:
         self._has_scripts = True
 
     async def read(self, keys: Sequence[str], exchange: Exchange) -> list[Stored | None]:
-        """Return what each of ``keys`` holds, None where nothing.
+        """Return the value and lifetime of each of ``keys``, or None for a key that does not exist.
 
         Args:
-            exchange: Sends commands in one write; returns a reply, or the error in its place, for each.
+            exchange: Sends commands in one write; returns a reply, or a ResponseError as its reply, for each.
         """
         chunks = [keys[start : start + CHUNK_COUNT] for start in range(0, len(keys), CHUNK_COUNT)]
         pairs = await self._by_script(chunks, exchange) if self._has_scripts else None
@@ -49,15 +51,15 @@ class BatchReader:
         return [_stored(value, ttl) for value, ttl in pairs]
 
     async def _by_script(self, chunks: Sequence[Sequence[str]], exchange: Exchange) -> list[tuple[Any, int]] | None:
-        """Return a value and a PTTL for each key, None if the server does not run the script."""
-        # Not EVALSHA_RO: the text weighs as much as two keys, and a server that has lost the script still answers.
+        """Return a value and a PTTL for each key, or None if the server refuses the script."""
+        # Not EVALSHA_RO: the text is only as long as two keys, and a server that has lost the script still answers.
         replies = await exchange([("EVAL_RO", _SCRIPT, len(chunk), *chunk) for chunk in chunks])
         for reply in replies:
             if isinstance(reply, ResponseError):
                 mapped = map_error(reply, "the script that reads many keys")
                 if isinstance(mapped, L2UnavailableError):
                     raise mapped from reply
-                # Whatever it does not like about the script, the commands say whether it dislikes these too.
+                # The reason for the refusal does not matter: the commands show whether the server refuses them too.
                 self._has_scripts = False
                 return None
         return [pair for values, ttls in replies for pair in zip(values, ttls, strict=True)]
@@ -76,7 +78,7 @@ class BatchReader:
 
 
 def _stored(value: bytes | None, ttl: int) -> Stored | None:
-    if ttl == -2:  # Gone.
+    if ttl == -2:  # The key does not exist.
         return None
-    # MGET has no value for what is no string; yet it is there.
+    # MGET returns None for a key that exists but is not a string.
     return Stored(value, None if ttl == -1 or value is None else ttl / 1000)

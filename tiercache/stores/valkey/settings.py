@@ -10,11 +10,11 @@ from valkey.asyncio import Valkey
 from valkey.asyncio.connection import (
     AbstractConnection,
     BlockingConnectionPool,
-    Connection,
-    ConnectionPool,
     SSLConnection,
     UnixDomainSocketConnection,
 )
+from valkey.asyncio.connection import Connection as ValkeyConnection
+from valkey.asyncio.connection import ConnectionPool as ValkeyConnectionPool
 from valkey.exceptions import ValkeyError
 
 from ...errors import UsageError
@@ -28,19 +28,20 @@ _LOOKS_LIKE: Final = (
     "a URL looks like valkey://user:password@host:6379/0, valkeys://host:6379 (TLS) or unix:///path/to.sock?db=0"
 )
 _DEFAULT_MAX_CONNECTIONS: Final = 32
-# Whose transport may be taken over. What another class adds to one of these would be passed by.
-_PLAIN_SOCKETS: Final = (Connection, SSLConnection, UnixDomainSocketConnection)
+# The classes whose transport a ``MultiplexedConnection`` may take over. It would bypass the additions of a subclass.
+_PLAIN_SOCKETS: Final = (ValkeyConnection, SSLConnection, UnixDomainSocketConnection)
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How to connect. Holds no connection, so that every event loop and every process can make its own.
+    """Options for connections. Holds no connection, so that every event loop and every process can open its own.
 
     Attributes:
         connection_class: valkey-py's class for this kind of socket.
-        kwargs: What it is made with.
-        max_connections: Most connections that reads have at once, where each has one to itself; further ones wait.
-        multiplexes: Whether reads may share a connection.
+        kwargs: The arguments of ``connection_class``.
+        max_connections: Upper bound on the connections of a ``PlainPool``, where each exchange has a connection to
+            itself; further exchanges wait.
+        multiplexes: Whether exchanges may share a connection.
     """
 
     connection_class: type[AbstractConnection]
@@ -50,21 +51,22 @@ class Settings:
 
     @classmethod
     def from_client(cls, client: object, *, multiplexes: bool = True) -> Settings:
-        """Return the settings of a ``valkey.asyncio.Valkey``. Its own connections stay its own.
+        """Return the settings of a ``valkey.asyncio.Valkey``. The client's own connections are not used.
 
         Raises:
-            UsageError: Another kind of client, or one whose connections cannot be made anew from its settings.
+            UsageError: ``client`` is of another class, or its settings cannot be used to open further connections.
         """
         if not isinstance(client, Valkey):
             raise UsageError(
                 f"client must be a valkey.asyncio.Valkey or None, not {type(client).__module__}.{type(client).__name__}"
             )
         pool = client.connection_pool
-        if type(pool) not in (ConnectionPool, BlockingConnectionPool):
+        if type(pool) not in (ValkeyConnectionPool, BlockingConnectionPool):
             raise UsageError(f"client has a {type(pool).__name__}, which this version does not support yet")
         kwargs = dict(pool.connection_kwargs)
-        # Bytes in, bytes out, whatever the client decodes, and no second cache below ours. No timeout of valkey-py's
-        # for each socket operation: every exchange has one deadline of ours, which costs half as much.
+        # Bytes in and bytes out, even if the client decodes replies; no client-side cache of valkey-py below this one;
+        # RESP2, where pings on a subscription are answered in order with its messages. valkey-py's timeout for each
+        # socket operation is off: the one deadline that each exchange has here costs half as much.
         kwargs.update(decode_responses=False, encoding="utf-8", encoding_errors="strict", socket_timeout=None)
         kwargs.update(protocol=2, cache_enabled=False, client_cache=None)
         try:
@@ -78,7 +80,7 @@ class Settings:
 
     @property
     def is_multiplexed(self) -> bool:
-        """Whether connections are taken over by ``MultiplexedLine``."""
+        """Whether ``MultiplexedConnection`` takes over the connections."""
         return self.multiplexes and self.connection_class in _PLAIN_SOCKETS
 
     @property
@@ -87,32 +89,28 @@ class Settings:
         return int(self.kwargs.get("db") or 0)
 
     def connection(self) -> AbstractConnection:
-        """Return a new connection, not connected yet, outside any pool."""
+        """Return a new connection of valkey-py, not connected yet, outside any pool."""
         return self.connection_class(**self.kwargs)
-
-    def pool(self) -> ConnectionPool:
-        """Return a new pool, not connected yet."""
-        return ConnectionPool(self.connection_class, None, **self.kwargs)
 
 
 def client_from_url(url: str) -> Client:
     """Return a client, not connected, for the server that ``url`` names.
 
     Raises:
-        UsageError: It cannot be parsed, or has an unknown scheme. The message shows no password.
+        UsageError: ``url`` cannot be parsed, or has an unknown scheme. The message shows no password.
     """
     if not isinstance(url, str):
         raise UsageError(f"url must be a str, not {type(url).__name__}; {_LOOKS_LIKE}")
     try:
         parts = urlsplit(url)
-        parts.port  # noqa: B018 - raises ValueError for a port that is no number
+        parts.port  # noqa: B018 - raises ValueError for a port that is not a number
         if parts.scheme not in _SCHEMES:
             raise UsageError(f"url must begin with one of {', '.join(_SCHEMES)} and '://'; {_LOOKS_LIKE}")
         if "cluster" in parse_qs(parts.query):
             raise UsageError("url asks for a cluster, which this version does not support yet")
-        return Valkey(connection_pool=ConnectionPool.from_url(url))
+        return Valkey(connection_pool=ValkeyConnectionPool.from_url(url))
     except UsageError:
         raise
     except (ValueError, TypeError):
-        # Without the cause: it may quote a part of the password.
+        # Raised without its cause, whose message may quote a part of the password.
         raise UsageError(f"url cannot be parsed; {_LOOKS_LIKE}") from None

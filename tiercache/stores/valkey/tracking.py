@@ -1,8 +1,9 @@
-"""Server-assisted tracking: the server tells a subscription which keys anybody but this process has changed.
+"""Server-assisted tracking: the server sends a subscription the keys that any client but this process's writer changes.
 
-It is turned on on the connection of the writes (CLIENT TRACKING in broadcast mode with NOLOOP, so that they are not
-echoed) and redirected to the subscription's connection. With either of them it ends, and nobody is told that it has: so
-it is turned on anew with each, and asked after.
+The writer's connection turns tracking on (CLIENT TRACKING in broadcast mode; NOLOOP leaves out the writer's own
+changes) and redirects the messages to the subscription's connection. Tracking ends when either connection ends, and
+the server reports that to no one. Therefore tracking is turned on again with each new connection of either kind, and
+its state is asked for (CLIENT TRACKINGINFO).
 """
 
 from __future__ import annotations
@@ -20,21 +21,22 @@ __all__ = ["Tracking"]
 
 
 class Tracking:
-    """Tracking on the connection of the writes.
+    """The state of tracking on the writer's connection.
 
     Args:
-        prefixes: What the keys of interest begin with.
+        prefixes: Prefixes of the tracked keys.
     """
 
     def __init__(self, prefixes: Sequence[str]) -> None:
         self._prefixes = prefixes
         self._subscriber: int | None = None
         self._is_on = False
+        # Counts how often tracking was turned on.
         self._number = 0
         self._refusal: Exception | None = None
 
-    def want(self, writes: Sequence[Write]) -> None:
-        """Take down to whom the server is to tell, if ``writes`` say so."""
+    def note_subscriber(self, writes: Sequence[Write]) -> None:
+        """Remember the subscriber that a ``Track`` among ``writes`` names, if there is one."""
         for write in writes:
             if isinstance(write, Track) and write.subscriber != self._subscriber:
                 self._subscriber = write.subscriber
@@ -42,35 +44,35 @@ class Tracking:
                 self._refusal = None
 
     def connection_changed(self) -> None:
-        """Note that the connection of the writes is a new one."""
+        """Note that the writer has a new connection."""
         self._is_on = False
 
     @property
     def is_due(self) -> bool:
-        """Whether it has to be turned on."""
+        """Whether tracking must be turned on before the next write."""
         return self._subscriber is not None and not self._is_on and self._refusal is None
 
     def commands(self) -> list[Command]:
-        """Return the commands that turn it on."""
+        """Return the commands that turn tracking on."""
         assert self._subscriber is not None
         prefixes = [part for prefix in self._prefixes for part in ("PREFIX", prefix)]
-        # Off first: turned on a second time it complains of overlapping prefixes.
+        # OFF first: the server refuses a second ON because the prefixes overlap those of the first.
         return [
             ("CLIENT", "TRACKING", "OFF"),
             ("CLIENT", "TRACKING", "ON", "REDIRECT", self._subscriber, "BCAST", *prefixes, "NOLOOP"),
         ]
 
     def refuse(self, reason: str) -> None:
-        """Do without, for ``reason``."""
+        """Leave tracking off because of ``reason``, which every ``Track`` has as its result."""
         self._refusal = L2CommandError(reason)
 
-    def answered(self, replies: Sequence[Any]) -> None:
-        """Take down the replies to ``commands``."""
-        refusal = replies[-1]
-        if isinstance(refusal, ResponseError):
-            if "does not exist" in str(refusal):
-                return  # The subscriber has ended, and is about to notice.
-            self._refusal = map_error(refusal, "CLIENT TRACKING") or L2CommandError(str(refusal))
+    def take_replies(self, replies: Sequence[Any]) -> None:
+        """Note from the replies to ``commands`` whether tracking is on."""
+        reply = replies[-1]
+        if isinstance(reply, ResponseError):
+            if "does not exist" in str(reply):
+                return  # The subscription's connection has ended; the listener is about to notice that.
+            self._refusal = map_error(reply, "CLIENT TRACKING") or L2CommandError(str(reply))
         else:
             self._is_on = True
             self._number += 1
@@ -80,9 +82,9 @@ class Tracking:
         if self._refusal is not None:
             return self._refusal
         if isinstance(info, ResponseError):
-            return self._number  # Who may not ask goes without the answer.
+            return self._number  # A user without permission to ask works without the answer.
         flags = info[1] if isinstance(info, list) and len(info) > 1 else ()
         if b"on" not in flags or b"broken_redirect" in flags:
-            # It has ended since. The next question finds it on again, under another number.
+            # Tracking has ended since. The next ``Track`` turns it on again, under another number.
             self._is_on = False
         return self._number

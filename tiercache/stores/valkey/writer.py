@@ -1,7 +1,7 @@
 """The writer: ordered writes on a connection of their own.
 
-When one of its exchanges is broken off, what was sent may still arrive; the next connection has the server end the old
-one before it writes, so that no write lands behind a later one.
+If an exchange is broken off, its commands may still reach the server later. Therefore the next connection first makes
+the server end the broken one (CLIENT KILL), and only then writes: no write lands behind a later one.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from valkey.exceptions import ConnectionError as ValkeyConnectionError
 
 from ...engine.level2.writes import Command, Track, Write, WriteResult
 from ...errors import L2UnavailableError
-from .backplane import BusNames
+from .backplane import BackplaneNames
 from .commands import Batch, WriteCommands
-from .connection import Line, open_line
+from .connection import Connection, open_connection
 from .errors import map_error, map_errors
 from .settings import Settings
 from .tracking import Tracking
@@ -27,151 +27,165 @@ _ACTION: Final = "a batch of writes"
 
 
 class Writer:
-    """The writes of one process. One call at a time: the pipe sends a batch after the other.
+    """The writes of one process. One call at a time: the write pipe sends one batch after the other.
 
     Args:
-        origin: What announcements are signed with.
+        origin: Signs the announcements of this process.
         timeout: Seconds for one exchange.
-        connecting: Seconds for making a connection.
+        connect_timeout: Seconds to open a connection.
     """
 
-    def __init__(self, settings: Settings, names: BusNames, origin: str, *, timeout: float, connecting: float) -> None:
+    def __init__(
+        self, settings: Settings, names: BackplaneNames, origin: str, *, timeout: float, connect_timeout: float
+    ) -> None:
         self._settings = settings
         self._timeout = timeout
-        self._connecting = connecting
+        self._connect_timeout = connect_timeout
         self._commands = WriteCommands(names, origin)
         self._tracking = Tracking(names.tracked)
-        self._line: Line | None = None
-        self._line_id: int | None = None
-        self._broken: list[Line] = []
+        self._connection: Connection | None = None
+        self._connection_id: int | None = None
+        # Connections on which an exchange was broken off: to be closed here, and to be ended by the server.
+        self._broken: list[Connection] = []
         self._broken_ids: list[int] = []
         self._is_closed = False
 
     @property
     def indexes(self) -> set[str]:
-        """The indexes that have been added to; see ``WriteCommands``."""
+        """The indexes that were used since the last trim; see ``WriteCommands``."""
         return self._commands.indexes
 
     def write(self, writes: Sequence[Write], timeout: float) -> Awaitable[list[WriteResult]]:
         """Carry out ``writes`` in order, in one exchange; see ``Level2.apply``."""
-        line = self._line
-        self._tracking.want(writes)
-        # One that has ended between two exchanges is no broken one: nothing of its can still arrive.
-        if line is None or not line.is_open or self._tracking.is_due:
+        connection = self._connection
+        self._tracking.note_subscriber(writes)
+        # A connection that ended between two exchanges is not broken: none of its commands can still arrive.
+        if connection is None or not connection.is_open or self._tracking.is_due:
             return self._prepare_and_write(writes, timeout)
-        return self._begin(line, writes, timeout)
+        return self._begin(connection, writes, timeout)
 
     async def _prepare_and_write(self, writes: Sequence[Write], timeout: float) -> list[WriteResult]:
         with map_errors(_ACTION):
-            line = self._line if self._line is not None and self._line.is_open else await self._connect()
+            connection = self._connection
+            if connection is None or not connection.is_open:
+                connection = await self._connect()
             if self._tracking.is_due:
-                await self._track(line)
-        return await self._begin(line, writes, timeout)
+                await self._track(connection)
+        return await self._begin(connection, writes, timeout)
 
-    async def _track(self, line: Line) -> None:
+    async def _track(self, connection: Connection) -> None:
         if not self._commands.has_conditions:
-            # Leases are taken by scripts there, of which this process would hear as of other processes' changes.
+            # Scripts take the leases on such a server, and tracking would report the writes of a script to this
+            # process as if another process had made them.
             self._tracking.refuse("the server has no SET ... IFEQ or no DELIFEQ, which came with Valkey 9.0")
             return
         is_answered = False
         try:
-            self._tracking.answered(await line.exchange(self._tracking.commands(), self._timeout))
+            self._tracking.take_replies(await connection.exchange(self._tracking.commands(), self._timeout))
             is_answered = True
         finally:
             if not is_answered:
-                self._break(line)
+                self._break(connection)
 
-    def _begin(self, line: Line, writes: Sequence[Write], timeout: float) -> asyncio.Future[list[WriteResult]]:
+    def _begin(
+        self, connection: Connection, writes: Sequence[Write], timeout: float
+    ) -> asyncio.Future[list[WriteResult]]:
         batch = self._commands.batch(writes)
-        answer = _Answer(self, line, writes, batch)
+        replies = _BatchReplies(self, connection, writes, batch)
         try:
-            line.begin(batch.commands, timeout, answer)
+            connection.begin(batch.commands, timeout, replies)
         except ValkeyConnectionError as error:
-            answer.set_exception(error)
-        return answer.future
+            replies.set_exception(error)
+        return replies.results
 
     def _results(self, writes: Sequence[Write], batch: Batch, replies: list[Any]) -> list[WriteResult]:
         results = self._commands.results(writes, batch, replies)
-        for place, write in enumerate(writes):
+        for index, write in enumerate(writes):
             if isinstance(write, Track):
-                results[place] = self._tracking.result(results[place])
+                results[index] = self._tracking.result(results[index])
         return results
 
-    async def _connect(self) -> Line:
+    async def _connect(self) -> Connection:
+        """Open a connection, probe the features of the server, and make it end the broken connections."""
         if self._is_closed:
             raise L2UnavailableError("the cache was closed")
-        await self._close_broken()
-        line = await open_line(self._settings, self._connecting)
-        asked = self._commands.questions()
+        await self._close_connections()
+        connection = await open_connection(self._settings, self._connect_timeout)
+        probes = self._commands.probes()
         kills: list[Command] = [("CLIENT", "KILL", "ID", broken) for broken in self._broken_ids]
         is_answered = False
         try:
-            line_id, *replies = await line.exchange([("CLIENT", "ID"), *asked, *kills], self._timeout)
+            own_id, *replies = await connection.exchange([("CLIENT", "ID"), *probes, *kills], self._timeout)
             is_answered = True
         finally:
             if not is_answered:
-                await line.aclose()
-        # A user who may not ask or kill goes without: the order then holds unless an exchange is broken off.
-        self._line_id = line_id if isinstance(line_id, int) else None
+                await connection.aclose()
+        # A user without permission for CLIENT ID or CLIENT KILL is not refused: the order of that user's writes then
+        # holds unless an exchange is broken off.
+        self._connection_id = own_id if isinstance(own_id, int) else None
         self._broken_ids.clear()
-        self._commands.answers(replies[: len(asked)])
+        self._commands.take_probe_replies(replies[: len(probes)])
         self._tracking.connection_changed()
-        self._line = line
-        return line
+        self._connection = connection
+        return connection
 
-    def _break(self, line: Line) -> None:
-        """Give up ``line``, on which an exchange was broken off."""
-        if self._line is line:
-            self._line = None
-            self._broken.append(line)
-            if self._line_id is not None:
-                self._broken_ids.append(self._line_id)
+    def _break(self, connection: Connection) -> None:
+        """Give up ``connection``, on which an exchange was broken off."""
+        if self._connection is connection:
+            self._connection = None
+            self._broken.append(connection)
+            if self._connection_id is not None:
+                self._broken_ids.append(self._connection_id)
 
-    async def _close_broken(self) -> None:
+    async def _close_connections(self) -> None:
         while self._broken:
             await self._broken.pop().aclose()
+        if self._connection is not None:
+            await self._connection.aclose()
 
     async def aclose(self) -> None:
         """Close the connection. Never raises for a server that is gone."""
         self._is_closed = True
-        await self._close_broken()
-        if self._line is not None:
-            await self._line.aclose()
+        await self._close_connections()
 
 
-class _Answer:
-    """What becomes of the replies to one batch: the future has its results in the step in which they come."""
+class _BatchReplies:
+    """The receiver of the replies to one batch: a ReplyFuture.
 
-    __slots__ = ("_batch", "_line", "_writer", "_writes", "future")
+    Attributes:
+        results: A future that has the results of the writes in the step in which the replies arrive.
+    """
 
-    def __init__(self, writer: Writer, line: Line, writes: Sequence[Write], batch: Batch) -> None:
+    __slots__ = ("_batch", "_connection", "_writer", "_writes", "results")
+
+    def __init__(self, writer: Writer, connection: Connection, writes: Sequence[Write], batch: Batch) -> None:
         self._writer = writer
-        self._line = line
+        self._connection = connection
         self._writes = writes
         self._batch = batch
-        self.future: asyncio.Future[list[WriteResult]] = asyncio.get_running_loop().create_future()
+        self.results: asyncio.Future[list[WriteResult]] = asyncio.get_running_loop().create_future()
 
     def done(self) -> bool:
-        # Wanted in any case: it is to be known that an exchange was broken off.
+        # Never done, not even if no caller waits for the results: the writer must know of a broken exchange.
         return False
 
     def set_result(self, replies: list[Any]) -> None:
         try:
             results = self._writer._results(self._writes, self._batch, replies)
-        # A defect: whoever waits for the batch has it, and not the line.
+        # A defect of this package: it reaches the caller that waits for the batch, and the connection goes on.
         except Exception as error:
             self._fail(error)
         else:
-            if not self.future.done():
-                self.future.set_result(results)
+            if not self.results.done():
+                self.results.set_result(results)
 
     def set_exception(self, error: Exception) -> None:
-        self._writer._break(self._line)
+        self._writer._break(self._connection)
         mapped = map_error(error, _ACTION)
         if mapped is not None:
             mapped.__cause__ = error
         self._fail(mapped or error)
 
     def _fail(self, error: Exception) -> None:
-        if not self.future.done():
-            self.future.set_exception(error)
+        if not self.results.done():
+            self.results.set_exception(error)

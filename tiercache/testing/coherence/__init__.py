@@ -1,8 +1,8 @@
-"""The coherence checker: randomized histories of several replicas on a few hot keys, checked read by read.
+"""The coherence checker: random histories of several replicas on a few hot keys, checked read by read.
 
-Replicas in this process and in others read, load, store and invalidate through a chaos proxy, while something goes
-wrong. Every version that a read returned is then held against what the cache promises. See ``python -m
-tiercache.testing.coherence --help``. Needs the ``embedded`` extra: the servers are real.
+Replicas in this process and in other processes read, load, store and invalidate through a chaos proxy, under a fault.
+The checks then compare the version of every read with the guarantees of the cache. See ``python -m
+tiercache.testing.coherence --help``. The checker needs the ``embedded`` extra, because its servers are real.
 """
 
 from .checks import Violation

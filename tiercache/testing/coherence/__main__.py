@@ -1,4 +1,4 @@
-"""The checker's command line: runs with one seed after the other, a line for each, and the story of what went wrong."""
+"""The checker's command line: runs one seed after the other, and prints a line for each run and its violations."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return its exit code: 0, 1 with violations, 2 where a run could not be done."""
+    """Run the command line; return its exit code: 0, 1 with violations, 2 if a run failed."""
     options = _parser().parse_args(arguments)
-    # That Valkey is away is what many runs are about.
+    # Many runs make Valkey unavailable on purpose, so warnings about that are noise.
     logging.getLogger("tiercache").setLevel(logging.ERROR)
     outcomes: list[Outcome] = []
     try:
         for number, settings in enumerate(_settings(options), 1):
             try:
                 outcome = asyncio.run(run_once(settings))
-            # Whatever keeps a run from its end is shown, and how to see it again.
+            # Any error that stops a run is printed, with the command that repeats the run.
             except Exception:
                 traceback.print_exc()
                 print(f"again: {settings.command}", file=sys.stderr)
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _settings(options: argparse.Namespace) -> Iterator[RunSettings]:
-    """Return the settings of each run: fault after fault, each run with a seed of its own."""
+    """Yield the settings of each run: the faults in turn, each run with its own seed."""
     names = list(FAULTS) if "all" in options.fault else options.fault
     base = RunSettings(
         seconds=options.seconds,
@@ -69,15 +69,17 @@ def _parser() -> argparse.ArgumentParser:
         description="Check the coherence of several replicas under faults, on a real Valkey.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--fault", nargs="+", choices=("all", *FAULTS), default=["all"], help="in turn")
-    parser.add_argument("--runs", type=int, default=len(FAULTS), help="how many runs in all")
-    parser.add_argument("--seconds", type=float, default=4.0, help="of load in each run")
-    parser.add_argument("--seed", type=int, default=1, help="of the first run; each further one has the next")
-    parser.add_argument("--replicas", type=int, default=4, help="caches")
-    parser.add_argument("--processes", type=int, default=2, help="how many of them have a process of their own")
+    parser.add_argument("--fault", nargs="+", choices=("all", *FAULTS), default=["all"], help="the faults, in turn")
+    parser.add_argument("--runs", type=int, default=len(FAULTS), help="number of runs")
+    parser.add_argument("--seconds", type=float, default=4.0, help="seconds of load in each run")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the first run; each further run adds 1")
+    parser.add_argument("--replicas", type=int, default=4, help="number of replicas")
+    parser.add_argument("--processes", type=int, default=2, help="number of replicas that have their own process")
     parser.add_argument("--tracking", choices=("auto", "on", "off"), default="auto", help="CoherenceOptions.tracking")
     parser.add_argument("--max-staleness", type=float, default=1.0, help="CoherenceOptions.max_staleness")
-    parser.add_argument("--stories", type=int, default=5, help="how many violations of a run are told at length")
+    parser.add_argument(
+        "--stories", type=int, default=5, help="number of violations in a run to print with their history"
+    )
     return parser
 
 

@@ -1,14 +1,16 @@
-"""The guarantees of coherence as plain functions over a history.
+"""The guarantees of coherence, as plain functions over a history.
 
 own     A read never returns a version older than a change that its own replica had completed before the read began.
-bound   Nor one older than a change that anybody had completed more than ``max_staleness`` before the read began.
-l2      Valkey never holds a version older than a change that was completed before Valkey was asked.
-agree   When all is calm, every replica returns what Valkey holds, which is as new as the last completed change, and
-        as the last invalidation: one that Valkey did not answer is repeated.
-error   No call raises anything but that Valkey is unavailable.
+bound   A read never returns a version older than a change that any replica had completed more than ``max_staleness``
+        before the read began.
+l2      Valkey never holds a version older than a change that was completed before the read of Valkey began.
+agree   After the load and the fault have ended, every replica returns the version in Valkey. This version is at least
+        as new as the last completed change, and as the last invalidation, because an unanswered invalidation is
+        repeated.
+error   No call raises any error except L2UnavailableError.
 
-Otherwise a change that raised promises nothing. Moments are compared without any slack: a change counts from after its
-call returned, a read from before its call was made.
+Apart from this, a change that raised guarantees nothing. The checks compare moments without any tolerance: a change
+counts from the moment after its call returned, and a read from the moment before its call began.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from .history import Change, History, Read
 
 __all__ = [
     "KINDS",
-    "Final",
+    "FinalState",
     "Violation",
     "check_agreement",
     "check_all",
@@ -40,12 +42,12 @@ G = TypeVar("G", bound=Hashable)
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """A promise that was not kept.
+    """A broken guarantee.
 
     Attributes:
-        kind: Which, one of ``KINDS``.
-        began, ended: The part of the history that tells how it came about.
-        version: The version that should not have been there, where there is one.
+        kind: The guarantee, one of ``KINDS``.
+        began, ended: The part of the history that shows the cause.
+        version: The wrong version, or None if no version is wrong.
     """
 
     kind: str
@@ -57,13 +59,13 @@ class Violation:
 
 
 @dataclass(frozen=True, slots=True)
-class Final:
-    """What is there when all is calm.
+class FinalState:
+    """The versions in all replicas and in Valkey after the load and the fault have ended.
 
     Attributes:
-        by_replica: The version of each key, None for nothing, by replica.
-        in_valkey: Likewise, in Valkey.
-        due: The version that a key must have, where invalidations that were not acknowledged are repeated.
+        by_replica: By replica, the version of each key, or None if the replica has no entry.
+        in_valkey: The version of each key in Valkey, or None if Valkey has no entry.
+        due: The least version that a key must have, because unacknowledged invalidations are repeated.
     """
 
     at: float
@@ -73,7 +75,7 @@ class Final:
 
 
 class Floors:
-    """The newest of some acknowledged changes of one key, at any moment."""
+    """The newest acknowledged change of one key at each moment."""
 
     def __init__(self, changes: Iterable[Change]) -> None:
         acked = [(change.acked, change) for change in changes if change.acked is not None]
@@ -91,7 +93,7 @@ class Floors:
 
 
 def check_all(history: History, max_staleness: float) -> list[Violation]:
-    """Return what broke a promise, agreement aside, in the order in which it happened."""
+    """Return all violations except those of ``check_agreement``, in their order in time."""
     found = [
         *check_own(history),
         *check_bound(history, max_staleness),
@@ -102,7 +104,7 @@ def check_all(history: History, max_staleness: float) -> list[Violation]:
 
 
 def check_own(history: History) -> list[Violation]:
-    """Return the reads older than what their replica had changed before."""
+    """Return the reads whose version is older than an earlier change by the same replica."""
     floors = _floors(history, lambda change: (change.replica, change.key))
     found: list[Violation] = []
     for read in history.reads:
@@ -113,7 +115,7 @@ def check_own(history: History) -> list[Violation]:
 
 
 def check_bound(history: History, max_staleness: float) -> list[Violation]:
-    """Return the reads older than what anybody had changed more than ``max_staleness`` seconds before."""
+    """Return the reads whose version is older than a change made more than ``max_staleness`` seconds before."""
     floors = _floors(history, lambda change: change.key)
     found: list[Violation] = []
     for read in history.reads:
@@ -124,14 +126,14 @@ def check_bound(history: History, max_staleness: float) -> list[Violation]:
 
 
 def check_valkey(history: History) -> list[Violation]:
-    """Return the samples of Valkey older than a change acknowledged before.
+    """Return the samples of Valkey whose version is older than a change acknowledged before.
 
-    Changes that a restart made it forget are left out. So is a version whose own store was not acknowledged: that may
-    arrive late.
+    There are two exceptions. 1. Changes before a restart that emptied Valkey do not count. 2. A version from an
+    unacknowledged store is no violation, because that store may arrive late.
     """
     forgot_at = sorted(restart.ended for restart in history.restarts if restart.forgot)
     floors: dict[tuple[str, int], Floors] = {}
-    unsure = {
+    unacknowledged = {
         (key, change.version)
         for key, changes in history.changes.items()
         for change in changes
@@ -139,9 +141,10 @@ def check_valkey(history: History) -> list[Violation]:
     }
     found: list[Violation] = []
     for sample in history.samples:
-        if sample.version is None or (sample.key, sample.version) in unsure:
+        if sample.version is None or (sample.key, sample.version) in unacknowledged:
             continue
-        # By the number of times that everything was forgotten before. A change under way at that moment is forgotten.
+        # Restarts that emptied Valkey divide the history into lives. A change in flight at a restart belongs to none of
+        # the lives.
         life = bisect_left(forgot_at, sample.began)
         since = forgot_at[life - 1] if life else -1.0
         if (sample.key, life) not in floors:
@@ -155,18 +158,19 @@ def check_valkey(history: History) -> list[Violation]:
 
 
 def check_errors(history: History) -> list[Violation]:
-    """Return the calls that raised what they must not."""
+    """Return the calls that raised another error than L2UnavailableError."""
     return [
         Violation("error", failure.key, f"{failure.replica}: {failure.text}", failure.began, failure.began)
         for failure in history.failures
     ]
 
 
-def check_agreement(history: History, final: Final) -> list[Violation]:
-    """Return the keys on which replicas and Valkey disagree, or agree on what is too old.
+def check_agreement(history: History, final: FinalState) -> list[Violation]:
+    """Return the keys on which replicas and Valkey disagree, or agree on a version that is too old.
 
-    Nothing in Valkey agrees with anything: what was loaded while it was away need not be there. After a store that was
-    not acknowledged nobody has promised to tell the others of it, and they need not agree.
+    There are two exceptions. 1. A missing entry in Valkey agrees with every version, because values loaded during an
+    outage need not be in Valkey. 2. After an unacknowledged store the replicas need not agree, because its announcement
+    is not guaranteed.
     """
     found: list[Violation] = []
     for key in sorted({key for values in final.by_replica.values() for key in values}):
@@ -179,13 +183,13 @@ def check_agreement(history: History, final: Final) -> list[Violation]:
         shown = ", ".join(f"{place} {version}" for place, version in values.items())
         began = final.at - 1.0 if floor is None else floor.began
         newest = max(changes, key=lambda change: change.version, default=None)
-        is_unsure = newest is not None and newest.acked is None and any(change.stored for change in changes)
-        if len(set(values.values())) > 1 and not is_unsure:
+        is_unacknowledged = newest is not None and newest.acked is None and any(change.stored for change in changes)
+        if len(set(values.values())) > 1 and not is_unacknowledged:
             found.append(Violation("agree", key, f"no agreement: {shown}", began, final.at))
         elif floor is not None and any(version is not None and version < floor.version for version in values.values()):
             found.append(Violation("agree", key, f"older than {_named(floor)}: {shown}", began, final.at))
         elif any(version is not None and version < final.due.get(key, 0) for version in values.values()):
-            due = f"older than version {final.due[key]}, whose invalidation was to be repeated"
+            due = f"older than version {final.due[key]}, whose invalidation had to be repeated"
             found.append(Violation("agree", key, f"{due}: {shown}", began, final.at))
     return found
 
@@ -203,11 +207,11 @@ def _floors(history: History, group_of: Callable[[Change], G]) -> defaultdict[G,
 def _too_old(kind: str, read: Read, floor: Change) -> Violation:
     assert floor.acked is not None
     text = (
-        f"{read.replica} read version {read.version} by {read.way} from {read.source or 'wherever'}, "
+        f"{read.replica} read version {read.version} by {read.method} from {read.source or 'an unknown source'}, "
         f"{read.began - floor.acked:.3f} s after {_named(floor)} was acknowledged"
     )
     return Violation(kind, read.key, text, floor.began, read.ended, read.version)
 
 
 def _named(change: Change) -> str:
-    return f"{change.replica}'s {change.way} of version {change.version}"
+    return f"{change.replica}'s {change.method} of version {change.version}"

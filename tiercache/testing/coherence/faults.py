@@ -1,4 +1,4 @@
-"""What goes wrong: a coroutine for each fault, which runs beside the load and ends with everything mended."""
+"""The faults: a coroutine for each, which runs beside the load. When it ends, the fault has ended too."""
 
 from __future__ import annotations
 
@@ -9,26 +9,29 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
-from ..proxy import ChaosProxy
+from ..proxy.chaos_proxy import ChaosProxy
 from .history import Event, Fault, Restart
 from .members import Member, ProcessMember
 from .server import Server
 from .subjects import SUBJECTS
 
-__all__ = ["FAULTS", "NEEDS_PROCESS", "Field"]
+__all__ = ["FAULTS", "NEEDS_PROCESS", "FaultContext"]
 
 _QUIET: Final = [subject.name for subject in SUBJECTS if subject.role == "quiet"]
-# Latencies, in seconds each way, that a fault is combined with.
+# The ranges of the latency, in seconds each way; a run combines one of them with its fault.
 _LATENCIES: Final = ((0.0, 0.0), (0.0, 0.004), (0.002, 0.018))
 
 
 @dataclass
-class Field:
-    """What a fault can lay its hands on.
+class FaultContext:
+    """The parts of a run that a fault can affect.
 
     Attributes:
-        seconds: How long the load is to last, about.
-        tasks: Owns what goes on beside the fault.
+        rng: Decides the moments and the victims of the fault.
+        seconds: The approximate duration of the load.
+        record: Adds an event to the history.
+        tasks: Owns the invalidations that run beside the fault.
+        latency: The range of the proxy's latency in this run, in seconds each way.
     """
 
     proxy: ChaosProxy
@@ -47,163 +50,163 @@ class Field:
 
     @property
     def processes(self) -> list[ProcessMember]:
-        """The replicas in processes of their own."""
+        """The replicas that have their own process."""
         return [member for member in self.members if isinstance(member, ProcessMember)]
 
     @property
     def is_over(self) -> bool:
-        """Whether no further fault is to begin."""
+        """Whether the time of the load is over, so that no further fault may begin."""
         return time.monotonic() >= self.ends_at
 
     async def pause(self, low: float, high: float) -> None:
-        """Wait for a random time."""
+        """Wait for a random time between ``low`` and ``high`` seconds."""
         await asyncio.sleep(self.rng.uniform(low, high))
 
-    def say(self, text: str) -> None:
-        """Put it on record that something happens."""
+    def note(self, text: str) -> None:
+        """Add the beginning or the end of a fault to the history."""
         self.record(Fault(time.monotonic(), text))
 
-    def strike(self, text: str, *, count: int = 3, spared: Member | None = None) -> None:
-        """Say what has just been done, and let somebody invalidate quiet keys while it hurts.
+    def begin(self, text: str, *, count: int = 3, spared: Member | None = None) -> None:
+        """Note a fault that has just begun, and make replicas invalidate quiet keys during the fault.
 
         Args:
-            count: How many keys.
-            spared: Who cannot do that now.
+            count: The number of keys.
+            spared: A replica that cannot invalidate now.
         """
-        self.say(text)
+        self.note(text)
         able = [member for member in self.members if member is not spared]
         for _ in range(count):
             self._next_quiet = (self._next_quiet + 1) % len(_QUIET)
-            # A second one overtakes the load that the first makes necessary.
-            two = self.rng.sample(able, min(self.rng.choice((1, 2)), len(able)))
-            self.tasks.create_task(self._invalidate_soon(two, _QUIET[self._next_quiet]))
+            # The second invalidation overtakes the load that follows the first.
+            chosen = self.rng.sample(able, min(self.rng.choice((1, 2)), len(able)))
+            self.tasks.create_task(self._invalidate_soon(chosen, _QUIET[self._next_quiet]))
 
     async def _invalidate_soon(self, members: Sequence[Member], name: str) -> None:
         for member in self.members:
-            member.attend(name)
+            member.watch(name)
         for member in members:
             await self.pause(0, 0.06)
             member.invalidate(name)
 
-    def slow(self) -> None:
-        """Bring the latency about that this run has; a healed proxy has none."""
+    def apply_latency(self) -> None:
+        """Give the proxy the latency of this run. A healed proxy has none."""
         self.proxy.latency(*self.latency)
 
-    def mend(self, text: str) -> None:
-        """Take every fault off the proxy but the latency."""
+    def heal(self, text: str) -> None:
+        """End every fault of the proxy except the latency."""
         self.proxy.heal()
-        self.slow()
-        self.say(text)
+        self.apply_latency()
+        self.note(text)
 
 
-async def _none(on: Field) -> None:
+async def _none(on: FaultContext) -> None:
     while not on.is_over:
-        on.strike("quiet invalidations")
+        on.begin("quiet invalidations")
         await on.pause(0.1, 0.25)
 
 
-async def _latency(on: Field) -> None:
+async def _latency(on: FaultContext) -> None:
     on.latency = (0.002, 0.018)
-    on.slow()
+    on.apply_latency()
     await _none(on)
 
 
-async def _bus_kill(on: Field) -> None:
+async def _bus_kill(on: FaultContext) -> None:
     while not on.is_over:
         await asyncio.sleep(0.4)
-        on.strike(f"bus killed ({on.proxy.kill(lane='bus')} connections)")
+        on.begin(f"bus killed ({on.proxy.kill(lane='bus')} connections)")
 
 
-async def _bus_stall(on: Field) -> None:
+async def _bus_stall(on: FaultContext) -> None:
     while True:
         await on.pause(0.2, 0.5)
         on.proxy.stall(lane="bus")
-        on.strike("bus stalled", count=8)
+        on.begin("bus stalled", count=8)
         await asyncio.sleep(max(1.5, on.max_staleness * 1.5))
-        on.mend("bus goes on")
+        on.heal("bus goes on")
         if on.is_over:
             return
 
 
-async def _bus_half_open(on: Field) -> None:
+async def _bus_half_open(on: FaultContext) -> None:
     while True:
         await on.pause(0.2, 0.5)
         on.proxy.half_open(lane="bus")
-        on.strike("bus half open", count=8)
+        on.begin("bus half open", count=8)
         await on.pause(on.max_staleness, on.max_staleness * 1.5)
         if on.is_over:
             return
 
 
-async def _command_kill(on: Field) -> None:
+async def _command_kill(on: FaultContext) -> None:
     while not on.is_over:
         await on.pause(0.1, 0.4)
-        on.strike(f"commands killed ({on.proxy.kill(lane='commands')} connections)")
+        on.begin(f"commands killed ({on.proxy.kill(lane='commands')} connections)")
 
 
-async def _command_cut(on: Field) -> None:
-    """Valkey carries a command out, and nobody hears of it."""
+async def _command_cut(on: FaultContext) -> None:
+    """Valkey executes commands whose answers are lost."""
     while not on.is_over:
         await on.pause(0.1, 0.3)
         on.proxy.cut_after(on.rng.randrange(100), lane="commands")
-        on.strike("commands cut")
+        on.begin("commands cut")
 
 
-async def _command_stall(on: Field) -> None:
+async def _command_stall(on: FaultContext) -> None:
     while not on.is_over:
         await on.pause(0.2, 0.4)
         on.proxy.stall(on.rng.choice(("to_server", "to_client", "both")), lane="commands")
-        on.strike("commands stalled")
+        on.begin("commands stalled")
         await on.pause(0.1, 0.6)
-        on.mend("commands go on")
+        on.heal("commands go on")
 
 
-async def _restart(on: Field) -> None:
+async def _restart(on: FaultContext) -> None:
     while True:
         await on.pause(0.3, 0.8)
-        on.strike("Valkey is about to be killed")
+        on.begin("Valkey is about to be killed")
         await on.pause(0, 0.1)
-        # Nobody gets in before the new one is as it should be.
+        # No replica may connect before the new server is ready.
         on.proxy.refuse()
         began = time.monotonic()
         await on.server.kill()
-        on.say("Valkey killed")
+        on.note("Valkey killed")
         await on.pause(0, 0.3)
         await on.server.start()
         on.record(Restart(began, time.monotonic(), forgot=not on.server.persists))
         on.proxy.refuse(False)
-        on.strike("Valkey is back" if on.server.persists else "Valkey is back, and empty")
+        on.begin("Valkey is back" if on.server.persists else "Valkey is back, and empty")
         if on.is_over:
             return
 
 
-async def _process_stop(on: Field) -> None:
+async def _process_stop(on: FaultContext) -> None:
     while True:
         await on.pause(0.2, 0.5)
         process = on.rng.choice(on.processes)
         process.suspend()
         try:
-            on.strike(f"{process.name} stopped", count=8, spared=process)
+            on.begin(f"{process.name} stopped", count=8, spared=process)
             await asyncio.sleep(on.max_staleness * on.rng.choice((1.2, 1.2, 2.5)))
         finally:
             process.resume()
-        on.strike(f"{process.name} goes on")
+        on.begin(f"{process.name} goes on")
         if on.is_over:
             return
 
 
-async def _loop_block(on: Field) -> None:
+async def _loop_block(on: FaultContext) -> None:
     while True:
         await on.pause(0.2, 0.5)
         process = on.rng.choice(on.processes)
         process.block(on.max_staleness * 1.3)
-        on.strike(f"{process.name} blocked", count=8, spared=process)
+        on.begin(f"{process.name} blocked", count=8, spared=process)
         await asyncio.sleep(on.max_staleness * 1.4)
         if on.is_over:
             return
 
 
-Run: TypeAlias = Callable[[Field], Awaitable[None]]
+Run: TypeAlias = Callable[[FaultContext], Awaitable[None]]
 
 FAULTS: Final[dict[str, Run]] = {
     "none": _none,
@@ -220,10 +223,10 @@ FAULTS: Final[dict[str, Run]] = {
     "loop_block": _loop_block,
 }
 
-# Faults of a process, which the one that looks on must not have.
+# Faults that stop a whole process, which must not be the process of the checker.
 NEEDS_PROCESS: Final = frozenset({"process_stop", "loop_block"})
 
 
 def choose_latency(name: str, rng: random.Random) -> tuple[float, float]:
-    """Return the latency that a fault is combined with in a run: sometimes none."""
+    """Return the range of the latency in a run with the fault ``name``; it may be 0."""
     return (0.0, 0.0) if name == "none" else rng.choice(_LATENCIES)

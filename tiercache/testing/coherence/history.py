@@ -1,7 +1,7 @@
-"""What happened in a run, as events with the moments at which they began and ended.
+"""The history of a run: events, with the moments at which they began and ended.
 
-All moments are ``time.monotonic()``, one clock for all processes of a machine on Linux and macOS. A version is what
-the origin counted for a key: the higher the newer.
+All moments are ``time.monotonic()``, one clock for all processes of a machine on Linux and macOS. A version is the
+origin's counter of a key: a higher version is newer.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ class Read(Struct, frozen=True, tag=True):
     """One answer of a cache to one caller.
 
     Attributes:
-        began: Taken right before the call.
-        version: What it returned, None for nothing.
-        source: Where the cache says that it came from.
-        way: The method.
+        began: The moment right before the call.
+        version: The returned version, or None if the cache returned no value.
+        source: The source that the cache reports, or None if the method reports none.
+        method: The tier and the method.
     """
 
     replica: str
@@ -31,29 +31,30 @@ class Read(Struct, frozen=True, tag=True):
     ended: float
     version: int | None
     source: str | None
-    way: str
+    method: str
 
 
 class Change(Struct, frozen=True, tag=True):
-    """One key's part in an invalidation, or an explicit store.
+    """An invalidation of one key, or an explicit store.
 
     Attributes:
-        version: The origin's, which was raised to it before the cache was told.
-        stored: It put ``version`` into the cache; otherwise it only removed what is older.
-        acked: Taken right after the call returned; None where it raised.
+        version: The new version of the origin, raised before the call of the cache.
+        method: The tier and the method.
+        stored: Whether the call stored ``version``. An invalidation only removes older versions.
+        acked: The moment right after the call returned, or None if the call raised.
     """
 
     replica: str
     key: str
     version: int
-    way: str
+    method: str
     began: float
     acked: float | None
     stored: bool = False
 
 
 class Load(Struct, frozen=True, tag=True):
-    """One loader's work: it read ``version`` from the origin when it began, and returned it when it ended."""
+    """One call of a loader: it read ``version`` from the origin at ``began`` and returned at ``ended``."""
 
     replica: str
     key: str
@@ -63,7 +64,7 @@ class Load(Struct, frozen=True, tag=True):
 
 
 class Sample(Struct, frozen=True, tag=True):
-    """What Valkey held, read past caches and proxy; ``began`` was taken before the read was sent."""
+    """The version in Valkey, read without cache and proxy. ``began`` is the moment before the read was sent."""
 
     key: str
     began: float
@@ -71,7 +72,7 @@ class Sample(Struct, frozen=True, tag=True):
 
 
 class Restart(Struct, frozen=True, tag=True):
-    """Valkey was gone from ``began`` until ``ended``; ``forgot``: and lost what it held."""
+    """A restart: Valkey was down from ``began`` until ``ended``. ``forgot`` says whether it lost its data."""
 
     began: float
     ended: float
@@ -79,14 +80,14 @@ class Restart(Struct, frozen=True, tag=True):
 
 
 class Fault(Struct, frozen=True, tag=True):
-    """Something was made to go wrong, or right again."""
+    """A fault began or ended."""
 
     began: float
     text: str
 
 
 class Failure(Struct, frozen=True, tag=True):
-    """A call raised what it must not raise."""
+    """A call raised another error than L2UnavailableError."""
 
     replica: str
     key: str
@@ -101,8 +102,8 @@ class History:
     """The events of a run, by kind and key.
 
     Attributes:
-        reads, loads, samples: In the order in which they were handed in.
-        changes: By key, likewise.
+        reads, loads, samples: In the order of ``add``.
+        changes: By key, in the order of ``add``.
     """
 
     def __init__(self, events: Iterable[Event] = ()) -> None:
@@ -117,7 +118,7 @@ class History:
             self.add(event)
 
     def add(self, event: Event) -> None:
-        """Take in an event."""
+        """Add an event."""
         match event:
             case Read():
                 self.reads.append(event)
@@ -136,10 +137,10 @@ class History:
 
     @property
     def change_count(self) -> int:
-        """How many changes there were, acknowledged or not."""
+        """The number of changes, with unacknowledged changes."""
         return sum(map(len, self.changes.values()))
 
     @property
     def unanswered_count(self) -> int:
-        """How many changes were not acknowledged."""
+        """The number of unacknowledged changes."""
         return sum(change.acked is None for changes in self.changes.values() for change in changes)

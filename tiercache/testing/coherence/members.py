@@ -1,4 +1,4 @@
-"""The replicas of a run as the run sees them: some in this process, some in processes of their own."""
+"""The replicas of a run: some in this process, some in their own processes, with one interface."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from .history import Event
 from .origin import Origin
 from .replica import Replica, ReplicaSettings
 from .worker import (
-    Attend,
     Block,
     Command,
     Finish,
@@ -30,6 +29,7 @@ from .worker import (
     Stop,
     Stopped,
     Versions,
+    Watch,
 )
 
 __all__ = ["LocalMember", "Member", "ProcessMember", "WorkerEndedError", "local_member", "process_member"]
@@ -39,11 +39,11 @@ M = TypeVar("M")
 _DECODER = msgspec.json.Decoder[Message](Message)
 
 _LINE_LIMIT = 1024 * 1024
-_LAST_WORDS = 4000
+_MAX_ERROR_BYTES = 4000
 
 
 class WorkerEndedError(TierCacheError):
-    """A process ended before its work was done; the message has what it said."""
+    """A process ended too early, or sent an unexpected message; the text has its error output."""
 
 
 class Member(Protocol):
@@ -51,31 +51,31 @@ class Member(Protocol):
 
     @property
     def name(self) -> str:
-        """What the history calls it."""
+        """The replica's name in the history."""
         ...
 
     def start(self) -> None:
-        """Let the users of the cache begin."""
+        """Start the users of the cache."""
         ...
 
     def invalidate(self, name: str) -> None:
-        """Have it invalidate a subject, without waiting for that."""
+        """Make the replica invalidate a subject, and do not wait."""
         ...
 
-    def attend(self, name: str) -> None:
-        """Have it read a subject more often for a while."""
+    def watch(self, name: str) -> None:
+        """Make the replica read a subject more often for a while."""
         ...
 
     async def stop(self) -> None:
-        """Let the users of the cache end, and return when they have."""
+        """Stop the users of the cache, and return when they have ended."""
         ...
 
     async def read_all(self) -> dict[str, int | None]:
-        """Return what it reads for each subject."""
+        """Return the version that the replica reads for each subject."""
         ...
 
     async def finish(self) -> None:
-        """Close the cache, and hand in the rest of the history."""
+        """Close the cache, and add the rest of its events to the history."""
         ...
 
 
@@ -95,8 +95,8 @@ class LocalMember:
     def invalidate(self, name: str) -> None:
         self._users.append(self._tasks.create_task(self._replica.invalidate(name)))
 
-    def attend(self, name: str) -> None:
-        self._replica.attend(name)
+    def watch(self, name: str) -> None:
+        self._replica.watch(name)
 
     async def stop(self) -> None:
         self._stop.set()
@@ -106,7 +106,7 @@ class LocalMember:
         return await self._replica.read_all()
 
     async def finish(self) -> None:
-        pass  # It has recorded everything already; the cache is closed with the run.
+        pass  # All events are recorded already, and the end of the run closes the cache.
 
 
 @asynccontextmanager
@@ -120,13 +120,13 @@ async def local_member(settings: ReplicaSettings, record: Callable[[Event], None
 
 
 class ProcessMember:
-    """A replica in a process of its own."""
+    """A replica in its own process."""
 
     def __init__(self, name: str, process: asyncio.subprocess.Process, record: Callable[[Event], None]) -> None:
         self.name = name
         self._process = process
         self._record = record
-        self._errors = asyncio.create_task(self._last_words())
+        self._errors = asyncio.create_task(self._collect_errors())
 
     def start(self) -> None:
         self._send(Start())
@@ -134,24 +134,24 @@ class ProcessMember:
     def invalidate(self, name: str) -> None:
         self._send(Invalidate(name))
 
-    def attend(self, name: str) -> None:
-        self._send(Attend(name))
+    def watch(self, name: str) -> None:
+        self._send(Watch(name))
 
     def block(self, seconds: float) -> None:
-        """Have it block its event loop."""
+        """Make the process block its event loop."""
         self._send(Block(seconds))
 
     def suspend(self) -> None:
-        """Stop the process in the middle of whatever it does, until ``resume``."""
+        """Stop the process with SIGSTOP at any point of its work, until ``resume``."""
         self._process.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let the process go on."""
+        """Continue the stopped process."""
         with suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGCONT)
 
     async def wait_ready(self) -> None:
-        """Return when its cache is open."""
+        """Return when the process has opened its cache."""
         await self._receive(Ready)
 
     async def stop(self) -> None:
@@ -166,11 +166,11 @@ class ProcessMember:
         self._send(Finish())
         while not isinstance(message := await self._next(), Finished):
             if isinstance(message, Ready | Stopped | Versions):
-                raise WorkerEndedError(f"{self.name} said {message} where it had nothing to answer")
+                raise WorkerEndedError(f"{self.name} sent {message}, although no command asked for a reply")
             self._record(message)
 
     async def end(self) -> None:
-        """End the process at once, if it still runs."""
+        """Kill the process if it still runs."""
         with suppress(ProcessLookupError):
             self._process.kill()
         await self._process.wait()
@@ -178,13 +178,13 @@ class ProcessMember:
 
     def _send(self, command: Command) -> None:
         assert self._process.stdin is not None
-        # Of one that has ended ``_next`` tells.
+        # If the process has ended, ``_next`` raises.
         self._process.stdin.write(msgspec.json.encode(command) + b"\n")
 
     async def _receive(self, kind: type[M]) -> M:
         message = await self._next()
         if not isinstance(message, kind):
-            raise WorkerEndedError(f"{self.name} said {message} where a {kind.__name__} was expected")
+            raise WorkerEndedError(f"{self.name} sent {message} instead of a {kind.__name__}")
         return message
 
     async def _next(self) -> Message:
@@ -196,19 +196,19 @@ class ProcessMember:
         message: Message = _DECODER.decode(line)
         return message
 
-    async def _last_words(self) -> str:
+    async def _collect_errors(self) -> str:
         assert self._process.stderr is not None
-        said = b""
+        output = b""
         while chunk := await self._process.stderr.read(1024):
-            said = (said + chunk)[-_LAST_WORDS:]
-        return said.decode(errors="replace").strip()
+            output = (output + chunk)[-_MAX_ERROR_BYTES:]
+        return output.decode(errors="replace").strip()
 
 
 @asynccontextmanager
 async def process_member(settings: ReplicaSettings, record: Callable[[Event], None]) -> AsyncIterator[ProcessMember]:
-    """Make a replica in a process of its own, which ends on the way out whatever state it is in.
+    """Make a replica in its own process, and kill the process at the end, in every state.
 
-    Its session is its own: a Ctrl-C in the terminal reaches this process alone.
+    The process has its own session: a Ctrl-C in the terminal reaches only the checker.
     """
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
@@ -218,7 +218,7 @@ async def process_member(settings: ReplicaSettings, record: Callable[[Event], No
         stderr=pipe,
         start_new_session=True,
         limit=_LINE_LIMIT,
-        # Found where this process found it.
+        # The child imports tiercache from where this process imported it.
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )
     member = ProcessMember(settings.name, process, record)

@@ -1,4 +1,4 @@
-"""The origin: what loaders load from. A counter a key, on a server of its own that survives every fault."""
+"""The origin: the source that loaders load from, a counter for each key, on a separate server without faults."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ...stores.valkey.store import ValkeyLevel2
 
 __all__ = ["Origin", "connect"]
 
-# A process may be stopped, or its event loop blocked, while it waits for the answer.
+# A fault may stop the process, or block its event loop, while the process waits for the answer.
 _TIMEOUT = 20.0
 
 
@@ -20,7 +20,7 @@ def connect(url: str, timeout: float = _TIMEOUT) -> ValkeyLevel2:
 
 
 class Origin:
-    """The current version of each key, shared by all processes. Versions begin at 0 and only rise."""
+    """The current version of each key, shared by all processes. Versions begin at 0 and never fall."""
 
     def __init__(self, url: str) -> None:
         self._server = connect(url)
@@ -37,7 +37,7 @@ class Origin:
         return [int(reply or 0) for reply in replies]
 
     async def raise_versions(self, keys: Sequence[str]) -> list[int]:
-        """Make a new version of each key; return them."""
+        """Raise the version of each key; return the new versions."""
         return [int(reply) for reply in await self._replies([("INCR", _counter(key)) for key in keys])]
 
     async def _replies(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:

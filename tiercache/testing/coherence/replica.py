@@ -1,4 +1,4 @@
-"""One replica: a cache, and the readers, writers and invalidators that use it at once."""
+"""One replica: a cache, and the readers, writers and invalidators that use the cache concurrently."""
 
 from __future__ import annotations
 
@@ -23,34 +23,35 @@ __all__ = ["CACHE_NAME", "Replica", "ReplicaSettings"]
 
 CACHE_NAME: Final = "coherence"
 
-# Readers do not wait for what they asked for: a slow load must not keep them from seeing what goes on meanwhile.
+# Readers start reads without waiting for them, so that a slow load does not stop them from reading other keys.
 _READER_COUNT: Final = 2
 _READER_PAUSE: Final = 0.006
 _MAX_READS: Final = 60
-# Of the callers, how many lose patience and go away, and after how long.
+# The fraction of callers that cancel their read, by role, and the range of their patience in seconds.
 _IMPATIENT: Final = {"hot": 0.1, "quiet": 0.7, "written": 0.1}
 _PATIENCE: Final = (0.005, 0.08)
-# How long who has just changed a key waits for its new value.
+# Seconds for which the author of a change waits for the new value.
 _SOON: Final = 0.03
-# Of a reader's choices: how many fall on what was changed here just now, or is being changed elsewhere.
+# The fraction of reads that choose a recently changed or watched subject.
 _RECENT: Final = 0.4
-# How long a load takes: from the one number of seconds to the other, with the weight that follows. Most loads are
-# overtaken by a change now and then, a few always.
+# Durations of loads: lowest seconds, highest seconds, weight. A change overtakes most of these loads now and then, and
+# a few of them always.
 _LOADS: Final = ((0.001, 0.01, 60), (0.01, 0.04, 35), (0.1, 0.4, 5))
-# In units of max_staleness: such a flight may not be joined to its end. Of quiet keys, to which nothing else happens.
+# The range of a long load, in units of max_staleness: new callers must not join such a flight up to its end.
 _LONG_LOAD: Final = (1.1, 1.6)
+# The fraction of long loads among the loads of quiet keys; nothing else happens to these keys.
 _LONG_LOADS: Final = 0.3
 
 
 class ReplicaSettings(Struct, frozen=True):
-    """What a replica has to know, in this process or another.
+    """The settings of a replica, in this process or another.
 
     Attributes:
-        url: The way to Valkey that its cache takes: through the proxy.
-        origin_url: The way to the origin.
-        number: 0 to ``count`` - 1.
-        count: How many replicas there are.
-        seed: Of the run.
+        url: The URL of Valkey through the proxy, for the cache.
+        origin_url: The URL of the origin.
+        number: The replica's number, 0 to ``count`` - 1.
+        count: The number of replicas.
+        seed: The seed of the run.
     """
 
     url: str
@@ -64,11 +65,11 @@ class ReplicaSettings(Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        """What the history calls it."""
+        """The replica's name in the history."""
         return f"r{self.number}"
 
     def cache(self) -> AgentCache:
-        """Return a new cache on the way to Valkey."""
+        """Return a new cache on ``url``."""
         return AgentCache.from_url(
             self.url,
             name=CACHE_NAME,
@@ -78,7 +79,7 @@ class ReplicaSettings(Struct, frozen=True):
             coherence=CoherenceOptions(
                 max_staleness=self.max_staleness, tracking=self.tracking, lease_ttl=self.lease_ttl
             ),
-            # A short pause: while lookups do not ask Valkey, they find no fault with it.
+            # A short pause: as long as the breaker is open, lookups skip Valkey and can show no violation there.
             resilience=ResilienceOptions(l2_timeout=0.25, breaker_pause=0.05),
             telemetry=TelemetryOptions(metrics=False, tracing=False),
             discovery=DiscoveryOptions(enabled=False),
@@ -86,7 +87,7 @@ class ReplicaSettings(Struct, frozen=True):
 
 
 class Replica:
-    """The users of one cache. What they do and see goes to ``record`` when it is done."""
+    """The users of one cache. ``record`` receives each of their events when the call has ended."""
 
     def __init__(
         self, settings: ReplicaSettings, cache: AgentCache, origin: Origin, record: Callable[[Event], None]
@@ -101,7 +102,7 @@ class Replica:
         self._reads: set[asyncio.Task[None]] = set()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Use the cache until ``stop`` is set; changes under way are finished, reads are not."""
+        """Use the cache until ``stop`` is set; then finish the changes in progress, and cancel the reads."""
         numbered = enumerate(subject for subject in SUBJECTS if subject.role == "written")
         turn = self._settings.seed + self._settings.number
         own = [subject for index, subject in numbered if (index + turn) % self._settings.count == 0]
@@ -118,20 +119,20 @@ class Replica:
                 task.cancel()
 
     async def invalidate(self, name: str) -> None:
-        """Make a new version of a subject and invalidate it here."""
+        """Raise the version of a subject and invalidate the subject in this cache."""
         subject = by_name(name)
         await self._change(f"{subject.tier}.invalidate", [subject], lambda _: subject.invalidate(self._cache))
 
-    def attend(self, name: str) -> None:
+    def watch(self, name: str) -> None:
         """Read a subject more often for a while."""
         self._recent.append(by_name(name))
 
     async def read_all(self) -> dict[str, int | None]:
-        """Return what the cache has for each subject, or loads, which takes no time from now on."""
+        """Return the version of each subject in the cache, or from a load. Loads take no time from now on."""
         self._is_calm = True
         versions: dict[str, int | None] = {}
         for subject in SUBJECTS:
-            answers = await self._answers([subject], lambda subject=subject: self._get_or_load(subject))  # type: ignore[misc]
+            answers = await self._read_and_record([subject], lambda subject=subject: self._get_or_load(subject))  # type: ignore[misc]
             versions[subject.name] = answers[0].version if answers else None
         return versions
 
@@ -142,42 +143,42 @@ class Replica:
             if len(self._reads) < _MAX_READS:
                 subject = rng.choice(self._recent if self._recent and rng.random() < _RECENT else SUBJECTS)
                 patience = rng.uniform(*_PATIENCE) if rng.random() < _IMPATIENT[subject.role] else None
-                task = tasks.create_task(self._read_somehow(subject, rng.random(), patience))
+                task = tasks.create_task(self._read_by_chance(subject, rng.random(), patience))
                 self._reads.add(task)
                 task.add_done_callback(self._reads.discard)
             await asyncio.sleep(rng.uniform(0, _READER_PAUSE))
 
-    async def _read_somehow(self, subject: Subject, chance: float, patience: float | None = None) -> None:
-        """Read a subject by the method that ``chance``, 0 to 1, decides on."""
+    async def _read_by_chance(self, subject: Subject, chance: float, patience: float | None = None) -> None:
+        """Read a subject by a method; ``chance``, 0 to 1, chooses the method."""
         if subject.tier == "kv" and chance < 0.1:
             subjects = group("kv", subject.role)
             load = None if chance < 0.03 else self._load_many(subject.role)
-            await self._answers(subjects, lambda: read_many(self._cache, subjects, load), patience)
+            await self._read_and_record(subjects, lambda: read_many(self._cache, subjects, load), patience)
         elif chance < 0.2:
-            await self._answers([subject], lambda: self._look_up(subject), patience)
+            await self._read_and_record([subject], lambda: self._look_up(subject), patience)
         else:
             refresh = chance < 0.24
-            await self._answers([subject], lambda: self._get_or_load(subject, refresh=refresh), patience)
+            await self._read_and_record([subject], lambda: self._get_or_load(subject, refresh=refresh), patience)
 
-    async def _answers(
+    async def _read_and_record(
         self, subjects: Sequence[Subject], read: Callable[[], Awaitable[list[Answer]]], patience: float | None = None
     ) -> list[Answer]:
-        """Return and record what ``read`` returns for each subject; nothing if it is not to be had."""
+        """Return and record the answer of ``read`` for each subject, or return an empty list if the read fails."""
         name = self._settings.name
         began = time.monotonic()
         try:
             async with asyncio.timeout(patience):
                 answers = await read()
         except L2UnavailableError:
-            return []  # A session's state; the other tiers load.
-        # Whatever else a cache raises is what the checker is here to find; it is reported as a violation.
+            return []  # Only reads of sessions raise this error; the other tiers load.
+        # Any other error is a violation, which the checker must report.
         except Exception as error:
             if patience is None or not isinstance(error, TimeoutError):
                 self._fail(subjects, began)
             return []
         ended = time.monotonic()
         for subject, answer in zip(subjects, answers, strict=True):
-            self._record(Read(name, subject.name, began, ended, answer.version, answer.source, answer.way))
+            self._record(Read(name, subject.name, began, ended, answer.version, answer.source, answer.method))
         return answers
 
     async def _look_up(self, subject: Subject) -> list[Answer]:
@@ -197,7 +198,7 @@ class Replica:
         return load
 
     async def _load(self, names: Sequence[str]) -> list[int]:
-        """A loader: it learns the versions when it begins, and takes its time to say so."""
+        """A loader: reads the versions from the origin first, and returns them after a random time."""
         began = time.monotonic()
         versions = await self._origin.versions(names)
         await asyncio.sleep(0 if self._is_calm else self._load_time(names[0]))
@@ -219,9 +220,9 @@ class Replica:
         hot = [subject for subject in SUBJECTS if subject.role == "hot"]
         while not stop.is_set():
             if rng.random() < 0.2:
-                way, change = rng.choice(list(GROUP_CHANGES.items()))
-                subjects = group(way.partition(".")[0], "hot")
-                await self._change(way, subjects, lambda _, change=change: change(self._cache, "hot"))  # type: ignore[misc]
+                method, change = rng.choice(list(GROUP_CHANGES.items()))
+                subjects = group(method.partition(".")[0], "hot")
+                await self._change(method, subjects, lambda _, change=change: change(self._cache, "hot"))  # type: ignore[misc]
             else:
                 await self.invalidate(rng.choice(hot).name)
             await asyncio.sleep(rng.uniform(0.005, 0.05))
@@ -237,13 +238,13 @@ class Replica:
 
     async def _change(
         self,
-        way: str,
+        method: str,
         subjects: Sequence[Subject],
         change: Callable[[int], Awaitable[None]],
         *,
         stored: bool = False,
     ) -> None:
-        """Raise the versions of ``subjects``, change them in the cache, and read them at once."""
+        """Raise the versions of ``subjects``, change them in the cache, and read them immediately."""
         versions = await self._origin.raise_versions([subject.name for subject in subjects])
         began = time.monotonic()
         acked = None
@@ -252,20 +253,20 @@ class Replica:
             acked = time.monotonic()
         except L2UnavailableError:
             pass
-        # As for reads.
+        # Any other error is a violation, as for reads.
         except Exception:
             self._fail(subjects, began)
         for subject, version in zip(subjects, versions, strict=True):
-            self._record(Change(self._settings.name, subject.name, version, way, began, acked, stored))
+            self._record(Change(self._settings.name, subject.name, version, method, began, acked, stored))
         self._recent.extend(subjects)
         for subject in subjects:
-            await self._answers([subject], lambda subject=subject: self._look_up(subject))  # type: ignore[misc]
-            await self._answers([subject], lambda subject=subject: self._get_or_load(subject), _SOON)  # type: ignore[misc]
+            await self._read_and_record([subject], lambda subject=subject: self._look_up(subject))  # type: ignore[misc]
+            await self._read_and_record([subject], lambda subject=subject: self._get_or_load(subject), _SOON)  # type: ignore[misc]
 
     def _fail(self, subjects: Sequence[Subject], began: float) -> None:
         keys = ", ".join(subject.name for subject in subjects)
         self._record(Failure(self._settings.name, keys, began, traceback.format_exc()))
 
     def _random(self, use: str) -> random.Random:
-        """A source of its own for each user: what one draws does not depend on when another does."""
+        """Return a random generator for one user, so that its choices do not depend on the timing of other users."""
         return random.Random(f"{self._settings.seed}/{self._settings.number}/{use}")

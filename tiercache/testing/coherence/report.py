@@ -1,4 +1,4 @@
-"""What a run has shown, for people: a line, a table, and the story of each violation."""
+"""The report of runs for people: a line for each run, a table, and the history of each violation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MAX_TITLES = 50
 
 
 def title_of(outcome: Outcome) -> str:
-    """Return the line of a run."""
+    """Return the line that describes a run."""
     history, settings = outcome.history, outcome.settings
     low, high = outcome.latency
     kinds = [violation.kind for violation in outcome.violations]
@@ -44,17 +44,17 @@ def summary_of(outcomes: Sequence[Outcome]) -> str:
 
 
 def stories_of(outcome: Outcome, most: int) -> str:
-    """Return the violations of a run, a line each, and how to repeat it.
+    """Return the violations of a run, a line each, and the command that repeats the run.
 
     Args:
-        most: Of so many, each of another kind or key, the story is told too.
+        most: The number of violations, each of another kind or key, that are shown with their history.
     """
     firsts: dict[tuple[str, str], Violation] = {}
     for violation in outcome.violations:
         firsts.setdefault((violation.kind, violation.key), violation)
-    told = list(firsts.values())[:most]
-    others = [violation for violation in outcome.violations if violation not in told]
-    stories = [story_of(violation, outcome.history, outcome.began) for violation in told]
+    shown = list(firsts.values())[:most]
+    others = [violation for violation in outcome.violations if violation not in shown]
+    stories = [story_of(violation, outcome.history, outcome.began) for violation in shown]
     titles = [_title(violation, outcome.began) for violation in others[:_MAX_TITLES]]
     if len(others) > len(titles):
         titles.append(f"... and {len(others) - len(titles)} more")
@@ -62,7 +62,7 @@ def stories_of(outcome: Outcome, most: int) -> str:
 
 
 def story_of(violation: Violation, history: History, start: float) -> str:
-    """Return what happened to the key of a violation while it came about, in seconds from ``start``."""
+    """Return the violation and the events of its key that led to it, with moments in seconds since ``start``."""
     lines = list(_merged(_lines(violation, history)))
     shown = [f"{moment - start:9.4f}  {text}" for moment, text in lines]
     if len(shown) > _MAX_LINES:
@@ -77,7 +77,7 @@ def _title(violation: Violation, start: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """One event; those of one ``group`` that follow each other are shown as one."""
+    """One event. Successive events of the same ``group`` share a line."""
 
     moment: float
     text: str
@@ -85,7 +85,7 @@ class _Line:
 
 
 def _lines(violation: Violation, history: History) -> list[_Line]:
-    """The events of the key in the time of the violation, and where its version came from, in order."""
+    """Return in order the events of the key around the violation, and the earlier events of its wrong version."""
     began, ended = violation.began - _BEFORE, violation.ended + _BEFORE
     lines: list[_Line] = []
 
@@ -96,13 +96,15 @@ def _lines(violation: Violation, history: History) -> list[_Line]:
             lines.append(_Line(moment, text, group))
 
     for read in history.reads:
-        shown = f"{read.replica} reads {read.version} by {read.way}" + (f" from {read.source}" if read.source else "")
+        shown = f"{read.replica} reads {read.version} by {read.method}" + (
+            f" from {read.source}" if read.source else ""
+        )
         add(read, read.began, f"{shown}, until {read.ended - read.began:+.4f}", shown)
     for load in history.loads:
         add(load, load.began, f"{load.replica} loads {load.version}, until {load.ended - load.began:+.4f}")
     for change in history.changes[violation.key]:
         end = "not acknowledged" if change.acked is None else f"acknowledged at {change.acked - change.began:+.4f}"
-        add(change, change.began, f"{change.replica} {change.way} of {change.version}, {end}")
+        add(change, change.began, f"{change.replica} {change.method} of {change.version}, {end}")
     for sample in history.samples:
         add(sample, sample.began, f"Valkey holds {sample.version}", f"Valkey holds {sample.version}")
     for restart in history.restarts:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from ...embedded import EmbeddedValkey
 from ...errors import UsageError
 from ...options import TrackingMode
-from ..proxy import ChaosProxy
-from .checks import Final, Violation, check_agreement, check_all
-from .faults import FAULTS, NEEDS_PROCESS, Field, choose_latency
+from ..proxy.chaos_proxy import ChaosProxy
+from .checks import FinalState, Violation, check_agreement, check_all
+from .faults import FAULTS, NEEDS_PROCESS, FaultContext, choose_latency
 from .history import History
 from .members import Member, local_member, process_member
 from .origin import Origin
@@ -25,21 +25,21 @@ from .subjects import SUBJECTS
 
 __all__ = ["Outcome", "RunSettings", "run_once"]
 
-# Beyond max_staleness, for what failed to be made good behind the scenes.
+# Seconds after max_staleness in which caches may still repeat failed invalidations.
 _CALM_SECONDS = 3.0
 _POLL_PAUSE = 0.1
-# Beyond what a run should take: something hangs.
+# Seconds beyond the expected end of a run after which the run counts as hanging.
 _GRACE = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class RunSettings:
-    """What makes a run. The same settings make the same choices, though not at the same microseconds.
+    """The settings of a run. The same settings make the same random choices, but not at exactly the same moments.
 
     Args:
-        seconds: How long the load lasts, about; a fault that has begun is mended first.
-        replicas: Caches, one at least.
-        processes: How many of them live in processes of their own.
+        seconds: The approximate duration of the load; a fault that has begun ends first.
+        replicas: The number of caches, at least 1.
+        processes: The number of replicas that have their own process.
 
     Raises:
         UsageError: An argument is wrong.
@@ -58,13 +58,16 @@ class RunSettings:
         if self.fault not in FAULTS:
             raise UsageError(f"fault must be one of {', '.join(FAULTS)}, not {self.fault!r}")
         if not 0 <= self.processes <= self.replicas or self.replicas < 1:
-            raise UsageError(f"{self.replicas} replicas cannot have {self.processes} processes of their own")
+            raise UsageError(
+                f"{self.replicas} replicas cannot have {self.processes} processes; use at least 1 replica, and at "
+                "most as many processes as replicas"
+            )
         if self.fault in NEEDS_PROCESS and not (self.processes and self.replicas > 1):
-            raise UsageError(f"{self.fault} needs two replicas, one of them in a process of its own")
+            raise UsageError(f"{self.fault} needs two replicas, at least one of them in its own process")
 
     @property
     def command(self) -> str:
-        """The command line that repeats the run."""
+        """The command that repeats the run."""
         return (
             f"python -m {__package__} --fault {self.fault} --seed {self.seed} --runs 1 --seconds {self.seconds:g} "
             f"--replicas {self.replicas} --processes {self.processes} --tracking {self.tracking} "
@@ -74,11 +77,11 @@ class RunSettings:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a run.
+    """The outcome of a run.
 
     Attributes:
-        began: The moment from which the report counts.
-        latency: Seconds each way that the proxy added, from and to.
+        began: The moment that the report shows as 0.
+        latency: The range of the proxy's latency, in seconds each way.
     """
 
     settings: RunSettings
@@ -92,8 +95,8 @@ async def run_once(settings: RunSettings) -> Outcome:
     """Do one run.
 
     Raises:
-        TimeoutError: It hangs.
-        TierCacheError: Servers or processes could not be started, or ended by themselves.
+        TimeoutError: The run hangs.
+        TierCacheError: A server or a process did not start, or ended too early.
     """
     rng = random.Random(f"{settings.seed}/{settings.fault}")
     history = History()
@@ -108,7 +111,7 @@ async def run_once(settings: RunSettings) -> Outcome:
         sampler = await stack.enter_async_context(Sampler(server.url, history.add))
         began = time.monotonic()
         async with asyncio.TaskGroup() as tasks:
-            field = Field(
+            context = FaultContext(
                 proxy=proxy,
                 server=server,
                 members=members,
@@ -119,17 +122,17 @@ async def run_once(settings: RunSettings) -> Outcome:
                 tasks=tasks,
                 latency=choose_latency(settings.fault, rng),
             )
-            field.slow()
+            context.apply_latency()
             for member in members:
                 member.start()
-            await FAULTS[settings.fault](field)
-        field.proxy.heal()
+            await FAULTS[settings.fault](context)
+        proxy.heal()
         await asyncio.gather(*(member.stop() for member in members))
-        field.say("all is calm")
+        context.note("the load has ended")
         final = await _settle(settings.max_staleness, members, sampler, origin.url)
         await asyncio.gather(*(member.finish() for member in members))
-        latency = field.latency
-    # Only now is the whole history here: the other processes have handed in theirs.
+        latency = context.latency
+    # The history is complete only now, because the other processes have sent their events at the end.
     violations = [*check_all(history, settings.max_staleness), *check_agreement(history, final)]
     return Outcome(settings, history, violations, began, latency)
 
@@ -138,7 +141,7 @@ async def _members(
     settings: RunSettings, url: str, origin_url: str, history: History, stack: AsyncExitStack
 ) -> list[Member]:
     members: list[Member] = []
-    of_their_own = []
+    processes = []
     for number in range(settings.replicas):
         replica = ReplicaSettings(
             url=url,
@@ -154,27 +157,27 @@ async def _members(
             members.append(await stack.enter_async_context(local_member(replica, history.add)))
         else:
             process = await stack.enter_async_context(process_member(replica, history.add))
-            of_their_own.append(process)
+            processes.append(process)
             members.append(process)
-    for process in of_their_own:
+    for process in processes:
         await process.wait_ready()
     return members
 
 
-async def _settle(max_staleness: float, members: Sequence[Member], sampler: Sampler, origin_url: str) -> Final:
-    """Read everything everywhere until all agree, and return what was read last."""
+async def _settle(max_staleness: float, members: Sequence[Member], sampler: Sampler, origin_url: str) -> FinalState:
+    """Read every subject in every replica and in Valkey until all agree; return the versions read last."""
     give_up_at = time.monotonic() + max_staleness + _CALM_SECONDS
     due_keys = [subject.name for subject in SUBJECTS if subject.role != "written"]
     async with Origin(origin_url) as origin:
         due = dict(zip(due_keys, await origin.versions(due_keys), strict=True))
-    # From here on, what is older than any change breaks the bound.
+    # After this wait every version older than a change breaks the bound.
     await asyncio.sleep(max_staleness)
     while True:
         at = time.monotonic()
         read = await asyncio.gather(*(member.read_all() for member in members))
         by_replica = {member.name: versions for member, versions in zip(members, read, strict=True)}
-        final = Final(at, by_replica, await sampler.versions(), due)
-        # As far as can be said without the history of the other processes.
+        final = FinalState(at, by_replica, await sampler.versions(), due)
+        # A check without the history, because the other processes have not sent their events yet.
         if not check_agreement(History(), final) or time.monotonic() > give_up_at:
             return final
         await asyncio.sleep(_POLL_PAUSE)

@@ -1,4 +1,4 @@
-"""The sampler: what Valkey holds, read over and over, past caches and proxy."""
+"""The sampler: reads the entries in Valkey again and again, without cache and proxy."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _PAUSE = 0.004
 
 
 class Sampler:
-    """Reads every subject's key on the server at ``url`` until it is left.
+    """Reads every subject's key on the server at ``url`` until the end of ``async with``.
 
-    Of equal samples in a row only the first and the last are recorded: a value that is too old at any moment is too old
-    at the last one at which it is seen.
+    Of equal samples in a row the sampler records only the first and the last: a value that is too old at some moment is
+    also too old at the last moment at which it is seen.
     """
 
     def __init__(self, url: str, record: Callable[[Event], None]) -> None:
@@ -45,7 +45,7 @@ class Sampler:
         await self._server.aclose()
 
     async def versions(self) -> dict[str, int | None]:
-        """Return what Valkey holds for each subject. Errors as for ``ValkeyLevel2.execute``."""
+        """Return the version of each subject in Valkey. Raises the errors of ``ValkeyLevel2.execute``."""
         (reply,) = await self._server.execute([("MGET", *self._keys)])
         if isinstance(reply, Exception):
             raise reply
@@ -58,7 +58,7 @@ class Sampler:
             try:
                 versions = await self.versions()
             except TierCacheError:
-                self._take([])  # It is being restarted.
+                self._take([])  # A restart of Valkey is in progress.
             else:
                 self._take([Sample(key, began, version) for key, version in versions.items()])
             await asyncio.sleep(_PAUSE)

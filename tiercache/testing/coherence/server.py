@@ -1,4 +1,4 @@
-"""The Valkey under test: it can be killed and started anew in its place, with what it held or with nothing."""
+"""The Valkey under test: the checker kills it and starts it again at the same address, with or without its data."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ __all__ = ["Server"]
 
 
 class Server:
-    """An embedded server that writes its data out before it answers, or keeps none.
+    """An embedded server, which writes its data to disk before it answers, or keeps no data.
 
     Args:
-        persists: Whether what it has acknowledged outlives a kill.
+        persists: Whether acknowledged writes survive a kill.
     """
 
     def __init__(self, *, persists: bool) -> None:
@@ -44,17 +44,17 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Where it is to be reached, before and after a restart."""
+        """The URL of the server; it is the same after a restart."""
         return self._server.url
 
     async def start(self) -> None:
-        """Start it, if it does not run, and return when it answers as it should."""
+        """Start the server if it does not run; return when it is ready."""
         while True:
-            # Does nothing until the end of the killed one has been noticed.
+            # Does nothing as long as the killed server has not ended.
             await asyncio.to_thread(self._server.start)
             level2 = connect(self.url, timeout=1.0)
             try:
-                # Before anybody is let in: a write that was acknowledged is on disk.
+                # Set before any replica can connect: from the first write on, an acknowledged write is on disk.
                 if self.persists:
                     await level2.execute([("CONFIG", "SET", "appendfsync", "always")])
                 await level2.ping()
@@ -65,7 +65,7 @@ class Server:
                 await level2.aclose()
 
     async def kill(self) -> None:
-        """End it without a word (SIGKILL)."""
+        """Kill the server with SIGKILL."""
         level2 = connect(self.url, timeout=5.0)
         try:
             (info,) = await level2.execute([("INFO", "server")])

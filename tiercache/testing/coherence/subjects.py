@@ -1,8 +1,9 @@
-"""The keys under test, and what can be done to each through a cache.
+"""The subjects: the keys under test, and the operations of a cache on each.
 
-hot      Invalidated all the time, by every replica, one by one and by group.
-quiet    Invalidated rarely, and when something goes wrong: what is missed then is not mended by the next message.
-written  Stored and invalidated by one replica alone: between several, which store is the last is nobody's promise.
+hot      Every replica invalidates these keys all the time, one by one and by group.
+quiet    Replicas invalidate these keys rarely, and during faults: no later message repairs a missed invalidation.
+written  One replica alone stores and invalidates each of these keys, because no guarantee says which of two concurrent
+         stores by different replicas is the last.
 
 The value of a key is its version.
 """
@@ -24,23 +25,23 @@ __all__ = ["GROUP_CHANGES", "OPTIONS", "SUBJECTS", "Answer", "Loader", "Subject"
 
 Loader: TypeAlias = Callable[[], Awaitable[int]]
 
-# Only changes remove anything, and loads of which nobody waits for the end go on,
+# Entries do not expire during a run, so that only changes remove them. Abandoned loads go on.
 OPTIONS: Final = TierOptions(ttl=3600.0, l1_ttl=3600.0, on_abandon="finish")
-# ... except in one place, where they are cancelled.
+# In this tier abandoned loads are cancelled.
 _HOT_KV_OPTIONS: Final = replace(OPTIONS, on_abandon="cancel")
 
 
 class Answer(NamedTuple):
-    """What a cache returned: a version, None for nothing, where it came from, and by which method."""
+    """The answer of a cache: a version or None, the source that the cache reports, and the tier and method."""
 
     version: int | None
     source: str | None
-    way: str
+    method: str
 
 
 @dataclass(frozen=True, slots=True)
 class Subject(ABC):
-    """One key. Methods raise what the cache raises."""
+    """One key. The methods raise the errors of the cache."""
 
     tier: ClassVar[str]
 
@@ -49,36 +50,36 @@ class Subject(ABC):
 
     @property
     def name(self) -> str:
-        """Its name in origin and history."""
+        """The name of the key in the origin and in the history."""
         return f"{self.tier}.{self.role}.{self.number}"
 
     @abstractmethod
     async def look_up(self, cache: AgentCache) -> Answer:
-        """Read it without loading it."""
+        """Read the key without a load."""
 
     @abstractmethod
     async def get_or_load(self, cache: AgentCache, load: Loader, *, refresh: bool = False) -> Answer:
-        """Read it, loading it if need be; in any case with ``refresh``."""
+        """Read the key, with a load if it is missing, and always with a load if ``refresh`` is set."""
 
     @abstractmethod
     async def invalidate(self, cache: AgentCache) -> None:
-        """Remove it."""
+        """Remove the key."""
 
     @abstractmethod
     async def store(self, cache: AgentCache, version: int) -> None:
-        """Store a version."""
+        """Store a version under the key."""
 
     @abstractmethod
     async def valkey_key(self, name: str) -> str:
-        """Return the key in Valkey of a cache called ``name``."""
+        """Return the full key in Valkey for a cache with the name ``name``."""
 
     @abstractmethod
     def decode(self, data: bytes) -> int | None:
-        """Return the version in what Valkey holds, None for what is no value: a lease."""
+        """Return the version in the bytes from Valkey, or None if they are no value but a placeholder."""
 
 
 class ToolSubject(Subject):
-    """A tool result; the role is the tool."""
+    """A tool result; the role is the name of the tool."""
 
     __slots__ = ()
     tier = "tool"
@@ -91,9 +92,9 @@ class ToolSubject(Subject):
         async def call() -> str:
             return str(await load())
 
-        mode, way = _mode(refresh)
+        mode, method = _mode(refresh)
         result = await cache.tool.get_or_load(self.role, self._args, call, mode=mode)
-        return Answer(_number(result.response), result.source, f"tool.{way}")
+        return Answer(_number(result.response), result.source, f"tool.{method}")
 
     async def invalidate(self, cache: AgentCache) -> None:
         await cache.tool.invalidate(self.role, self._args)
@@ -114,7 +115,7 @@ class ToolSubject(Subject):
 
 
 class LlmSubject(Subject):
-    """A model's answer; the role is the model."""
+    """A model's answer; the role is the name of the model."""
 
     __slots__ = ()
     tier = "llm"
@@ -127,9 +128,9 @@ class LlmSubject(Subject):
         async def call() -> str:
             return str(await load())
 
-        mode, way = _mode(refresh)
+        mode, method = _mode(refresh)
         result = await cache.llm.get_or_load(self._params, call, mode=mode)
-        return Answer(_number(result.response), result.source, f"llm.{way}")
+        return Answer(_number(result.response), result.source, f"llm.{method}")
 
     async def invalidate(self, cache: AgentCache) -> None:
         await cache.llm.invalidate(self._params)
@@ -150,7 +151,7 @@ class LlmSubject(Subject):
 
 
 class KvSubject(Subject):
-    """A kv entry; the role is the tier."""
+    """A kv entry; the role is the name of the kv tier."""
 
     __slots__ = ()
     tier = "kv"
@@ -159,9 +160,9 @@ class KvSubject(Subject):
         return Answer(await kv_tier(cache, self.role).get(str(self.number)), None, "kv.get")
 
     async def get_or_load(self, cache: AgentCache, load: Loader, *, refresh: bool = False) -> Answer:
-        mode, way = _mode(refresh)
+        mode, method = _mode(refresh)
         result = await kv_tier(cache, self.role).get_or_load(str(self.number), load, mode=mode)
-        return Answer(result.value, result.source, f"kv.{way}")
+        return Answer(result.value, result.source, f"kv.{method}")
 
     async def invalidate(self, cache: AgentCache) -> None:
         await kv_tier(cache, self.role).delete(str(self.number))
@@ -179,7 +180,7 @@ class KvSubject(Subject):
 
 
 class SessionSubject(Subject):
-    """A field of a thread, which nobody loads."""
+    """A field of a thread; replicas never load it. The role is the thread id."""
 
     __slots__ = ()
     tier = "session"
@@ -217,7 +218,7 @@ SUBJECTS: Final[tuple[Subject, ...]] = (
 
 
 def by_name(name: str) -> Subject:
-    """Return the subject called ``name``."""
+    """Return the subject with the name ``name``."""
     return next(subject for subject in SUBJECTS if subject.name == name)
 
 
@@ -247,7 +248,7 @@ async def _delete_kv(cache: AgentCache, role: str) -> None:
     await kv_tier(cache, role).delete_many([str(subject.number) for subject in group("kv", role)])
 
 
-# Ways to remove every key of a tier and a role at once.
+# The methods that remove every key of a tier and a role in one call.
 GROUP_CHANGES: Final[Mapping[str, Callable[[AgentCache, str], Awaitable[None]]]] = {
     "tool.invalidate_by_tool": _clear_tool,
     "llm.invalidate_by_model": _clear_model,
@@ -259,14 +260,14 @@ GROUP_CHANGES: Final[Mapping[str, Callable[[AgentCache, str], Awaitable[None]]]]
 async def read_many(
     cache: AgentCache, subjects: Sequence[Subject], load: Callable[[list[str]], Awaitable[dict[str, int]]] | None
 ) -> list[Answer]:
-    """Read several kv keys of one role in one call, in their order; without ``load`` only what is there."""
+    """Read several kv keys of one role in one call, in their order; without ``load`` only stored keys have versions."""
     tier = kv_tier(cache, subjects[0].role)
     keys = [str(subject.number) for subject in subjects]
     if load is None:
-        values, way = await tier.get_many(keys), "kv.get_many"
+        values, method = await tier.get_many(keys), "kv.get_many"
     else:
-        values, way = await tier.get_or_load_many(keys, load), "kv.get_or_load_many"
-    return [Answer(values[key], None, way) for key in keys]
+        values, method = await tier.get_or_load_many(keys, load), "kv.get_or_load_many"
+    return [Answer(values[key], None, method) for key in keys]
 
 
 def _mode(refresh: bool) -> tuple[Any, str]:

@@ -1,7 +1,7 @@
-"""A replica in a process of its own: ``python -m tiercache.testing.coherence.worker SETTINGS``.
+"""A replica in its own process: ``python -m tiercache.testing.coherence.worker SETTINGS``.
 
-Commands come in on standard input, one JSON line each; what it has to say goes out on standard output likewise. The
-end of standard input ends the process.
+The process reads commands from standard input and writes messages to standard output, one JSON line each. The end of
+standard input ends the process.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from .origin import Origin
 from .replica import Replica, ReplicaSettings
 
 __all__ = [
-    "Attend",
     "Block",
     "Command",
     "Finish",
@@ -35,44 +34,45 @@ __all__ = [
     "Stop",
     "Stopped",
     "Versions",
+    "Watch",
 ]
 
 
 class Start(Struct, frozen=True, tag=True):
-    """Let the users of the cache begin."""
+    """Start the users of the cache."""
 
 
 class Invalidate(Struct, frozen=True, tag=True):
-    """Invalidate a subject. Not answered."""
+    """Invalidate a subject. There is no reply."""
 
     name: str
 
 
-class Attend(Struct, frozen=True, tag=True):
-    """Read a subject more often for a while. Not answered."""
+class Watch(Struct, frozen=True, tag=True):
+    """Read a subject more often for a while. There is no reply."""
 
     name: str
 
 
 class Block(Struct, frozen=True, tag=True):
-    """Block the event loop. Not answered."""
+    """Block the event loop. There is no reply."""
 
     seconds: float
 
 
 class Stop(Struct, frozen=True, tag=True):
-    """Let the users of the cache end; answered by ``Stopped`` when they have."""
+    """Stop the users of the cache; the reply is ``Stopped`` when they have ended."""
 
 
 class ReadAll(Struct, frozen=True, tag=True):
-    """Read every subject; answered by ``Versions``."""
+    """Read every subject; the reply is ``Versions``."""
 
 
 class Finish(Struct, frozen=True, tag=True):
-    """Close the cache; answered by the events of the history, then by ``Finished``."""
+    """Close the cache; the reply is all events of the history, and then ``Finished``."""
 
 
-Command: TypeAlias = Start | Invalidate | Attend | Block | Stop | ReadAll | Finish
+Command: TypeAlias = Start | Invalidate | Watch | Block | Stop | ReadAll | Finish
 
 
 class Ready(Struct, frozen=True, tag=True):
@@ -80,17 +80,17 @@ class Ready(Struct, frozen=True, tag=True):
 
 
 class Stopped(Struct, frozen=True, tag=True):
-    """The answer to ``Stop``."""
+    """The reply to ``Stop``."""
 
 
 class Versions(Struct, frozen=True, tag=True):
-    """The answer to ``ReadAll``: a version for each subject, None for nothing."""
+    """The reply to ``ReadAll``: the version of each subject, or None if the cache has no value."""
 
     versions: dict[str, int | None]
 
 
 class Finished(Struct, frozen=True, tag=True):
-    """The end."""
+    """The last message."""
 
 
 Message: TypeAlias = Ready | Stopped | Versions | Finished | Event
@@ -99,7 +99,7 @@ _ENCODE = msgspec.json.Encoder().encode
 _DECODER = msgspec.json.Decoder[Command](Command)
 
 
-def _say(*messages: Message) -> None:
+def _send(*messages: Message) -> None:
     sys.stdout.buffer.write(b"".join(_ENCODE(message) + b"\n" for message in messages))
     sys.stdout.buffer.flush()
 
@@ -107,7 +107,7 @@ def _say(*messages: Message) -> None:
 async def _work(settings: ReplicaSettings) -> None:
     events: list[Event] = []
     commands: asyncio.Queue[Command] = asyncio.Queue()
-    # Until the loop ends.
+    # Runs until the end of ``_work``.
     listener = asyncio.create_task(_listen(commands.put_nowait))
     stop = asyncio.Event()
     async with AsyncExitStack() as stack:
@@ -115,7 +115,7 @@ async def _work(settings: ReplicaSettings) -> None:
         cache = await stack.enter_async_context(settings.cache())
         replica = Replica(settings, cache, origin, events.append)
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
-        _say(Ready())
+        _send(Ready())
         users: asyncio.Task[None] | None = None
         while not isinstance(command := await commands.get(), Finish):
             match command:
@@ -123,28 +123,28 @@ async def _work(settings: ReplicaSettings) -> None:
                     users = tasks.create_task(replica.run(stop))
                 case Invalidate(name):
                     tasks.create_task(replica.invalidate(name))
-                case Attend(name):
-                    replica.attend(name)
+                case Watch(name):
+                    replica.watch(name)
                 case Block(seconds):
-                    time.sleep(seconds)  # noqa: ASYNC251 - on purpose
+                    time.sleep(seconds)  # noqa: ASYNC251 - the fault is a blocked loop
                 case Stop():
                     stop.set()
                     if users is not None:
                         await users
-                    _say(Stopped())
+                    _send(Stopped())
                 case ReadAll():
-                    _say(Versions(await replica.read_all()))
-    _say(*events, Finished())
+                    _send(Versions(await replica.read_all()))
+    _send(*events, Finished())
     listener.cancel()
 
 
 async def _listen(receive: Callable[[Command], None]) -> None:
-    """Hand over each command that comes in."""
+    """Pass each received command to ``receive``; end the process when standard input ends."""
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     while line := await reader.readline():
         receive(_DECODER.decode(line))
-    os._exit(1)  # Whoever started this process is gone.
+    os._exit(1)  # The parent process is gone.
 
 
 def main() -> None:

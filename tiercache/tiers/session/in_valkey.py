@@ -26,10 +26,10 @@ from ...engine.operations.invalidate import GroupEntries, Invalidations
 from ...engine.operations.state import StateCommands
 from ...engine.runtime.l2 import L2
 from ...indexes.names import IndexNames
-from ...lua import session_script, thread_script
 from ...ttl import NO_EXPIRY, to_milliseconds
 from .entry import FieldValue
 from .fields import FieldKey, ThreadKeys, Threads
+from .scripts import session_script, thread_script
 from .sliding import SlidingTtl
 from .store import SessionStore
 

@@ -1,8 +1,11 @@
 #!lua flags=allow-oom
--- Numbers a change and publishes it; returns the number. KEYS: the counter; ARGV: the channel, the message before the
--- number, the message after it. A counter that is not there, or is no counter, begins at the clock's microseconds: a
--- number that has been seen before would hide a change. Who may not publish numbers it all the same, and the others see
--- that they have not heard of it.
+-- Numbers a change, publishes it, and returns the number.
+-- KEYS: the counter of changes. ARGV: the channel, the message before the number, the message after the number.
+--
+-- If the counter is missing, or holds something that is not a number, this script sets it to the server's clock in
+-- microseconds: a number that a process has seen before would hide the change from that process.
+-- A user without permission to publish still numbers the change. The other processes then see a gap in the numbers, and
+-- know that they missed a change.
 local number = redis.pcall('INCR', KEYS[1])
 if type(number) ~= 'number' or number == 1 then
     local time = redis.call('TIME')

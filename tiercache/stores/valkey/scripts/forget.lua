@@ -1,5 +1,6 @@
--- Takes from an index those of some members whose keys are gone and that were written more than a minute ago: a younger
--- one's key may be on its way. ARGV: the members.
+-- Removes members from an index: each of ARGV whose key is gone and whose score is more than a minute old. The write of
+-- a younger member's key may still be on its way. Returns 1.
+-- KEYS: the index, a sorted set scored by milliseconds. ARGV: the members, which are keys.
 local time = redis.call('TIME')
 local before = time[1] * 1000 - 60000
 for _, member in ipairs(ARGV) do

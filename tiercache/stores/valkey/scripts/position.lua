@@ -1,5 +1,8 @@
--- Returns the number of the last change as text. A counter that is not there is begun, as in the announcements' script,
--- so that whoever subscribes knows which number comes next; '0' where there is no memory for it.
+-- Returns the number of the last change, as text.
+-- KEYS: the counter of changes.
+--
+-- If the counter is missing, or holds something that is not a number, this script starts it as announce.lua does, so
+-- that a subscriber knows which number comes next. Returns '0' if the server has no memory for the counter.
 local number = redis.pcall('GET', KEYS[1])
 if type(number) ~= 'string' or not string.match(number, '^%d+$') then
     local time = redis.call('TIME')

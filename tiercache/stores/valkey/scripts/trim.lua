@@ -1,6 +1,12 @@
--- Takes from an index members whose keys are gone and that were written more than a minute ago: a younger one's key may
--- be on its way. Looks at random ones, and goes on while a quarter of them is gone; returns 1 if that was so to the end,
--- 2 if a younger one's key was not there, which may have to go later.
+-- Removes members from an index whose keys are gone and whose scores are more than a minute old. The write of a younger
+-- member's key may still be on its way.
+-- KEYS: the index, a sorted set scored by milliseconds.
+--
+-- Looks at up to 100 random members at a time, at most 10 times, and stops when less than a quarter of them is gone.
+-- Returns:
+--   0: nothing is left to do.
+--   1: at least a quarter was gone each time: the caller should run the script again soon.
+--   2: the script stopped, but a young member's key was missing: the caller should run the script again later.
 local time = redis.call('TIME')
 local before = time[1] * 1000 - 60000
 for _ = 1, 10 do

@@ -1,5 +1,5 @@
--- Returns how many items the list has now, nil if the field holds something else. ARGV: field, the tier's window, the
--- call's window or '', the item as JSON.
+-- Appends an item to a list. Returns the number of items in the list, or nil if the field holds something else.
+-- ARGV: the field, the tier's window, the call's window or '', the item as JSON.
 local old = text_of(KEYS[2])
 local list = '[' .. ARGV[4] .. ']'
 local count = 1
@@ -8,7 +8,7 @@ if old then
     local is_json, items = pcall(cjson.decode, old)
     if not inside or not is_json then return false end
     count = #items + 1
-    -- Spliced as text: what cjson writes is not what it has read (empty lists, large numbers).
+    -- The item is added as text: cjson does not write empty lists and large numbers as it has read them.
     if count > 1 then list = '[' .. inside .. ',' .. ARGV[4] .. ']' end
 end
 redis.call('SET', KEYS[2], list, 'KEEPTTL')

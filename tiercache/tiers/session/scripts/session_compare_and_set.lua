@@ -1,5 +1,6 @@
--- Returns 1 if the field held what was expected, and 0 if not. ARGV: field, the tier's window, the call's window or '',
--- '1' if a value is expected and '' if none, the value expected, the new one.
+-- Sets a field if it holds the expected value. Returns 1 if it was set, otherwise 0.
+-- ARGV: the field, the tier's window, the call's window or '', '1' if a value is expected or '' if the field must be
+-- missing, the expected value, the new value.
 local old = text_of(KEYS[2])
 if ARGV[4] == '' then
     if old then return 0 end

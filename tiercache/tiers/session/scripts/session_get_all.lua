@@ -1,5 +1,5 @@
--- Returns field, value, field, value, ... of those that are there; forgets the others. ARGV: the tier's window, the
--- fields in the order of their keys.
+-- Returns field, value, field, value, ... of the fields that exist, and removes the others from the hash.
+-- ARGV: the tier's window, the fields in the order of their keys.
 local found = {}
 local is_shorter = false
 for i = 2, #KEYS do

@@ -1,5 +1,5 @@
--- Returns the sum, nil if the field holds no integer or the sum would be none of 64 bits. ARGV: field, the tier's
--- window, the call's window or '', the increment.
+-- Adds to an integer. Returns the sum, or nil if the field holds no integer or the sum does not fit into 64 bits.
+-- ARGV: the field, the tier's window, the call's window or '', the increment.
 local old = text_of(KEYS[2])
 if not old and redis.call('EXISTS', KEYS[2]) == 1 then redis.call('DEL', KEYS[2]) end
 local sum = redis.pcall('INCRBY', KEYS[2], ARGV[4])
@@ -8,5 +8,5 @@ if type(sum) == 'table' then
     return sum
 end
 settle(KEYS[1], KEYS[2], ARGV[1], old, ARGV[3], tonumber(ARGV[2]))
--- As text: a number of Lua's has 53 bits.
+-- The sum is returned as text: a Lua number has only 53 bits.
 return redis.call('GET', KEYS[2])

@@ -1,5 +1,5 @@
--- Returns how many fields there are, each renewed; forgets those that are not there. ARGV: the tier's window, the
--- fields in the order of their keys.
+-- Renews every field that exists, removes the others from the hash, and returns how many exist.
+-- ARGV: the tier's window, the fields in the order of their keys.
 local count = 0
 local is_shorter = false
 for i = 2, #KEYS do

@@ -1,0 +1,97 @@
+-- Functions that the session scripts share.
+--
+-- KEYS[1] is always the thread's hash. It maps each field to its window in ms: 0 for no end, -1 for a field of another
+-- writer that has been read. KEYS[2] and the following are the keys of fields' values. `tier` is the tier's window in
+-- ms, 0 for no end. A script is one step for the server: no client sees the hash without the value that the hash is
+-- written for.
+
+-- Gives a hash without expiry the longest window of its fields, if no field without end is left.
+local function fit(hash)
+    if redis.call('PTTL', hash) ~= -1 then return end
+    local longest = 0
+    for _, window in ipairs(redis.call('HVALS', hash)) do
+        window = tonumber(window)
+        if not window or window <= 0 then return end
+        longest = math.max(longest, window)
+    end
+    redis.call('PEXPIRE', hash, longest)
+end
+
+-- Makes the hash live for at least `life` ms, or for ever if `life` is not above 0.
+local function cover(hash, life)
+    if life <= 0 then
+        redis.call('PERSIST', hash)
+        return
+    end
+    local left = redis.call('PTTL', hash)
+    if left ~= -1 and left < life then redis.call('PEXPIRE', hash, life) end
+end
+
+-- Writes the window of a field, which lives for `life` ms from now, into the hash.
+local function register(hash, field, window, life)
+    local is_new = redis.call('EXISTS', hash) == 0
+    local before = tonumber(redis.call('HGET', hash, field) or '')
+    redis.call('HSET', hash, field, window)
+    if is_new and life > 0 then
+        redis.call('PEXPIRE', hash, life)
+    else
+        cover(hash, life)
+        if before and before <= 0 then fit(hash) end
+    end
+end
+
+-- Renews the life of a field. Returns the remaining life in ms, -1 for no end, -2 if the field is missing. With
+-- `lazily` the field is renewed only after a quarter of its window has passed.
+local function slide(hash, key, field, tier, lazily)
+    local left = redis.call('PTTL', key)
+    if left == -2 then return -2 end
+    local window = tonumber(redis.call('HGET', hash, field) or '')
+    if not window or window < 0 then
+        -- A field of another writer. A server without free memory refuses to note it; the field can still be read.
+        if not window then pcall(register, hash, field, -1, left) end
+        if tier == 0 or left == -1 or left >= tier then return left end
+        window = tier
+    elseif window == 0 then
+        if left ~= -1 then redis.call('PERSIST', key) end
+        cover(hash, 0)
+        return -1
+    end
+    if lazily and left <= window and left > window * 0.75 then return left end
+    -- GETEX fails on a key that is not a string, and leaves it unchanged.
+    redis.pcall('GETEX', key, 'PX', window)
+    cover(hash, window)
+    return window
+end
+
+-- Writes a value that lives for `window` ms, for ever if `window` is 0.
+local function put(hash, key, field, window, value)
+    register(hash, field, window, tonumber(window))
+    if tonumber(window) > 0 then
+        redis.call('SET', key, value, 'PX', window)
+    else
+        redis.call('SET', key, value)
+    end
+end
+
+-- Returns the string under a key, or nil if the key is missing or holds another type.
+local function text_of(key)
+    local value = redis.pcall('GET', key)
+    return type(value) == 'string' and value or nil
+end
+
+-- Gives a value that has just replaced `old` its life. There are two cases:
+-- 1. The field existed and `given` is '': the field keeps its window, and its life is renewed.
+-- 2. Otherwise the window is `given`, or the tier's window if `given` is ''.
+local function settle(hash, key, field, old, given, tier)
+    if old and given == '' then
+        slide(hash, key, field, tier, false)
+        return
+    end
+    local window = given ~= '' and tonumber(given) or tier
+    register(hash, field, window, window)
+    if window > 0 then
+        redis.call('PEXPIRE', key, window)
+    else
+        redis.call('PERSIST', key)
+    end
+end
