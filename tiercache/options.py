@@ -1,9 +1,9 @@
-"""The options of a cache: small frozen dataclasses, one a concern, checked when they are made."""
+"""The options of a cache: frozen dataclasses, one for each concern, checked when they are made."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
@@ -47,20 +47,17 @@ class _EntryOptions:
     max_value_bytes: int | None = 32 * 1024 * 1024
 
     def __post_init__(self) -> None:
-        kind = type(self).__name__
         if self.ttl is not None:
-            check_ttl(self.ttl, f"{kind}.ttl")
-        if self.l1_ttl is not None:
-            _check_seconds(self.l1_ttl, f"{kind}.l1_ttl")
-        if self.on_abandon not in (None, "cancel", "finish"):
-            raise UsageError(f"{kind}.on_abandon must be 'cancel' or 'finish', not {self.on_abandon!r}")
-        if self.max_value_bytes is not None:
-            _check_count(self.max_value_bytes, f"{kind}.max_value_bytes")
+            check_ttl(self.ttl, f"{type(self).__name__}.ttl")
+        if self.on_abandon is not None:
+            _check_choice(self, "on_abandon", "cancel", "finish")
+        _check_seconds(self, "l1_ttl", optional=True)
+        _check_counts(self, "max_value_bytes", optional=True)
 
 
 @dataclass(frozen=True, slots=True)
 class TierOptions(_EntryOptions):
-    """How a tier keeps its entries: the tool and kv tiers, and the llm tier where ``LlmOptions`` are not needed.
+    """How a tier keeps its entries: the tool and kv tiers, and the llm tier if ``LlmOptions`` are not needed.
 
     Args:
         ttl: Lifetime in Valkey: seconds (float), a string such as ``"90s"``, ``"1h30m"``, ``"7d"``, or
@@ -68,20 +65,21 @@ class TierOptions(_EntryOptions):
         l1: Whether L1 keeps the entries too.
         l1_ttl: Longest life of a copy in L1, in seconds; None sets no limit of its own. It bounds how long a change
             made by another process can stay unseen, so a cache without Valkey ignores it.
-        on_abandon: The end of a load whose last waiter has been cancelled: ``"cancel"`` it, or let it ``"finish"``
-            and be stored. None takes the tier's own default (``"finish"`` for llm, whose tokens are paid).
-        max_value_bytes: Most bytes that an entry may have, as it lies in Valkey and before it is compressed; None
-            sets no limit. A larger loaded value is handed out, counted and stored nowhere; an explicit write of a
-            larger value is refused; a larger entry of another process is a miss.
-        lease: Whether a load takes a lease in Valkey first, so that one process loads a key at a time, and Valkey
-            refuses a load that an invalidation by any process has overtaken. Without a lease both hold within one
-            process. Sessions and caches without Valkey have no leases.
-        jitter: Fraction, 0 to 1, by which a lifetime is shortened at random, so that entries written together
-            do not expire together. An explicit ``NO_EXPIRY`` stays.
-        store_when: Called with the loader's result, for llm an LlmResponse. Where it returns False, the result goes to
-            its waiters and is stored nowhere, such as an answer that was cut off. An exception counts as False, and is
-            logged.
-        compress_above: Entries of more bytes are compressed in Valkey (zstd), where that makes them smaller; None
+        on_abandon: The end of a load whose last waiter was cancelled: ``"cancel"`` cancels the load, ``"finish"`` lets
+            it end and stores the value. None takes the tier's default: ``"finish"`` for llm, because the tokens of a
+            model call are paid for, and ``"cancel"`` for the other tiers.
+        max_value_bytes: Most bytes of an entry in Valkey, before compression; None sets no limit. A larger loaded value
+            goes to its waiters, is counted and is stored nowhere; an explicit write of a larger value is refused; a
+            larger entry of another process is a miss.
+        lease: Whether a load takes a lease in Valkey first, so that one process at a time loads a key, and Valkey
+            refuses the value of a load that an invalidation by any process has overtaken. Without a lease both hold
+            within one process only. Sessions and caches without Valkey have no leases.
+        jitter: Fraction, 0 to below 1, by which the cache shortens a lifetime at random, so that entries written
+            together do not expire together. An explicit ``NO_EXPIRY`` stays.
+        store_when: Called with the loader's result, for llm an LlmResponse. If it returns False, the result goes to its
+            waiters and is stored nowhere: for example an answer that was cut off. An exception counts as False, and is
+            logged once.
+        compress_above: Entries of more bytes are compressed in Valkey (zstd), if that makes them smaller; None
             compresses none. Only tiercache can read compressed entries. Needs the ``compress`` extra.
     """
 
@@ -91,15 +89,13 @@ class TierOptions(_EntryOptions):
     compress_above: int | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        # By name: a dataclass with slots is a second class, which ``super()`` does not know.
+        # Not by super(): slots make the decorator return a second class, which super() does not know.
         _EntryOptions.__post_init__(self)
-        kind = type(self).__name__
         if not _is_number(self.jitter) or not 0 <= self.jitter < 1:
+            kind = type(self).__name__
             raise UsageError(f"{kind}.jitter must be a fraction from 0 to below 1, not {self.jitter!r}")
-        if self.store_when is not None and not callable(self.store_when):
-            raise UsageError(f"{kind}.store_when must be callable, not {type(self.store_when).__name__}")
-        if self.compress_above is not None:
-            _check_count(self.compress_above, f"{kind}.compress_above")
+        _check_functions(self, "store_when")
+        _check_counts(self, "compress_above", optional=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +104,8 @@ class LlmOptions(TierOptions):
 
     Args:
         ignore: Names of request parameters that do not take part in the key.
-        key: Maps the request parameters to the parameters that make the key: two requests that it maps to the same
-            parameters share an entry. Must return a new mapping. Applied after ``ignore``.
+        key: A function from the request parameters to the parameters that make the key: requests with equal results
+            share an entry. Must return a new mapping. Applied after ``ignore``.
 
     The other arguments are those of ``TierOptions``.
     """
@@ -120,52 +116,50 @@ class LlmOptions(TierOptions):
     def __post_init__(self) -> None:
         TierOptions.__post_init__(self)
         object.__setattr__(self, "ignore", _names(self.ignore))
-        if self.key is not None and not callable(self.key):
-            raise UsageError(f"LlmOptions.key must be callable, not {type(self.key).__name__}")
+        _check_functions(self, "key")
 
 
 @dataclass(frozen=True, slots=True)
 class SessionOptions(_EntryOptions):
     """How the session tier keeps its fields.
 
-    The arguments are those of ``TierOptions`` of the same names. ``ttl`` is the window of a field, which each read
-    starts again. Sessions read values of any size.
+    The arguments are those of ``TierOptions`` with the same names. ``ttl`` is the window of a field, which each read
+    restarts. ``max_value_bytes`` bounds the values that are written; sessions read values of any size.
     """
 
 
 @dataclass(frozen=True, slots=True)
 class L1Options:
-    """Bounds of the process memory that all tiers of a cache share.
+    """Bounds of L1, the process memory that all tiers of a cache share.
 
     Args:
-        max_entries: Most entries kept; the least recently used one goes first.
-        max_bytes: Most memory, in bytes, that keys, values and bookkeeping together may take. A value that is
-            larger by itself is served, but not kept in memory.
+        max_entries: Most entries in L1; beyond it L1 evicts the least recently used entry.
+        max_bytes: Most memory, in bytes, for keys, values and bookkeeping together. L1 does not keep a value that is
+            larger by itself; callers get the value all the same.
     """
 
     max_entries: int = 10_000
     max_bytes: int = 64 * 1024 * 1024
 
     def __post_init__(self) -> None:
-        for name in ("max_entries", "max_bytes"):
-            _check_count(getattr(self, name), f"L1Options.{name}")
+        _check_counts(self, "max_entries", "max_bytes")
 
 
 @dataclass(frozen=True, slots=True)
 class CoherenceOptions:
-    """How the process memories of a fleet follow each other.
+    """How the L1 of each process follows the changes of the other processes.
 
     Args:
-        max_staleness: Seconds after an invalidation was acknowledged from which no process returns the older value from
-            its memory, whatever happens to the connection that tells it. Without word from Valkey an entry is served
-            from memory for so long after it was loaded or read.
-        tracking: Whether Valkey tells of changes that others than tiercache make (``CLIENT TRACKING``): "auto" where
-            the server allows it, "on" or opening fails with L2CommandError, "off" not at all. Without it such a change
-            is seen after ``TierOptions.l1_ttl`` at the latest.
-        lease_ttl: Seconds that a lease lives unless it is renewed, which its holder does as long as it loads. So long
-            others wait for a process that has died.
-        lease_wait: Most seconds that a load waits for another process's lease; then it loads by itself, and what it
-            loads is not stored in Valkey. None: as long as the lease is renewed.
+        max_staleness: Seconds after the acknowledgement of an invalidation from which no process returns the older
+            value from L1, even if the connection that announces changes fails. Without an answer from Valkey, L1 serves
+            an entry for this time after the entry was loaded or read.
+        tracking: Whether Valkey reports changes by other software than tiercache (``CLIENT TRACKING``). "auto": if the
+            server allows it. "on": opening the cache fails with L2CommandError if the server does not. "off": never.
+            Without tracking, such a change is seen after ``TierOptions.l1_ttl`` at the latest.
+        lease_ttl: Seconds that a lease lives unless its holder renews it, which the holder does while it loads. Other
+            processes wait for this time at most for a process that has died.
+        lease_wait: Most seconds that a load waits for the lease of another process. Then it loads by itself, and its
+            value is not stored in Valkey. None: as long as the holder renews the lease.
     """
 
     max_staleness: float = 3.0
@@ -174,22 +168,18 @@ class CoherenceOptions:
     lease_wait: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("max_staleness", "lease_ttl"):
-            _check_seconds(getattr(self, name), f"CoherenceOptions.{name}")
-        if self.lease_wait is not None:
-            _check_seconds(self.lease_wait, "CoherenceOptions.lease_wait")
-        if self.tracking not in ("auto", "on", "off"):
-            raise UsageError(f"CoherenceOptions.tracking must be 'auto', 'on' or 'off', not {self.tracking!r}")
+        _check_seconds(self, "max_staleness", "lease_ttl")
+        _check_seconds(self, "lease_wait", optional=True)
+        _check_choice(self, "tracking", "auto", "on", "off")
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionOptions:
-    """How Valkey is spoken to.
+    """How the cache connects to Valkey.
 
     Args:
-        multiplexed: Whether all reads of a process share one connection, on which many are under way at once. Without,
-            and with a client whose connections are of a class of its own, each has a connection of valkey-py's pool
-            while it lasts.
+        multiplexed: Whether all reads of a process share one connection, with many reads in flight at once. If False,
+            and with a client that has a connection class of its own, each read uses a connection of valkey-py's pool.
     """
 
     multiplexed: bool = True
@@ -200,7 +190,7 @@ class DiscoveryOptions:
     """Whether BetterDB Monitor finds the cache.
 
     Args:
-        enabled: Register under ``__betterdb:caches`` and keep a heartbeat.
+        enabled: Whether the cache registers itself under ``__betterdb:caches`` and keeps a heartbeat.
     """
 
     enabled: bool = True
@@ -208,18 +198,20 @@ class DiscoveryOptions:
 
 @dataclass(frozen=True, slots=True)
 class ResilienceOptions:
-    """How long the cache waits, and for what.
+    """Deadlines, limits and the breaker.
 
     Args:
         l2_timeout: Seconds that one exchange with Valkey may take before Valkey counts as unavailable.
-        breaker_failures: After so many failures in a row lookups no longer ask Valkey,
-        breaker_pause: ... except once in so many seconds, to see whether it is back.
+        breaker_failures: Failures in a row after which the breaker opens: lookups then skip Valkey.
+        breaker_pause: Seconds between two lookups that ask Valkey while the breaker is open, to see whether Valkey
+            answers again.
         load_timeout: Seconds that one load may take; then every waiter gets ``TimeoutError``. None: no limit.
-        max_loads: Most loads that run at once in this process; further ones wait their turn. A load that is
-            started from within a load does not count. None: no limit.
-        drain_timeout: Seconds that closing waits for loads and writes under way.
-        serve_untrusted: Seconds by which ``CoherenceOptions.max_staleness`` is exceeded while Valkey does not answer:
-            what is older than it may be is then served as ``source="stale"`` instead of loaded anew.
+        max_loads: Most loads that run at once in this process; further loads wait for a slot. A load that is started
+            from within a load does not count. None: no limit.
+        drain_timeout: Seconds for which closing waits for loads and writes in flight.
+        serve_untrusted: Seconds by which L1 may exceed ``CoherenceOptions.max_staleness`` while Valkey is unavailable:
+            it then serves an entry that it no longer trusts as ``source="stale"``, and the cache does not load it
+            again.
     """
 
     l2_timeout: float = 0.25
@@ -231,32 +223,29 @@ class ResilienceOptions:
     serve_untrusted: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("l2_timeout", "breaker_pause", "drain_timeout"):
-            _check_seconds(getattr(self, name), f"ResilienceOptions.{name}")
+        _check_seconds(self, "l2_timeout", "breaker_pause", "drain_timeout")
+        _check_seconds(self, "load_timeout", optional=True)
         if self.serve_untrusted != 0:
-            _check_seconds(self.serve_untrusted, "ResilienceOptions.serve_untrusted")
-        if self.load_timeout is not None:
-            _check_seconds(self.load_timeout, "ResilienceOptions.load_timeout")
-        _check_count(self.breaker_failures, "ResilienceOptions.breaker_failures")
-        if self.max_loads is not None:
-            _check_count(self.max_loads, "ResilienceOptions.max_loads")
+            _check_seconds(self, "serve_untrusted")
+        _check_counts(self, "breaker_failures")
+        _check_counts(self, "max_loads", optional=True)
 
 
 @dataclass(frozen=True, slots=True)
 class WriteOptions:
-    """How values are written to Valkey.
+    """How the cache writes values to Valkey.
 
     Args:
-        mode: When a ``store`` of the llm and tool tiers returns: "await" when Valkey has acknowledged it, "behind" when
-            it is queued. What is queued is what this process reads; if it does not reach Valkey that is counted as
-            ``write_errors``, and a process that dies loses up to ``max_ops`` stores. Everything else, sessions and
-            invalidations too, always waits for the acknowledgement.
-        max_delay: Seconds that a store behind waits at most for others to share a round trip with.
-        max_ops: Most writes in one round trip; so many stores behind do not wait any longer. Also the most of them that
-            are unacknowledged at a time: a further one waits.
-        max_bytes: Most bytes in one round trip, likewise; a larger value goes alone.
-        max_queue_bytes: Most bytes that wait to be written. Beyond it loaded values are dropped and counted, and
-            explicit stores wait. Invalidations are never held up.
+        mode: When a ``store`` of the llm and tool tiers returns. "await": when Valkey has acknowledged the write.
+            "behind" (write-behind): when the write is queued. This process then reads the queued value; a write that
+            does not reach Valkey is counted as ``write_errors``; a process that dies loses up to ``max_ops`` stores.
+            All other writes, also of sessions, and all invalidations wait for the acknowledgement in either mode.
+        max_delay: Most seconds that a write-behind store waits for other stores to share a round trip.
+        max_ops: Most writes in one round trip. As many waiting write-behind stores are sent at once. Also the most
+            write-behind stores without an acknowledgement; the next store waits.
+        max_bytes: Most bytes in one round trip; as many waiting bytes are sent at once. A larger value goes alone.
+        max_queue_bytes: Most bytes that wait to be written. Beyond it the cache drops loaded values and counts them,
+            and explicit stores wait. Invalidations never wait.
     """
 
     mode: WriteMode = "await"
@@ -266,38 +255,37 @@ class WriteOptions:
     max_queue_bytes: int = 32 * 1024 * 1024
 
     def __post_init__(self) -> None:
-        if self.mode not in ("await", "behind"):
-            raise UsageError(f"WriteOptions.mode must be 'await' or 'behind', not {self.mode!r}")
-        _check_seconds(self.max_delay, "WriteOptions.max_delay")
-        for name in ("max_ops", "max_bytes", "max_queue_bytes"):
-            _check_count(getattr(self, name), f"WriteOptions.{name}")
+        _check_choice(self, "mode", "await", "behind")
+        _check_seconds(self, "max_delay")
+        _check_counts(self, "max_ops", "max_bytes", "max_queue_bytes")
 
 
 class _Registry(Protocol):
-    """A ``prometheus_client.CollectorRegistry``, of which this module knows nothing."""
+    """A ``prometheus_client.CollectorRegistry``, which this module does not import."""
 
     def register(self, collector: Any) -> None: ...
 
 
 class _TracerProvider(Protocol):
-    """An ``opentelemetry.trace.TracerProvider``, likewise."""
+    """An ``opentelemetry.trace.TracerProvider``, which this module does not import."""
 
     def get_tracer(self, instrumenting_module_name: str, /) -> Any: ...
 
 
 @dataclass(frozen=True, slots=True)
 class TelemetryOptions:
-    """What is shown to Prometheus and OpenTelemetry.
+    """Metrics for Prometheus and spans for OpenTelemetry.
 
     Args:
-        metrics: Whether the cache is reported to Prometheus.
-        registry: The ``prometheus_client.CollectorRegistry`` to report to; None: the default one.
-        metrics_prefix: What the names of the metrics begin with.
-        tracing: Whether operations make spans, where an OpenTelemetry SDK is configured when the cache opens.
-        tracer_name: The name of the tracer. BetterDB Monitor shows spans of tracers that begin with ``@betterdb/``.
-        tracer_provider: The ``opentelemetry.trace.TracerProvider`` to get it from; None: the global one.
-        max_labels: Most tools, and most models, that are shown by name; the others are added up as ``other``. The
-            first cache of a name decides for all that report under it.
+        metrics: Whether the cache reports metrics to Prometheus.
+        registry: The ``prometheus_client.CollectorRegistry`` for the metrics; None takes the default registry.
+        metrics_prefix: The prefix of the names of the metrics.
+        tracing: Whether operations make spans, if an OpenTelemetry SDK is configured when the cache opens.
+        tracer_name: The name of the tracer. BetterDB Monitor shows spans of tracers whose names begin with
+            ``@betterdb/``.
+        tracer_provider: The ``opentelemetry.trace.TracerProvider`` that gives the tracer; None takes the global one.
+        max_labels: Most tools, and most models, with a label of their own; the other ones share the label ``other``.
+            The first cache of a name decides for all caches of that name.
     """
 
     metrics: bool = True
@@ -319,7 +307,7 @@ class TelemetryOptions:
             raise UsageError(f"TelemetryOptions.tracer_name must be a name, not {self.tracer_name!r}")
         if self.tracer_provider is not None and not callable(getattr(self.tracer_provider, "get_tracer", None)):
             raise UsageError(f"TelemetryOptions.tracer_provider must be a TracerProvider, not {self.tracer_provider!r}")
-        _check_count(self.max_labels, "TelemetryOptions.max_labels")
+        _check_counts(self, "max_labels")
 
 
 def _names(value: object) -> tuple[str, ...]:
@@ -329,15 +317,38 @@ def _names(value: object) -> tuple[str, ...]:
     return names
 
 
+def _named(options: object, names: Iterable[str], *, optional: bool) -> Iterator[tuple[str, Any]]:
+    """Yield the full name and the value of options; with ``optional`` leave out those that are None."""
+    for name in names:
+        value = getattr(options, name)
+        if value is not None or not optional:
+            yield f"{type(options).__name__}.{name}", value
+
+
+def _check_seconds(options: object, *names: str, optional: bool = False) -> None:
+    for name, value in _named(options, names, optional=optional):
+        if not _is_number(value) or not 0 < value <= _LONGEST_SECONDS:
+            raise UsageError(f"{name} must be a number of seconds above 0, at most 100 years")
+
+
+def _check_counts(options: object, *names: str, optional: bool = False) -> None:
+    for name, value in _named(options, names, optional=optional):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise UsageError(f"{name} must be a whole number above 0, not {value!r}")
+
+
+def _check_functions(options: object, *names: str) -> None:
+    for name, value in _named(options, names, optional=True):
+        if not callable(value):
+            raise UsageError(f"{name} must be callable, not {type(value).__name__}")
+
+
+def _check_choice(options: object, name: str, *choices: str) -> None:
+    value = getattr(options, name)
+    if value not in choices:
+        *others, last = map(repr, choices)
+        raise UsageError(f"{type(options).__name__}.{name} must be {', '.join(others)} or {last}, not {value!r}")
+
+
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _check_seconds(value: float, name: str) -> None:
-    if not _is_number(value) or not 0 < value <= _LONGEST_SECONDS:
-        raise UsageError(f"{name} must be a number of seconds above 0, at most 100 years")
-
-
-def _check_count(value: int, name: str) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise UsageError(f"{name} must be a whole number above 0, not {value!r}")

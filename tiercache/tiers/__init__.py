@@ -1,1 +1,1 @@
-"""The tiers: parameters to keys, values to entries and back. Nothing about levels, sockets or metrics."""
+"""The tiers: keys from arguments, entries from values and back. They import no socket and no metric library."""

@@ -1,7 +1,14 @@
-"""What the llm, tool and kv tiers do alike: look an entry up, load it, store it, remove it.
+"""The path of an entry through the levels, which the llm, tool and kv tiers share.
 
-A tier turns its arguments into an ``EntryKey`` and its values into entries. The way of an entry through the levels,
-with its operation and its counters, is here, once.
+A tier makes keys from its arguments, and entries from its values. ``Tier`` does the rest: it looks entries up, loads,
+stores and removes them, and counts each operation.
+
+``get_or_load`` of each tier, in this order:
+
+1. The tier finds the key of the request.
+2. ``_hit_for_load`` checks the other arguments and asks L1. A hit ends the call, without a task, a lock or an await.
+3. ``_load`` joins the flight of the key, or hands a ``Call`` to ``Loads.get_or_load``, which applies the mode.
+4. If the engine loads, it calls the function that ``_load_function`` has made from the loader.
 """
 
 from __future__ import annotations
@@ -12,9 +19,10 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 from ..engine.call import Call, Loaded, LoadFunction, Mode, check_mode
 from ..engine.engine import Engine
 from ..engine.entries.counters import TierCounters
-from ..engine.entries.entry import Entry, Group
+from ..engine.entries.entry import Group
 from ..engine.entries.lookup import Lookup
 from ..engine.entries.policy import TierPolicy
+from ..engine.memory.load_limits import check_loader
 from ..engine.operations.around_change import Invalidating, Target
 from ..engine.operations.batch_loader import BatchLoader
 from ..engine.operations.explain import Explanation, Inspection
@@ -28,29 +36,27 @@ __all__ = ["EntryKey", "Tier"]
 
 
 class EntryKey(Protocol):
-    """One entry: its key in Valkey, where its lookups are counted, the groups it is invalidated with."""
+    """The key of one entry: its text in Valkey, its groups, and the counters of its lookups."""
 
     @property
-    def key(self) -> str: ...
+    def key(self) -> str:
+        """The key in Valkey."""
+        ...
 
     @property
-    def _counters(self) -> TierCounters: ...
+    def _counters(self) -> TierCounters:
+        """The counters that count the lookups of the entry."""
+        ...
 
     @property
-    def groups(self) -> tuple[Group, ...]: ...
+    def groups(self) -> tuple[Group, ...]:
+        """The groups whose invalidation removes the entry."""
+        ...
 
     @property
     def attributes(self) -> dict[str, object]:
-        """What spans say of it."""
+        """The attributes of the spans of operations on the entry."""
         ...
-
-
-class _Result(Protocol):
-    @classmethod
-    def from_l1(cls, key: str, entry: Entry, now: float) -> Any: ...
-
-    @classmethod
-    def from_found(cls, key: str, found: Lookup, now: float) -> Any: ...
 
 
 K = TypeVar("K", bound=EntryKey)
@@ -58,10 +64,15 @@ R = TypeVar("R")
 
 
 class Tier(Generic[K, R]):
-    """A tier of entries that are copies of something, and can be loaded again.
+    """A tier whose entries are copies, which a loader can make again.
+
+    Args:
+        name: The name of the cache.
+        prefix: The prefix of the tier's keys in Valkey.
 
     Attributes:
-        result: The class of what ``get_or_load`` returns.
+        tier: The name of the tier in operations and spans.
+        result: The class of the results of ``get_or_load``.
     """
 
     tier: ClassVar[str]
@@ -76,8 +87,24 @@ class Tier(Generic[K, R]):
         self._name = name
         self._prefix = prefix
 
+    async def clear(self) -> int:
+        """Remove every entry of this tier from both levels; return how many entries there were.
+
+        The entries of other tiers stay. Loads in progress store nothing.
+
+        Raises:
+            L2UnavailableError: The entries are gone from this process. Some may be left in Valkey; this process does
+                not read them, and repeats the removal until Valkey acknowledges it.
+            L2CommandError: Valkey refused a command.
+
+        Cancelling the call does not restore entries; some may be left in Valkey.
+        """
+        return await self._remove_group("clear", GroupEntries(self._policy.group, self._prefix))
+
+    # Lookups and loads
+
     def _hit(self, method: str, key: K) -> R | None:
-        """Return what process memory has, None where it has nothing. No task, no lock, no await."""
+        """Return the result if L1 has the entry, or None. Needs no task, no lock and no await."""
         engine = self._engine
         now = engine.now()
         entry = engine.hit(key.key, now, key._counters)
@@ -87,92 +114,133 @@ class Tier(Generic[K, R]):
             engine.trace_hit(f"{self.tier}.{method}", **key.attributes)
         return self.result(key.key, "l1", entry, now)  # type: ignore[no-any-return]
 
+    def _hit_for_load(self, key: K, loader: object, ttl: Ttl | None, tags: Sequence[str], mode: Mode) -> R | None:
+        """Check the arguments of ``get_or_load``; return the result if ``mode`` uses L1 and L1 has the entry, or None.
+
+        Raises:
+            UsageError: An argument is wrong, also where L1 has the entry.
+        """
+        # Most calls give no option, and a function as loader: on a hit, each further Python call would cost 3 %.
+        if not callable(loader):
+            check_loader(loader)
+        if ttl is not None or tags or mode != "use":
+            if ttl is not None:
+                check_ttl(ttl)
+            if tags:
+                tag_groups(tags)
+            if mode != "use":
+                check_mode(mode)
+                return None
+        return self._hit("get_or_load", key)
+
     async def _find(self, method: str, key: K) -> Lookup:
-        """Look a key up that ``_hit`` has not found in this very step."""
+        """Look up a key that L1 has not answered in this same step."""
         engine = self._engine
         with engine.operation(f"{self.tier}.{method}", **key.attributes) as operation:
-            found = await engine.find(Call(self._policy, key.key, key.groups, key._counters), is_l1_miss=True)
-            operation.found(found)
-        return found
+            lookup = await engine.find(Call(self._policy, key.key, key.groups, key._counters), is_l1_miss=True)
+            operation.found(lookup)
+        return lookup
 
-    async def _load_through(
-        self, key: K, loader: Any, source: Any, ttl: Ttl | None, tags: Sequence[str], mode: Mode
-    ) -> R:
-        """Return what ``get_or_load`` does for a key that L1 does not have, or a mode that does not look there."""
+    async def _load(self, key: K, loader: Any, request: Any, ttl: Ttl | None, tags: Sequence[str], mode: Mode) -> R:
+        """Return the result of ``get_or_load`` for a call that ``_hit_for_load`` has not answered.
+
+        Args:
+            request: The request as the caller gave it, for ``_load_function``.
+        """
         engine, method = self._engine, f"{self.tier}.get_or_load"
         flight = self._loads.joinable(key.key) if mode == "use" else None
         if flight is not None:
-            found = await self._loads.join(method, flight, key._counters)
+            lookup = await self._loads.join(method, flight, key._counters)
         else:
             with engine.operation(method, **key.attributes) as operation:
-                await self._ready()
-                call = self._call(key, ttl, tags)._replace(is_batched=isinstance(loader, BatchLoader))
-                found = await self._loads.get_or_load(call, self._loading(key, source, loader), mode)
-                operation.found(found)
-        return self._result(key, found)
+                await self._wait_ready()
+                call = self._make_call(key, ttl, tags)._replace(is_batched=isinstance(loader, BatchLoader))
+                lookup = await self._loads.get_or_load(call, self._load_function(key, request, loader), mode)
+                operation.found(lookup)
+        return self._result(key, lookup)
 
-    def _result(self, key: K, found: Lookup) -> R:
-        return self.result.from_found(key.key, found, self._engine.now())  # type: ignore[no-any-return]
+    def _load_function(self, key: K, request: Any, loader: Any, /) -> LoadFunction:
+        """Return a function that calls ``loader`` for ``request`` and encodes its value.
 
-    def _loading(self, key: K, source: Any, loader: Any, /) -> LoadFunction:
-        """Return what calls ``loader`` with ``source``, what the caller gave, and makes an entry of the outcome."""
+        A method apart from ``get_or_load``, because a closure there would cost every hit the cells of its variables.
+        """
         raise NotImplementedError
 
-    async def _ready(self) -> None:
-        """Return when what a request is made of is known."""
+    async def _wait_ready(self) -> None:
+        """Wait until the tier knows everything that a call depends on."""
+
+    def _result(self, key: K, lookup: Lookup) -> R:
+        return self.result.from_found(key.key, lookup, self._engine.now())  # type: ignore[no-any-return]
+
+    def _make_call(self, key: K, ttl: Ttl | None = None, tags: Sequence[str] = ()) -> Call:
+        groups = key.groups + tag_groups(tags) if tags else key.groups
+        return Call(self._policy, key.key, groups, key._counters, ttl, indexes_of(self._name, groups))
+
+    async def _explain(self, key: K) -> Explanation:
+        return await Inspection(await self._engine.open(), self._make_call(key)).explain()
+
+    def _may_store(self, value: object) -> bool:
+        """Return whether the tier's ``store_when`` lets the cache store the loader's value."""
+        store_when = self._policy.store_when
+        if store_when is None:
+            return True
+        try:
+            return bool(store_when(value))
+        # The caller's function may raise any exception; the waiters get the loaded value in any case.
+        except Exception as error:
+            self._engine.log.warn_once("TierOptions.store_when raised, so the value is not stored: %r", error)
+            return False
+
+    # Stores and removals
 
     async def _store(self, method: str, key: K, loaded: Loaded, ttl: Ttl | None, tags: Sequence[str], name: str) -> str:
+        """Store a value that the caller gave; return its key in Valkey. Errors as for ``Stores.store``.
+
+        Args:
+            name: Name of the value in an error text.
+
+        Raises:
+            UsageError: An option is wrong, or the value is larger than ``TierOptions.max_value_bytes``.
+        """
+        if ttl is not None:
+            check_ttl(ttl)
         self._policy.check_size(loaded.data, name)
         with self._engine.operation(f"{self.tier}.{method}", **key.attributes, bytes=len(loaded.data)) as operation:
-            await self._ready()
-            operation.set("ttl", await self._stores.store(self._call(key, ttl, tags), loaded))
+            await self._wait_ready()
+            operation.set("ttl", await self._stores.store(self._make_call(key, ttl, tags), loaded))
         return key.key
 
     async def _remove(self, method: str, key: str, **attributes: object) -> bool:
+        """Remove one entry from both levels; return whether either level had it. Errors as for ``Invalidations``."""
         with self._engine.operation(f"{self.tier}.{method}", key=key, **attributes) as operation:
             existed = await self._invalidations.key(key)
             operation.set("deleted_count", int(existed))
         return existed
 
-    def _around_change(self, given: Any, target_of: Callable[[Any], Target]) -> Invalidating:
-        def target(*args: Any, **named: Any) -> Target:
-            return target_of(given(*args, **named) if callable(given) else given)
-
-        if not callable(given):
-            target()
-        return Invalidating(self._engine, target, takes_call=callable(given))
-
-    async def _explain(self, key: K) -> Explanation:
-        return await Inspection(await self._engine.open(), self._call(key)).explain()
-
-    async def clear(self) -> int:
-        """Remove every entry of this tier, and of no other; return how many there were."""
-        with self._engine.operation(f"{self.tier}.clear") as operation:
-            count = await self._invalidations.group(GroupEntries(self._policy.group, self._prefix))
+    async def _remove_group(
+        self, method: str, entries: GroupEntries, *, sweep: bool = False, **attributes: object
+    ) -> int:
+        """Remove the entries of a group from both levels; return how many. Errors as for ``Invalidations.group``."""
+        with self._engine.operation(f"{self.tier}.{method}", **attributes) as operation:
+            count = await self._invalidations.group(entries, sweep=sweep)
             operation.set("deleted_count", count)
         return count
 
-    def _call(self, key: K, ttl: Ttl | None = None, tags: Sequence[str] = ()) -> Call:
-        groups = key.groups + tag_groups(tags) if tags else key.groups
-        return Call(self._policy, key.key, groups, key._counters, ttl, indexes_of(self._name, groups))
+    def _around_change(self, argument: Any, target_of: Callable[[Any], Target]) -> Invalidating:
+        """Return the guard that ``invalidates`` returns.
 
-    def _is_wanted(self, loaded: object) -> bool:
-        """Return whether to store the loader's result, as the tier's ``store_when`` decides."""
-        store_when = self._policy.store_when
-        if store_when is None:
-            return True
-        try:
-            return bool(store_when(loaded))
-        # The caller's function may raise anything; the loaded value reaches its waiters all the same.
-        except Exception as error:
-            self._engine.log.warn_once("TierOptions.store_when raised, so the value is not stored: %r", error)
-            return False
+        Args:
+            argument: The argument of ``invalidates``, or a function of the decorated call's arguments that
+                returns it.
+            target_of: Returns the target of the change.
 
-    @staticmethod
-    def _check_options(ttl: Ttl | None, tags: Sequence[str], mode: Mode) -> None:
-        if ttl is not None:
-            check_ttl(ttl)
-        if tags:
-            tag_groups(tags)
-        if mode != "use":
-            check_mode(mode)
+        Raises:
+            UsageError: ``argument`` is wrong. If it is a function, the decorated call raises this.
+        """
+
+        def target(*args: Any, **kwargs: Any) -> Target:
+            return target_of(argument(*args, **kwargs) if callable(argument) else argument)
+
+        if not callable(argument):
+            target()
+        return Invalidating(self._engine, target, takes_call=callable(argument))

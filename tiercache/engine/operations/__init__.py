@@ -1,1 +1,1 @@
-"""Loads, stores and invalidations."""
+"""The operations of the engine: lookups that load, stores, changes of state, invalidations, explanations."""

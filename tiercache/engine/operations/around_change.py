@@ -1,8 +1,9 @@
-"""Around a change of what entries are made from: they go before and after it, and nothing is stored in between.
+"""Guards around a change of source data: entries are removed before and after it, and none is stored in between.
 
-Removed before, so that nobody finds the older value once the change is made; after, for whoever has loaded meanwhile,
-in this process or another. In between this process stores nothing: what it loads may be from before the change or from
-after it.
+1. Before: the entries are removed, so that no reader finds an older value once the change is made.
+2. During: this process stores nothing. Its loads may see the source before the change or after it.
+3. After: the entries are removed again, because a load of this process or of another process may have read the older
+   source in between.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ R = TypeVar("R")
 
 
 class Target(NamedTuple):
-    """What a change concerns.
+    """The entries that a change concerns.
 
     Attributes:
-        barred: The keys and groups under which nothing is stored meanwhile.
+        barred: The keys and groups under which this process stores nothing during the change.
         invalidate: Removes the entries.
     """
 
@@ -38,15 +39,16 @@ class Target(NamedTuple):
 
 @asynccontextmanager
 async def _around(target: Target, engine: Engine) -> AsyncIterator[None]:
+    """Remove the entries before and after the block, and bar them while it runs."""
     runtime = await engine.open()
     with runtime.fences.barred(target.barred):
-        # Where Valkey does not answer it is repeated until it does, and no reason not to make the change.
+        # While Valkey is unavailable, the change is made all the same: the removal is repeated until Valkey answers.
         with suppress(L2UnavailableError):
             await target.invalidate()
         try:
             yield
         except BaseException:
-            # It may have been made all the same. What it raised says more than that Valkey does not answer.
+            # The change may have been made although it raised. Its own error matters more than an unavailable Valkey.
             with suppress(L2UnavailableError):
                 await target.invalidate()
             raise
@@ -54,12 +56,15 @@ async def _around(target: Target, engine: Engine) -> AsyncIterator[None]:
 
 
 class Invalidating:
-    """An ``async with`` block, or a decorator of ``async`` functions, around a change.
+    """A guard for a change of source data: an ``async with`` block, or a decorator of async functions.
+
+    The entries are removed before the change and again after it, also if the change raises or is cancelled. During the
+    change this process stores none of them.
 
     Raises:
-        L2UnavailableError: After a change that was made: that the entries have gone was not acknowledged. It is
-            repeated until it is.
-        L2CommandError: Valkey refuses to remove them: before the change, which is not made, or after it.
+        L2UnavailableError: The change was made, and Valkey did not acknowledge the removal after it. This process
+            repeats the removal until Valkey does.
+        L2CommandError: Valkey refused a removal. If it was the removal before the change, the change was not made.
     """
 
     def __init__(self, engine: Engine, target_of: Callable[..., Target], *, takes_call: bool) -> None:
@@ -70,19 +75,23 @@ class Invalidating:
 
     async def __aenter__(self) -> None:
         if self._takes_call:
-            raise UsageError("a function that says what is invalidated needs a call: use it as a decorator")
-        around = _around(self._target_of(), self._engine)
-        await around.__aenter__()
-        self._entered.append(around)
+            raise UsageError("invalidates with a function of a call's arguments works only as a decorator")
+        block = _around(self._target_of(), self._engine)
+        await block.__aenter__()
+        self._entered.append(block)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # Of several that overlap any will do: they are all around the same.
+        # Of several blocks that overlap any one may end: all have the same target.
         await self._entered.pop().__aexit__(kind, error, trace)
 
     def __call__(self, function: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
-        """Return ``function``, which must be async, with this around each call."""
+        """Return ``function`` with this guard around each call.
+
+        Raises:
+            UsageError: ``function`` is not async.
+        """
         if not inspect.iscoroutinefunction(function):
             raise UsageError(f"only async functions can be decorated, not {function!r}")
 

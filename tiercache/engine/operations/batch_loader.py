@@ -1,7 +1,20 @@
-"""Batch loaders: loads of single keys, collected for a moment and answered by one call.
+"""Batch loaders: loads of single keys, collected for a moment and answered by one call of a function.
 
-The manner is that of DataLoader (https://github.com/graphql/dataloader), without its cache: a list of arguments in,
-a list of results of the same length and order out, an exception in a place for that place alone.
+The contract of the function is that of DataLoader (https://github.com/graphql/dataloader), without its cache: it gets a
+list of arguments, and returns a list of results of the same length and order. An exception at a position of the list is
+raised for that argument alone.
+
+::
+
+    collecting   members join, the timer runs
+        │ the window has passed, or the batch is full
+    waiting      for a slot of max_loads; members still join until the batch is full
+        │ slot
+    called       closed, no member joins; the function runs
+        │ result or error
+    ended        each member has its result, or its exception
+
+If the last member leaves before the end, the batch is closed and cancelled.
 """
 
 from __future__ import annotations
@@ -22,11 +35,11 @@ __all__ = ["BATCH_SIZE", "BATCH_WINDOW", "ArgumentBatchLoader", "BatchFunction",
 
 A = TypeVar("A")
 
-# Called with the arguments of several loads.
+# Gets the arguments of several loads.
 BatchFunction: TypeAlias = Callable[[list[A]], Sequence[Any] | Awaitable[Sequence[Any]]]
 
-# Not the current turn of the event loop, as DataLoader has it: keys that were asked for in one turn come to their
-# loader in several, because a read of Valkey and a lease lie in between.
+# Seconds. DataLoader collects the calls of one turn of the event loop. Here the loads of keys that were requested in
+# one turn begin in several turns, because a read of Valkey and a lease come first.
 BATCH_WINDOW: Final = 0.005
 BATCH_SIZE: Final = 100
 
@@ -34,10 +47,18 @@ _LONGEST_WINDOW: Final = 86_400
 
 
 class BatchLoader:
-    """A loader that collects the calls made of it, and answers them by one call of a function.
+    """A loader that collects its calls, and answers them by one call of a function.
 
-    What a tier's ``batch_loader`` returns, to be given to its ``get_or_load``. It may be made before there is an event
-    loop, and used on one after the other.
+    A tier's ``batch_loader`` returns it, for the ``get_or_load`` of the same tier. It may be made before there is an
+    event loop, and used on one loop after another.
+
+    Args:
+        fn: The function, async or plain.
+        window: Seconds, 0 to a day, that the first call of a batch waits for others.
+        max_size: Most calls in one batch.
+
+    Raises:
+        UsageError: An argument is wrong.
     """
 
     def __init__(self, engine: Engine, fn: BatchFunction[Any], *, window: float, max_size: int) -> None:
@@ -53,43 +74,47 @@ class BatchLoader:
         self._max_size = max_size
         self._collecting: _Batch | None = None
 
-    async def _bring(self, argument: Any) -> Any:
+    async def _load(self, argument: Any) -> Any:
+        """Return the result for ``argument``, or raise its exception."""
         runtime = await self._engine.open()
-        # No await from here to the place in the batch: one that is collecting may be joined.
+        # No await from here until the argument is in the batch: the batch found here is still collecting.
         batch = self._collecting
         if batch is None or batch.runtime is not runtime:
-            batch = self._collecting = _Batch(runtime, self._fn, self._window, self._max_size, self._closed)
-        # The call takes a slot of its own, for all of its members.
+            batch = self._collecting = _Batch(runtime, self._fn, self._window, self._max_size, self._on_closed)
+        # This load lends its slot: the call of the function takes a slot of its own, for all members of the batch.
         async with runtime.load_limits.lent():
-            return await batch.bring(argument)
+            return await batch.load(argument)
 
-    def _closed(self, batch: _Batch) -> None:
+    def _on_closed(self, batch: _Batch) -> None:
         if self._collecting is batch:
             self._collecting = None
 
 
 class ArgumentBatchLoader(BatchLoader):
-    """A batch loader for tiers that call their loaders with one argument."""
+    """The batch loader of tiers that call a loader with one argument."""
 
     async def __call__(self, argument: Any, /) -> Any:
         """Return the result for ``argument``, or raise its exception."""
-        return await self._bring(argument)
+        return await self._load(argument)
 
 
 class KeywordBatchLoader(BatchLoader):
-    """A batch loader for tiers that call their loaders with keywords."""
+    """The batch loader of tiers that call a loader with keyword arguments."""
 
     async def __call__(self, /, **arguments: Any) -> Any:
         """Return the result for ``arguments``, or raise their exception."""
-        return await self._bring(arguments)
+        return await self._load(arguments)
 
 
 class _Batch(WaitNode):
-    """One call, from its first member on. The flights of its members wait for it, and it waits for what the call asks
-    the cache for: so a call that asks for what waits for it is recognised as ``Flight.depends_on`` does.
+    """One call of the function, from its first member on. A member is one load.
+
+    In the wait-for graph, the flights of the members wait for the batch, and the batch waits for the flights that its
+    function requests from the cache. ``depends_on`` therefore finds a function that requests a key whose flight waits
+    for the batch.
 
     Args:
-        on_closed: Called, once or more, when no member may join any longer.
+        on_closed: Called, once or more, when no further member may join.
     """
 
     __slots__ = ("_called", "_context", "_fn", "_max_size", "_on_closed", "_places", "_task", "_timer", "runtime")
@@ -107,35 +132,40 @@ class _Batch(WaitNode):
         self._fn = fn
         self._max_size = max_size
         self._on_closed = on_closed
+        # The members in order: the future of the outcome, and the argument.
         self._places: dict[asyncio.Future[Any], Any] = {}
+        # The members whose arguments the function got.
         self._called: tuple[asyncio.Future[Any], ...] = ()
         self._context = copy_context()
         self._task: asyncio.Task[list[Any]] | None = None
         self._timer = runtime.loop.call_later(window, self._start)
 
-    async def bring(self, argument: Any) -> Any:
-        """Take the next place; return the result for it, or raise its exception."""
-        place = self.runtime.loop.create_future()
-        self._places[place] = argument
+    async def load(self, argument: Any) -> Any:
+        """Join the batch with ``argument``; return its result, or raise its exception.
+
+        Cancelling one member leaves the others waiting; with the last one gone, the call of the function is cancelled.
+        """
+        member = self.runtime.loop.create_future()
+        self._places[member] = argument
         if len(self._places) == self._max_size:
             self._on_closed(self)
             self._start()
         try:
             with waiting_for(self):
-                outcome = await place
+                outcome = await member
         except asyncio.CancelledError:
-            await self._leave(place)
+            await self._leave(member)
             raise
-        # Not raised by the future, which refuses StopIteration.
+        # Raised here, not set as the exception of the future: a future refuses StopIteration.
         if isinstance(outcome, BaseException):
             raise outcome
         return outcome
 
-    async def _leave(self, place: asyncio.Future[Any]) -> None:
-        self._places.pop(place, None)
+    async def _leave(self, member: asyncio.Future[Any]) -> None:
+        self._places.pop(member, None)
         if self._places:
             return
-        # No await before it is closed: nobody joins a batch that is on its way out.
+        # No await before the batch is closed: no member may join a batch that is about to be cancelled.
         self._on_closed(self)
         self._timer.cancel()
         if self._task is not None and not self._task.done():
@@ -145,7 +175,7 @@ class _Batch(WaitNode):
     def _start(self) -> None:
         self._timer.cancel()
         if self._task is None:
-            # In the context of the first member, whichever one has filled the batch.
+            # In the context of the first member, not of the member that has filled the batch.
             self._task = self.runtime.loop.create_task(self._run(), name="tiercache-batch", context=self._context)
             self._task.add_done_callback(self._ended)
 
@@ -154,13 +184,13 @@ class _Batch(WaitNode):
         return await self.runtime.load_limits.run(self._call, apart=True)
 
     async def _call(self) -> list[Any]:
-        # Only now: while it waits for a slot, it goes on collecting.
+        # Closed only here: while the batch waits for a slot, it continues to collect.
         self._on_closed(self)
         self._called = tuple(self._places)
-        loaded: Any = self._fn(list(self._places.values()))
-        if inspect.isawaitable(loaded):
-            loaded = await loaded
-        return _in_order(loaded, len(self._called))
+        results: Any = self._fn(list(self._places.values()))
+        if inspect.isawaitable(results):
+            results = await results
+        return _checked(results, len(self._called))
 
     def _ended(self, task: asyncio.Task[list[Any]]) -> None:
         self._on_closed(self)
@@ -170,15 +200,19 @@ class _Batch(WaitNode):
         else:
             error = task.exception()
             outcomes = task.result() if error is None else repeat(error)
-        for place, outcome in zip(self._called or self._places, outcomes, strict=False):
-            if not place.done():
-                place.set_result(outcome)
+        for member, outcome in zip(self._called or self._places, outcomes, strict=False):
+            if not member.done():
+                member.set_result(outcome)
 
 
-def _in_order(loaded: object, count: int) -> list[Any]:
-    """Return what a batch function returned, as a list with a place for each of its arguments."""
-    if not isinstance(loaded, Sequence) or isinstance(loaded, str | bytes | bytearray):
-        raise UsageError(f"the batch loader's fn must return a list of results, not {type(loaded).__name__}")
-    if len(loaded) != count:
-        raise UsageError(f"the batch loader's fn returned {len(loaded)} results for {count} calls")
-    return list(loaded)
+def _checked(results: object, count: int) -> list[Any]:
+    """Return the results of a batch function as a list.
+
+    Raises:
+        UsageError: They are not a sequence of ``count`` results.
+    """
+    if not isinstance(results, Sequence) or isinstance(results, str | bytes | bytearray):
+        raise UsageError(f"the batch loader's fn must return a list of results, not {type(results).__name__}")
+    if len(results) != count:
+        raise UsageError(f"the batch loader's fn returned {len(results)} results for {count} calls")
+    return list(results)

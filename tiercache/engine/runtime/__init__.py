@@ -1,1 +1,1 @@
-"""What a cache holds for one event loop."""
+"""The runtime: the parts of a cache that belong to one event loop."""

@@ -1,1 +1,1 @@
-"""Anything else."""
+"""The kv tiers: any value, by a key that the caller chooses."""

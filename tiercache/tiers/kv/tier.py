@@ -1,21 +1,15 @@
-"""The kv tiers: anything JSON, text or bytes, by a key of the caller's own.
-
-An entry lies under ``{name}:__tc:kv:{tier}:{key}``. The key stands there as it is; no tier's name holds a ``:``, so
-that tiers cannot meet.
-"""
+"""The kv tiers: any JSON value, text or bytes, by a key that the caller chooses."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, TypeAlias
-
-from msgspec import Struct
+from functools import partial
+from typing import Any, TypeAlias
 
 from ...engine.call import Loaded, LoadFunction, Mode
 from ...engine.engine import Engine
-from ...engine.entries.counters import TierCounters
-from ...engine.entries.entry import Entry, Group
+from ...engine.entries.entry import Entry
 from ...engine.entries.policy import TierPolicy
 from ...engine.memory.load_limits import check_loader, takes_argument
 from ...engine.operations.around_change import Invalidating, Target
@@ -26,6 +20,7 @@ from ...indexes.names import tag_groups
 from ...ttl import Ttl, check_ttl
 from ..tier import Tier
 from .entry import encode_kv
+from .key import ALL_KV, KvKey, KvKeys
 from .result import KvResult
 
 __all__ = ["ALL_KV", "KvBatchLoader", "KvLoader", "KvTier"]
@@ -34,99 +29,88 @@ KvLoader: TypeAlias = Callable[[], Any] | Callable[[str], Any]
 _Batch: TypeAlias = Mapping[str, Any] | Sequence[Any]
 KvBatchLoader: TypeAlias = Callable[[list[str]], _Batch | Awaitable[_Batch]]
 
-_MAX_KEY_BYTES: Final = 512
 
-# The group of the entries of all kv tiers.
-ALL_KV: Final = Group("tiers", "kv")
+class KvTier(Tier[KvKey, KvResult]):
+    """``cache.kv``, or a tier made by ``cache.tier``: any value, by a key that the caller chooses.
 
+    A key is any text that is not empty. With the prefix that the cache adds, it has at most 512 bytes of UTF-8. A value
+    is any JSON value, a str or bytes; None and other falsy values are values. Values come back as JSON holds them: a
+    tuple as a list, the keys of a dict as str. Each caller gets its own copy of a value.
 
-class _Key(Struct, frozen=True, gc=False):
-    key: str
-    _counters: TierCounters
-    groups: tuple[Group, ...]
-
-    @property
-    def attributes(self) -> dict[str, object]:
-        return {"key": self.key}
-
-
-class KvTier(Tier[_Key, KvResult]):
-    """``cache.kv``, or one of the tiers that ``cache.tier`` makes.
-
-    Keys are any text that is not empty; with what the cache puts before it, at most 512 bytes of UTF-8. Values are any
-    JSON value, str or bytes; None and other falsy values are values. What JSON has no form for comes back as what it
-    has: a tuple as a list, keys of a dict as str. A value that comes out is the caller's own.
-
-    Every method raises UsageError for a bad argument, having stored nothing, and on a closed cache; WrongLoopError
-    from another event loop.
+    Every method raises UsageError for a wrong argument, and has then stored nothing. Every async method also raises
+    UsageError on a closed cache, and WrongLoopError from another event loop.
     """
 
     tier = "kv"
     result = KvResult
 
     def __init__(self, engine: Engine, policy: TierPolicy, name: str) -> None:
-        super().__init__(engine, policy, name, f"{name}:__tc:kv:{policy.tier}:")
-        self._groups = (policy.group, ALL_KV)
-        self._counters = policy.counters.of(policy.tier)
+        self._keys = keys = KvKeys(name, policy)
+        super().__init__(engine, policy, name, keys.prefix)
+        self._counters = keys.counters
 
     async def get(self, key: str, default: Any = None) -> Any:
-        """Return the value of ``key``, ``default`` where there is none. ``MISS`` tells that from a stored None.
+        """Look up the value of ``key``, without loading; return ``default`` if there is no value.
+
+        Pass ``MISS`` as ``default`` to tell an absent value from a stored None. Does not wait for a load in progress.
 
         Raises:
-            L2CommandError: Valkey refused the read. An unreachable Valkey is a miss.
+            L2CommandError: Valkey refused the read. An unavailable Valkey is a miss, not an error.
         """
-        full_key = self._key(key)
+        full_key = self._keys.full(key)
         entry = self._entry_in_l1("get", full_key)
         if entry is None:
-            entry = (await self._find("get", self._of(full_key))).entry
+            entry = (await self._find("get", self._keys.of_full(full_key))).entry
         return default if entry is None else entry.value.value()
 
     async def exists(self, key: str) -> bool:
         """Return whether ``get`` would find a value. Counts as a lookup; errors as for ``get``."""
-        full_key = self._key(key)
+        full_key = self._keys.full(key)
         if self._entry_in_l1("exists", full_key) is not None:
             return True
-        return (await self._find("exists", self._of(full_key))).entry is not None
+        return (await self._find("exists", self._keys.of_full(full_key))).entry is not None
 
     async def set(self, key: str, value: Any, *, ttl: Ttl | None = None, tags: Sequence[str] = ()) -> None:
-        """Store a value; return once Valkey has acknowledged it. Wins over loads under way.
+        """Store a value; return once Valkey has acknowledged the write. Wins over loads in progress.
 
         Args:
-            ttl: Lifetime; None takes the tier's, then the cache's.
+            ttl: Lifetime: seconds, a string such as ``"90s"``, or ``NO_EXPIRY``. None takes the tier's, then the
+                cache's.
             tags: Names by which the value can be invalidated together with other entries.
 
         Raises:
-            L2UnavailableError: The write may or may not have happened; this process has forgotten the key.
-            L2CommandError: Valkey refused it.
+            L2UnavailableError: The write may or may not have happened; L1 no longer has the key.
+            L2CommandError: Valkey refused the write.
+
+        Cancelling the call does not take back a queued write.
         """
-        at = self._at(key)
-        if ttl is not None:
-            check_ttl(ttl)
-        await self._store("set", at, self._loaded_value(value, "value"), ttl, tags, "value")
+        await self._store("set", self._keys.of(key), self._encode(value, "value"), ttl, tags, "value")
 
     async def delete(self, key: str) -> bool:
-        """Remove a value; return whether there was one. Promise and errors as for ``LlmTier.invalidate``."""
-        return await self._remove("delete", self._key(key))
+        """Remove a value from both levels; return whether either level had it.
+
+        Promise, errors and cancellation as for ``LlmTier.invalidate``.
+        """
+        return await self._remove("delete", self._keys.full(key))
 
     def invalidates(self, key: str | Callable[..., str]) -> Invalidating:
-        """Return what stands around a change of what a value is made from, as ``async with`` or as a decorator.
+        """Return a guard for a change of the source of a value: ``async with``, or a decorator.
 
-        The value is removed before and after; in between this process stores none. Promise and errors as for
-        ``delete``.
+        The guard removes the value before the change and again after it. During the change this process stores no
+        value under ``key``. Promise and errors as for ``delete``.
 
         Args:
-            key: As for ``delete``; for a decorator also a function of the call's arguments that returns it.
+            key: The key. For a decorator also a function of the decorated call's arguments that returns the key.
         """
-
-        return self._around_change(key, lambda at: Target((self._key(at),), lambda: self.delete(at)))
+        return self._around_change(key, lambda key: Target((self._keys.full(key),), lambda: self.delete(key)))
 
     async def explain(self, key: str) -> Explanation:
-        """Return where a value is, and how ``get`` would be answered. Counts and changes nothing.
+        """Return where the value of ``key`` is, and how ``get`` would be answered. Counts and changes nothing.
 
         Raises:
             L2CommandError: Valkey refused the read.
         """
-        return await self._explain(self._at(key))
+        return await self._explain(self._keys.of(key))
 
     async def get_or_load(
         self,
@@ -137,74 +121,89 @@ class KvTier(Tier[_Key, KvResult]):
         tags: Sequence[str] = (),
         mode: Mode = "use",
     ) -> KvResult:
-        """Return the value of ``key``, calling ``loader`` at most once at a time, among all processes.
+        """Return the value of ``key``; on a miss, load it at most once at a time among all processes.
 
         Args:
-            loader: Called with ``key`` if it has a required positional parameter, otherwise with nothing; async or
-                plain. Or what ``batch_loader`` returned.
-            ttl: Lifetime of what is loaded; None takes the tier's, then the cache's.
-            tags: As for ``set``.
-            mode: As for ``LlmTier.get_or_load``, which also says what is returned when, and what cancelling does;
-                with the last caller gone the load is cancelled, unless ``TierOptions.on_abandon`` is "finish".
+            loader: Called with ``key`` if it has a required positional parameter, otherwise without arguments; async
+                or plain. Returns the value. May be a loader made by ``batch_loader``.
+            ttl: Lifetime of a loaded value: seconds, a string such as ``"90s"``, or ``NO_EXPIRY``. None takes the
+                tier's, then the cache's.
+            tags: Names by which a loaded value can be invalidated together with other entries.
+            mode: As for ``LlmTier.get_or_load``.
+
+        Returns:
+            The value, as soon as the loader has returned. The cache writes a loaded value to Valkey in the background,
+            in order. A miss only with mode "only_cached".
 
         Raises:
-            L2CommandError: Valkey refused the read. An unreachable Valkey is a miss, not an error.
+            L2CommandError: Valkey refused the read. An unavailable Valkey is a miss, not an error.
             TimeoutError: The load took longer than ``ResilienceOptions.load_timeout``.
-        """
-        at = self._at(key)
-        check_loader(loader)
-        if ttl is not None or tags or mode != "use":
-            self._check_options(ttl, tags, mode)
-        if mode == "use" and (hit := self._hit("get_or_load", at)) is not None:
-            return hit
-        return await self._load_through(at, loader, None, ttl, tags, mode)
 
-    def _loading(self, key: _Key, source: None, loader: KvLoader) -> LoadFunction:
+        Exceptions of the loader, changes during the load, and cancellation are as for ``LlmTier.get_or_load``, except
+        that the load is cancelled when its last caller has gone, unless ``TierOptions.on_abandon`` is "finish".
+        """
+        entry_key = self._keys.of(key)
+        hit = self._hit_for_load(entry_key, loader, ttl, tags, mode)
+        if hit is not None:
+            return hit
+        return await self._load(entry_key, loader, None, ttl, tags, mode)
+
+    def _load_function(self, key: KvKey, request: None, loader: KvLoader) -> LoadFunction:
         full_key = key.key
 
         async def load() -> Loaded:
-            value: Any = loader(self._own_key(full_key)) if takes_argument(loader) else loader()  # type: ignore[call-arg]
+            value: Any = loader(self._keys.given(full_key)) if takes_argument(loader) else loader()  # type: ignore[call-arg]
             if inspect.isawaitable(value):
                 value = await value
-            return self._loaded(value, "what the loader returned")
+            return self._loaded_value(value, "the loader's value")
 
         return load
 
     def batch_loader(
         self, fn: BatchFunction[str], *, window: float = BATCH_WINDOW, max_size: int = BATCH_SIZE
     ) -> ArgumentBatchLoader:
-        """Return a loader that answers calls of ``get_or_load`` together, as ``ToolTier.batch_loader`` does.
+        """Return a loader that collects loads and answers them by one call of ``fn``, as ``ToolTier.batch_loader``.
 
-        ``fn`` is called with a list of keys. Who has the list already asks ``get_or_load_many``.
+        For callers that have all keys at once there is ``get_or_load_many``, which waits for no window.
+
+        Args:
+            fn: Called with a list of keys; async or plain. Returns a list of values, of the same length and order.
+            window: Seconds, 0 to a day, that the first load waits for others.
+            max_size: Most loads in one call of ``fn``.
         """
         return ArgumentBatchLoader(self._engine, fn, window=window, max_size=max_size)
 
     async def get_many(self, keys: Iterable[str], default: Any = None) -> dict[str, Any]:
-        """Return the value of each key, ``default`` where there is none, in the order of ``keys``.
+        """Return the value of each key in the order of ``keys``, or ``default`` for a key without a value.
 
-        What is not in process memory is read from Valkey in one round trip. Errors as for ``get``.
+        One read of Valkey looks up all keys that L1 does not have. Errors as for ``get``.
         """
         engine = self._engine
-        full_keys = self._keys(keys)
-        entries, missing = self._peek(full_keys)
+        full_keys = self._keys.all_full(keys)
+        entries, missing = self._entries_in_l1("get_many", full_keys)
         if missing:
             with engine.operation("kv.get_many"):
-                founds = await engine.find_many([self._call(self._of(full_key)) for full_key in missing])
-            entries.update((full_key, found.entry) for full_key, found in zip(missing, founds, strict=True))
-        elif engine.tracer is not None:
-            engine.trace_hit("kv.get_many")
+                lookups = await engine.find_many(
+                    [self._make_call(self._keys.of_full(full_key)) for full_key in missing]
+                )
+            entries.update((full_key, lookup.entry) for full_key, lookup in zip(missing, lookups, strict=True))
         values: dict[str, Any] = {}
         for full_key in full_keys:
             entry = entries[full_key]
-            values[self._own_key(full_key)] = default if entry is None else entry.value.value()
+            values[self._keys.given(full_key)] = default if entry is None else entry.value.value()
         return values
 
     async def set_many(self, mapping: Mapping[str, Any], *, ttl: Ttl | None = None, tags: Sequence[str] = ()) -> None:
-        """Store the values of a mapping; return once Valkey has acknowledged all. Arguments as for ``set``.
+        """Store the values of a mapping; return once Valkey has acknowledged every write.
+
+        Args:
+            mapping: Keys to values.
+
+        The other arguments, and cancellation, are those of ``set``.
 
         Raises:
             L2UnavailableError: Each write may or may not have happened.
-            L2CommandError: Valkey refused one. The others are done.
+            L2CommandError: Valkey refused one write. The other writes are done.
         """
         if not isinstance(mapping, Mapping):
             raise UsageError(f"mapping must be a mapping of keys to values, not {type(mapping).__name__}")
@@ -212,7 +211,7 @@ class KvTier(Tier[_Key, KvResult]):
             check_ttl(ttl)
         tag_groups(tags)
         pairs = [
-            (self._call(self._at(key), ttl, tags), self._loaded_value(value, f"the value of {key!r}"))
+            (self._make_call(self._keys.of(key), ttl, tags), self._encode(value, f"the value of {key!r}"))
             for key, value in mapping.items()
         ]
         for key, (_, loaded) in zip(mapping, pairs, strict=True):
@@ -222,8 +221,8 @@ class KvTier(Tier[_Key, KvResult]):
             await self._stores.store_many(pairs)
 
     async def delete_many(self, keys: Iterable[str]) -> int:
-        """Remove values; return how many there were. Errors as for ``delete``, for any of them."""
-        full_keys = self._keys(keys)
+        """Remove values from both levels; return how many there were. Errors as for ``delete``, for any of the keys."""
+        full_keys = self._keys.all_full(keys)
         with self._engine.operation("kv.delete_many") as operation:
             count = await self._invalidations.keys(full_keys)
             operation.set("deleted_count", count)
@@ -232,53 +231,49 @@ class KvTier(Tier[_Key, KvResult]):
     async def get_or_load_many(
         self, keys: Iterable[str], loader: KvBatchLoader, *, ttl: Ttl | None = None, tags: Sequence[str] = ()
     ) -> dict[str, Any]:
-        """Return the value of each key, in the order of ``keys``, calling ``loader`` once for all that are missing.
+        """Return the value of each key in the order of ``keys``; load all missing keys by one call of ``loader``.
 
-        A key that is being loaded by somebody else is waited for. For the others Valkey is asked once; what it does
-        not have ``loader`` gets as one list.
+        A key that another caller is loading is waited for. One read of Valkey looks up the other keys; ``loader`` gets
+        the keys that Valkey does not have, as one list.
 
         Args:
-            loader: Called with the list of missing keys, unless it is empty; async or plain. Returns a mapping that
-                has each of them, or their values in the same order.
-            ttl: Lifetime of what is loaded; None takes the tier's, then the cache's.
-            tags: As for ``set``.
+            loader: Called with the list of missing keys, unless no key is missing; async or plain. Returns a mapping
+                that has each of these keys, or a list of their values in the same order.
+            ttl: Lifetime of the loaded values, as for ``get_or_load``.
+            tags: Names by which the loaded values can be invalidated together with other entries.
 
         Raises:
-            UsageError: Also where what the loader returned lacks a key or is of another length; nothing is stored.
-            L2CommandError: Valkey refused the read. An unreachable Valkey makes every key a miss, and is no error.
+            UsageError: Also if the loader's result lacks a key or has another length; nothing is stored.
+            L2CommandError: Valkey refused the read. An unavailable Valkey makes every key a miss, and is no error.
             TimeoutError: The load took longer than ``ResilienceOptions.load_timeout``.
 
-        What the loader raises reaches everyone who waits for one of its keys. Cancelling one caller leaves the others
-        waiting; when nobody waits for any of the keys the load is cancelled, unless ``TierOptions.on_abandon`` is
-        "finish". A change of a key while it is loaded wins, for that key.
+        An exception of the loader reaches every caller that waits for one of its keys. Cancelling one caller leaves the
+        others waiting; when no caller waits for any of the keys, the load is cancelled, unless
+        ``TierOptions.on_abandon`` is "finish". A change of a key during the load wins, for that key.
         """
-        engine = self._engine
-        full_keys = self._keys(keys)
+        full_keys = self._keys.all_full(keys)
         check_loader(loader)
         if ttl is not None:
             check_ttl(ttl)
         tag_groups(tags)
-        entries, missing = self._peek(full_keys)
+        entries, missing = self._entries_in_l1("get_or_load_many", full_keys)
         if missing:
+            with self._engine.operation("kv.get_or_load_many"):
+                calls = [self._make_call(self._keys.of_full(full_key), ttl, tags) for full_key in missing]
+                lookups = await self._loads.get_or_load_many(calls, partial(self._load_many, loader))
+            entries.update((full_key, lookup.entry) for full_key, lookup in zip(missing, lookups, strict=True))
+        return {self._keys.given(full_key): entries[full_key].value.value() for full_key in full_keys}
 
-            async def load(wanted: list[str]) -> list[Loaded]:
-                own_keys = [self._own_key(full_key) for full_key in wanted]
-                loaded: Any = loader(own_keys.copy())
-                if inspect.isawaitable(loaded):
-                    loaded = await loaded
-                values = _in_order(loaded, own_keys)
-                return [
-                    self._loaded(value, f"the loader's value of {key!r}")
-                    for key, value in zip(own_keys, values, strict=True)
-                ]
-
-            with engine.operation("kv.get_or_load_many"):
-                calls = [self._call(self._of(full_key), ttl, tags) for full_key in missing]
-                founds = await self._loads.get_or_load_many(calls, load)
-            entries.update((full_key, found.entry) for full_key, found in zip(missing, founds, strict=True))
-        elif engine.tracer is not None:
-            engine.trace_hit("kv.get_or_load_many")
-        return {self._own_key(full_key): entries[full_key].value.value() for full_key in full_keys}
+    async def _load_many(self, loader: KvBatchLoader, full_keys: Sequence[str]) -> list[Loaded]:
+        keys = [self._keys.given(full_key) for full_key in full_keys]
+        # A copy: the loader may change its list.
+        loaded: Any = loader(keys.copy())
+        if inspect.isawaitable(loaded):
+            loaded = await loaded
+        return [
+            self._loaded_value(value, f"the loader's value of {key!r}")
+            for key, value in zip(keys, _in_order(loaded, keys), strict=True)
+        ]
 
     def _entry_in_l1(self, method: str, full_key: str) -> Entry | None:
         """Return the entry in L1, counted and traced as a hit of ``method``, or None. Makes no key object."""
@@ -288,8 +283,11 @@ class KvTier(Tier[_Key, KvResult]):
             engine.trace_hit(f"kv.{method}", key=full_key)
         return entry
 
-    def _peek(self, full_keys: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-        """Return the entries in process memory, counted as hits, and the keys that are not there."""
+    def _entries_in_l1(self, method: str, full_keys: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+        """Return the entries in L1, counted as hits, and the keys that L1 does not have.
+
+        If L1 has all, the lookup is traced as a hit of ``method``; otherwise the caller traces it.
+        """
         engine = self._engine
         now = engine.now()
         entries: dict[str, Any] = {}
@@ -297,58 +295,24 @@ class KvTier(Tier[_Key, KvResult]):
             entry = engine.hit(full_key, now, self._counters)
             if entry is not None:
                 entries[full_key] = entry
-        return entries, [full_key for full_key in full_keys if full_key not in entries]
-
-    def _key(self, key: object) -> str:
-        """Return the key in Valkey: plain text, no object of the caller's."""
-        if type(key) is str and key and (full_key := self._prefix + key).isascii() and len(full_key) <= _MAX_KEY_BYTES:
-            return full_key
-        return self._checked_key(key)
-
-    def _checked_key(self, key: object) -> str:
-        """Do as ``_key`` for every key, with the checks that most keys do not need."""
-        if not isinstance(key, str):
-            raise UsageError(f"key must be a str, not {type(key).__name__}")
-        plain = str.__str__(key)
-        if not plain:
-            raise UsageError("key must not be empty")
-        full_key = self._prefix + plain
-        try:
-            size_bytes = len(full_key.encode())
-        except UnicodeEncodeError as error:
-            raise UsageError(f"key has text that is not Unicode (a lone surrogate): {error}") from error
-        if size_bytes > _MAX_KEY_BYTES:
-            most = _MAX_KEY_BYTES - len(self._prefix)
-            raise UsageError(f"key must be at most {most} bytes of UTF-8, not {size_bytes - len(self._prefix)}")
-        return full_key
-
-    def _keys(self, keys: Iterable[str]) -> list[str]:
-        """Return the keys in Valkey, each once."""
-        # A str is an iterable of str, and never what was meant.
-        if isinstance(keys, str) or not isinstance(keys, Iterable):
-            raise UsageError(f"keys must be an iterable of keys, not {type(keys).__name__}")
-        return list(dict.fromkeys(map(self._key, keys)))
-
-    def _own_key(self, full_key: str) -> str:
-        return full_key[len(self._prefix) :]
-
-    def _at(self, key: object) -> _Key:
-        return _Key(self._key(key), self._counters, self._groups)
-
-    def _of(self, full_key: str) -> _Key:
-        return _Key(full_key, self._counters, self._groups)
-
-    def _loaded(self, value: object, name: str) -> Loaded:
-        loaded = self._loaded_value(value, name)
-        return loaded if self._is_wanted(value) else loaded._replace(store=False)
+        missing = [full_key for full_key in full_keys if full_key not in entries]
+        if not missing and engine.tracer is not None:
+            engine.trace_hit(f"kv.{method}")
+        return entries, missing
 
     def _loaded_value(self, value: object, name: str) -> Loaded:
+        """Return a value that a loader returned, not to be stored if ``store_when`` refuses it."""
+        loaded = self._encode(value, name)
+        return loaded if self._may_store(value) else loaded._replace(store=False)
+
+    def _encode(self, value: object, name: str) -> Loaded:
+        """Return the entry of a value and its bytes; raise UsageError, which calls it ``name``, if it is not JSON."""
         entry, data = encode_kv(value, name, self._engine.wall())
         return Loaded(entry, data)
 
 
 def _in_order(loaded: object, keys: Sequence[str]) -> list[Any]:
-    """Return what a batch loader returned, as a list in the order of ``keys``."""
+    """Return the result of a loader of many keys as a list in the order of ``keys``."""
     if isinstance(loaded, Mapping):
         for key in keys:
             if key not in loaded:
@@ -362,5 +326,6 @@ def _in_order(loaded: object, keys: Sequence[str]) -> list[Any]:
 
 
 def _some(keys: Sequence[str]) -> str:
+    """Return the first keys as text for an error."""
     shown = ", ".join(map(repr, keys[:3]))
     return shown if len(keys) <= 3 else f"{shown}, ..."

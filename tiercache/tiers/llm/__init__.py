@@ -1,1 +1,1 @@
-"""Answers of language models."""
+"""The llm tier: answers of language models."""

@@ -1,4 +1,4 @@
-"""The llm tier: answers of language models, by the request's parameters."""
+"""The llm tier: answers of language models, by the parameters of the request."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ...engine.call import Loaded, LoadFunction, Mode
 from ...engine.engine import Engine
 from ...engine.entries.entry import Group
 from ...engine.entries.policy import Codec, TierPolicy, UndecodableError, UnreadableHereError
-from ...engine.memory.load_limits import check_loader, takes_argument
+from ...engine.memory.load_limits import takes_argument
 from ...engine.operations.around_change import Invalidating, Target
 from ...engine.operations.batch_loader import BATCH_SIZE, BATCH_WINDOW, ArgumentBatchLoader, BatchFunction
 from ...engine.operations.explain import Explanation
@@ -18,7 +18,7 @@ from ...engine.operations.invalidate import GroupEntries
 from ...errors import UsageError
 from ...indexes.names import index_of
 from ...pricing.prices import PriceTable
-from ...ttl import Ttl, check_ttl
+from ...ttl import Ttl
 from ..keys.key import LlmKey, groups_of_model, is_unchanged
 from ..tier import Tier
 from .entry import LlmEntry, encode, joined_text
@@ -35,12 +35,13 @@ LlmLoader: TypeAlias = _PlainLoader | Callable[[P], _Answer | Awaitable[_Answer]
 
 
 class LlmTier(Tier[LlmKey, LlmResult]):
-    """``cache.llm``. Requests are mappings with ``model`` and ``messages``, as chat-completions APIs take them.
+    """``cache.llm``: answers of language models, by the parameters of the request.
 
-    Where a method takes ``params``, it also takes their key, made by ``key``.
+    ``params`` are a mapping with ``model`` and ``messages``, as chat-completions APIs take them. Every method that
+    takes ``params`` also takes their key, made by ``key``.
 
-    Every method raises UsageError for a bad argument, having stored nothing, and on a closed cache;
-    WrongLoopError from another event loop.
+    Every method raises UsageError for a wrong argument, and has then stored nothing. Every async method also raises
+    UsageError on a closed cache, and WrongLoopError from another event loop.
     """
 
     tier = "llm"
@@ -50,24 +51,27 @@ class LlmTier(Tier[LlmKey, LlmResult]):
         super().__init__(engine, policy, name, f"{name}:llm:")
         self._keys = keys
         self._lookup = LlmKeyLookup(keys, policy, engine.l1)
-        self._prepared = self._lookup.of
         self._prices = prices
 
     def key(self, params: Mapping[str, Any]) -> LlmKey:
-        """Return the key of ``params`` as they are now, which later changes of theirs do not touch.
+        """Return the key of ``params`` as they are now. Later changes of ``params`` have no effect.
 
-        For callers that ask the same thing over and over: passed in the place of ``params`` it costs nothing to find,
-        however long they are.
+        For callers that send the same request many times: with the key instead of ``params``, a lookup costs the same
+        at any length of the request.
         """
-        return self._prepared(params)
+        return self._lookup.of(params)
 
     async def check(self, params: Mapping[str, Any] | LlmKey) -> LlmResult:
-        """Return what the cache has for ``params``, without loading.
+        """Look up the answer to ``params``, without loading.
+
+        Returns:
+            The answer, or a miss. Does not wait for a load in progress. A miss while Valkey is unavailable is marked
+            ``degraded``.
 
         Raises:
-            L2CommandError: Valkey refused the read. An unreachable Valkey is a miss, marked ``degraded``.
+            L2CommandError: Valkey refused the read.
         """
-        key = self._prepared(params)
+        key = self._lookup.of(params)
         return self._hit("check", key) or self._result(key, await self._find("check", key))
 
     @overload
@@ -101,59 +105,63 @@ class LlmTier(Tier[LlmKey, LlmResult]):
         tags: Sequence[str] = (),
         mode: Mode = "use",
     ) -> LlmResult:
-        """Return the answer to ``params``, calling ``loader`` at most once at a time, among all processes.
+        """Return the answer to ``params``; on a miss, load it at most once at a time among all processes.
 
         Args:
-            params: The request. Keys that the cache does not know take part in the key as they are.
-            loader: Called with ``params`` if it has a required positional parameter, otherwise with nothing; async
-                or plain (a plain one runs on the event loop: wrap what blocks in ``asyncio.to_thread``). Returns
-                the text or an LlmResponse. Or what ``batch_loader`` returned. With a key in the place of ``params`` a
-                loader must take nothing.
-            ttl: Lifetime of what is loaded; None takes the tier's, then the cache's.
-            tags: Names by which what is loaded can be invalidated together with other entries.
-            mode: "use" the cache; "reloaded": load anew, store, and let callers who come meanwhile share it;
-                "bypass": load, look up and store nothing; "only_cached": look up, load nothing;
-                "store_only": load for this caller alone, and store.
+            params: The request, or its key. Parameters that the cache does not know take part in the key as they are.
+            loader: Called with ``params`` if it has a required positional parameter, otherwise without arguments; async
+                or plain. A plain loader runs on the event loop: wrap blocking code in ``asyncio.to_thread``. Returns
+                the text or an LlmResponse. May be a loader made by ``batch_loader``. If ``params`` is a key, the loader
+                must take no argument.
+            ttl: Lifetime of a loaded answer: seconds, a string such as ``"90s"``, or ``NO_EXPIRY``. None takes the
+                tier's, then the cache's. ``LlmResponse.ttl`` wins over both.
+            tags: Names by which a loaded answer can be invalidated together with other entries.
+            mode: "use": return the cached answer, or load and store one. "refresh": load in any case and store;
+                callers that find nothing in L1 during the load share it. "bypass": load in the caller's own task, look
+                up nothing, store nothing. "only_cached": look up, load nothing. "store_only": load for this caller
+                alone, and store.
 
         Returns:
-            As soon as the loader has. What it returned is written to Valkey in the background, in order.
+            The answer, as soon as the loader has returned. The cache writes a loaded answer to Valkey in the
+            background, in order. A miss only with mode "only_cached".
 
         Raises:
-            L2CommandError: Valkey refused the read. An unreachable Valkey is a miss, not an error.
+            L2CommandError: Valkey refused the read. An unavailable Valkey is a miss, not an error.
             TimeoutError: The load took longer than ``ResilienceOptions.load_timeout``.
 
-        What the loader raises reaches every waiter unchanged, and stores nothing. Cancelling one caller leaves the
-        others waiting; with the last one gone the load goes on to be stored, unless ``TierOptions.on_abandon`` is
-        "cancel". A change of the key while it is loaded (``store``, ``invalidate``, ...) wins: the answer is handed
-        to those who wait for it and stored nowhere.
+        An exception of the loader reaches every waiter unchanged, and nothing is stored. Cancelling one caller leaves
+        the others waiting; when the last caller has gone, the load goes on and its answer is stored, unless
+        ``TierOptions.on_abandon`` is "cancel". A change of the key during the load (``store``, ``invalidate``, ...)
+        wins: the waiters get the loaded answer, and neither level stores it.
         """
-        key = self._prepared(params)
-        check_loader(loader)
-        if ttl is not None or tags or mode != "use":
-            self._check_options(ttl, tags, mode)
-        if mode == "use" and (hit := self._hit("get_or_load", key)) is not None:
+        key = self._lookup.of(params)
+        hit = self._hit_for_load(key, loader, ttl, tags, mode)
+        if hit is not None:
             return hit
         if params is key and takes_argument(loader):
             raise UsageError("loader must take no argument: a key made by llm.key has no params to call it with")
-        return await self._load_through(key, loader, params, ttl, tags, mode)
+        return await self._load(key, loader, params, ttl, tags, mode)
 
-    def _loading(self, prepared: LlmKey, params: Any, loader: LlmLoader[Any]) -> LoadFunction:
-        # Apart from get_or_load: what a closure holds costs those too who load nothing.
+    def _load_function(self, key: LlmKey, params: Any, loader: LlmLoader[Any]) -> LoadFunction:
         async def load() -> Loaded:
             answer: Any = loader(params) if takes_argument(loader) else loader()  # type: ignore[call-arg]
             if inspect.isawaitable(answer):
                 answer = await answer
-            loaded = self._loaded_answer(prepared.model, answer)
-            return loaded if self._is_still(prepared, params) else loaded._replace(store=False)
+            loaded = self._loaded_answer(key.model, answer)
+            return loaded if self._is_unchanged(key, params) else loaded._replace(store=False)
 
         return load
 
     def batch_loader(
         self, fn: BatchFunction[Mapping[str, Any]], *, window: float = BATCH_WINDOW, max_size: int = BATCH_SIZE
     ) -> ArgumentBatchLoader:
-        """Return a loader that answers calls of ``get_or_load`` together, as ``ToolTier.batch_loader`` does.
+        """Return a loader that collects loads and answers them by one call of ``fn``, as ``ToolTier.batch_loader``.
 
-        ``fn`` is called with a list of params, and returns a list of texts or LlmResponses.
+        Args:
+            fn: Called with a list of params; async or plain. Returns a list of texts or LlmResponses, of the same
+                length and order.
+            window: Seconds, 0 to a day, that the first load waits for others.
+            max_size: Most loads in one call of ``fn``.
         """
         return ArgumentBatchLoader(self._engine, fn, window=window, max_size=max_size)
 
@@ -166,21 +174,30 @@ class LlmTier(Tier[LlmKey, LlmResult]):
         tokens: Mapping[str, Any] | None = None,
         tags: Sequence[str] = (),
     ) -> str:
-        """Store an answer and return its key, once Valkey has acknowledged it. Wins over loads under way.
+        """Store an answer; return its key once Valkey has acknowledged the write. Wins over loads in progress.
 
-        With ``WriteOptions(mode="behind")`` it returns once the write is queued, and a failure is counted, not raised.
+        With ``WriteOptions(mode="behind")`` the call returns once the write is queued. A write that then fails is
+        counted as ``write_errors``, and not raised.
 
         Args:
-            tokens: Token counts, ``{"input": 12, "output": 34}``; with the model's price they give the cost.
-            tags: As for ``get_or_load``.
+            params: The request, or its key.
+            response: The text of the answer.
+            ttl: Lifetime: seconds, a string such as ``"90s"``, or ``NO_EXPIRY``. None takes the tier's, then the
+                cache's.
+            tokens: Token counts, ``{"input": 12, "output": 34}``. With the price of the model they give the cost.
+            tags: Names by which the answer can be invalidated together with other entries.
 
         Raises:
-            L2UnavailableError: The write may or may not have happened.
-            L2CommandError: Valkey refused it.
+            L2UnavailableError: The write may or may not have happened; L1 no longer has the key.
+            L2CommandError: Valkey refused the write.
+
+        Cancelling the call does not take back a queued write.
         """
         if not isinstance(response, str):
             raise UsageError(f"response must be a str, not {type(response).__name__}")
-        return await self._store_answer("store", params, response, None, tokens, ttl, tags)
+        key = self._lookup.of(params)
+        loaded = self._given_answer(key.model, response, None, tokens)
+        return await self._store("store", key, loaded, ttl, tags, "response")
 
     async def store_multipart(
         self,
@@ -191,56 +208,48 @@ class LlmTier(Tier[LlmKey, LlmResult]):
         tokens: Mapping[str, Any] | None = None,
         tags: Sequence[str] = (),
     ) -> str:
-        """Store an answer made of content blocks; its ``response`` is the text of the text blocks, joined.
+        """Store an answer made of content blocks; its ``response`` is the joined text of the text blocks.
 
-        Arguments, result and errors as for ``store``.
+        Args:
+            blocks: JSON mappings such as ``{"type": "text", "text": "Hi"}``.
+
+        The other arguments, the result, the errors and cancellation are those of ``store``.
         """
         check_blocks(blocks)
-        return await self._store_answer("store_multipart", params, joined_text(blocks), blocks, tokens, ttl, tags)
-
-    async def _store_answer(
-        self,
-        method: str,
-        params: Mapping[str, Any] | LlmKey,
-        response: str,
-        blocks: Sequence[Mapping[str, Any]] | None,
-        tokens: Mapping[str, Any] | None,
-        ttl: Ttl | None,
-        tags: Sequence[str],
-    ) -> str:
-        if tokens is not None:
-            check_tokens(tokens)
-        key = self._prepared(params)
-        if ttl is not None:
-            check_ttl(ttl)
-        loaded = Loaded(*self._encoded(key.model, response, blocks, tokens))
-        return await self._store(method, key, loaded, ttl, tags, "response" if blocks is None else "blocks")
+        key = self._lookup.of(params)
+        loaded = self._given_answer(key.model, joined_text(blocks), blocks, tokens)
+        return await self._store("store_multipart", key, loaded, ttl, tags, "blocks")
 
     async def invalidate(self, params: Mapping[str, Any] | LlmKey) -> bool:
-        """Remove the answer to ``params``; return whether there was one.
+        """Remove the answer to ``params`` from both levels; return whether either level had it.
 
-        Once it returns, no read that this process starts returns the older answer, and no load that had begun
-        stores one.
+        After the call has returned, no read that this process starts returns the older answer, and no load that began
+        before the call stores an answer.
 
         Raises:
-            L2UnavailableError: It is gone from this process, and may or may not be gone from Valkey.
+            L2UnavailableError: The answer is gone from this process, and may or may not be gone from Valkey. This
+                process repeats the removal until Valkey acknowledges it.
             L2CommandError: Valkey refused the delete.
+
+        Cancelling the call does not take back a removal that has begun.
         """
-        return await self._remove("invalidate", self._key_of(params))
+        return await self._remove("invalidate", self._full_key(params))
 
     def invalidates(
         self, params: Mapping[str, Any] | LlmKey | Callable[..., Mapping[str, Any] | LlmKey]
     ) -> Invalidating:
-        """Return what stands around a change of what an answer is made from, as ``async with`` or as a decorator.
+        """Return a guard for a change of the source of an answer: ``async with``, or a decorator.
 
-        The answer is removed before and after; in between this process stores none. Promise and errors as for
-        ``invalidate``.
+        The guard removes the answer before the change and again after it. During the change this process stores no
+        answer to ``params``. Promise and errors as for ``invalidate``.
 
         Args:
-            params: As for ``invalidate``; for a decorator also a function of the call's arguments that returns them.
+            params: The request, or its key. For a decorator also a function of the call's arguments that returns either
+                of them.
         """
-
-        return self._around_change(params, lambda at: Target((self._key_of(at),), lambda: self.invalidate(at)))
+        return self._around_change(
+            params, lambda request: Target((self._full_key(request),), lambda: self.invalidate(request))
+        )
 
     async def explain(self, params: Mapping[str, Any] | LlmKey) -> Explanation:
         """Return where the answer to ``params`` is, and how ``check`` would be answered. Counts and changes nothing.
@@ -248,15 +257,18 @@ class LlmTier(Tier[LlmKey, LlmResult]):
         Raises:
             L2CommandError: Valkey refused the read.
         """
-        return await self._explain(self._prepared(params))
+        return await self._explain(self._lookup.of(params))
 
     async def invalidate_by_model(self, model: str, *, sweep: bool = False) -> int:
-        """Remove every answer of ``model``; return how many there were. Errors as for ``invalidate``.
+        """Remove every answer of ``model`` from both levels; return how many. Errors and cancellation as for ``clear``.
 
-        Costs what it removes. Where the index may not be complete, also a look at every llm entry in Valkey.
+        The cost grows with the number of answers to remove. Where the index of the model may be incomplete, the call
+        also looks at every llm entry in Valkey.
 
         Args:
-            sweep: Look in any case: for entries of software that writes without being registered.
+            model: The name of the model.
+            sweep: Whether to look at every llm entry in any case. This finds the entries of software that writes
+                without registering itself.
         """
         if not isinstance(model, str):
             raise UsageError(f"model must be a str, not {type(model).__name__}")
@@ -265,27 +277,37 @@ class LlmTier(Tier[LlmKey, LlmResult]):
             try:
                 return model_of(self._policy.codec, data) == model
             except UnreadableHereError:
-                return True  # It may be: whoever can read it must not find it.
+                return True  # Perhaps an answer of the model: a process that can decode it must not find it.
 
-        with self._engine.operation("llm.invalidate_by_model", model=model) as operation:
-            # Where requests for several models may share an entry, any of them may be bringing this model's.
-            overtakes = self._policy.group if self._policy.groups_of else None
-            group = Group("model", model)
-            entries = GroupEntries(group, self._prefix, belongs, overtakes, index_of(self._name, group))
-            count = await self._invalidations.group(entries, sweep=sweep)
-            operation.set("deleted_count", count)
-        return count
+        group = Group("model", model)
+        # If requests for several models can share an entry, a load for any model may bring an answer of this model.
+        overtakes = self._policy.group if self._policy.groups_of else None
+        entries = GroupEntries(group, self._prefix, belongs, overtakes, index_of(self._name, group))
+        return await self._remove_group("invalidate_by_model", entries, sweep=sweep, model=model)
 
-    def _key_of(self, params: Any) -> str:
-        """Return the key in Valkey, also of params that no answer can be stored for."""
-        return self._prepared(params).key if type(params) is LlmKey else self._keys.key(params)
+    def _full_key(self, params: Any) -> str:
+        """Return the key in Valkey, also of params for which no answer can be stored."""
+        return self._lookup.of(params).key if type(params) is LlmKey else self._keys.key(params)
 
-    def _is_still(self, prepared: LlmKey, params: Mapping[str, Any] | LlmKey) -> bool:
-        """Return whether ``params`` are still those of ``prepared``: an answer to others must not be stored there."""
-        warning = "The params of a request were changed while it was loaded: its answer is not stored"
-        return is_unchanged(prepared.key, lambda: self._prepared(params).key, self._engine.log.warn_once, warning)
+    def _is_unchanged(self, key: LlmKey, params: Mapping[str, Any] | LlmKey) -> bool:
+        """Return whether ``params`` still make ``key``: the answer to another request must not be stored under it."""
+        warning = "The params of a request were changed while its answer was loaded: the answer is not stored"
+        return is_unchanged(key.key, lambda: self._lookup.of(params).key, self._engine.log.warn_once, warning)
+
+    def _given_answer(
+        self,
+        model: str,
+        response: str,
+        blocks: Sequence[Mapping[str, Any]] | None,
+        tokens: Mapping[str, Any] | None,
+    ) -> Loaded:
+        """Return the answer that a caller gave to a store method; raise UsageError if ``tokens`` are wrong."""
+        if tokens is not None:
+            check_tokens(tokens)
+        return Loaded(*self._encode(model, response, blocks, tokens))
 
     def _loaded_answer(self, model: str, answer: object) -> Loaded:
+        """Return the answer that a loader returned."""
         if isinstance(answer, str):
             answer = LlmResponse(answer)
         elif not isinstance(answer, LlmResponse):
@@ -293,16 +315,17 @@ class LlmTier(Tier[LlmKey, LlmResult]):
         response, blocks = answer.response, answer.content_blocks
         if response is None:
             response = joined_text(blocks or ())
-        entry, data = self._encoded(model, response, blocks, answer.tokens)
-        return Loaded(entry, data, answer.ttl, answer.store and self._is_wanted(answer))
+        entry, data = self._encode(model, response, blocks, answer.tokens)
+        return Loaded(entry, data, answer.ttl, answer.store and self._may_store(answer))
 
-    def _encoded(
+    def _encode(
         self,
         model: str,
         response: str,
         blocks: Sequence[Mapping[str, Any]] | None,
         tokens: Mapping[str, Any] | None,
     ) -> tuple[LlmEntry, bytes]:
+        """Return the entry of an answer and its bytes; raise UsageError if a part is not JSON."""
         return encode(
             response=response,
             model=model,
@@ -314,10 +337,10 @@ class LlmTier(Tier[LlmKey, LlmResult]):
 
 
 def model_of(codec: Codec, data: bytes) -> str | None:
-    """Return the model of an entry as it lies in Valkey, None for what is no entry.
+    """Return the model of an entry from its bytes in Valkey, or None if the bytes are no llm entry.
 
     Raises:
-        UnreadableHereError: It may be one that others can read.
+        UnreadableHereError: This process cannot decode the bytes, and another process may be able to.
     """
     try:
         entry: Any = codec.decode(data)

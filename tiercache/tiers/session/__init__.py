@@ -1,1 +1,1 @@
-"""The state of threads."""
+"""The session tier: the state of agents' threads."""

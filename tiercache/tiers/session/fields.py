@@ -1,10 +1,10 @@
-"""Where a session field lies: its keys, and what may be part of one.
+"""The keys of session fields.
 
-    {name}:session:{thread_id}:{field}      the field's value
-    {name}:__tc:thread:{thread_id}          the windows of the thread's fields
+    {name}:session:{thread_id}:{field}      the value of the field
+    {name}:__tc:thread:{thread_id}          a hash: the windows of the thread's fields
 
-``%`` and ``:`` of a thread id are percent-encoded in both, so that no thread's keys begin with another's. A field
-stands at the end, and may hold anything.
+``%`` and ``:`` of a thread id are percent-encoded in both, so that the keys of one thread never begin with those of
+another thread. The field stands at the end of its key and may hold any text.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ __all__ = ["FieldKey", "ThreadKeys", "Threads"]
 
 
 class ThreadKeys(NamedTuple):
-    """A thread's keys.
+    """The keys of a thread.
 
     Attributes:
-        id: As the caller has it.
-        prefix: What the keys of its fields begin with.
-        windows: The key of its hash.
+        id: The thread id as the caller gave it.
+        prefix: The prefix of the keys of the thread's fields.
+        windows: The key of the hash with the windows of the fields.
     """
 
     id: str
@@ -33,12 +33,12 @@ class ThreadKeys(NamedTuple):
 
     @property
     def group(self) -> Group:
-        """The group of its fields in process memory."""
+        """The group of the thread's fields in L1."""
         return Group("thread", self.id)
 
 
 class FieldKey(NamedTuple):
-    """A field of a thread, and the key of its value."""
+    """A field of a thread, with the key of its value in Valkey."""
 
     thread: ThreadKeys
     field: str
@@ -46,10 +46,11 @@ class FieldKey(NamedTuple):
 
 
 class Threads:
-    """Finds the keys of threads and fields; refuses what cannot be one.
+    """Makes the keys of threads and fields, and refuses wrong thread ids and fields.
 
     Attributes:
-        values_prefix, windows_prefix: What the keys of all fields, and of all hashes, begin with.
+        values_prefix: The prefix of the keys of all fields.
+        windows_prefix: The prefix of the keys of all hashes.
     """
 
     def __init__(self, name: str) -> None:
@@ -60,20 +61,23 @@ class Threads:
         """Return the keys of a thread.
 
         Raises:
-            UsageError: It is no text, or empty.
+            UsageError: ``thread_id`` is no text, or is empty.
         """
         thread_id = _checked(thread_id, "thread_id")
         encoded = encode_id(thread_id)
         return ThreadKeys(thread_id, f"{self.values_prefix}{encoded}:", f"{self.windows_prefix}{encoded}")
 
-    def place(self, thread_id: object, field: object) -> FieldKey:
-        """Return the keys of a field. Errors as for ``thread``."""
+    def field(self, thread_id: object, field: object) -> FieldKey:
+        """Return the key of a field. Errors as for ``thread``, for both arguments."""
         thread = self.thread(thread_id)
         field = _checked(field, "field")
         return FieldKey(thread, field, thread.prefix + field)
 
 
 def _checked(value: object, name: str) -> str:
+    # The quick path of most texts, which no check below refuses: every lookup in L1 comes through here.
+    if type(value) is str and value and value.isascii():
+        return value
     value = check_text(value, name)
     if not value:
         raise UsageError(f"{name} must not be empty")

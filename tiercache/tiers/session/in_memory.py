@@ -1,7 +1,8 @@
-"""Sessions of a cache without Valkey: a dict, and not L1, which may evict what nobody else keeps.
+"""Sessions of a cache without Valkey: a dict, not L1, because L1 evicts entries and no other copy of a field exists.
 
-Nothing here waits, so every change is atomic. What has expired goes when it is next looked for, and all of it whenever
-the number of fields has doubled; what has no lifetime stays until it is deleted.
+After ``Engine.open`` no method awaits until its change is made, so every change is atomic. A field whose window has
+ended is removed by the next lookup of the field, and all such fields are removed whenever the number of fields has
+doubled. A field without an end stays until it is deleted.
 """
 
 from __future__ import annotations
@@ -21,76 +22,121 @@ from ...engine.memory.fences import Fence
 from ...engine.operations.get_or_load import Loads
 from .entry import FieldValue
 from .fields import FieldKey, ThreadKeys, Threads
+from .store import SessionStore
 
 __all__ = ["MemorySessions"]
 
+# The forms that INCRBY of Valkey accepts as an integer.
 _INTEGER: Final = re.compile(r"0|-?[1-9][0-9]*")
+# Number of fields at which the first sweep runs.
 _FIRST_SWEEP: Final = 1024
 
 
 @dataclass(slots=True)
-class _Value:
+class _Field:
+    """A field with its value.
+
+    Attributes:
+        window: Seconds, inf for no end.
+        expires_at: Monotonic second at which the field ends.
+    """
+
     text: str
     window: float
     expires_at: float
 
 
-class MemorySessions:
-    """A SessionStore in a dict. Windows and lives are in seconds, inf for no end."""
+class MemorySessions(SessionStore):
+    """The session store in a dict of this process."""
 
     def __init__(self, engine: Engine, policy: TierPolicy) -> None:
         self._engine = engine
         self._loads = Loads(engine)
         self._policy = policy
         self._counters = policy.counters.of(policy.tier)
-        self._threads: dict[str, dict[str, _Value]] = {}
+        self._threads: dict[str, dict[str, _Field]] = {}
         self._count = 0
         self._sweep_at = _FIRST_SWEEP
 
-    def peek(self, place: FieldKey) -> FieldValue | None:
-        return None  # It may be asked on a closed cache, or from the wrong loop.
+    def hit(self, key: FieldKey) -> FieldValue | None:
+        return None  # The cache may be closed, or belong to another loop: only ``Engine.open`` checks this.
 
-    async def get(self, place: FieldKey, *, fresh: bool) -> FieldValue | None:
+    async def get(self, key: FieldKey, *, fresh: bool) -> FieldValue | None:
         await self._engine.open()
-        value = self._find(place)
-        if value is None:
+        field = self._find(key)
+        if field is None:
             self._counters.misses += 1
             return None
-        return self._hit(value)
+        return self._read(field)
 
-    async def get_or_load(self, place: FieldKey, load: LoadFunction, window: float) -> FieldValue:
+    async def get_or_load(self, key: FieldKey, load: LoadFunction, window: float) -> FieldValue:
         await self._engine.open()
-        value = self._find(place)
-        if value is not None:
-            return self._hit(value)
+        field = self._find(key)
+        if field is not None:
+            return self._read(field)
 
         async def fill(fence: Fence, entry: Entry) -> None:
             if fence.holds:
-                self._put(place, entry.value.text, window)
+                self._put(key, entry.value.text, window)
             else:
                 self._counters.overtaken += 1
 
-        groups = (self._policy.group, place.thread.group)
-        call = Call(self._policy, place.key, groups, self._counters, fill=fill)
-        found = await self._loads.get_or_load(call, load, "use")
-        assert found.entry is not None
-        return FieldValue(found.entry.value.text, self._engine.now() + window, "loader", found.coalesced)
+        groups = (self._policy.group, key.thread.group)
+        call = Call(self._policy, key.key, groups, self._counters, fill=fill)
+        lookup = await self._loads.get_or_load(call, load, "use")
+        assert lookup.entry is not None
+        return FieldValue(lookup.entry.value.text, self._engine.now() + window, "loader", lookup.coalesced)
 
-    async def set(self, place: FieldKey, text: str, window: float) -> None:
-        await self._overtake(place)
-        self._put(place, text, window)
+    async def set(self, key: FieldKey, text: str, window: float) -> None:
+        await self._overtake(key)
+        self._put(key, text, window)
 
-    async def delete(self, place: FieldKey) -> bool:
-        await self._overtake(place)
-        return self._remove(place)
+    async def delete(self, key: FieldKey) -> bool:
+        await self._overtake(key)
+        return self._remove(key)
+
+    async def append(self, key: FieldKey, item: str, window: float | None) -> int | None:
+        await self._overtake(key)
+        field = self._find(key)
+        text, count = f"[{item}]", 1
+        if field is not None:
+            try:
+                items = json.loads(field.text)
+            except (ValueError, RecursionError):
+                return None
+            if not isinstance(items, list):
+                return None
+            if items:
+                text, count = f"{field.text.rstrip()[:-1]},{item}]", len(items) + 1
+        self._change(key, field, text, window)
+        return count
+
+    async def incr(self, key: FieldKey, by: int, window: float | None) -> int | None:
+        await self._overtake(key)
+        field = self._find(key)
+        if field is not None and not _INTEGER.fullmatch(field.text):
+            return None
+        before = 0 if field is None else int(field.text)
+        if not (_is_int64(before) and _is_int64(before + by)):
+            return None
+        self._change(key, field, str(before + by), window)
+        return before + by
+
+    async def compare_and_set(self, key: FieldKey, expected: str | None, text: str, window: float | None) -> bool:
+        await self._overtake(key)
+        field = self._find(key)
+        if (None if field is None else field.text) != expected:
+            return False
+        self._change(key, field, text, window)
+        return True
 
     async def get_all(self, thread: ThreadKeys, *, sweep: bool) -> dict[str, str]:
         await self._engine.open()
-        found = {}
-        for place, value in self._values_of(thread):
-            self._slide(value)
-            found[place.field] = value.text
-        return found
+        texts = {}
+        for key, field in self._fields_of(thread):
+            self._slide(field)
+            texts[key.field] = field.text
+        return texts
 
     async def touch(self, thread: ThreadKeys, *, sweep: bool) -> int:
         return len(await self.get_all(thread, sweep=sweep))
@@ -98,7 +144,7 @@ class MemorySessions:
     async def destroy(self, thread: ThreadKeys, *, sweep: bool) -> int:
         runtime = await self._engine.open()
         runtime.fences.break_group(thread.group)
-        return sum(self._remove(place) for place, _ in self._values_of(thread))
+        return sum(self._remove(key) for key, _ in self._fields_of(thread))
 
     async def clear(self, threads: Threads) -> int:
         runtime = await self._engine.open()
@@ -109,94 +155,66 @@ class MemorySessions:
         self._count = 0
         return count
 
-    async def append(self, place: FieldKey, item: str, window: float | None) -> int | None:
-        await self._overtake(place)
-        value = self._find(place)
-        text, count = f"[{item}]", 1
-        if value is not None:
-            try:
-                items = json.loads(value.text)
-            except (ValueError, RecursionError):
-                return None
-            if not isinstance(items, list):
-                return None
-            if items:
-                text, count = f"{value.text.rstrip()[:-1]},{item}]", len(items) + 1
-        self._change(place, value, text, window)
-        return count
-
-    async def incr(self, place: FieldKey, by: int, window: float | None) -> int | None:
-        await self._overtake(place)
-        value = self._find(place)
-        if value is not None and not _INTEGER.fullmatch(value.text):
-            return None
-        before = 0 if value is None else int(value.text)
-        if not (_is_int64(before) and _is_int64(before + by)):
-            return None
-        self._change(place, value, str(before + by), window)
-        return before + by
-
-    async def compare_and_set(self, place: FieldKey, expected: str | None, text: str, window: float | None) -> bool:
-        await self._overtake(place)
-        value = self._find(place)
-        if (None if value is None else value.text) != expected:
-            return False
-        self._change(place, value, text, window)
-        return True
-
-    async def _overtake(self, place: FieldKey) -> None:
+    async def _overtake(self, key: FieldKey) -> None:
+        """Break the fences of loads of the field, so that a loaded value does not replace the change that follows."""
         runtime = await self._engine.open()
-        runtime.fences.break_key(place.key)
+        runtime.fences.break_key(key.key)
 
-    def _find(self, place: FieldKey) -> _Value | None:
-        value = self._threads.get(place.thread.id, {}).get(place.field)
-        if value is not None and value.expires_at <= self._engine.now():
-            self._remove(place)
+    def _find(self, key: FieldKey) -> _Field | None:
+        """Return the field, or None if it is absent; remove it if its window has ended."""
+        field = self._threads.get(key.thread.id, {}).get(key.field)
+        if field is not None and field.expires_at <= self._engine.now():
+            self._remove(key)
             return None
-        return value
+        return field
 
-    def _hit(self, value: _Value) -> FieldValue:
+    def _read(self, field: _Field) -> FieldValue:
+        """Return the value of a field that was found; restart the window, and count a hit."""
         self._counters.l1_hits += 1
-        self._slide(value)
-        return FieldValue(value.text, value.expires_at, "l1")
+        self._slide(field)
+        return FieldValue(field.text, field.expires_at, "l1")
 
-    def _slide(self, value: _Value) -> None:
-        value.expires_at = self._engine.now() + value.window
+    def _slide(self, field: _Field) -> None:
+        field.expires_at = self._engine.now() + field.window
 
-    def _change(self, place: FieldKey, value: _Value | None, text: str, window: float | None) -> None:
+    def _change(self, key: FieldKey, before: _Field | None, text: str, window: float | None) -> None:
+        """Set the field; without a ``window`` it keeps the one that it had ``before``, or gets the tier's."""
         if window is None:
             lifetime = self._policy.lifetime()
-            window = value.window if value is not None else math.inf if lifetime is None else lifetime
-        self._put(place, text, window)
+            window = before.window if before is not None else math.inf if lifetime is None else lifetime
+        self._put(key, text, window)
 
-    def _put(self, place: FieldKey, text: str, window: float) -> None:
-        fields = self._threads.setdefault(place.thread.id, {})
-        self._count += place.field not in fields
-        fields[place.field] = _Value(text, window, self._engine.now() + window)
+    def _put(self, key: FieldKey, text: str, window: float) -> None:
+        fields = self._threads.setdefault(key.thread.id, {})
+        self._count += key.field not in fields
+        fields[key.field] = _Field(text, window, self._engine.now() + window)
         self._counters.stored_bytes += len(text)
         if self._count >= self._sweep_at:
             self._sweep()
 
-    def _remove(self, place: FieldKey) -> bool:
-        fields = self._threads.get(place.thread.id, {})
-        if fields.pop(place.field, None) is None:
+    def _remove(self, key: FieldKey) -> bool:
+        """Remove the field; return whether it existed."""
+        fields = self._threads.get(key.thread.id, {})
+        if fields.pop(key.field, None) is None:
             return False
         self._count -= 1
         if not fields:
-            del self._threads[place.thread.id]
+            del self._threads[key.thread.id]
         return True
 
-    def _values_of(self, thread: ThreadKeys) -> Iterator[tuple[FieldKey, _Value]]:
-        for field in tuple(self._threads.get(thread.id, ())):
-            place = FieldKey(thread, field, thread.prefix + field)
-            value = self._find(place)
-            if value is not None:
-                yield place, value
+    def _fields_of(self, thread: ThreadKeys) -> Iterator[tuple[FieldKey, _Field]]:
+        """Yield the fields of a thread whose windows have not ended."""
+        for name in tuple(self._threads.get(thread.id, ())):
+            key = FieldKey(thread, name, thread.prefix + name)
+            field = self._find(key)
+            if field is not None:
+                yield key, field
 
     def _sweep(self) -> None:
+        """Remove every field whose window has ended; sweep again when the number of fields has doubled."""
         now = self._engine.now()
         for thread_id, fields in tuple(self._threads.items()):
-            kept = {field: value for field, value in fields.items() if value.expires_at > now}
+            kept = {name: field for name, field in fields.items() if field.expires_at > now}
             self._count -= len(fields) - len(kept)
             if kept:
                 self._threads[thread_id] = kept

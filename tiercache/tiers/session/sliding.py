@@ -1,7 +1,7 @@
-"""When a field's life in Valkey has to be renewed: on a read, and at most once in a quarter of its window.
+"""Sliding TTL: when a read must restart the window of a field in Valkey.
 
-A field that is read all the time so costs four commands a window. One that is no longer read lives on for three
-quarters of its window at least.
+A read does so at most once in a quarter of the window. A field that is read all the time therefore costs four commands
+a window, and a field that is no longer read lives for at least three quarters of its window after its last read.
 """
 
 from __future__ import annotations
@@ -12,29 +12,30 @@ from typing import Final
 __all__ = ["SlidingTtl"]
 
 _MAX_COUNT: Final = 10_000
-# Seconds after which a field is asked for again, should there be no answer.
+# Seconds after which a read asks for a renewal again, if the answer to the last renewal has not arrived.
 _ANSWER_TIME: Final = 1.0
 
 
 class SlidingTtl:
-    """What this process knows of the lives of fields, by key. Bounded: what is forgotten is renewed once more."""
+    """The known ends of fields, by key. Bounded: a field that is forgotten is renewed once more than needed."""
 
     def __init__(self) -> None:
-        # Until when a read renews nothing, and the earliest end that the field then has unless somebody changed it.
+        # Until this second a read renews nothing, and the earliest end that the field then has, unless another process
+        # changed the field.
         self._known: dict[str, tuple[float, float]] = {}
 
     def is_due(self, key: str, expires_at: float, now: float) -> bool:
-        """Return whether a read at ``now``, which found a field that ends at ``expires_at``, has to renew it."""
+        """Return whether a read at ``now``, which found a field that ends at ``expires_at``, must renew the field."""
         known = self._known.get(key)
         return known is None or now >= known[0] or expires_at < known[1]
 
     def note(self, key: str, now: float, life: float) -> None:
-        """Note that at ``now`` the field had ``life`` seconds before it (inf: no end)."""
-        # Where there is no end to renew, any end that is found later is somebody else's doing.
+        """Record that at ``now`` the field had ``life`` seconds left (inf: no end)."""
+        # A field without an end needs no renewal. If a later read finds an end, another process has set that end.
         self._put(key, now + life / 4, math.inf if life == math.inf else now + life * 0.75)
 
-    def asked(self, key: str, now: float) -> None:
-        """Note that at ``now`` the field was asked to be renewed. ``note`` or ``forget`` follows with the answer."""
+    def note_request(self, key: str, now: float) -> None:
+        """Record that at ``now`` a renewal of the field was queued. ``note`` or ``forget`` follows with the answer."""
         self._put(key, now + _ANSWER_TIME, -math.inf)
 
     def _put(self, key: str, due: float, end: float) -> None:
@@ -44,5 +45,5 @@ class SlidingTtl:
         self._known[key] = (due, end)
 
     def forget(self, key: str) -> None:
-        """Know nothing of the field."""
+        """Remove the record of the field."""
         self._known.pop(key, None)

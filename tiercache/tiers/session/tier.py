@@ -1,6 +1,7 @@
-"""The session tier: the state of agents' threads, field by field, under the keys that session_place describes.
+"""The session tier: the state of agents' threads, field by field, under the keys that ``fields`` describes.
 
-A field lives for a window: that of the call that set it, else the tier's, else the cache's. Each read starts it anew.
+A field lives for a window: the ``ttl`` of the call that set the field, else the tier's, else the cache's. This is a
+sliding TTL: each read restarts the window.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ import inspect
 import json
 import math
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from ...engine.call import Loaded, LoadFunction
 from ...engine.engine import Engine
+from ...engine.entries.operation import Operation
 from ...engine.entries.policy import TierPolicy
 from ...engine.memory.load_limits import check_loader, takes_argument
 from ...errors import UsageError
@@ -21,90 +23,38 @@ from ...ttl import NO_EXPIRY, Ttl
 from ..keys.canonical_json import compact_json
 from .active import ActiveThreads
 from .entry import FieldValue, SessionValue
-from .fields import FieldKey, ThreadKeys, Threads
+from .fields import FieldKey, Threads
 from .in_memory import MemorySessions
 from .in_valkey import ValkeySessions
+from .store import SessionStore
 
-__all__ = ["SessionStore", "SessionTier"]
-
-
-class SessionStore(Protocol):
-    """Where the fields are. Windows are in seconds, inf for no end.
-
-    Raises:
-        UsageError, WrongLoopError: From every method that waits, as for ``Engine.open``.
-        L2UnavailableError, L2CommandError: Likewise; what was to be changed may or may not have been.
-
-    ``append``, ``incr`` and ``compare_and_set`` are one step each, whoever else changes the field, and always work on
-    what Valkey has. A window of None leaves a field its own, and gives a new one the tier's. ``sweep`` looks for keys
-    that the thread's hash does not know.
-    """
-
-    def peek(self, place: FieldKey) -> FieldValue | None:
-        """Return what process memory has, None for nothing or if it cannot be said without waiting."""
-        ...
-
-    async def get(self, place: FieldKey, *, fresh: bool) -> FieldValue | None:
-        """Return what the field holds, None for nothing."""
-        ...
-
-    async def get_or_load(self, place: FieldKey, load: LoadFunction, window: float) -> FieldValue:
-        """Return what the field holds, or what ``load`` brings, which is stored unless the field has been changed."""
-        ...
-
-    async def set(self, place: FieldKey, text: str, window: float) -> None:
-        """Set the field."""
-        ...
-
-    async def delete(self, place: FieldKey) -> bool:
-        """Delete the field; return whether it was there."""
-        ...
-
-    async def append(self, place: FieldKey, item: str, window: float | None) -> int | None:
-        """Append JSON to a JSON list; return how many items it has, None for what is no list."""
-        ...
-
-    async def incr(self, place: FieldKey, by: int, window: float | None) -> int | None:
-        """Add to an integer; return the sum, None where there is none of 64 bits."""
-        ...
-
-    async def compare_and_set(self, place: FieldKey, expected: str | None, text: str, window: float | None) -> bool:
-        """Set the field if it holds ``expected``, None for nothing; return whether it did."""
-        ...
-
-    async def get_all(self, thread: ThreadKeys, *, sweep: bool) -> dict[str, str]:
-        """Return the thread's fields."""
-        ...
-
-    async def touch(self, thread: ThreadKeys, *, sweep: bool) -> int:
-        """Start the windows of the thread's fields anew; return how many there are."""
-        ...
-
-    async def destroy(self, thread: ThreadKeys, *, sweep: bool) -> int:
-        """Delete the thread's fields; return how many there were."""
-        ...
-
-    async def clear(self, threads: Threads) -> int:
-        """Delete every field of every thread; return how many there were."""
-        ...
+__all__ = ["SessionTier"]
 
 
 class SessionTier:
-    """``cache.session``. State, not copies: what cannot be read or written because Valkey is away is an error.
+    """``cache.session``: the state of threads, as text fields.
+
+    State exists nowhere else: if Valkey is unavailable, a read or a write is an error, not a miss.
 
     Every method raises:
-        UsageError: For a bad argument, nothing having been changed, and on a closed cache. Thread ids and fields are
-            text and not empty.
-        WrongLoopError: From another event loop.
-        L2UnavailableError: No answer from Valkey, and the call is not repeated. A write may or may not have happened.
+        UsageError: An argument is wrong, and nothing was changed. Thread ids and fields are text that is not empty.
+
+    Every async method also raises:
+        UsageError: The cache is closed.
+        WrongLoopError: The cache belongs to another event loop.
+        L2UnavailableError: Valkey did not answer. The cache does not repeat the call; a write may or may not have
+            happened.
         L2CommandError: Valkey refused.
 
-    Args named ``ttl`` are the field's window; None takes the tier's, then the cache's. A cache without Valkey keeps
-    sessions in a dict, which evicts nothing: what has no TTL stays until it is deleted.
+    ``ttl`` is the window of the field: seconds, a string such as ``"30m"``, or ``NO_EXPIRY``. None takes the tier's,
+    then the cache's. Cancelling a call does not take back a change that is queued.
+
+    A cache without Valkey keeps sessions in a dict that evicts nothing: a field without a TTL stays until it is
+    deleted.
 
     Attributes:
-        reads: Fields asked for one by one, whether there or not.
-        writes: Fields set, by whichever method.
+        reads: Number of reads of single fields, present or absent.
+        writes: Number of writes of single fields, by all methods.
     """
 
     def __init__(self, engine: Engine, policy: TierPolicy, name: str, *, in_memory: bool) -> None:
@@ -121,105 +71,98 @@ class SessionTier:
 
     @property
     def active_count(self) -> int:
-        """Threads that this process has used and whose fields have not ended since, as far as it knows; at most 10,000.
+        """Number of threads that this process has used and whose fields, as far as it knows, have not ended since.
 
-        A thread without a TTL counts for an hour after its last use.
+        At most 10,000. A thread whose fields have no end counts for an hour after its last use.
         """
         return self._active.count(self._engine.now())
 
     # Fields
 
     async def get(self, thread_id: str, field: str, *, fresh: bool = False) -> str | None:
-        """Return what the field holds, None for nothing. Starts its window anew.
+        """Return the text in the field, or None if the field is absent. Restarts the window of the field.
 
-        What this process has written it reads back at once. What another has, when word of it arrives, and after
-        ``CoherenceOptions.max_staleness`` at the latest; with ``fresh``, which asks Valkey, at once.
+        A process reads its own writes at once. It reads a write of another process when the announcement has arrived,
+        and after ``CoherenceOptions.max_staleness`` at the latest.
+
+        Args:
+            fresh: Whether to skip L1: Valkey then has every acknowledged write of all processes.
         """
-        place = self._threads.place(thread_id, field)
-        held = None if fresh else self._store.peek(place)
-        if held is not None:
-            if self._engine.tracer is not None:
-                self._engine.trace_hit("session.get", key=place.key, thread_id=thread_id, field=field)
-        else:
-            with self._operation("session.get", place) as operation:
-                held = await self._store.get(place, fresh=fresh)
-                operation.set("hit", held is not None)
-                if held is not None:
-                    operation.set("source", held.source)
-        self.reads += 1
-        if held is None:
+        key = self._threads.field(thread_id, field)
+        value = None if fresh else self._hit("session.get", key)
+        if value is None:
+            with self._operation("session.get", key) as operation:
+                value = await self._store.get(key, fresh=fresh)
+                operation.set("hit", value is not None)
+                if value is not None:
+                    operation.set("source", value.source)
+        if value is None:
+            self.reads += 1
             return None
-        self._seen(place.thread, held.expires_at)
-        return held.text
+        return self._count_read(key, value)
 
     async def set(self, thread_id: str, field: str, value: str, *, ttl: Ttl | None = None) -> None:
-        """Set the field, and return once Valkey has acknowledged it."""
-        place = self._threads.place(thread_id, field)
-        text = check_text(value, "value", "; use set_json for what is not text")
+        """Set the field; return once Valkey has acknowledged the write."""
+        key = self._threads.field(thread_id, field)
+        text = check_text(value, "value", "; set_json stores any JSON value")
         self._policy.check_size(text.encode(), "value")
         window = self._window(ttl)
-        with self._operation("session.set", place) as operation:
+        with self._operation("session.set", key) as operation:
             operation.set("bytes", len(text.encode()))
             operation.set("ttl", None if window == math.inf else window)
-            await self._store.set(place, text, window)
-        self._wrote(place, window)
+            await self._store.set(key, text, window)
+        self._count_write(key, window)
 
     async def delete(self, thread_id: str, field: str) -> bool:
-        """Delete the field, and return whether it was there once Valkey has acknowledged it."""
-        place = self._threads.place(thread_id, field)
-        with self._operation("session.delete", place) as operation:
-            existed = await self._store.delete(place)
+        """Delete the field; return, once Valkey has acknowledged the delete, whether the field existed."""
+        key = self._threads.field(thread_id, field)
+        with self._operation("session.delete", key) as operation:
+            existed = await self._store.delete(key)
             operation.set("deleted_count", int(existed))
         return existed
 
     async def get_or_load(
         self, thread_id: str, field: str, loader: Callable[[], Any], *, ttl: Ttl | None = None
     ) -> str:
-        """Return what the field holds or, if nothing, what ``loader`` returns: for state that is derived from other.
+        """Return the text in the field, or else the text that ``loader`` returns. For state derived from other state.
 
-        ``loader`` is called without arguments, async or plain, at most once at a time in this process for all who wait,
-        and returns a str. It is stored, and acknowledged by Valkey, before anybody gets it; if the field is set or
-        deleted meanwhile, or it is larger than ``TierOptions.max_value_bytes``, it is not stored. What it raises
-        reaches every waiter unchanged.
+        Args:
+            loader: Called without arguments, at most once at a time in this process for all waiting callers; async or
+                plain. Returns a str.
+
+        Returns:
+            The text. A loaded text is stored, and acknowledged by Valkey, before any caller gets it. It is not stored
+            if the field is set or deleted during the load, or if it is larger than ``TierOptions.max_value_bytes``.
 
         Raises:
             TimeoutError: The load took longer than ``ResilienceOptions.load_timeout``.
+
+        An exception of the loader reaches every waiter unchanged. Cancelling one caller leaves the others waiting; when
+        the last caller has gone, the load is cancelled, unless ``SessionOptions.on_abandon`` is "finish".
         """
-        place = self._threads.place(thread_id, field)
+        key = self._threads.field(thread_id, field)
         check_loader(loader)
         if takes_argument(loader):
-            raise UsageError("loader is called without arguments, and must take none")
+            raise UsageError("loader must take no argument: session.get_or_load calls it without arguments")
         window = self._window(ttl)
-        held = self._store.peek(place)
-        if held is not None:
-            if self._engine.tracer is not None:
-                self._engine.trace_hit("session.get_or_load", key=place.key, thread_id=thread_id, field=field)
-        else:
-            with self._operation("session.get_or_load", place) as operation:
-
-                async def load() -> Loaded:
-                    value = loader()
-                    if inspect.isawaitable(value):
-                        value = await value
-                    text = check_text(value, "what the loader returned")
-                    return Loaded(
-                        SessionValue(text), text.encode(), NO_EXPIRY if window == math.inf else window, store=False
-                    )
-
-                held = await self._store.get_or_load(place, load, window)
-                operation.set("hit", held.source != "loader")
-                operation.set("source", held.source)
-                operation.set("coalesced", held.coalesced)
-        self.reads += 1
-        if held.source == "loader" and not held.coalesced:
-            self.writes += 1
-        self._seen(place.thread, held.expires_at)
-        return held.text
+        value = self._hit("session.get_or_load", key)
+        if value is None:
+            with self._operation("session.get_or_load", key) as operation:
+                value = await self._store.get_or_load(key, _load_function(loader, window), window)
+                operation.set("hit", value.source != "loader")
+                operation.set("source", value.source)
+                operation.set("coalesced", value.coalesced)
+            if value.source == "loader" and not value.coalesced:
+                self.writes += 1
+        return self._count_read(key, value)
 
     # JSON
 
     async def get_json(self, thread_id: str, field: str, default: Any = None) -> Any:
-        """Return the JSON value that the field holds, ``default`` if nothing. What is not JSON is a counted nothing."""
+        """Return the JSON value in the field, or ``default`` if the field is absent. Otherwise as ``get``.
+
+        A text that is not JSON counts as absent, and is counted as ``undecodable``.
+        """
         text = await self.get(thread_id, field)
         if text is None:
             return default
@@ -230,83 +173,100 @@ class SessionTier:
             return default
 
     async def set_json(self, thread_id: str, field: str, value: Any, *, ttl: Ttl | None = None) -> None:
-        """Set the field to a JSON value, as compact text."""
+        """Set the field to a JSON value, as compact text. Otherwise as ``set``."""
         await self.set(thread_id, field, compact_json(value, "value").decode(), ttl=ttl)
 
-    # Changes in one step. They leave a field its window unless the call gives one.
+    # Changes in one step. They keep the window of the field unless the call gives one.
 
     async def append(self, thread_id: str, field: str, item: Any, *, ttl: Ttl | None = None) -> int:
-        """Append a JSON value to the JSON list in the field, and return how many items it has.
+        """Append a JSON value to the JSON list in the field, in one step; return the new length.
 
-        A field that is not there is an empty list. Appends of any number of processes lose nothing.
+        An absent field is an empty list. Appends by any number of processes lose no item.
+
+        Args:
+            ttl: The new window of the field. None keeps its window; a new field gets the tier's, then the cache's.
 
         Raises:
-            UsageError: The field holds something else.
+            UsageError: The field holds no JSON list.
         """
-        place = self._threads.place(thread_id, field)
+        key = self._threads.field(thread_id, field)
         data = compact_json(item, "item")
         self._policy.check_size(data, "item")
         text = data.decode()
         window = self._own_window(ttl)
-        with self._operation("session.append", place):
-            count = await self._store.append(place, text, window)
+        with self._operation("session.append", key):
+            count = await self._store.append(key, text, window)
             if count is None:
-                raise UsageError(f"field {place.field!r} of thread {place.thread.id!r} holds no JSON list to append to")
-        self._wrote(place, window)
+                raise UsageError(f"field {key.field!r} of thread {key.thread.id!r} holds no JSON list to append to")
+        self._count_write(key, window)
         return count
 
     async def incr(self, thread_id: str, field: str, by: int = 1, *, ttl: Ttl | None = None) -> int:
-        """Add ``by`` to the integer in the field, and return the sum. A field that is not there is 0.
+        """Add ``by`` to the integer in the field, in one step; return the sum. An absent field is 0.
+
+        Args:
+            by: A whole number of 64 bits; may be negative.
+            ttl: As for ``append``.
 
         Raises:
             UsageError: The field holds no integer, or the sum does not fit into 64 bits.
         """
-        place = self._threads.place(thread_id, field)
+        key = self._threads.field(thread_id, field)
         if not isinstance(by, int) or isinstance(by, bool) or not -(2**63) <= by < 2**63:
             raise UsageError(f"by must be a whole number of 64 bits, not {by!r}")
         window = self._own_window(ttl)
-        with self._operation("session.incr", place):
-            total = await self._store.incr(place, int(by), window)
+        with self._operation("session.incr", key):
+            total = await self._store.incr(key, int(by), window)
             if total is None:
                 raise UsageError(
-                    f"field {place.field!r} of thread {place.thread.id!r} holds no integer, or the sum has over 64 bits"
+                    f"field {key.field!r} of thread {key.thread.id!r} holds no integer, or the sum has over 64 bits"
                 )
-        self._wrote(place, window)
+        self._count_write(key, window)
         return total
 
     async def compare_and_set(
         self, thread_id: str, field: str, expected: str | None, value: str, *, ttl: Ttl | None = None
     ) -> bool:
-        """Set the field to ``value`` if it holds ``expected``, None for nothing; return whether it did."""
-        place = self._threads.place(thread_id, field)
-        given = None if expected is None else check_text(expected, "expected")
+        """Set the field to ``value`` if it holds ``expected``, in one step; return whether it was set.
+
+        Args:
+            expected: The text that the field must hold, or None if the field must be absent.
+            value: The new text.
+            ttl: As for ``append``.
+        """
+        key = self._threads.field(thread_id, field)
+        expected_text = None if expected is None else check_text(expected, "expected")
         text = check_text(value, "value")
         self._policy.check_size(text.encode(), "value")
         window = self._own_window(ttl)
-        with self._operation("session.compare_and_set", place):
-            changed = await self._store.compare_and_set(place, given, text, window)
+        with self._operation("session.compare_and_set", key):
+            changed = await self._store.compare_and_set(key, expected_text, text, window)
         if changed:
-            self._wrote(place, window)
+            self._count_write(key, window)
         return changed
 
     # Whole threads
 
     async def get_all(self, thread_id: str, *, sweep: bool = False) -> dict[str, str]:
-        """Return the thread's fields, from Valkey; starts their windows anew.
+        """Return the fields of the thread with their texts, from Valkey. Restarts the window of every field.
 
         Args:
-            sweep: Also look for fields that other software than tiercache has written and that nobody has read through
-                tiercache: a SCAN, which costs in proportion to everything that the server holds. It is done in any
-                case where such software is known, and where Valkey evicts keys.
+            sweep: Whether to look also for fields that other software than tiercache wrote and that tiercache has not
+                read yet. This is a SCAN, whose cost grows with the number of keys on the server. It happens in any case
+                where such software is known, and where the server evicts keys.
         """
         thread = self._threads.thread(thread_id)
         with self._engine.operation("session.get_all", thread_id=thread.id) as operation:
-            fields = await self._store.get_all(thread, sweep=sweep)
-            operation.set("field_count", len(fields))
-        return fields
+            texts = await self._store.get_all(thread, sweep=sweep)
+            operation.set("field_count", len(texts))
+        return texts
 
     async def touch(self, thread_id: str, *, sweep: bool = False) -> int:
-        """Start the windows of the thread's fields anew; return how many fields there are. ``sweep`` as for get_all."""
+        """Restart the window of every field of the thread; return the number of fields.
+
+        Args:
+            sweep: As for ``get_all``.
+        """
         thread = self._threads.thread(thread_id)
         with self._engine.operation("session.touch", thread_id=thread.id) as operation:
             count = await self._store.touch(thread, sweep=sweep)
@@ -314,9 +274,10 @@ class SessionTier:
         return count
 
     async def destroy_thread(self, thread_id: str, *, sweep: bool = False) -> int:
-        """Delete the thread's fields; return how many there were. ``sweep`` as for ``get_all``.
+        """Delete every field of the thread; return how many there were. If it raises, some fields may be left.
 
-        If it raises, some of the fields may be left.
+        Args:
+            sweep: As for ``get_all``.
         """
         thread = self._threads.thread(thread_id)
         with self._engine.operation("session.destroy_thread", thread_id=thread.id) as operation:
@@ -326,27 +287,52 @@ class SessionTier:
         return count
 
     async def clear(self) -> int:
-        """Delete every field of every thread; return how many there were. If it raises, some may be left."""
+        """Delete every field of every thread; return how many there were. If it raises, some fields may be left."""
         with self._engine.operation("session.clear") as operation:
             count = await self._store.clear(self._threads)
             operation.set("deleted_count", count)
         self._active.clear()
         return count
 
-    def _operation(self, name: str, place: FieldKey) -> Any:
-        return self._engine.operation(name, key=place.key, thread_id=place.thread.id, field=place.field)
+    def _hit(self, operation: str, key: FieldKey) -> FieldValue | None:
+        """Return the value of the field in process memory, traced as a hit of ``operation``, or None."""
+        value = self._store.hit(key)
+        engine = self._engine
+        if value is not None and engine.tracer is not None:
+            engine.trace_hit(operation, key=key.key, thread_id=key.thread.id, field=key.field)
+        return value
+
+    def _operation(self, name: str, key: FieldKey) -> Operation:
+        return self._engine.operation(name, key=key.key, thread_id=key.thread.id, field=key.field)
 
     def _window(self, ttl: Ttl | None) -> float:
         seconds = self._policy.lifetime(ttl)
         return math.inf if seconds is None else seconds
 
     def _own_window(self, ttl: Ttl | None) -> float | None:
-        """Return the window that the call gives, None for none."""
+        """Return the window that the call gives, or None if it gives none."""
         return None if ttl is None else self._window(ttl)
 
-    def _wrote(self, place: FieldKey, window: float | None) -> None:
-        self.writes += 1
-        self._seen(place.thread, self._engine.now() + (self._window(None) if window is None else window))
+    def _count_read(self, key: FieldKey, value: FieldValue) -> str:
+        """Count a read that found a value; return the text."""
+        self.reads += 1
+        self._active.seen(key.thread.id, self._engine.now(), value.expires_at)
+        return value.text
 
-    def _seen(self, thread: ThreadKeys, expires_at: float) -> None:
-        self._active.seen(thread.id, self._engine.now(), expires_at)
+    def _count_write(self, key: FieldKey, window: float | None) -> None:
+        self.writes += 1
+        now = self._engine.now()
+        self._active.seen(key.thread.id, now, now + (self._window(None) if window is None else window))
+
+
+def _load_function(loader: Callable[[], Any], window: float) -> LoadFunction:
+    """Return a function that calls ``loader`` and returns its text, which the session store stores itself."""
+
+    async def load() -> Loaded:
+        value = loader()
+        if inspect.isawaitable(value):
+            value = await value
+        text = check_text(value, "the loader's value")
+        return Loaded(SessionValue(text), text.encode(), NO_EXPIRY if window == math.inf else window, store=False)
+
+    return load

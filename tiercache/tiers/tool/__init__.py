@@ -1,1 +1,1 @@
-"""Results of tool calls."""
+"""The tool tier: results of tool calls."""

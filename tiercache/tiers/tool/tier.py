@@ -1,4 +1,4 @@
-"""The tool tier: results of tool calls, by the tool's name and its arguments."""
+"""The tool tier: results of tool calls, by the name of the tool and its arguments."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import inspect
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, overload
+from typing import Any, TypeAlias, overload
 
 from ...engine.call import Call, Loaded, LoadFunction, Mode
 from ...engine.engine import Engine
 from ...engine.entries.entry import Group
 from ...engine.entries.policy import TierPolicy
 from ...engine.level2.announcement import Announcement
-from ...engine.memory.load_limits import check_loader, takes_any
+from ...engine.memory.load_limits import takes_any
 from ...engine.operations.around_change import Invalidating, Target
 from ...engine.operations.batch_loader import BATCH_SIZE, BATCH_WINDOW, BatchFunction, KeywordBatchLoader
 from ...engine.operations.explain import Explanation
 from ...engine.operations.invalidate import GroupEntries
 from ...errors import UsageError
 from ...indexes.names import index_of
-from ...ttl import Ttl, check_ttl
+from ...ttl import Ttl
 from ..keys.key import ToolKey, is_unchanged
 from ..tier import Tier
 from .entry import encode_tool
@@ -30,13 +30,19 @@ from .result import ToolResult
 
 __all__ = ["ToolTier"]
 
+# The request of a load: the tool or its key, the args, the cost.
+_Request: TypeAlias = tuple[str | ToolKey, Any, float | None]
+
 
 class ToolTier(Tier[ToolKey, ToolResult]):
-    """``cache.tool``. Every method raises UsageError for a bad argument, having stored nothing, and on a closed cache;
-    WrongLoopError from another event loop.
+    """``cache.tool``: results of tool calls, by the name of the tool and its arguments.
 
-    Args named ``tool`` are names: not empty, without ``:``. Args named ``args`` are JSON: a mapping of keyword
-    arguments, None for none. A key made by ``key`` is taken in the place of both.
+    ``tool`` is the name of a tool: not empty, without ``:``. ``args`` are the keyword arguments of the call: a JSON
+    mapping, or None for a call without arguments. Every method that takes both also takes their key instead, made by
+    ``key``.
+
+    Every method raises UsageError for a wrong argument, and has then stored nothing. Every async method also raises
+    UsageError on a closed cache, and WrongLoopError from another event loop.
     """
 
     tier = "tool"
@@ -46,15 +52,14 @@ class ToolTier(Tier[ToolKey, ToolResult]):
         super().__init__(engine, policy, name, f"{name}:tool:")
         self._policies = policies
         self._lookup = ToolKeyLookup(self._prefix, policy, engine.l1)
-        self._prepared = self._lookup.of
 
     def key(self, tool: str, args: Any) -> ToolKey:
-        """Return the key of a call with ``args`` as they are now, which later changes of theirs do not touch.
+        """Return the key of a call with ``args`` as they are now. Later changes of ``args`` have no effect.
 
-        For callers that ask the same thing over and over: passed in the place of ``tool`` and ``args`` it costs
-        nothing to find, however long they are.
+        For callers that make the same call many times: with the key instead of ``tool`` and ``args``, a lookup costs
+        the same at any length of the arguments.
         """
-        return self._prepared(tool, args)
+        return self._lookup.of(tool, args)
 
     @overload
     async def check(self, tool: ToolKey, /) -> ToolResult: ...
@@ -63,12 +68,16 @@ class ToolTier(Tier[ToolKey, ToolResult]):
     async def check(self, tool: str, args: Any) -> ToolResult: ...
 
     async def check(self, tool: str | ToolKey, args: Any = ABSENT) -> ToolResult:
-        """Return what the cache has for a call, without making it.
+        """Look up the result of a call, without making the call.
+
+        Returns:
+            The result, or a miss. Does not wait for a load in progress. A miss while Valkey is unavailable is marked
+            ``degraded``.
 
         Raises:
-            L2CommandError: Valkey refused the read. An unreachable Valkey is a miss, marked ``degraded``.
+            L2CommandError: Valkey refused the read.
         """
-        key = self._prepared(tool, args)
+        key = self._lookup.of(tool, args)
         return self._hit("check", key) or self._result(key, await self._find("check", key))
 
     @overload
@@ -108,42 +117,50 @@ class ToolTier(Tier[ToolKey, ToolResult]):
         tags: Sequence[str] = (),
         mode: Mode = "use",
     ) -> ToolResult:
-        """Return the result of a call, making it at most once at a time, among all processes.
+        """Return the result of a call; on a miss, make the call at most once at a time among all processes.
 
         Args:
-            loader: The tool. Called with ``args`` as keywords if it takes any argument, otherwise with nothing; async
-                or plain. May return any JSON value. Or what ``batch_loader`` returned. With a key it gets the ``args``
-                as JSON has them.
-            ttl: Lifetime of what is loaded; None takes that of the tool's policy, then the tier's, then the cache's.
-            cost: Dollars that the call costs, counted as saved by each later hit.
-            tags: Names by which what is loaded can be invalidated together with other entries.
-            mode: As for ``LlmTier.get_or_load``, which also says what is returned when, and what cancelling does.
+            tool: The name of the tool, or a key made by ``key``; after a key comes ``loader``.
+            args: The keyword arguments of the call, or None.
+            loader: The tool: called with ``args`` as keywords if it takes any argument, otherwise without arguments;
+                async or plain. Returns any JSON value. May be a loader made by ``batch_loader``. For a key, the loader
+                gets the ``args`` as JSON holds them: a tuple as a list.
+            ttl: Lifetime of a loaded result: seconds, a string such as ``"90s"``, or ``NO_EXPIRY``. None takes that of
+                the tool's policy, then the tier's, then the cache's.
+            cost: Dollars that the call costs; each later hit counts them as saved.
+            tags: Names by which a loaded result can be invalidated together with other entries.
+            mode: As for ``LlmTier.get_or_load``.
+
+        Returns:
+            The result, as soon as the loader has returned. The cache writes a loaded result to Valkey in the
+            background, in order. A miss only with mode "only_cached".
 
         Raises:
-            L2CommandError: Valkey refused the read. An unreachable Valkey is a miss, not an error.
+            L2CommandError: Valkey refused the read. An unavailable Valkey is a miss, not an error.
             TimeoutError: The load took longer than ``ResilienceOptions.load_timeout``.
+
+        Exceptions of the loader, changes during the load, and cancellation are as for ``LlmTier.get_or_load``, except
+        that the load is cancelled when its last caller has gone, unless ``TierOptions.on_abandon`` is "finish".
         """
         args, loader = shifted(tool, args, loader, "loader")
-        key = self._prepared(tool, args)
-        check_loader(loader)
-        if ttl is not None or tags or mode != "use":
-            self._check_options(ttl, tags, mode)
+        key = self._lookup.of(tool, args)
         if cost is not None:
             _check_cost(cost)
-        if mode == "use" and (hit := self._hit("get_or_load", key)) is not None:
+        hit = self._hit_for_load(key, loader, ttl, tags, mode)
+        if hit is not None:
             return hit
-        return await self._load_through(key, loader, (tool, args, cost), ttl, tags, mode)
+        return await self._load(key, loader, (tool, args, cost), ttl, tags, mode)
 
-    def _loading(self, prepared: ToolKey, source: tuple[str | ToolKey, Any, float | None], loader: Any) -> LoadFunction:
-        tool, args, cost = source
+    def _load_function(self, key: ToolKey, request: _Request, loader: Any) -> LoadFunction:
+        tool, args, cost = request
 
         async def load() -> Loaded:
-            # From a key they are decoded for each call: the loader's own.
-            value = loader(**_keywords(loader, json.loads(prepared._args) if args is ABSENT else args))
+            # The arguments of a key are decoded for each call: the loader may change them.
+            value = loader(**_keywords(loader, json.loads(key._args) if args is ABSENT else args))
             if inspect.isawaitable(value):
                 value = await value
-            store = self._is_still(prepared, tool, args) and self._is_wanted(value)
-            return self._loaded_value(prepared, value, cost)._replace(store=store)
+            store = self._is_unchanged(key, tool, args) and self._may_store(value)
+            return self._encode(key, value, cost)._replace(store=store)
 
         return load
 
@@ -154,21 +171,22 @@ class ToolTier(Tier[ToolKey, ToolResult]):
         window: float = BATCH_WINDOW,
         max_size: int = BATCH_SIZE,
     ) -> KeywordBatchLoader:
-        """Return a loader for ``get_or_load`` that answers calls which come at about the same time by one of ``fn``.
+        """Return a loader for ``get_or_load`` that collects loads and answers them by one call of ``fn``.
 
         Args:
-            fn: Called with a list of the args of several calls, each a new dict, in the order in which they came to be
-                loaded; async or plain. Returns a list of the results, of the same length and order. An exception in
-                a place is raised for that call alone; what ``fn`` raises, for all of them.
-            window: Seconds that the first call waits for others; 0 waits for those of the same turn of the event loop.
-            max_size: Most calls that are answered together; with so many ``fn`` is called at once.
+            fn: Called with a list of the args of several calls, each a new dict, in the order in which their loads
+                began; async or plain. Returns a list of the results, of the same length and order. An exception at a
+                position of the list is raised for that call alone. An exception that ``fn`` raises reaches all of them.
+            window: Seconds, 0 to a day, that the first load waits for others; 0 waits for the loads of the same turn
+                of the event loop.
+            max_size: Most loads that one call of ``fn`` answers. A full batch is sent at once.
 
         Raises:
-            UsageError: An argument is not of this kind. From ``get_or_load``: what ``fn`` returned is not.
+            UsageError: An argument is wrong. ``get_or_load`` raises it if ``fn`` returns no such list.
 
-        ``ResilienceOptions.max_loads`` and ``load_timeout`` are for calls of ``fn``. A call that is cancelled leaves
-        the others waiting; with the last one gone ``fn`` is cancelled. ``fn`` may ask the cache itself, for
-        whatever it likes.
+        ``ResilienceOptions.max_loads`` and ``load_timeout`` apply to the calls of ``fn``. Cancelling one caller leaves
+        the others waiting; when no caller of a batch waits any more, ``fn`` is cancelled, unless
+        ``TierOptions.on_abandon`` is "finish". ``fn`` may call the cache, for any key.
         """
         return KeywordBatchLoader(self._engine, fn, window=window, max_size=max_size)
 
@@ -206,23 +224,21 @@ class ToolTier(Tier[ToolKey, ToolResult]):
         cost: float | None = None,
         tags: Sequence[str] = (),
     ) -> str:
-        """Store a result, a str or any other JSON value, and return its key once Valkey has acknowledged it.
+        """Store the result of a call; return its key once Valkey has acknowledged the write.
 
-        With ``WriteOptions(mode="behind")`` it returns once the write is queued, and a failure is counted, not raised.
+        With ``WriteOptions(mode="behind")`` the call returns once the write is queued. A write that then fails is
+        counted as ``write_errors``, and not raised.
 
-        Args as for ``get_or_load``.
+        Args:
+            response: The result: a str, or any other JSON value.
 
-        Raises:
-            L2UnavailableError: The write may or may not have happened.
-            L2CommandError: Valkey refused it.
+        The other arguments are those of ``get_or_load``. Errors and cancellation are those of ``LlmTier.store``.
         """
         args, response = shifted(tool, args, response, "response")
-        key = self._prepared(tool, args)
-        if ttl is not None:
-            check_ttl(ttl)
+        key = self._lookup.of(tool, args)
         if cost is not None:
             _check_cost(cost)
-        return await self._store("store", key, self._loaded_value(key, response, cost), ttl, tags, "response")
+        return await self._store("store", key, self._encode(key, response, cost), ttl, tags, "response")
 
     @overload
     async def invalidate(self, tool: ToolKey, /) -> bool: ...
@@ -231,9 +247,12 @@ class ToolTier(Tier[ToolKey, ToolResult]):
     async def invalidate(self, tool: str, args: Any) -> bool: ...
 
     async def invalidate(self, tool: str | ToolKey, args: Any = ABSENT) -> bool:
-        """Remove the result of a call; return whether there was one. Promise and errors as for the llm tier's."""
-        prepared = self._prepared(tool, args)
-        return await self._remove("invalidate", prepared.key, tool_name=prepared.tool)
+        """Remove the result of a call from both levels; return whether either level had it.
+
+        Promise, errors and cancellation as for ``LlmTier.invalidate``.
+        """
+        key = self._lookup.of(tool, args)
+        return await self._remove("invalidate", key.key, tool_name=key.tool)
 
     @overload
     def invalidates(self, tool: ToolKey, /) -> Invalidating: ...
@@ -242,17 +261,18 @@ class ToolTier(Tier[ToolKey, ToolResult]):
     def invalidates(self, tool: str, args: Any) -> Invalidating: ...
 
     def invalidates(self, tool: str | ToolKey, args: Any = ABSENT) -> Invalidating:
-        """Return what stands around a change of what a result is made from, as ``async with`` or as a decorator.
+        """Return a guard for a change of the source of a result: ``async with``, or a decorator.
 
-        The result is removed before and after; in between this process stores none. Promise and errors as for
-        ``invalidate``.
+        The guard removes the result before the change and again after it. During the change this process stores no
+        result of the call. Promise and errors as for ``invalidate``.
 
         Args:
-            args: As for ``invalidate``; for a decorator also a function of the call's arguments that returns them.
+            args: The keyword arguments of the tool. For a decorator also a function of the decorated call's arguments
+                that returns them.
         """
 
-        def target(at: Any) -> Target:
-            key = self._prepared(tool, at)
+        def target(args: Any) -> Target:
+            key = self._lookup.of(tool, args)
             return Target((key.key,), lambda: self.invalidate(key))
 
         return self._around_change(args, target)
@@ -269,30 +289,34 @@ class ToolTier(Tier[ToolKey, ToolResult]):
         Raises:
             L2CommandError: Valkey refused the read.
         """
-        return await self._explain(self._prepared(tool, args))
+        return await self._explain(self._lookup.of(tool, args))
 
     async def invalidate_by_tool(self, tool: str, *, sweep: bool = False) -> int:
-        """Remove every result of ``tool``; return how many there were. Errors as for ``invalidate``.
+        """Remove every result of ``tool`` from both levels; return how many. Errors and cancellation as for ``clear``.
 
-        Costs what it removes. Where the index may not be complete, also a look at every key in Valkey.
+        The cost grows with the number of results to remove. Where the index of the tool may be incomplete, the call
+        also scans all keys of the server.
 
         Args:
-            sweep: Look in any case: for entries of software that writes without being registered.
+            tool: The name of the tool.
+            sweep: Whether to scan in any case. This finds the entries of software that writes without registering
+                itself.
         """
         check_tool(tool)
-        with self._engine.operation("tool.invalidate_by_tool", tool_name=tool) as operation:
-            name = str.__str__(tool)
-            group = Group("tool", name)
-            entries = GroupEntries(group, f"{self._prefix}{name}:", group_index=index_of(self._name, group))
-            count = await self._invalidations.group(entries, sweep=sweep)
-            operation.set("deleted_count", count)
-        return count
+        name = str.__str__(tool)
+        group = Group("tool", name)
+        entries = GroupEntries(group, f"{self._prefix}{name}:", group_index=index_of(self._name, group))
+        return await self._remove_group("invalidate_by_tool", entries, sweep=sweep, tool_name=tool)
 
     async def set_policy(self, tool: str, policy: ToolPolicy) -> None:
-        """Give ``tool`` a lifetime of its own, in every process.
+        """Give the results of ``tool`` a lifetime of their own, in every process.
+
+        The policy applies to results that are stored from now on.
 
         Raises:
-            L2UnavailableError, L2CommandError: It was not written, as far as is known, and is not used here.
+            L2UnavailableError: The policy may or may not have been written. This process does not use it until a
+                refresh finds it.
+            L2CommandError: Valkey refused the write. This process does not use the policy.
         """
         check_tool(tool)
         if not isinstance(policy, ToolPolicy):
@@ -303,35 +327,38 @@ class ToolTier(Tier[ToolKey, ToolResult]):
             runtime.l2.announce(Announcement(settings=True))
 
     def get_policy(self, tool: str) -> ToolPolicy | None:
-        """Return the policy of ``tool`` as this process knows it, None for none."""
+        """Return the policy of ``tool`` as this process knows it, or None if there is no policy."""
         check_tool(tool)
         return self._policies.get(tool)
 
     async def refresh_policies(self) -> bool:
-        """Read the policies of all tools now; return False, and keep those known, if Valkey does not give them."""
+        """Read the policies of all tools from Valkey; return whether Valkey returned them.
+
+        If not, this process keeps the policies that it knows. A cache without Valkey returns True.
+        """
         runtime = await self._engine.open()
         with self._engine.operation("tool.refresh_policies"):
             level2 = runtime.l2.level2
             return level2 is None or await self._policies.refresh(level2)
 
-    async def _ready(self) -> None:
-        await self._engine.open()  # Which reads the policies: the first call already knows them.
+    async def _wait_ready(self) -> None:
+        # Opening reads the policies, so that the first call already uses them.
+        await self._engine.open()
 
-    def _is_still(self, prepared: ToolKey, tool: str | ToolKey, args: Any) -> bool:
-        """Return whether ``args`` are still those of ``prepared``: a result for others must not be stored there."""
-        warning = "The args of a tool call were changed while it was made: its result is not stored"
-        return is_unchanged(prepared.key, lambda: self._prepared(tool, args).key, self._engine.log.warn_once, warning)
+    def _is_unchanged(self, key: ToolKey, tool: str | ToolKey, args: Any) -> bool:
+        """Return whether ``args`` still make ``key``: the result of another call must not be stored under it."""
+        warning = "The args of a tool call were changed during the call: its result is not stored"
+        return is_unchanged(key.key, lambda: self._lookup.of(tool, args).key, self._engine.log.warn_once, warning)
 
-    def _call(self, key: ToolKey, ttl: Ttl | None = None, tags: Sequence[str] = ()) -> Call:
+    def _make_call(self, key: ToolKey, ttl: Ttl | None = None, tags: Sequence[str] = ()) -> Call:
         if ttl is None and (policy := self._policies.get(key.tool)) is not None:
             ttl = policy.ttl
-        return super()._call(key, ttl, tags)
+        return super()._make_call(key, ttl, tags)
 
-    def _loaded_value(self, prepared: ToolKey, value: object, cost: float | None) -> Loaded:
+    def _encode(self, key: ToolKey, value: object, cost: float | None) -> Loaded:
+        """Return the entry of a result and its bytes; raise UsageError if ``value`` is not JSON."""
         now_ms = int(self._engine.wall() * 1000)
-        entry, data = encode_tool(
-            value=value, tool=prepared.tool, args_json=prepared._args, stored_at_ms=now_ms, cost=cost
-        )
+        entry, data = encode_tool(value=value, tool=key.tool, args_json=key._args, stored_at_ms=now_ms, cost=cost)
         return Loaded(entry, data)
 
 
@@ -341,9 +368,9 @@ def _check_cost(cost: object) -> None:
 
 
 def _keywords(loader: Callable[..., Any], args: Any) -> Mapping[str, Any]:
-    """Return what to call ``loader`` with: ``args``, or nothing if it takes nothing."""
+    """Return the keyword arguments for ``loader``: ``args``, or none if the loader takes no argument."""
     if args is None or not takes_any(loader):
         return {}
     if not isinstance(args, Mapping) or not all(isinstance(name, str) for name in args):
-        raise UsageError("args must be a mapping of keyword arguments, or the loader take none")
+        raise UsageError("args must be a mapping of keyword arguments, or the loader must take no argument")
     return args

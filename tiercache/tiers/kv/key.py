@@ -1,0 +1,102 @@
+"""The keys of a kv tier: from the caller's key to the key in Valkey.
+
+The full key, the key in Valkey, is ``{name}:__tc:kv:{tier}:{key}``. It holds the caller's key unchanged. The name of a
+tier has no ``:``, so the keys of two tiers cannot be equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from msgspec import Struct
+
+from ...engine.entries.counters import TierCounters
+from ...engine.entries.entry import Group
+from ...engine.entries.policy import TierPolicy
+from ...errors import UsageError
+
+__all__ = ["ALL_KV", "KvKey", "KvKeys"]
+
+_MAX_KEY_BYTES: Final = 512
+
+# The group of the entries of all kv tiers.
+ALL_KV: Final = Group("tiers", "kv")
+
+
+class KvKey(Struct, frozen=True, gc=False):
+    """The key of one entry, as the engine needs it. Immutable; it refers to no object of the caller's.
+
+    Attributes:
+        key: The key in Valkey.
+        groups: The groups whose invalidation removes the entry.
+    """
+
+    key: str
+    _counters: TierCounters
+    groups: tuple[Group, ...]
+
+    @property
+    def attributes(self) -> dict[str, object]:
+        """The attributes of the spans of operations on the entry."""
+        return {"key": self.key}
+
+
+class KvKeys:
+    """Makes the keys of one kv tier.
+
+    Attributes:
+        prefix: The prefix of the tier's keys in Valkey.
+        counters: The counters of all lookups of the tier.
+    """
+
+    def __init__(self, name: str, policy: TierPolicy) -> None:
+        self.prefix = f"{name}:__tc:kv:{policy.tier}:"
+        self.counters = policy.counters.of(policy.tier)
+        self._groups = (policy.group, ALL_KV)
+
+    def of(self, key: object) -> KvKey:
+        """Return the key of an entry from the caller's key. Errors as for ``full``."""
+        return KvKey(self.full(key), self.counters, self._groups)
+
+    def of_full(self, full_key: str) -> KvKey:
+        """Return the key of an entry from its key in Valkey."""
+        return KvKey(full_key, self.counters, self._groups)
+
+    def full(self, key: object) -> str:
+        """Return the key in Valkey, a plain str that refers to no object of the caller's.
+
+        Raises:
+            UsageError: ``key`` is no text, is empty, is not Unicode, or is too long.
+        """
+        if type(key) is str and key and (full_key := self.prefix + key).isascii() and len(full_key) <= _MAX_KEY_BYTES:
+            return full_key
+        return self._checked(key)
+
+    def all_full(self, keys: Iterable[str]) -> list[str]:
+        """Return the keys in Valkey, each once, in order. Errors as for ``full``."""
+        # A str is an iterable of str, but a caller that passes one means a single key.
+        if isinstance(keys, str) or not isinstance(keys, Iterable):
+            raise UsageError(f"keys must be an iterable of keys, not {type(keys).__name__}")
+        return list(dict.fromkeys(map(self.full, keys)))
+
+    def given(self, full_key: str) -> str:
+        """Return the caller's key from the key in Valkey."""
+        return full_key[len(self.prefix) :]
+
+    def _checked(self, key: object) -> str:
+        """Return the key in Valkey of any key, with the checks that most keys do not need."""
+        if not isinstance(key, str):
+            raise UsageError(f"key must be a str, not {type(key).__name__}")
+        plain = str.__str__(key)
+        if not plain:
+            raise UsageError("key must not be empty")
+        full_key = self.prefix + plain
+        try:
+            size_bytes = len(full_key.encode())
+        except UnicodeEncodeError as error:
+            raise UsageError(f"key has text that is not Unicode (a lone surrogate): {error}") from error
+        if size_bytes > _MAX_KEY_BYTES:
+            most = _MAX_KEY_BYTES - len(self.prefix)
+            raise UsageError(f"key must be at most {most} bytes of UTF-8, not {size_bytes - len(self.prefix)}")
+        return full_key
