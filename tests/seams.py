@@ -599,11 +599,11 @@ def without_overtaking(monkeypatch: pytest.MonkeyPatch) -> None:
 def without_second_drop(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drop a key from L1 before its change is sent, and not again once Valkey has acknowledged the change."""
 
-    def close_fences(change: KeyChange) -> None:
-        for fence in change.fences:
-            change.runtime.fences.close(fence)
+    def close_fence(change: KeyChange, outcome: object) -> None:
+        assert change.fence is not None
+        change.runtime.fences.close(change.fence)
 
-    monkeypatch.setattr(KeyChange, "_drop_again", close_fences)
+    monkeypatch.setattr(KeyChange, "done", close_fence)
 
 
 def without_write_check(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from .call import Call
 from .entries.counters import TierCounters
 from .entries.entry import Entry
 from .entries.lookup import Lookup
-from .entries.operation import Operation, OperationLog, Tracer
+from .entries.operation import HasAttributes, Operation, OperationLog, Tracer
 from .memory.l1 import L1
 from .runtime.lifecycle import Lifecycle
 from .runtime.options import EngineOptions
@@ -154,11 +154,18 @@ class Engine:
 
     # Telemetry
 
-    def operation(self, name: str, **attributes: object) -> Operation:
-        """Return the context in which the operation ``name`` runs; its span, if there is one, has ``attributes``."""
+    def operation(self, name: str, key: HasAttributes | None = None, /, **attributes: object) -> Operation:
+        """Return the context in which the operation ``name`` runs.
+
+        Args:
+            key: The key whose attributes the span has. Not asked for them where there is no span.
+            attributes: Further attributes of the span.
+        """
         if not self._life.is_attached:
             # The first operation opens the cache, and must have a span too.
             self.tracer = self._find_tracer()
+        if key is not None and self.tracer is not None:
+            attributes = {**key.attributes, **attributes}
         return self.operations.operation(name, self.tracer, attributes)
 
     def trace_hit(self, name: str, **attributes: object) -> None:

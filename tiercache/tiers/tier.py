@@ -73,10 +73,14 @@ class Tier(Generic[K, R]):
     Attributes:
         tier: The name of the tier in operations and spans.
         result: The class of the results of ``get_or_load``.
+        needs_policies: Whether a call depends on the tool policies, which the opening of the cache reads.
+        is_indexed: Whether an entry without tags belongs to an index, such as the index of its model.
     """
 
     tier: ClassVar[str]
     result: ClassVar[Any]
+    needs_policies: ClassVar[bool] = False
+    is_indexed: ClassVar[bool] = True
 
     def __init__(self, engine: Engine, policy: TierPolicy, name: str, prefix: str) -> None:
         self._engine = engine
@@ -136,7 +140,7 @@ class Tier(Generic[K, R]):
     async def _find(self, method: str, key: K) -> Lookup:
         """Look up a key that L1 has not answered in this same step."""
         engine = self._engine
-        with engine.operation(f"{self.tier}.{method}", **key.attributes) as operation:
+        with engine.operation(f"{self.tier}.{method}", key) as operation:
             lookup = await engine.find(Call(self._policy, key.key, key.groups, key._counters), is_l1_miss=True)
             operation.found(lookup)
         return lookup
@@ -152,8 +156,9 @@ class Tier(Generic[K, R]):
         if flight is not None:
             lookup = await self._loads.join(method, flight, key._counters)
         else:
-            with engine.operation(method, **key.attributes) as operation:
-                await self._wait_ready()
+            with engine.operation(method, key) as operation:
+                if self.needs_policies:
+                    await engine.open()
                 call = self._make_call(key, ttl, tags)._replace(is_batched=isinstance(loader, BatchLoader))
                 lookup = await self._loads.get_or_load(call, self._load_function(key, request, loader), mode)
                 operation.found(lookup)
@@ -166,15 +171,13 @@ class Tier(Generic[K, R]):
         """
         raise NotImplementedError
 
-    async def _wait_ready(self) -> None:
-        """Wait until the tier knows everything that a call depends on."""
-
     def _result(self, key: K, lookup: Lookup) -> R:
         return self.result.from_found(key.key, lookup, self._engine.now())  # type: ignore[no-any-return]
 
     def _make_call(self, key: K, ttl: Ttl | None = None, tags: Sequence[str] = ()) -> Call:
         groups = key.groups + tag_groups(tags) if tags else key.groups
-        return Call(self._policy, key.key, groups, key._counters, ttl, indexes_of(self._name, groups))
+        indexes = indexes_of(self._name, groups) if tags or self.is_indexed else ()
+        return Call(self._policy, key.key, groups, key._counters, ttl, indexes)
 
     async def _explain(self, key: K) -> Explanation:
         return await Inspection(await self._engine.open(), self._make_call(key)).explain()
@@ -205,8 +208,9 @@ class Tier(Generic[K, R]):
         if ttl is not None:
             check_ttl(ttl)
         self._policy.check_size(loaded.data, name)
-        with self._engine.operation(f"{self.tier}.{method}", **key.attributes, bytes=len(loaded.data)) as operation:
-            await self._wait_ready()
+        with self._engine.operation(f"{self.tier}.{method}", key, bytes=len(loaded.data)) as operation:
+            if self.needs_policies:
+                await self._engine.open()
             operation.set("ttl", await self._stores.store(self._make_call(key, ttl, tags), loaded))
         return key.key
 

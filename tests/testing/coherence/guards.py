@@ -112,13 +112,12 @@ def _drop_keys_once(monkeypatch: pytest.MonkeyPatch) -> None:
     The other half is removed too: not to keep a value that is read while a write of its key is in flight.
     """
 
-    def close_fences(change: KeyChange) -> None:
-        runtime = change.runtime
-        for fence in change.fences:
-            runtime.fences.close(fence)
-            runtime.l2.leases.wake(fence.key)
+    def close_fence(change: KeyChange, outcome: object) -> None:
+        assert change.fence is not None
+        change.runtime.fences.close(change.fence)
+        change.runtime.l2.leases.wake(change.key)
 
-    monkeypatch.setattr(KeyChange, "_drop_again", close_fences)
+    monkeypatch.setattr(KeyChange, "done", close_fence)
     monkeypatch.setattr(WritePipe, "is_writing", lambda pipe, key: False)
 
 

@@ -9,7 +9,14 @@ from typing import Protocol, Self
 from .counters import OperationCounters
 from .lookup import Lookup
 
-__all__ = ["Operation", "OperationLog", "Span", "Tracer"]
+__all__ = ["HasAttributes", "Operation", "OperationLog", "Span", "Tracer"]
+
+
+class HasAttributes(Protocol):
+    """The key of an operation: it knows the attributes of its spans."""
+
+    @property
+    def attributes(self) -> dict[str, object]: ...
 
 
 class Span(Protocol):

@@ -121,7 +121,8 @@ class TierPolicy:
         Raises:
             UsageError: The value is too large; the message has its size and the limit.
         """
-        if not self.takes(data):
+        # As ``takes``, without its call: every explicit store comes through here.
+        if self.max_value_bytes is not None and len(data) > self.max_value_bytes:
             raise UsageError(
                 f"{name} is too large: {len(data)} bytes in Valkey, and TierOptions.max_value_bytes of the tier "
                 f"{self.tier!r} is {self.max_value_bytes}"

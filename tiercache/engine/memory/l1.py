@@ -138,7 +138,7 @@ class L1:
     def drop(self, key: str) -> bool:
         """Remove ``key``; return whether L1 held an entry for it."""
         # A check and no exception: most dropped keys are not in L1, and a raised KeyError costs more than the check.
-        if key not in self._lru:
+        if self._find(key) is None:
             return False
         del self._lru[key]
         return True

@@ -11,7 +11,7 @@ older value there and fills L1 with it.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from msgspec import Struct
@@ -45,40 +45,33 @@ class Change(Struct, eq=False):
 
 
 class KeyChange(Change, eq=False):
-    """A change of keys.
+    """A change of one key.
 
     Attributes:
-        groups: The groups of the keys.
+        groups: The groups of the key.
         is_repeated: Whether the change must be repeated until Valkey acknowledges it. Until then this process does
-            not read the keys from Valkey. True for deletes; a store that fails is the caller's to repeat.
-        fences: The fence of each key, from ``begin`` to ``done``.
+            not read the key from Valkey. True for deletes; a store that fails is the caller's to repeat.
+        fence: The fence of the key, from ``begin`` to ``done``.
     """
 
-    keys: Sequence[str]
+    key: str
     groups: tuple[Group, ...] = ()
     is_repeated: bool = False
-    fences: list[Fence] = []
+    fence: Fence | None = None
 
     def begin(self) -> int:
-        l1, fences = self.runtime.l1, self.runtime.fences
-        count = 0
-        for key in self.keys:
-            count += l1.drop(key)
-            self.fences.append(fences.open_for_write(key, self.groups))
+        count = self.runtime.l1.drop(self.key)
+        self.fence = self.runtime.fences.open_for_write(self.key, self.groups)
         return count
 
     def done(self, outcome: object) -> None:
-        self._drop_again()
+        runtime, fence = self.runtime, self.fence
+        assert fence is not None
+        runtime.fences.written(fence)
+        runtime.l1.drop(self.key)
+        runtime.l2.leases.wake(self.key)
         if self.is_repeated or not isinstance(outcome, Exception):
-            self.runtime.l2.pending.note(self.keys, outcome)
-
-    def _drop_again(self) -> None:
-        runtime = self.runtime
-        leases = runtime.l2.leases
-        for fence in self.fences:
-            runtime.fences.written(fence)
-            runtime.l1.drop(fence.key)
-            leases.wake(fence.key)
+            runtime.l2.pending.note((self.key,), outcome)
 
 
 class GroupChange(Change, eq=False):

@@ -68,18 +68,25 @@ class Invalidations:
         self._engine = engine
 
     async def key(self, key: str) -> bool:
-        """Remove ``key`` from both levels; return whether it was in either. Errors as for ``keys``."""
-        return await self.keys((key,)) > 0
-
-    async def keys(self, keys: Sequence[str]) -> int:
-        """Remove keys from both levels; return how many were in either.
+        """Remove ``key`` from both levels; return whether it was in either.
 
         Raises:
-            L2UnavailableError: The keys are gone from L1, and may or may not be gone from Valkey.
-            L2CommandError: Valkey refused one delete. The other keys are gone.
+            L2UnavailableError: The key is gone from L1, and may or may not be gone from Valkey.
+            L2CommandError: Valkey refused the delete.
+        """
+        runtime = self._engine.open_runtime() or await self._engine.open()
+        change = KeyChange(runtime, key, is_repeated=True)
+        was_in_l1 = change.begin() > 0
+        count: int = await runtime.l2.pipe.submit(Delete((key,), announced=True), change.done)
+        return count > 0 or was_in_l1
+
+    async def keys(self, keys: Sequence[str]) -> int:
+        """Remove keys from both levels; return how many were in either. Errors as for ``key``.
+
+        Where one delete is refused, the other keys are gone.
         """
         runtime = await self._engine.open()
-        changes = [KeyChange(runtime, (key,), is_repeated=True) for key in keys]
+        changes = [KeyChange(runtime, key, is_repeated=True) for key in keys]
         were_in_l1 = [change.begin() > 0 for change in changes]
         deletes = [(Delete((key,), announced=True), change.done) for key, change in zip(keys, changes, strict=True)]
         counts = await runtime.l2.pipe.write_all(deletes)
@@ -121,8 +128,8 @@ class Invalidations:
             async for page in _Members(l2.level2, index).pages():
                 keys = tuple(key.decode() for key in page if is_text(key))
                 if keys:
-                    change = KeyChange(runtime, keys, is_repeated=True)
-                    await removal.remove(Delete(keys, announced=True, index=index), change)
+                    changes = [KeyChange(runtime, key, is_repeated=True) for key in keys]
+                    await removal.remove(Delete(keys, announced=True, index=index), changes)
             return await removal.finish(Announcement(groups=(group,)))
 
         return await GroupChange(runtime, group, repeat=remove, covers_everything=True).run(remove)
@@ -162,12 +169,12 @@ class _Removal:
 
     def __init__(self, pipe: WritePipe) -> None:
         self._pipe = pipe
-        self._last: tuple[Delete, KeyChange | None] | None = None
+        self._last: tuple[Delete, Sequence[KeyChange]] | None = None
         self._count = 0
 
-    async def remove(self, delete: Delete, change: KeyChange | None = None) -> None:
-        """Send ``delete`` now or with a later call; ``change`` begins when the delete is queued."""
-        last, self._last = self._last, (delete, change)
+    async def remove(self, delete: Delete, changes: Sequence[KeyChange] = ()) -> None:
+        """Send ``delete`` now or with a later call; ``changes`` begin when the delete is queued."""
+        last, self._last = self._last, (delete, changes)
         if last is not None:
             (count,) = await self._pipe.write_all([_begun(*last)])
             self._count += count
@@ -183,11 +190,16 @@ class _Removal:
         return self._count
 
 
-def _begun(delete: Delete, change: KeyChange | None) -> tuple[Any, OnDone]:
-    if change is None:
-        return delete, _nothing
-    change.begin()
-    return delete, change.done
+def _begun(delete: Delete, changes: Sequence[KeyChange]) -> tuple[Any, OnDone]:
+    """Begin ``changes``; return the delete, and the function that ends them."""
+    for change in changes:
+        change.begin()
+
+    def done(outcome: object) -> None:
+        for change in changes:
+            change.done(outcome)
+
+    return delete, done
 
 
 def _nothing(_: object) -> None:

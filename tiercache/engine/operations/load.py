@@ -219,7 +219,7 @@ class Load:
 
     def _drop_older(self) -> None:
         """Remove the older value from both levels of every process: the newer one is too large to be stored."""
-        change = KeyChange(self._runtime, (self.call.key,), is_repeated=True)
+        change = KeyChange(self._runtime, self.call.key, is_repeated=True)
         change.begin()
         # Announced also where the load found no value: other processes may have an older one in L1.
         self._runtime.l2.pipe.post(Delete((self.call.key,), announced=True), change.done)

@@ -66,7 +66,7 @@ class StateCommands:
             L2CommandError: Valkey refused the change.
         """
         runtime = await self._engine.open()
-        change = KeyChange(runtime, (key,))
+        change = KeyChange(runtime, key)
         change.begin()
         return await runtime.l2.pipe.submit(Run(command, (key,), announced=True), change.done)
 

@@ -60,51 +60,56 @@ class Stores:
 
 
 class StoreChange(KeyChange, kw_only=True, eq=False):
-    """The change that an explicit store makes.
+    """The change that an explicit store makes: after the second drop L1 keeps the value.
 
     Attributes:
         call: The call that stores.
         entry: The entry for L1.
         write: The write to queue between ``begin`` and ``done``.
-        is_behind: Whether reads find the value from ``begin`` on. The write must be queued before the next await.
     """
 
     call: Call
     entry: Entry
     write: WriteSet
-    is_behind: bool = False
-
-    def begin(self) -> int:
-        count = KeyChange.begin(self)
-        if self.is_behind:
-            (fence,) = self.fences
-            self.runtime.l2.behind.add(self.entry, fence)
-            if self.call.policy.l1 and self.runtime.fences.allow(fence):
-                self.runtime.l1.put(fence.key, self.entry)
-        return count
 
     def done(self, outcome: object) -> None:
-        runtime, call, (fence,) = self.runtime, self.call, self.fences
+        runtime, call, fence = self.runtime, self.call, self.fence
+        assert fence is not None
         # Another process may have changed the key after this write: its message may arrive before this answer does.
         is_latest = runtime.fences.allow(fence)
         KeyChange.done(self, outcome)
-        is_last = self.is_behind and runtime.l2.behind.answered(fence)
-        if isinstance(outcome, Exception):
-            if self.is_behind:
-                self._lost(outcome, is_last=is_last)
-            return
-        call.counters.stored_bytes += len(self.write.value)
-        if call.policy.l1 and is_latest:
-            runtime.l1.put(fence.key, self.entry)
+        if not isinstance(outcome, Exception):
+            call.counters.stored_bytes += len(self.write.value)
+            if is_latest and call.policy.l1:
+                runtime.l1.put(self.key, self.entry)
 
-    def _lost(self, error: Exception, *, is_last: bool) -> None:
-        """Count a store whose caller does not wait for it and whose write has failed."""
-        runtime, call = self.runtime, self.call
-        call.counters.write_errors += 1
-        runtime.log.warn_once("a stored value did not reach Valkey (counted as write_errors): %s", error)
-        if is_last:
-            # The value that Valkey still has is older than the one that the caller has stored.
-            runtime.l2.pending.remove(call.key, error)
+
+class StoreBehindChange(StoreChange, kw_only=True, eq=False):
+    """The change of a store whose caller does not wait: reads find the value from ``begin`` on.
+
+    The write must be queued before the next await.
+    """
+
+    def begin(self) -> int:
+        count = KeyChange.begin(self)
+        runtime, fence = self.runtime, self.fence
+        assert fence is not None
+        runtime.l2.behind.add(self.entry, fence)
+        if self.call.policy.l1 and runtime.fences.allow(fence):
+            runtime.l1.put(self.key, self.entry)
+        return count
+
+    def done(self, outcome: object) -> None:
+        StoreChange.done(self, outcome)
+        runtime, call, fence = self.runtime, self.call, self.fence
+        assert fence is not None
+        is_last = runtime.l2.behind.answered(fence)
+        if isinstance(outcome, Exception):
+            call.counters.write_errors += 1
+            runtime.log.warn_once("a stored value did not reach Valkey (counted as write_errors): %s", outcome)
+            if is_last:
+                # The value that Valkey still has is older than the one that the caller has stored.
+                runtime.l2.pending.remove(call.key, outcome)
 
 
 def store_change(call: Call, loaded: Loaded, runtime: Runtime, *, is_behind: bool = False) -> StoreChange:
@@ -113,4 +118,5 @@ def store_change(call: Call, loaded: Loaded, runtime: Runtime, *, is_behind: boo
     lifetime = policy.lifetime(loaded.ttl, call.ttl)
     entry = call.entry(loaded.value, lifetime, runtime.clock, since=now, began=now)
     write = WriteSet(key, policy.codec.pack(loaded.data), lifetime, indexes=call.indexes, announced=True)
-    return StoreChange(runtime, (key,), call.groups, call=call, entry=entry, write=write, is_behind=is_behind)
+    kind = StoreBehindChange if is_behind else StoreChange
+    return kind(runtime, key, call.groups, call=call, entry=entry, write=write)

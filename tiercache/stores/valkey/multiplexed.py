@@ -223,7 +223,9 @@ class MultiplexedConnection(asyncio.Protocol):
             self._timer = self._loop.call_at(self._deadline, self._check_deadline)
 
     def _check_deadline(self) -> None:
-        """End the connection if the oldest pending exchange is late. There are four cases:
+        """End the connection if the oldest pending exchange is late.
+
+        There are four cases:
 
         1. No exchange is pending: the timer stops.
         2. The deadline has moved, for the exchange that set the timer has its replies: the timer is set again.

@@ -42,6 +42,7 @@ class KvTier(Tier[KvKey, KvResult]):
     """
 
     tier = "kv"
+    is_indexed = False
     result = KvResult
 
     def __init__(self, engine: Engine, policy: TierPolicy, name: str) -> None:

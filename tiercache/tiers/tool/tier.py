@@ -46,6 +46,7 @@ class ToolTier(Tier[ToolKey, ToolResult]):
     """
 
     tier = "tool"
+    needs_policies = True
     result = ToolResult
 
     def __init__(self, engine: Engine, policy: TierPolicy, policies: ToolPolicies, name: str) -> None:
@@ -340,10 +341,6 @@ class ToolTier(Tier[ToolKey, ToolResult]):
         with self._engine.operation("tool.refresh_policies"):
             level2 = runtime.l2.level2
             return level2 is None or await self._policies.refresh(level2)
-
-    async def _wait_ready(self) -> None:
-        # Opening reads the policies, so that the first call already uses them.
-        await self._engine.open()
 
     def _is_unchanged(self, key: ToolKey, tool: str | ToolKey, args: Any) -> bool:
         """Return whether ``args`` still make ``key``: the result of another call must not be stored under it."""
