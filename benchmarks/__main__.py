@@ -24,7 +24,7 @@ _RESULTS = Path(__file__).parent / "results"
 _FULL = Budget(values=3, min_seconds=0.03)
 _QUICK = Budget(values=2, min_seconds=0.02)
 _PACKAGES = (
-    "tiercache",
+    "tiercache-agents",
     "betterdb-agent-cache",
     "async-cache",
     "cachetools",

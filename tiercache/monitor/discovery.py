@@ -15,7 +15,6 @@ import secrets
 import socket
 from collections.abc import Callable
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 from ..engine.level2.level2 import Level2
@@ -23,6 +22,7 @@ from ..engine.level2.replies import send
 from ..errors import L2UnavailableError, TierCacheError, UsageError
 from ..indexes.names import IndexNames
 from ..log import CacheLog
+from ..version import __version__
 
 __all__ = ["Discovery"]
 
@@ -146,7 +146,7 @@ class Discovery:
         marker = {
             "type": _TYPE,
             "prefix": self._name,
-            "version": _version(),
+            "version": __version__,
             "protocol_version": _PROTOCOL_VERSION,
             "capabilities": ["tool_ttl_adjust", "invalidate_by_tool", "tool_effectiveness"],
             "stats_key": f"{self._name}:__stats",
@@ -160,10 +160,3 @@ class Discovery:
         if len(policies) > _MAX_POLICIES:
             marker["tool_policies_truncated"] = True
         return marker
-
-
-def _version() -> str:
-    try:
-        return version("tiercache")
-    except PackageNotFoundError:
-        return "0"

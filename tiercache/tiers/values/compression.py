@@ -48,7 +48,9 @@ class Compression:
 
     def __init__(self, *, above: int | None, max_bytes: int | None, as_text: bool) -> None:
         if above is not None and _library() is None:
-            raise UsageError('TierOptions.compress_above needs an extra: python -m pip install "tiercache[compress]"')
+            raise UsageError(
+                'TierOptions.compress_above needs an extra: python -m pip install "tiercache-agents[compress]"'
+            )
         self._above = above
         self._max_bytes = _MOST_BYTES if max_bytes is None else max_bytes
         self._as_text = as_text
