@@ -216,6 +216,13 @@ ROWS: dict[str, tuple[Callable[[Any, Any], Awaitable[Step]], int]] = {
 }
 
 
+def _check(name: str, cache: Any, count: int) -> None:
+    """Raise AssertionError if the steps of a row were not answered as its name says."""
+    tiers = cache.local_stats().tiers.values()
+    counter = {"L1": "l1_hits", "L2": "l2_hits", "miss": "loads", "store": "stored_bytes"}.get(name.split()[0])
+    assert counter is None or sum(getattr(tier, counter) for tier in tiers) >= count, f"{name}: too few {counter}"
+
+
 async def _serve(url: str) -> None:
     """Measure the rows named on standard input, one at a time; print the CPU seconds of one step of each."""
     from tiercache import AgentCache, DiscoveryOptions, TelemetryOptions
@@ -236,7 +243,9 @@ async def _serve(url: str) -> None:
             began = time.process_time()
             for n in range(count):
                 await step(n)
-            print((time.process_time() - began) / count, flush=True)
+            seconds = time.process_time() - began
+            _check(line.strip(), local if "no Valkey" in line else remote, count)
+            print(seconds / count, flush=True)
             await remote.flush(include_session=True)
 
 
