@@ -234,3 +234,15 @@ async def test_tag_of_wrong_type_cannot_be_invalidated(cache: AgentCache, tag: A
     with pytest.raises(UsageError, match="tag"):
         await cache.invalidate_tag("tag", tag)
     assert await found(cache) == EVERYTHING
+
+
+async def test_store_with_a_wrong_tag_is_no_operation(cache: AgentCache) -> None:
+    stores = {
+        "kv.set": cache.kv.set("k", "v", tags=[""]),
+        "tool.store": cache.tool.store("t", {}, "v", tags=[""]),
+        "llm.store": cache.llm.store(HELLO, "v", tags=[""]),
+    }
+    for store in stores.values():
+        with pytest.raises(UsageError, match="a tag must not be empty"):
+            await store
+    assert stores.keys().isdisjoint(cache.local_stats().operations)

@@ -324,13 +324,13 @@ def _llm_options(options: TierOptions | None) -> LlmOptions:
 
 def _session_options(options: SessionOptions | TierOptions | None) -> SessionOptions:
     if isinstance(options, TierOptions):
-        # Options that a session takes too are taken from a TierOptions.
-        taken = {name: getattr(options, name) for name in _fields(SessionOptions)}
-        if options != TierOptions(**taken, lease=options.lease):
+        is_of_llm = isinstance(options, LlmOptions)
+        if is_of_llm or options.jitter or options.store_when is not None or options.compress_above is not None:
             raise UsageError(
                 "session must be a SessionOptions: a session has no jitter, store_when, compress_above, ignore and key"
             )
-        return SessionOptions(**taken)
+        # Options that a session takes too are taken from a TierOptions.
+        return SessionOptions(**{name: getattr(options, name) for name in _fields(SessionOptions)})
     return _checked(options, "session", SessionOptions)
 
 

@@ -218,3 +218,15 @@ async def test_value_of_any_size_is_stored_without_a_limit(make_cache: MakeCache
 def test_value_size_options_must_be_whole_numbers_above_0(name: str, value: Any) -> None:
     with pytest.raises(UsageError, match=f"TierOptions.{name} must be a whole number above 0"):
         TierOptions(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("options", "stored_bytes"),
+    [(TierOptions(), 101), (TierOptions(l1=False), 0), (TierOptions(compress_above=10), 101)],
+)
+async def test_cache_without_valkey_counts_a_loaded_value_as_stored_only_if_l1_keeps_it(
+    options: TierOptions, stored_bytes: int
+) -> None:
+    async with AgentCache.in_memory(kv=options) as cache:
+        await cache.kv.get_or_load("k", lambda: "x" * 100)
+        assert cache.local_stats().tiers["kv"].stored_bytes == stored_bytes

@@ -13,8 +13,10 @@ from ..engine.entries.lookup import Lookup, Source
 __all__ = ["Result"]
 
 
-class Result(Struct, frozen=True):
+class Result(Struct, frozen=True, eq=False):
     """The outcome of a lookup or a load. Immutable; its lists and dicts belong to the caller.
+
+    Two results are equal if they are of one tier and all of their attributes are equal.
 
     Attributes:
         key: The key in Valkey.
@@ -30,9 +32,11 @@ class Result(Struct, frozen=True):
     coalesced: bool = False
     degraded: bool = False
 
-    shown: ClassVar[tuple[str, ...]] = (
-        *("hit", "response", "key", "source", "cost", "age", "ttl", "coalesced", "degraded"),
+    _shown: ClassVar[tuple[str, ...]] = (
+        *("hit", "response", "key", "source", "cost", "age", "ttl", "coalesced", "degraded", "stale"),
     )
+    # Further attributes, which may be large: ``repr`` leaves them out.
+    _hidden: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def from_found(cls, key: str, found: Lookup, now: float) -> Self:
@@ -73,5 +77,14 @@ class Result(Struct, frozen=True):
         return False
 
     def __repr__(self) -> str:
-        shown = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.shown)
+        shown = ", ".join(f"{name}={getattr(self, name)!r}" for name in self._shown)
         return f"{type(self).__name__}({shown})"
+
+    def __eq__(self, other: object) -> bool:
+        # By the attributes, not by the fields: the entries of equal results may be different objects.
+        if type(other) is not type(self):
+            return NotImplemented
+        return all(getattr(self, name) == getattr(other, name) for name in self._shown + self._hidden)
+
+    def __hash__(self) -> int:
+        return hash((self.key, self.source))

@@ -207,6 +207,9 @@ class Tier(Generic[K, R]):
         """
         if ttl is not None:
             check_ttl(ttl)
+        if tags:
+            # Before the operation begins: a call with a wrong argument is no operation that failed.
+            tag_groups(tags)
         self._policy.check_size(loaded.data, name)
         with self._engine.operation(f"{self.tier}.{method}", key, bytes=len(loaded.data)) as operation:
             if self.needs_policies:

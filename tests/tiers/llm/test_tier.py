@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import gc
 import json
 import weakref
@@ -14,6 +15,7 @@ import valkey
 from tests.requests import HELLO, Loader, asking
 from tests.support import MakeCache, entry_keys
 from tiercache import AgentCache, LlmResponse, ModelPrice
+from tiercache.testing import FakeClock
 
 BLOCKS = [{"type": "text", "text": "Hi "}, {"type": "tool_call", "id": "1", "name": "n", "args": {"a": [1, 2]}}]
 TOKENS = {"input": 10, "output": 50, "details": {"cached": 7}}
@@ -276,3 +278,34 @@ async def test_llm_l1_is_bounded_by_entries_and_bytes(make_cache: MakeCache) -> 
     assert cache.local_stats().l1_entry_count == 3
     await cache.llm.store(HELLO, "x" * 50_000)
     assert (await cache.llm.check(HELLO)).source == "l2"
+
+
+async def test_results_are_equal_if_all_their_attributes_are() -> None:
+    clock = FakeClock()
+    async with AgentCache.in_memory(clock=clock.clock) as cache:
+        await cache.llm.store(HELLO, "Hi", tokens=TOKENS)
+        await cache.tool.store("t", {}, [1])
+
+        async def results() -> list[Any]:
+            return [
+                await cache.llm.check(HELLO),
+                await cache.llm.check(asking("x")),
+                await cache.tool.check("t", {}),
+                await cache.kv.get_or_load("k", lambda: [1], mode="bypass"),
+            ]
+
+        first, second = await results(), await results()
+        assert first[0].tokens == TOKENS  # Decoded in one of the two results alone.
+        assert first == second == copy.deepcopy(first)
+        assert list(map(hash, first)) == list(map(hash, second))
+        clock.advance(1)
+        assert [one == other for one, other in zip(first, await results(), strict=True)] == [False, True, False, True]
+        await cache.llm.store(HELLO, "Hi", tokens={})
+        assert (await cache.llm.check(HELLO)).tokens is None
+        assert await cache.llm.check(HELLO) != first[0]
+
+
+async def test_repr_of_a_result_shows_every_plain_attribute(cache: AgentCache) -> None:
+    assert repr(await cache.llm.check(HELLO)).endswith("coalesced=False, degraded=False, stale=False)")
+    value = await cache.kv.get_or_load("k", lambda: 1, mode="bypass")
+    assert repr(value).endswith("coalesced=False, degraded=False, stale=False)")

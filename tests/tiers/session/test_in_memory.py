@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
+
 from tests.seams import SessionView
 from tests.tiers.session.threads import change_all
-from tiercache import AgentCache, L1Options, TierOptions
+from tiercache import AgentCache, L1Options, TierOptions, UsageError
 from tiercache.testing import FakeClock
 
 
@@ -44,3 +46,16 @@ async def test_session_in_memory_survives_end_of_loop() -> None:
 
     await asyncio.to_thread(run, lambda: cache.session.set("t", "a", "x"))
     assert await asyncio.to_thread(run, lambda: cache.session.get("t", "a")) == "x"
+
+
+async def test_session_takes_its_options_from_a_subclass_of_tier_options() -> None:
+    class ShortOptions(TierOptions):
+        """The options of a caller that has a class of its own for them."""
+
+    time = FakeClock()
+    async with AgentCache.in_memory(clock=time.clock, session=ShortOptions(ttl=5, lease=False)) as cache:
+        await cache.session.set("t", "f", "v")
+        time.advance(6)
+        assert await cache.session.get("t", "f") is None
+    with pytest.raises(UsageError, match="session must be a SessionOptions"):
+        AgentCache.in_memory(session=ShortOptions(jitter=0.1))

@@ -22,6 +22,7 @@ from ..entries.lookup import Lookup
 from ..level2.writes import Delete, WriteSet
 from ..memory.flights import CURRENT_FLIGHT, Flight
 from ..runtime.l2 import L2
+from ..runtime.no_l2 import NoL2
 from ..runtime.reads import MISS
 from ..runtime.runtime import Runtime
 from .change import KeyChange
@@ -227,6 +228,10 @@ class Load:
     def _fill_l2(self, loaded: Loaded, lifetime: float | None, entry: Entry) -> bool:
         """Queue the write; return False if it must not be written, or the queue is full."""
         runtime, call, lease = self._runtime, self.call, self.lease
+        if isinstance(runtime.l2, NoL2):
+            # L1 holds the only copy, as it is: nothing is packed, and nothing is stored if L1 keeps no values.
+            call.counters.stored_bytes += len(loaded.data) if call.policy.l1 else 0
+            return True
         if lease is None and (call.policy.lease or runtime.breaker.is_open):
             return False
         counters = call.counters
@@ -243,6 +248,6 @@ class Load:
                 counters.overtaken += 1
                 runtime.l1.drop_entry(call.key, entry)
 
-        if lease is not None and isinstance(runtime.l2, L2):
+        if lease is not None:
             return runtime.l2.leases.fill(lease, data, lifetime, filled)
         return runtime.l2.pipe.fill(WriteSet(call.key, data, lifetime, indexes=call.indexes), filled)

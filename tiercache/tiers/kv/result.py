@@ -29,12 +29,14 @@ class MissType(enum.Enum):
 MISS: Final = MissType.MISS
 
 
-class KvResult(Result, frozen=True):
+class KvResult(Result, frozen=True, eq=False):
     """The outcome of a load through the cache. It also has the attributes of ``Result``."""
 
     _value: Any = UNSET
 
-    shown: ClassVar[tuple[str, ...]] = ("hit", "value", "key", "source", "age", "ttl", "coalesced", "degraded")
+    _shown: ClassVar[tuple[str, ...]] = (
+        *("hit", "value", "key", "source", "age", "ttl", "coalesced", "degraded", "stale"),
+    )
 
     @property
     def value(self) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from msgspec import UNSET, UnsetType
 from msgspec.structs import force_setattr
@@ -76,8 +76,10 @@ def check_tokens(tokens: object) -> None:
             raise UsageError(f"tokens[{name!r}] must be a whole number from 0, not {count!r}")
 
 
-class LlmResult(Result, frozen=True):
+class LlmResult(Result, frozen=True, eq=False):
     """An answer of the llm tier. It also has the attributes of ``Result``."""
+
+    _hidden: ClassVar[tuple[str, ...]] = ("tokens", "content_blocks")
 
     _tokens: dict[str, Any] | UnsetType | None = UNSET
     _content_blocks: list[dict[str, Any]] | UnsetType | None = UNSET

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, ClassVar
 
 from msgspec import UNSET
 from msgspec.structs import force_setattr
@@ -13,8 +13,10 @@ from ..result import Result
 __all__ = ["ToolResult"]
 
 
-class ToolResult(Result, frozen=True):
+class ToolResult(Result, frozen=True, eq=False):
     """A result of the tool tier. It also has the attributes of ``Result``."""
+
+    _hidden: ClassVar[tuple[str, ...]] = ("value",)
 
     _value: Any = UNSET
 
