@@ -366,7 +366,7 @@ class AgentCache:
         """Return the counts of this process since the cache was made."""
         engine = self._engine
         return LocalStats(
-            tiers={policy.tier: policy.counters.total() for policy in self._parts.policies},
+            tiers={rules.tier: rules.counters.total() for rules in self._parts.tier_rules},
             operations=engine.operations.snapshot(),
             l1_entry_count=engine.l1.entry_count,
             l1_bytes=engine.l1.size_bytes,

@@ -18,9 +18,9 @@ from contextlib import aclosing
 from typing import Any, Final
 
 from ..engine.entries.entry import Group
-from ..engine.entries.policy import UnreadableHereError
+from ..engine.entries.rules import UnreadableHereError
 from ..engine.level2.breaker import GuardedLevel2
-from ..engine.level2.eviction import eviction_policy_in, takes_any
+from ..engine.level2.eviction import eviction_policy_in, evicts_any
 from ..engine.level2.writes import Command
 from ..engine.operations.invalidate import is_text
 from ..errors import TierCacheError
@@ -64,7 +64,7 @@ class Reindex:
         """
         try:
             flag, info = await level2.execute([("EXISTS", self._names.flag), ("INFO", "memory")])
-            if flag != 0 or takes_any(eviction_policy_in(info)):
+            if flag != 0 or evicts_any(eviction_policy_in(info)):
                 return True
             claim = await self._claim(level2)
             give_up_at = asyncio.get_running_loop().time() + _LOOK_SECONDS
@@ -96,7 +96,7 @@ class Reindex:
                 "to read",
                 self._unreadable_count,
             )
-        elif takes_any(eviction_policy_in(info)):
+        elif evicts_any(eviction_policy_in(info)):
             self._log.warning("the indexes count as incomplete: the maxmemory-policy of Valkey may evict them")
         elif not await self._finish(level2, claim):
             self._log.warning("the indexes count as incomplete: other software uses this name")
@@ -108,7 +108,7 @@ class Reindex:
         # If the server does not report its policy, the flag stays, because nothing shows an eviction. Each operation
         # treats such a server as one that evicts.
         policy = eviction_policy_in(info)
-        if policy is not None and takes_any(policy):
+        if policy is not None and evicts_any(policy):
             await level2.execute([("DEL", self._names.flag, self._names.claims)])
 
     async def _claim(self, level2: GuardedLevel2) -> str:

@@ -109,11 +109,11 @@ class CacheCollector(Collector):
 
     def _add(self, member: _Member, totals: Totals) -> None:
         name = member.name
-        for policy in member.tiers:
-            tier = policy.tier
+        for rules in member.tiers:
+            tier = rules.tier
             total = TierCounters()
             shown = self._shown.setdefault((name, tier), ShownLabels(member.max_labels))
-            for label, counters in policy.counters.items():
+            for label, counters in rules.counters.items():
                 total.add(counters)
                 label = shown.label(label)
                 if tier == "tool":

@@ -147,11 +147,11 @@ class Coherence:
             self._l1.drop_group(group)
         for group in announcement.overtaken:
             self._fences.break_group(group)
-        for key in announcement.wanted:
-            self._leases.note_wanted(key)
-        for key in announcement.settled:
+        for key in announcement.awaited_leases:
+            self._leases.note_awaited(key)
+        for key in announcement.ended_leases:
             self._leases.wake(key)
-        if announcement.settings:
+        if announcement.policies:
             self._policies.policies_changed()
 
     def _drop(self, key: str) -> None:

@@ -25,11 +25,11 @@ class QueuedWrite:
         on_done: Receives the outcome, or None.
         future: The future of the caller that waits for the outcome, or None.
         answered: The future of a ``flush`` that waits for this write, or None.
-        later: Later stores of the same key that gave up their own places in the queue, or None. ``write`` is sent for
+        absorbed: Later stores of the same key that gave up their own places in the queue, or None. ``write`` is sent for
             all of them, and all get its outcome.
     """
 
-    __slots__ = ("answered", "future", "is_behind", "is_explicit", "keys", "later", "on_done", "size_bytes", "write")
+    __slots__ = ("absorbed", "answered", "future", "is_behind", "is_explicit", "keys", "on_done", "size_bytes", "write")
 
     def __init__(
         self,
@@ -48,17 +48,17 @@ class QueuedWrite:
         self.on_done = on_done
         self.future = future
         self.answered: asyncio.Future[None] | None = None
-        self.later: list[QueuedWrite] | None = None
+        self.absorbed: list[QueuedWrite] | None = None
 
     def absorb(self, later: QueuedWrite, write: WriteSet) -> None:
         """Send ``write`` at this place in the queue, for this store and for ``later``."""
         self.write = write
-        if self.later is None:
-            self.later = []
-        self.later.append(later)
+        if self.absorbed is None:
+            self.absorbed = []
+        self.absorbed.append(later)
 
     def finish(self, outcome: Any) -> None:
-        """Hand the outcome to ``on_done``, then to a waiting ``flush``, to the caller, and to the ``later`` stores."""
+        """Hand the outcome to ``on_done``, then to a waiting ``flush``, to the caller, and to the ``absorbed`` stores."""
         try:
             if self.on_done is not None:
                 self.on_done(outcome)
@@ -71,5 +71,5 @@ class QueuedWrite:
                     self.future.set_exception(outcome)
                 else:
                     self.future.set_result(outcome)
-            for queued in self.later or ():
+            for queued in self.absorbed or ():
                 queued.finish(outcome)

@@ -120,7 +120,7 @@ class Announce(Struct, frozen=True, gc=False):
     def size_bytes(self) -> int:
         """Bytes that the write takes in the queue."""
         announcement = self.announcement
-        return sum(map(len, (*announcement.keys, *announcement.wanted, *announcement.settled)))
+        return sum(map(len, (*announcement.keys, *announcement.awaited_leases, *announcement.ended_leases)))
 
 
 class Track(Struct, frozen=True, gc=False):

@@ -22,7 +22,7 @@ from ...errors import UsageError
 from ...options import ResilienceOptions
 from ..entries.counters import TierCounters
 
-__all__ = ["LoadLimits", "check_loader", "takes_any", "takes_argument"]
+__all__ = ["LoadLimits", "accepts_arguments", "check_loader", "requires_argument"]
 
 T = TypeVar("T")
 
@@ -42,7 +42,7 @@ def check_loader(loader: object) -> None:
         raise UsageError(f"loader must be a function, async or plain, not {type(loader).__name__}")
 
 
-def takes_argument(loader: Callable[..., Any]) -> bool:
+def requires_argument(loader: Callable[..., Any]) -> bool:
     """Return whether ``loader`` has a required positional parameter.
 
     Raises:
@@ -64,7 +64,7 @@ def takes_argument(loader: Callable[..., Any]) -> bool:
     return bool(required)
 
 
-def takes_any(loader: Callable[..., Any]) -> bool:
+def accepts_arguments(loader: Callable[..., Any]) -> bool:
     """Return whether ``loader`` accepts any argument; True if its signature is unknown."""
     if _is_plain_function(loader):
         code = loader.__code__

@@ -97,7 +97,7 @@ class GroupChange(Change, eq=False):
         self._drop()
         pending, overtaken = self.runtime.l2.pending, self.overtakes or self.group
         if not isinstance(outcome, BaseException):
-            pending.settle_group(overtaken)
+            pending.acknowledge_group(overtaken)
         elif isinstance(outcome, L2UnavailableError) and self.repeat is not None:
             pending.note_group(overtaken, self.repeat, covers_everything=self.covers_everything)
 

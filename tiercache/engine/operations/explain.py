@@ -9,7 +9,7 @@ from typing import Final, Literal, TypeAlias
 from ...errors import L2UnavailableError
 from ..call import Call
 from ..coherence.leases import holder_of, is_placeholder
-from ..entries.policy import UndecodableError
+from ..entries.rules import UndecodableError
 from ..runtime.l2 import L2
 from ..runtime.no_l2 import NoL2
 from ..runtime.runtime import Runtime
@@ -133,10 +133,10 @@ class Inspection:
         life = math.inf if stored.ttl is None else stored.ttl
         if stored.value is None:
             return "undecodable", life, None
-        if not call.policy.is_state and is_placeholder(stored.value):
+        if not call.rules.is_state and is_placeholder(stored.value):
             return "leased", None, stored.value
         try:
-            call.policy.codec.decode(stored.value)
+            call.rules.codec.decode(stored.value)
         except UndecodableError:
             return "undecodable", life, None
         return "hit", life, None
@@ -144,7 +144,7 @@ class Inspection:
     def _l1_state(self, now: float) -> L1State:
         l1, call = self._runtime.l1, self._call
         entry = l1.peek(call.key)
-        if not call.policy.l1:
+        if not call.rules.l1:
             return "off"
         if entry is None:
             return "absent"

@@ -94,7 +94,7 @@ class Load:
         """Load for one caller, in the caller's own task; store nothing."""
         runtime, call = self._runtime, self.call
         loaded = await runtime.load_limits.call(function, call.counters, is_batched=call.is_batched)
-        lifetime = call.policy.lifetime(loaded.ttl, call.ttl)
+        lifetime = call.rules.lifetime(loaded.ttl, call.ttl)
         now = runtime.now()
         return Lookup(call.entry(loaded.value, lifetime, runtime.clock, since=now, began=now), "loader")
 
@@ -106,7 +106,7 @@ class Load:
         """
         runtime, call = self._runtime, self.call
         fence = runtime.fences.open(call.key, call.groups)
-        self.flight = Flight(fence, finishes=call.policy.finish_abandoned, leader=leader)
+        self.flight = Flight(fence, finishes=call.rules.finish_abandoned, leader=leader)
         if is_shared:
             runtime.flights.add(self.flight)
 
@@ -144,7 +144,7 @@ class Load:
             self.give_up()
             raise
         if call.fill is not None:
-            if call.policy.takes(loaded.data):
+            if call.rules.takes(loaded.data):
                 await call.fill(self.flight.fence, entry)
             else:
                 call.counters.too_large += 1
@@ -155,7 +155,7 @@ class Load:
         """Return whether to take a lease: not while Valkey is unavailable, nor where nothing may be stored."""
         runtime, call = self._runtime, self.call
         return (
-            call.policy.lease
+            call.rules.lease
             and call.fill is None
             and not self.lookup.degraded
             and not runtime.breaker.is_open
@@ -188,8 +188,8 @@ class Load:
         # No await here: this step looks at the fence, fills L1 and queues the write, so that an invalidation comes
         # either before it (and nothing is stored) or after it (and its delete is queued behind this write).
         runtime, call, fence = self._runtime, self.call, self.flight.fence
-        policy, counters = call.policy, call.counters
-        lifetime = policy.lifetime(loaded.ttl, call.ttl)
+        rules, counters = call.rules, call.counters
+        lifetime = rules.lifetime(loaded.ttl, call.ttl)
         entry = call.entry(loaded.value, lifetime, runtime.clock, since=runtime.now(), began=fence.began)
         # For every waiter but the caller that started the load.
         self.lookup = Lookup(entry, "loader", coalesced=True, degraded=self.lookup.degraded)
@@ -197,16 +197,16 @@ class Load:
             counters.overtaken += loaded.store
             self.give_up()
             return entry
-        if not policy.takes(loaded.data):
+        if not rules.takes(loaded.data):
             counters.too_large += 1
             self.give_up()
             if self.is_refresh:
                 self._drop_older()
             return entry
-        if self.lease is not None or not policy.lease:
+        if self.lease is not None or not rules.lease:
             # A load without the lease is stored in this process alone, and leaves the holder its right.
             runtime.fences.overtake(fence)
-        if policy.l1 and not fence.in_doubt:
+        if rules.l1 and not fence.in_doubt:
             runtime.l1.put(fence.key, entry)
         if not self._fill_l2(loaded, lifetime, entry):
             counters.fills_dropped += 1
@@ -227,10 +227,10 @@ class Load:
     def _fill_l2(self, loaded: Loaded, lifetime: float | None, entry: Entry) -> bool:
         """Queue the write; return False if it must not be written, or the queue is full."""
         runtime, call, lease = self._runtime, self.call, self.lease
-        if lease is None and (call.policy.lease or runtime.breaker.is_open):
+        if lease is None and (call.rules.lease or runtime.breaker.is_open):
             return False
         counters = call.counters
-        data = call.policy.codec.pack(loaded.data)
+        data = call.rules.codec.pack(loaded.data)
 
         def filled(outcome: Any) -> None:
             if isinstance(outcome, Exception):

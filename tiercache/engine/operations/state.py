@@ -103,7 +103,7 @@ class StateCommands:
             def keep(outcome: Any) -> None:
                 nonlocal stored
                 stored = not isinstance(outcome, Exception) and outcome != 0
-                if stored and call.policy.l1 and runtime.fences.allow(fence):
+                if stored and call.rules.l1 and runtime.fences.allow(fence):
                     runtime.l1.put(fence.key, entry)
 
             await runtime.l2.pipe.submit(Run(command, (fence.key,), announced=True), keep)

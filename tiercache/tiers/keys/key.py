@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from ...engine.entries.counters import TierCounters
 from ...engine.entries.entry import Group
-from ...engine.entries.policy import TierPolicy
+from ...engine.entries.rules import TierRules
 from ...errors import UsageError
 
 __all__ = ["HANDLE_BYTES", "KeyHandle", "LlmKey", "ToolKey", "check_owner", "is_unchanged"]
@@ -33,7 +33,7 @@ class KeyHandle(Struct, frozen=True, kw_only=True, eq=False, gc=False):
     """
 
     key: str
-    _policy: TierPolicy
+    _rules: TierRules
     _counters: TierCounters
 
     def __eq__(self, other: object) -> bool:
@@ -86,7 +86,7 @@ class ToolKey(KeyHandle, frozen=True, kw_only=True, eq=False, gc=False):
 
     @property
     def groups(self) -> tuple[Group, ...]:
-        return groups_of_tool(self._policy.tier, self.tool)
+        return groups_of_tool(self._rules.tier, self.tool)
 
     @property
     def attributes(self) -> dict[str, object]:
@@ -105,13 +105,13 @@ def groups_of_tool(tier: str, tool: str) -> tuple[Group, ...]:
     return (Group("tier", tier), Group("tool", tool))
 
 
-def check_owner(key: KeyHandle, policy: TierPolicy) -> None:
-    """Refuse a key of another cache, or of another tier than the one with ``policy``.
+def check_owner(key: KeyHandle, rules: TierRules) -> None:
+    """Refuse a key of another cache, or of another tier than the one with ``rules``.
 
     Raises:
         UsageError: The key is of another cache, whose options, counters and names may differ.
     """
-    if key._policy is not policy:
+    if key._rules is not rules:
         raise UsageError(f"{key!r} was made by another cache, whose keys and counters are its own")
 
 

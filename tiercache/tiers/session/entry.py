@@ -8,7 +8,7 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from ...engine.entries.lookup import Source
-from ...engine.entries.policy import UndecodableError
+from ...engine.entries.rules import UndecodableError
 
 __all__ = ["FieldValue", "SessionCodec", "SessionValue"]
 

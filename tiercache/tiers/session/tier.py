@@ -15,8 +15,8 @@ from typing import Any
 from ...engine.call import Loaded, LoadFunction
 from ...engine.engine import Engine
 from ...engine.entries.operation import Operation
-from ...engine.entries.policy import TierPolicy
-from ...engine.memory.load_limits import check_loader, takes_argument
+from ...engine.entries.rules import TierRules
+from ...engine.memory.load_limits import check_loader, requires_argument
 from ...errors import UsageError
 from ...text import check_text
 from ...ttl import NO_EXPIRY, Ttl
@@ -57,14 +57,12 @@ class SessionTier:
         writes: Number of writes of single fields, by all methods.
     """
 
-    def __init__(self, engine: Engine, policy: TierPolicy, name: str, *, in_memory: bool) -> None:
+    def __init__(self, engine: Engine, rules: TierRules, name: str, *, in_memory: bool) -> None:
         self._engine = engine
-        self._policy = policy
+        self._rules = rules
         self._threads = Threads(name)
-        self._counters = policy.counters.of(policy.tier)
-        self._store: SessionStore = (
-            MemorySessions(engine, policy) if in_memory else ValkeySessions(engine, policy, name)
-        )
+        self._counters = rules.counters.of(rules.tier)
+        self._store: SessionStore = MemorySessions(engine, rules) if in_memory else ValkeySessions(engine, rules, name)
         self._active = ActiveThreads()
         self.reads = 0
         self.writes = 0
@@ -105,7 +103,7 @@ class SessionTier:
         """Set the field; return once Valkey has acknowledged the write."""
         key = self._threads.field(thread_id, field)
         text = check_text(value, "value", "; set_json stores any JSON value")
-        self._policy.check_size(text.encode(), "value")
+        self._rules.check_size(text.encode(), "value")
         window = self._window(ttl)
         with self._operation("session.set", key) as operation:
             operation.set("bytes", len(text.encode()))
@@ -142,7 +140,7 @@ class SessionTier:
         """
         key = self._threads.field(thread_id, field)
         check_loader(loader)
-        if takes_argument(loader):
+        if requires_argument(loader):
             raise UsageError("loader must take no argument: session.get_or_load calls it without arguments")
         window = self._window(ttl)
         value = self._hit("session.get_or_load", key)
@@ -191,7 +189,7 @@ class SessionTier:
         """
         key = self._threads.field(thread_id, field)
         data = compact_json(item, "item")
-        self._policy.check_size(data, "item")
+        self._rules.check_size(data, "item")
         text = data.decode()
         window = self._own_window(ttl)
         with self._operation("session.append", key):
@@ -237,7 +235,7 @@ class SessionTier:
         key = self._threads.field(thread_id, field)
         expected_text = None if expected is None else check_text(expected, "expected")
         text = check_text(value, "value")
-        self._policy.check_size(text.encode(), "value")
+        self._rules.check_size(text.encode(), "value")
         window = self._own_window(ttl)
         with self._operation("session.compare_and_set", key):
             changed = await self._store.compare_and_set(key, expected_text, text, window)
@@ -306,7 +304,7 @@ class SessionTier:
         return self._engine.operation(name, key=key.key, thread_id=key.thread.id, field=key.field)
 
     def _window(self, ttl: Ttl | None) -> float:
-        seconds = self._policy.lifetime(ttl)
+        seconds = self._rules.lifetime(ttl)
         return math.inf if seconds is None else seconds
 
     def _own_window(self, ttl: Ttl | None) -> float | None:
