@@ -33,7 +33,8 @@ from .options import (
 )
 from .pricing.prices import ModelPrice
 from .stores.valkey.settings import Client, client_from_url
-from .tiers.kv.tier import ALL_KV, KvTier
+from .tiers.kv.key import ALL_KV
+from .tiers.kv.tier import KvTier
 from .tiers.llm.tier import LlmTier
 from .tiers.session.tier import SessionTier
 from .tiers.tool.tier import ToolTier

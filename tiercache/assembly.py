@@ -43,11 +43,12 @@ from .telemetry import names
 from .telemetry.otel import Tracing
 from .telemetry.prometheus import CacheCollector, report
 from .telemetry.source import CacheSource
+from .tiers.keys.key import groups_of_model
 from .tiers.kv.entry import KvCodec
 from .tiers.kv.tier import KvTier
 from .tiers.llm.entry import LlmCodec, LlmEntry
 from .tiers.llm.key import LlmKeys
-from .tiers.llm.tier import LlmTier, groups_of_model, model_of
+from .tiers.llm.tier import LlmTier, model_of
 from .tiers.session.entry import SessionCodec
 from .tiers.session.tier import SessionTier
 from .tiers.tool.entry import ToolCodec

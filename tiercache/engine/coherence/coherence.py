@@ -48,11 +48,11 @@ from ..level2.level2 import Position
 from ..memory.memory import Memory
 from .leases import Leases
 
-__all__ = ["Coherence", "Policies"]
+__all__ = ["Coherence", "PolicyReader"]
 
 
-class Policies(Protocol):
-    """The tool policies in Valkey, which other processes and BetterDB Monitor may change.
+class PolicyReader(Protocol):
+    """Reads the tool policies in Valkey again after other processes or BetterDB Monitor have changed them.
 
     Attributes:
         policies_key: The key of the hash in Valkey that holds the policies.
@@ -61,7 +61,7 @@ class Policies(Protocol):
     policies_key: str
 
     def policies_changed(self) -> None:
-        """Handle the news that another process may have changed the policies."""
+        """Read the policies again soon: another process may have changed them."""
         ...
 
 
@@ -70,7 +70,7 @@ class Coherence:
 
     Args:
         origin: The name of this runtime in announcements.
-        policies: Receives a call when another process may have changed a policy.
+        policies: Reads the tool policies again when another process may have changed a policy.
 
     Attributes:
         generation: Count of calls of ``distrust``.
@@ -81,7 +81,7 @@ class Coherence:
         self,
         memory: Memory,
         leases: Leases,
-        policies: Policies,
+        policies: PolicyReader,
         options: CoherenceOptions,
         *,
         origin: str,

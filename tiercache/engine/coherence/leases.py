@@ -37,7 +37,7 @@ The same key, as a waiter sees it (the loop is in ``operations.load``):
                                                                 │   another placeholder: load without a lease
                                                                 │   ``lease_wait`` over: load without a lease
 
-The wait ends with a message that the lease has ended (``Announcement.ended_leases``), a change of the key, or a poll. The races:
+The wait ends with a message that the lease has ended, with a change of the key, or with a poll. The races:
 
 - "Lost answer": Valkey puts the placeholder there, and the answer is lost. No process would load until ``ttl`` passes.
   A Release is queued at once; if the Release is lost too, the placeholder is an orphan, and a load takes it over.

@@ -111,8 +111,8 @@ class PendingInvalidations:
             self._task = None
 
     async def _repeat_all(self) -> None:
-        # A key with an explicit write in flight is left out: that write decides about the key, and a delete behind a store
-        # would remove the stored value.
+        # A key with an explicit write in flight is left out: the outcome of that write decides whether the key stays
+        # pending, and a delete behind a store would remove the stored value.
         while page := tuple(islice((key for key in self._keys if not self._pipe.is_changing(key)), _PAGE_COUNT)):
             await self._pipe.write(Delete(page, announced=True))
             self.note(page, 0)

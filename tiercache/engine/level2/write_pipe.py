@@ -201,7 +201,7 @@ class WritePipe:
 
     @property
     def queued_bytes(self) -> int:
-        """Bytes of these writes."""
+        """Bytes of the writes that ``queued_count`` counts."""
         return self._budget.used_bytes
 
     def _append(self, queued: QueuedWrite) -> None:

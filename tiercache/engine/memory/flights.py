@@ -155,8 +155,8 @@ class Flight(WaitNode):
     def join(self) -> asyncio.Future[Any]:
         """Add a waiter and return its future.
 
-        The caller must await the future in the same step, and then pass it to ``leave``, however the wait ends. Callers
-        that may be loaders call ``wait`` instead, which also adds the edge to the wait-for graph.
+        The caller must await the future in the same step, and then pass it to ``leave``, also if the wait fails.
+        Callers that may be loaders call ``wait`` instead, which also adds the edge to the wait-for graph.
         """
         # Each waiter has a future of its own, and no waiter shields a shared future: if a waiter has left and the load
         # then raises, a shield reports that exception as unhandled.

@@ -1,6 +1,6 @@
 """Load limits: check a caller's loader, and run loads within ``load_timeout`` and ``max_loads``.
 
-Each outermost load holds one slot of ``max_loads`` while it runs. Two situations could otherwise block for ever:
+Each outermost load holds one slot of ``max_loads`` while it runs. Two situations could otherwise block forever:
 
 1. A loader calls the cache again. The inner load takes no slot of its own: if every slot belonged to an outer load that
    waits for an inner load, no slot would ever become free.
@@ -65,7 +65,7 @@ def requires_argument(loader: Callable[..., Any]) -> bool:
 
 
 def accepts_arguments(loader: Callable[..., Any]) -> bool:
-    """Return whether ``loader`` accepts any argument; True if its signature is unknown."""
+    """Return whether ``loader`` has a parameter, required or not; True if its signature is unknown."""
     if _is_plain_function(loader):
         code = loader.__code__
         return bool(code.co_argcount or code.co_kwonlyargcount or code.co_flags & _VARIADIC)
@@ -76,7 +76,7 @@ def accepts_arguments(loader: Callable[..., Any]) -> bool:
 
 
 def _is_plain_function(loader: object) -> TypeGuard[FunctionType]:
-    """Return whether the code object of ``loader`` says all of its parameters: 20 times as fast as ``signature``."""
+    """Return whether the code object of ``loader`` shows all parameters; it is 20 times as fast as ``signature``."""
     return type(loader) is FunctionType and not loader.__dict__
 
 

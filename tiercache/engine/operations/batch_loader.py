@@ -49,8 +49,8 @@ _LONGEST_WINDOW: Final = 86_400
 class BatchLoader:
     """A loader that collects its calls, and answers them by one call of a function.
 
-    A tier's ``batch_loader`` returns it, for the ``get_or_load`` of the same tier. It may be made before there is an
-    event loop, and used on one loop after another.
+    The ``batch_loader`` of a tier returns a batch loader for the ``get_or_load`` of the same tier. A batch loader may
+    be made before there is an event loop, and used on one loop after another.
 
     Args:
         fn: The function, async or plain.

@@ -19,14 +19,14 @@ __all__ = ["Explanation", "Inspection"]
 L1State: TypeAlias = Literal["hit", "absent", "expired", "untrusted", "off"]
 L2State: TypeAlias = Literal["hit", "absent", "queued", "leased", "undecodable", "unsettled", "unavailable", "off"]
 
-_L1_SAYS: Final[dict[L1State, str]] = {
+_L1_TEXTS: Final[dict[L1State, str]] = {
     "hit": "process memory has it",
     "absent": "process memory does not have it",
     "expired": "process memory has kept it for as long as it may",
     "untrusted": "process memory has it, and cannot know whether it is current: Valkey has not confirmed it in time",
     "off": "this tier is not kept in process memory",
 }
-_L2_SAYS: Final[dict[L2State, str]] = {
+_L2_TEXTS: Final[dict[L2State, str]] = {
     "hit": "Valkey has it",
     "absent": "Valkey does not have it",
     "queued": "a store of it is on its way to Valkey",
@@ -76,7 +76,7 @@ class Explanation:
 
     def __str__(self) -> str:
         outcome = "would miss" if self.source is None else f"would be answered from {self.source}"
-        return f"{self.key} {outcome}: {_L1_SAYS[self.l1]}; {_L2_SAYS[self.l2]}."
+        return f"{self.key} {outcome}: {_L1_TEXTS[self.l1]}; {_L2_TEXTS[self.l2]}."
 
 
 class Inspection:

@@ -25,7 +25,7 @@ from ..runtime.l2 import L2
 from ..runtime.reads import MISS
 from ..runtime.runtime import Runtime
 from .change import KeyChange
-from .lease_wait import LeaseSearch
+from .lease_search import LeaseSearch
 
 __all__ = ["Load"]
 
@@ -152,7 +152,7 @@ class Load:
     # The lease
 
     def may_lease(self) -> bool:
-        """Return whether to take a lease: not while Valkey is unavailable, nor where nothing may be stored."""
+        """Return whether to take a lease: not while Valkey is unavailable, and not if nothing may be stored."""
         runtime, call = self._runtime, self.call
         return (
             call.rules.lease
@@ -178,7 +178,7 @@ class Load:
     # The fill
 
     def fill(self, loaded: Loaded) -> Entry:
-        """Store the loaded value wherever it may be stored; set ``lookup`` and return the entry.
+        """Store the loaded value in each level that may keep it; set ``lookup`` and return the entry.
 
         1. The key was changed since the load began, or is being changed: nowhere.
         2. The value is too large: nowhere; a refresh also removes the older value.

@@ -41,10 +41,6 @@ class _InstantWrites:
             on_done(outcome)
         return outcome
 
-    async def write(self, write: Write, on_done: OnDone | None = None) -> int:
-        (outcome,) = await self.write_all([(write, on_done or _nothing)])
-        return outcome
-
     async def write_all(self, writes: Sequence[tuple[Write, OnDone]]) -> list[int]:
         for write, on_done in writes:
             on_done(_outcome_of(write))
@@ -68,10 +64,6 @@ class _InstantWrites:
 def _outcome_of(write: Write) -> int:
     # A SET touches its key. A DEL finds nothing: only L1 had the key, and the caller counts that.
     return 1 if isinstance(write, WriteSet) else 0
-
-
-def _nothing(_: object) -> None:
-    """Ignore the outcome."""
 
 
 class _NothingBehind:

@@ -17,7 +17,7 @@ from ...engine.entries.entry import Group
 from ...engine.entries.rules import TierRules
 from ...errors import UsageError
 
-__all__ = ["HANDLE_BYTES", "KeyHandle", "LlmKey", "ToolKey", "check_owner", "is_unchanged"]
+__all__ = ["HANDLE_BYTES", "KeyHandle", "LlmKey", "ToolKey", "check_owner", "groups_of_model", "is_unchanged"]
 
 # A Struct and the text of its key; handles share everything else.
 HANDLE_BYTES: Final = 250
@@ -52,7 +52,7 @@ class KeyHandle(Struct, frozen=True, kw_only=True, eq=False, gc=False):
 class LlmKey(KeyHandle, frozen=True, kw_only=True, eq=False, gc=False):
     """The key of a request, from ``cache.llm.key(params)``; pass it instead of ``params``.
 
-    It stays the key of the request as the request was. Another cache refuses it with UsageError.
+    Later changes of ``params`` do not change the key. Another cache refuses the key with UsageError.
 
     Attributes:
         key: The key in Valkey, also ``str(...)`` of this.
@@ -73,7 +73,7 @@ class LlmKey(KeyHandle, frozen=True, kw_only=True, eq=False, gc=False):
 class ToolKey(KeyHandle, frozen=True, kw_only=True, eq=False, gc=False):
     """The key of a tool call, from ``cache.tool.key(tool, args)``; pass it instead of both.
 
-    It stays the key of the call as the args were. Another cache refuses it with UsageError.
+    Later changes of ``args`` do not change the key. Another cache refuses the key with UsageError.
 
     Attributes:
         key: The key in Valkey, also ``str(...)`` of this.
@@ -81,7 +81,7 @@ class ToolKey(KeyHandle, frozen=True, kw_only=True, eq=False, gc=False):
     """
 
     tool: str
-    # Compact JSON in the caller's order: to be stored with a result, and to call a loader with.
+    # The args as compact JSON, in the caller's order. The tier stores them with a result, and calls a loader with them.
     _args: bytes
 
     @property

@@ -20,10 +20,10 @@ from ...indexes.names import tag_groups
 from ...ttl import Ttl, check_ttl
 from ..tier import Tier
 from .entry import encode_kv
-from .key import ALL_KV, KvKey, KvKeys
+from .key import KvKey, KvKeys
 from .result import KvResult
 
-__all__ = ["ALL_KV", "KvBatchLoader", "KvLoader", "KvTier"]
+__all__ = ["KvBatchLoader", "KvLoader", "KvTier"]
 
 KvLoader: TypeAlias = Callable[[], Any] | Callable[[str], Any]
 _Batch: TypeAlias = Mapping[str, Any] | Sequence[Any]

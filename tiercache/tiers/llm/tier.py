@@ -19,13 +19,13 @@ from ...errors import UsageError
 from ...indexes.names import index_of
 from ...pricing.prices import PriceTable
 from ...ttl import Ttl
-from ..keys.key import LlmKey, groups_of_model, is_unchanged
+from ..keys.key import LlmKey, is_unchanged
 from ..tier import Tier
 from .entry import LlmEntry, encode, joined_text
 from .key import LlmKeyLookup, LlmKeys
 from .result import LlmResponse, LlmResult, check_blocks, check_tokens
 
-__all__ = ["LlmLoader", "LlmTier", "groups_of_model", "model_of"]
+__all__ = ["LlmLoader", "LlmTier", "model_of"]
 
 P = TypeVar("P", bound=Mapping[str, Any])
 

@@ -21,7 +21,7 @@ from ...engine.entries.rules import TierRules
 from ...engine.memory.fences import Fence
 from ...engine.operations.get_or_load import Loads
 from .entry import FieldValue
-from .fields import FieldKey, ThreadKeys, Threads
+from .key import FieldKey, ThreadKeys, Threads
 from .store import SessionStore
 
 __all__ = ["MemorySessions"]

@@ -28,7 +28,7 @@ from ...engine.runtime.l2 import L2
 from ...indexes.names import IndexNames
 from ...ttl import NO_EXPIRY, to_milliseconds
 from .entry import FieldValue, SessionValue
-from .fields import FieldKey, ThreadKeys, Threads
+from .key import FieldKey, ThreadKeys, Threads
 from .scripts import session_script, thread_script
 from .sliding import SlidingTtl
 from .store import SessionStore

@@ -1,4 +1,4 @@
-"""The session tier: the state of agents' threads, field by field, under the keys that ``fields`` describes.
+"""The session tier: the state of agents' threads, field by field, under the keys that ``key`` describes.
 
 A field lives for a window: the ``ttl`` of the call that set the field, else the tier's, else the cache's. This is a
 sliding TTL: each read restarts the window.
@@ -23,9 +23,9 @@ from ...ttl import NO_EXPIRY, Ttl
 from ..keys.canonical_json import compact_json
 from .active import ActiveThreads
 from .entry import FieldValue, SessionValue
-from .fields import FieldKey, Threads
 from .in_memory import MemorySessions
 from .in_valkey import ValkeySessions
+from .key import FieldKey, Threads
 from .store import SessionStore
 
 __all__ = ["SessionTier"]
