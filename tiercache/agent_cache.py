@@ -69,7 +69,7 @@ class AgentCache:
     """A cache for the workers of AI agents: L1, process memory, in front of L2, Valkey.
 
     Making a cache does no I/O and starts no task, so a module can make one at its top level. The cache opens itself at
-    its first use, or by ``open`` or ``async with``. It belongs to the event loop that uses it. When that loop is
+    its first use, or by ``open`` or ``async with``. A cache belongs to the event loop that uses it. When that loop is
     closed, and in a forked process, the cache starts again with new connections. Writes in progress when
     ``asyncio.run`` ends are finished.
 

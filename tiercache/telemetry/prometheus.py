@@ -162,10 +162,10 @@ class CacheCollector(Collector):
 
 
 class _Member:
-    """A reported cache. It holds the counters, which are small, and not the cache.
+    """A reported cache. A member holds the counters, which are small, and not the cache.
 
     Attributes:
-        counted: The last results of the cache's functions. They outlive the cache.
+        counted: The last results of the cache's functions. These results outlive the cache.
     """
 
     def __init__(self, source: CacheSource, max_labels: int) -> None:

@@ -30,7 +30,7 @@ A new generation begins in these cases:
    have been published while there was no subscription.
 2. A change whose number is not the next one. The exception is the race "published while subscribing": while this
    process is catching up, messages may carry numbers up to the position, because they were published between the
-   subscription and the question for the position. This process applies them, and they are no gap.
+   subscription and the question for the position. This process applies such messages, and treats none of them as a gap.
 3. A PONG with a higher number than the last received one: a change was numbered, but its message was not received. Its
    process may lack the right to publish, for example.
 4. A message that this version cannot read, or a tracking message without keys.

@@ -209,7 +209,7 @@ def _checked(results: object, count: int) -> list[Any]:
     """Return the results of a batch function as a list.
 
     Raises:
-        UsageError: They are not a sequence of ``count`` results.
+        UsageError: ``results`` are not a sequence of ``count`` results.
     """
     if not isinstance(results, Sequence) or isinstance(results, str | bytes | bytearray):
         raise UsageError(f"the batch loader's fn must return a list of results, not {type(results).__name__}")

@@ -41,7 +41,7 @@ class LeaseSearch:
         is_refresh: Whether the load replaces the value that Valkey may have.
 
     Attributes:
-        lookup: The newest read. It has the entry if another process has loaded the value.
+        lookup: The newest read, which has the entry if another process has loaded the value.
     """
 
     __slots__ = ("_call", "_fence", "_is_refresh", "_l2", "_runtime", "lookup")

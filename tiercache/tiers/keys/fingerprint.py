@@ -63,7 +63,7 @@ _FEW_BYTES: Final = 12_288
 
 
 def fingerprint(value: Any) -> Hashable | None:
-    """Return the fingerprint of ``value``, or None if it has none. It refers to strings of ``value``, to nothing else.
+    """Return the fingerprint of ``value``, or None if it has none. The result refers only to strings of ``value``.
 
     A tier must always use the same function of this module: ``fingerprint_of_request`` returns an exact fingerprint
     too, but often one of another form.
@@ -106,8 +106,8 @@ def fingerprint_of_request(params: Any) -> Hashable | None:
 def _of_flat_request(params: dict[Any, Any]) -> Hashable | None:
     """Return the fingerprint of a request of scalars and of lists of mappings of texts, or None if it is another one.
 
-    Only exact JSON is written here, as a test checks against ``exact_json``. This is the hot path, so that it looks at
-    types and lengths in one walk of its own.
+    Only exact JSON is written here: a test compares this function with ``exact_json``. The function is on the hot path,
+    so that it looks at types and lengths in one walk of its own.
     """
     for value in params.values():
         kind = type(value)

@@ -24,7 +24,7 @@ _LARGE_BYTES: Final = 1024
 
 
 class KnownKeys(Generic[K]):
-    """The known keys of one tier. They are exact: a key is dropped only because of the bounds.
+    """The known keys of one tier. A key is dropped only because of the bounds.
 
     Args:
         max_entries: Most known keys.

@@ -42,8 +42,8 @@ class KeyLookup(Generic[K]):
         1. The older half of the known keys may have the key.
         2. A fingerprint that is bytes is read back, and the key is made from the value that this returns. So the key
            belongs to the fingerprint, even if another thread changes the request at the same time.
-        3. Otherwise the key is made from the request. It is remembered if the request is of exact types, and still has
-           the fingerprint afterwards: then no other thread has changed the request.
+        3. Otherwise the key is made from the request. The key is remembered if the request is of exact types, and still
+           has the fingerprint afterwards: then no other thread has changed the request.
         4. A request without a fingerprint, or of other than exact types, is never remembered.
 
         Args:

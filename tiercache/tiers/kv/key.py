@@ -1,6 +1,6 @@
 """The keys of a kv tier: from the caller's key to the key in Valkey.
 
-The full key, the key in Valkey, is ``{name}:__tc:kv:{tier}:{key}``. It holds the caller's key unchanged. The name of a
+The full key, the key in Valkey, is ``{name}:__tc:kv:{tier}:{key}``, with the caller's key unchanged. The name of a
 tier has no ``:``, so the keys of two tiers cannot be equal.
 """
 

@@ -267,8 +267,8 @@ class LlmTier(Tier[LlmKey, LlmResult]):
 
         Args:
             model: The name of the model.
-            sweep: Whether to look at every llm entry in any case. This finds the entries of software that writes
-                without registering itself.
+            sweep: Whether to look at every llm entry in any case. Such a look finds the entries of software that
+                writes without registering itself.
         """
         if not isinstance(model, str):
             raise UsageError(f"model must be a str, not {type(model).__name__}")

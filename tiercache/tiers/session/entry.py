@@ -20,7 +20,7 @@ class FieldValue(NamedTuple):
         text: The value.
         expires_at: Monotonic second at which the value expires, as far as this process knows (inf: never).
         source: Where the value was found.
-        coalesced: Whether it came from a load that another caller had started.
+        coalesced: Whether the value came from a load that another caller had started.
     """
 
     text: str

@@ -161,7 +161,7 @@ class MemorySessions(SessionStore):
         runtime.fences.break_key(key.key)
 
     def _find(self, key: FieldKey) -> _Field | None:
-        """Return the field, or None if it is absent; remove it if its window has ended."""
+        """Return the field, or None if the field is absent; remove the field if its window has ended."""
         field = self._threads.get(key.thread.id, {}).get(key.field)
         if field is not None and field.expires_at <= self._engine.now():
             self._remove(key)
@@ -178,7 +178,7 @@ class MemorySessions(SessionStore):
         field.expires_at = self._engine.now() + field.window
 
     def _change(self, key: FieldKey, before: _Field | None, text: str, window: float | None) -> None:
-        """Set the field; without a ``window`` it keeps the one that it had ``before``, or gets the tier's."""
+        """Set the field. Without a ``window`` the field keeps its window ``before``, or gets the tier's window."""
         if window is None:
             lifetime = self._rules.lifetime()
             window = before.window if before is not None else math.inf if lifetime is None else lifetime

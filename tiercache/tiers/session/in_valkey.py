@@ -35,7 +35,7 @@ from .store import SessionStore
 
 __all__ = ["ValkeySessions"]
 
-# Fields in one script. This bounds the time for which the server does nothing else.
+# Fields in one script. The number bounds the time for which the server does nothing else.
 _CHUNK_COUNT: Final = 250
 
 _Send: TypeAlias = Callable[[Command], Awaitable[Any]]

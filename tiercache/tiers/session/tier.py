@@ -1,7 +1,7 @@
 """The session tier: the state of agents' threads, field by field, under the keys that ``key`` describes.
 
-A field lives for a window: the ``ttl`` of the call that set the field, else the tier's, else the cache's. This is a
-sliding TTL: each read restarts the window.
+A field lives for a window: the ``ttl`` of the call that set the field, else the tier's, else the cache's. The window is
+a sliding TTL: each read restarts it.
 """
 
 from __future__ import annotations
@@ -129,8 +129,9 @@ class SessionTier:
                 plain. Returns a str.
 
         Returns:
-            The text. A loaded text is stored, and acknowledged by Valkey, before any caller gets it. It is not stored
-            if the field is set or deleted during the load, or if it is larger than ``TierOptions.max_value_bytes``.
+            The text. A loaded text is stored, and acknowledged by Valkey, before any caller gets it. The cache does not
+            store the text if the field is set or deleted during the load, or if the text is larger than
+            ``SessionOptions.max_value_bytes``.
 
         Raises:
             TimeoutError: The load took longer than ``ResilienceOptions.load_timeout``.
@@ -174,7 +175,7 @@ class SessionTier:
         """Set the field to a JSON value, as compact text. Otherwise as ``set``."""
         await self.set(thread_id, field, compact_json(value, "value").decode(), ttl=ttl)
 
-    # Changes in one step. They keep the window of the field unless the call gives one.
+    # Changes in one step. Each change keeps the window of the field unless the call gives a window.
 
     async def append(self, thread_id: str, field: str, item: Any, *, ttl: Ttl | None = None) -> int:
         """Append a JSON value to the JSON list in the field, in one step; return the new length.
@@ -250,8 +251,8 @@ class SessionTier:
 
         Args:
             sweep: Whether to look also for fields that other software than tiercache wrote and that tiercache has not
-                read yet. This is a SCAN, whose cost grows with the number of keys on the server. It happens in any case
-                where such software is known, and where the server evicts keys.
+                read yet. The look is a SCAN, whose cost grows with the number of keys on the server. The SCAN
+                happens in any case where such software is known, and where the server evicts keys.
         """
         thread = self._threads.thread(thread_id)
         with self._engine.operation("session.get_all", thread_id=thread.id) as operation:

@@ -300,7 +300,7 @@ class ToolTier(Tier[ToolKey, ToolResult]):
 
         Args:
             tool: The name of the tool.
-            sweep: Whether to scan in any case. This finds the entries of software that writes without registering
+            sweep: Whether to scan in any case. The scan finds the entries of software that writes without registering
                 itself.
         """
         check_tool(tool)
