@@ -1,6 +1,6 @@
 """Leases: one process of all loads a key, and Valkey stores only a load that no change has overtaken.
 
-A lease is a placeholder under the key itself, ``tc:lease:{runtime}:{number}``. Any software that deletes or replaces
+A lease is a placeholder under the key itself, ``tc:lease:{origin}:{number}``. Any software that deletes or replaces
 the key ends the lease. A placeholder is neither JSON nor a value of a kv tier: every reader treats the key as absent.
 
 The key in Valkey, as its holder sees it:

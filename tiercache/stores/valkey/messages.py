@@ -3,9 +3,9 @@
     {"v":1, "s":<number or null>, "o":"<origin>", "k":[keys], "g":[[kind,value]], "f":[[kind,value]],
      "w":[keys], "d":[keys], "p":true}
 
-``v`` is the version of this form. ``s`` is the change's number in the sequence of changes. ``o`` is the process that
-announces. The other fields are those of Announcement, in its order; empty ones are left out. A message of any other
-form decodes to Unreadable; it is never ignored.
+``v`` is the version of this form. ``s`` is the change's number in the sequence of changes. ``o`` is the origin, the
+runtime that announces. The other fields are those of Announcement, in its order; empty fields are left out. A message
+of any other form decodes to Unreadable, and is never ignored.
 """
 
 from __future__ import annotations
