@@ -153,7 +153,7 @@ class AgentCache:
         """Return a cache on the Valkey at ``url``: valkey, valkeys (TLS), redis, rediss or unix.
 
         Raises:
-            UsageError: The URL cannot be parsed; it says what one looks like.
+            UsageError: The URL cannot be parsed; the message shows the form of a URL.
         """
         return cls(client_from_url(url), **options)
 

@@ -38,7 +38,8 @@ class Load:
 
     Attributes:
         call: The call that started the load.
-        flight: The callers that wait for the load; its fence says whether the value may be stored. Set by ``register``.
+        flight: The callers that wait for the load; its fence decides whether the value may be stored. ``register``
+            makes the flight.
         is_joinable: Whether other callers may join the load, and its value is stored.
         lookup: The outcome as far as it is known.
         lease: The right to store the value in Valkey, or None.

@@ -72,7 +72,7 @@ class Sample(Struct, frozen=True, tag=True):
 
 
 class Restart(Struct, frozen=True, tag=True):
-    """A restart: Valkey was down from ``began`` until ``ended``. ``forgot`` says whether it lost its data."""
+    """A restart: Valkey was down from ``began`` until ``ended``. ``forgot``: whether Valkey lost its data."""
 
     began: float
     ended: float

@@ -21,7 +21,7 @@ __all__ = ["ChaosProxy"]
 
 
 class ChaosProxy:
-    """A proxy on a free port of 127.0.0.1, from ``async with`` on. It passes all bytes until a method says otherwise.
+    """A proxy on a free port of 127.0.0.1, from ``async with`` on. It passes all bytes until a method changes that.
 
     Args:
         target: URL of the server, without TLS: ``valkey://host:port``, ``redis://host:port`` or ``unix:///path``.

@@ -15,7 +15,7 @@ __all__ = ["KeyLookup", "MakeKey"]
 
 K = TypeVar("K", bound=KeyHandle)
 
-# Makes the key of a request. The flag says whether the request is known to be exact JSON.
+# Makes the key of a request. The flag is True if the request is known to be exact JSON.
 MakeKey: TypeAlias = Callable[[Any, bool], K]
 
 
