@@ -353,18 +353,18 @@ class L1View:
         """Return whether L1 keeps an entry under ``key``, served or not."""
         return self.entry(key) is not None
 
-    def is_believed(self, key: str) -> bool:
+    def is_trusted(self, key: str) -> bool:
         """Return whether L1 keeps an entry under ``key`` that it would serve now, as far as trust goes."""
         entry = self.entry(key)
         return entry is not None and bool(self._l1.trusts(entry.began, self._now()))
 
     @property
     def trusted_until(self) -> float:
-        """The monotonic second until which every entry is believed."""
+        """The monotonic second until which every entry is trusted."""
         return float(self._l1.trusted_until)
 
     def end_trust(self) -> None:
-        """End the trust in the bus: from now on an entry is believed only for ``max_staleness`` after its read."""
+        """End the trust in L1: from now on an entry is trusted only for ``max_staleness`` after its read."""
         self._l1.trusted_until = -math.inf
 
     @property
@@ -448,7 +448,7 @@ class Internals:
         return coherence
 
     def distrust(self) -> None:
-        """Have the cache believe nothing that it keeps or loads, as after a missed announcement."""
+        """End the trust in every entry that the cache keeps or loads, as after a missed announcement."""
         self.coherence.distrust("a test")
 
     @property
@@ -460,7 +460,7 @@ class Internals:
 
     def is_lease_wanted(self, key: str) -> bool:
         """Return whether another process waits for the lease that this cache holds on ``key``."""
-        return bool(self._l2.leases._held[key].is_wanted)
+        return bool(self._l2.leases._held[key].is_awaited)
 
     @property
     def lease_waiter_count(self) -> int:
@@ -522,7 +522,7 @@ class PipeView:
     @property
     def is_room_wanted(self) -> bool:
         """Whether a store waits for room in the queue, or has been admitted and not queued yet."""
-        return bool(self._pipe._budget.is_wanted)
+        return bool(self._pipe._budget.is_awaited)
 
 
 class BatchView:

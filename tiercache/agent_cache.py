@@ -33,7 +33,8 @@ from .options import (
 )
 from .pricing.prices import ModelPrice
 from .stores.valkey.settings import Client, client_from_url
-from .tiers.kv.tier import ALL_KV, KvTier
+from .tiers.kv.key import ALL_KV
+from .tiers.kv.tier import KvTier
 from .tiers.llm.tier import LlmTier
 from .tiers.session.tier import SessionTier
 from .tiers.tool.tier import ToolTier
@@ -68,7 +69,7 @@ class AgentCache:
     """A cache for the workers of AI agents: L1, process memory, in front of L2, Valkey.
 
     Making a cache does no I/O and starts no task, so a module can make one at its top level. The cache opens itself at
-    its first use, or by ``open`` or ``async with``. It belongs to the event loop that uses it. When that loop is
+    its first use, or by ``open`` or ``async with``. A cache belongs to the event loop that uses it. When that loop is
     closed, and in a forked process, the cache starts again with new connections. Writes in progress when
     ``asyncio.run`` ends are finished.
 
@@ -152,7 +153,7 @@ class AgentCache:
         """Return a cache on the Valkey at ``url``: valkey, valkeys (TLS), redis, rediss or unix.
 
         Raises:
-            UsageError: The URL cannot be parsed; it says what one looks like.
+            UsageError: The URL cannot be parsed; the message shows the form of a URL.
         """
         return cls(client_from_url(url), **options)
 
@@ -366,7 +367,7 @@ class AgentCache:
         """Return the counts of this process since the cache was made."""
         engine = self._engine
         return LocalStats(
-            tiers={policy.tier: policy.counters.total() for policy in self._parts.policies},
+            tiers={rules.tier: rules.counters.total() for rules in self._parts.tier_rules},
             operations=engine.operations.snapshot(),
             l1_entry_count=engine.l1.entry_count,
             l1_bytes=engine.l1.size_bytes,

@@ -14,7 +14,7 @@ from .embedded import EmbeddedValkey
 from .engine.engine import Engine
 from .engine.entries.counters import CounterBook
 from .engine.entries.entry import Group
-from .engine.entries.policy import Codec, TierPolicy
+from .engine.entries.rules import Codec, TierRules
 from .engine.level2.level2 import Level2
 from .engine.runtime.options import EngineOptions
 from .engine.runtime.runtime import Server
@@ -43,11 +43,12 @@ from .telemetry import names
 from .telemetry.otel import Tracing
 from .telemetry.prometheus import CacheCollector, report
 from .telemetry.source import CacheSource
+from .tiers.keys.key import groups_of_model
 from .tiers.kv.entry import KvCodec
 from .tiers.kv.tier import KvTier
 from .tiers.llm.entry import LlmCodec, LlmEntry
 from .tiers.llm.key import LlmKeys
-from .tiers.llm.tier import LlmTier, groups_of_model, model_of
+from .tiers.llm.tier import LlmTier, model_of
 from .tiers.session.entry import SessionCodec
 from .tiers.session.tier import SessionTier
 from .tiers.tool.entry import ToolCodec
@@ -103,7 +104,7 @@ class Assembly:
     Attributes:
         engine: The levels.
         llm, tool, session: The tiers; ``kv_tier`` returns the kv tiers.
-        policies: The rules of every tier made so far.
+        tier_rules: The rules of every tier made so far.
         statistics: The statistics hash of the whole fleet.
         reindex: Makes the indexes complete.
         server: The private Valkey of an embedded cache, or None.
@@ -119,7 +120,7 @@ class Assembly:
         self._resilience = _checked(settings.resilience, "resilience", ResilienceOptions)
         telemetry = _checked(settings.telemetry, "telemetry", TelemetryOptions)
         self.server: EmbeddedValkey | None = None
-        self.policies: list[TierPolicy] = []
+        self.tier_rules: list[TierRules] = []
         self._prices = PriceTable(settings.prices, use_default=settings.use_default_prices)
         self._tool_policies = ToolPolicies(name, self._log)
         self.statistics = self.new_statistics()
@@ -173,19 +174,19 @@ class Assembly:
     def _new_tool_tier(self) -> ToolTier:
         options = _tier_options(self._settings.tool, "tool")
         codec = ToolCodec(self._compression(options, as_text=True))
-        return ToolTier(self.engine, self._policy("tool", options, codec), self._tool_policies, self._name)
+        return ToolTier(self.engine, self._new_rules("tool", options, codec), self._tool_policies, self._name)
 
     def _new_llm_tier(self) -> LlmTier:
         options = _llm_options(self._settings.llm)
         codec = LlmCodec(self._compression(options, as_text=True))
-        policy = self._policy("llm", options, codec, finish_abandoned=True, groups_of=_groups_of(options))
+        rules = self._new_rules("llm", options, codec, finish_abandoned=True, groups_of=_groups_of(options))
         keys = LlmKeys(f"{self._name}:llm:", ignore=options.ignore, transform=options.key)
-        return LlmTier(self.engine, policy, keys, self._prices, self._name)
+        return LlmTier(self.engine, rules, keys, self._prices, self._name)
 
     def _new_session_tier(self) -> SessionTier:
         options = _session_options(self._settings.session)
-        policy = self._policy("session", options, SessionCodec(), is_state=True)
-        return SessionTier(self.engine, policy, self._name, in_memory=not self._has_l2)
+        rules = self._new_rules("session", options, SessionCodec(), is_state=True)
+        return SessionTier(self.engine, rules, self._name, in_memory=not self._has_l2)
 
     def kv_tier(self, name: str, options: TierOptions | None = None) -> KvTier:
         """Return the kv tier ``name``, made now or earlier. Arguments and errors as for ``AgentCache.tier``."""
@@ -200,13 +201,13 @@ class Assembly:
             name = str.__str__(name)
             options = _tier_options(options, name)
             codec = KvCodec(self._compression(options, as_text=False))
-            made = options, KvTier(self.engine, self._policy(name, options, codec), self._name)
+            made = options, KvTier(self.engine, self._new_rules(name, options, codec), self._name)
             self._kv_tiers[name] = made
         elif options is not None and _tier_options(options, name) != made[0]:
             raise UsageError(f"the tier {name!r} has been made with other options: {made[0]}")
         return made[1]
 
-    def _policy(
+    def _new_rules(
         self,
         tier: str,
         options: TierOptions | SessionOptions,
@@ -215,9 +216,9 @@ class Assembly:
         finish_abandoned: bool = False,
         groups_of: Callable[[Any], tuple[Group, ...]] | None = None,
         is_state: bool = False,
-    ) -> TierPolicy:
+    ) -> TierRules:
         of_tier = options if isinstance(options, TierOptions) else TierOptions()
-        policy = TierPolicy(
+        rules = TierRules(
             tier=tier,
             codec=codec,
             ttl=options.ttl if options.ttl is not None else self._settings.default_ttl,
@@ -233,8 +234,8 @@ class Assembly:
             max_value_bytes=options.max_value_bytes,
             writes_behind=self._writes.mode == "behind" and tier in ("llm", "tool"),
         )
-        self.policies.append(policy)
-        return policy
+        self.tier_rules.append(rules)
+        return rules
 
     def _compression(self, options: TierOptions, *, as_text: bool) -> Compression:
         return Compression(above=options.compress_above, max_bytes=options.max_value_bytes, as_text=as_text)
@@ -247,14 +248,14 @@ class Assembly:
         return StatsHash(self._name, self._books, totals, self._log)
 
     def _books(self) -> Iterator[tuple[str, CounterBook]]:
-        for policy in self.policies:
-            if policy.tier in ("llm", "tool"):
-                yield policy.tier, policy.counters
-            elif policy.tier != "session":
-                yield "kv", policy.counters
+        for rules in self.tier_rules:
+            if rules.tier in ("llm", "tool"):
+                yield rules.tier, rules.counters
+            elif rules.tier != "session":
+                yield "kv", rules.counters
 
     def _new_source(self) -> CacheSource:
-        source = CacheSource(self._name, self.engine, self.policies, self._log)
+        source = CacheSource(self._name, self.engine, self.tier_rules, self._log)
         policies, discovery, session = self._tool_policies, self._discovery, self.session
         source.gauges[names.ACTIVE_SESSIONS.name] = lambda: session.active_count
         source.counters[names.CONFIG_REFRESH_FAILED.name] = lambda: policies.refresh_failed_count
@@ -280,21 +281,21 @@ class Assembly:
     def tool_ttl(self, tool: str) -> float | None:
         """Return the lifetime of a tool's results in seconds, or None for no expiry."""
         ttl = self.policy_ttl(tool)
-        return self._policy_of("tool").default_lifetime() if ttl is None else ttl
+        return self._rules_of("tool").default_lifetime() if ttl is None else ttl
 
     def _model_of(self, data: bytes) -> str | None:
-        return model_of(self._policy_of("llm").codec, data)
+        return model_of(self._rules_of("llm").codec, data)
 
-    def _policy_of(self, tier: str) -> TierPolicy:
-        return next(policy for policy in self.policies if policy.tier == tier)
+    def _rules_of(self, tier: str) -> TierRules:
+        return next(rules for rules in self.tier_rules if rules.tier == tier)
 
     def _describe(self) -> dict[str, Any]:
         """Return the fields of the registration that depend on the cache's options."""
         tiers: dict[str, Any] = {tier: {"enabled": True} for tier in ("llm", "tool", "session")}
-        for policy in self.policies:
-            ttl = policy.default_lifetime()
-            if policy.tier in tiers and ttl is not None:
-                tiers[policy.tier]["ttl_default"] = math.ceil(ttl)
+        for rules in self.tier_rules:
+            ttl = rules.default_lifetime()
+            if rules.tier in tiers and ttl is not None:
+                tiers[rules.tier]["ttl_default"] = math.ceil(ttl)
         return {
             "tiers": tiers,
             "has_cost_table": self._prices.has_prices,

@@ -63,8 +63,8 @@ class TierOptions(_EntryOptions):
         ttl: Lifetime in Valkey: seconds (float), a string such as ``"90s"``, ``"1h30m"``, ``"7d"``, or
             ``NO_EXPIRY``. None takes the cache's ``default_ttl``.
         l1: Whether L1 keeps the entries too.
-        l1_ttl: Longest life of a copy in L1, in seconds; None sets no limit of its own. It bounds how long a change
-            made by another process can stay unseen, so a cache without Valkey ignores it.
+        l1_ttl: Longest life of a copy in L1, in seconds; None sets no limit of its own. This option bounds how long
+            a change made by another process can stay unseen, so a cache without Valkey ignores it.
         on_abandon: The end of a load whose last waiter was cancelled: ``"cancel"`` cancels the load, ``"finish"`` lets
             it end and stores the value. None takes the tier's default: ``"finish"`` for llm, because the tokens of a
             model call are paid for, and ``"cancel"`` for the other tiers.

@@ -274,7 +274,7 @@ async def test_labels_beyond_the_limit_share_a_series(registry: CollectorRegistr
 
 async def test_label_of_a_model_that_is_not_unicode_does_not_fail_the_scrape(registry: CollectorRegistry) -> None:
     cache = AgentCache.in_memory(name="c", telemetry=on(registry))
-    cache.llm._policy.counters.of("\ud800").misses += 1
+    cache.llm._rules.counters.of("\ud800").misses += 1
     assert "?" in Scrape(registry).values_of("agent_cache_cost_saved_total", "model")
     await cache.aclose()
 
@@ -365,7 +365,7 @@ async def test_collector_hides_no_other_metrics_after_a_defect(
 ) -> None:
     prometheus_client.Counter("other", "A metric of the application.", registry=registry).inc()
     cache = await used(registry)
-    cache._parts.policies.append(None)  # type: ignore[arg-type]
+    cache._parts.tier_rules.append(None)  # type: ignore[arg-type]
     for _ in range(2):
         assert [family.name for family in Scrape(registry).families] == ["other", "other_created"]
     await cache.aclose()

@@ -27,7 +27,7 @@ from tests.seams import in_l1
 from tests.support import entry_keys, until
 from tiercache import AgentCache, TierOptions, UsageError
 from tiercache.engine.coherence.leases import is_placeholder
-from tiercache.engine.entries.policy import UndecodableError, UnreadableHereError
+from tiercache.engine.entries.rules import UndecodableError, UnreadableHereError
 from tiercache.tiers.keys.canonical_json import compact_json
 from tiercache.tiers.kv.entry import KvCodec, encode_kv
 from tiercache.tiers.llm.entry import LlmCodec, encode

@@ -1,4 +1,4 @@
-"""One call of a tier as the engine receives it: the key, the policy of the tier, the options of the call."""
+"""One call of a tier as the engine receives it: the key, the rules of the tier, the options of the call."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..errors import UsageError
 from ..ttl import Ttl
 from .entries.counters import TierCounters
 from .entries.entry import ENTRY_OVERHEAD_BYTES, Entry, Group, shared_size
-from .entries.policy import TierPolicy, Value
+from .entries.rules import TierRules, Value
 from .memory.fences import Fence
 
 __all__ = ["Call", "LoadFunction", "Loaded", "Mode", "check_mode"]
@@ -55,7 +55,7 @@ class Call(NamedTuple):
     """The subject and the options of one call.
 
     Attributes:
-        policy: The policy of the tier.
+        rules: The rules of the tier.
         key: The key in Valkey.
         groups: The groups whose invalidation overtakes the call.
         counters: The counters that count the call.
@@ -67,7 +67,7 @@ class Call(NamedTuple):
             for all of them.
     """
 
-    policy: TierPolicy
+    rules: TierRules
     key: str
     groups: tuple[Group, ...]
     counters: TierCounters
@@ -84,10 +84,10 @@ class Call(NamedTuple):
             since: Monotonic second at which ``ttl`` was known.
             began: Monotonic second at which the value is known to have been current.
         """
-        policy = self.policy
+        rules = self.rules
         expires_at = deadline = math.inf if ttl is None else since + ttl
-        if deadline > since + policy.l1_ttl:
-            deadline = since + policy.l1_ttl
+        if deadline > since + rules.l1_ttl:
+            deadline = since + rules.l1_ttl
         now = clock.monotonic()
         age = clock.wall() - value.stored_at
         stored_at = now - age if age > 0.0 else now
@@ -101,13 +101,13 @@ class Call(NamedTuple):
             began,
             expires_at,
             stored_at,
-            self.groups if policy.groups_of is None else self._groups_of(value),
+            self.groups if rules.groups_of is None else self._groups_of(value),
             # L1 never weighs an entry that it does not keep.
-            shared_size(ENTRY_OVERHEAD_BYTES + len(self.key) + value.size_bytes) if policy.l1 else 0,
+            shared_size(ENTRY_OVERHEAD_BYTES + len(self.key) + value.size_bytes) if rules.l1 else 0,
             0 if cost is None else round(cost * 1_000_000),
         )
 
     def _groups_of(self, value: Any) -> tuple[Group, ...]:
         """Return the groups of an entry that calls of several groups may share: the value's, and the call's tags."""
-        assert self.policy.groups_of is not None
-        return self.policy.groups_of(value) + tuple(group for group in self.groups if group.kind == "tag")
+        assert self.rules.groups_of is not None
+        return self.rules.groups_of(value) + tuple(group for group in self.groups if group.kind == "tag")

@@ -1,7 +1,7 @@
-"""The engine: one lookup through the levels of one cache in one process, whichever tier asks.
+"""The engine: looks up keys in the levels of one cache in one process, in the same way for every tier.
 
 Tiers pass calls (``call.Call``) with the rules of their tier; the engine knows nothing of prompts, prices, sockets or
-metrics. ``operations/`` builds loads, stores and invalidations on it.
+metrics. The modules in ``operations/`` build loads, stores and invalidations on the engine.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ class Engine:
         """Return the context in which the operation ``name`` runs.
 
         Args:
-            key: The key whose attributes the span has. Not asked for them where there is no span.
+            key: The key whose attributes the span has. Without a tracer the engine does not ask the key for them.
             attributes: Further attributes of the span.
         """
         if not self._life.is_attached:

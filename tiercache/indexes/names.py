@@ -6,7 +6,7 @@
     {name}:__tc:others                  trace: exists for a while after a process found another software's marker
 
 ``kind`` is tool, model or tag; ``%`` and ``:`` in ``value`` are percent-encoded. Entries of every tier except the
-session tier may have tags. The index of a thread is the thread's own hash (``tiers/session/fields.py``).
+session tier may have tags. The index of a thread is the thread's own hash (``tiers/session/key.py``).
 """
 
 from __future__ import annotations

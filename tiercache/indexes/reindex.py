@@ -18,9 +18,10 @@ from contextlib import aclosing
 from typing import Any, Final
 
 from ..engine.entries.entry import Group
-from ..engine.entries.policy import UnreadableHereError
+from ..engine.entries.rules import UnreadableHereError
 from ..engine.level2.breaker import GuardedLevel2
-from ..engine.level2.eviction import eviction_policy_in, takes_any
+from ..engine.level2.eviction import eviction_policy_in, evicts_any
+from ..engine.level2.replies import send
 from ..engine.level2.writes import Command
 from ..engine.operations.invalidate import is_text
 from ..errors import TierCacheError
@@ -64,7 +65,7 @@ class Reindex:
         """
         try:
             flag, info = await level2.execute([("EXISTS", self._names.flag), ("INFO", "memory")])
-            if flag != 0 or takes_any(eviction_policy_in(info)):
+            if flag != 0 or evicts_any(eviction_policy_in(info)):
                 return True
             claim = await self._claim(level2)
             give_up_at = asyncio.get_running_loop().time() + _LOOK_SECONDS
@@ -96,7 +97,7 @@ class Reindex:
                 "to read",
                 self._unreadable_count,
             )
-        elif takes_any(eviction_policy_in(info)):
+        elif evicts_any(eviction_policy_in(info)):
             self._log.warning("the indexes count as incomplete: the maxmemory-policy of Valkey may evict them")
         elif not await self._finish(level2, claim):
             self._log.warning("the indexes count as incomplete: other software uses this name")
@@ -108,15 +109,13 @@ class Reindex:
         # If the server does not report its policy, the flag stays, because nothing shows an eviction. Each operation
         # treats such a server as one that evicts.
         policy = eviction_policy_in(info)
-        if policy is not None and takes_any(policy):
+        if policy is not None and evicts_any(policy):
             await level2.execute([("DEL", self._names.flag, self._names.claims)])
 
     async def _claim(self, level2: GuardedLevel2) -> str:
         claim = secrets.token_hex(8)
         claims = self._names.claims
-        for reply in await level2.execute([("SADD", claims, claim), ("EXPIRE", claims, _CLAIM_SECONDS)]):
-            if isinstance(reply, Exception):
-                raise reply
+        await send(level2, [("SADD", claims, claim), ("EXPIRE", claims, _CLAIM_SECONDS)])
         return claim
 
     async def _finish(self, level2: GuardedLevel2, claim: str) -> bool:
@@ -130,10 +129,7 @@ class Reindex:
         pattern = f"{self._name}:[lts]*"
         cursor: Any = 0
         while True:
-            (reply,) = await level2.execute([("SCAN", cursor, "MATCH", pattern, "COUNT", _SCAN_COUNT)])
-            if isinstance(reply, Exception):
-                raise reply
-            cursor, keys = reply
+            ((cursor, keys),) = await send(level2, [("SCAN", cursor, "MATCH", pattern, "COUNT", _SCAN_COUNT)])
             yield [key for key in keys if key.startswith(self._prefixes)]
             if int(cursor) == 0:
                 return
@@ -160,7 +156,7 @@ class Reindex:
             commands.append(("ZADD", index, "NX", *pairs))
         for thread, added in fields.items():
             commands += self._index_fields(thread, added)
-        return await _sum(level2, commands) if commands else 0
+        return sum(await send(level2, commands)) if commands else 0
 
     def _index(self, kind: str, value: str) -> str:
         return index_key(self._name, Group(kind, value))
@@ -188,12 +184,3 @@ class Reindex:
             ("EVAL", note_fields_script(), 1 + len(page), windows, *(prefix + field for field in page), *page)
             for page in pages
         ]
-
-
-async def _sum(level2: GuardedLevel2, commands: Sequence[Command]) -> int:
-    total = 0
-    for reply in await level2.execute(commands):
-        if isinstance(reply, Exception):
-            raise reply
-        total += reply
-    return total

@@ -17,7 +17,7 @@ __all__ = ["MonitorService"]
 
 _SEND_SECONDS: Final = 1.0
 _BEAT_SECONDS: Final = 30.0
-_SETTLE_SECONDS: Final = 0.02
+_GATHER_SECONDS: Final = 0.02
 
 
 class Policies(Protocol):
@@ -112,7 +112,7 @@ class MonitorService:
             async with asyncio.timeout(_SEND_SECONDS):
                 await self._policies_changed.wait()
                 # One read serves several changes, and the several messages of one change.
-                await asyncio.sleep(_SETTLE_SECONDS)
+                await asyncio.sleep(_GATHER_SECONDS)
 
     async def _check_name(self, level2: GuardedLevel2) -> None:
         """Check the name if the cache could not register when it was opened."""

@@ -4,7 +4,8 @@
 ``llm:hits``, ``llm:misses``, ``tool:hits``, ``tool:misses``, for each tool ``tool:{tool}:hits`` and ``...:misses``,
 ``cost_saved_micros`` and ``tool:{tool}:cost_saved_micros``, ``session:reads`` and ``session:writes``. The fields that
 only tiercache has begin with ``tc:``. A process counts in memory and sends the increments since the last time, about
-once a second and when it closes. It sends an increment once: after a fault the hash may be too low, never too high.
+once a second and when it closes. A process sends each increment once: after a fault the hash may be too low, never too
+high.
 """
 
 from __future__ import annotations

@@ -109,11 +109,11 @@ class CacheCollector(Collector):
 
     def _add(self, member: _Member, totals: Totals) -> None:
         name = member.name
-        for policy in member.tiers:
-            tier = policy.tier
+        for rules in member.tiers:
+            tier = rules.tier
             total = TierCounters()
             shown = self._shown.setdefault((name, tier), ShownLabels(member.max_labels))
-            for label, counters in policy.counters.items():
+            for label, counters in rules.counters.items():
                 total.add(counters)
                 label = shown.label(label)
                 if tier == "tool":
@@ -162,10 +162,10 @@ class CacheCollector(Collector):
 
 
 class _Member:
-    """A reported cache. It holds the counters, which are small, and not the cache.
+    """A reported cache. A member holds the counters, which are small, and not the cache.
 
     Attributes:
-        counted: The last results of the cache's functions. They outlive the cache.
+        counted: The last results of the cache's functions. These results outlive the cache.
     """
 
     def __init__(self, source: CacheSource, max_labels: int) -> None:

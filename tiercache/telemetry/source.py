@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from ..engine.engine import Engine
-from ..engine.entries.policy import TierPolicy
+from ..engine.entries.rules import TierRules
 from ..log import CacheLog
 from . import names
 
@@ -24,7 +24,7 @@ class CacheSource:
             is reported as 0. Each part of the cache that has such a number adds its function here.
     """
 
-    def __init__(self, name: str, engine: Engine, tiers: Sequence[TierPolicy], log: CacheLog) -> None:
+    def __init__(self, name: str, engine: Engine, tiers: Sequence[TierRules], log: CacheLog) -> None:
         self.name = name
         self.tiers = tiers
         self.log = log

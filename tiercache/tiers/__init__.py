@@ -1,1 +1,1 @@
-"""The tiers: keys from arguments, entries from values and back. They import no socket and no metric library."""
+"""The tiers: keys from arguments, entries from values and back. The tiers import no socket and no metric library."""

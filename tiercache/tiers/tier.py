@@ -21,7 +21,7 @@ from ..engine.engine import Engine
 from ..engine.entries.counters import TierCounters
 from ..engine.entries.entry import Group
 from ..engine.entries.lookup import Lookup
-from ..engine.entries.policy import TierPolicy
+from ..engine.entries.rules import TierRules
 from ..engine.memory.load_limits import check_loader
 from ..engine.operations.around_change import Invalidating, Target
 from ..engine.operations.batch_loader import BatchLoader
@@ -82,12 +82,12 @@ class Tier(Generic[K, R]):
     needs_policies: ClassVar[bool] = False
     is_indexed: ClassVar[bool] = True
 
-    def __init__(self, engine: Engine, policy: TierPolicy, name: str, prefix: str) -> None:
+    def __init__(self, engine: Engine, rules: TierRules, name: str, prefix: str) -> None:
         self._engine = engine
         self._loads = Loads(engine)
         self._stores = Stores(engine)
         self._invalidations = Invalidations(engine)
-        self._policy = policy
+        self._rules = rules
         self._name = name
         self._prefix = prefix
 
@@ -103,7 +103,7 @@ class Tier(Generic[K, R]):
 
         Cancelling the call does not restore entries; some may be left in Valkey.
         """
-        return await self._remove_group("clear", GroupEntries(self._policy.group, self._prefix))
+        return await self._remove_group("clear", GroupEntries(self._rules.group, self._prefix))
 
     # Lookups and loads
 
@@ -141,7 +141,7 @@ class Tier(Generic[K, R]):
         """Look up a key that L1 has not answered in this same step."""
         engine = self._engine
         with engine.operation(f"{self.tier}.{method}", key) as operation:
-            lookup = await engine.find(Call(self._policy, key.key, key.groups, key._counters), is_l1_miss=True)
+            lookup = await engine.find(Call(self._rules, key.key, key.groups, key._counters), is_l1_miss=True)
             operation.found(lookup)
         return lookup
 
@@ -177,14 +177,14 @@ class Tier(Generic[K, R]):
     def _make_call(self, key: K, ttl: Ttl | None = None, tags: Sequence[str] = ()) -> Call:
         groups = key.groups + tag_groups(tags) if tags else key.groups
         indexes = indexes_of(self._name, groups) if tags or self.is_indexed else ()
-        return Call(self._policy, key.key, groups, key._counters, ttl, indexes)
+        return Call(self._rules, key.key, groups, key._counters, ttl, indexes)
 
     async def _explain(self, key: K) -> Explanation:
         return await Inspection(await self._engine.open(), self._make_call(key)).explain()
 
     def _may_store(self, value: object) -> bool:
         """Return whether the tier's ``store_when`` lets the cache store the loader's value."""
-        store_when = self._policy.store_when
+        store_when = self._rules.store_when
         if store_when is None:
             return True
         try:
@@ -210,7 +210,7 @@ class Tier(Generic[K, R]):
         if tags:
             # Before the operation begins: a call with a wrong argument is no operation that failed.
             tag_groups(tags)
-        self._policy.check_size(loaded.data, name)
+        self._rules.check_size(loaded.data, name)
         with self._engine.operation(f"{self.tier}.{method}", key, bytes=len(loaded.data)) as operation:
             if self.needs_policies:
                 await self._engine.open()

@@ -170,16 +170,16 @@ def test_coherence_applies_server_invalidation_to_keys_and_policies(decided: Dec
 
 
 def test_coherence_ignores_own_policy_change(decided: Decided) -> None:
-    decided.receive(None, "me", settings=True)
+    decided.receive(None, "me", policies=True)
     assert decided.policies_changed_count == 0
-    decided.receive(None, settings=True)
+    decided.receive(None, policies=True)
     assert decided.policies_changed_count == 1
 
 
 async def test_coherence_wakes_lease_waiter_on_change_and_on_release(decided: Decided) -> None:
     for wake in (
         lambda: decided.receive(int(position_of(decided.coherence)) + 1, keys=("k",)),
-        lambda: decided.receive(None, settled=("k",)),
+        lambda: decided.receive(None, ended_leases=("k",)),
         lambda: decided.coherence.apply(TrackedChange(("k",))),
         lambda: decided.coherence.distrust("no reason"),
     ):

@@ -32,7 +32,7 @@ READS: dict[str, Callable[[AgentCache], Awaitable[Any]]] = {
 }
 
 CHANGES: dict[str, tuple[Callable[[AgentCache], Awaitable[Any]], set[str], set[str]]] = {
-    # The change, the entries that it removes, and further entries that it hides until it is settled.
+    # The change, the entries that it removes, and further entries that it hides until Valkey acknowledges it.
     "kv.delete": (lambda cache: cache.kv.delete("k"), {"kv"}, set()),
     "kv.delete_many": (lambda cache: cache.kv.delete_many(["k"]), {"kv"}, set()),
     "kv.clear": (lambda cache: cache.kv.clear(), {"kv", "other kv"}, set()),

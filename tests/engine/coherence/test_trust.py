@@ -51,7 +51,7 @@ async def test_trust_lasts_while_bus_answers_and_returns_when_it_answers_again(
         first = await b.kv.get_or_load("k", Loader())
         assert first.source == "l2"
         loaded = time.monotonic()
-        await until(lambda: time.monotonic() > loaded + 0.8)  # Longer than an entry is believed without trust.
+        await until(lambda: time.monotonic() > loaded + 0.8)  # Longer than L1 serves an entry without trust.
         assert (await b.kv.get_or_load("k", Loader())).source == "l1"
         proxy.stall(lane="bus")
         await until(lambda: not b.local_stats().trusted)

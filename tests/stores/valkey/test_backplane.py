@@ -64,7 +64,7 @@ async def test_subscription_receives_an_announcement_with_number_and_origin(
     make_level2: MakeLevel2, subscription: ValkeySubscription
 ) -> None:
     groups, overtaken = (Group("tool", "a:b"),), (Group("model", "m"),)
-    announcement = Announcement(keys=("é",), groups=groups, overtaken=overtaken, settings=True)
+    announcement = Announcement(keys=("é",), groups=groups, overtaken=overtaken, policies=True)
     (number,) = await make_level2("another").apply([Announce(announcement)])
     assert await receive(subscription) == Received(announcement, "another", number)
 
@@ -72,7 +72,7 @@ async def test_subscription_receives_an_announcement_with_number_and_origin(
 async def test_subscription_receives_an_announcement_without_change_without_number(
     level2: ValkeyLevel2, subscription: ValkeySubscription
 ) -> None:
-    announcement = Announcement(wanted=("k",), settled=("l",))
+    announcement = Announcement(awaited_leases=("k",), ended_leases=("l",))
     assert await level2.apply([Announce(announcement)]) == [1]
     assert await receive(subscription) == Received(announcement, "me", None)
     assert await level2.last_number() == 0

@@ -170,7 +170,7 @@ async def test_announcement_has_a_number_only_for_a_change(level2: ValkeyLevel2,
     outcomes = await level2.apply(
         [
             Announce(Announcement(keys=("k",))),
-            Announce(Announcement(wanted=("k",))),
+            Announce(Announcement(awaited_leases=("k",))),
             Announce(Announcement(keys=("l",))),
         ]
     )

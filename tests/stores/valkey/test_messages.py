@@ -29,9 +29,9 @@ def numbered(announcement: Announcement, number: int | None, origin: str = "me")
         Announcement(keys=("a", "é", '"', "\\", "\n", "👍🏽")),
         Announcement(groups=(Group("tier", "kv"), Group("tool", "a b"))),
         Announcement(overtaken=(Group("model", "gpt-4o"),)),
-        Announcement(wanted=("k",)),
-        Announcement(settled=("k", "l")),
-        Announcement(settings=True),
+        Announcement(awaited_leases=("k",)),
+        Announcement(ended_leases=("k", "l")),
+        Announcement(policies=True),
         Announcement(),
         Announcement(("a",), (Group("tag", "t"),), (Group("tier", "x"),), ("w",), ("d",), True),
     ],
@@ -41,11 +41,11 @@ def test_announcement_keeps_every_field(announcement: Announcement) -> None:
     assert decode(numbered(announcement, number)) == Received(announcement, "me", number)
 
 
-@given(keys=KEYS, groups=GROUPS, overtaken=GROUPS, wanted=KEYS, settled=KEYS, settings=st.booleans(), origin=st.text())
+@given(keys=KEYS, groups=GROUPS, overtaken=GROUPS, awaited=KEYS, ended=KEYS, policies=st.booleans(), origin=st.text())
 def test_announcement_keeps_any_content(
-    keys: Any, groups: Any, overtaken: Any, wanted: Any, settled: Any, settings: bool, origin: str
+    keys: Any, groups: Any, overtaken: Any, awaited: Any, ended: Any, policies: bool, origin: str
 ) -> None:
-    announcement = Announcement(keys, tuple(groups), tuple(overtaken), wanted, settled, settings)
+    announcement = Announcement(keys, tuple(groups), tuple(overtaken), awaited, ended, policies)
     try:
         message = numbered(announcement, 7, origin)
     except UnicodeEncodeError:  # A lone surrogate, which no name and no key has.
@@ -72,7 +72,7 @@ def test_announcement_has_this_form_on_the_wire() -> None:
         "d": ["d"],
         "p": True,
     }
-    assert numbered(Announcement(wanted=("w",)), None) == b'{"v":1,"s":null,"o":"me","w":["w"]}'
+    assert numbered(Announcement(awaited_leases=("w",)), None) == b'{"v":1,"s":null,"o":"me","w":["w"]}'
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_announcement_has_this_form_on_the_wire() -> None:
         (Announcement(keys=("k",)), True),
         (Announcement(groups=(Group("tier", "kv"),)), True),
         (Announcement(overtaken=(Group("tier", "kv"),)), True),
-        (Announcement(wanted=("k",), settled=("k",), settings=True), False),
+        (Announcement(awaited_leases=("k",), ended_leases=("k",), policies=True), False),
         (Announcement(), False),
     ],
 )
@@ -120,8 +120,8 @@ MALFORMED: dict[str, bytes] = {
     "half a group": b'{"v":1,"s":1,"o":"x","g":[["tool"]]}',
     "a group of three": b'{"v":1,"s":1,"o":"x","g":[["tool","a","b"]]}',
     "half an overtaken group": b'{"v":1,"s":1,"o":"x","f":[["tool"]]}',
-    "wanted that is text": b'{"v":1,"s":null,"o":"x","w":"a"}',
-    "settled that is null": b'{"v":1,"s":null,"o":"x","d":null}',
+    "awaited leases that are text": b'{"v":1,"s":null,"o":"x","w":"a"}',
+    "ended leases that are null": b'{"v":1,"s":null,"o":"x","d":null}',
     "settings that are a number": b'{"v":1,"s":null,"o":"x","p":1}',
 }
 

@@ -71,7 +71,7 @@ class Child:
         raise ChildEndedError(await self._describe_end())
 
     async def stop(self) -> None:
-        """Kill the process if it still runs. It holds no resource that needs an orderly end."""
+        """Kill the process if it still runs. The process holds no resource that needs an orderly end."""
         with suppress(ProcessLookupError):
             self._process.kill()
         await self.wait_ended()

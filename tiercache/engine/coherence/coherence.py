@@ -30,7 +30,7 @@ A new generation begins in these cases:
    have been published while there was no subscription.
 2. A change whose number is not the next one. The exception is the race "published while subscribing": while this
    process is catching up, messages may carry numbers up to the position, because they were published between the
-   subscription and the question for the position. This process applies them, and they are no gap.
+   subscription and the question for the position. This process applies such messages, and treats none of them as a gap.
 3. A PONG with a higher number than the last received one: a change was numbered, but its message was not received. Its
    process may lack the right to publish, for example.
 4. A message that this version cannot read, or a tracking message without keys.
@@ -48,11 +48,11 @@ from ..level2.level2 import Position
 from ..memory.memory import Memory
 from .leases import Leases
 
-__all__ = ["Coherence", "Policies"]
+__all__ = ["Coherence", "PolicyReader"]
 
 
-class Policies(Protocol):
-    """The tool policies in Valkey, which other processes and BetterDB Monitor may change.
+class PolicyReader(Protocol):
+    """Reads the tool policies in Valkey again after other processes or BetterDB Monitor have changed them.
 
     Attributes:
         policies_key: The key of the hash in Valkey that holds the policies.
@@ -61,7 +61,7 @@ class Policies(Protocol):
     policies_key: str
 
     def policies_changed(self) -> None:
-        """Handle the news that another process may have changed the policies."""
+        """Read the policies again soon: another process may have changed them."""
         ...
 
 
@@ -70,7 +70,7 @@ class Coherence:
 
     Args:
         origin: The name of this runtime in announcements.
-        policies: Receives a call when another process may have changed a policy.
+        policies: Reads the tool policies again when another process may have changed a policy.
 
     Attributes:
         generation: Count of calls of ``distrust``.
@@ -81,7 +81,7 @@ class Coherence:
         self,
         memory: Memory,
         leases: Leases,
-        policies: Policies,
+        policies: PolicyReader,
         options: CoherenceOptions,
         *,
         origin: str,
@@ -147,11 +147,11 @@ class Coherence:
             self._l1.drop_group(group)
         for group in announcement.overtaken:
             self._fences.break_group(group)
-        for key in announcement.wanted:
-            self._leases.note_wanted(key)
-        for key in announcement.settled:
+        for key in announcement.awaited_leases:
+            self._leases.note_awaited(key)
+        for key in announcement.ended_leases:
             self._leases.wake(key)
-        if announcement.settings:
+        if announcement.policies:
             self._policies.policies_changed()
 
     def _drop(self, key: str) -> None:

@@ -1,6 +1,6 @@
 """Leases: one process of all loads a key, and Valkey stores only a load that no change has overtaken.
 
-A lease is a placeholder under the key itself, ``tc:lease:{runtime}:{number}``. Any software that deletes or replaces
+A lease is a placeholder under the key itself, ``tc:lease:{origin}:{number}``. Any software that deletes or replaces
 the key ends the lease. A placeholder is neither JSON nor a value of a kv tier: every reader treats the key as absent.
 
 The key in Valkey, as its holder sees it:
@@ -37,7 +37,7 @@ The same key, as a waiter sees it (the loop is in ``operations.load``):
                                                                 │   another placeholder: load without a lease
                                                                 │   ``lease_wait`` over: load without a lease
 
-The wait ends with a message that the lease has ended (``settled``), a change of the key, or a poll. The races:
+The wait ends with a message that the lease has ended, with a change of the key, or with a poll. The races:
 
 - "Lost answer": Valkey puts the placeholder there, and the answer is lost. No process would load until ``ttl`` passes.
   A Release is queued at once; if the Release is lost too, the placeholder is an orphan, and a load takes it over.
@@ -84,16 +84,16 @@ class Lease:
     Attributes:
         holds: The bytes that the key must still hold when the value is stored; None: the key may hold anything, because
             it held a type other than a string.
-        is_wanted: Whether another process waits for the end of the lease.
+        is_awaited: Whether another process waits for the end of the lease.
         load: The load that has the lease, as a node of the wait-for graph; None for a lease on a value.
     """
 
-    __slots__ = ("_renewal", "holds", "is_wanted", "key", "load")
+    __slots__ = ("_renewal", "holds", "is_awaited", "key", "load")
 
     def __init__(self, key: str, holds: bytes | None) -> None:
         self.key = key
         self.holds = holds
-        self.is_wanted = False
+        self.is_awaited = False
         self.load: WaitNode | None = None
         self._renewal: asyncio.TimerHandle | None = None
 
@@ -172,13 +172,13 @@ class Leases:
             raise outcome
         return self._hold(key, write.value) if outcome else None
 
-    async def take_many(self, wanted: list[tuple[str, tuple[str, ...]]]) -> list[Lease | None]:
+    async def take_many(self, keys: list[tuple[str, tuple[str, ...]]]) -> list[Lease | None]:
         """Take the leases on several keys, each with its indexes.
 
         Returns:
             For each key its lease, or None if another load holds the lease, or Valkey refused or did not answer.
         """
-        writes = [TakeLease(key, self._new_placeholder(), self._ttl, indexes) for key, indexes in wanted]
+        writes = [TakeLease(key, self._new_placeholder(), self._ttl, indexes) for key, indexes in keys]
         outcomes = await self._outcomes_of_takes(writes)
         return [self._from_outcome(write, outcome) for write, outcome in zip(writes, outcomes, strict=True)]
 
@@ -201,10 +201,10 @@ class Leases:
 
     async def _outcomes_of_takes(self, writes: Sequence[TakeLease | WriteSet]) -> list[Any]:
         """Queue ``writes``, which take leases; return their outcomes. A cancellation gives all the leases back."""
-        is_wanted = True
+        is_caller_waiting = True
 
         def answered(write: TakeLease | WriteSet, outcome: Any) -> None:
-            if not is_wanted:
+            if not is_caller_waiting:
                 self._give_back(write, outcome)
             elif isinstance(outcome, L2UnavailableError):
                 # The race "lost answer": the placeholder may be there, and no process would load until its ttl ends.
@@ -216,7 +216,7 @@ class Leases:
         try:
             return await asyncio.gather(*futures, return_exceptions=True)
         except asyncio.CancelledError:
-            is_wanted = False
+            is_caller_waiting = False
             for write, future in zip(writes, futures, strict=True):
                 # The race "cancelled while taking": this answer arrived just before the cancellation, in the same step.
                 # For later answers ``answered`` gives the lease back.
@@ -261,7 +261,7 @@ class Leases:
         """
 
         def filled(outcome: Any) -> None:
-            self._settle(lease)
+            self._ended(lease)
             on_done(outcome)
 
         # If the fill replaces a value, other processes may have that value in L1: the fill must be announced.
@@ -278,27 +278,27 @@ class Leases:
         if lease.is_placeholder:
             lease.end()
             assert lease.holds is not None
-            self._pipe.post(Release(lease.key, lease.holds), lambda _: self._settle(lease))
+            self._pipe.post(Release(lease.key, lease.holds), lambda _: self._ended(lease))
 
-    def _settle(self, lease: Lease) -> None:
+    def _ended(self, lease: Lease) -> None:
         if self._held.get(lease.key) is lease:
             del self._held[lease.key]
         self.wake(lease.key)
-        if lease.is_wanted:
-            self._pipe.post(Announce(Announcement(settled=(lease.key,))))
+        if lease.is_awaited:
+            self._pipe.post(Announce(Announcement(ended_leases=(lease.key,))))
 
-    def note_wanted(self, key: str) -> None:
+    def note_awaited(self, key: str) -> None:
         """Record that another process waits for the lease on ``key``, if this process holds that lease."""
         lease = self._held.get(key)
         if lease is not None:
-            lease.is_wanted = True
+            lease.is_awaited = True
 
     # Waiting
 
     def ask(self, key: str) -> None:
         """Ask the process that holds the lease on ``key`` for a message when the lease ends."""
         if key not in self._held:
-            self._pipe.post(Announce(Announcement(wanted=(key,))))
+            self._pipe.post(Announce(Announcement(awaited_leases=(key,))))
 
     async def wait(self, key: str, timeout: float) -> None:
         """Wait until ``wake`` is called for ``key``, at most ``timeout`` seconds."""

@@ -85,14 +85,14 @@ class PendingInvalidations:
             self._covering_all.add(group)
         self._start()
 
-    def settle_group(self, group: Group) -> None:
+    def acknowledge_group(self, group: Group) -> None:
         """Record that the invalidation of ``group`` was acknowledged."""
         self._groups.pop(group, None)
         self._covering_all.discard(group)
 
     def _start(self) -> None:
         if self._task is None and not self._is_closed:
-            self._task = asyncio.get_running_loop().create_task(self._repeat(), name="tiercache-unsettled")
+            self._task = asyncio.get_running_loop().create_task(self._repeat(), name="tiercache-pending")
 
     async def _repeat(self) -> None:
         is_refused = False
@@ -111,14 +111,14 @@ class PendingInvalidations:
             self._task = None
 
     async def _repeat_all(self) -> None:
-        # A key with an explicit write in flight is left out: that write settles the key, and a delete behind a store
-        # would remove the stored value.
+        # A key with an explicit write in flight is left out: the outcome of that write decides whether the key stays
+        # pending, and a delete behind a store would remove the stored value.
         while page := tuple(islice((key for key in self._keys if not self._pipe.is_changing(key)), _PAGE_COUNT)):
             await self._pipe.write(Delete(page, announced=True))
             self.note(page, 0)
         for group, repeat in list(self._groups.items()):
             await repeat()
-            self.settle_group(group)
+            self.acknowledge_group(group)
 
     async def aclose(self) -> None:
         """Stop repeating; the pending invalidations are given up."""

@@ -13,7 +13,7 @@ __all__ = ["HasAttributes", "Operation", "OperationLog", "Span", "Tracer"]
 
 
 class HasAttributes(Protocol):
-    """The key of an operation: it knows the attributes of its spans."""
+    """The key of an operation, with the attributes of the operation's spans."""
 
     @property
     def attributes(self) -> dict[str, object]: ...
@@ -88,7 +88,7 @@ class Operation:
     def set(self, name: str, value: object) -> None:
         """Set an attribute of the operation's span, if there is a span; telemetry/names.py lists the attributes."""
 
-    def found(self, found: Lookup) -> None:
+    def found(self, lookup: Lookup) -> None:
         """Set the outcome of a lookup in the span, if there is a span."""
 
     def __enter__(self) -> Self:
@@ -124,9 +124,9 @@ class _TracedOperation(Operation):
         if self._span is not None:
             self._span.set({name: value})
 
-    def found(self, found: Lookup) -> None:
+    def found(self, lookup: Lookup) -> None:
         if self._span is not None:
-            self._span.set({"hit": found.is_hit, "source": found.source, "coalesced": found.coalesced})
+            self._span.set({"hit": lookup.is_hit, "source": lookup.source, "coalesced": lookup.coalesced})
 
     def __enter__(self) -> Self:
         super().__enter__()

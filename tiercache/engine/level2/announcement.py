@@ -18,17 +18,17 @@ class Announcement:
         keys: Keys whose values were replaced or removed.
         groups: Groups whose entries were removed.
         overtaken: Groups whose reads and loads in progress are overtaken; their entries stay.
-        wanted: Keys for whose leases a load waits.
-        settled: Keys whose leases have ended, with or without a value.
-        settings: Whether settings in Valkey (the tool policies) were changed.
+        awaited_leases: Keys for whose leases a load waits.
+        ended_leases: Keys whose leases have ended, with or without a value.
+        policies: Whether the tool policies in Valkey were changed.
     """
 
     keys: tuple[str, ...] = ()
     groups: tuple[Group, ...] = ()
     overtaken: tuple[Group, ...] = ()
-    wanted: tuple[str, ...] = ()
-    settled: tuple[str, ...] = ()
-    settings: bool = False
+    awaited_leases: tuple[str, ...] = ()
+    ended_leases: tuple[str, ...] = ()
+    policies: bool = False
 
     @property
     def is_change(self) -> bool:

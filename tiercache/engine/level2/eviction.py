@@ -13,7 +13,7 @@ from typing import Final
 
 from .breaker import GuardedLevel2
 
-__all__ = ["Eviction", "eviction_policy_in", "takes_any"]
+__all__ = ["Eviction", "eviction_policy_in", "evicts_any"]
 
 # Seconds for which an answer counts. People change the server's policy by hand, and seldom.
 _ANSWER_SECONDS: Final = 30.0
@@ -25,7 +25,7 @@ def eviction_policy_in(info: object) -> str | None:
     return None if found is None else found[1].decode()
 
 
-def takes_any(policy: str | None) -> bool:
+def evicts_any(policy: str | None) -> bool:
     """Return whether a server with this policy may evict keys without an expiry; True if the policy is unknown."""
     return policy is None or policy.startswith("allkeys-")
 
@@ -45,7 +45,7 @@ class Eviction:
         Raises:
             L2UnavailableError: The server did not answer.
         """
-        return takes_any(await self._current_policy())
+        return evicts_any(await self._current_policy())
 
     async def may_evict_expiring(self) -> bool:
         """Return whether the server may evict keys with an expiry. Otherwise as ``may_evict_any``."""

@@ -46,7 +46,7 @@ class QueueBudget:
         self._waiting: deque[_Waiter] = deque()
 
     @property
-    def is_wanted(self) -> bool:
+    def is_awaited(self) -> bool:
         """Whether a store waits for room, or was admitted and is about to queue its write."""
         return bool(self._waiting or self._admitted_bytes)
 

@@ -8,11 +8,15 @@ from typing import Any
 
 from .writes import Write, WriteSet
 
-__all__ = ["OnDone", "QueuedWrite"]
+__all__ = ["OnDone", "QueuedWrite", "ignore_outcome"]
 
 # Receives the outcome of a write: the count of keys touched, the reply to a Run, or the error. The write pipe calls the
 # function in the step in which the outcome is known, before any waiter of the write runs.
 OnDone = Callable[[Any], object]
+
+
+def ignore_outcome(_: object) -> None:
+    """Ignore the outcome of a write: an ``OnDone`` for a write whose outcome another part handles."""
 
 
 class QueuedWrite:
@@ -25,11 +29,11 @@ class QueuedWrite:
         on_done: Receives the outcome, or None.
         future: The future of the caller that waits for the outcome, or None.
         answered: The future of a ``flush`` that waits for this write, or None.
-        later: Later stores of the same key that gave up their own places in the queue, or None. ``write`` is sent for
-            all of them, and all get its outcome.
+        absorbed: Later stores of the same key that gave up their own places in the queue, or None. ``write`` is sent
+            for this store and for all of them, and all get its outcome.
     """
 
-    __slots__ = ("answered", "future", "is_behind", "is_explicit", "keys", "later", "on_done", "size_bytes", "write")
+    __slots__ = ("absorbed", "answered", "future", "is_behind", "is_explicit", "keys", "on_done", "size_bytes", "write")
 
     def __init__(
         self,
@@ -48,22 +52,22 @@ class QueuedWrite:
         self.on_done = on_done
         self.future = future
         self.answered: asyncio.Future[None] | None = None
-        self.later: list[QueuedWrite] | None = None
+        self.absorbed: list[QueuedWrite] | None = None
 
     def absorb(self, later: QueuedWrite, write: WriteSet) -> None:
         """Send ``write`` at this place in the queue, for this store and for ``later``."""
         self.write = write
-        if self.later is None:
-            self.later = []
-        self.later.append(later)
+        if self.absorbed is None:
+            self.absorbed = []
+        self.absorbed.append(later)
 
     def finish(self, outcome: Any) -> None:
-        """Hand the outcome to ``on_done``, then to a waiting ``flush``, to the caller, and to the ``later`` stores."""
+        """Hand the outcome to ``on_done``, to a waiting ``flush``, to the caller, and to the ``absorbed`` stores."""
         try:
             if self.on_done is not None:
                 self.on_done(outcome)
         finally:
-            # Also where ``on_done`` raises by a defect: otherwise the caller would wait for ever.
+            # Also where ``on_done`` raises by a defect: otherwise the caller would wait forever.
             if self.answered is not None and not self.answered.done():
                 self.answered.set_result(None)
             if self.future is not None and not self.future.done():
@@ -71,5 +75,5 @@ class QueuedWrite:
                     self.future.set_exception(outcome)
                 else:
                     self.future.set_result(outcome)
-            for queued in self.later or ():
+            for queued in self.absorbed or ():
                 queued.finish(outcome)

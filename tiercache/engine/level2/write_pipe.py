@@ -181,7 +181,7 @@ class WritePipe:
         """Send all queued writes for at most ``timeout`` seconds, then fail the writes that are left."""
         try:
             async with asyncio.timeout(timeout):
-                while self._queue or self._budget.is_wanted:
+                while self._queue or self._budget.is_awaited:
                     # The sleep lets the stores that were admitted to the queue queue their writes.
                     await (self.flush() if self._queue else asyncio.sleep(0))
         except TimeoutError:
@@ -201,7 +201,7 @@ class WritePipe:
 
     @property
     def queued_bytes(self) -> int:
-        """Bytes of these writes."""
+        """Bytes of the writes that ``queued_count`` counts."""
         return self._budget.used_bytes
 
     def _append(self, queued: QueuedWrite) -> None:
@@ -333,8 +333,8 @@ class WritePipe:
             _count_down(self._in_flight, key)
             if queued.is_explicit:
                 _count_down(self._explicit, key)
-        if queued.later is not None:
-            for later in queued.later:
+        if queued.absorbed is not None:
+            for later in queued.absorbed:
                 self._forget(later)
         # A store that failed unsent (case 9): no later store may take its place any more.
         self._unsent_stores.remove(queued)

@@ -11,6 +11,31 @@ from .announcement import Announcement
 __all__ = ["Announce", "Command", "Delete", "Release", "Run", "TakeLease", "Track", "Write", "WriteResult", "WriteSet"]
 
 
+class _KeepsValues(Struct, frozen=True, gc=False):
+    """A write that changes no value. A placeholder is no value."""
+
+    @property
+    def keys(self) -> tuple[str | bytes, ...]:
+        """The keys whose values the write changes: none."""
+        return ()
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes that the write takes in the queue."""
+        return 0
+
+
+class _OfPlaceholder(_KeepsValues, frozen=True, gc=False):
+    """A write that puts or removes the placeholder of one key."""
+
+    key: str
+    placeholder: bytes
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self.key) + len(self.placeholder)
+
+
 class WriteSet(Struct, frozen=True, gc=False):
     """Write ``value`` under ``key`` for ``ttl`` seconds (None: no expiry).
 
@@ -30,7 +55,7 @@ class WriteSet(Struct, frozen=True, gc=False):
 
     @property
     def keys(self) -> tuple[str | bytes, ...]:
-        """The keys that the write changes."""
+        """The keys whose values the write changes."""
         return (self.key,)
 
     @property
@@ -58,7 +83,7 @@ class Delete(Struct, frozen=True, gc=False):
         return sum(map(len, self.keys))
 
 
-class TakeLease(Struct, frozen=True, gc=False):
+class TakeLease(_OfPlaceholder, frozen=True, gc=False):
     """Put ``placeholder`` under ``key`` for ``ttl`` seconds if the key is empty.
 
     The result is None if the placeholder was put there; else the bytes under the key, or ``NO_STRING`` if the key holds
@@ -68,42 +93,17 @@ class TakeLease(Struct, frozen=True, gc=False):
         indexes: As for WriteSet. By them the invalidation of a group also finds the loads in progress.
     """
 
-    key: str
-    placeholder: bytes
     ttl: float
     indexes: tuple[str, ...] = ()
 
     NO_STRING = b""
 
-    @property
-    def keys(self) -> tuple[str | bytes, ...]:
-        """The keys whose values the write changes: none, because a placeholder is no value."""
-        return ()
 
-    @property
-    def size_bytes(self) -> int:
-        """Bytes that the write takes in the queue."""
-        return len(self.key) + len(self.placeholder)
-
-
-class Release(Struct, frozen=True, gc=False):
+class Release(_OfPlaceholder, frozen=True, gc=False):
     """Delete ``key`` if it holds ``placeholder``."""
 
-    key: str
-    placeholder: bytes
 
-    @property
-    def keys(self) -> tuple[str | bytes, ...]:
-        """The keys whose values the write changes: none, as for TakeLease."""
-        return ()
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes that the write takes in the queue."""
-        return len(self.key) + len(self.placeholder)
-
-
-class Announce(Struct, frozen=True, gc=False):
+class Announce(_KeepsValues, frozen=True, gc=False):
     """Publish ``announcement`` to the other processes.
 
     The result is the number of the change or, for an announcement that is no change, the count of subscribers.
@@ -112,18 +112,12 @@ class Announce(Struct, frozen=True, gc=False):
     announcement: Announcement
 
     @property
-    def keys(self) -> tuple[str | bytes, ...]:
-        """The keys that the write changes: none."""
-        return ()
-
-    @property
     def size_bytes(self) -> int:
-        """Bytes that the write takes in the queue."""
         announcement = self.announcement
-        return sum(map(len, (*announcement.keys, *announcement.wanted, *announcement.settled)))
+        return sum(map(len, (*announcement.keys, *announcement.awaited_leases, *announcement.ended_leases)))
 
 
-class Track(Struct, frozen=True, gc=False):
+class Track(_KeepsValues, frozen=True, gc=False):
     """Turn on tracking, if it is off: the server then sends the changes of other clients to a subscription.
 
     The result is a number, or L2CommandError if the server refuses. A new number means that tracking was off for a
@@ -134,16 +128,6 @@ class Track(Struct, frozen=True, gc=False):
     """
 
     subscriber: int
-
-    @property
-    def keys(self) -> tuple[str | bytes, ...]:
-        """The keys that the write changes: none."""
-        return ()
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes that the write takes in the queue."""
-        return 0
 
 
 # A command and its arguments, as redis-cli takes them: ("HINCRBY", key, field, 1).

@@ -112,7 +112,7 @@ class Fences:
         self.close(fence)
 
     def renew(self, fence: Fence) -> None:
-        """Make ``fence`` as good as a fence opened now: nothing has been read or loaded under ``fence`` yet."""
+        """Open ``fence`` again, as if it were opened now: nothing has been read or loaded under ``fence`` yet."""
         fences = self._open.get(fence.key, [])
         if fence in fences:
             # To the end: the list is in the order of opening.
@@ -163,7 +163,7 @@ class Fences:
 
     @contextmanager
     def barred(self, keys_and_groups: Sequence[str | Group]) -> Iterator[None]:
-        """While the block runs, let nothing be stored under these keys, nor under keys of these groups."""
+        """While the block runs, let nothing be stored under these keys and under the keys of these groups."""
         # A Counter: blocks for the same key may overlap, and the key is barred until the last block ends.
         self._barred.update(keys_and_groups)
         try:

@@ -36,8 +36,8 @@ Before a caller waits for a flight, ``depends_on`` follows the edges from that f
 
 1. The caller is no loader: the caller cannot be in a cycle, and joins.
 2. The flight does not depend on the caller's node: the caller joins, and ``waiting_for`` adds the edge.
-3. The flight depends on the caller's node: the caller does not join. It loads privately, for itself alone, and that
-   value is stored nowhere.
+3. The flight depends on the caller's node: the caller does not join. The caller loads privately, for itself alone,
+   and the cache stores that value nowhere.
 
 The flights of one ``get_or_load_many`` share one task: they count as one node, the node of their leader. A load that
 waits for the lease of another load of this process adds an edge to that load, too.
@@ -155,8 +155,8 @@ class Flight(WaitNode):
     def join(self) -> asyncio.Future[Any]:
         """Add a waiter and return its future.
 
-        The caller must await the future in the same step, and then pass it to ``leave``, however the wait ends. Callers
-        that may be loaders call ``wait`` instead, which also adds the edge to the wait-for graph.
+        The caller must await the future in the same step, and then pass it to ``leave``, also if the wait fails.
+        Callers that may be loaders call ``wait`` instead, which also adds the edge to the wait-for graph.
         """
         # Each waiter has a future of its own, and no waiter shields a shared future: if a waiter has left and the load
         # then raises, a shield reports that exception as unhandled.

@@ -1,6 +1,6 @@
 """Load limits: check a caller's loader, and run loads within ``load_timeout`` and ``max_loads``.
 
-Each outermost load holds one slot of ``max_loads`` while it runs. Two situations could otherwise block for ever:
+Each outermost load holds one slot of ``max_loads`` while it runs. Two situations could otherwise block forever:
 
 1. A loader calls the cache again. The inner load takes no slot of its own: if every slot belonged to an outer load that
    waits for an inner load, no slot would ever become free.
@@ -22,7 +22,7 @@ from ...errors import UsageError
 from ...options import ResilienceOptions
 from ..entries.counters import TierCounters
 
-__all__ = ["LoadLimits", "check_loader", "takes_any", "takes_argument"]
+__all__ = ["LoadLimits", "accepts_arguments", "check_loader", "requires_argument"]
 
 T = TypeVar("T")
 
@@ -42,7 +42,7 @@ def check_loader(loader: object) -> None:
         raise UsageError(f"loader must be a function, async or plain, not {type(loader).__name__}")
 
 
-def takes_argument(loader: Callable[..., Any]) -> bool:
+def requires_argument(loader: Callable[..., Any]) -> bool:
     """Return whether ``loader`` has a required positional parameter.
 
     Raises:
@@ -64,8 +64,8 @@ def takes_argument(loader: Callable[..., Any]) -> bool:
     return bool(required)
 
 
-def takes_any(loader: Callable[..., Any]) -> bool:
-    """Return whether ``loader`` accepts any argument; True if its signature is unknown."""
+def accepts_arguments(loader: Callable[..., Any]) -> bool:
+    """Return whether ``loader`` has a parameter, required or not; True if its signature is unknown."""
     if _is_plain_function(loader):
         code = loader.__code__
         return bool(code.co_argcount or code.co_kwonlyargcount or code.co_flags & _VARIADIC)
@@ -76,7 +76,7 @@ def takes_any(loader: Callable[..., Any]) -> bool:
 
 
 def _is_plain_function(loader: object) -> TypeGuard[FunctionType]:
-    """Return whether the code object of ``loader`` says all of its parameters: 20 times as fast as ``signature``."""
+    """Return whether the code object of ``loader`` shows all parameters; it is 20 times as fast as ``signature``."""
     return type(loader) is FunctionType and not loader.__dict__
 
 

@@ -49,8 +49,8 @@ _LONGEST_WINDOW: Final = 86_400
 class BatchLoader:
     """A loader that collects its calls, and answers them by one call of a function.
 
-    A tier's ``batch_loader`` returns it, for the ``get_or_load`` of the same tier. It may be made before there is an
-    event loop, and used on one loop after another.
+    The ``batch_loader`` of a tier returns a batch loader for the ``get_or_load`` of the same tier. A batch loader may
+    be made before there is an event loop, and used on one loop after another.
 
     Args:
         fn: The function, async or plain.
@@ -209,7 +209,7 @@ def _checked(results: object, count: int) -> list[Any]:
     """Return the results of a batch function as a list.
 
     Raises:
-        UsageError: They are not a sequence of ``count`` results.
+        UsageError: ``results`` are not a sequence of ``count`` results.
     """
     if not isinstance(results, Sequence) or isinstance(results, str | bytes | bytearray):
         raise UsageError(f"the batch loader's fn must return a list of results, not {type(results).__name__}")

@@ -81,7 +81,7 @@ class GroupChange(Change, eq=False):
         overtakes: The group of the calls whose reads and loads in progress store nothing any more, or None for
             ``group`` itself.
         repeat: Does the change again until Valkey acknowledges it, or None if the caller must repeat it.
-        hides_everything: Whether any key may belong to the group, as with a tag: then this process reads no key from
+        covers_everything: Whether any key may belong to the group, as with a tag: then this process reads no key from
             Valkey until the change is acknowledged.
     """
 
@@ -97,7 +97,7 @@ class GroupChange(Change, eq=False):
         self._drop()
         pending, overtaken = self.runtime.l2.pending, self.overtakes or self.group
         if not isinstance(outcome, BaseException):
-            pending.settle_group(overtaken)
+            pending.acknowledge_group(overtaken)
         elif isinstance(outcome, L2UnavailableError) and self.repeat is not None:
             pending.note_group(overtaken, self.repeat, covers_everything=self.covers_everything)
 

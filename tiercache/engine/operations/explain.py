@@ -9,7 +9,7 @@ from typing import Final, Literal, TypeAlias
 from ...errors import L2UnavailableError
 from ..call import Call
 from ..coherence.leases import holder_of, is_placeholder
-from ..entries.policy import UndecodableError
+from ..entries.rules import UndecodableError
 from ..runtime.l2 import L2
 from ..runtime.no_l2 import NoL2
 from ..runtime.runtime import Runtime
@@ -19,14 +19,14 @@ __all__ = ["Explanation", "Inspection"]
 L1State: TypeAlias = Literal["hit", "absent", "expired", "untrusted", "off"]
 L2State: TypeAlias = Literal["hit", "absent", "queued", "leased", "undecodable", "unsettled", "unavailable", "off"]
 
-_L1_SAYS: Final[dict[L1State, str]] = {
+_L1_TEXTS: Final[dict[L1State, str]] = {
     "hit": "process memory has it",
     "absent": "process memory does not have it",
     "expired": "process memory has kept it for as long as it may",
     "untrusted": "process memory has it, and cannot know whether it is current: Valkey has not confirmed it in time",
     "off": "this tier is not kept in process memory",
 }
-_L2_SAYS: Final[dict[L2State, str]] = {
+_L2_TEXTS: Final[dict[L2State, str]] = {
     "hit": "Valkey has it",
     "absent": "Valkey does not have it",
     "queued": "a store of it is on its way to Valkey",
@@ -76,7 +76,7 @@ class Explanation:
 
     def __str__(self) -> str:
         outcome = "would miss" if self.source is None else f"would be answered from {self.source}"
-        return f"{self.key} {outcome}: {_L1_SAYS[self.l1]}; {_L2_SAYS[self.l2]}."
+        return f"{self.key} {outcome}: {_L1_TEXTS[self.l1]}; {_L2_TEXTS[self.l2]}."
 
 
 class Inspection:
@@ -133,10 +133,10 @@ class Inspection:
         life = math.inf if stored.ttl is None else stored.ttl
         if stored.value is None:
             return "undecodable", life, None
-        if not call.policy.is_state and is_placeholder(stored.value):
+        if not call.rules.is_state and is_placeholder(stored.value):
             return "leased", None, stored.value
         try:
-            call.policy.codec.decode(stored.value)
+            call.rules.codec.decode(stored.value)
         except UndecodableError:
             return "undecodable", life, None
         return "hit", life, None
@@ -144,7 +144,7 @@ class Inspection:
     def _l1_state(self, now: float) -> L1State:
         l1, call = self._runtime.l1, self._call
         entry = l1.peek(call.key)
-        if not call.policy.l1:
+        if not call.rules.l1:
             return "off"
         if entry is None:
             return "absent"

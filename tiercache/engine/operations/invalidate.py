@@ -14,7 +14,7 @@ from ..engine import Engine
 from ..entries.entry import Group
 from ..level2.announcement import Announcement
 from ..level2.breaker import GuardedLevel2
-from ..level2.queued_write import OnDone
+from ..level2.queued_write import OnDone, ignore_outcome
 from ..level2.write_pipe import WritePipe
 from ..level2.writes import Announce, Command, Delete
 from ..runtime.l2 import L2
@@ -33,7 +33,8 @@ class Index(NamedTuple):
 
     Attributes:
         key: The key of the sorted set.
-        question: The command that replies 1 if the index has the keys of every entry, whichever software wrote them.
+        question: The command that replies 1 if the index has the keys of all entries, also of the entries that other
+            software wrote.
     """
 
     key: str
@@ -181,7 +182,7 @@ class _Removal:
 
     async def finish(self, announcement: Announcement) -> int:
         """Return, once every delete is done and announced, how many values were deleted."""
-        announce: tuple[Any, OnDone] = (Announce(announcement), _nothing)
+        announce: tuple[Any, OnDone] = (Announce(announcement), ignore_outcome)
         if self._last is None:
             await self._pipe.write_all([announce])
         else:
@@ -200,10 +201,6 @@ def _begun(delete: Delete, changes: Sequence[KeyChange]) -> tuple[Any, OnDone]:
             change.done(outcome)
 
     return delete, done
-
-
-def _nothing(_: object) -> None:
-    """Ignore the outcome."""
 
 
 class _Members:

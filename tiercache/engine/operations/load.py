@@ -26,7 +26,7 @@ from ..runtime.no_l2 import NoL2
 from ..runtime.reads import MISS
 from ..runtime.runtime import Runtime
 from .change import KeyChange
-from .lease_wait import LeaseSearch
+from .lease_search import LeaseSearch
 
 __all__ = ["Load"]
 
@@ -39,7 +39,8 @@ class Load:
 
     Attributes:
         call: The call that started the load.
-        flight: The callers that wait for the load; its fence says whether the value may be stored. Set by ``register``.
+        flight: The callers that wait for the load; its fence decides whether the value may be stored. ``register``
+            makes the flight.
         is_joinable: Whether other callers may join the load, and its value is stored.
         lookup: The outcome as far as it is known.
         lease: The right to store the value in Valkey, or None.
@@ -95,7 +96,7 @@ class Load:
         """Load for one caller, in the caller's own task; store nothing."""
         runtime, call = self._runtime, self.call
         loaded = await runtime.load_limits.call(function, call.counters, is_batched=call.is_batched)
-        lifetime = call.policy.lifetime(loaded.ttl, call.ttl)
+        lifetime = call.rules.lifetime(loaded.ttl, call.ttl)
         now = runtime.now()
         return Lookup(call.entry(loaded.value, lifetime, runtime.clock, since=now, began=now), "loader")
 
@@ -107,7 +108,7 @@ class Load:
         """
         runtime, call = self._runtime, self.call
         fence = runtime.fences.open(call.key, call.groups)
-        self.flight = Flight(fence, finishes=call.policy.finish_abandoned, leader=leader)
+        self.flight = Flight(fence, finishes=call.rules.finish_abandoned, leader=leader)
         if is_shared:
             runtime.flights.add(self.flight)
 
@@ -145,7 +146,7 @@ class Load:
             self.give_up()
             raise
         if call.fill is not None:
-            if call.policy.takes(loaded.data):
+            if call.rules.takes(loaded.data):
                 await call.fill(self.flight.fence, entry)
             else:
                 call.counters.too_large += 1
@@ -153,10 +154,10 @@ class Load:
     # The lease
 
     def may_lease(self) -> bool:
-        """Return whether to take a lease: not while Valkey is unavailable, nor where nothing may be stored."""
+        """Return whether to take a lease: not while Valkey is unavailable, and not if nothing may be stored."""
         runtime, call = self._runtime, self.call
         return (
-            call.policy.lease
+            call.rules.lease
             and call.fill is None
             and not self.lookup.degraded
             and not runtime.breaker.is_open
@@ -179,7 +180,7 @@ class Load:
     # The fill
 
     def fill(self, loaded: Loaded) -> Entry:
-        """Store the loaded value wherever it may be stored; set ``lookup`` and return the entry.
+        """Store the loaded value in each level that may keep it; set ``lookup`` and return the entry.
 
         1. The key was changed since the load began, or is being changed: nowhere.
         2. The value is too large: nowhere; a refresh also removes the older value.
@@ -189,8 +190,8 @@ class Load:
         # No await here: this step looks at the fence, fills L1 and queues the write, so that an invalidation comes
         # either before it (and nothing is stored) or after it (and its delete is queued behind this write).
         runtime, call, fence = self._runtime, self.call, self.flight.fence
-        policy, counters = call.policy, call.counters
-        lifetime = policy.lifetime(loaded.ttl, call.ttl)
+        rules, counters = call.rules, call.counters
+        lifetime = rules.lifetime(loaded.ttl, call.ttl)
         entry = call.entry(loaded.value, lifetime, runtime.clock, since=runtime.now(), began=fence.began)
         # For every waiter but the caller that started the load.
         self.lookup = Lookup(entry, "loader", coalesced=True, degraded=self.lookup.degraded)
@@ -198,16 +199,16 @@ class Load:
             counters.overtaken += loaded.store
             self.give_up()
             return entry
-        if not policy.takes(loaded.data):
+        if not rules.takes(loaded.data):
             counters.too_large += 1
             self.give_up()
             if self.is_refresh:
                 self._drop_older()
             return entry
-        if self.lease is not None or not policy.lease:
+        if self.lease is not None or not rules.lease:
             # A load without the lease is stored in this process alone, and leaves the holder its right.
             runtime.fences.overtake(fence)
-        if policy.l1 and not fence.in_doubt:
+        if rules.l1 and not fence.in_doubt:
             runtime.l1.put(fence.key, entry)
         if not self._fill_l2(loaded, lifetime, entry):
             counters.fills_dropped += 1
@@ -230,12 +231,12 @@ class Load:
         runtime, call, lease = self._runtime, self.call, self.lease
         if isinstance(runtime.l2, NoL2):
             # L1 holds the only copy, as it is: nothing is packed, and nothing is stored if L1 keeps no values.
-            call.counters.stored_bytes += len(loaded.data) if call.policy.l1 else 0
+            call.counters.stored_bytes += len(loaded.data) if call.rules.l1 else 0
             return True
-        if lease is None and (call.policy.lease or runtime.breaker.is_open):
+        if lease is None and (call.rules.lease or runtime.breaker.is_open):
             return False
         counters = call.counters
-        data = call.policy.codec.pack(loaded.data)
+        data = call.rules.codec.pack(loaded.data)
 
         def filled(outcome: Any) -> None:
             if isinstance(outcome, Exception):

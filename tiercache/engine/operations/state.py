@@ -13,6 +13,8 @@ from ..call import Call, Loaded
 from ..engine import Engine
 from ..entries.entry import Entry, Group
 from ..level2.announcement import Announcement
+from ..level2.queued_write import ignore_outcome
+from ..level2.replies import send
 from ..level2.writes import Announce, Command, Run, Write
 from ..memory.fences import Fence
 from .change import GroupChange, KeyChange
@@ -38,9 +40,7 @@ class StateCommands:
         level2 = runtime.l2.level2
         if level2 is None or not runtime.breaker.allows():
             raise L2UnavailableError("Valkey is not asked at the moment, because it did not answer just now")
-        (reply,) = await level2.execute([command])
-        if isinstance(reply, Exception):
-            raise reply
+        (reply,) = await send(level2, [command])
         return reply
 
     async def run(self, command: Command) -> Any:
@@ -56,7 +56,7 @@ class StateCommands:
         change = store_change(call, loaded, runtime)
         change.begin()
         # The value follows by a plain command: the server would report a script's write to this process too.
-        await pipe.write_all([(Run(command), lambda _: None), (change.write, change.done)])
+        await pipe.write_all([(Run(command), ignore_outcome), (change.write, change.done)])
 
     async def change(self, key: str, command: Command) -> Any:
         """Return the reply to a command that changes the value of ``key``. L1 drops the key before and after.
@@ -85,7 +85,7 @@ class StateCommands:
             writes.append(Announce(Announcement(groups=(group,))))
         change = GroupChange(runtime, group)
         pipe = runtime.l2.pipe
-        replies: list[Any] = await change.run(lambda: pipe.write_all([(write, lambda _: None) for write in writes]))
+        replies: list[Any] = await change.run(lambda: pipe.write_all([(write, ignore_outcome) for write in writes]))
         return replies[: len(commands)]
 
     async def fill(self, call: Call, fence: Fence, entry: Entry, command: Command) -> bool:
@@ -103,7 +103,7 @@ class StateCommands:
             def keep(outcome: Any) -> None:
                 nonlocal stored
                 stored = not isinstance(outcome, Exception) and outcome != 0
-                if stored and call.policy.l1 and runtime.fences.allow(fence):
+                if stored and call.rules.l1 and runtime.fences.allow(fence):
                     runtime.l1.put(fence.key, entry)
 
             await runtime.l2.pipe.submit(Run(command, (fence.key,), announced=True), keep)

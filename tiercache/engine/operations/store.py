@@ -31,7 +31,7 @@ class Stores:
             L2CommandError: Valkey refused the write.
         """
         runtime = self._engine.open_runtime() or await self._engine.open()
-        pipe, is_behind = runtime.l2.pipe, call.policy.writes_behind
+        pipe, is_behind = runtime.l2.pipe, call.rules.writes_behind
         size_bytes = len(call.key) + len(loaded.data)
         if not pipe.has_room(size_bytes, is_behind=is_behind):
             await pipe.wait_room(size_bytes, is_behind=is_behind)
@@ -80,7 +80,7 @@ class StoreChange(KeyChange, kw_only=True, eq=False):
         KeyChange.done(self, outcome)
         if not isinstance(outcome, Exception):
             call.counters.stored_bytes += len(self.write.value)
-            if is_latest and call.policy.l1:
+            if is_latest and call.rules.l1:
                 runtime.l1.put(self.key, self.entry)
 
 
@@ -95,7 +95,7 @@ class StoreBehindChange(StoreChange, kw_only=True, eq=False):
         runtime, fence = self.runtime, self.fence
         assert fence is not None
         runtime.l2.behind.add(self.entry, fence)
-        if self.call.policy.l1 and runtime.fences.allow(fence):
+        if self.call.rules.l1 and runtime.fences.allow(fence):
             runtime.l1.put(self.key, self.entry)
         return count
 
@@ -114,9 +114,9 @@ class StoreBehindChange(StoreChange, kw_only=True, eq=False):
 
 def store_change(call: Call, loaded: Loaded, runtime: Runtime, *, is_behind: bool = False) -> StoreChange:
     """Return the change that stores ``loaded`` for ``call``."""
-    policy, key, now = call.policy, call.key, runtime.now()
-    lifetime = policy.lifetime(loaded.ttl, call.ttl)
+    rules, key, now = call.rules, call.key, runtime.now()
+    lifetime = rules.lifetime(loaded.ttl, call.ttl)
     entry = call.entry(loaded.value, lifetime, runtime.clock, since=now, began=now)
-    write = WriteSet(key, policy.codec.pack(loaded.data), lifetime, indexes=call.indexes, announced=True)
+    write = WriteSet(key, rules.codec.pack(loaded.data), lifetime, indexes=call.indexes, announced=True)
     kind = StoreBehindChange if is_behind else StoreChange
     return kind(runtime, key, call.groups, call=call, entry=entry, write=write)

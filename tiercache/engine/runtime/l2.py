@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeAlias
 
 from ...log import CacheLog
-from ..coherence.coherence import Coherence, Policies
+from ..coherence.coherence import Coherence, PolicyReader
 from ..coherence.leases import Leases
 from ..coherence.listener import Listener
 from ..coherence.pending_invalidations import PendingInvalidations
@@ -31,7 +31,7 @@ __all__ = ["L2", "Connect", "Service"]
 Connect: TypeAlias = Callable[[str], Awaitable[Level2]]
 
 
-class Service(Policies, Protocol):
+class Service(PolicyReader, Protocol):
     """A background worker that lives as long as a runtime: statistics, registration, tool policies."""
 
     async def open(self, level2: GuardedLevel2) -> None:

@@ -1,7 +1,7 @@
 """The null object for L2: a cache of process memory alone has it where other caches have a Valkey.
 
 Writes are answered at once, no store is queued, no invalidation is pending, and no other process waits for a lease.
-Tiers of such a cache have no leases (``TierPolicy.lease``), so none is ever asked for.
+Tiers of such a cache have no leases (``TierRules.lease``), so none is ever asked for.
 """
 
 from __future__ import annotations
@@ -41,10 +41,6 @@ class _InstantWrites:
             on_done(outcome)
         return outcome
 
-    async def write(self, write: Write, on_done: OnDone | None = None) -> int:
-        (outcome,) = await self.write_all([(write, on_done or _nothing)])
-        return outcome
-
     async def write_all(self, writes: Sequence[tuple[Write, OnDone]]) -> list[int]:
         for write, on_done in writes:
             on_done(_outcome_of(write))
@@ -68,10 +64,6 @@ class _InstantWrites:
 def _outcome_of(write: Write) -> int:
     # A SET touches its key. A DEL finds nothing: only L1 had the key, and the caller counts that.
     return 1 if isinstance(write, WriteSet) else 0
-
-
-def _nothing(_: object) -> None:
-    """Ignore the outcome."""
 
 
 class _NothingBehind:
@@ -108,7 +100,7 @@ class _NothingPending:
     def note_group(self, group: Group, repeat: Callable[[], Any], *, covers_everything: bool = False) -> None:
         return None
 
-    def settle_group(self, group: Group) -> None:
+    def acknowledge_group(self, group: Group) -> None:
         return None
 
 

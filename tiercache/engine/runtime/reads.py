@@ -21,7 +21,7 @@ from ...errors import L2UnavailableError
 from ..call import Call
 from ..coherence.leases import is_placeholder
 from ..entries.lookup import Lookup
-from ..entries.policy import UndecodableError
+from ..entries.rules import UndecodableError
 from ..level2.level2 import Stored
 from ..memory.fences import Fence
 from ..memory.memory import Memory
@@ -57,7 +57,7 @@ class Reads:
         l2 = self._l2
         if isinstance(l2, NoL2):
             return MISS
-        if (l2.behind or l2.pending) and not call.policy.is_state:
+        if (l2.behind or l2.pending) and not call.rules.is_state:
             queued = await l2.behind.find(call.key)
             if queued is not None:
                 return Lookup(queued, "l1")
@@ -70,7 +70,7 @@ class Reads:
             stored = await l2.level2.get(call.key)
         except L2UnavailableError:
             call.counters.l2_errors += 1
-            if call.policy.is_state:
+            if call.rules.is_state:
                 raise
             return self._degraded(call)
         finally:
@@ -94,7 +94,7 @@ class Reads:
                 for call, _ in asked:
                     call.counters.l2_errors += 1
                     lookups[call.key] = self._degraded(call)
-                if calls[0].policy.is_state:
+                if calls[0].rules.is_state:
                     raise
             else:
                 for (call, fence), stored in zip(asked, answers, strict=True):
@@ -106,7 +106,7 @@ class Reads:
 
     async def _answered_locally(self, l2: L2, calls: Sequence[Call]) -> dict[str, Lookup]:
         """Return the lookups that are answered without asking Valkey, by key."""
-        if not (l2.behind or l2.pending) or not calls or calls[0].policy.is_state:
+        if not (l2.behind or l2.pending) or not calls or calls[0].rules.is_state:
             return {}
         queued = {call.key: await l2.behind.find(call.key) for call in calls}
         lookups = {key: Lookup(entry, "l1") for key, entry in queued.items() if entry is not None}
@@ -129,19 +129,19 @@ class Reads:
 
     def _received(self, call: Call, fence: Fence, stored: Stored | None, sent_at: float) -> Lookup:
         """Return the lookup for Valkey's answer, and fill L1 with the value unless the fence is broken."""
-        policy = call.policy
+        rules = call.rules
         if stored is None:
             return MISS
-        if stored.value is not None and not policy.is_state and is_placeholder(stored.value):
+        if stored.value is not None and not rules.is_state and is_placeholder(stored.value):
             return Lookup(None, None, placeholder=stored.value)
         try:
             if stored.value is None:
                 raise UndecodableError("not a string")
-            value = policy.codec.decode(stored.value)
+            value = rules.codec.decode(stored.value)
         except UndecodableError:
             call.counters.undecodable += 1
             return MISS
         entry = call.entry(value, stored.ttl, self._clock, since=sent_at, began=sent_at)
-        if policy.l1 and fence.keeps_reads and self._memory.fences.allow(fence):
+        if rules.l1 and fence.keeps_reads and self._memory.fences.allow(fence):
             self._memory.l1.put(fence.key, entry)
         return Lookup(entry, "l2")

@@ -101,8 +101,8 @@ class Runtime:
     async def _open(self) -> None:
         if self._server is not None:
             self._set_l2(await self._open_l2(self._server))
-        # A loop closes its asynchronous generators when it shuts down (asyncio.run, Runner). That is the only moment
-        # at which a cache that its user does not close can still finish its writes.
+        # A loop closes its asynchronous generators when it shuts down (asyncio.run, Runner). The shutdown is the
+        # only moment at which a cache that its user does not close can still finish its writes.
         self._end_of_loop = self._close_at_end()
         await anext(self._end_of_loop)
         self.is_open = True

@@ -33,5 +33,5 @@ def index_script(name: str) -> str:
 
 @cache
 def note_fields_script() -> str:
-    """Return the script that notes fields of other writers in their thread's hash, behind ``session_functions``."""
+    """Return the script that adds the fields of other software to their thread's hash, behind ``session_functions``."""
     return "\n".join([session_functions(), load_script(__name__, "session_index")])

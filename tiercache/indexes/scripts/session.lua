@@ -17,7 +17,7 @@ local function fit(hash)
     redis.call('PEXPIRE', hash, longest)
 end
 
--- Makes the hash live for at least `life` ms, or for ever if `life` is not above 0.
+-- Makes the hash live for at least `life` ms, or forever if `life` is not above 0.
 local function cover(hash, life)
     if life <= 0 then
         redis.call('PERSIST', hash)
@@ -63,7 +63,7 @@ local function slide(hash, key, field, tier, lazily)
     return window
 end
 
--- Writes a value that lives for `window` ms, for ever if `window` is 0.
+-- Writes a value that lives for `window` ms, forever if `window` is 0.
 local function put(hash, key, field, window, value)
     register(hash, field, window, tonumber(window))
     if tonumber(window) > 0 then

@@ -31,7 +31,7 @@ class BackplaneNames:
     """The channel and the keys that the processes of one cache share.
 
     Attributes:
-        channel: The pub/sub channel. Its name has the database's number, for channels do not belong to a database.
+        channel: The pub/sub channel. Its name has the database's number, because channels do not belong to a database.
         sequence: The key of the counter of changes.
         probe: A key that never has a value.
         tracked: Prefixes of the keys whose changes by other clients this process must know.

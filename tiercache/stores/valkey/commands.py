@@ -81,7 +81,7 @@ class WriteCommands:
         self.indexes: set[str] = set()
 
     def probes(self) -> list[Command]:
-        """Return commands whose replies show which features the server has. They change nothing."""
+        """Return commands whose replies show which features the server has. The commands change nothing."""
         probe = self._names.probe
         announce, _, _ = script("announce").partition("\n")
         return [("SET", probe, "", "IFEQ", ""), ("DELIFEQ", probe, ""), ("EVAL", f"{announce}\nreturn 1", 0)]

@@ -3,8 +3,8 @@
 There are two kinds:
 
 1. ``MultiplexedConnection`` has many exchanges in flight at once. A cache uses it wherever it can.
-2. ``PlainConnection`` leaves sending and reading to valkey-py. It serves connection classes that are more than a
-   socket (subclasses, and fakes for tests) and caches with ``multiplexed=False``.
+2. ``PlainConnection`` leaves sending and reading to valkey-py. A cache uses it for connection classes that are more
+   than a socket (subclasses, and fakes for tests) and with ``multiplexed=False``.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
     {"v":1, "s":<number or null>, "o":"<origin>", "k":[keys], "g":[[kind,value]], "f":[[kind,value]],
      "w":[keys], "d":[keys], "p":true}
 
-``v`` is the version of this form. ``s`` is the change's number in the sequence of changes. ``o`` is the process that
-announces. The other fields are those of Announcement, in its order; empty ones are left out. A message of any other
-form decodes to Unreadable; it is never ignored.
+``v`` is the version of this form. ``s`` is the change's number in the sequence of changes. ``o`` is the origin, the
+runtime that announces. The other fields are those of Announcement, in its order; empty fields are left out. A message
+of any other form decodes to Unreadable, and is never ignored.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ _START: Final = b'{"v":%d,"s":null,' % _VERSION
 def encode(announcement: Announcement, origin: str) -> tuple[bytes, bytes]:
     """Return the message for an announcement of ``origin`` in two parts, between which the number belongs."""
     groups, overtaken = (tuple(map(tuple, groups)) for groups in (announcement.groups, announcement.overtaken))
-    keys, wanted, settled = announcement.keys, announcement.wanted, announcement.settled
-    body = _Body(_VERSION, None, origin, keys, groups, overtaken, wanted, settled, announcement.settings)  # type: ignore[arg-type]
+    keys, awaited, ended = announcement.keys, announcement.awaited_leases, announcement.ended_leases
+    body = _Body(_VERSION, None, origin, keys, groups, overtaken, awaited, ended, announcement.policies)  # type: ignore[arg-type]
     message = _ENCODER.encode(body)
     assert message.startswith(_START)
     return _START[: -len("null,")], message[len(_START) - 1 :]

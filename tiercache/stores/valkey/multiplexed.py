@@ -228,7 +228,7 @@ class MultiplexedConnection(asyncio.Protocol):
         There are four cases:
 
         1. No exchange is pending: the timer stops.
-        2. The deadline has moved, for the exchange that set the timer has its replies: the timer is set again.
+        2. The deadline has moved, because the exchange that set the timer has its replies: the timer is set again.
         3. The first check after the deadline: replies may be here that the loop has not read (race 2). The timer runs
            once more after a moment, in which the loop reads.
         4. The second check after the same deadline: the server is silent.

@@ -3,7 +3,8 @@
 There are two kinds:
 
 1. ``SharedConnection``: all exchanges share one multiplexed connection.
-2. ``PlainPool``: each exchange has a plain connection to itself. It serves fakes and ``multiplexed=False``.
+2. ``PlainPool``: each exchange has a plain connection to itself. A cache uses this pool for fakes and with
+   ``multiplexed=False``.
 """
 
 from __future__ import annotations

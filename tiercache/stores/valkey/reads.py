@@ -2,9 +2,9 @@
 
 There are two ways:
 
-1. A read-only script takes both at one moment. It costs 1.6 times as much as MGET alone.
-2. MGET, and PTTL for each key, sent together: 4.4 times as much. This is for servers without read-only scripts (before
-   Redis 7) and for users without permission to run scripts.
+1. A read-only script reads both at one moment, and costs 1.6 times as much as MGET alone.
+2. MGET, and PTTL for each key, sent together: 4.4 times as much. This way is for servers without read-only scripts
+   (before Redis 7) and for users without permission to run scripts.
 """
 
 from __future__ import annotations

@@ -28,7 +28,8 @@ _LOOKS_LIKE: Final = (
     "a URL looks like valkey://user:password@host:6379/0, valkeys://host:6379 (TLS) or unix:///path/to.sock?db=0"
 )
 _DEFAULT_MAX_CONNECTIONS: Final = 32
-# The classes whose transport a ``MultiplexedConnection`` may take over. It would bypass the additions of a subclass.
+# The classes whose transport a ``MultiplexedConnection`` may take over. With a subclass, the takeover would bypass
+# the additions of the subclass.
 _PLAIN_SOCKETS: Final = (ValkeyConnection, SSLConnection, UnixDomainSocketConnection)
 
 

@@ -1,9 +1,9 @@
-"""Server-assisted tracking: the server sends a subscription the keys that any client but this process's writer changes.
+"""Server-assisted tracking: the server reports the keys that clients change, except this process's own writer.
 
 The writer's connection turns tracking on (CLIENT TRACKING in broadcast mode; NOLOOP leaves out the writer's own
-changes) and redirects the messages to the subscription's connection. Tracking ends when either connection ends, and
-the server reports that to no one. Therefore tracking is turned on again with each new connection of either kind, and
-its state is asked for (CLIENT TRACKINGINFO).
+changes) and redirects the messages to the connection of the subscription. Tracking ends when either connection ends,
+and the server does not report that end. Therefore this process turns tracking on again with each new connection of
+either kind, and asks the server for the state of tracking (CLIENT TRACKINGINFO).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The writer: ordered writes on a connection of their own.
 
 If an exchange is broken off, its commands may still reach the server later. Therefore the next connection first makes
-the server end the broken one (CLIENT KILL), and only then writes: no write lands behind a later one.
+the server end the broken one (CLIENT KILL), and only then writes: no write arrives after a later write.
 """
 
 from __future__ import annotations

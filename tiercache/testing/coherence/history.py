@@ -1,7 +1,7 @@
 """The history of a run: events, with the moments at which they began and ended.
 
 All moments are ``time.monotonic()``, one clock for all processes of a machine on Linux and macOS. A version is the
-origin's counter of a key: a higher version is newer.
+database's counter of a key: a higher version is newer.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Change(Struct, frozen=True, tag=True):
     """An invalidation of one key, or an explicit store.
 
     Attributes:
-        version: The new version of the origin, raised before the call of the cache.
+        version: The new version in the database, raised before the call of the cache.
         method: The tier and the method.
         stored: Whether the call stored ``version``. An invalidation only removes older versions.
         acked: The moment right after the call returned, or None if the call raised.
@@ -54,7 +54,7 @@ class Change(Struct, frozen=True, tag=True):
 
 
 class Load(Struct, frozen=True, tag=True):
-    """One call of a loader: it read ``version`` from the origin at ``began`` and returned at ``ended``."""
+    """One call of a loader: it read ``version`` from the database at ``began`` and returned at ``ended``."""
 
     replica: str
     key: str
@@ -72,7 +72,7 @@ class Sample(Struct, frozen=True, tag=True):
 
 
 class Restart(Struct, frozen=True, tag=True):
-    """A restart: Valkey was down from ``began`` until ``ended``. ``forgot`` says whether it lost its data."""
+    """A restart: Valkey was down from ``began`` until ``ended``. ``forgot``: whether Valkey lost its data."""
 
     began: float
     ended: float

@@ -13,8 +13,8 @@ from typing import Protocol, TypeVar
 import msgspec
 
 from ...errors import TierCacheError
+from .database import Database
 from .history import Event
-from .origin import Origin
 from .replica import Replica, ReplicaSettings
 from .worker import (
     Block,
@@ -113,10 +113,10 @@ class LocalMember:
 async def local_member(settings: ReplicaSettings, record: Callable[[Event], None]) -> AsyncIterator[LocalMember]:
     """Make a replica in this process."""
     async with AsyncExitStack() as stack:
-        origin = await stack.enter_async_context(Origin(settings.origin_url))
+        database = await stack.enter_async_context(Database(settings.database_url))
         cache = await stack.enter_async_context(settings.cache())
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
-        yield LocalMember(settings.name, Replica(settings, cache, origin, record), tasks)
+        yield LocalMember(settings.name, Replica(settings, cache, database, record), tasks)
 
 
 class ProcessMember:

@@ -15,8 +15,8 @@ from msgspec import Struct
 from ...agent_cache import AgentCache
 from ...errors import L2UnavailableError
 from ...options import CoherenceOptions, DiscoveryOptions, ResilienceOptions, TelemetryOptions, TrackingMode
+from .database import Database
 from .history import Change, Event, Failure, Load, Read
-from .origin import Origin
 from .subjects import GROUP_CHANGES, OPTIONS, SUBJECTS, Answer, Subject, by_name, group, read_many
 
 __all__ = ["CACHE_NAME", "Replica", "ReplicaSettings"]
@@ -48,14 +48,14 @@ class ReplicaSettings(Struct, frozen=True):
 
     Attributes:
         url: The URL of Valkey through the proxy, for the cache.
-        origin_url: The URL of the origin.
+        database_url: The URL of the database.
         number: The replica's number, 0 to ``count`` - 1.
         count: The number of replicas.
         seed: The seed of the run.
     """
 
     url: str
-    origin_url: str
+    database_url: str
     number: int
     count: int
     seed: int
@@ -90,11 +90,11 @@ class Replica:
     """The users of one cache. ``record`` receives each of their events when the call has ended."""
 
     def __init__(
-        self, settings: ReplicaSettings, cache: AgentCache, origin: Origin, record: Callable[[Event], None]
+        self, settings: ReplicaSettings, cache: AgentCache, database: Database, record: Callable[[Event], None]
     ) -> None:
         self._settings = settings
         self._cache = cache
-        self._origin = origin
+        self._database = database
         self._record = record
         self._recent: deque[Subject] = deque(maxlen=4)
         self._load_times = self._random("loads")
@@ -198,9 +198,9 @@ class Replica:
         return load
 
     async def _load(self, names: Sequence[str]) -> list[int]:
-        """A loader: reads the versions from the origin first, and returns them after a random time."""
+        """A loader: reads the versions from the database first, and returns them after a random time."""
         began = time.monotonic()
-        versions = await self._origin.versions(names)
+        versions = await self._database.versions(names)
         await asyncio.sleep(0 if self._is_calm else self._load_time(names[0]))
         ended = time.monotonic()
         for name, version in zip(names, versions, strict=True):
@@ -245,7 +245,7 @@ class Replica:
         stored: bool = False,
     ) -> None:
         """Raise the versions of ``subjects``, change them in the cache, and read them immediately."""
-        versions = await self._origin.raise_versions([subject.name for subject in subjects])
+        versions = await self._database.raise_versions([subject.name for subject in subjects])
         began = time.monotonic()
         acked = None
         try:

@@ -14,10 +14,10 @@ from ...errors import UsageError
 from ...options import TrackingMode
 from ..proxy.chaos_proxy import ChaosProxy
 from .checks import FinalState, Violation, check_agreement, check_all
+from .database import Database
 from .faults import FAULTS, NEEDS_PROCESS, FaultContext, choose_latency
 from .history import History
 from .members import Member, local_member, process_member
-from .origin import Origin
 from .replica import ReplicaSettings
 from .sampler import Sampler
 from .server import Server
@@ -103,11 +103,11 @@ async def run_once(settings: RunSettings) -> Outcome:
     violations: list[Violation] = []
     async with asyncio.timeout(settings.seconds + 10 * settings.max_staleness + _GRACE), AsyncExitStack() as stack:
         server = await stack.enter_async_context(Server(persists=settings.fault == "restart_persisted"))
-        origin = EmbeddedValkey()
-        stack.callback(origin.stop)
-        await asyncio.to_thread(origin.start)
+        database = EmbeddedValkey()
+        stack.callback(database.stop)
+        await asyncio.to_thread(database.start)
         proxy = await stack.enter_async_context(ChaosProxy(server.url, seed=settings.seed))
-        members = await _members(settings, proxy.url, origin.url, history, stack)
+        members = await _members(settings, proxy.url, database.url, history, stack)
         sampler = await stack.enter_async_context(Sampler(server.url, history.add))
         began = time.monotonic()
         async with asyncio.TaskGroup() as tasks:
@@ -129,7 +129,7 @@ async def run_once(settings: RunSettings) -> Outcome:
         proxy.heal()
         await asyncio.gather(*(member.stop() for member in members))
         context.note("the load has ended")
-        final = await _settle(settings.max_staleness, members, sampler, origin.url)
+        final = await _settle(settings.max_staleness, members, sampler, database.url)
         await asyncio.gather(*(member.finish() for member in members))
         latency = context.latency
     # The history is complete only now, because the other processes have sent their events at the end.
@@ -138,14 +138,14 @@ async def run_once(settings: RunSettings) -> Outcome:
 
 
 async def _members(
-    settings: RunSettings, url: str, origin_url: str, history: History, stack: AsyncExitStack
+    settings: RunSettings, url: str, database_url: str, history: History, stack: AsyncExitStack
 ) -> list[Member]:
     members: list[Member] = []
     processes = []
     for number in range(settings.replicas):
         replica = ReplicaSettings(
             url=url,
-            origin_url=origin_url,
+            database_url=database_url,
             number=number,
             count=settings.replicas,
             seed=settings.seed,
@@ -164,12 +164,12 @@ async def _members(
     return members
 
 
-async def _settle(max_staleness: float, members: Sequence[Member], sampler: Sampler, origin_url: str) -> FinalState:
+async def _settle(max_staleness: float, members: Sequence[Member], sampler: Sampler, database_url: str) -> FinalState:
     """Read every subject in every replica and in Valkey until all agree; return the versions read last."""
     give_up_at = time.monotonic() + max_staleness + _CALM_SECONDS
     due_keys = [subject.name for subject in SUBJECTS if subject.role != "written"]
-    async with Origin(origin_url) as origin:
-        due = dict(zip(due_keys, await origin.versions(due_keys), strict=True))
+    async with Database(database_url) as database:
+        due = dict(zip(due_keys, await database.versions(due_keys), strict=True))
     # After this wait every version older than a change breaks the bound.
     await asyncio.sleep(max_staleness)
     while True:

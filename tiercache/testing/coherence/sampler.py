@@ -9,8 +9,8 @@ from itertools import zip_longest
 from typing import Self
 
 from ...errors import TierCacheError
+from .database import connect
 from .history import Event, Sample
-from .origin import connect
 from .replica import CACHE_NAME
 from .subjects import SUBJECTS
 

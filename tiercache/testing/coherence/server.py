@@ -12,7 +12,7 @@ from typing import Self
 
 from ...embedded import EmbeddedValkey
 from ...errors import TierCacheError
-from .origin import connect
+from .database import connect
 
 __all__ = ["Server"]
 

@@ -50,7 +50,7 @@ class Subject(ABC):
 
     @property
     def name(self) -> str:
-        """The name of the key in the origin and in the history."""
+        """The name of the key in the database and in the history."""
         return f"{self.tier}.{self.role}.{self.number}"
 
     @abstractmethod

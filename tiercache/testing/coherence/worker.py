@@ -17,8 +17,8 @@ from typing import TypeAlias
 import msgspec
 from msgspec import Struct
 
+from .database import Database
 from .history import Event
-from .origin import Origin
 from .replica import Replica, ReplicaSettings
 
 __all__ = [
@@ -111,9 +111,9 @@ async def _work(settings: ReplicaSettings) -> None:
     listener = asyncio.create_task(_listen(commands.put_nowait))
     stop = asyncio.Event()
     async with AsyncExitStack() as stack:
-        origin = await stack.enter_async_context(Origin(settings.origin_url))
+        database = await stack.enter_async_context(Database(settings.database_url))
         cache = await stack.enter_async_context(settings.cache())
-        replica = Replica(settings, cache, origin, events.append)
+        replica = Replica(settings, cache, database, events.append)
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         _send(Ready())
         users: asyncio.Task[None] | None = None

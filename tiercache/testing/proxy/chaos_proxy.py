@@ -21,7 +21,7 @@ __all__ = ["ChaosProxy"]
 
 
 class ChaosProxy:
-    """A proxy on a free port of 127.0.0.1, from ``async with`` on. It passes all bytes until a method says otherwise.
+    """A proxy on a free port of 127.0.0.1, from ``async with`` on. It passes all bytes until a method changes that.
 
     Args:
         target: URL of the server, without TLS: ``valkey://host:port``, ``redis://host:port`` or ``unix:///path``.
@@ -136,7 +136,7 @@ class ChaosProxy:
         self._connections.change(lane, lambda rule: replace(rule, bytes_per_second=bytes_per_second))
 
     def half_open(self, *, lane: str | None = None) -> None:
-        """Silence the present connections for ever: neither bytes nor the close of one end reach the other end.
+        """Silence the present connections forever: neither bytes nor the close of one end reach the other end.
 
         An end can detect this only by a timeout, because the proxy's kernel still answers TCP keepalives. No count
         includes these connections, and no later call affects them, ``heal`` and ``kill`` included. New connections

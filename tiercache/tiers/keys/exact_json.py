@@ -8,8 +8,8 @@
    integers past 64 bits, and keys that are not str.
 
 orjson writes other bytes than ``json`` for floats with an exponent, NaN and infinities, and it writes enums,
-dataclasses and dates, which ``json`` refuses. It would also sort the contents of tuples, which the wire contract leaves
-as they are.
+dataclasses and dates, which ``json`` refuses. orjson would also sort the contents of tuples, which the wire contract
+leaves as they are.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def has_exact_types(value: object) -> bool:
 def _consists_of(value: object, containers: frozenset[type], *, all_floats: bool) -> bool:
     """Return whether ``value`` consists of scalars and ``containers``, all of them of exact types.
 
-    The walk goes from one level of nesting to the next. It needs no call stack, and half the time of a recursive walk.
+    The walk goes from one level of nesting to the next, without a call stack, in half the time of a recursive walk.
 
     Args:
         all_floats: Whether any float may occur. Otherwise only a float that ``json`` writes without an exponent.

@@ -6,7 +6,7 @@ A fingerprint has one of three forms:
 2. The bytes that ``marshal`` writes, for most other requests.
 3. For a request with long texts: a tuple of the bytes that ``marshal`` writes for the request without them (the
    *outline*), and of the texts themselves, which are not copied. CPython stores the hash of a str in the str, and
-   compares a str with itself by address, so that a text costs next to nothing however long it is. ``long_texts`` makes
+   compares a str with itself by address, so that a text of any length costs almost nothing. ``long_texts`` makes
    this form.
 
 Only requests of exact types (see ``exact_json``) are remembered under a fingerprint. Two of them that make different
@@ -25,7 +25,7 @@ keys never have the same fingerprint:
 6. In form 3, a list of messages stands in the outline as a tuple that begins with an Ellipsis, followed by the messages
    that are more than a role and a text. The roles and the texts of the other messages are in two tuples beside the
    outline, in which an Ellipsis marks each message that is in the outline. The list can be put together again from
-   these, but for the order of the two keys in a message, which does not matter to the key. A list of blocks, each a
+   these, except for the order of the two keys in a message, which does not matter to the key. A list of blocks, each a
    type and a text, is treated in the same way.
 
 A request of other types is never found, because no remembered request has its fingerprint:
@@ -63,7 +63,7 @@ _FEW_BYTES: Final = 12_288
 
 
 def fingerprint(value: Any) -> Hashable | None:
-    """Return the fingerprint of ``value``, or None if it has none. It refers to strings of ``value``, to nothing else.
+    """Return the fingerprint of ``value``, or None if it has none. The result refers only to strings of ``value``.
 
     A tier must always use the same function of this module: ``fingerprint_of_request`` returns an exact fingerprint
     too, but often one of another form.
@@ -106,8 +106,8 @@ def fingerprint_of_request(params: Any) -> Hashable | None:
 def _of_flat_request(params: dict[Any, Any]) -> Hashable | None:
     """Return the fingerprint of a request of scalars and of lists of mappings of texts, or None if it is another one.
 
-    Only exact JSON is written here, as a test checks against ``exact_json``. This is the hot path, so that it looks at
-    types and lengths in one walk of its own.
+    Only exact JSON is written here: a test compares this function with ``exact_json``. The function is on the hot path,
+    so that it looks at types and lengths in one walk of its own.
     """
     for value in params.values():
         kind = type(value)

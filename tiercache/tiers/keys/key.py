@@ -14,10 +14,10 @@ from msgspec import Struct
 
 from ...engine.entries.counters import TierCounters
 from ...engine.entries.entry import Group
-from ...engine.entries.policy import TierPolicy
+from ...engine.entries.rules import TierRules
 from ...errors import UsageError
 
-__all__ = ["HANDLE_BYTES", "KeyHandle", "LlmKey", "ToolKey", "check_owner", "is_unchanged"]
+__all__ = ["HANDLE_BYTES", "KeyHandle", "LlmKey", "ToolKey", "check_owner", "groups_of_model", "is_unchanged"]
 
 # A Struct and the text of its key; handles share everything else.
 HANDLE_BYTES: Final = 250
@@ -33,7 +33,7 @@ class KeyHandle(Struct, frozen=True, kw_only=True, eq=False, gc=False):
     """
 
     key: str
-    _policy: TierPolicy
+    _rules: TierRules
     _counters: TierCounters
 
     def __eq__(self, other: object) -> bool:
@@ -52,7 +52,7 @@ class KeyHandle(Struct, frozen=True, kw_only=True, eq=False, gc=False):
 class LlmKey(KeyHandle, frozen=True, kw_only=True, eq=False, gc=False):
     """The key of a request, from ``cache.llm.key(params)``; pass it instead of ``params``.
 
-    It stays the key of the request as the request was. Another cache refuses it with UsageError.
+    Later changes of ``params`` do not change the key. Another cache refuses the key with UsageError.
 
     Attributes:
         key: The key in Valkey, also ``str(...)`` of this.
@@ -73,7 +73,7 @@ class LlmKey(KeyHandle, frozen=True, kw_only=True, eq=False, gc=False):
 class ToolKey(KeyHandle, frozen=True, kw_only=True, eq=False, gc=False):
     """The key of a tool call, from ``cache.tool.key(tool, args)``; pass it instead of both.
 
-    It stays the key of the call as the args were. Another cache refuses it with UsageError.
+    Later changes of ``args`` do not change the key. Another cache refuses the key with UsageError.
 
     Attributes:
         key: The key in Valkey, also ``str(...)`` of this.
@@ -81,12 +81,12 @@ class ToolKey(KeyHandle, frozen=True, kw_only=True, eq=False, gc=False):
     """
 
     tool: str
-    # Compact JSON in the caller's order: to be stored with a result, and to call a loader with.
+    # The args as compact JSON, in the caller's order. The tier stores them with a result, and calls a loader with them.
     _args: bytes
 
     @property
     def groups(self) -> tuple[Group, ...]:
-        return groups_of_tool(self._policy.tier, self.tool)
+        return groups_of_tool(self._rules.tier, self.tool)
 
     @property
     def attributes(self) -> dict[str, object]:
@@ -105,13 +105,13 @@ def groups_of_tool(tier: str, tool: str) -> tuple[Group, ...]:
     return (Group("tier", tier), Group("tool", tool))
 
 
-def check_owner(key: KeyHandle, policy: TierPolicy) -> None:
-    """Refuse a key of another cache, or of another tier than the one with ``policy``.
+def check_owner(key: KeyHandle, rules: TierRules) -> None:
+    """Refuse a key of another cache, or of another tier than the one with ``rules``.
 
     Raises:
         UsageError: The key is of another cache, whose options, counters and names may differ.
     """
-    if key._policy is not policy:
+    if key._rules is not rules:
         raise UsageError(f"{key!r} was made by another cache, whose keys and counters are its own")
 
 

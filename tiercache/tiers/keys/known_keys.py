@@ -1,9 +1,9 @@
-"""Known keys: the keys that were worked out for requests, under the exact fingerprints of these.
+"""Known keys: the keys that were computed for earlier requests, each under the exact fingerprint of its request.
 
-Known keys are in two generations, each with half of the bounds. A key that is found in the older generation moves to
-the younger one. When the younger one is full it becomes the older one, and the keys of the former older one are
-dropped. So a key that is used between two changes of generations stays, and neither a lookup nor an eviction has to
-maintain an order.
+Known keys are in two halves, each with half of the bounds. A key that is found in the older half moves to the younger
+half. When the younger half is full, the keys of the older half are dropped, the younger half becomes the older half,
+and an empty younger half begins. So a key that is used between two such changes stays, and neither a lookup nor an
+eviction must maintain an order.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ _LARGE_BYTES: Final = 1024
 
 
 class KnownKeys(Generic[K]):
-    """The known keys of one tier. They are exact: no key is ever dropped but for the bounds.
+    """The known keys of one tier. A key is dropped only because of the bounds.
 
     Args:
         max_entries: Most known keys.
-        max_bytes: Most bytes of the known keys and their fingerprints. A large string counts once in each generation,
+        max_bytes: Most bytes of the known keys and their fingerprints. A large string counts once in each half,
             however many fingerprints refer to it.
         size_of: Returns the bytes that a key takes.
 
     Attributes:
-        find: Returns the key under a fingerprint in the younger generation, or None: a C function, for the hot path. If
-            it returns None, ``find_older`` looks in the older generation.
+        find: Returns the key under a fingerprint in the younger half, or None: a C function, for the hot path. If
+            it returns None, ``find_older`` looks in the older half.
     """
 
     def __init__(self, *, max_entries: int, max_bytes: int, size_of: Callable[[K], int]) -> None:
@@ -45,21 +45,21 @@ class KnownKeys(Generic[K]):
         self._older: dict[Hashable, K] = {}
         self._younger_bytes = 0
         self._older_bytes = 0
-        # The ids of the large strings of the younger generation, which keeps all of them until it becomes the older.
+        # The ids of the large strings of the younger half, which keeps all of them until it becomes the older half.
         self._counted: set[int] = set()
         self.find: Callable[[Hashable], K | None] = self._younger.get
 
     def find_older(self, fingerprint: Hashable) -> K | None:
-        """Return the key under ``fingerprint`` in the older generation, or None. The key moves to the younger one."""
+        """Return the key under ``fingerprint`` in the older half, or None. The key moves to the younger half."""
         key = self._older.pop(fingerprint, None)
         if key is not None:
-            # The bytes of its large strings stay counted in the older generation: other fingerprints may refer to them.
+            # The bytes of its large strings stay counted in the older half: other fingerprints may refer to them.
             self._older_bytes -= self._size(fingerprint, key, {})
             self.put(fingerprint, key)
         return key
 
     def put(self, fingerprint: Hashable, key: K) -> None:
-        """Remember ``key`` under ``fingerprint``, unless it is larger than a generation may be."""
+        """Remember ``key`` under ``fingerprint``, unless the two are larger than a half may be."""
         large: dict[int, int] = {}
         own = self._size(fingerprint, key, large)
         alone = own + sum(large.values()) if large else own

@@ -15,7 +15,7 @@ __all__ = ["KeyLookup", "MakeKey"]
 
 K = TypeVar("K", bound=KeyHandle)
 
-# Makes the key of a request. The flag says whether the request is known to be exact JSON.
+# Makes the key of a request. The flag is True if the request is known to be exact JSON.
 MakeKey: TypeAlias = Callable[[Any, bool], K]
 
 
@@ -39,11 +39,11 @@ class KeyLookup(Generic[K]):
     def make(self, request: Any, fingerprint: Hashable | None, make: MakeKey[K], scope: str | None = None) -> K:
         """Return the key of a request that ``known.find`` has not found, and remember it where that is safe.
 
-        1. The older generation of known keys may have the key.
+        1. The older half of the known keys may have the key.
         2. A fingerprint that is bytes is read back, and the key is made from the value that this returns. So the key
            belongs to the fingerprint, even if another thread changes the request at the same time.
-        3. Otherwise the key is made from the request. It is remembered if the request is of exact types, and still has
-           the fingerprint afterwards: then no other thread has changed the request.
+        3. Otherwise the key is made from the request. The key is remembered if the request is of exact types, and still
+           has the fingerprint afterwards: then no other thread has changed the request.
         4. A request without a fingerprint, or of other than exact types, is never remembered.
 
         Args:

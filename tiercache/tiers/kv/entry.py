@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
-from ...engine.entries.policy import UndecodableError
+from ...engine.entries.rules import UndecodableError
 from ...errors import UsageError
 from ..keys.canonical_json import compact_json
 from ..values.compression import Compression

@@ -1,6 +1,6 @@
 """The keys of a kv tier: from the caller's key to the key in Valkey.
 
-The full key, the key in Valkey, is ``{name}:__tc:kv:{tier}:{key}``. It holds the caller's key unchanged. The name of a
+The full key, the key in Valkey, is ``{name}:__tc:kv:{tier}:{key}``, with the caller's key unchanged. The name of a
 tier has no ``:``, so the keys of two tiers cannot be equal.
 """
 
@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from ...engine.entries.counters import TierCounters
 from ...engine.entries.entry import Group
-from ...engine.entries.policy import TierPolicy
+from ...engine.entries.rules import TierRules
 from ...errors import UsageError
 
 __all__ = ["ALL_KV", "KvKey", "KvKeys"]
@@ -50,10 +50,10 @@ class KvKeys:
         counters: The counters of all lookups of the tier.
     """
 
-    def __init__(self, name: str, policy: TierPolicy) -> None:
-        self.prefix = f"{name}:__tc:kv:{policy.tier}:"
-        self.counters = policy.counters.of(policy.tier)
-        self._groups = (policy.group, ALL_KV)
+    def __init__(self, name: str, rules: TierRules) -> None:
+        self.prefix = f"{name}:__tc:kv:{rules.tier}:"
+        self.counters = rules.counters.of(rules.tier)
+        self._groups = (rules.group, ALL_KV)
 
     def of(self, key: object) -> KvKey:
         """Return the key of an entry from the caller's key. Errors as for ``full``."""

@@ -10,8 +10,8 @@ from typing import Any, TypeAlias
 from ...engine.call import Loaded, LoadFunction, Mode
 from ...engine.engine import Engine
 from ...engine.entries.entry import Entry
-from ...engine.entries.policy import TierPolicy
-from ...engine.memory.load_limits import check_loader, takes_argument
+from ...engine.entries.rules import TierRules
+from ...engine.memory.load_limits import check_loader, requires_argument
 from ...engine.operations.around_change import Invalidating, Target
 from ...engine.operations.batch_loader import BATCH_SIZE, BATCH_WINDOW, ArgumentBatchLoader, BatchFunction
 from ...engine.operations.explain import Explanation
@@ -20,10 +20,10 @@ from ...indexes.names import tag_groups
 from ...ttl import Ttl, check_ttl
 from ..tier import Tier
 from .entry import encode_kv
-from .key import ALL_KV, KvKey, KvKeys
+from .key import KvKey, KvKeys
 from .result import KvResult
 
-__all__ = ["ALL_KV", "KvBatchLoader", "KvLoader", "KvTier"]
+__all__ = ["KvBatchLoader", "KvLoader", "KvTier"]
 
 KvLoader: TypeAlias = Callable[[], Any] | Callable[[str], Any]
 _Batch: TypeAlias = Mapping[str, Any] | Sequence[Any]
@@ -45,9 +45,9 @@ class KvTier(Tier[KvKey, KvResult]):
     is_indexed = False
     result = KvResult
 
-    def __init__(self, engine: Engine, policy: TierPolicy, name: str) -> None:
-        self._keys = keys = KvKeys(name, policy)
-        super().__init__(engine, policy, name, keys.prefix)
+    def __init__(self, engine: Engine, rules: TierRules, name: str) -> None:
+        self._keys = keys = KvKeys(name, rules)
+        super().__init__(engine, rules, name, keys.prefix)
         self._counters = keys.counters
 
     async def get(self, key: str, default: Any = None) -> Any:
@@ -153,7 +153,7 @@ class KvTier(Tier[KvKey, KvResult]):
         full_key = key.key
 
         async def load() -> Loaded:
-            value: Any = loader(self._keys.given(full_key)) if takes_argument(loader) else loader()  # type: ignore[call-arg]
+            value: Any = loader(self._keys.given(full_key)) if requires_argument(loader) else loader()  # type: ignore[call-arg]
             if inspect.isawaitable(value):
                 value = await value
             return self._loaded_value(value, "the loader's value")
@@ -216,7 +216,7 @@ class KvTier(Tier[KvKey, KvResult]):
             for key, value in mapping.items()
         ]
         for key, (_, loaded) in zip(mapping, pairs, strict=True):
-            self._policy.check_size(loaded.data, f"the value of {key!r}")
+            self._rules.check_size(loaded.data, f"the value of {key!r}")
         size_bytes = sum(len(loaded.data) for _, loaded in pairs)
         with self._engine.operation("kv.set_many", bytes=size_bytes):
             await self._stores.store_many(pairs)

@@ -19,7 +19,7 @@ from typing import Any, Final
 import msgspec
 import orjson
 
-from ...engine.entries.policy import UndecodableError
+from ...engine.entries.rules import UndecodableError
 from ..keys.canonical_json import compact_json, text_json
 from ..values.compression import Compression
 from ..values.wire import WireEntry, WireReader

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from hashlib import sha256
 from typing import Any, Final
 
-from ...engine.entries.policy import TierPolicy
+from ...engine.entries.rules import TierRules
 from ...engine.memory.l1 import L1
 from ...errors import UsageError
 from ..keys.canonical_json import canonical_json
@@ -96,15 +96,15 @@ class LlmKeyLookup(KeyLookup[LlmKey]):
         of: Returns the key of a request, or a key itself. Errors as for ``LlmKeys.key``.
     """
 
-    def __init__(self, keys: LlmKeys, policy: TierPolicy, l1: L1) -> None:
+    def __init__(self, keys: LlmKeys, rules: TierRules, l1: L1) -> None:
         super().__init__(l1, fingerprint_of_request, lambda _: HANDLE_BYTES)
         self._keys = keys
-        self._policy = policy
+        self._rules = rules
         self.of: Callable[[Any], LlmKey] = self._of_reduced if keys.reduces else self._of_whole
 
     def _of_whole(self, params: Any) -> LlmKey:
         if type(params) is LlmKey:
-            check_owner(params, self._policy)
+            check_owner(params, self._rules)
             return params
         fingerprint = fingerprint_of_request(params)
         return self.known.find(fingerprint) or self.make(params, fingerprint, self._make)
@@ -115,7 +115,7 @@ class LlmKeyLookup(KeyLookup[LlmKey]):
 
     def _of_reduced(self, params: Any) -> LlmKey:
         if type(params) is LlmKey:
-            check_owner(params, self._policy)
+            check_owner(params, self._rules)
             return params
         reduced = self._keys.reduced(params)
         # Requests for several models may share a key in Valkey. Each model has a handle of its own, with its counters.
@@ -132,10 +132,10 @@ class LlmKeyLookup(KeyLookup[LlmKey]):
     def _handle(self, key: str, model: object) -> LlmKey:
         if not isinstance(model, str):  # TierOptions.key has added a model to a request that has none.
             raise UsageError(f"params['model'] must be a str, not {type(model).__name__}")
-        counters = self._policy.counters.of(model)
+        counters = self._rules.counters.of(model)
         # Plain text: the handle does not refer to an object of the caller's.
         model = shared_model(str.__str__(model))
-        return LlmKey(key=key, model=model, _policy=self._policy, _counters=counters)
+        return LlmKey(key=key, model=model, _rules=self._rules, _counters=counters)
 
 
 def _check_mapping(params: object, name: str) -> None:

@@ -9,8 +9,8 @@ from typing import Any, TypeAlias, TypeVar, overload
 from ...engine.call import Loaded, LoadFunction, Mode
 from ...engine.engine import Engine
 from ...engine.entries.entry import Group
-from ...engine.entries.policy import Codec, TierPolicy, UndecodableError, UnreadableHereError
-from ...engine.memory.load_limits import takes_argument
+from ...engine.entries.rules import Codec, TierRules, UndecodableError, UnreadableHereError
+from ...engine.memory.load_limits import requires_argument
 from ...engine.operations.around_change import Invalidating, Target
 from ...engine.operations.batch_loader import BATCH_SIZE, BATCH_WINDOW, ArgumentBatchLoader, BatchFunction
 from ...engine.operations.explain import Explanation
@@ -19,13 +19,13 @@ from ...errors import UsageError
 from ...indexes.names import index_of
 from ...pricing.prices import PriceTable
 from ...ttl import Ttl
-from ..keys.key import LlmKey, groups_of_model, is_unchanged
+from ..keys.key import LlmKey, is_unchanged
 from ..tier import Tier
 from .entry import LlmEntry, encode, joined_text
 from .key import LlmKeyLookup, LlmKeys
 from .result import LlmResponse, LlmResult, check_blocks, check_tokens
 
-__all__ = ["LlmLoader", "LlmTier", "groups_of_model", "model_of"]
+__all__ = ["LlmLoader", "LlmTier", "model_of"]
 
 P = TypeVar("P", bound=Mapping[str, Any])
 
@@ -47,10 +47,10 @@ class LlmTier(Tier[LlmKey, LlmResult]):
     tier = "llm"
     result = LlmResult
 
-    def __init__(self, engine: Engine, policy: TierPolicy, keys: LlmKeys, prices: PriceTable, name: str) -> None:
-        super().__init__(engine, policy, name, f"{name}:llm:")
+    def __init__(self, engine: Engine, rules: TierRules, keys: LlmKeys, prices: PriceTable, name: str) -> None:
+        super().__init__(engine, rules, name, f"{name}:llm:")
         self._keys = keys
-        self._lookup = LlmKeyLookup(keys, policy, engine.l1)
+        self._lookup = LlmKeyLookup(keys, rules, engine.l1)
         self._prices = prices
 
     def key(self, params: Mapping[str, Any]) -> LlmKey:
@@ -138,13 +138,13 @@ class LlmTier(Tier[LlmKey, LlmResult]):
         hit = self._hit_for_load(key, loader, ttl, tags, mode)
         if hit is not None:
             return hit
-        if params is key and takes_argument(loader):
+        if params is key and requires_argument(loader):
             raise UsageError("loader must take no argument: a key made by llm.key has no params to call it with")
         return await self._load(key, loader, params, ttl, tags, mode)
 
     def _load_function(self, key: LlmKey, params: Any, loader: LlmLoader[Any]) -> LoadFunction:
         async def load() -> Loaded:
-            answer: Any = loader(params) if takes_argument(loader) else loader()  # type: ignore[call-arg]
+            answer: Any = loader(params) if requires_argument(loader) else loader()  # type: ignore[call-arg]
             if inspect.isawaitable(answer):
                 answer = await answer
             loaded = self._loaded_answer(key.model, answer)
@@ -267,21 +267,21 @@ class LlmTier(Tier[LlmKey, LlmResult]):
 
         Args:
             model: The name of the model.
-            sweep: Whether to look at every llm entry in any case. This finds the entries of software that writes
-                without registering itself.
+            sweep: Whether to look at every llm entry in any case. Such a look finds the entries of software that
+                writes without registering itself.
         """
         if not isinstance(model, str):
             raise UsageError(f"model must be a str, not {type(model).__name__}")
 
         def belongs(data: bytes) -> bool:
             try:
-                return model_of(self._policy.codec, data) == model
+                return model_of(self._rules.codec, data) == model
             except UnreadableHereError:
                 return True  # Perhaps an answer of the model: a process that can decode it must not find it.
 
         group = Group("model", model)
         # If requests for several models can share an entry, a load for any model may bring an answer of this model.
-        overtakes = self._policy.group if self._policy.groups_of else None
+        overtakes = self._rules.group if self._rules.groups_of else None
         entries = GroupEntries(group, self._prefix, belongs, overtakes, index_of(self._name, group))
         return await self._remove_group("invalidate_by_model", entries, sweep=sweep, model=model)
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from ...engine.entries.lookup import Source
-from ...engine.entries.policy import UndecodableError
+from ...engine.entries.rules import UndecodableError
 
 __all__ = ["FieldValue", "SessionCodec", "SessionValue"]
 
@@ -20,7 +20,7 @@ class FieldValue(NamedTuple):
         text: The value.
         expires_at: Monotonic second at which the value expires, as far as this process knows (inf: never).
         source: Where the value was found.
-        coalesced: Whether it came from a load that another caller had started.
+        coalesced: Whether the value came from a load that another caller had started.
     """
 
     text: str

@@ -17,11 +17,11 @@ from typing import Final
 from ...engine.call import Call, LoadFunction
 from ...engine.engine import Engine
 from ...engine.entries.entry import Entry
-from ...engine.entries.policy import TierPolicy
+from ...engine.entries.rules import TierRules
 from ...engine.memory.fences import Fence
 from ...engine.operations.get_or_load import Loads
 from .entry import FieldValue
-from .fields import FieldKey, ThreadKeys, Threads
+from .key import FieldKey, ThreadKeys, Threads
 from .store import SessionStore
 
 __all__ = ["MemorySessions"]
@@ -49,11 +49,11 @@ class _Field:
 class MemorySessions(SessionStore):
     """The session store in a dict of this process."""
 
-    def __init__(self, engine: Engine, policy: TierPolicy) -> None:
+    def __init__(self, engine: Engine, rules: TierRules) -> None:
         self._engine = engine
         self._loads = Loads(engine)
-        self._policy = policy
-        self._counters = policy.counters.of(policy.tier)
+        self._rules = rules
+        self._counters = rules.counters.of(rules.tier)
         self._threads: dict[str, dict[str, _Field]] = {}
         self._count = 0
         self._sweep_at = _FIRST_SWEEP
@@ -81,8 +81,8 @@ class MemorySessions(SessionStore):
             else:
                 self._counters.overtaken += 1
 
-        groups = (self._policy.group, key.thread.group)
-        call = Call(self._policy, key.key, groups, self._counters, fill=fill)
+        groups = (self._rules.group, key.thread.group)
+        call = Call(self._rules, key.key, groups, self._counters, fill=fill)
         lookup = await self._loads.get_or_load(call, load, "use")
         assert lookup.entry is not None
         return FieldValue(lookup.entry.value.text, self._engine.now() + window, "loader", lookup.coalesced)
@@ -148,7 +148,7 @@ class MemorySessions(SessionStore):
 
     async def clear(self, threads: Threads) -> int:
         runtime = await self._engine.open()
-        runtime.fences.break_group(self._policy.group)
+        runtime.fences.break_group(self._rules.group)
         self._sweep()
         count = self._count
         self._threads.clear()
@@ -161,7 +161,7 @@ class MemorySessions(SessionStore):
         runtime.fences.break_key(key.key)
 
     def _find(self, key: FieldKey) -> _Field | None:
-        """Return the field, or None if it is absent; remove it if its window has ended."""
+        """Return the field, or None if the field is absent; remove the field if its window has ended."""
         field = self._threads.get(key.thread.id, {}).get(key.field)
         if field is not None and field.expires_at <= self._engine.now():
             self._remove(key)
@@ -178,9 +178,9 @@ class MemorySessions(SessionStore):
         field.expires_at = self._engine.now() + field.window
 
     def _change(self, key: FieldKey, before: _Field | None, text: str, window: float | None) -> None:
-        """Set the field; without a ``window`` it keeps the one that it had ``before``, or gets the tier's."""
+        """Set the field. Without a ``window`` the field keeps its window ``before``, or gets the tier's window."""
         if window is None:
-            lifetime = self._policy.lifetime()
+            lifetime = self._rules.lifetime()
             window = before.window if before is not None else math.inf if lifetime is None else lifetime
         self._put(key, text, window)
 

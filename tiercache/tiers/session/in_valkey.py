@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from ...engine.call import Call, Loaded, LoadFunction
 from ...engine.engine import Engine
 from ...engine.entries.entry import Entry
-from ...engine.entries.policy import TierPolicy
+from ...engine.entries.rules import TierRules
 from ...engine.level2.writes import Command
 from ...engine.memory.fences import Fence
 from ...engine.operations.get_or_load import Loads
@@ -28,14 +28,14 @@ from ...engine.runtime.l2 import L2
 from ...indexes.names import IndexNames
 from ...ttl import NO_EXPIRY, to_milliseconds
 from .entry import FieldValue, SessionValue
-from .fields import FieldKey, ThreadKeys, Threads
+from .key import FieldKey, ThreadKeys, Threads
 from .scripts import session_script, thread_script
 from .sliding import SlidingTtl
 from .store import SessionStore
 
 __all__ = ["ValkeySessions"]
 
-# Fields in one script. This bounds the time for which the server does nothing else.
+# Fields in one script. The number bounds the time for which the server does nothing else.
 _CHUNK_COUNT: Final = 250
 
 _Send: TypeAlias = Callable[[Command], Awaitable[Any]]
@@ -56,17 +56,17 @@ class _FirstScript(NamedTuple):
 class ValkeySessions(SessionStore):
     """The session store in Valkey."""
 
-    def __init__(self, engine: Engine, policy: TierPolicy, name: str) -> None:
+    def __init__(self, engine: Engine, rules: TierRules, name: str) -> None:
         self._engine = engine
         self._loads = Loads(engine)
         self._invalidations = Invalidations(engine)
         self._state = StateCommands(engine)
         self._name = name
         self._names = IndexNames.of(name)
-        self._policy = policy
-        self._counters = policy.counters.of(policy.tier)
+        self._rules = rules
+        self._counters = rules.counters.of(rules.tier)
         self._sliding = SlidingTtl()
-        lifetime = policy.default_lifetime()
+        lifetime = rules.default_lifetime()
         self._tier_window = 0 if lifetime is None else to_milliseconds(lifetime)
 
     # Reads
@@ -186,7 +186,7 @@ class ValkeySessions(SessionStore):
         return count
 
     async def clear(self, threads: Threads) -> int:
-        group = self._policy.group
+        group = self._rules.group
         count = await self._invalidations.group(GroupEntries(group, threads.values_prefix, is_state=True))
         await self._invalidations.group(GroupEntries(group, threads.windows_prefix, is_state=True))
         return count
@@ -241,7 +241,7 @@ class ValkeySessions(SessionStore):
         return texts
 
     def _make_call(self, key: FieldKey) -> Call:
-        return Call(self._policy, key.key, (self._policy.group, key.thread.group), self._counters)
+        return Call(self._rules, key.key, (self._rules.group, key.thread.group), self._counters)
 
 
 def _field_command(script: str, key: FieldKey, *args: str | int) -> Command:

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from ...engine.call import LoadFunction
 from .entry import FieldValue
-from .fields import FieldKey, ThreadKeys, Threads
+from .key import FieldKey, ThreadKeys, Threads
 
 __all__ = ["SessionStore"]
 

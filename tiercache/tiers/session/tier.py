@@ -1,7 +1,7 @@
-"""The session tier: the state of agents' threads, field by field, under the keys that ``fields`` describes.
+"""The session tier: the state of agents' threads, field by field, under the keys that ``key`` describes.
 
-A field lives for a window: the ``ttl`` of the call that set the field, else the tier's, else the cache's. This is a
-sliding TTL: each read restarts the window.
+A field lives for a window: the ``ttl`` of the call that set the field, else the tier's, else the cache's. The window is
+a sliding TTL: each read restarts it.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from typing import Any
 from ...engine.call import Loaded, LoadFunction
 from ...engine.engine import Engine
 from ...engine.entries.operation import Operation
-from ...engine.entries.policy import TierPolicy
-from ...engine.memory.load_limits import check_loader, takes_argument
+from ...engine.entries.rules import TierRules
+from ...engine.memory.load_limits import check_loader, requires_argument
 from ...errors import UsageError
 from ...text import check_text
 from ...ttl import NO_EXPIRY, Ttl
 from ..keys.canonical_json import compact_json
 from .active import ActiveThreads
 from .entry import FieldValue, SessionValue
-from .fields import FieldKey, Threads
 from .in_memory import MemorySessions
 from .in_valkey import ValkeySessions
+from .key import FieldKey, Threads
 from .store import SessionStore
 
 __all__ = ["SessionTier"]
@@ -57,14 +57,12 @@ class SessionTier:
         writes: Number of writes of single fields, by all methods.
     """
 
-    def __init__(self, engine: Engine, policy: TierPolicy, name: str, *, in_memory: bool) -> None:
+    def __init__(self, engine: Engine, rules: TierRules, name: str, *, in_memory: bool) -> None:
         self._engine = engine
-        self._policy = policy
+        self._rules = rules
         self._threads = Threads(name)
-        self._counters = policy.counters.of(policy.tier)
-        self._store: SessionStore = (
-            MemorySessions(engine, policy) if in_memory else ValkeySessions(engine, policy, name)
-        )
+        self._counters = rules.counters.of(rules.tier)
+        self._store: SessionStore = MemorySessions(engine, rules) if in_memory else ValkeySessions(engine, rules, name)
         self._active = ActiveThreads()
         self.reads = 0
         self.writes = 0
@@ -105,7 +103,7 @@ class SessionTier:
         """Set the field; return once Valkey has acknowledged the write."""
         key = self._threads.field(thread_id, field)
         text = check_text(value, "value", "; set_json stores any JSON value")
-        self._policy.check_size(text.encode(), "value")
+        self._rules.check_size(text.encode(), "value")
         window = self._window(ttl)
         with self._operation("session.set", key) as operation:
             operation.set("bytes", len(text.encode()))
@@ -131,8 +129,9 @@ class SessionTier:
                 plain. Returns a str.
 
         Returns:
-            The text. A loaded text is stored, and acknowledged by Valkey, before any caller gets it. It is not stored
-            if the field is set or deleted during the load, or if it is larger than ``TierOptions.max_value_bytes``.
+            The text. A loaded text is stored, and acknowledged by Valkey, before any caller gets it. The cache does not
+            store the text if the field is set or deleted during the load, or if the text is larger than
+            ``SessionOptions.max_value_bytes``.
 
         Raises:
             TimeoutError: The load took longer than ``ResilienceOptions.load_timeout``.
@@ -142,7 +141,7 @@ class SessionTier:
         """
         key = self._threads.field(thread_id, field)
         check_loader(loader)
-        if takes_argument(loader):
+        if requires_argument(loader):
             raise UsageError("loader must take no argument: session.get_or_load calls it without arguments")
         window = self._window(ttl)
         value = self._hit("session.get_or_load", key)
@@ -176,7 +175,7 @@ class SessionTier:
         """Set the field to a JSON value, as compact text. Otherwise as ``set``."""
         await self.set(thread_id, field, compact_json(value, "value").decode(), ttl=ttl)
 
-    # Changes in one step. They keep the window of the field unless the call gives one.
+    # Changes in one step. Each change keeps the window of the field unless the call gives a window.
 
     async def append(self, thread_id: str, field: str, item: Any, *, ttl: Ttl | None = None) -> int:
         """Append a JSON value to the JSON list in the field, in one step; return the new length.
@@ -191,7 +190,7 @@ class SessionTier:
         """
         key = self._threads.field(thread_id, field)
         data = compact_json(item, "item")
-        self._policy.check_size(data, "item")
+        self._rules.check_size(data, "item")
         text = data.decode()
         window = self._own_window(ttl)
         with self._operation("session.append", key):
@@ -237,7 +236,7 @@ class SessionTier:
         key = self._threads.field(thread_id, field)
         expected_text = None if expected is None else check_text(expected, "expected")
         text = check_text(value, "value")
-        self._policy.check_size(text.encode(), "value")
+        self._rules.check_size(text.encode(), "value")
         window = self._own_window(ttl)
         with self._operation("session.compare_and_set", key):
             changed = await self._store.compare_and_set(key, expected_text, text, window)
@@ -252,8 +251,8 @@ class SessionTier:
 
         Args:
             sweep: Whether to look also for fields that other software than tiercache wrote and that tiercache has not
-                read yet. This is a SCAN, whose cost grows with the number of keys on the server. It happens in any case
-                where such software is known, and where the server evicts keys.
+                read yet. The look is a SCAN, whose cost grows with the number of keys on the server. The SCAN
+                happens in any case where such software is known, and where the server evicts keys.
         """
         thread = self._threads.thread(thread_id)
         with self._engine.operation("session.get_all", thread_id=thread.id) as operation:
@@ -306,7 +305,7 @@ class SessionTier:
         return self._engine.operation(name, key=key.key, thread_id=key.thread.id, field=key.field)
 
     def _window(self, ttl: Ttl | None) -> float:
-        seconds = self._policy.lifetime(ttl)
+        seconds = self._rules.lifetime(ttl)
         return math.inf if seconds is None else seconds
 
     def _own_window(self, ttl: Ttl | None) -> float | None:

@@ -14,7 +14,7 @@ import sys
 
 import msgspec
 
-from ...engine.entries.policy import UndecodableError
+from ...engine.entries.rules import UndecodableError
 from ..keys.canonical_json import compact_json, text_json
 from ..values.compression import Compression
 from ..values.wire import WireEntry, WireReader

@@ -10,7 +10,7 @@ from collections.abc import Hashable
 from hashlib import sha256
 from typing import Any, Final
 
-from ...engine.entries.policy import TierPolicy
+from ...engine.entries.rules import TierRules
 from ...engine.memory.l1 import L1
 from ...errors import UsageError
 from ..keys.canonical_json import canonical_json, compact_json
@@ -32,10 +32,10 @@ ABSENT: Final = _Absent()
 class ToolKeyLookup(KeyLookup[ToolKey]):
     """The keys of one cache's tool calls: known keys, and new ones."""
 
-    def __init__(self, prefix: str, policy: TierPolicy, l1: L1) -> None:
+    def __init__(self, prefix: str, rules: TierRules, l1: L1) -> None:
         super().__init__(l1, fingerprint, lambda key: HANDLE_BYTES + len(key._args))
         self._prefix = prefix
-        self._policy = policy
+        self._rules = rules
 
     def of(self, tool: Any, args: Any) -> ToolKey:
         """Return the key of a call, or a key itself if ``tool`` is a key and ``args`` is ``ABSENT``.
@@ -49,7 +49,7 @@ class ToolKeyLookup(KeyLookup[ToolKey]):
         if type(tool) is ToolKey:
             if args is not ABSENT:
                 raise UsageError("args must not be given with a key, which has the args of its call")
-            check_owner(tool, self._policy)
+            check_owner(tool, self._rules)
             return tool
         return self._new(tool, args, None)
 
@@ -65,8 +65,8 @@ class ToolKeyLookup(KeyLookup[ToolKey]):
                 key=f"{self._prefix}{name}:{sha256(hashed).hexdigest()}",
                 tool=name,
                 _args=compact_json(args, "args", is_exact=is_exact),
-                _policy=self._policy,
-                _counters=self._policy.counters.of(name),
+                _rules=self._rules,
+                _counters=self._rules.counters.of(name),
             )
 
         return self.make(args, args_fingerprint, make, scope=name)

@@ -24,8 +24,8 @@ class ToolPolicy:
     """The rules of one tool.
 
     Args:
-        ttl: Lifetime of the tool's results: whole seconds, or a string such as ``"10m"``. It wins over the lifetimes of
-            the tier and the cache. A lifetime given in a call wins over it.
+        ttl: Lifetime of the tool's results: whole seconds, or a string such as ``"10m"``. This lifetime wins over
+            the lifetimes of the tier and the cache. A lifetime given in a call wins over all of them.
     """
 
     ttl: Ttl

@@ -11,9 +11,9 @@ from typing import Any, TypeAlias, overload
 from ...engine.call import Call, Loaded, LoadFunction, Mode
 from ...engine.engine import Engine
 from ...engine.entries.entry import Group
-from ...engine.entries.policy import TierPolicy
+from ...engine.entries.rules import TierRules
 from ...engine.level2.announcement import Announcement
-from ...engine.memory.load_limits import takes_any
+from ...engine.memory.load_limits import accepts_arguments
 from ...engine.operations.around_change import Invalidating, Target
 from ...engine.operations.batch_loader import BATCH_SIZE, BATCH_WINDOW, BatchFunction, KeywordBatchLoader
 from ...engine.operations.explain import Explanation
@@ -49,10 +49,10 @@ class ToolTier(Tier[ToolKey, ToolResult]):
     needs_policies = True
     result = ToolResult
 
-    def __init__(self, engine: Engine, policy: TierPolicy, policies: ToolPolicies, name: str) -> None:
-        super().__init__(engine, policy, name, f"{name}:tool:")
+    def __init__(self, engine: Engine, rules: TierRules, policies: ToolPolicies, name: str) -> None:
+        super().__init__(engine, rules, name, f"{name}:tool:")
         self._policies = policies
-        self._lookup = ToolKeyLookup(self._prefix, policy, engine.l1)
+        self._lookup = ToolKeyLookup(self._prefix, rules, engine.l1)
 
     def key(self, tool: str, args: Any) -> ToolKey:
         """Return the key of a call with ``args`` as they are now. Later changes of ``args`` have no effect.
@@ -300,7 +300,7 @@ class ToolTier(Tier[ToolKey, ToolResult]):
 
         Args:
             tool: The name of the tool.
-            sweep: Whether to scan in any case. This finds the entries of software that writes without registering
+            sweep: Whether to scan in any case. The scan finds the entries of software that writes without registering
                 itself.
         """
         check_tool(tool)
@@ -325,7 +325,7 @@ class ToolTier(Tier[ToolKey, ToolResult]):
         runtime = await self._engine.open()
         with self._engine.operation("tool.set_policy", tool_name=tool):
             await self._policies.set(runtime.l2.level2, str.__str__(tool), policy)
-            runtime.l2.announce(Announcement(settings=True))
+            runtime.l2.announce(Announcement(policies=True))
 
     def get_policy(self, tool: str) -> ToolPolicy | None:
         """Return the policy of ``tool`` as this process knows it, or None if there is no policy."""
@@ -366,7 +366,7 @@ def _check_cost(cost: object) -> None:
 
 def _keywords(loader: Callable[..., Any], args: Any) -> Mapping[str, Any]:
     """Return the keyword arguments for ``loader``: ``args``, or none if the loader takes no argument."""
-    if args is None or not takes_any(loader):
+    if args is None or not accepts_arguments(loader):
         return {}
     if not isinstance(args, Mapping) or not all(isinstance(name, str) for name in args):
         raise UsageError("args must be a mapping of keyword arguments, or the loader must take no argument")

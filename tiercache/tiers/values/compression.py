@@ -17,7 +17,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Final
 
-from ...engine.entries.policy import UndecodableError, UnreadableHereError
+from ...engine.entries.rules import UndecodableError, UnreadableHereError
 from ...errors import UsageError
 
 __all__ = ["Compression"]

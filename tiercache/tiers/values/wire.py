@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from ...engine.entries.policy import UndecodableError
+from ...engine.entries.rules import UndecodableError
 from ..keys.canonical_json import compact_json
 
 __all__ = ["WireEntry", "WireReader"]

@@ -1,4 +1,4 @@
-"""The Lua scripts of the session tier. They share the functions in ``session.lua`` with the indexes."""
+"""The Lua scripts of the session tier. The scripts share ``session.lua`` with the indexes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The keys of session fields.
+"""The session keys: from a thread id and a field to the keys in Valkey.
 
     {name}:session:{thread_id}:{field}      the value of the field
     {name}:__tc:thread:{thread_id}          a hash: the windows of the thread's fields

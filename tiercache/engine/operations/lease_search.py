@@ -19,7 +19,7 @@ from ...errors import TierCacheError
 from ..call import Call
 from ..coherence.leases import Lease, is_placeholder
 from ..entries.lookup import Lookup
-from ..entries.policy import UndecodableError
+from ..entries.rules import UndecodableError
 from ..memory.fences import Fence
 from ..memory.flights import CURRENT_FLIGHT, waiting_for
 from ..runtime.l2 import L2
@@ -41,7 +41,7 @@ class LeaseSearch:
         is_refresh: Whether the load replaces the value that Valkey may have.
 
     Attributes:
-        lookup: The newest read. It has the entry if another process has loaded the value.
+        lookup: The newest read, which has the entry if another process has loaded the value.
     """
 
     __slots__ = ("_call", "_fence", "_is_refresh", "_l2", "_runtime", "lookup")
@@ -118,7 +118,7 @@ class LeaseSearch:
 
     def _is_decodable(self, data: bytes) -> bool:
         try:
-            self._call.policy.codec.decode(data)
+            self._call.rules.codec.decode(data)
         except UndecodableError:
             return False
         return True

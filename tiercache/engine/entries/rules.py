@@ -11,7 +11,7 @@ from ...ttl import Ttl, resolve_ttl, shorten
 from .counters import CounterBook
 from .entry import Group
 
-__all__ = ["Codec", "TierPolicy", "UndecodableError", "UnreadableHereError", "Value"]
+__all__ = ["Codec", "TierRules", "UndecodableError", "UnreadableHereError", "Value"]
 
 
 class UndecodableError(ValueError):
@@ -61,7 +61,7 @@ class Codec(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class TierPolicy:
+class TierRules:
     """The rules of one tier of one cache, resolved from the options.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""The origin: the source that loaders load from, a counter for each key, on a separate server without faults."""
+"""The database: the source data that loaders load, a counter for each key, on a separate server without faults."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Self
 from ...stores.valkey.settings import Settings, client_from_url
 from ...stores.valkey.store import ValkeyLevel2
 
-__all__ = ["Origin", "connect"]
+__all__ = ["Database", "connect"]
 
 # A fault may stop the process, or block its event loop, while the process waits for the answer.
 _TIMEOUT = 20.0
@@ -19,7 +19,7 @@ def connect(url: str, timeout: float = _TIMEOUT) -> ValkeyLevel2:
     return ValkeyLevel2(Settings.from_client(client_from_url(url)), timeout=timeout)
 
 
-class Origin:
+class Database:
     """The current version of each key, shared by all processes. Versions begin at 0 and never fall."""
 
     def __init__(self, url: str) -> None:
@@ -49,4 +49,4 @@ class Origin:
 
 
 def _counter(key: str) -> str:
-    return f"origin:{key}"
+    return f"database:{key}"
