@@ -23,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.requests import HELLO, asking
-from tests.seams import in_l1
+from tests.seams import compression_library, hide_compression_library, importing_compression_library_by, in_l1
 from tests.support import entry_keys, until
 from tiercache import AgentCache, TierOptions, UsageError
 from tiercache.engine.coherence.leases import is_placeholder
@@ -32,7 +32,6 @@ from tiercache.tiers.keys.canonical_json import compact_json
 from tiercache.tiers.kv.entry import KvCodec, encode_kv
 from tiercache.tiers.llm.entry import LlmCodec, encode
 from tiercache.tiers.tool.entry import ToolCodec, encode_tool
-from tiercache.tiers.values import compression
 from tiercache.tiers.values.compression import Compression
 
 MakeCache = Callable[..., AgentCache]
@@ -42,7 +41,7 @@ TEXT = json.dumps([{"id": n % 7, "state": "open", "labels": ["bug", "help wanted
 KV_KEY = "test:__tc:kv:kv:k"
 
 LONG = b"s" + b"long " * 100
-LIBRARY = compression._library()
+LIBRARY = compression_library()
 assert LIBRARY is not None
 FRAME = LIBRARY.compress(LONG)
 
@@ -66,7 +65,7 @@ def usual(make_cache: MakeCache) -> AgentCache:
 
 @pytest.fixture
 def without_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compression, "_library", lambda: None)
+    hide_compression_library(monkeypatch)
 
 
 async def store_all(cache: AgentCache) -> dict[str, str]:
@@ -326,12 +325,8 @@ def test_library_is_imported_once_and_may_be_missing(monkeypatch: pytest.MonkeyP
         asked.append(name)
         raise ImportError
 
-    compression._library.cache_clear()
-    monkeypatch.setattr(compression, "import_module", missing)
-    try:
-        assert compression._library() is compression._library() is None
-    finally:
-        compression._library.cache_clear()
+    with importing_compression_library_by(monkeypatch, missing):
+        assert compression_library() is compression_library() is None
     (name,) = asked
     assert import_module(name) is LIBRARY
 
@@ -372,7 +367,7 @@ async def test_indexes_stay_incomplete_while_entries_cannot_be_read(
     await store_all(compressing)
     plain.delete("test:__tc:indexed", *plain.keys("test:__tc:idx:*"))
     with monkeypatch.context() as patch:
-        patch.setattr(compression, "_library", lambda: None)
+        hide_compression_library(patch)
         await usual.reindex()
         assert not plain.exists("test:__tc:indexed")
     await usual.reindex()

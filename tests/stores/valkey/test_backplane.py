@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import valkey
 
+from tests.seams import StoreView
 from tests.support import until
 from tiercache import L2CommandError, L2UnavailableError
 from tiercache.embedded import EmbeddedValkey
@@ -225,8 +226,8 @@ async def test_tracking_restarts_under_another_number_after_it_ended(
 ) -> None:
     assert subscription.id is not None
     (number,) = await level2.apply([Track(subscription.id)])
-    assert level2._writer._connection_id is not None
-    plain.client_kill_filter(_id=level2._writer._connection_id)
+    assert StoreView(level2).writer_connection_id is not None
+    plain.client_kill_filter(_id=StoreView(level2).writer_connection_id)
     while True:  # A write on the connection notices its end.
         try:
             (again,) = await level2.apply([Track(subscription.id)])
