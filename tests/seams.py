@@ -50,6 +50,7 @@ from tiercache.engine.level2.write_pipe import WritePipe
 from tiercache.engine.level2.writes import Delete, Release, Run, TakeLease, Write, WriteSet
 from tiercache.engine.memory.fences import Fences
 from tiercache.engine.memory.flights import Flight
+from tiercache.engine.operations import lease_wait
 from tiercache.engine.operations.change import KeyChange
 from tiercache.indexes import reindex
 from tiercache.monitor import discovery, service
@@ -122,6 +123,7 @@ __all__ = [
     "results_of_driver",
     "run_dir_of",
     "set_intervals",
+    "set_lease_polls",
     "shared_connection",
     "slow_writes",
     "stored_args",
@@ -677,6 +679,12 @@ def set_intervals(
     ):
         if seconds is not None:
             monkeypatch.setattr(module, name, seconds)
+
+
+def set_lease_polls(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Set the seconds between two polls of a load that waits for a lease."""
+    monkeypatch.setattr(lease_wait, "_FIRST_POLL", seconds)
+    monkeypatch.setattr(lease_wait, "_LAST_POLL", seconds)
 
 
 def redirect_prices(monkeypatch: pytest.MonkeyPatch, target: Path) -> None:

@@ -140,7 +140,7 @@ async def test_registration_can_be_off(make_cache: MakeCache, plain: valkey.Valk
 
 
 @pytest.mark.parametrize("channels", [["*"], []])
-async def test_cache_works_without_permission_for_the_registry(
+async def test_registration_is_counted_as_failed_without_permission_and_the_cache_works(
     url: str, plain: valkey.Valkey, caplog: pytest.LogCaptureFixture, channels: list[str]
 ) -> None:
     plain.acl_setuser("own", enabled=True, passwords=["+pw"], categories=["+@all"], keys=["test:*"], channels=channels)

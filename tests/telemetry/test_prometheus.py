@@ -325,7 +325,9 @@ class Refusing:
         raise ValueError("no more metrics")
 
 
-async def test_cache_works_with_a_registry_that_refuses(caplog: pytest.LogCaptureFixture) -> None:
+async def test_metrics_are_off_with_a_registry_that_refuses(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     cache = await used(Refusing())
     await cache.aclose()
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
@@ -383,7 +385,7 @@ async def test_collector_names_the_cache_whose_number_cannot_be_read(
     await whole.aclose()
 
 
-def test_operation_log_can_be_read_while_an_operation_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_operation_log_is_read_while_an_operation_begins(monkeypatch: pytest.MonkeyPatch) -> None:
     log = OperationLog(lambda: 0.0)
     log.operation("first", None, {})
     act_during_snapshot(monkeypatch, lambda: log.operation("second", None, {}))

@@ -190,7 +190,7 @@ async def test_probes_change_nothing_on_the_server(level2: ValkeyLevel2, plain: 
 
 
 @pytest.mark.parametrize("tracking", ["off", "auto"])
-async def test_slow_load_is_stored_on_a_server_without_conditions(
+async def test_load_is_stored_after_a_long_time_on_a_server_without_conditions(
     url: str, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch, tracking: Any
 ) -> None:
     """Tracking reports the writes of scripts to this process too: they must not look like another client's changes."""

@@ -223,7 +223,7 @@ async def test_l2_reads_but_does_not_write_when_the_server_is_full(level2: Valke
         (TypeError("our defect"), None),
     ],
 )
-def test_client_error_maps_to_one_cache_error(error: Exception, expected: type[Exception] | None) -> None:
+def test_l2_maps_each_client_error_to_one_cache_error(error: Exception, expected: type[Exception] | None) -> None:
     mapped = map_error(error, "GET")
     assert mapped is None if expected is None else type(mapped) is expected
 

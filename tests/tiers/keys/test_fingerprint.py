@@ -15,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.seams import change_request_of_keys, known_keys
-from tests.tiers.test_canonical import Colour, Fraction, Level, Text, values
+from tests.tiers.keys.test_canonical_json import Colour, Fraction, Level, Text, values
 from tiercache import AgentCache
 from tiercache.engine.memory.l1 import L1
 from tiercache.options import L1Options

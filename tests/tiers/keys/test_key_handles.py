@@ -112,7 +112,7 @@ async def test_key_handle_of_another_cache_or_tier_is_refused(
         await cache.kv.get(llm)
 
 
-async def test_args_are_required_with_a_name_and_refused_with_a_key_handle(cache: AgentCache) -> None:
+async def test_tool_key_requires_args_with_a_name_and_refuses_args_with_a_key_handle(cache: AgentCache) -> None:
     tool: Any = cache.tool
     key = tool.key("t", ARGS)
     for call in (

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 
 from tests.requests import asking
 from tests.seams import change_request_of_keys, known_keys, stored_args
-from tests.tiers.test_canonical import Text
-from tests.tiers.test_fingerprint import LONG, NEAR, check_llm, digest, llm_definition, requests, tool_definition
+from tests.tiers.keys.test_canonical_json import Text
+from tests.tiers.keys.test_fingerprint import LONG, NEAR, check_llm, digest, llm_definition, requests, tool_definition
 from tiercache import AgentCache
 from tiercache.tiers.keys import fingerprint as fingerprints
 from tiercache.tiers.keys import long_texts
@@ -129,7 +129,7 @@ def test_key_tells_requests_apart_that_nearly_agree_if_every_text_is_long(near: 
         ...,
     ],
 )
-def test_marshal_bytes_are_never_taken_for_json(value: Any) -> None:
+def test_fingerprint_of_marshal_bytes_is_never_taken_for_json(value: Any) -> None:
     data = fingerprint(value)
     assert data is None or (isinstance(data, bytes) and not is_json(data))
 
@@ -156,7 +156,7 @@ def test_key_of_a_request_that_another_thread_changes_is_not_remembered_for_it(
 
 
 @pytest.mark.parametrize("value", [{"b": 1, "a": "é\n"}, {"a": 0.1, "b": None}, {"a": [{"x": "y"}]}, {}, {"a": 1e15}])
-def test_args_of_a_tool_call_are_stored_in_the_order_of_the_caller(value: Any) -> None:
+def test_tool_key_keeps_args_in_the_order_of_the_caller(value: Any) -> None:
     key = AgentCache.in_memory(name="n").tool.key("t", value)
     assert stored_args(key) == json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
     assert key.key.endswith(digest(value))
