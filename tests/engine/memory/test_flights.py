@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.requests import HELLO, Loader, asking, load_llm, turns
+from tests.seams import NOTHING_REGISTERED, internals
 from tests.support import MakeCache
 from tiercache import AgentCache, ResilienceOptions, TierOptions, UsageError
 from tiercache.engine.memory.fences import Fence
