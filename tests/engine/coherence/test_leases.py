@@ -406,6 +406,22 @@ async def test_lease_is_not_taken_after_degraded_read(proxy: ChaosProxy, monkeyp
         proxy.heal()
 
 
+async def test_lease_is_not_taken_by_refresh_while_breaker_is_open(
+    proxy: ChaosProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resilience = ResilienceOptions(l2_timeout=0.3, breaker_failures=1, breaker_pause=60)
+    async with AgentCache.from_url(proxy.url, name="test", coherence=UNTRACKED, resilience=resilience) as cache:
+        await cache.open()
+        proxy.stall()
+        assert await cache.kv.get("k") is None
+        assert internals(cache).breaker.is_open
+        writes = record_writes(monkeypatch)
+        # A refresh reads nothing first, so that no degraded read tells it of the outage.
+        assert (await cache.kv.get_or_load("k", lambda: "loaded", mode="refresh")).value == "loaded"
+        assert writes == []
+        proxy.heal()
+
+
 async def test_lease_is_not_taken_during_change_of_source_data(
     cache: AgentCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
