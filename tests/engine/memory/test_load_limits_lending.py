@@ -105,7 +105,10 @@ async def test_load_limits_free_the_slot_of_a_load_that_lends_again_while_its_fi
     other_ends.set()
     await other
     await turns()
-    await is_slot_free(limits)
-    second_ends.set()
+    try:
+        await is_slot_free(limits)
+    finally:
+        second_ends.set()
+        await turns()
     await loading
     await is_slot_free(limits)
