@@ -19,7 +19,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-__all__ = ["main"]
+__all__ = ["ROWS", "check_work", "main"]
 
 Step = Callable[[int], Awaitable[Any]]
 
@@ -216,7 +216,7 @@ ROWS: dict[str, tuple[Callable[[Any, Any], Awaitable[Step]], int]] = {
 }
 
 
-def _check(name: str, cache: Any, count: int) -> None:
+def check_work(name: str, cache: Any, count: int) -> None:
     """Raise AssertionError if the steps of a row were not answered as its name says."""
     tiers = cache.local_stats().tiers.values()
     counter = {"L1": "l1_hits", "L2": "l2_hits", "miss": "loads", "store": "stored_bytes"}.get(name.split()[0])
@@ -244,7 +244,7 @@ async def _serve(url: str) -> None:
             for n in range(count):
                 await step(n)
             seconds = time.process_time() - began
-            _check(line.strip(), local if "no Valkey" in line else remote, count)
+            check_work(line.strip(), local if "no Valkey" in line else remote, count)
             print(seconds / count, flush=True)
             await remote.flush(include_session=True)
 

@@ -1,17 +1,20 @@
 """The seams: the one module of the tests that reaches into the private parts of tiercache.
 
 A test imports a named seam from here and does not write ``cache._engine...`` or ``monkeypatch.setattr(...)`` itself.
-When a part of the package moves, this module changes and the tests stay. There are five kinds of seam:
+When a part of the package moves, this module changes and the tests stay. There are six kinds of seam:
 
-1. **Hold**: ``HeldReads``, ``HeldWrites``, ``HeldReplies``, ``HeldPings``, ``HeldPositions`` stop a request or a reply
-   between the cache and Valkey, so that a test can act at that moment. ``slow_writes`` delays every write.
+1. **Hold**: ``HeldReads``, ``HeldWrites``, ``HeldReplies``, ``HeldPings``, ``HeldPositions``, ``HeldCommands`` stop a
+   request or a reply between the cache and Valkey, so that a test can act at that moment. ``slow_writes`` delays every
+   write.
 2. **Record**: ``record_reads`` and ``record_writes`` list the requests that reach Valkey; ``refuse_commands`` lists
    commands and sends none.
 3. **Lose**: ``LostReplies`` and ``fail_next_fill`` raise ``L2UnavailableError`` at a chosen write;
    ``cancel_loads_with_lease_reply`` cancels a load in the loop step of a reply.
 4. **Look**: ``L1View`` shows L1; ``internals`` shows the runtime, leases, coherence and pending invalidations of a
    cache; ``PipeView``, ``BatchView`` and ``SessionView`` show a write pipe, a batch loader and the session tier.
-5. **Remove a guard**: each ``without_...`` function disables one guard against a race. A test that passes with the
+5. **Act**: ``act_after_command`` and ``act_during_snapshot`` run code of the test at a chosen moment;
+   ``set_intervals`` sets the pauses of the background worker.
+6. **Remove a guard**: each ``without_...`` function disables one guard against a race. A test that passes with the
    guard must fail without it.
 
 A seam that takes a ``monkeypatch`` lasts until the monkeypatch is undone: until the end of the test or of its
@@ -22,52 +25,114 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
-from contextlib import nullcontext
+import weakref
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import pytest
 import valkey
+from opentelemetry import trace
+from valkey.exceptions import ResponseError
 
 from tests.support import SEQUENCE, until
 from tiercache import AgentCache, L2UnavailableError
+from tiercache.embedded import EmbeddedValkey
 from tiercache.engine.coherence.coherence import Coherence
 from tiercache.engine.coherence.leases import Leases, is_placeholder
+from tiercache.engine.entries.counters import OperationCounters
 from tiercache.engine.entries.entry import Entry
 from tiercache.engine.level2.breaker import Breaker
 from tiercache.engine.level2.write_pipe import WritePipe
 from tiercache.engine.level2.writes import Delete, Release, Run, TakeLease, Write, WriteSet
 from tiercache.engine.memory.fences import Fences
 from tiercache.engine.memory.flights import Flight
+from tiercache.engine.operations import lease_search
 from tiercache.engine.operations.change import KeyChange
+from tiercache.indexes import reindex
+from tiercache.monitor import discovery, service
+from tiercache.pricing import update
+from tiercache.stores.valkey.commands import WriteCommands
+from tiercache.stores.valkey.multiplexed import MultiplexedConnection
+from tiercache.stores.valkey.pool import PlainConnection
 from tiercache.stores.valkey.store import ValkeyLevel2
+from tiercache.telemetry import otel
+from tiercache.tiers.keys import canonical_json
+from tiercache.tiers.values import compression
 
 __all__ = [
     "NOTHING_REGISTERED",
     "BatchView",
+    "CountedCalls",
+    "HeldCommands",
     "HeldPings",
     "HeldPositions",
     "HeldReads",
     "HeldReplies",
     "HeldWrites",
+    "KnownKeysView",
     "L1View",
     "LostReplies",
     "PipeView",
+    "RecordedWire",
     "SessionView",
+    "StoreView",
+    "TelemetryView",
+    "act_after_command",
+    "act_during_snapshot",
     "any_write",
     "cancel_loads_with_lease_reply",
     "caught_up",
+    "change_request_of_keys",
     "changes_an_entry",
+    "check_deadline",
+    "close_engine",
+    "compression_library",
+    "count_exchanges",
+    "embedded_server",
+    "fail_commands",
     "fail_next_fill",
+    "fail_results",
+    "has_ended",
+    "hide_compression_library",
+    "hide_conditions",
+    "hide_connection_end",
+    "hide_embedded_extra",
+    "idle_connections",
+    "importing_compression_library_by",
     "in_l1",
+    "inbox_count",
     "internals",
+    "is_reset",
+    "is_tracing",
+    "known_keys",
+    "lose_command_replies",
+    "monitor_intervals",
+    "peer_remembers_nothing",
     "position_of",
     "record_reads",
     "record_writes",
+    "redirect_prices",
     "refuse_commands",
+    "refuse_spans",
+    "remember_no_broken_connections",
+    "replace_public",
+    "results_of_driver",
+    "run_dir_of",
+    "set_intervals",
+    "set_lease_polls",
+    "shared_connection",
     "slow_writes",
+    "stored_args",
+    "tier_counters",
+    "transport_of",
+    "weak_references",
     "without_awaited_check",
     "without_bar",
+    "without_exact_json_check",
     "without_fences",
     "without_lease_wakeups",
     "without_overtaking",
@@ -216,6 +281,29 @@ class HeldPositions:
         monkeypatch.setattr(level2, "last_number", held)
 
 
+class HeldCommands:
+    """Holds the reply to the first command ``name`` that bypasses the write pipe.
+
+    Attributes:
+        answered: Set once Valkey has answered the command.
+        release: Set by the test to let the reply through.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+        self.answered = asyncio.Event()
+        self.release = asyncio.Event()
+        execute = ValkeyLevel2.execute
+
+        async def held(level2: ValkeyLevel2, commands: Sequence[Any]) -> list[Any]:
+            replies = await execute(level2, commands)
+            if commands[0][0] == name and not self.answered.is_set():
+                self.answered.set()
+                await self.release.wait()
+            return replies
+
+        monkeypatch.setattr(ValkeyLevel2, "execute", held)
+
+
 def slow_writes(monkeypatch: pytest.MonkeyPatch, seconds: float = 0.02) -> None:
     """Delay every batch of writes by ``seconds``."""
     apply = ValkeyLevel2.apply
@@ -266,6 +354,63 @@ def refuse_commands(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     commands: list[Any] = []
     monkeypatch.setattr(ValkeyLevel2, "execute", lambda level2, sent: commands.append(sent))
     return commands
+
+
+class CountedCalls:
+    """Counts the calls of a function of the package, and passes them on.
+
+    Attributes:
+        calls: The number of calls.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
+        self.calls = 0
+        function = getattr(owner, name)
+
+        def counting(*given: Any, **named: Any) -> Any:
+            self.calls += 1
+            return function(*given, **named)
+
+        monkeypatch.setattr(owner, name, counting)
+
+
+def count_exchanges(monkeypatch: pytest.MonkeyPatch) -> Counter[bool]:
+    """Return the counts of exchanges with Valkey: True for those of the background worker, False for all others."""
+    exchanges: Counter[bool] = Counter()
+    send = MultiplexedConnection.send
+
+    def counted(connection: MultiplexedConnection, *arguments: Any) -> Any:
+        task = asyncio.current_task()
+        assert task is not None
+        exchanges[task.get_name() == "tiercache-service"] += 1
+        return send(connection, *arguments)
+
+    monkeypatch.setattr(MultiplexedConnection, "send", counted)
+    return exchanges
+
+
+class RecordedWire:
+    """A connection, and the data of each of its writes.
+
+    Attributes:
+        written: The data of each write to the socket, in order.
+    """
+
+    def __init__(self, connection: MultiplexedConnection, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.connection = connection
+        self.written: list[bytes] = []
+        write = connection._transport.write
+
+        def counted(data: bytes) -> None:
+            self.written.append(data)
+            write(data)
+
+        class Counting:
+            def __getattr__(self, name: str) -> Any:
+                return counted if name == "write" else getattr(transport, name)
+
+        transport = connection._transport
+        monkeypatch.setattr(connection, "_transport", Counting())
 
 
 # Lose
@@ -332,6 +477,224 @@ def cancel_loads_with_lease_reply(monkeypatch: pytest.MonkeyPatch) -> None:
         return submit(pipe, write, done if on_done is not None else None)
 
     monkeypatch.setattr(WritePipe, "submit", submitted)
+
+
+def fail_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Raise ``L2UnavailableError`` instead of sending commands that bypass the write pipe."""
+
+    async def away(level2: ValkeyLevel2, commands: Sequence[Any]) -> list[Any]:
+        raise L2UnavailableError("away")
+
+    monkeypatch.setattr(ValkeyLevel2, "execute", away)
+
+
+def lose_command_replies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Carry out commands that bypass the write pipe, and then raise ``L2UnavailableError``."""
+    execute = ValkeyLevel2.execute
+
+    async def lost(level2: ValkeyLevel2, commands: Sequence[Any]) -> list[Any]:
+        await execute(level2, commands)
+        raise L2UnavailableError("the answer was lost")
+
+    monkeypatch.setattr(ValkeyLevel2, "execute", lost)
+
+
+def fail_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Raise ``ZeroDivisionError``, as a defect would, where the store reads the replies to a batch of writes."""
+
+    def results(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(WriteCommands, "results", results)
+
+
+def hide_connection_end(monkeypatch: pytest.MonkeyPatch, connection: Any) -> None:
+    """Have a connection look open after it has ended, like a connection whose end the loop has not read yet."""
+    if isinstance(connection, type) and issubclass(connection, PlainConnection):
+        is_connected = property(lambda plain: plain._connection.is_connected)
+        monkeypatch.setattr(connection, "is_open", is_connected)
+    else:
+        monkeypatch.setattr(type(connection), "is_open", True)
+
+
+def hide_conditions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make every server look like one without SET ... IFEQ, DELIFEQ and script flags."""
+    answers = WriteCommands.take_probe_replies
+    unknown = ResponseError("unknown")
+    monkeypatch.setattr(
+        WriteCommands, "take_probe_replies", lambda self, replies: answers(self, [unknown] * len(replies))
+    )
+
+
+def hide_embedded_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the ``embedded`` extra look as if it was not installed."""
+    monkeypatch.setattr("tiercache.embedded.find_spec", lambda name: None)
+
+
+def hide_compression_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the library that compresses look as if it was not installed."""
+    monkeypatch.setattr(compression, "_library", lambda: None)
+
+
+@contextmanager
+def importing_compression_library_by(
+    monkeypatch: pytest.MonkeyPatch, import_module: Callable[[str], Any]
+) -> Iterator[None]:
+    """Import the library that compresses again, by ``import_module``, at its next use in the block."""
+    compression._library.cache_clear()
+    monkeypatch.setattr(compression, "import_module", import_module)
+    try:
+        yield
+    finally:
+        compression._library.cache_clear()
+
+
+def change_request_of_keys(
+    monkeypatch: pytest.MonkeyPatch, module: ModuleType, act: Callable[[], object], *names: str
+) -> None:
+    """Call ``act`` before each call of a function of a key module: as if another thread ran in that moment.
+
+    Args:
+        names: The functions, as far as the module has them.
+    """
+
+    def acting(make: Callable[..., Any]) -> Callable[..., Any]:
+        def act_and_make(*arguments: Any, **options: Any) -> Any:
+            act()
+            return make(*arguments, **options)
+
+        return act_and_make
+
+    for name in names:
+        if hasattr(module, name):
+            monkeypatch.setattr(module, name, acting(getattr(module, name)))
+
+
+def refuse_spans(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Raise ``AssertionError`` where a span would be made; return a list to which each attempt is appended."""
+    made: list[object] = []
+
+    def fail(*args: object, **options: object) -> Any:
+        made.append(args)
+        raise AssertionError("a span was made")
+
+    for tracer in (trace.NoOpTracer, trace.ProxyTracer):
+        monkeypatch.setattr(tracer, "start_span", fail)
+    for span in (trace.NonRecordingSpan, otel.OtelSpan):
+        monkeypatch.setattr(span, "__init__", fail)
+    return made
+
+
+def remember_no_broken_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have every store forget the connections that broke: it does not end them before it opens another."""
+
+    class Forgetful(list[int]):
+        def append(self, item: int) -> None: ...
+
+    make = ValkeyLevel2.__init__
+
+    def made(level2: ValkeyLevel2, *arguments: object, **options: object) -> None:
+        make(level2, *arguments, **options)  # type: ignore[arg-type]
+        level2._writer._broken_ids = Forgetful()
+
+    monkeypatch.setattr(ValkeyLevel2, "__init__", made)
+
+
+# Act, and set
+
+
+def act_after_command(
+    monkeypatch: pytest.MonkeyPatch, name: str, act: Callable[[], Awaitable[object] | object]
+) -> list[str]:
+    """Call ``act`` right after the answer to the first command ``name`` that bypasses the write pipe.
+
+    Returns:
+        A list to which ``name`` is appended when ``act`` is called.
+    """
+    acted: list[str] = []
+    execute = ValkeyLevel2.execute
+
+    async def acting(level2: ValkeyLevel2, commands: Any) -> list[Any]:
+        replies = await execute(level2, commands)
+        if commands[0][0] == name and not acted:
+            acted.append(name)
+            done = act()
+            if isinstance(done, Awaitable):
+                await done
+        return replies
+
+    monkeypatch.setattr(ValkeyLevel2, "execute", acting)
+    return acted
+
+
+def act_during_snapshot(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
+    """Call ``act`` each time that a snapshot of the operations adds counters."""
+    add = OperationCounters.add
+
+    def act_and_add(counters: OperationCounters, other: OperationCounters) -> None:
+        act()
+        add(counters, other)
+
+    monkeypatch.setattr(OperationCounters, "add", act_and_add)
+
+
+def replace_public(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, function: Callable[..., Any]) -> None:
+    """Replace a public method of the cache by a broken one, to see whether the checker notices."""
+    assert not name.startswith("_")
+    monkeypatch.setattr(owner, name, function)
+
+
+class MonitorIntervals(NamedTuple):
+    """The seconds of the worker that registers the cache.
+
+    Attributes:
+        heartbeat: The lifetime of the heartbeat's key.
+        beat: The time between two registrations.
+    """
+
+    heartbeat: float
+    beat: float
+
+
+def monitor_intervals() -> MonitorIntervals:
+    """Return the seconds of the worker that registers the cache."""
+    return MonitorIntervals(discovery._HEARTBEAT_SECONDS, service._BEAT_SECONDS)
+
+
+def set_intervals(
+    monkeypatch: pytest.MonkeyPatch, *, send: float | None = None, beat: float | None = None, scan: float | None = None
+) -> None:
+    """Set seconds of the background worker.
+
+    Args:
+        send: Between two rounds.
+        beat: Between two registrations.
+        scan: How long the opening cache may scan for entries without an index; a negative number leaves the scan to
+            the background.
+    """
+    for module, name, seconds in (
+        (service, "_SEND_SECONDS", send),
+        (service, "_BEAT_SECONDS", beat),
+        (reindex, "_LOOK_SECONDS", scan),
+    ):
+        if seconds is not None:
+            monkeypatch.setattr(module, name, seconds)
+
+
+def set_lease_polls(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Set the seconds between two polls of a load that waits for a lease."""
+    monkeypatch.setattr(lease_search, "_FIRST_POLL", seconds)
+    monkeypatch.setattr(lease_search, "_LAST_POLL", seconds)
+
+
+def redirect_prices(monkeypatch: pytest.MonkeyPatch, target: Path) -> None:
+    """Write updated prices to ``target``."""
+    monkeypatch.setattr(update, "_TARGET", target)
+
+
+async def close_engine(cache: AgentCache) -> None:
+    """Close the levels of a cache, and not its telemetry."""
+    await cache._engine.aclose()
 
 
 # Look
@@ -405,6 +768,7 @@ class Internals:
 
     def __init__(self, cache: AgentCache) -> None:
         self._engine: Any = cache._engine
+        self._parts: Any = cache._parts
 
     @property
     def _runtime(self) -> Any:
@@ -439,6 +803,46 @@ class Internals:
         """The second level behind the breaker."""
         return self._l2.level2._level2
 
+    @property
+    def store(self) -> StoreView:
+        """The connections of the second level."""
+        return StoreView(self.unguarded_level2)
+
+    async def trim_indexes(self) -> None:
+        """Trim the indexes now, as the background worker does."""
+        await self._l2.level2.trim_indexes()
+
+    # The Monitor
+
+    async def beat(self) -> None:
+        """Do the registration that the background worker does every half minute."""
+        assert self._engine._server is not None
+        await self._engine._server.service._beat(self._l2.level2)
+
+    async def write_marker(self) -> None:
+        """Write the marker of the cache, and nothing else that a registration writes."""
+        await self._discovery.beat(self._l2.level2)
+
+    @property
+    def _discovery(self) -> Any:
+        discovery = self._parts._discovery
+        assert discovery is not None
+        return discovery
+
+    @property
+    def discovery_write_failed_count(self) -> int:
+        """Registrations that failed."""
+        return int(self._discovery.write_failed_count)
+
+    def add_failed_registrations(self, count: int) -> None:
+        """Count ``count`` more registrations that failed."""
+        self._discovery.write_failed_count += count
+
+    @property
+    def tool_policies(self) -> Any:
+        """The tool policies, with the counts of those that could not be read."""
+        return self._parts._tool_policies
+
     # Coherence
 
     @property
@@ -455,6 +859,12 @@ class Internals:
     def subscription(self) -> object:
         """The subscription to announcements, or None while there is none."""
         return self._l2.listener._subscription
+
+    @property
+    def subscriber_id(self) -> int | None:
+        """The number of the connection that listens, or None while there is none."""
+        subscription: Any = self.subscription
+        return None if subscription is None else subscription.id
 
     # Leases
 
@@ -581,6 +991,166 @@ class SessionView:
         return store._count, sum(map(len, store._threads.values())), len(store._threads)
 
 
+class StoreView:
+    """Shows the connections of a second level."""
+
+    def __init__(self, level2: Any) -> None:
+        self._level2 = level2
+
+    @property
+    def pool(self) -> Any:
+        """The pool of connections for reads."""
+        return self._level2._pool
+
+    @property
+    def writer_connection(self) -> Any:
+        """The connection of the writer, or None."""
+        return self._level2._writer._connection
+
+    @property
+    def writer_connection_id(self) -> Any:
+        """The number of the writer's connection, or None."""
+        return self._level2._writer._connection_id
+
+    def command_of(self, write: Write) -> str:
+        """Return the name of the command that carries ``write`` out."""
+        name: str = self._level2._writer._commands.of(write)[0][0]
+        return name
+
+    def read_with_scripts(self, with_scripts: bool) -> None:
+        """Have reads of many keys use a script, or plain commands."""
+        self._level2._batch_reader._has_scripts = with_scripts
+
+    def count_exchanges(self, monkeypatch: pytest.MonkeyPatch) -> CountedCalls:
+        """Return the count of exchanges on the pool from now on."""
+        return CountedCalls(monkeypatch, self.pool, "exchange")
+
+
+def idle_connections(pool: Any) -> Any:
+    """Return the idle connections of a plain pool."""
+    return pool._idle
+
+
+def shared_connection(pool: Any) -> Any:
+    """Return the connection that all exchanges of a pool share, or None."""
+    return pool._connection
+
+
+def transport_of(connection: Any) -> Any:
+    """Return the connection of valkey-py on which a connection of the package is built."""
+    return connection._connection
+
+
+def has_ended(transport: Any) -> bool:
+    """Return whether the server has ended a connection of valkey-py, and the loop has read the end."""
+    return bool(transport._reader.at_eof())
+
+
+def is_reset(connection: Any) -> bool:
+    """Return whether the loop has read that the connection under a plain connection was reset."""
+    return bool(connection._connection._writer.is_closing())
+
+
+def inbox_count(connection: MultiplexedConnection) -> int:
+    """Return the number of messages that a connection has received and not handed out."""
+    return len(connection._inbox._messages)
+
+
+def check_deadline(connection: MultiplexedConnection) -> None:
+    """Run the timer of a connection's deadline now."""
+    connection._check_deadline()
+
+
+def embedded_server(cache: AgentCache) -> EmbeddedValkey:
+    """Return the embedded server of a cache."""
+    server = cache._parts.server
+    assert server is not None
+    return server
+
+
+def run_dir_of(server: EmbeddedValkey) -> Path:
+    """Return the private folder of an embedded server."""
+    return server._run_dir
+
+
+class TelemetryView:
+    """Shows the numbers that a cache reports to telemetry, and replaces them."""
+
+    def __init__(self, cache: AgentCache) -> None:
+        self._parts: Any = cache._parts
+
+    def set_gauge(self, name: str, read: Callable[[], float]) -> None:
+        """Report ``read()`` as the gauge ``name``."""
+        self._parts._source.gauges[name] = read
+
+    def set_counter(self, name: str, read: Callable[[], float]) -> None:
+        """Report ``read()`` as the counter ``name``."""
+        self._parts._source.counters[name] = read
+
+    def break_collection(self) -> None:
+        """Have every collection of the cache's numbers raise, as by a defect."""
+        self._parts.tier_rules.append(None)
+
+
+def results_of_driver(driver: Any) -> Any:
+    """Return the results that a driver of the benchmarks collects."""
+    return driver._results
+
+
+def peer_remembers_nothing(peer: Any) -> None:
+    """Have a peer of the benchmarks keep no answer in its first level."""
+    peer._remember = lambda key, value: None
+
+
+def is_tracing(cache: AgentCache) -> bool:
+    """Return whether a cache makes spans."""
+    return cache._engine.tracer is not None
+
+
+def weak_references(cache: AgentCache) -> list[Any]:
+    """Return weak references to a cache, its engine and its L1."""
+    return [weakref.ref(cache), weakref.ref(cache._engine), weakref.ref(cache._engine.l1)]
+
+
+def tier_counters(tier: Any) -> Any:
+    """Return the counters of a tier, by label."""
+    return tier._rules.counters
+
+
+def known_keys(tier: Any) -> Any:
+    """Return the keys that the llm or tool tier has found and keeps."""
+    return tier._lookup.known
+
+
+def stored_args(key: Any) -> bytes:
+    """Return the arguments of a tool call as its key has them."""
+    args: bytes = key._args
+    return args
+
+
+class KnownKeysView:
+    """Shows the two generations of known keys."""
+
+    def __init__(self, known: Any) -> None:
+        self._known = known
+
+    @property
+    def kept(self) -> list[tuple[Any, Any]]:
+        """Every fingerprint with its target."""
+        return [*self._known._younger.items(), *self._known._older.items()]
+
+    @property
+    def generations(self) -> list[tuple[Any, int]]:
+        """The targets by fingerprint, and the bytes counted for them, of each generation."""
+        known = self._known
+        return [(known._younger, known._younger_bytes), (known._older, known._older_bytes)]
+
+
+def compression_library() -> Any:
+    """Return the library that compresses, or None if it is not installed."""
+    return compression._library()
+
+
 # Remove a guard
 
 
@@ -624,3 +1194,8 @@ def without_lease_wakeups(monkeypatch: pytest.MonkeyPatch) -> None:
 def without_awaited_check(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a caller that leaves one key of a batch cancel the load, although callers wait for its other keys."""
     monkeypatch.setattr(Flight, "is_awaited", False)
+
+
+def without_exact_json_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have orjson write every value, also those that ``json`` writes in other bytes."""
+    monkeypatch.setattr(canonical_json, "is_exact_json", lambda value: True)

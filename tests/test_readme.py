@@ -25,9 +25,9 @@ def test_readme_names_paths_that_exist() -> None:
     assert not {path for path in paths if not (TESTS.parent / path).exists()}
 
 
-def test_readme_names_every_test_file_of_engine_and_session() -> None:
-    files = {path.relative_to(TESTS.parent).as_posix() for path in (TESTS / "engine").rglob("test_*.py")}
-    files |= {path.relative_to(TESTS.parent).as_posix() for path in (TESTS / "tiers" / "session").glob("test_*.py")}
+def test_readme_names_every_test_file_of_engine_and_tiers() -> None:
+    folders = (TESTS / "engine", TESTS / "tiers")
+    files = {path.relative_to(TESTS.parent).as_posix() for folder in folders for path in folder.rglob("test_*.py")}
     assert not {file for file in files if f"`{file}`" not in README}
 
 

@@ -30,4 +30,4 @@ def test_checkouts_refuses_a_row_whose_steps_were_answered_otherwise() -> None:
             return self._Stats()
 
     with pytest.raises(AssertionError, match="too few l2_hits"):
-        checkouts._check("L2 kv.get", _Cache(), 1)
+        checkouts.check_work("L2 kv.get", _Cache(), 1)

@@ -11,6 +11,7 @@ from benchmarks.peers import PEERS, Endpoint, peer_class, why_missing
 from benchmarks.server import Counters, raise_file_limit, running_valkey
 from benchmarks.timing import Budget, Measured
 from benchmarks.works import WORKS, Bench, Variant, WrongAnswerError
+from tests.seams import peer_remembers_nothing
 
 INSTALLED = [name for name in PEERS if not why_missing(name)]
 QUICKEST = Budget(values=1, min_seconds=0.0)
@@ -90,7 +91,7 @@ async def test_peer_check_notices_wrong_answer(endpoint: Endpoint) -> None:
 
 async def test_peer_check_notices_answer_from_other_level(endpoint: Endpoint) -> None:
     peer = peer_class("handmade")()
-    peer._remember = lambda key, value: None  # type: ignore[attr-defined]
+    peer_remembers_nothing(peer)
     with pytest.raises(WrongAnswerError, match="read Valkey 50 times"):
         await _run("handmade", "l1-hit", "short-1", endpoint, peer)
 

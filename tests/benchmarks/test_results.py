@@ -16,6 +16,7 @@ from benchmarks.results import Case, Ratio, Results
 from benchmarks.tables import duration, goal_table, markdown, work_tables
 from benchmarks.timing import Budget, Clock, Measured, sample
 from benchmarks.works import WORKS
+from tests.seams import results_of_driver
 
 SHORT_L1 = "l1-hit/short-1 as fast as betterdb"
 
@@ -137,7 +138,7 @@ def test_command_shows_and_compares_pooled_files(
 def test_command_keeps_measurements_of_interrupted_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def interrupted(driver: Driver, after_round: object) -> None:
-        driver._results.add({"floor": Measured([1.0], [1.0], 1)}, Case("l1-hit", "short-1", "floor"), 0)
+        results_of_driver(driver).add({"floor": Measured([1.0], [1.0], 1)}, Case("l1-hit", "short-1", "floor"), 0)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Driver, "run", interrupted)

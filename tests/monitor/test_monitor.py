@@ -6,8 +6,7 @@ import asyncio
 import json
 import os
 import socket
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,10 +14,8 @@ import pytest
 import valkey
 
 from tests.requests import HELLO, asking
+from tests.seams import count_exchanges, internals, lose_command_replies, monitor_intervals, set_intervals
 from tiercache import AgentCache, DiscoveryOptions, L2UnavailableError, TierOptions, ToolPolicy, UsageError
-from tiercache.monitor import discovery, service
-from tiercache.stores.valkey.multiplexed import MultiplexedConnection
-from tiercache.stores.valkey.store import ValkeyLevel2
 
 MakeCache = Callable[..., AgentCache]
 HEARTBEAT = "__betterdb:heartbeat:test"
@@ -68,8 +65,7 @@ async def test_marker_describes_the_cache(make_cache: MakeCache, plain: valkey.V
 async def test_registration_rewrites_the_marker_and_all_flushed_keys(
     make_cache: MakeCache, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "_SEND_SECONDS", 0.01)
-    monkeypatch.setattr(service, "_BEAT_SECONDS", 0.02)
+    set_intervals(monkeypatch, send=0.01, beat=0.02)
     cache = make_cache(name="test")
     await cache.open()
     await cache.tool.set_policy("search", ToolPolicy(5))
@@ -88,7 +84,7 @@ async def test_marker_names_at_most_five_hundred_policies(make_cache: MakeCache,
     plain.hset("test:__tool_policies", mapping={f"t{n:03}": '{"ttl":5}' for n in range(501)})
     cache = make_cache(name="test")
     await cache.open()
-    await cache._parts._discovery.beat((await cache._engine.open()).l2.level2)  # type: ignore[union-attr, arg-type]
+    await internals(cache).write_marker()
     marker = marker_of(plain)
     assert (len(marker["tool_policies"]), marker["tool_policies_truncated"]) == (500, True)
 
@@ -144,7 +140,7 @@ async def test_registration_can_be_off(make_cache: MakeCache, plain: valkey.Valk
 
 
 @pytest.mark.parametrize("channels", [["*"], []])
-async def test_cache_works_without_permission_for_the_registry(
+async def test_registration_is_counted_as_failed_without_permission_and_the_cache_works(
     url: str, plain: valkey.Valkey, caplog: pytest.LogCaptureFixture, channels: list[str]
 ) -> None:
     plain.acl_setuser("own", enabled=True, passwords=["+pw"], categories=["+@all"], keys=["test:*"], channels=channels)
@@ -152,14 +148,14 @@ async def test_cache_works_without_permission_for_the_registry(
         async with AgentCache.from_url(f"{url}?username=own&password=pw", name="test") as cache:
             await cache.llm.store(HELLO, "x")
             assert (await cache.llm.check(HELLO)).hit
+            parts = internals(cache)
         assert {record.levelname for record in caplog.records} == {"WARNING"}
         logged = [record.getMessage() for record in caplog.records]
         assert logged[0].startswith("cache 'test': cannot read the registry of caches")
         # Without channels the cache cannot subscribe either, which is a second warning.
         assert len(logged) == 1 + (not channels)
         assert all("max_staleness" in text for text in logged[1:])
-        assert cache._parts._discovery is not None
-        assert cache._parts._discovery.write_failed_count >= 2
+        assert parts.discovery_write_failed_count >= 2
     finally:
         plain.acl_deluser("own")
 
@@ -229,16 +225,7 @@ async def test_statistics_take_at_most_two_exchanges_per_second(
     cache: AgentCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await cache.llm.store(HELLO, "x")
-    exchanges: Counter[bool] = Counter()
-    send = MultiplexedConnection.send
-
-    def counted(connection: MultiplexedConnection, *arguments: Any) -> Any:
-        task = asyncio.current_task()
-        assert task is not None
-        exchanges[task.get_name() == "tiercache-service"] += 1
-        return send(connection, *arguments)
-
-    monkeypatch.setattr(MultiplexedConnection, "send", counted)
+    exchanges = count_exchanges(monkeypatch)
     began = asyncio.get_running_loop().time()
     for n in range(10_000):
         assert (await cache.llm.check(HELLO)).source == "l1"
@@ -256,14 +243,8 @@ async def test_statistics_send_an_increment_once_even_if_its_answer_is_lost(
     cache = make_cache(name="test")
     await cache.llm.store(HELLO, "x")
     await cache.llm.check(HELLO)
-    execute = ValkeyLevel2.execute
-
-    async def lost(level2: ValkeyLevel2, commands: Sequence[Any]) -> list[Any]:
-        await execute(level2, commands)
-        raise L2UnavailableError("the answer was lost")
-
     with monkeypatch.context() as patch:
-        patch.setattr(ValkeyLevel2, "execute", lost)
+        lose_command_replies(patch)
         with pytest.raises(L2UnavailableError):
             await cache.stats()
     await cache.llm.check(HELLO)
@@ -349,5 +330,4 @@ async def test_lookup_in_valkey_misses_after_the_monitor_deleted_the_keys(
 
 
 def test_heartbeat_lives_longer_than_the_interval_of_registrations() -> None:
-    assert discovery._HEARTBEAT_SECONDS == 60
-    assert service._BEAT_SECONDS == 30
+    assert monitor_intervals() == (60, 30)

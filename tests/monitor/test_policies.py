@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import valkey
 
+from tests.seams import HeldCommands, fail_commands, internals
 from tiercache import NO_EXPIRY, AgentCache, L2UnavailableError, TierOptions, ToolPolicy, UsageError
-from tiercache.stores.valkey.store import ValkeyLevel2
 
 MakeCache = Callable[..., AgentCache]
 KEY = "test:__tool_policies"
@@ -67,31 +67,13 @@ async def test_policy_that_is_malformed_is_counted_and_affects_no_other(
         assert await cache.tool.refresh_policies()
     assert cache.tool.get_policy("good") == ToolPolicy(600)
     assert all(cache.tool.get_policy(f"bad{n}") is None for n in range(len(BAD)))
-    assert cache._parts._tool_policies.malformed_count == len(BAD) + 1
+    assert internals(cache).tool_policies.malformed_count == len(BAD) + 1
     warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == len(BAD) + 1  # Each field is logged once, and not at each refresh.
 
 
-class HeldRefresh:
-    """Holds the answer to HGETALL until ``release`` is set."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.answered = asyncio.Event()
-        self.release = asyncio.Event()
-        execute = ValkeyLevel2.execute
-
-        async def held(level2: ValkeyLevel2, commands: Sequence[Any]) -> list[Any]:
-            replies = await execute(level2, commands)
-            if commands[0][0] == "HGETALL" and not self.answered.is_set():
-                self.answered.set()
-                await self.release.wait()
-            return replies
-
-        monkeypatch.setattr(ValkeyLevel2, "execute", held)
-
-
 async def test_policy_set_during_a_refresh_is_kept(cache: AgentCache, monkeypatch: pytest.MonkeyPatch) -> None:
-    refresh = HeldRefresh(monkeypatch)
+    refresh = HeldCommands(monkeypatch, "HGETALL")
     refreshing = asyncio.create_task(cache.tool.refresh_policies())
     await refresh.answered.wait()
     await cache.tool.set_policy("search", ToolPolicy(300))
@@ -103,7 +85,7 @@ async def test_policy_set_during_a_refresh_is_kept(cache: AgentCache, monkeypatc
 async def test_policy_of_an_overtaken_refresh_is_ignored(
     cache: AgentCache, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    refresh = HeldRefresh(monkeypatch)
+    refresh = HeldCommands(monkeypatch, "HGETALL")
     refreshing = asyncio.create_task(cache.tool.refresh_policies())
     await refresh.answered.wait()
     plain.hset(KEY, "search", '{"ttl":600}')
@@ -118,16 +100,13 @@ async def test_policy_stays_known_while_valkey_is_unavailable(
 ) -> None:
     await cache.tool.set_policy("search", ToolPolicy(300))
 
-    async def away(level2: ValkeyLevel2, commands: Sequence[Any]) -> list[Any]:
-        raise L2UnavailableError("away")
-
     with monkeypatch.context() as patch:
-        patch.setattr(ValkeyLevel2, "execute", away)
+        fail_commands(patch)
         assert not await cache.tool.refresh_policies()
         with pytest.raises(L2UnavailableError):
             await cache.tool.set_policy("search", ToolPolicy(400))
     assert cache.tool.get_policy("search") == ToolPolicy(300)
-    assert cache._parts._tool_policies.refresh_failed_count == 1
+    assert internals(cache).tool_policies.refresh_failed_count == 1
 
 
 async def test_policy_works_without_valkey() -> None:

@@ -22,8 +22,9 @@ from opentelemetry.trace import StatusCode
 
 import tiercache
 from tests.requests import HELLO, Loader, asking
+from tests.seams import is_tracing, refuse_spans
 from tiercache import NO_EXPIRY, AgentCache, L2UnavailableError, TelemetryOptions
-from tiercache.telemetry import names, otel
+from tiercache.telemetry import names
 
 MakeCache = Callable[..., AgentCache]
 
@@ -283,19 +284,10 @@ async def every_kind_of_operation(cache: AgentCache) -> None:
 async def test_tracing_makes_no_span_without_an_sdk_and_looks_for_an_sdk_once(
     make_cache: MakeCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[object] = []
-
-    def fail(*args: object, **options: object) -> Any:
-        made.append(args)
-        raise AssertionError("a span was made")
-
     looks: list[None] = []
     look = trace.get_tracer_provider
     monkeypatch.setattr(trace, "get_tracer_provider", lambda: looks.append(None) or look())
-    for tracer in (trace.NoOpTracer, trace.ProxyTracer):
-        monkeypatch.setattr(tracer, "start_span", fail)
-    for span in (trace.NonRecordingSpan, otel.OtelSpan):
-        monkeypatch.setattr(span, "__init__", fail)
+    made = refuse_spans(monkeypatch)
     assert isinstance(look(), trace.ProxyTracerProvider)
     cache = make_cache()
     await cache.open()
@@ -313,7 +305,7 @@ async def test_tracing_makes_no_span_with_a_disabled_sdk(
     monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
     cache = make_cache(telemetry=TelemetryOptions(tracer_provider=TracerProvider(shutdown_on_exit=False)))
     await cache.open()
-    assert cache._engine.tracer is None
+    assert not is_tracing(cache)
 
 
 def test_tracing_uses_the_global_sdk() -> None:

@@ -25,8 +25,8 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.requests import HELLO, Loader, asking
+from tests.seams import TelemetryView, act_during_snapshot, close_engine, internals, tier_counters, weak_references
 from tiercache import AgentCache, LlmResponse, TelemetryOptions, UsageError
-from tiercache.engine.entries.counters import OperationCounters
 from tiercache.engine.entries.operation import OperationLog
 from tiercache.telemetry import names
 from tiercache.testing import FakeClock
@@ -167,8 +167,7 @@ async def test_metrics_count_unanswered_calls_of_valkey(registry: CollectorRegis
         await cache.llm.check(HELLO)
     await cache.llm.get_or_load(HELLO, Loader())
     assert not await cache.tool.refresh_policies()
-    assert cache._parts._discovery is not None
-    cache._parts._discovery.write_failed_count += 3
+    internals(cache).add_failed_registrations(3)
     scrape = Scrape(registry)
     await cache.aclose()
     assert scrape.get("agent_cache_l2_errors_total", cache_name="c", tier="llm") == 6
@@ -227,8 +226,8 @@ async def test_collector_keeps_the_counts_of_a_garbage_collected_cache(registry:
     cache = await used(registry)
     assert hits(registry) == 1
     await cache.tool.check("t", None)
-    await cache._engine.aclose()  # The event loop would keep an open cache alive.
-    watched = [weakref.ref(cache), weakref.ref(cache._engine), weakref.ref(cache._engine.l1)]
+    await close_engine(cache)  # The event loop would keep an open cache alive.
+    watched = weak_references(cache)
     del cache
     gc.collect()
     assert [ref() for ref in watched] == [None] * 3
@@ -274,7 +273,7 @@ async def test_labels_beyond_the_limit_share_a_series(registry: CollectorRegistr
 
 async def test_label_of_a_model_that_is_not_unicode_does_not_fail_the_scrape(registry: CollectorRegistry) -> None:
     cache = AgentCache.in_memory(name="c", telemetry=on(registry))
-    cache.llm._rules.counters.of("\ud800").misses += 1
+    tier_counters(cache.llm).of("\ud800").misses += 1
     assert "?" in Scrape(registry).values_of("agent_cache_cost_saved_total", "model")
     await cache.aclose()
 
@@ -326,7 +325,9 @@ class Refusing:
         raise ValueError("no more metrics")
 
 
-async def test_cache_works_with_a_registry_that_refuses(caplog: pytest.LogCaptureFixture) -> None:
+async def test_metrics_are_off_with_a_registry_that_refuses(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     cache = await used(Refusing())
     await cache.aclose()
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
@@ -338,10 +339,10 @@ async def test_collector_reports_the_other_numbers_if_one_cannot_be_read(
     registry: CollectorRegistry, caplog: pytest.LogCaptureFixture
 ) -> None:
     cache = await used(registry)
-    cache._parts._source.counters[names.CONFIG_REFRESH_FAILED.name] = lambda: 7
+    TelemetryView(cache).set_counter(names.CONFIG_REFRESH_FAILED.name, lambda: 7)
     assert Scrape(registry).total("agent_cache_config_refresh_failed_total") == 7
-    cache._parts._source.gauges[names.ACTIVE_SESSIONS.name] = lambda: 1 // 0
-    cache._parts._source.counters[names.CONFIG_REFRESH_FAILED.name] = lambda: 1 // 0
+    TelemetryView(cache).set_gauge(names.ACTIVE_SESSIONS.name, lambda: 1 // 0)
+    TelemetryView(cache).set_counter(names.CONFIG_REFRESH_FAILED.name, lambda: 1 // 0)
     assert hits(registry) == hits(registry) == 1
     assert Scrape(registry).total("agent_cache_config_refresh_failed_total") == 7
     await cache.aclose()
@@ -351,8 +352,8 @@ async def test_collector_reports_the_other_numbers_if_one_cannot_be_read(
 
 async def test_collector_reports_the_numbers_of_other_parts(registry: CollectorRegistry) -> None:
     cache = await used(registry)
-    cache._parts._source.gauges[names.ACTIVE_SESSIONS.name] = lambda: 5
-    cache._parts._source.counters[names.DISCOVERY_WRITE_FAILED.name] = lambda: 7
+    TelemetryView(cache).set_gauge(names.ACTIVE_SESSIONS.name, lambda: 5)
+    TelemetryView(cache).set_counter(names.DISCOVERY_WRITE_FAILED.name, lambda: 7)
     scrape = Scrape(registry)
     assert scrape.get("agent_cache_active_sessions", cache_name="c") == 5
     assert scrape.get("agent_cache_discovery_write_failed_total", cache_name="c") == 7
@@ -365,7 +366,7 @@ async def test_collector_hides_no_other_metrics_after_a_defect(
 ) -> None:
     prometheus_client.Counter("other", "A metric of the application.", registry=registry).inc()
     cache = await used(registry)
-    cache._parts.tier_rules.append(None)  # type: ignore[arg-type]
+    TelemetryView(cache).break_collection()
     for _ in range(2):
         assert [family.name for family in Scrape(registry).families] == ["other", "other_created"]
     await cache.aclose()
@@ -377,23 +378,17 @@ async def test_collector_names_the_cache_whose_number_cannot_be_read(
     registry: CollectorRegistry, caplog: pytest.LogCaptureFixture
 ) -> None:
     broken, whole = await used(registry, name="broken"), await used(registry, name="whole")
-    broken._parts._source.gauges[names.ACTIVE_SESSIONS.name] = lambda: 1 // 0
+    TelemetryView(broken).set_gauge(names.ACTIVE_SESSIONS.name, lambda: 1 // 0)
     assert hits(registry, "broken") == hits(registry, "whole") == 1
     assert [record.getMessage().split(": ")[0] for record in caplog.records] == ["cache 'broken'"]
     await broken.aclose()
     await whole.aclose()
 
 
-def test_operation_log_can_be_read_while_an_operation_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_operation_log_is_read_while_an_operation_begins(monkeypatch: pytest.MonkeyPatch) -> None:
     log = OperationLog(lambda: 0.0)
     log.operation("first", None, {})
-    add = OperationCounters.add
-
-    def begin_and_add(self: OperationCounters, other: OperationCounters) -> None:
-        log.operation("second", None, {})
-        add(self, other)
-
-    monkeypatch.setattr(OperationCounters, "add", begin_and_add)
+    act_during_snapshot(monkeypatch, lambda: log.operation("second", None, {}))
     assert set(log.snapshot()) == {"first"}
 
 

@@ -7,6 +7,7 @@ import sys
 import tracemalloc
 
 from tests.requests import asking
+from tests.seams import L1View, known_keys
 from tiercache import AgentCache
 
 COUNT = 5000
@@ -30,4 +31,4 @@ async def test_entry_takes_little_memory_beside_its_value_and_no_more_than_is_co
             tracemalloc.stop()
         assert cache.local_stats().l1_entry_count == COUNT + 1
         assert (taken - plain) / COUNT < 540
-        assert taken <= cache._engine.l1.size_bytes + cache.llm._lookup.known.size_bytes
+        assert taken <= L1View(cache).size_bytes + known_keys(cache.llm).size_bytes

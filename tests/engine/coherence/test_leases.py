@@ -12,10 +12,11 @@ import valkey
 from tests.engine.coherence.holders import KEY, is_leased, load, start_holder, wait_for_lease
 from tests.engine.coherence.replicas import CHANNEL
 from tests.requests import HELLO, Loader, asking, turns
-from tests.seams import internals, without_lease_wakeups
-from tests.support import MakeCache, Pair, until
+from tests.seams import HeldWrites, in_l1, internals, record_writes, set_lease_polls, without_lease_wakeups
+from tests.support import UNTRACKED, MakeCache, Pair, until
 from tiercache import AgentCache, CoherenceOptions, ResilienceOptions, TierOptions
 from tiercache.engine.coherence.leases import Lease, Leases
+from tiercache.testing import ChaosProxy
 
 # One load in all processes
 
@@ -352,3 +353,91 @@ async def test_lease_on_existing_value_is_neither_renewed_nor_removed() -> None:
     assert not lease.is_placeholder
     Leases(None, origin="me", ttl=1).give_up(lease)  # type: ignore[arg-type]
     lease.end()
+
+
+# Guards of a load that waits
+
+
+async def test_lease_waiter_reads_at_once_after_store_of_its_own_process(
+    tracked: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_lease_polls(monkeypatch, 60)
+    holder, waiter = tracked
+    loader = Loader("older", held=True)
+    loading = await start_holder(holder, loader)
+    waiting = load(waiter, lambda: "not called")
+    await until(lambda: internals(waiter).lease_waiter_count == 1)
+    await waiter.kv.set("k", "newer")
+    async with asyncio.timeout(5):
+        assert (await waiting).value == "newer"
+    loader.release()
+    await loading
+
+
+async def test_lease_waiter_keeps_value_in_l1_that_other_process_stored_during_wait(
+    make_cache: MakeCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Without tracking: a second message about the same store could drop the value again.
+    holder, waiter = (make_cache(name="test", coherence=UNTRACKED) for _ in range(2))
+    await waiter.open()
+    set_lease_polls(monkeypatch, 60)
+    loader = Loader("older", held=True)
+    loading = await start_holder(holder, loader)
+    waiting = load(waiter, lambda: "not called")
+    await until(lambda: internals(waiter).lease_waiter_count == 1)
+    await holder.kv.set("k", "newer")  # Breaks the fence of the waiting load.
+    async with asyncio.timeout(5):
+        assert (await waiting).source == "l2"
+    assert in_l1(waiter, KEY)
+    loader.release()
+    await loading
+
+
+async def test_lease_is_not_taken_after_degraded_read(proxy: ChaosProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The breaker stays closed: the degraded read alone must keep the load from a second wait for Valkey.
+    resilience = ResilienceOptions(l2_timeout=0.3, breaker_failures=1000)
+    async with AgentCache.from_url(proxy.url, name="test", coherence=UNTRACKED, resilience=resilience) as cache:
+        await cache.open()
+        writes = record_writes(monkeypatch)
+        proxy.stall()
+        result = await cache.kv.get_or_load("k", lambda: "loaded")
+        assert (result.source, result.degraded) == ("loader", True)
+        assert writes == []
+        proxy.heal()
+
+
+async def test_lease_is_not_taken_by_refresh_while_breaker_is_open(
+    proxy: ChaosProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resilience = ResilienceOptions(l2_timeout=0.3, breaker_failures=1, breaker_pause=60)
+    async with AgentCache.from_url(proxy.url, name="test", coherence=UNTRACKED, resilience=resilience) as cache:
+        await cache.open()
+        proxy.stall()
+        assert await cache.kv.get("k") is None
+        assert internals(cache).breaker.is_open
+        writes = record_writes(monkeypatch)
+        # A refresh reads nothing first, so that no degraded read tells it of the outage.
+        assert (await cache.kv.get_or_load("k", lambda: "loaded", mode="refresh")).value == "loaded"
+        assert writes == []
+        proxy.heal()
+
+
+async def test_lease_is_not_taken_during_change_of_source_data(
+    cache: AgentCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with cache.kv.invalidates("k"):
+        writes = record_writes(monkeypatch)
+        assert (await cache.kv.get_or_load("k", lambda: "old")).source == "loader"
+        assert writes == []
+
+
+async def test_lease_is_not_taken_during_store_of_its_key(cache: AgentCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = HeldWrites(monkeypatch)
+    storing = asyncio.create_task(cache.kv.set("k", "newer"))
+    await held.sending.wait()
+    async with asyncio.timeout(5):
+        # A lease would wait in the write pipe, behind the store.
+        assert (await cache.kv.get_or_load("k", lambda: "older")).value == "older"
+    held.release.set()
+    await storing
+    assert await cache.kv.get("k") == "newer"

@@ -98,6 +98,21 @@ async def test_pending_invalidation_hides_value_in_valkey(cache: AgentCache, pro
 
 
 @pytest.mark.parametrize("change", CHANGES)
+async def test_pending_invalidation_is_settled_when_caller_repeats_it(proxy: ChaosProxy, change: str) -> None:
+    # The cache itself would retry only after a minute.
+    patient = ResilienceOptions(l2_timeout=0.3, breaker_failures=1000, breaker_pause=60)
+    async with AgentCache.from_url(proxy.url, name="test", coherence=UNTRACKED, resilience=patient) as cache:
+        await fill(cache)
+        cut(proxy)
+        with pytest.raises(L2UnavailableError):
+            await CHANGES[change][0](cache)
+        assert internals(cache).has_pending_invalidations
+        proxy.refuse(False)
+        await CHANGES[change][0](cache)
+        assert not internals(cache).has_pending_invalidations
+
+
+@pytest.mark.parametrize("change", CHANGES)
 async def test_pending_invalidation_is_announced_after_retry(
     cache: AgentCache, proxy: ChaosProxy, make_cache: MakeCache, change: str
 ) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.requests import HELLO, Loader, asking, load_llm, turns
+from tests.seams import NOTHING_REGISTERED, internals
 from tests.support import MakeCache
 from tiercache import AgentCache, ResilienceOptions, TierOptions, UsageError
 from tiercache.engine.memory.fences import Fence
@@ -243,3 +244,22 @@ async def test_flight_leaves_no_task_after_random_cancellations(
         await cache.aclose()
     assert {"l1", "loader", "raised boom"} <= outcomes.keys()
     assert sum(outcomes.values()) > 200
+
+
+@pytest.mark.parametrize("many", [False, True])
+async def test_flight_cancelled_before_its_first_step_ends_for_its_waiters(cache: AgentCache, many: bool) -> None:
+    loader = Loader()
+    calling: asyncio.Task[Any]
+    if many:
+        calling = asyncio.create_task(cache.kv.get_or_load_many(["a", "b"], lambda keys: dict.fromkeys(keys, "x")))
+    else:
+        calling = asyncio.create_task(cache.kv.get_or_load("a", loader))
+    await turns(1)
+    # As asyncio.run does when it ends: the task of the load exists, and has not run yet.
+    (task,) = [task for task in asyncio.all_tasks() if task.get_name() == "tiercache-load"]
+    task.cancel()
+    async with asyncio.timeout(5):
+        with pytest.raises(asyncio.CancelledError):
+            await calling
+    assert loader.calls == 0
+    assert internals(cache).registered == NOTHING_REGISTERED

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from tests.requests import turns
 from tiercache import ResilienceOptions
 from tiercache.engine.memory.load_limits import LoadLimits
 
@@ -46,3 +47,68 @@ async def test_load_limits_free_every_slot_after_two_waits_of_one_load_end_toget
         await asyncio.gather(*(event.wait() for event in entered))
     leave.set()
     await asyncio.gather(*tasks)
+
+
+async def lend(limits: LoadLimits, until: asyncio.Event) -> None:
+    async with limits.lent():
+        await until.wait()
+
+
+async def is_slot_free(limits: LoadLimits) -> None:
+    """Fail unless a load can take the slot now."""
+    async with asyncio.timeout(5):
+        await limits.run(lambda: asyncio.sleep(0))
+
+
+async def test_load_limits_free_the_slot_of_a_load_that_ends_while_its_wait_takes_the_slot_back() -> None:
+    limits = LoadLimits(ResilienceOptions(max_loads=1))
+    wait_ends, load_ends, other_ends = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    waits: list[asyncio.Task[None]] = []
+
+    async def loader() -> None:
+        waits.append(asyncio.create_task(lend(limits, wait_ends)))  # Outlives its load.
+        await load_ends.wait()
+
+    loading = asyncio.create_task(limits.run(loader))
+    await turns()
+    other = asyncio.create_task(limits.run(other_ends.wait))
+    await turns()
+    wait_ends.set()
+    await turns()
+    # The other load has the slot for which the wait now waits.
+    load_ends.set()
+    await loading
+    other_ends.set()
+    await asyncio.gather(other, *waits)
+    await is_slot_free(limits)
+
+
+async def test_load_limits_free_the_slot_of_a_load_that_lends_again_while_its_first_wait_takes_the_slot_back() -> None:
+    limits = LoadLimits(ResilienceOptions(max_loads=1))
+    first_ends, second_ends, other_ends = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    start_second = asyncio.Event()
+
+    async def loader() -> None:
+        first = asyncio.create_task(lend(limits, first_ends))
+        await start_second.wait()
+        await asyncio.gather(first, lend(limits, second_ends))
+
+    loading = asyncio.create_task(limits.run(loader))
+    await turns()
+    other = asyncio.create_task(limits.run(other_ends.wait))
+    await turns()
+    first_ends.set()
+    await turns()
+    # The first wait waits for the slot, which the other load has. The load lends its slot for a second wait.
+    start_second.set()
+    await turns()
+    other_ends.set()
+    await other
+    await turns()
+    try:
+        await is_slot_free(limits)
+    finally:
+        second_ends.set()
+        await turns()
+    await loading
+    await is_slot_free(limits)

@@ -20,6 +20,7 @@ from tests.requests import HELLO, Loader, asking, turns
 from tests.seams import HeldPings
 from tests.support import MakeCache, entry_keys, run_in_thread
 from tiercache import AgentCache, L2UnavailableError, ResilienceOptions, UsageError, WrongLoopError
+from tiercache.embedded import EmbeddedValkey
 
 
 def run_script(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -80,6 +81,22 @@ def test_lifecycle_distrusts_l1_in_second_run(url: str, plain: valkey.Valkey) ->
         assert asyncio.run(cache.llm.check(HELLO)).source == "l2"
         plain.flushall()
         assert not asyncio.run(cache.llm.check(HELLO)).hit
+
+    run_in_thread(work)
+
+
+def test_lifecycle_clears_l1_before_second_run_in_which_valkey_is_unavailable(
+    own_server: tuple[EmbeddedValkey, int],
+) -> None:
+    server, pid = own_server
+
+    def work() -> None:
+        cache = AgentCache.from_url(server.url, resilience=ResilienceOptions(l2_timeout=0.3, drain_timeout=0.5))
+        asyncio.run(cache.llm.store(HELLO, "x"))
+        os.kill(pid, signal.SIGSTOP)
+        # Without a subscription to announcements nothing else would drop the entry.
+        result = asyncio.run(cache.llm.check(HELLO))
+        assert (result.hit, result.degraded) == (False, True)
 
     run_in_thread(work)
 

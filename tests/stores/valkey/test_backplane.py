@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import valkey
 
+from tests.seams import StoreView
 from tests.support import until
 from tiercache import L2CommandError, L2UnavailableError
 from tiercache.embedded import EmbeddedValkey
@@ -193,7 +194,7 @@ async def test_subscription_keeps_later_messages_after_a_cancelled_receive(
         pass  # The subscription has ended: the listener then knows that a message may be lost.
 
 
-async def test_subscribing_raises_unavailable_without_a_server(make_level2: MakeLevel2) -> None:
+async def test_subscription_raises_unavailable_without_a_server(make_level2: MakeLevel2) -> None:
     nowhere = make_level2(at="unix:///tmp/there-is-nothing-here.sock", timeout=0.2)
     with pytest.raises(L2UnavailableError):
         await nowhere.subscribe()
@@ -225,8 +226,8 @@ async def test_tracking_restarts_under_another_number_after_it_ended(
 ) -> None:
     assert subscription.id is not None
     (number,) = await level2.apply([Track(subscription.id)])
-    assert level2._writer._connection_id is not None
-    plain.client_kill_filter(_id=level2._writer._connection_id)
+    assert StoreView(level2).writer_connection_id is not None
+    plain.client_kill_filter(_id=StoreView(level2).writer_connection_id)
     while True:  # A write on the connection notices its end.
         try:
             (again,) = await level2.apply([Track(subscription.id)])
@@ -305,7 +306,7 @@ def make_user(server: EmbeddedValkey, plain: valkey.Valkey) -> Iterator[Callable
     plain.acl_deluser("limited")
 
 
-async def test_user_without_the_tracking_channel_receives_announcements_only(
+async def test_backplane_receives_announcements_only_without_the_tracking_channel(
     make_level2: MakeLevel2, make_user: Callable[..., str], level2: ValkeyLevel2
 ) -> None:
     subscription = await make_level2(at=make_user(channels=(CHANNEL,))).subscribe()
@@ -315,14 +316,14 @@ async def test_user_without_the_tracking_channel_receives_announcements_only(
     await subscription.aclose()
 
 
-async def test_user_without_the_backplane_channel_is_refused(
+async def test_backplane_refuses_a_user_without_its_channel(
     make_level2: MakeLevel2, make_user: Callable[..., str]
 ) -> None:
     with pytest.raises(L2CommandError):
         await make_level2(at=make_user(channels=())).subscribe()
 
 
-async def test_user_without_client_id_receives_announcements(
+async def test_backplane_receives_announcements_without_client_id(
     make_level2: MakeLevel2, make_user: Callable[..., str], level2: ValkeyLevel2
 ) -> None:
     subscription = await make_level2(at=make_user("-client", channels=("*",))).subscribe()
@@ -332,15 +333,13 @@ async def test_user_without_client_id_receives_announcements(
     await subscription.aclose()
 
 
-async def test_user_without_info_has_a_position_that_proves_nothing(
-    make_level2: MakeLevel2, make_user: Callable[..., str]
-) -> None:
+async def test_position_proves_nothing_without_info(make_level2: MakeLevel2, make_user: Callable[..., str]) -> None:
     limited = make_level2(at=make_user("-info", channels=("*",)))
     (number,) = await limited.apply([CHANGE])
     assert await limited.position() == Position(None, number)
 
 
-async def test_user_without_publish_still_numbers_changes(
+async def test_backplane_numbers_changes_without_publish(
     make_level2: MakeLevel2, make_user: Callable[..., str], subscription: ValkeySubscription, level2: ValkeyLevel2
 ) -> None:
     (number,) = await make_level2("silent", at=make_user(channels=())).apply([CHANGE])

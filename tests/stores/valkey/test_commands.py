@@ -11,29 +11,18 @@ from typing import Any
 import fakeredis
 import pytest
 import valkey
-from valkey.exceptions import ResponseError
 
 from tests.requests import HELLO, Loader
-from tests.seams import in_l1
+from tests.seams import StoreView, hide_conditions, in_l1
 from tests.support import distrusted, until
 from tiercache import AgentCache, CoherenceOptions, L2CommandError
 from tiercache.embedded import EmbeddedValkey
 from tiercache.engine.level2.announcement import Announcement
 from tiercache.engine.level2.writes import Announce, Delete, Release, TakeLease, WriteSet
-from tiercache.stores.valkey.commands import WriteCommands
 from tiercache.stores.valkey.settings import Settings, client_from_url
 from tiercache.stores.valkey.store import ValkeyLevel2
 
 MINE, THEIRS = b"tc:lease:me:1", b"tc:lease:them:1"
-
-
-def hide_features(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make every server look like one without SET ... IFEQ, DELIFEQ and script flags."""
-    answers = WriteCommands.take_probe_replies
-    unknown = ResponseError("unknown")
-    monkeypatch.setattr(
-        WriteCommands, "take_probe_replies", lambda self, replies: answers(self, [unknown] * len(replies))
-    )
 
 
 @pytest.fixture(params=["conditions", "scripts"])
@@ -41,10 +30,10 @@ async def level2(
     url: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[ValkeyLevel2]:
     if request.param == "scripts":
-        hide_features(monkeypatch)
+        hide_conditions(monkeypatch)
     level2 = ValkeyLevel2(Settings.from_client(client_from_url(url)), timeout=5, name="test", origin="me")
     yield level2
-    sent = level2._writer._commands.of(Release("k", MINE))[0][0]
+    sent = StoreView(level2).command_of(Release("k", MINE))
     assert sent == ("EVAL" if request.param == "scripts" else "DELIFEQ")
     await level2.aclose()
 
@@ -201,11 +190,11 @@ async def test_probes_change_nothing_on_the_server(level2: ValkeyLevel2, plain: 
 
 
 @pytest.mark.parametrize("tracking", ["off", "auto"])
-async def test_slow_load_is_stored_on_a_server_without_conditions(
+async def test_load_is_stored_after_a_long_time_on_a_server_without_conditions(
     url: str, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch, tracking: Any
 ) -> None:
     """Tracking reports the writes of scripts to this process too: they must not look like another client's changes."""
-    hide_features(monkeypatch)
+    hide_conditions(monkeypatch)
     options = CoherenceOptions(tracking=tracking, lease_ttl=0.15)
     async with AgentCache.from_url(url, name="test", coherence=options) as cache:
         loader = Loader(held=True)
@@ -223,7 +212,7 @@ async def test_slow_load_is_stored_on_a_server_without_conditions(
 async def test_lease_and_coherence_work_on_a_server_without_conditions(
     url: str, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hide_features(monkeypatch)
+    hide_conditions(monkeypatch)
     async with AgentCache.from_url(url, name="test") as a, AgentCache.from_url(url, name="test") as b:
         loader = Loader(held=True)
         tasks = [asyncio.create_task(cache.kv.get_or_load("k", loader)) for cache in (a, b)]

@@ -19,6 +19,7 @@ from valkey.exceptions import ConnectionError as ValkeyConnectionError
 from valkey.exceptions import ResponseError
 
 from tests.requests import HELLO, Loader, asking
+from tests.seams import RecordedWire, check_deadline, has_ended, inbox_count, internals, shared_connection
 from tests.support import until
 from tiercache import AgentCache, TierOptions
 from tiercache.embedded import EmbeddedValkey
@@ -26,26 +27,6 @@ from tiercache.stores.valkey.connection import open_connection
 from tiercache.stores.valkey.multiplexed import MultiplexedConnection
 from tiercache.stores.valkey.settings import Settings, client_from_url
 from tiercache.testing import ChaosProxy
-
-
-class Wire:
-    """A connection, and the data of each of its writes."""
-
-    def __init__(self, connection: MultiplexedConnection, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.connection = connection
-        self.written: list[bytes] = []
-        write = connection._transport.write
-
-        def counted(data: bytes) -> None:
-            self.written.append(data)
-            write(data)
-
-        class Counting:
-            def __getattr__(self, name: str) -> Any:
-                return counted if name == "write" else getattr(transport, name)
-
-        transport = connection._transport
-        monkeypatch.setattr(connection, "_transport", Counting())
 
 
 async def opened(url: str, *, listens: bool = False) -> MultiplexedConnection:
@@ -88,7 +69,7 @@ async def test_connection_returns_the_error_of_a_refused_command_as_its_reply(
 async def test_connection_writes_a_lone_exchange_at_once_and_later_ones_together(
     connection: MultiplexedConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wire = Wire(connection, monkeypatch)
+    wire = RecordedWire(connection, monkeypatch)
     first = connection.exchange([("PING",)], 5)
     assert len(wire.written) == 1
     others = [connection.exchange([("ECHO", str(n))], 5) for n in range(99)]
@@ -98,9 +79,8 @@ async def test_connection_writes_a_lone_exchange_at_once_and_later_ones_together
 
 async def test_l2_reads_a_hundred_missing_keys_in_two_round_trips(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async with AgentCache.from_url(url, name="test", llm=TierOptions(lease=False)) as cache:
-        runtime = await cache._engine.open()
-        pool = runtime.l2.level2._level2._pool  # type: ignore[union-attr]
-        wire = Wire(pool._connection, monkeypatch)
+        await cache.open()
+        wire = RecordedWire(shared_connection(internals(cache).store.pool), monkeypatch)
         await asyncio.gather(*(cache.llm.check(asking(f"question {n}")) for n in range(100)))
         sent = [data for data in wire.written if b"GET" in data and b"test:llm:" in data]
         assert len(sent) <= 2
@@ -157,7 +137,7 @@ async def test_connection_accepts_a_reply_that_arrived_while_the_loop_was_blocke
 ) -> None:
     asked = connection.exchange([("PING",)], 0.05)
     time.sleep(0.1)  # noqa: ASYNC251 - holds up the loop
-    connection._check_deadline()  # As in a loop that runs its timers before it reads.
+    check_deadline(connection)  # As in a loop that runs its timers before it reads.
     assert await asked == [b"PONG"]
 
 
@@ -214,7 +194,7 @@ async def test_connection_listens_to_earlier_messages_and_then_to_new_ones(url: 
     connection = await opened(url, listens=True)
     await connection.exchange([("SUBSCRIBE", "a")], 5)
     plain.publish("a", "0")
-    await until(lambda: len(connection._inbox._messages) == 1)
+    await until(lambda: inbox_count(connection) == 1)
     received: list[Any] = []
     listening = asyncio.create_task(connection.listen(received.append))
     await until(lambda: len(received) == 1)
@@ -272,7 +252,7 @@ async def test_connection_refuses_a_transport_that_has_ended() -> None:
         port = server.sockets[0].getsockname()[1]
         transport = Settings.from_client(client_from_url(f"valkey://127.0.0.1:{port}")).connection()
         await transport.connect()  # type: ignore[no-untyped-call]
-        await until(lambda: transport._reader.at_eof())  # type: ignore[union-attr]
+        await until(lambda: has_ended(transport))
         with pytest.raises(ValkeyConnectionError):
             MultiplexedConnection(transport)
         await transport.disconnect()
@@ -317,9 +297,8 @@ async def test_connection_uses_the_tls_and_credentials_of_valkey_py(
     async with tls_in_front_of(server, authority.issue_cert("127.0.0.1")) as port:
         url = f"valkeys://agent:pass@127.0.0.1:{port}/0?ssl_ca_certs={tmp_path / 'ca.pem'}"
         async with AgentCache.from_url(url, name="test") as cache:
-            runtime = await cache._engine.open()
-            pool = runtime.l2.level2._level2._pool  # type: ignore[union-attr]
-            assert isinstance(pool._connection, MultiplexedConnection)
+            await cache.open()
+            assert isinstance(shared_connection(internals(cache).store.pool), MultiplexedConnection)
             await asyncio.gather(*(cache.llm.get_or_load(asking(str(n)), Loader("x" * 50_000)) for n in range(20)))
             await cache.flush_writes()
             cache.clear_l1()

@@ -9,9 +9,9 @@ import pytest
 import valkey
 
 from tests.requests import HELLO, Loader, asking
+from tests.seams import remember_no_broken_connections
 from tests.support import StallingProxy
 from tiercache import AgentCache, L2UnavailableError, ResilienceOptions, TierOptions
-from tiercache.stores.valkey.store import ValkeyLevel2
 
 PATIENCE = ResilienceOptions(l2_timeout=0.1, breaker_failures=100)
 
@@ -50,16 +50,7 @@ async def test_write_that_timed_out_never_lands_behind_a_later_write(
 async def test_write_that_timed_out_lands_late_without_ending_its_connection(
     url: str, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Forgetful(list[int]):
-        def append(self, item: int) -> None: ...
-
-    make = ValkeyLevel2.__init__
-
-    def made(level2: ValkeyLevel2, *arguments: object, **options: object) -> None:
-        make(level2, *arguments, **options)  # type: ignore[arg-type]
-        level2._writer._broken_ids = Forgetful()
-
-    monkeypatch.setattr(ValkeyLevel2, "__init__", made)
+    remember_no_broken_connections(monkeypatch)
     # Without a lease: Valkey would refuse a fill under a lease, for the key no longer holds the placeholder.
     value = await late_write(url, plain, lease=False)
     assert value is not None

@@ -13,6 +13,7 @@ import valkey
 from valkey.asyncio.connection import UnixDomainSocketConnection
 from valkey.exceptions import ConnectionError as ValkeyConnectionError
 
+from tests.seams import hide_connection_end, idle_connections, is_reset, transport_of
 from tests.support import until
 from tiercache import L2UnavailableError
 from tiercache.stores.valkey.connection import PlainConnection, open_plain
@@ -104,7 +105,7 @@ async def test_plain_pool_bounds_its_connections_and_uses_them_again(
         replies = await asyncio.gather(*(pool.exchange([("ECHO", str(n))], 5) for n in range(50)))
         assert replies == [[str(n).encode()] for n in range(50)]
     assert proxy.connection_count() == 3
-    assert len(pool._idle) == 3
+    assert len(idle_connections(pool)) == 3
 
 
 async def test_plain_pool_waits_for_a_free_connection_longer_than_a_deadline(
@@ -136,11 +137,11 @@ async def test_plain_pool_fails_waiting_exchanges_after_one_timed_out(
 async def test_plain_pool_drops_idle_connections_after_a_timeout(make_pool: MakePlainPool, proxy: ChaosProxy) -> None:
     pool = make_pool()
     await asyncio.gather(*(pool.exchange([("PING",)], 5) for _ in range(4)))
-    assert len(pool._idle) == 4
+    assert len(idle_connections(pool)) == 4
     proxy.stall()
     with pytest.raises(TimeoutError):
         await pool.exchange([("PING",)], 0.1)
-    assert pool._idle == []
+    assert idle_connections(pool) == []
     proxy.heal()
     await until(lambda: proxy.connection_count() == 0)
 
@@ -152,11 +153,11 @@ async def test_plain_pool_replaces_idle_connections_that_ended(
     pool = make_pool()
     await asyncio.gather(*(pool.exchange([("PING",)], 5) for _ in range(4)))
     proxy.kill()
-    await until(lambda: not any(connection.is_open for connection in pool._idle))
-    assert len(pool._idle) == 4
+    await until(lambda: not any(connection.is_open for connection in idle_connections(pool)))
+    assert len(idle_connections(pool)) == 4
     assert await pool.exchange([("INCR", "n")], 5, may_repeat=may_repeat) == [1]
     assert plain.get("n") == b"1"
-    assert len(pool._idle) == 1
+    assert len(idle_connections(pool)) == 1
 
 
 async def test_plain_pool_repeats_only_what_may_be_repeated_after_a_lost_connection(
@@ -199,7 +200,7 @@ async def test_plain_pool_keeps_no_connection_on_which_an_exchange_was_cancelled
     await asyncio.sleep(0.02)
     cancelled.cancel()
     await asyncio.gather(cancelled, return_exceptions=True)
-    assert pool._idle == []
+    assert idle_connections(pool) == []
     assert await pool.exchange([("ECHO", "next")], 5) == [b"next"]
 
 
@@ -257,12 +258,11 @@ async def test_plain_pool_repeats_once_if_no_idle_connection_was_known_to_have_e
     pool = make_pool()
     await asyncio.gather(*(pool.exchange([("PING",)], 5) for _ in range(4)))
     proxy.kill()
-    await until(lambda: not any(connection.is_open for connection in pool._idle))
+    await until(lambda: not any(connection.is_open for connection in idle_connections(pool)))
     # As if this process had not noticed the end of the idle connections.
-    is_connected = property(lambda connection: connection._connection.is_connected)
-    monkeypatch.setattr(PlainConnection, "is_open", is_connected)
+    hide_connection_end(monkeypatch, PlainConnection)
     assert await pool.exchange([("ECHO", "x")], 5, may_repeat=True) == [b"x"]
-    assert len(pool._idle) == 1
+    assert len(idle_connections(pool)) == 1
 
 
 class CarelessConnection(UnixDomainSocketConnection):
@@ -288,8 +288,8 @@ async def test_plain_connection_refuses_to_write_after_a_reset(proxy: ChaosProxy
     assert connection.is_open
     proxy.kill()
     # The loop has read the reset; valkey-py still takes the connection for connected.
-    await until(lambda: connection._connection._writer.is_closing())  # type: ignore[union-attr]
-    assert connection._connection.is_connected
+    await until(lambda: is_reset(connection))
+    assert transport_of(connection).is_connected
     assert not connection.is_open
     with pytest.raises(ValkeyConnectionError, match="ended"):
         await connection.post(("PING",), 5)

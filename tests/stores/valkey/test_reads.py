@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import valkey
 
+from tests.seams import StoreView
 from tiercache import L2CommandError, L2UnavailableError
 from tiercache.engine.level2.level2 import Stored
 from tiercache.stores.valkey.reads import CHUNK_COUNT, BatchReader
@@ -76,19 +77,12 @@ async def test_batch_read_takes_one_round_trip_for_any_number_of_keys(
 ) -> None:
     keys = [f"k{n}" for n in range(2 * CHUNK_COUNT + 1)]
     plain.mset({key: key for key in keys[::2]})
-    level2._batch_reader._has_scripts = with_scripts
-    written = 0
-    exchange = level2._pool.exchange
-
-    async def counted(commands: Sequence[tuple[Any, ...]], timeout: float, **options: Any) -> list[Any]:
-        nonlocal written
-        written += 1
-        return await exchange(commands, timeout, **options)
-
-    monkeypatch.setattr(level2._pool, "exchange", counted)
+    store = StoreView(level2)
+    store.read_with_scripts(with_scripts)
+    exchanges = store.count_exchanges(monkeypatch)
     found = await level2.get_many(keys)
     assert found == [None if n % 2 else Stored(key.encode(), None) for n, key in enumerate(keys)]
-    assert written == 1
+    assert exchanges.calls == 1
 
 
 async def test_batch_read_raises_when_the_server_refuses(level2: ValkeyLevel2, plain: valkey.Valkey) -> None:

@@ -13,12 +13,12 @@ import valkey
 from libvalkey import pack_command
 from valkey import exceptions as valkey_errors
 
+from tests.seams import StoreView, fail_results, hide_connection_end, idle_connections, internals, shared_connection
 from tests.support import until
 from tiercache import AgentCache, ConnectionOptions, L2CommandError, L2UnavailableError, TierOptions
 from tiercache.embedded import EmbeddedValkey
 from tiercache.engine.level2.level2 import Stored
 from tiercache.engine.level2.writes import Delete, WriteSet
-from tiercache.stores.valkey.commands import WriteCommands
 from tiercache.stores.valkey.errors import map_error
 from tiercache.stores.valkey.pool import _packed_read
 from tiercache.stores.valkey.settings import Settings, client_from_url
@@ -223,7 +223,7 @@ async def test_l2_reads_but_does_not_write_when_the_server_is_full(level2: Valke
         (TypeError("our defect"), None),
     ],
 )
-def test_client_error_maps_to_one_cache_error(error: Exception, expected: type[Exception] | None) -> None:
+def test_l2_maps_each_client_error_to_one_cache_error(error: Exception, expected: type[Exception] | None) -> None:
     mapped = map_error(error, "GET")
     assert mapped is None if expected is None else type(mapped) is expected
 
@@ -255,14 +255,14 @@ async def test_l2_reconnects_after_an_idle_connection_was_reset(url: str, multip
     ):
         await cache.kv.set("k", "stored")
         assert await cache.kv.get("k") == "stored"
-        pool = cache._engine.runtime.l2.level2._level2._pool  # type: ignore[union-attr]
+        pool = internals(cache).store.pool
         proxy.kill()
         # The loop notices the reset; no caller reads on the connection.
         if multiplexed:
-            await until(lambda: not pool._connection.is_open)
+            await until(lambda: not shared_connection(pool).is_open)
         else:
-            assert pool._idle
-            await until(lambda: not any(connection.is_open for connection in pool._idle))
+            assert idle_connections(pool)
+            await until(lambda: not any(connection.is_open for connection in idle_connections(pool)))
         assert await cache.kv.get("k") == "stored"
 
 
@@ -278,12 +278,9 @@ async def test_l2_reports_the_one_key_that_its_index_refuses(level2: ValkeyLevel
 async def test_l2_raises_a_defect_to_the_caller_and_writes_the_next_batch(
     level2: ValkeyLevel2, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def results(*_: object) -> None:
-        raise ZeroDivisionError
-
     await level2.apply([WriteSet("k", b"v", None)])
     with monkeypatch.context() as patch:
-        patch.setattr(WriteCommands, "results", results)
+        fail_results(patch)
         async with asyncio.timeout(5):
             with pytest.raises(ZeroDivisionError):
                 await level2.apply([WriteSet("k", b"v", None)])
@@ -294,11 +291,10 @@ async def test_l2_raises_unavailable_when_the_connection_ends_before_a_batch_is_
     level2: ValkeyLevel2, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await level2.apply([WriteSet("k", b"v", None)])
-    connection = level2._writer._connection
+    connection = StoreView(level2).writer_connection
     assert connection is not None
-    # The connection looks open until it is used, like a connection whose end the loop has not read yet.
     with monkeypatch.context() as patch:
-        patch.setattr(type(connection), "is_open", True)
+        hide_connection_end(patch, connection)
         await connection.aclose()
         with pytest.raises(L2UnavailableError):
             await level2.apply([WriteSet("k", b"v", None)])

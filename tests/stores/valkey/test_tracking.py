@@ -13,7 +13,7 @@ import valkey
 import valkey.asyncio
 
 from tests.requests import HELLO, Loader
-from tests.seams import in_l1
+from tests.seams import in_l1, internals
 from tests.support import distrusted, until
 from tiercache import AgentCache, CoherenceOptions, L2CommandError, TierOptions, ToolPolicy
 from tiercache.embedded import EmbeddedValkey
@@ -111,16 +111,6 @@ async def test_tracking_reports_a_tool_policy_that_another_client_sets(cache: Ag
 # The end of tracking
 
 
-def writer_id(cache: AgentCache) -> int:
-    found: int = cache._engine.runtime.l2.level2._level2._writer._connection_id  # type: ignore[union-attr, attr-defined]
-    return found
-
-
-def subscriber_id(cache: AgentCache) -> int | None:
-    subscription = cache._engine.runtime.l2.listener._subscription  # type: ignore[union-attr]
-    return None if subscription is None else subscription.id
-
-
 async def is_notified(cache: AgentCache, plain: valkey.Valkey) -> bool:
     """Return whether the server reports a change to ``cache`` now."""
     plain.set(KEY, b"sv")
@@ -139,20 +129,20 @@ async def is_notified(cache: AgentCache, plain: valkey.Valkey) -> bool:
     return False
 
 
-@pytest.mark.parametrize("connection", [writer_id, subscriber_id])
+@pytest.mark.parametrize("of_writer", [True, False])
 async def test_tracking_restarts_within_two_seconds_after_a_connection_ended(
-    make_cache: MakeCache, plain: valkey.Valkey, connection: Callable[[AgentCache], int]
+    make_cache: MakeCache, plain: valkey.Valkey, of_writer: bool
 ) -> None:
     cache = make_cache(name="test", coherence=CoherenceOptions(max_staleness=300))
     await warm(cache, plain)
-    before, subscriber = distrusted(cache), subscriber_id(cache)
-    plain.client_kill_filter(_id=connection(cache))
+    before, subscriber = distrusted(cache), internals(cache).subscriber_id
+    plain.client_kill_filter(_id=internals(cache).store.writer_connection_id if of_writer else subscriber)
     plain.set(KEY, b"snewer")  # The server reports this change to no process.
     began = time.monotonic()
     await until(lambda: distrusted(cache) > before, seconds=2.5)
     assert await cache.kv.get("k") == "newer"
     await until(lambda: is_notified(cache, plain), seconds=max(0.1, began + 2.5 - time.monotonic()))
-    assert (subscriber_id(cache) == subscriber) == (connection is writer_id)
+    assert (internals(cache).subscriber_id == subscriber) == of_writer
 
 
 async def test_tracking_restarts_after_a_subscription_ended_unnoticed(
@@ -163,14 +153,14 @@ async def test_tracking_restarts_after_a_subscription_ended_unnoticed(
         options = CoherenceOptions(max_staleness=0.9)
         async with AgentCache.from_url(proxy.url, name="test", coherence=options) as cache:
             await warm(cache, plain)
-            subscriber = subscriber_id(cache)
+            subscriber = internals(cache).subscriber_id
             proxy.stall("to_client", lane="bus")
             plain.client_kill_filter(_id=subscriber)
             plain.set(KEY, b"snewer")  # Now the server notices that the redirection has no target.
             # The listener gives the subscription up, because its pings have no answer.
-            await until(lambda: subscriber_id(cache) is None, seconds=3)
+            await until(lambda: internals(cache).subscriber_id is None, seconds=3)
             proxy.heal()
-            await until(lambda: subscriber_id(cache) not in (None, subscriber))
+            await until(lambda: internals(cache).subscriber_id not in (None, subscriber))
             assert "CLIENT TRACKING" not in caplog.text
             await until(lambda: is_notified(cache, plain), seconds=1)
 

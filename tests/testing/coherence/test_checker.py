@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from tests.child_processes import PROC, process_table, python_with_default_signals
+from tests.seams import replace_public
 from tiercache import UsageError
 from tiercache.testing.coherence import FAULTS, RunSettings, run_once
 from tiercache.testing.coherence.__main__ import main
@@ -64,7 +65,7 @@ def test_checker_prints_the_violations_of_a_broken_cache(
         return 0
 
     # A replica that has changed a key looks it up immediately, so this defect shows even on a slow machine.
-    monkeypatch.setattr(KvTier, "get", get)
+    replace_public(monkeypatch, KvTier, "get", get)
     arguments = ["--fault", "none", "--seconds", "0.5", "--processes", "0", "--max-staleness", "0.3", "--seed", "7"]
     assert main([*arguments, "--runs", "1", "--stories", "50"]) == 1
     shown = capsys.readouterr().out

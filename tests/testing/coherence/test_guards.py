@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.seams import replace_public
 from tiercache.testing.coherence.report import stories_of
 from tiercache.tiers.kv.tier import KvTier
 from tiercache.tiers.llm.tier import LlmTier
@@ -59,14 +60,14 @@ def _forget_deletes(monkeypatch: pytest.MonkeyPatch) -> None:
     async def delete(tier: KvTier, key: str) -> bool:
         return True
 
-    monkeypatch.setattr(KvTier, "delete", delete)
+    replace_public(monkeypatch, KvTier, "delete", delete)
 
 
 def _forget_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     async def invalidate_by_tool(tier: ToolTier, tool: str) -> int:
         return 0
 
-    monkeypatch.setattr(ToolTier, "invalidate_by_tool", invalidate_by_tool)
+    replace_public(monkeypatch, ToolTier, "invalidate_by_tool", invalidate_by_tool)
 
 
 def _remember_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,14 +81,14 @@ def _remember_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
             memory[key] = await load(tier, params, loader, **options)
         return memory[key]
 
-    monkeypatch.setattr(LlmTier, "get_or_load", get_or_load)
+    replace_public(monkeypatch, LlmTier, "get_or_load", get_or_load)
 
 
 def _raise(monkeypatch: pytest.MonkeyPatch) -> None:
     async def get_many(tier: KvTier, keys: Iterable[str], default: Any = None) -> dict[str, Any]:
         raise KeyError("lost")
 
-    monkeypatch.setattr(KvTier, "get_many", get_many)
+    replace_public(monkeypatch, KvTier, "get_many", get_many)
 
 
 @pytest.mark.parametrize("kind", ["own", "bound", "l2", "agree"])

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.requests import asking
+from tests.seams import KnownKeysView, known_keys
 from tiercache import AgentCache, L1Options
 from tiercache.tiers.keys.known_keys import KnownKeys, _size_of_fingerprint
 
@@ -34,7 +35,7 @@ def test_known_keys_stay_within_their_bounds_and_return_the_key_that_was_put(ste
             known.put(fingerprint, repr(fingerprint))
         else:
             assert get(known, fingerprint) in (None, repr(fingerprint))
-        kept = [*known._younger.items(), *known._older.items()]
+        kept = KnownKeysView(known).kept
         assert known.entry_count == len(kept) <= MAX_ENTRIES
         actual = sum(200 + _size_of_fingerprint(fingerprint) + len(target) for fingerprint, target in kept)
         assert actual == known.size_bytes <= MAX_BYTES
@@ -63,7 +64,7 @@ def test_known_keys_of_a_cache_have_bounds_of_its_l1(size: int) -> None:
     for number in range(200):
         cache.llm.key(asking(str(number) * size))
         cache.tool.key("t", {"q": str(number) * size})
-    for known in (cache.llm._lookup.known, cache.tool._lookup.known):
+    for known in (known_keys(cache.llm), known_keys(cache.tool)):
         assert 0 < known.entry_count <= 20
         assert known.size_bytes <= 50_000
 
@@ -99,10 +100,7 @@ def test_known_keys_hold_no_more_bytes_than_they_count_if_texts_are_shared(steps
             known.put(fingerprint, repr(number))
         else:
             assert get(known, fingerprint) in (None, repr(number))
-        for keys_of, counted in (
-            (known._younger, known._younger_bytes),
-            (known._older, known._older_bytes),
-        ):
+        for keys_of, counted in KnownKeysView(known).generations:
             held: dict[int, int] = {}
             own = [
                 200 + _size_of_fingerprint(fingerprint, held) + len(target) for fingerprint, target in keys_of.items()

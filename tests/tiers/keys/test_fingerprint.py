@@ -14,7 +14,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.tiers.test_canonical import Colour, Fraction, Level, Text, values
+from tests.seams import change_request_of_keys, known_keys
+from tests.tiers.keys.test_canonical_json import Colour, Fraction, Level, Text, values
 from tiercache import AgentCache
 from tiercache.engine.memory.l1 import L1
 from tiercache.options import L1Options
@@ -116,7 +117,7 @@ def check_llm(request: Any) -> None:
     for make in (cold.llm.key, cold.llm.key, CACHE.llm.key, CACHE.llm.key):
         assert refusing(lambda make=make: make(request).key) == expected
     if expected is None:
-        assert cold.llm._lookup.known.entry_count == 0
+        assert known_keys(cold.llm).entry_count == 0
 
 
 @settings(max_examples=600, deadline=None)
@@ -227,10 +228,8 @@ async def test_l1_hit_neither_serialises_nor_hashes_the_request(
     async with AgentCache.in_memory() as cache:
         await cache.llm.store(copy.deepcopy(request_), "answer")
         await cache.tool.store("t", copy.deepcopy(request_), "result")
-        for module, names in ((llm_key, ("canonical_json", "sha256")), (tool_key, ("canonical_json", "sha256"))):
-            for name in names:
-                monkeypatch.setattr(module, name, unwanted)
-        monkeypatch.setattr(tool_key, "compact_json", unwanted)
+        for module in (llm_key, tool_key):
+            change_request_of_keys(monkeypatch, module, unwanted, "canonical_json", "compact_json", "sha256")
         for _ in range(2):
             assert (await cache.llm.check(copy.deepcopy(request_))).source == "l1"
             assert (await cache.llm.get_or_load(copy.deepcopy(request_), unwanted)).source == "l1"
@@ -307,13 +306,11 @@ def test_key_is_not_remembered_for_a_request_that_another_thread_changes_while_i
 ) -> None:
     cache = AgentCache.in_memory(name="n")
     request = copy.deepcopy(SHORT)
-    canonical = llm_key.canonical_json
 
-    def changed_meanwhile(value: Any, name: str, **options: Any) -> bytes:
+    def change() -> None:
         request["messages"][0]["content"] = "Bye"  # type: ignore[index]
-        return canonical(value, name, **options)
 
-    monkeypatch.setattr(llm_key, "canonical_json", changed_meanwhile)
+    change_request_of_keys(monkeypatch, llm_key, change, "canonical_json")
     cache.llm.key(request)
     monkeypatch.undo()
     assert cache.llm.key(copy.deepcopy(SHORT)).key == llm_definition(SHORT)

@@ -98,7 +98,7 @@ async def test_invalidate_by_model_overtakes_a_read_of_a_shared_entry_by_another
 
 
 @pytest.mark.parametrize("messages", [None, "text", ["text"], 5])
-def test_last_user_turn_refuses_a_request_without_messages(messages: Any) -> None:
+def test_llm_key_of_the_last_user_turn_refuses_a_request_without_messages(messages: Any) -> None:
     with pytest.raises(UsageError, match="messages"):
         LlmKeys("n:", transform=last_user_turn).key({"model": "m", "messages": messages})
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.requests import HELLO, Loader, asking
+from tests.seams import tier_counters
 from tiercache import AgentCache, LlmKey, LlmOptions, ToolKey, ToolPolicy, UsageError
 
 ARGS = {"unit": "C", "city": "Sofia"}
@@ -111,7 +112,7 @@ async def test_key_handle_of_another_cache_or_tier_is_refused(
         await cache.kv.get(llm)
 
 
-async def test_args_are_required_with_a_name_and_refused_with_a_key_handle(cache: AgentCache) -> None:
+async def test_tool_key_requires_args_with_a_name_and_refuses_args_with_a_key_handle(cache: AgentCache) -> None:
     tool: Any = cache.tool
     key = tool.key("t", ARGS)
     for call in (
@@ -172,7 +173,7 @@ async def test_lookups_of_models_that_share_an_entry_are_counted_by_model() -> N
         await cache.llm.store(asking("x", model="a"), "answer")
         for model in ("a", "b", "b", "a", "b"):
             assert (await cache.llm.check(asking("x", model=model))).hit
-        book = dict(cache.llm._rules.counters.items())
+        book = dict(tier_counters(cache.llm).items())
         assert (book["a"].l1_hits, book["b"].l1_hits) == (2, 3)
         assert calls == 6  # The function may return another key each time.
 

@@ -23,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.requests import HELLO, asking
-from tests.seams import in_l1
+from tests.seams import compression_library, hide_compression_library, importing_compression_library_by, in_l1
 from tests.support import entry_keys, until
 from tiercache import AgentCache, TierOptions, UsageError
 from tiercache.engine.coherence.leases import is_placeholder
@@ -32,7 +32,6 @@ from tiercache.tiers.keys.canonical_json import compact_json
 from tiercache.tiers.kv.entry import KvCodec, encode_kv
 from tiercache.tiers.llm.entry import LlmCodec, encode
 from tiercache.tiers.tool.entry import ToolCodec, encode_tool
-from tiercache.tiers.values import compression
 from tiercache.tiers.values.compression import Compression
 
 MakeCache = Callable[..., AgentCache]
@@ -42,7 +41,7 @@ TEXT = json.dumps([{"id": n % 7, "state": "open", "labels": ["bug", "help wanted
 KV_KEY = "test:__tc:kv:kv:k"
 
 LONG = b"s" + b"long " * 100
-LIBRARY = compression._library()
+LIBRARY = compression_library()
 assert LIBRARY is not None
 FRAME = LIBRARY.compress(LONG)
 
@@ -66,7 +65,7 @@ def usual(make_cache: MakeCache) -> AgentCache:
 
 @pytest.fixture
 def without_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compression, "_library", lambda: None)
+    hide_compression_library(monkeypatch)
 
 
 async def store_all(cache: AgentCache) -> dict[str, str]:
@@ -106,7 +105,7 @@ async def test_compression_stores_ten_kilobytes_of_json_in_less_than_500_bytes(
     assert await read_all(compressing) == await read_all(usual) == [TEXT] * 3
 
 
-async def test_compressing_cache_reads_entries_that_are_not_compressed(
+async def test_compression_reads_entries_that_are_not_compressed(
     compressing: AgentCache, usual: AgentCache, plain: valkey.Valkey
 ) -> None:
     keys = await store_all(usual)
@@ -146,7 +145,7 @@ async def test_refresh_replaces_a_compressed_entry(
     assert await usual.kv.get("k") == TEXT + "!"
 
 
-async def test_explain_and_invalidate_by_model_read_compressed_entries(
+async def test_compression_leaves_entries_readable_for_explain_and_invalidate_by_model(
     compressing: AgentCache, plain: valkey.Valkey
 ) -> None:
     other = asking("b", "other")
@@ -233,7 +232,7 @@ WRONG = {
 
 @pytest.mark.parametrize("name", WRONG)
 @pytest.mark.parametrize("tier", ["llm", "kv"])
-async def test_damaged_frame_is_a_counted_miss_and_is_replaced(
+async def test_compressed_entry_is_a_counted_miss_and_is_replaced_if_damaged(
     usual: AgentCache, plain: valkey.Valkey, name: str, tier: str
 ) -> None:
     frame = WRONG[name]
@@ -254,20 +253,20 @@ async def test_damaged_frame_is_a_counted_miss_and_is_replaced(
 
 
 @pytest.mark.parametrize("text", [b"", b"!", b"AAA", b"AA=A", b"KLUv/Q==\n", "é".encode(), b"\xff"])
-def test_text_that_is_not_base64_is_undecodable(text: bytes) -> None:
+def test_compression_cannot_decode_text_that_is_not_base64(text: bytes) -> None:
     with pytest.raises(UndecodableError):
         Compression(above=None, max_bytes=None, as_text=True).unpack(b"tc:zstd:" + text)
 
 
 @given(st.data())
-def test_frame_with_a_changed_bit_is_never_decoded_to_another_value(data: st.DataObject) -> None:
+def test_compression_never_decodes_a_frame_with_a_changed_bit_to_another_value(data: st.DataObject) -> None:
     packed = bytearray(Compression(above=1, max_bytes=None, as_text=False).pack(LONG))
     packed[data.draw(st.integers(1, len(packed) - 1))] ^= 1 << data.draw(st.integers(0, 7))
     with contextlib.suppress(UndecodableError):
         assert Compression(above=None, max_bytes=10_000, as_text=False).unpack(bytes(packed)) == LONG
 
 
-def test_frame_of_a_very_large_value_is_refused_without_the_memory_for_it() -> None:
+def test_compression_refuses_a_frame_of_a_very_large_value_without_the_memory_for_it() -> None:
     bomb = b"z" + LIBRARY.compress(bytes(256 * 1024 * 1024))
     assert len(bomb) < 50_000
     reader = Compression(above=None, max_bytes=100_000, as_text=False)
@@ -299,7 +298,7 @@ async def test_value_too_large_is_not_stored_even_if_its_compressed_entry_is_sma
 # Without the library
 
 
-async def test_process_without_the_library_misses_compressed_entries_and_replaces_them(
+async def test_compression_misses_and_replaces_compressed_entries_without_the_library(
     usual: AgentCache, plain: valkey.Valkey, without_library: None
 ) -> None:
     plain.set(KV_KEY, b"z" + FRAME)
@@ -319,19 +318,15 @@ def test_compression_without_the_library_names_the_extra_to_install(tier: Any, w
         AgentCache.in_memory(**{tier: COMPRESSING})
 
 
-def test_library_is_imported_once_and_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compression_imports_its_library_once_and_accepts_its_absence(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     def missing(name: str) -> Any:
         asked.append(name)
         raise ImportError
 
-    compression._library.cache_clear()
-    monkeypatch.setattr(compression, "import_module", missing)
-    try:
-        assert compression._library() is compression._library() is None
-    finally:
-        compression._library.cache_clear()
+    with importing_compression_library_by(monkeypatch, missing):
+        assert compression_library() is compression_library() is None
     (name,) = asked
     assert import_module(name) is LIBRARY
 
@@ -372,7 +367,7 @@ async def test_indexes_stay_incomplete_while_entries_cannot_be_read(
     await store_all(compressing)
     plain.delete("test:__tc:indexed", *plain.keys("test:__tc:idx:*"))
     with monkeypatch.context() as patch:
-        patch.setattr(compression, "_library", lambda: None)
+        hide_compression_library(patch)
         await usual.reindex()
         assert not plain.exists("test:__tc:indexed")
     await usual.reindex()

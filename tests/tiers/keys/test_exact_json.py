@@ -9,7 +9,7 @@ import orjson
 import pytest
 from hypothesis import given, settings
 
-from tests.tiers.test_canonical import Text, values
+from tests.tiers.keys.test_canonical_json import Text, values
 from tiercache.tiers.keys.exact_json import MAX_DEPTH, has_exact_types, is_exact_json
 
 

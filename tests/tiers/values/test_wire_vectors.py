@@ -16,7 +16,7 @@ from tests.support import entry_keys
 from tiercache import AgentCache, UsageError
 from tiercache.testing import FakeClock
 
-VECTORS = json.loads((Path(__file__).parents[1] / "data" / "wire_vectors.json").read_text("utf-8"))
+VECTORS = json.loads((Path(__file__).parents[2] / "data" / "wire_vectors.json").read_text("utf-8"))
 NAME = VECTORS["cache_name"]
 
 
@@ -43,7 +43,7 @@ async def store(cache: AgentCache, case: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize("case", CASES)
-async def test_entry_in_valkey_matches_its_published_vector(
+async def test_wire_vector_matches_the_entry_in_valkey(
     case: dict[str, Any], make_cache: Callable[..., AgentCache], plain: valkey.Valkey
 ) -> None:
     cache = make_cache(name=NAME, clock=FakeClock(VECTORS["stored_at_ms"] / 1000).clock)
@@ -59,5 +59,5 @@ async def test_entry_in_valkey_matches_its_published_vector(
     assert plain.ttl(key) == case["ttl"]
 
 
-def test_published_vectors_are_complete() -> None:
+def test_wire_vectors_are_complete() -> None:
     assert len(VECTORS["cases"]) == 80

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from tests.requests import HELLO
+from tests.seams import CountedCalls
 from tiercache import AgentCache
 from tiercache.tiers.kv.entry import KvCodec
 from tiercache.tiers.llm.entry import LlmCodec
@@ -17,20 +18,6 @@ from tiercache.tiers.tool.entry import ToolCodec
 
 BLOCKS = [{"type": "text", "text": "Hi"}]
 TOKENS = {"input": 3, "output": 4}
-
-
-class Counted:
-    """Counts the calls of a function, and passes them on."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
-        self.calls = 0
-        function = getattr(owner, name)
-
-        def counting(*given: Any, **named: Any) -> Any:
-            self.calls += 1
-            return function(*given, **named)
-
-        monkeypatch.setattr(owner, name, counting)
 
 
 @pytest.fixture
@@ -56,7 +43,7 @@ async def test_entry_is_decoded_once_for_all_later_hits(
     cache: AgentCache, monkeypatch: pytest.MonkeyPatch, tier: str
 ) -> None:
     codec, read = READS[tier]
-    decoded = Counted(monkeypatch, codec, "decode")
+    decoded = CountedCalls(monkeypatch, codec, "decode")
     results = [await read(cache) for _ in range(5)]
     assert decoded.calls == 1
     texts = [result if isinstance(result, str) else result.response for result in results]
@@ -68,7 +55,7 @@ async def test_result_decodes_its_parts_once_when_they_are_first_read(
 ) -> None:
     await cache.llm.check(HELLO)
     await cache.tool.check("t", {})
-    decoders = [Counted(monkeypatch, json, "loads"), Counted(monkeypatch, msgspec.json, "decode")]
+    decoders = [CountedCalls(monkeypatch, json, "loads"), CountedCalls(monkeypatch, msgspec.json, "decode")]
 
     def decoded() -> int:
         return sum(decoder.calls for decoder in decoders)

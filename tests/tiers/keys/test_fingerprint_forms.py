@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given, settings
 
 from tests.requests import asking
-from tests.tiers.test_canonical import Text
-from tests.tiers.test_fingerprint import LONG, NEAR, check_llm, digest, llm_definition, requests, tool_definition
+from tests.seams import change_request_of_keys, known_keys, stored_args
+from tests.tiers.keys.test_canonical_json import Text
+from tests.tiers.keys.test_fingerprint import LONG, NEAR, check_llm, digest, llm_definition, requests, tool_definition
 from tiercache import AgentCache
 from tiercache.tiers.keys import fingerprint as fingerprints
 from tiercache.tiers.keys import long_texts
@@ -128,7 +129,7 @@ def test_key_tells_requests_apart_that_nearly_agree_if_every_text_is_long(near: 
         ...,
     ],
 )
-def test_marshal_bytes_are_never_taken_for_json(value: Any) -> None:
+def test_fingerprint_of_marshal_bytes_is_never_taken_for_json(value: Any) -> None:
     data = fingerprint(value)
     assert data is None or (isinstance(data, bytes) and not is_json(data))
 
@@ -141,29 +142,23 @@ def test_key_of_a_request_that_another_thread_changes_is_not_remembered_for_it(
     cache = AgentCache.in_memory(name="n")
     request = copy.deepcopy(request_)
 
-    def changing(make: Any) -> Any:
-        def changed_meanwhile(*arguments: Any, **named: Any) -> Any:
-            request["messages"][0]["content"] = "Bye"
-            return make(*arguments, **named)
+    def change() -> None:
+        request["messages"][0]["content"] = "Bye"
 
-        return changed_meanwhile
-
-    for name in ("canonical_json", "compact_json"):
-        if hasattr(module, name):
-            monkeypatch.setattr(module, name, changing(getattr(module, name)))
+    change_request_of_keys(monkeypatch, module, change, "canonical_json", "compact_json")
     (cache.llm.key(request) if module is llm_key else cache.tool.key("t", request))
     monkeypatch.undo()
     for each in (request_, request):
         assert cache.llm.key(copy.deepcopy(each)).key == llm_definition(each)
         of_tool = cache.tool.key("t", copy.deepcopy(each))
         assert of_tool.key == tool_definition(each)
-        assert json.loads(of_tool._args) == each
+        assert json.loads(stored_args(of_tool)) == each
 
 
 @pytest.mark.parametrize("value", [{"b": 1, "a": "é\n"}, {"a": 0.1, "b": None}, {"a": [{"x": "y"}]}, {}, {"a": 1e15}])
-def test_args_of_a_tool_call_are_stored_in_the_order_of_the_caller(value: Any) -> None:
+def test_tool_key_keeps_args_in_the_order_of_the_caller(value: Any) -> None:
     key = AgentCache.in_memory(name="n").tool.key("t", value)
-    assert key._args == json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+    assert stored_args(key) == json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
     assert key.key.endswith(digest(value))
 
 
@@ -178,4 +173,4 @@ def test_known_keys_take_no_more_memory_than_they_are_counted_for() -> None:
         taken = tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()
-    assert taken <= cache.llm._lookup.known.size_bytes
+    assert taken <= known_keys(cache.llm).size_bytes

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tests.seams import without_exact_json_check
 from tiercache import UsageError
-from tiercache.tiers.keys import canonical_json as canonical
 from tiercache.tiers.keys.canonical_json import canonical_json, compact_json
 from tiercache.tiers.keys.exact_json import MAX_DEPTH
 
@@ -124,7 +124,7 @@ def test_canonical_json_writes_the_bytes_of_json_or_refuses_as_json_does(value: 
 def test_orjson_writes_other_bytes_without_the_check_for_exact_json(
     value: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(canonical, "is_exact_json", lambda value: True)
+    without_exact_json_check(monkeypatch)
     unguarded = canonical_json([value], "x")
     monkeypatch.undo()
     with contextlib.suppress(UsageError):  # A refusal also differs from the bytes of orjson.
