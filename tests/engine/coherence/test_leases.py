@@ -12,7 +12,16 @@ import valkey
 from tests.engine.coherence.holders import KEY, is_leased, load, start_holder, wait_for_lease
 from tests.engine.coherence.replicas import CHANNEL
 from tests.requests import HELLO, Loader, asking, turns
-from tests.seams import HeldWrites, in_l1, internals, record_writes, set_lease_polls, without_lease_wakeups
+from tests.seams import (
+    HeldReads,
+    HeldWrites,
+    caught_up,
+    in_l1,
+    internals,
+    record_writes,
+    set_lease_polls,
+    without_lease_wakeups,
+)
 from tests.support import UNTRACKED, MakeCache, Pair, until
 from tiercache import AgentCache, CoherenceOptions, ResilienceOptions, TierOptions
 from tiercache.engine.coherence.leases import Lease, Leases
@@ -391,6 +400,22 @@ async def test_lease_waiter_keeps_value_in_l1_that_other_process_stored_during_w
     assert in_l1(waiter, KEY)
     loader.release()
     await loading
+
+
+async def test_lease_holder_stores_value_loaded_after_change_during_its_read(
+    make_cache: MakeCache, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, other = (make_cache(name="test", coherence=UNTRACKED) for _ in range(2))
+    await cache.open()
+    reads = HeldReads(monkeypatch)
+    loading = load(cache, lambda: "newer")
+    await reads.answered.wait()
+    await other.kv.delete("k")  # Breaks the fence of the load, whose loader has not been called.
+    await caught_up(cache, plain)
+    reads.release.set()
+    await loading
+    await cache.flush_writes()
+    assert plain.get(KEY) == b"snewer"
 
 
 async def test_lease_is_not_taken_after_degraded_read(proxy: ChaosProxy, monkeypatch: pytest.MonkeyPatch) -> None:
