@@ -2,11 +2,11 @@
 
 There are five cases, in this order:
 
-1. L1 has the entry: return it.
-2. A flight of the key is joinable, and the caller is no loader that the flight waits for: wait for the flight.
-3. A flight of the key waits for the caller's own load: load privately, store nothing. Waiting would never end.
-4. No flight is joinable: start a load in a task of its own, and wait for it.
-5. The mode is not "use": "only_cached" looks up, "bypass" loads privately, "refresh" and "store_only" start a load.
+1. The mode is not "use": "only_cached" looks up, "bypass" loads privately, "refresh" and "store_only" start a load.
+2. L1 has the entry: return the entry.
+3. No flight of the key is joinable: start a load in a task of its own, and wait for the load.
+4. The flight waits for the caller's own load: load privately, store nothing. Waiting for the flight would never end.
+5. Otherwise wait for the flight.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The null object for L2: a cache of process memory alone has it where other caches have a Valkey.
 
 Writes are answered at once, no store is queued, no invalidation is pending, and no other process waits for a lease.
-Tiers of such a cache have no leases (``TierRules.lease``), so none is ever asked for.
+Tiers of such a cache have no leases (``TierRules.lease``), so no load asks for one.
 """
 
 from __future__ import annotations
