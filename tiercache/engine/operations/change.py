@@ -6,7 +6,8 @@
                  acknowledge becomes a pending invalidation
 
 The second drop closes this race: a read that starts after ``begin`` reaches Valkey before the write does, finds the
-older value there and fills L1 with it.
+older value there and fills L1 with it. A change of a group first waits for queued writes and looks for the keys of the
+group, so more such reads fit in between; the second drop covers them in the same way.
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ class Change(Struct, eq=False):
     runtime: Runtime
 
     def begin(self) -> int:
-        """Drop the entries and break the fences; return how many entries L1 had. Queue the write before any await."""
+        """Drop the entries and break the fences; return how many entries L1 had.
+
+        The caller queues the write of a key before its next await.
+        """
         raise NotImplementedError
 
     def done(self, outcome: object) -> None:
@@ -102,7 +106,7 @@ class GroupChange(Change, eq=False):
             pending.note_group(overtaken, self.repeat, covers_everything=self.covers_everything)
 
     async def run(self, write: Callable[[], Awaitable[T]]) -> T:
-        """Begin, await ``write``, which queues the write before its first await, and finish; return its result."""
+        """Begin, await ``write``, which queues the writes, and finish with its outcome; return its result."""
         self.begin()
         try:
             result = await write()

@@ -1,7 +1,7 @@
 """L2 as one runtime holds it: the store, the write pipe to it, and the parts that keep L1 coherent with it.
 
-``L2`` stands for a Valkey. ``no_l2.NoL2`` takes its place in a cache of process memory alone, so that operations do not
-ask which of the two they have.
+``L2`` stands for a Valkey. ``no_l2.NoL2`` takes its place in a cache of process memory alone, so that most operations
+do not ask which of the two they have.
 """
 
 from __future__ import annotations
