@@ -25,6 +25,7 @@ from .wire import PATIENCE, Connect, until
         lambda proxy: proxy.stall("to_client"),
         lambda proxy: proxy.latency(60),
         lambda proxy: proxy.drip(0.1),
+        lambda proxy: proxy.slow_link(0.1, 60),
         lambda proxy: proxy.half_open(),
         lambda proxy: proxy.kill(),
         lambda proxy: proxy.cut_after(0),

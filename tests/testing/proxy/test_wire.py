@@ -113,6 +113,10 @@ async def test_proxy_has_a_url_only_while_it_listens(url: str) -> None:
         lambda proxy: proxy.stall("sideways"),
         lambda proxy: proxy.drip(0),
         lambda proxy: proxy.drip(float("inf")),
+        lambda proxy: proxy.slow_link(0),
+        lambda proxy: proxy.slow_link(float("inf")),
+        lambda proxy: proxy.slow_link(1, -1),
+        lambda proxy: proxy.slow_link(1, float("inf")),
         lambda proxy: proxy.cut_after(-1),
     ],
 )

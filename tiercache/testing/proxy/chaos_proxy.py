@@ -15,6 +15,7 @@ from ...errors import UsageError
 from .connection import close_socket
 from .connections import Connections
 from .lanes import BOTH, Lanes, Rule, bus_or_commands
+from .slow_link import SlowLink
 from .target import Target
 
 __all__ = ["ChaosProxy"]
@@ -36,7 +37,8 @@ class ChaosProxy:
 
     Every method except ``connection_count`` and ``held_bytes`` changes the proxy at once, and none waits. A method
     with ``lane`` changes this lane, or every lane if ``lane`` is None; of two calls for a lane the later call counts.
-    Latency, stall and drip belong to a lane: they apply to its present and its later connections, and they add up.
+    Latency, stall, drip and slow link belong to a lane: they apply to its present and its later connections, and they
+    add up.
     ``half_open``, ``cut_after`` and ``kill`` apply to the present connections only.
 
     Each connection has its own delays. The bytes of two connections may therefore arrive in another order than their
@@ -135,6 +137,26 @@ class ChaosProxy:
             raise UsageError(f"bytes_per_second must be above 0 and finite, not {bytes_per_second!r}")
         self._connections.change(lane, lambda rule: replace(rule, bytes_per_second=bytes_per_second))
 
+    def slow_link(self, bytes_per_second: float, round_trip: float = 0.0, *, lane: str | None = None) -> None:
+        """Pass bytes as a link of limited speed does, in each direction of each connection separately.
+
+        Args:
+            bytes_per_second: Above 0. 100 Mbit/s are 12.5 million bytes a second.
+            round_trip: Seconds, at least 0: half of them in each direction.
+            lane: The lane; None means all.
+
+        Bytes also wait as TCP lets them wait: a burst begins with ten packets in the first round trip, and each further
+        round trip carries twice as many. The proxy holds only the bytes that such a link has on its way, and 64 KiB,
+        in each direction, so that the sender notices the speed. Bytes that already wait for the round trip still wait
+        for it after ``heal``.
+        """
+        if not 0 < bytes_per_second < math.inf:
+            raise UsageError(f"bytes_per_second must be above 0 and finite, not {bytes_per_second!r}")
+        if not 0 <= round_trip < math.inf:
+            raise UsageError(f"round_trip must be a number of seconds, at least 0 and finite, not {round_trip!r}")
+        link = SlowLink(bytes_per_second, round_trip)
+        self._connections.change(lane, lambda rule: replace(rule, link=link))
+
     def half_open(self, *, lane: str | None = None) -> None:
         """Silence the present connections forever: neither bytes nor the close of one end reach the other end.
 
@@ -181,7 +203,7 @@ class ChaosProxy:
         self._refused = refused
 
     def heal(self, *, lane: str | None = None) -> None:
-        """Pass all bytes again: end stalls, drips and latency, and cancel pending cuts.
+        """Pass all bytes again: end stalls, drips, slow links and latency, and cancel pending cuts.
 
         Args:
             lane: The lane; None means all lanes, and ends ``refuse`` too.

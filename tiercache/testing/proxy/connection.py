@@ -16,6 +16,7 @@ from .target import Target
 __all__ = ["Connection", "close_socket"]
 
 _CONNECT_TIMEOUT: Final = 10.0
+_RECEIVE_BUFFER_BYTES: Final = 64 * 1024
 # l_onoff and l_linger of socket(7): close() sends a reset and drops the unsent bytes.
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
@@ -43,6 +44,8 @@ class Connection:
             end.setblocking(False)
             if end.family != socket.AF_UNIX:
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # Otherwise the kernel takes megabytes from a sender while the proxy reads nothing.
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
         self._to_server = Stream("to_server", (self._client, self._server), seed, self.state)
         self._to_client = Stream("to_client", (self._server, self._client), seed, self.state)
         self._other_tasks: list[asyncio.Task[None]] = []

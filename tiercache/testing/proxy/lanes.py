@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
+from .slow_link import SlowLink
+
 __all__ = ["BOTH", "Direction", "Lanes", "Rule", "bus_or_commands"]
 
 Direction: TypeAlias = Literal["to_server", "to_client"]
@@ -30,12 +32,14 @@ class Rule:
         low, high: The range of the delay, in seconds.
         stalled: The directions that hold their bytes.
         bytes_per_second: The rate of a drip, or None for full speed.
+        link: The slow link that the bytes pass, or None for a fast one.
     """
 
     low: float = 0.0
     high: float = 0.0
     stalled: frozenset[Direction] = frozenset()
     bytes_per_second: float | None = None
+    link: SlowLink | None = None
 
 
 class Lanes:

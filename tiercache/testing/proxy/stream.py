@@ -16,7 +16,8 @@ import socket
 from collections import deque
 from typing import Final
 
-from .lanes import Direction
+from .lanes import Direction, Rule
+from .slow_link import Schedule
 from .state import ConnectionState
 
 __all__ = ["Stream"]
@@ -51,6 +52,7 @@ class Stream:
         self._held: deque[tuple[float, bytes]] = deque()
         self.held_bytes = 0
         self._room = asyncio.Event()
+        self._schedule = Schedule()
         self._is_broken = False
         # Set when a chunk has arrived and when a rule has changed.
         self._changed = asyncio.Event()
@@ -61,7 +63,7 @@ class Stream:
         loop = asyncio.get_running_loop()
         data = b"more"
         while data:
-            while self.held_bytes > _MAX_HELD_BYTES - _CHUNK_BYTES:
+            while self.held_bytes > self._most_held_bytes - _CHUNK_BYTES:
                 self._room.clear()
                 await self._room.wait()
             try:
@@ -70,10 +72,18 @@ class Stream:
                 data = b""
             if self._direction == "to_server":
                 self._state.inspect(data)
-            rule = self._state.rule
-            self._held.append((loop.time() + self._random.uniform(rule.low, rule.high), data))
+            self._held.append((loop.time() + self._delay(self._state.rule), data))
             self.held_bytes += len(data)
             self._changed.set()
+
+    @property
+    def _most_held_bytes(self) -> int:
+        link = self._state.rule.link
+        return _MAX_HELD_BYTES if link is None else min(_MAX_HELD_BYTES, _CHUNK_BYTES + link.room_bytes)
+
+    def _delay(self, rule: Rule) -> float:
+        delay = self._random.uniform(rule.low, rule.high)
+        return delay if rule.link is None else delay + rule.link.delay
 
     async def deliver(self) -> None:
         """Send the held chunks in order, until the end of the stream has been sent or a cut has taken place."""
@@ -85,17 +95,17 @@ class Stream:
             if (wait := due - loop.time()) > 0:
                 await asyncio.sleep(wait)
             if not data:
-                await self._allowance(0)
+                await self._allowance(0, due)
                 with contextlib.suppress(OSError):
                     self._sink.shutdown(socket.SHUT_WR)
                 return
-            if not await self._pass(memoryview(data)):
+            if not await self._pass(memoryview(data), due):
                 return
 
-    async def _pass(self, data: memoryview) -> bool:
+    async def _pass(self, data: memoryview, due: float) -> bool:
         """Send a chunk; return False if a cut has ended the connection."""
         while data:
-            size = await self._allowance(len(data))
+            size = await self._allowance(len(data), due)
             if self._direction == "to_client":
                 size = self._state.take(size)
                 if not size:
@@ -117,8 +127,8 @@ class Stream:
             # would reset it, and the reset would destroy the bytes on their way in the other direction.
             self._is_broken = True
 
-    async def _allowance(self, size: int) -> int:
-        """Wait until the rule lets bytes pass; return how many of ``size`` may go now."""
+    async def _allowance(self, size: int, due: float) -> int:
+        """Wait until the rule lets bytes pass; return how many of ``size``, ready since ``due``, may go now."""
         loop = asyncio.get_running_loop()
         began = loop.time()
         while True:
@@ -127,16 +137,23 @@ class Stream:
                 return size
             if self._direction in rule.stalled:
                 await self._wait_change()
-            elif rule.bytes_per_second is None or not size:
+                due = loop.time()
+                continue
+            if not size or (rule.link is None and rule.bytes_per_second is None):
                 return size
-            else:
-                piece = min(size, max(1, int(rule.bytes_per_second * _DRIP_INTERVAL)))
-                wait = began + piece / rule.bytes_per_second - loop.time()
-                if wait <= 0:
-                    return piece
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(wait):
-                        await self._wait_change()
+            piece, at = size, began
+            if rule.link is not None:
+                # Counted from ``due``, so that a timer that is late slows no later byte down.
+                piece, at = self._schedule.next_piece(rule.link, due, piece)
+            if rule.bytes_per_second is not None:
+                piece = min(piece, max(1, int(rule.bytes_per_second * _DRIP_INTERVAL)))
+                at = max(at, began + piece / rule.bytes_per_second)
+            if (wait := at - loop.time()) <= 0:
+                self._schedule.passed(piece, at)
+                return piece
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    await self._wait_change()
 
     async def _wait_change(self) -> None:
         self._changed.clear()
