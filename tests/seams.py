@@ -42,7 +42,8 @@ from tests.support import SEQUENCE, until
 from tiercache import AgentCache, L2UnavailableError
 from tiercache.embedded import EmbeddedValkey
 from tiercache.engine.coherence.coherence import Coherence
-from tiercache.engine.coherence.leases import Leases, is_placeholder
+from tiercache.engine.coherence.leases import Leases
+from tiercache.engine.coherence.placeholders import is_placeholder
 from tiercache.engine.entries.counters import OperationCounters
 from tiercache.engine.entries.entry import Entry
 from tiercache.engine.level2.breaker import Breaker

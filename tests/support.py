@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import valkey
 
 from tiercache import AgentCache, CoherenceOptions
-from tiercache.engine.coherence.leases import is_placeholder
+from tiercache.engine.coherence.placeholders import is_placeholder
 
 # The fixture ``make_cache``.
 MakeCache: TypeAlias = Callable[..., AgentCache]

@@ -11,6 +11,7 @@ from .errors import UsageError
 from .ttl import Ttl, check_ttl
 
 __all__ = [
+    "LONGEST_LEASE_SECONDS",
     "CoherenceOptions",
     "ConnectionOptions",
     "DiscoveryOptions",
@@ -27,6 +28,8 @@ __all__ = [
 ]
 
 _LONGEST_SECONDS: Final = 100 * 365 * 86_400
+# The longest life of a placeholder that other processes believe.
+LONGEST_LEASE_SECONDS: Final = 60.0
 
 OnAbandon: TypeAlias = Literal["cancel", "finish"]
 TrackingMode: TypeAlias = Literal["auto", "on", "off"]
@@ -156,8 +159,8 @@ class CoherenceOptions:
         tracking: Whether Valkey reports changes by other software than tiercache (``CLIENT TRACKING``). "auto": if the
             server allows it. "on": opening the cache fails with L2CommandError if the server does not. "off": never.
             Without tracking, such a change is seen after ``TierOptions.l1_ttl`` at the latest.
-        lease_ttl: Seconds that a lease lives unless its holder renews it, which the holder does while it loads. Other
-            processes wait for this time at most for a process that has died.
+        lease_ttl: Seconds, at most 60, that a lease lives unless its holder renews it, which the holder does while it
+            loads. Other processes wait for this time at most for a process that has died.
         lease_wait: Most seconds that a load waits for the lease of another process. Then it loads by itself, and its
             value is not stored in Valkey. None: as long as the holder renews the lease.
     """
@@ -169,6 +172,11 @@ class CoherenceOptions:
 
     def __post_init__(self) -> None:
         _check_seconds(self, "max_staleness", "lease_ttl")
+        if self.lease_ttl > LONGEST_LEASE_SECONDS:
+            raise UsageError(
+                f"CoherenceOptions.lease_ttl must be a number of seconds above 0, at most {LONGEST_LEASE_SECONDS:.0f}: "
+                "a lease needs no longer life, because its holder renews it"
+            )
         _check_seconds(self, "lease_wait", optional=True)
         _check_choice(self, "tracking", "auto", "on", "off")
 

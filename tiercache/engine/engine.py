@@ -205,7 +205,7 @@ class Engine:
 
 def count_lookup(counters: TierCounters, lookup: Lookup) -> None:
     """Count the answer to one caller that L1 did not answer at once."""
-    entry, source, coalesced, _, _ = lookup
+    entry, source, coalesced = lookup[:3]
     if entry is not None and source != "loader":
         if source == "l2":
             counters.l2_hits += 1

@@ -10,7 +10,7 @@ import valkey
 from tests.requests import Loader
 from tests.support import until
 from tiercache import AgentCache
-from tiercache.engine.coherence.leases import is_placeholder
+from tiercache.engine.coherence.placeholders import is_placeholder
 
 KEY = "test:__tc:kv:kv:k"
 

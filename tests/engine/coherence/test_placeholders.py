@@ -14,7 +14,7 @@ from tests.requests import HELLO, Loader
 from tests.seams import in_l1
 from tests.support import Pair
 from tiercache import AgentCache
-from tiercache.engine.coherence.leases import is_placeholder
+from tiercache.engine.coherence.placeholders import is_placeholder
 
 
 async def test_placeholder_is_a_miss_for_every_reader(tracked: Pair, plain: valkey.Valkey) -> None:

@@ -26,7 +26,7 @@ from tests.requests import HELLO, asking
 from tests.seams import compression_library, hide_compression_library, importing_compression_library_by, in_l1
 from tests.support import entry_keys, until
 from tiercache import AgentCache, TierOptions, UsageError
-from tiercache.engine.coherence.leases import is_placeholder
+from tiercache.engine.coherence.placeholders import is_placeholder
 from tiercache.engine.entries.rules import UndecodableError, UnreadableHereError
 from tiercache.tiers.keys.canonical_json import compact_json
 from tiercache.tiers.kv.entry import KvCodec, encode_kv

@@ -41,6 +41,8 @@ The wait ends with a message that the lease has ended, with a change of the key,
 
 - "Lost answer": Valkey puts the placeholder there, and the answer is lost. No process would load until ``ttl`` passes.
   A Release is queued at once; if the Release is lost too, the placeholder is an orphan, and a load takes it over.
+- "Written by another client": no load renews the placeholder. It is an orphan too if its form or its life is that of no
+  lease (``placeholders``); otherwise it ends within ``LONGEST_LEASE_SECONDS``.
 - "Cancelled while taking": the answer arrives in the step of the cancellation or later. The lease is given back.
 - "Ended before asked": the holder ends its lease before it receives the waiter's message, and sends nothing. The
   waiter's poll finds the key changed.
@@ -60,22 +62,12 @@ from ..level2.announcement import Announcement
 from ..level2.write_pipe import WritePipe
 from ..level2.writes import Announce, Release, TakeLease, WriteSet
 from ..memory.flights import CURRENT_FLIGHT, WaitNode
+from .placeholders import PLACEHOLDER_PREFIX, is_placeholder, may_be_renewed
 
-__all__ = ["PLACEHOLDER_PREFIX", "Lease", "Leases", "holder_of", "is_placeholder"]
+__all__ = ["Lease", "Leases"]
 
-PLACEHOLDER_PREFIX: Final = b"tc:lease:"
 # Renewals in one ``ttl``: two renewals in a row may be lost or late.
 _RENEWALS_PER_TTL: Final = 3
-
-
-def is_placeholder(data: bytes) -> bool:
-    """Return whether ``data`` are a placeholder: a load of the key is in progress."""
-    return data.startswith(PLACEHOLDER_PREFIX)
-
-
-def holder_of(placeholder: bytes) -> str:
-    """Return the name of the runtime that wrote ``placeholder``."""
-    return placeholder[len(PLACEHOLDER_PREFIX) :].partition(b":")[0].decode(errors="replace")
 
 
 class Lease:
@@ -172,13 +164,18 @@ class Leases:
             raise outcome
         return self._hold(key, write.value) if outcome else None
 
-    async def take_many(self, keys: list[tuple[str, tuple[str, ...]]]) -> list[Lease | None]:
-        """Take the leases on several keys, each with its indexes.
+    async def take_many(self, keys: list[tuple[str, tuple[str, ...], bytes | None]]) -> list[Lease | None]:
+        """Take the leases on several keys, each with its indexes, and with the orphan that its lease takes over.
 
         Returns:
             For each key its lease, or None if another load holds the lease, or Valkey refused or did not answer.
         """
-        writes = [TakeLease(key, self._new_placeholder(), self._ttl, indexes) for key, indexes in keys]
+        writes = [
+            TakeLease(key, self._new_placeholder(), self._ttl, indexes)
+            if orphan is None
+            else WriteSet(key, self._new_placeholder(), self._ttl, replaces=orphan, indexes=indexes)
+            for key, indexes, orphan in keys
+        ]
         outcomes = await self._outcomes_of_takes(writes)
         return [self._from_outcome(write, outcome) for write, outcome in zip(writes, outcomes, strict=True)]
 
@@ -186,10 +183,10 @@ class Leases:
         self._placeholder_count += 1
         return self._prefix + str(self._placeholder_count).encode()
 
-    def _from_outcome(self, write: TakeLease, outcome: Any) -> Lease | None:
+    def _from_outcome(self, write: TakeLease | WriteSet, outcome: Any) -> Lease | None:
         if _is_taken(write, outcome):
-            return self._hold(write.key, write.placeholder)
-        if isinstance(outcome, Exception) or is_placeholder(outcome):
+            return self._hold(write.key, _placeholder_of(write))
+        if isinstance(outcome, Exception) or isinstance(write, WriteSet) or is_placeholder(outcome):
             return None
         return Lease(write.key, None if outcome == TakeLease.NO_STRING else outcome)
 
@@ -230,13 +227,24 @@ class Leases:
         if _is_taken(write, outcome):
             self._pipe.post(Release(write.key, _placeholder_of(write)))
 
-    def is_orphan(self, key: str, placeholder: bytes | None) -> bool:
-        """Return whether ``placeholder`` is an orphan: this runtime wrote it, but no load holds it as the lease."""
+    def is_orphan(self, key: str, placeholder: bytes | None, life: float) -> bool:
+        """Return whether ``placeholder`` is an orphan: no load holds it as the lease on ``key``.
+
+        There are two cases:
+
+        1. This runtime wrote the placeholder, and knows that no load of its own holds it.
+        2. Another client wrote it, in a form or with a life that no process gives to a lease (``placeholders``).
+
+        Args:
+            life: Seconds that the placeholder has left, inf without an end; 0 if that is not known.
+        """
         if placeholder is None:
             return False
-        lease = self._held.get(key)
-        is_held = lease is not None and lease.holds == placeholder
-        return placeholder.startswith(self._prefix) and not is_held and placeholder not in self._in_flight
+        if placeholder.startswith(self._prefix):
+            lease = self._held.get(key)
+            is_held = lease is not None and lease.holds == placeholder
+            return not is_held and placeholder not in self._in_flight
+        return not may_be_renewed(placeholder, life)
 
     def load_of(self, key: str, placeholder: bytes | None) -> WaitNode | None:
         """Return the load of this process that holds ``placeholder`` under ``key``, or None if there is none."""

@@ -21,6 +21,7 @@ class Lookup(NamedTuple):
         degraded: Whether Valkey was unavailable for this lookup.
         placeholder: The placeholder found under the key: a load of this or another process holds the lease. None if
             there was no placeholder.
+        placeholder_life: Seconds that ``placeholder`` has left, inf without an end; 0 if that is not known.
     """
 
     entry: Entry | None
@@ -28,6 +29,7 @@ class Lookup(NamedTuple):
     coalesced: bool = False
     degraded: bool = False
     placeholder: bytes | None = None
+    placeholder_life: float = 0.0
 
     @property
     def is_hit(self) -> bool:

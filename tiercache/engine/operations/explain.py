@@ -8,7 +8,7 @@ from typing import Final, Literal, TypeAlias
 
 from ...errors import L2UnavailableError
 from ..call import Call
-from ..coherence.leases import holder_of, is_placeholder
+from ..coherence.placeholders import holder_of, is_placeholder
 from ..entries.rules import UndecodableError
 from ..runtime.l2 import L2
 from ..runtime.no_l2 import NoL2
@@ -17,7 +17,9 @@ from ..runtime.runtime import Runtime
 __all__ = ["Explanation", "Inspection"]
 
 L1State: TypeAlias = Literal["hit", "absent", "expired", "untrusted", "off"]
-L2State: TypeAlias = Literal["hit", "absent", "queued", "leased", "undecodable", "unsettled", "unavailable", "off"]
+L2State: TypeAlias = Literal[
+    "hit", "absent", "queued", "leased", "orphaned", "undecodable", "unsettled", "unavailable", "off"
+]
 
 _L1_TEXTS: Final[dict[L1State, str]] = {
     "hit": "process memory has it",
@@ -31,6 +33,7 @@ _L2_TEXTS: Final[dict[L2State, str]] = {
     "absent": "Valkey does not have it",
     "queued": "a store of it is on its way to Valkey",
     "leased": "a process is loading it",
+    "orphaned": "Valkey has a placeholder that no load renews; the next load takes it over",
     "undecodable": "Valkey has something that this tier cannot read",
     "unsettled": "Valkey is not asked, because an invalidation was not acknowledged yet",
     "unavailable": "Valkey does not answer",
@@ -47,8 +50,8 @@ class Explanation:
         source: The level that would answer a lookup: "l1" or "l2", or None for a miss.
         l1: "hit", "absent", "expired", "untrusted" (present, and possibly stale), "off".
         l2: "hit", "absent", "queued" (a write-behind store that Valkey has not acknowledged: lookups find it),
-            "leased" (a process is loading it), "undecodable", "unsettled" (an invalidation is pending),
-            "unavailable", "off".
+            "leased" (a process is loading it), "orphaned" (a placeholder that no load renews, and that the next load
+            takes over), "undecodable", "unsettled" (an invalidation is pending), "unavailable", "off".
         age: Seconds since the copy in L1 was stored, by any process, or None if L1 has no copy.
         l1_ttl: Seconds that L1 still keeps the copy, or None if L1 has no copy; inf without an end.
         l2_ttl: Seconds that the entry has left in Valkey, or None if Valkey has no entry; inf without an end.
@@ -134,6 +137,8 @@ class Inspection:
         if stored.value is None:
             return "undecodable", life, None
         if not call.rules.is_state and is_placeholder(stored.value):
+            if l2.leases.is_orphan(call.key, stored.value, life):
+                return "orphaned", None, None
             return "leased", None, stored.value
         try:
             call.rules.codec.decode(stored.value)

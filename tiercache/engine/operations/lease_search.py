@@ -5,7 +5,7 @@ a placeholder of another load ─> wait until it goes ─> a value there ──�
                                                     ─> nothing there ─────────> take the lease
                                  still there after ``lease_wait``, or a second
                                  placeholder ─────────────────────────────────> load without the lease
-a placeholder of this process that no load knows (an orphan) ─> take it over ─> load
+a placeholder that no load holds (an orphan) ─> take it over ───────────────────> load
 a value ─> read it ────────────────────────────────────────────────────────────> hand it out
 """
 
@@ -17,7 +17,8 @@ from typing import Final
 
 from ...errors import TierCacheError
 from ..call import Call
-from ..coherence.leases import Lease, is_placeholder
+from ..coherence.leases import Lease
+from ..coherence.placeholders import is_placeholder
 from ..entries.lookup import Lookup
 from ..entries.rules import UndecodableError
 from ..memory.fences import Fence
@@ -65,7 +66,7 @@ class LeaseSearch:
         while True:
             # Nothing has been loaded yet that a change up to now could have overtaken.
             self._runtime.fences.renew(self._fence)
-            if self.lookup.placeholder is None or self._is_orphan(self.lookup.placeholder):
+            if self.lookup.placeholder is None or self._is_orphan:
                 try:
                     taken = await self._take()
                 except TierCacheError as error:
@@ -76,7 +77,7 @@ class LeaseSearch:
                 if taken is None:
                     continue
                 if is_placeholder(taken):
-                    self.lookup = self.lookup._replace(placeholder=taken)
+                    self._found(taken)
                 else:
                     # The value was stored after the read.
                     await self._read()
@@ -88,7 +89,7 @@ class LeaseSearch:
                 return None
             waited_for = self.lookup.placeholder
             await self._wait_for(waited_for)
-            if self._is_decided or (self.lookup.placeholder == waited_for and not self._is_orphan(waited_for)):
+            if self._is_decided or (self.lookup.placeholder == waited_for and not self._is_orphan):
                 return None
 
     async def _read(self) -> None:
@@ -99,8 +100,15 @@ class LeaseSearch:
         """Whether no lease is needed: the value was found, or Valkey is unavailable."""
         return self.lookup.entry is not None or self.lookup.degraded
 
-    def _is_orphan(self, placeholder: bytes | None) -> bool:
-        return self._l2.leases.is_orphan(self._call.key, placeholder)
+    @property
+    def _is_orphan(self) -> bool:
+        """Whether the placeholder of the newest read is an orphan."""
+        return self._l2.leases.is_orphan(self._call.key, self.lookup.placeholder, self.lookup.placeholder_life)
+
+    def _found(self, placeholder: bytes) -> None:
+        """Note a placeholder that was found without its life, which only the next read brings."""
+        if placeholder != self.lookup.placeholder:
+            self.lookup = self.lookup._replace(placeholder=placeholder, placeholder_life=0.0)
 
     async def _take(self) -> Lease | bytes | None:
         """Return the lease, or the bytes under the key: a placeholder or a value; None if these have changed since."""
@@ -110,7 +118,8 @@ class LeaseSearch:
             return taken
         if is_placeholder(taken):
             # A refresh wins over a load that began earlier. No load will ever replace an orphan.
-            if self._is_refresh or self._is_orphan(taken):
+            self._found(taken)
+            if self._is_refresh or self._is_orphan:
                 return await leases.take_over(key, taken, indexes)
             return taken
         # A value that no tier can read is replaced.
@@ -136,7 +145,7 @@ class LeaseSearch:
                 self.lookup.placeholder == placeholder
                 and not self.lookup.degraded
                 and (left := give_up_at - runtime.now()) > 0
-                and not self._is_orphan(placeholder)
+                and not self._is_orphan
             ):
                 # The holder may be a load of this process that no caller may join any more. If its loader waits for
                 # this load, neither would end. A caller that is about to wait for this load must know of the holder.

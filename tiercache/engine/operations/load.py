@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..call import Call, Loaded, LoadFunction
-from ..coherence.leases import Lease
+from ..coherence.leases import Lease, Leases
 from ..entries.entry import Entry
 from ..entries.lookup import Lookup
 from ..level2.writes import Delete, WriteSet
@@ -164,6 +164,13 @@ class Load:
             and not runtime.fences.is_barred(self.flight.fence)
             # An explicit write of the key, in the pipe, wins over the load.
             and not runtime.l2.pipe.is_changing(call.key)
+        )
+
+    def is_lease_free(self, leases: Leases) -> bool:
+        """Return whether the first read found no placeholder, or an orphan."""
+        lookup = self.lookup
+        return lookup.placeholder is None or leases.is_orphan(
+            self.call.key, lookup.placeholder, lookup.placeholder_life
         )
 
     async def _obtain_lease(self) -> None:

@@ -115,11 +115,16 @@ class LoadMany:
 
     async def _take_leases(self, missing: Sequence[Load]) -> None:
         """Take the leases on the keys that no other process loads. The other keys are loaded for this call alone."""
-        wanted = [load for load in missing if load.is_joinable and load.lookup.placeholder is None and load.may_lease()]
+        l2 = self._runtime.l2
         for load in missing:
             self._runtime.fences.renew(load.flight.fence)
-        if not wanted or not isinstance(self._runtime.l2, L2):
+        if not isinstance(l2, L2):
             return
-        taken = await self._runtime.l2.leases.take_many([(load.call.key, load.call.indexes) for load in wanted])
+        wanted = [load for load in missing if load.is_joinable and load.is_lease_free(l2.leases) and load.may_lease()]
+        if not wanted:
+            return
+        taken = await l2.leases.take_many(
+            [(load.call.key, load.call.indexes, load.lookup.placeholder) for load in wanted]
+        )
         for load, lease in zip(wanted, taken, strict=True):
             load.lease = lease

@@ -13,13 +13,14 @@ This is the one place where an unavailable Valkey becomes a miss.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Final
 
 from ...clock import Clock
 from ...errors import L2UnavailableError
 from ..call import Call
-from ..coherence.leases import is_placeholder
+from ..coherence.placeholders import is_placeholder
 from ..entries.lookup import Lookup
 from ..entries.rules import UndecodableError
 from ..level2.level2 import Stored
@@ -133,7 +134,8 @@ class Reads:
         if stored is None:
             return MISS
         if stored.value is not None and not rules.is_state and is_placeholder(stored.value):
-            return Lookup(None, None, placeholder=stored.value)
+            life = math.inf if stored.ttl is None else stored.ttl
+            return Lookup(None, None, placeholder=stored.value, placeholder_life=life)
         try:
             if stored.value is None:
                 raise UndecodableError("not a string")

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from valkey.exceptions import ResponseError
 
-from ...engine.coherence.leases import PLACEHOLDER_PREFIX, is_placeholder
+from ...engine.coherence.placeholders import PLACEHOLDER_PREFIX, is_placeholder
 from ...engine.level2.writes import (
     Announce,
     Command,
