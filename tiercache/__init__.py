@@ -22,7 +22,7 @@ from .options import (
 )
 from .pricing.prices import DEFAULT_COST_TABLE, ModelPrice
 from .tiers.keys.key import LlmKey, ToolKey
-from .tiers.kv.result import MISS, KvResult
+from .tiers.kv.result import MISS, KvResult, MissType
 from .tiers.kv.tier import KvTier
 from .tiers.llm.key import last_user_turn
 from .tiers.llm.result import LlmResponse, LlmResult
@@ -57,6 +57,7 @@ __all__ = [
     "LlmResult",
     "LlmTier",
     "LocalStats",
+    "MissType",
     "ModelPrice",
     "ResilienceOptions",
     "SessionOptions",

@@ -10,7 +10,7 @@ from msgspec import Struct
 from ..engine.entries.entry import Entry
 from ..engine.entries.lookup import Lookup, Source
 
-__all__ = ["Result"]
+__all__ = ["Result", "TextResult"]
 
 
 class Result(Struct, frozen=True, eq=False):
@@ -32,9 +32,7 @@ class Result(Struct, frozen=True, eq=False):
     coalesced: bool = False
     degraded: bool = False
 
-    _shown: ClassVar[tuple[str, ...]] = (
-        *("hit", "response", "key", "source", "cost", "age", "ttl", "coalesced", "degraded", "stale"),
-    )
+    _shown: ClassVar[tuple[str, ...]] = ()
     # Further attributes, which may be large: ``repr`` leaves them out.
     _hidden: ClassVar[tuple[str, ...]] = ()
 
@@ -47,12 +45,6 @@ class Result(Struct, frozen=True, eq=False):
     def hit(self) -> bool:
         """Whether the answer came from the cache."""
         return self._entry is not None and self.source != "loader"
-
-    @property
-    def response(self) -> Any:
-        """The answer's text, or None for a miss."""
-        entry = self._entry
-        return None if entry is None else entry.value.response
 
     @property
     def cost(self) -> float | None:
@@ -84,7 +76,26 @@ class Result(Struct, frozen=True, eq=False):
         # By the attributes, not by the fields: the entries of equal results may be different objects.
         if type(other) is not type(self):
             return NotImplemented
-        return all(getattr(self, name) == getattr(other, name) for name in self._shown + self._hidden)
+        return self._attributes() == other._attributes()
 
     def __hash__(self) -> int:
         return hash((self.key, self.source))
+
+    def _attributes(self) -> tuple[object, ...]:
+        # A tuple compares each attribute with itself as equal: a NaN too.
+        return tuple(getattr(self, name) for name in self._shown + self._hidden)
+
+
+class TextResult(Result, frozen=True, eq=False):
+    """The result of a tier whose entries are texts. It also has the attributes of ``Result``."""
+
+    _shown: ClassVar[tuple[str, ...]] = (
+        *("hit", "response", "key", "source", "cost", "age", "ttl", "coalesced", "degraded", "stale"),
+    )
+
+    @property
+    def response(self) -> str | Any:
+        """The answer's text, or None for a miss."""
+        # Most callers know that there is an answer: the type Any lets them use the text without a check for None.
+        entry = self._entry
+        return None if entry is None else entry.value.response

@@ -24,7 +24,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextvars import copy_context
 from itertools import repeat
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 from ...errors import UsageError
 from ..engine import Engine
@@ -34,9 +34,12 @@ from ..runtime.runtime import Runtime
 __all__ = ["BATCH_SIZE", "BATCH_WINDOW", "ArgumentBatchLoader", "BatchFunction", "BatchLoader", "KeywordBatchLoader"]
 
 A = TypeVar("A")
+T = TypeVar("T")
+A_contra = TypeVar("A_contra", contravariant=True)
+T_co = TypeVar("T_co", covariant=True)
 
-# Gets the arguments of several loads.
-BatchFunction: TypeAlias = Callable[[list[A]], Sequence[Any] | Awaitable[Sequence[Any]]]
+# Gets the arguments of several loads; returns a result or an exception for each.
+BatchFunction: TypeAlias = Callable[[list[A]], Sequence[T | Exception] | Awaitable[Sequence[T | Exception]]]
 
 # Seconds. DataLoader collects the calls of one turn of the event loop. Here the loads of keys that were requested in
 # one turn begin in several turns, because a read of Valkey and a lease come first.
@@ -61,7 +64,7 @@ class BatchLoader:
         UsageError: An argument is wrong.
     """
 
-    def __init__(self, engine: Engine, fn: BatchFunction[Any], *, window: float, max_size: int) -> None:
+    def __init__(self, engine: Engine, fn: BatchFunction[Any, Any], *, window: float, max_size: int) -> None:
         if not callable(fn):
             raise UsageError(f"fn must be a function, async or plain, not {type(fn).__name__}")
         if not isinstance(window, int | float) or isinstance(window, bool) or not 0 <= window <= _LONGEST_WINDOW:
@@ -90,20 +93,20 @@ class BatchLoader:
             self._collecting = None
 
 
-class ArgumentBatchLoader(BatchLoader):
+class ArgumentBatchLoader(BatchLoader, Generic[A_contra, T_co]):
     """The batch loader of tiers that call a loader with one argument."""
 
-    async def __call__(self, argument: Any, /) -> Any:
+    async def __call__(self, argument: A_contra, /) -> T_co:
         """Return the result for ``argument``, or raise its exception."""
-        return await self._load(argument)
+        return await self._load(argument)  # type: ignore[no-any-return]
 
 
-class KeywordBatchLoader(BatchLoader):
+class KeywordBatchLoader(BatchLoader, Generic[T_co]):
     """The batch loader of tiers that call a loader with keyword arguments."""
 
-    async def __call__(self, /, **arguments: Any) -> Any:
+    async def __call__(self, /, **arguments: Any) -> T_co:
         """Return the result for ``arguments``, or raise their exception."""
-        return await self._load(arguments)
+        return await self._load(arguments)  # type: ignore[no-any-return]
 
 
 class _Batch(WaitNode):
@@ -122,7 +125,7 @@ class _Batch(WaitNode):
     def __init__(
         self,
         runtime: Runtime,
-        fn: BatchFunction[Any],
+        fn: BatchFunction[Any, Any],
         window: float,
         max_size: int,
         on_closed: Callable[[_Batch], None],

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Final, NamedTuple, TypeAlias
 import msgspec
 
 from ...agent_cache import AgentCache
+from ...engine.call import Mode
 from ...options import TierOptions
 from ...tiers.kv.tier import KvTier
 
@@ -270,7 +271,7 @@ async def read_many(
     return [Answer(values[key], None, method) for key in keys]
 
 
-def _mode(refresh: bool) -> tuple[Any, str]:
+def _mode(refresh: bool) -> tuple[Mode, str]:
     return ("refresh", "get_or_load(refresh)") if refresh else ("use", "get_or_load")
 
 

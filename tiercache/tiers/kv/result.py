@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Generic, TypeVar
 
 from msgspec import UNSET
 from msgspec.structs import force_setattr
@@ -29,8 +29,14 @@ class MissType(enum.Enum):
 MISS: Final = MissType.MISS
 
 
-class KvResult(Result, frozen=True, eq=False):
-    """The outcome of a load through the cache. It also has the attributes of ``Result``."""
+T_co = TypeVar("T_co", covariant=True)
+
+
+class KvResult(Result, Generic[T_co], frozen=True, eq=False):
+    """The outcome of a load through the cache; its value has the type that the loader returns.
+
+    It also has the attributes of ``Result``.
+    """
 
     _value: Any = UNSET
 
@@ -39,8 +45,8 @@ class KvResult(Result, frozen=True, eq=False):
     )
 
     @property
-    def value(self) -> Any:
+    def value(self) -> T_co:
         """The value, or ``MISS`` for a miss in mode "only_cached". A list or a dict belongs to the caller."""
         if self._value is UNSET:
             force_setattr(self, "_value", MISS if self._entry is None else self._entry.value.value())
-        return self._value
+        return self._value  # type: ignore[no-any-return]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar, overload
 
 from ...engine.call import Loaded, LoadFunction, Mode
 from ...engine.engine import Engine
@@ -19,18 +19,21 @@ from ...errors import UsageError
 from ...indexes.names import tag_groups
 from ...ttl import Ttl, check_ttl
 from ..tier import Tier
+from ..values.json_types import KvValue, StorableInKv
 from .entry import encode_kv
 from .key import KvKey, KvKeys
-from .result import KvResult
+from .result import KvResult, MissType
 
 __all__ = ["KvBatchLoader", "KvLoader", "KvTier"]
 
-KvLoader: TypeAlias = Callable[[], Any] | Callable[[str], Any]
-_Batch: TypeAlias = Mapping[str, Any] | Sequence[Any]
-KvBatchLoader: TypeAlias = Callable[[list[str]], _Batch | Awaitable[_Batch]]
+T = TypeVar("T", bound=KvValue)
+
+KvLoader: TypeAlias = Callable[[], Awaitable[T] | T] | Callable[[str], Awaitable[T] | T]
+_Batch: TypeAlias = Mapping[str, T] | Sequence[T]
+KvBatchLoader: TypeAlias = Callable[[list[str]], _Batch[T] | Awaitable[_Batch[T]]]
 
 
-class KvTier(Tier[KvKey, KvResult]):
+class KvTier(Tier[KvKey, KvResult[Any]]):
     """``cache.kv``, or a tier made by ``cache.tier``: any value, by a key that the caller chooses.
 
     A key is any text that is not empty. With the prefix that the cache adds, it has at most 512 bytes of UTF-8. A value
@@ -71,7 +74,7 @@ class KvTier(Tier[KvKey, KvResult]):
             return True
         return (await self._find("exists", self._keys.of_full(full_key))).entry is not None
 
-    async def set(self, key: str, value: Any, *, ttl: Ttl | None = None, tags: Sequence[str] = ()) -> None:
+    async def set(self, key: str, value: StorableInKv, *, ttl: Ttl | None = None, tags: Sequence[str] = ()) -> None:
         """Store a value; return once Valkey has acknowledged the write. Wins over loads in progress.
 
         Args:
@@ -113,15 +116,31 @@ class KvTier(Tier[KvKey, KvResult]):
         """
         return await self._explain(self._keys.of(key))
 
+    @overload
+    async def get_or_load(  # type: ignore[overload-overlap]
+        self, key: str, loader: KvLoader[T], *, mode: Literal["only_cached"]
+    ) -> KvResult[T | MissType]: ...
+
+    @overload
     async def get_or_load(
         self,
         key: str,
-        loader: KvLoader,
+        loader: KvLoader[T],
         *,
         ttl: Ttl | None = None,
         tags: Sequence[str] = (),
         mode: Mode = "use",
-    ) -> KvResult:
+    ) -> KvResult[T]: ...
+
+    async def get_or_load(
+        self,
+        key: str,
+        loader: KvLoader[Any],
+        *,
+        ttl: Ttl | None = None,
+        tags: Sequence[str] = (),
+        mode: Mode = "use",
+    ) -> KvResult[Any]:
         """Return the value of ``key``; on a miss, load it at most once at a time among all processes.
 
         Args:
@@ -149,7 +168,7 @@ class KvTier(Tier[KvKey, KvResult]):
             return hit
         return await self._load(entry_key, loader, None, ttl, tags, mode)
 
-    def _load_function(self, key: KvKey, request: None, loader: KvLoader) -> LoadFunction:
+    def _load_function(self, key: KvKey, request: None, loader: KvLoader[Any]) -> LoadFunction:
         full_key = key.key
 
         async def load() -> Loaded:
@@ -161,8 +180,8 @@ class KvTier(Tier[KvKey, KvResult]):
         return load
 
     def batch_loader(
-        self, fn: BatchFunction[str], *, window: float = BATCH_WINDOW, max_size: int = BATCH_SIZE
-    ) -> ArgumentBatchLoader:
+        self, fn: BatchFunction[str, T], *, window: float = BATCH_WINDOW, max_size: int = BATCH_SIZE
+    ) -> ArgumentBatchLoader[str, T]:
         """Return a loader that collects loads and answers them by one call of ``fn``, as ``ToolTier.batch_loader``.
 
         For callers that have all keys at once there is ``get_or_load_many``, which waits for no window.
@@ -194,7 +213,9 @@ class KvTier(Tier[KvKey, KvResult]):
             values[self._keys.given(full_key)] = default if entry is None else entry.value.value()
         return values
 
-    async def set_many(self, mapping: Mapping[str, Any], *, ttl: Ttl | None = None, tags: Sequence[str] = ()) -> None:
+    async def set_many(
+        self, mapping: Mapping[str, StorableInKv], *, ttl: Ttl | None = None, tags: Sequence[str] = ()
+    ) -> None:
         """Store the values of a mapping; return once Valkey has acknowledged every write.
 
         Args:
@@ -230,8 +251,8 @@ class KvTier(Tier[KvKey, KvResult]):
         return count
 
     async def get_or_load_many(
-        self, keys: Iterable[str], loader: KvBatchLoader, *, ttl: Ttl | None = None, tags: Sequence[str] = ()
-    ) -> dict[str, Any]:
+        self, keys: Iterable[str], loader: KvBatchLoader[T], *, ttl: Ttl | None = None, tags: Sequence[str] = ()
+    ) -> dict[str, T]:
         """Return the value of each key in the order of ``keys``; load all missing keys by one call of ``loader``.
 
         A key that another caller is loading is waited for. One read of Valkey looks up the other keys; ``loader`` gets
@@ -265,7 +286,7 @@ class KvTier(Tier[KvKey, KvResult]):
             entries.update((full_key, lookup.entry) for full_key, lookup in zip(missing, lookups, strict=True))
         return {self._keys.given(full_key): entries[full_key].value.value() for full_key in full_keys}
 
-    async def _load_many(self, loader: KvBatchLoader, full_keys: Sequence[str]) -> list[Loaded]:
+    async def _load_many(self, loader: KvBatchLoader[Any], full_keys: Sequence[str]) -> list[Loaded]:
         keys = [self._keys.given(full_key) for full_key in full_keys]
         # A copy: the loader may change its list.
         loaded: Any = loader(keys.copy())

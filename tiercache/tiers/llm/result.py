@@ -12,7 +12,7 @@ from msgspec.structs import force_setattr
 
 from ...errors import UsageError
 from ...ttl import Ttl, check_ttl
-from ..result import Result
+from ..result import TextResult
 
 __all__ = ["LlmResponse", "LlmResult", "check_blocks", "check_tokens"]
 
@@ -76,7 +76,7 @@ def check_tokens(tokens: object) -> None:
             raise UsageError(f"tokens[{name!r}] must be a whole number from 0, not {count!r}")
 
 
-class LlmResult(Result, frozen=True, eq=False):
+class LlmResult(TextResult, frozen=True, eq=False):
     """An answer of the llm tier. It also has the attributes of ``Result``."""
 
     _hidden: ClassVar[tuple[str, ...]] = ("tokens", "content_blocks")

@@ -153,8 +153,8 @@ class LlmTier(Tier[LlmKey, LlmResult]):
         return load
 
     def batch_loader(
-        self, fn: BatchFunction[Mapping[str, Any]], *, window: float = BATCH_WINDOW, max_size: int = BATCH_SIZE
-    ) -> ArgumentBatchLoader:
+        self, fn: BatchFunction[P, _Answer], *, window: float = BATCH_WINDOW, max_size: int = BATCH_SIZE
+    ) -> ArgumentBatchLoader[P, _Answer]:
         """Return a loader that collects loads and answers them by one call of ``fn``, as ``ToolTier.batch_loader``.
 
         Args:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from ...engine.call import Loaded, LoadFunction
@@ -21,6 +21,7 @@ from ...errors import UsageError
 from ...text import check_text
 from ...ttl import NO_EXPIRY, Ttl
 from ..keys.canonical_json import compact_json
+from ..values.json_types import Storable
 from .active import ActiveThreads
 from .entry import FieldValue, SessionValue
 from .in_memory import MemorySessions
@@ -120,7 +121,7 @@ class SessionTier:
         return existed
 
     async def get_or_load(
-        self, thread_id: str, field: str, loader: Callable[[], Any], *, ttl: Ttl | None = None
+        self, thread_id: str, field: str, loader: Callable[[], str | Awaitable[str]], *, ttl: Ttl | None = None
     ) -> str:
         """Return the text in the field, or else the text that ``loader`` returns. For state derived from other state.
 
@@ -171,13 +172,13 @@ class SessionTier:
             self._counters.undecodable += 1
             return default
 
-    async def set_json(self, thread_id: str, field: str, value: Any, *, ttl: Ttl | None = None) -> None:
+    async def set_json(self, thread_id: str, field: str, value: Storable, *, ttl: Ttl | None = None) -> None:
         """Set the field to a JSON value, as compact text. Otherwise as ``set``."""
         await self.set(thread_id, field, compact_json(value, "value").decode(), ttl=ttl)
 
     # Changes in one step. Each change keeps the window of the field unless the call gives a window.
 
-    async def append(self, thread_id: str, field: str, item: Any, *, ttl: Ttl | None = None) -> int:
+    async def append(self, thread_id: str, field: str, item: Storable, *, ttl: Ttl | None = None) -> int:
         """Append a JSON value to the JSON list in the field, in one step; return the new length.
 
         An absent field is an empty list. Appends by any number of processes lose no item.
@@ -324,11 +325,11 @@ class SessionTier:
         self._active.seen(key.thread.id, now, now + (self._window(None) if window is None else window))
 
 
-def _load_function(loader: Callable[[], Any], window: float) -> LoadFunction:
+def _load_function(loader: Callable[[], str | Awaitable[str]], window: float) -> LoadFunction:
     """Return a function that calls ``loader`` and returns its text, which the session store stores itself."""
 
     async def load() -> Loaded:
-        value = loader()
+        value: Any = loader()
         if inspect.isawaitable(value):
             value = await value
         text = check_text(value, "the loader's value")

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import json
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from msgspec import UNSET
 from msgspec.structs import force_setattr
 
-from ..result import Result
+from ..result import TextResult
 
 __all__ = ["ToolResult"]
 
 
-class ToolResult(Result, frozen=True, eq=False):
-    """A result of the tool tier. It also has the attributes of ``Result``."""
+T_co = TypeVar("T_co", covariant=True)
+
+
+class ToolResult(TextResult, Generic[T_co], frozen=True, eq=False):
+    """A result of the tool tier; its value has the type that the loader returns.
+
+    It also has the attributes of ``Result``.
+    """
 
     _hidden: ClassVar[tuple[str, ...]] = ("value",)
 
     _value: Any = UNSET
 
     @property
-    def value(self) -> Any:
+    def value(self) -> T_co:
         """The value that the loader returned, or None for a miss. Decoded at the first read.
 
         JSON changes some types: a tuple is returned as a list, and the keys of a dict are returned as str.
@@ -30,4 +36,4 @@ class ToolResult(Result, frozen=True, eq=False):
             entry = self._entry
             text = self.response
             force_setattr(self, "_value", json.loads(entry.value.response) if entry and entry.value.is_json else text)
-        return self._value
+        return self._value  # type: ignore[no-any-return]

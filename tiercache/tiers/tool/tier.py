@@ -5,15 +5,14 @@ from __future__ import annotations
 import inspect
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias, overload
+from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias, overload
 
 from ...engine.call import Call, Loaded, LoadFunction, Mode
 from ...engine.engine import Engine
 from ...engine.entries.entry import Group
 from ...engine.entries.rules import TierRules
 from ...engine.level2.announcement import Announcement
-from ...engine.memory.load_limits import accepts_arguments
 from ...engine.operations.around_change import Invalidating, Target
 from ...engine.operations.batch_loader import BATCH_SIZE, BATCH_WINDOW, BatchFunction, KeywordBatchLoader
 from ...engine.operations.explain import Explanation
@@ -23,8 +22,10 @@ from ...indexes.names import index_of
 from ...ttl import Ttl
 from ..keys.key import ToolKey, is_unchanged
 from ..tier import Tier
+from ..values.json_types import Storable
 from .entry import encode_tool
 from .key import ABSENT, ToolKeyLookup, check_tool, shifted
+from .loader import T, ToolLoader, keywords_for
 from .policies import ToolPolicies, ToolPolicy
 from .result import ToolResult
 
@@ -34,7 +35,7 @@ __all__ = ["ToolTier"]
 _Request: TypeAlias = tuple[str | ToolKey, Any, float | None]
 
 
-class ToolTier(Tier[ToolKey, ToolResult]):
+class ToolTier(Tier[ToolKey, ToolResult[Any]]):
     """``cache.tool``: results of tool calls, by the name of the tool and its arguments.
 
     ``tool`` is the name of a tool: not empty, without ``:``. ``args`` are the keyword arguments of the call: a JSON
@@ -63,12 +64,12 @@ class ToolTier(Tier[ToolKey, ToolResult]):
         return self._lookup.of(tool, args)
 
     @overload
-    async def check(self, tool: ToolKey, /) -> ToolResult: ...
+    async def check(self, tool: ToolKey, /) -> ToolResult[Any]: ...
 
     @overload
-    async def check(self, tool: str, args: Any) -> ToolResult: ...
+    async def check(self, tool: str, args: Any) -> ToolResult[Any]: ...
 
-    async def check(self, tool: str | ToolKey, args: Any = ABSENT) -> ToolResult:
+    async def check(self, tool: str | ToolKey, args: Any = ABSENT) -> ToolResult[Any]:
         """Look up the result of a call, without making the call.
 
         Returns:
@@ -83,29 +84,39 @@ class ToolTier(Tier[ToolKey, ToolResult]):
 
     @overload
     async def get_or_load(
+        self, tool: ToolKey, loader: ToolLoader[T], /, *, mode: Literal["only_cached"]
+    ) -> ToolResult[T | None]: ...
+
+    @overload
+    async def get_or_load(
+        self, tool: str, args: Any, loader: ToolLoader[T], *, mode: Literal["only_cached"]
+    ) -> ToolResult[T | None]: ...
+
+    @overload
+    async def get_or_load(
         self,
         tool: ToolKey,
-        loader: Callable[..., Any],
+        loader: ToolLoader[T],
         /,
         *,
         ttl: Ttl | None = None,
         cost: float | None = None,
         tags: Sequence[str] = (),
         mode: Mode = "use",
-    ) -> ToolResult: ...
+    ) -> ToolResult[T]: ...
 
     @overload
     async def get_or_load(
         self,
         tool: str,
         args: Any,
-        loader: Callable[..., Any],
+        loader: ToolLoader[T],
         *,
         ttl: Ttl | None = None,
         cost: float | None = None,
         tags: Sequence[str] = (),
         mode: Mode = "use",
-    ) -> ToolResult: ...
+    ) -> ToolResult[T]: ...
 
     async def get_or_load(
         self,
@@ -117,7 +128,7 @@ class ToolTier(Tier[ToolKey, ToolResult]):
         cost: float | None = None,
         tags: Sequence[str] = (),
         mode: Mode = "use",
-    ) -> ToolResult:
+    ) -> ToolResult[Any]:
         """Return the result of a call; on a miss, make the call at most once at a time among all processes.
 
         Args:
@@ -157,7 +168,7 @@ class ToolTier(Tier[ToolKey, ToolResult]):
 
         async def load() -> Loaded:
             # The arguments of a key are decoded for each call: the loader may change them.
-            value = loader(**_keywords(loader, json.loads(key._args) if args is ABSENT else args))
+            value = loader(**keywords_for(loader, json.loads(key._args) if args is ABSENT else args))
             if inspect.isawaitable(value):
                 value = await value
             store = self._is_unchanged(key, tool, args) and self._may_store(value)
@@ -167,11 +178,11 @@ class ToolTier(Tier[ToolKey, ToolResult]):
 
     def batch_loader(
         self,
-        fn: BatchFunction[dict[str, Any]],
+        fn: BatchFunction[dict[str, Any], T],
         *,
         window: float = BATCH_WINDOW,
         max_size: int = BATCH_SIZE,
-    ) -> KeywordBatchLoader:
+    ) -> KeywordBatchLoader[T]:
         """Return a loader for ``get_or_load`` that collects loads and answers them by one call of ``fn``.
 
         Args:
@@ -195,7 +206,7 @@ class ToolTier(Tier[ToolKey, ToolResult]):
     async def store(
         self,
         tool: ToolKey,
-        response: Any,
+        response: Storable,
         /,
         *,
         ttl: Ttl | None = None,
@@ -208,7 +219,7 @@ class ToolTier(Tier[ToolKey, ToolResult]):
         self,
         tool: str,
         args: Any,
-        response: Any,
+        response: Storable,
         *,
         ttl: Ttl | None = None,
         cost: float | None = None,
@@ -362,12 +373,3 @@ class ToolTier(Tier[ToolKey, ToolResult]):
 def _check_cost(cost: object) -> None:
     if not isinstance(cost, int | float) or isinstance(cost, bool) or not 0 <= cost < math.inf:
         raise UsageError(f"cost must be dollars from 0, not {cost!r}")
-
-
-def _keywords(loader: Callable[..., Any], args: Any) -> Mapping[str, Any]:
-    """Return the keyword arguments for ``loader``: ``args``, or none if the loader takes no argument."""
-    if args is None or not accepts_arguments(loader):
-        return {}
-    if not isinstance(args, Mapping) or not all(isinstance(name, str) for name in args):
-        raise UsageError("args must be a mapping of keyword arguments, or the loader must take no argument")
-    return args

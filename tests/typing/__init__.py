@@ -1,0 +1,1 @@
+"""Programs of users, checked by two type checkers."""

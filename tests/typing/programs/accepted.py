@@ -1,0 +1,177 @@
+"""A user's program: the type of each value is the type that its loader returns, and the values have these types."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, TypedDict, assert_type
+
+from tiercache import MISS, AgentCache, KvResult, LlmResponse, LlmResult, ToolResult
+
+Mode = Literal["use", "only_cached"]
+
+
+class Profile(TypedDict):
+    name: str
+    visits: int
+
+
+class Lookup:
+    async def __call__(self, key: str) -> int:
+        return len(key)
+
+
+def plain() -> int:
+    return 1
+
+
+def of_key(key: str) -> str:
+    return key
+
+
+async def profile_of(key: str) -> Profile:
+    return {"name": key, "visits": 1}
+
+
+async def vector() -> list[float]:
+    return [0.5]
+
+
+async def maybe(key: str, suffix: str = "!") -> str | None:
+    return key + suffix
+
+
+def untyped(key: str) -> Any:
+    return {"key": key}
+
+
+async def lengths(keys: list[str]) -> dict[str, int]:
+    return {key: len(key) for key in keys}
+
+
+def profiles(keys: list[str]) -> list[Profile]:
+    return [{"name": key, "visits": 0} for key in keys]
+
+
+async def known(keys: list[str]) -> list[int | LookupError]:
+    return [len(key) if key else LookupError(key) for key in keys]
+
+
+async def weather(city: str, unit: str = "C") -> Profile:
+    return {"name": f"{city} in {unit}", "visits": 21}
+
+
+async def weathers(calls: list[dict[str, Any]]) -> list[float]:
+    return [float(len(call["city"])) for call in calls]
+
+
+async def answers(requests: list[dict[str, Any]]) -> list[str | LlmResponse]:
+    return [LlmResponse(request["model"]) for request in requests]
+
+
+async def kv_values(cache: AgentCache) -> None:
+    """One loader for one key."""
+    kv = cache.kv
+    number = await kv.get_or_load("plain", plain)
+    assert_type(number, KvResult[int])
+    assert_type(number.value, int)
+    assert_type((await kv.get_or_load("of key", of_key)).value, str)
+    assert_type((await kv.get_or_load("vector", vector, ttl="1h")).value, list[float])
+    assert_type((await kv.get_or_load("maybe", maybe)).value, str | None)
+    assert_type((await kv.get_or_load("untyped", untyped)).value, Any)
+    assert_type((await kv.get_or_load("lookup", Lookup())).value, int)
+    assert_type((await kv.get_or_load("bytes", lambda: b"x")).value, bytes)
+    profile = (await kv.get_or_load("ann", profile_of)).value
+    assert_type(profile, Profile)
+    assert (profile["name"], profile["visits"]) == ("ann", 1)
+    later = (await kv.get_or_load("ann", lambda: profile_of("ann"))).value
+    assert_type(later, Profile)
+    assert later == profile
+
+
+async def kv_modes(cache: AgentCache, mode: Mode) -> None:
+    """A lookup that loads nothing may have no value."""
+    found = await cache.kv.get_or_load("unknown", plain, mode="only_cached")
+    assert found.value is MISS
+    assert_type((await cache.kv.get_or_load("plain", plain, mode=mode)).value, int)
+    cached = (await cache.kv.get_or_load("plain", plain, mode="only_cached")).value
+    if cached is not MISS:
+        assert_type(cached, int)
+        assert cached == 1
+
+
+async def kv_reads(cache: AgentCache) -> None:
+    """A read without a loader does not know the type of the value."""
+    assert_type(await cache.kv.get("plain"), Any)
+    assert_type(await cache.kv.get("plain", MISS), Any)
+    assert_type(await cache.kv.get_many(["plain"]), dict[str, Any])
+    count: int = await cache.kv.get("plain", 0)
+    assert count == 1
+
+
+async def kv_many(cache: AgentCache) -> None:
+    """One loader for many keys, and a loader that collects keys."""
+    assert_type(await cache.kv.get_or_load_many(["a", "bb"], lengths), dict[str, int])
+    assert_type(await cache.kv.get_or_load_many(["ann"], profiles), dict[str, Profile])
+    assert_type(await cache.kv.get_or_load_many(["c"], lambda keys: [1.5 for _ in keys]), dict[str, float])
+    collected = cache.kv.batch_loader(lengths_in_order)
+    assert_type((await cache.kv.get_or_load("ddd", collected)).value, int)
+    assert_type((await cache.kv.get_or_load("eeee", cache.kv.batch_loader(known))).value, int)
+
+
+async def lengths_in_order(keys: list[str]) -> list[int]:
+    return [len(key) for key in keys]
+
+
+async def tool_values(cache: AgentCache) -> None:
+    """Results of tools."""
+    result = await cache.tool.get_or_load("weather", {"city": "Sofia"}, weather)
+    assert_type(result, ToolResult[Profile])
+    assert_type(result.value, Profile)
+    assert_type(result.response, str | Any)
+    assert result.value["name"] == "Sofia in C"
+    key = cache.tool.key("weather", {"city": "Sofia"})
+    assert_type((await cache.tool.get_or_load(key, weather, cost=0.1)).value, Profile)
+    assert_type((await cache.tool.get_or_load("numbers", None, lambda: [1, 2])).value, list[int])
+    assert_type((await cache.tool.get_or_load("unknown", None, plain, mode="only_cached")).value, int | None)
+    assert_type((await cache.tool.get_or_load(key, weather, mode="only_cached")).value, Profile | None)
+    assert_type((await cache.tool.check("weather", {"city": "Sofia"})).value, Any)
+    collected = cache.tool.batch_loader(weathers)
+    assert_type((await cache.tool.get_or_load("degrees", {"city": "Ruse"}, collected)).value, float)
+
+
+async def llm_values(cache: AgentCache, params: dict[str, Any]) -> None:
+    """Answers of models have one type."""
+    assert_type(await cache.llm.get_or_load(params, lambda: "Hi"), LlmResult)
+    assert_type((await cache.llm.get_or_load(params, lambda: "Hi")).response, str | Any)
+    collected = cache.llm.batch_loader(answers)
+    other: dict[str, Any] = {**params, "seed": 1}
+    assert (await cache.llm.get_or_load(other, collected)).response == "gpt-4o"
+
+
+async def stores(cache: AgentCache, rows: Mapping[str, object], profile: Profile) -> None:
+    """A value to store may have any type with a JSON form: tuples and keys that are numbers, too."""
+    await cache.kv.set("pair", (1, 2))
+    await cache.kv.set("by number", {1: "one"})
+    await cache.kv.set("profile", profile)
+    await cache.kv.set("bytes", b"x")
+    await cache.kv.set_many({"a": 1, "b": [None]})
+    await cache.tool.store("weather", {"city": "Ruse"}, profile)
+    await cache.tool.store(cache.tool.key("rows", None), rows)
+    await cache.session.set_json("thread", "profile", profile)
+    await cache.session.append("thread", "items", ("a", 1))
+
+
+def wider(result: KvResult[bool], other: ToolResult[bool]) -> tuple[KvResult[int], ToolResult[int]]:
+    """Return results as results of a wider type: a result cannot be changed."""
+    return result, other
+
+
+async def main(cache: AgentCache) -> None:
+    """Run every part against a cache."""
+    await kv_values(cache)
+    await kv_modes(cache, "use")
+    await kv_reads(cache)
+    await kv_many(cache)
+    await tool_values(cache)
+    await llm_values(cache, {"model": "gpt-4o", "messages": []})
+    await stores(cache, {"a": 1}, {"name": "ann", "visits": 2})

@@ -1,0 +1,108 @@
+"""A user's program whose marked lines each checker refuses: these values do not come back as they were returned."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from tiercache import AgentCache
+
+
+@dataclass
+class User:
+    name: str
+
+
+async def user() -> User:
+    return User("ann")
+
+
+def user_of(key: str) -> User:
+    return User(key)
+
+
+def pair() -> tuple[int, int]:
+    return 1, 2
+
+
+def by_number() -> dict[int, str]:
+    return {1: "one"}
+
+
+def moment() -> datetime:
+    return datetime(2026, 1, 1)
+
+
+def numbers() -> set[int]:
+    return {1}
+
+
+def of_two(first: str, second: str) -> str:
+    return first + second
+
+
+def raw() -> bytes:
+    return b"x"
+
+
+async def users(keys: list[str]) -> dict[str, User]:
+    return {key: User(key) for key in keys}
+
+
+async def user_list(keys: list[str]) -> list[User]:
+    return [User(key) for key in keys]
+
+
+async def weather(city: str) -> User:
+    return User(city)
+
+
+def weathers(calls: list[dict[str, Any]]) -> list[User]:
+    return [User(call["city"]) for call in calls]
+
+
+async def number() -> int:
+    return 1
+
+
+async def loads(cache: AgentCache) -> None:
+    """A loader's value has a JSON form of the same type."""
+    await cache.kv.get_or_load("user", user)  # refused
+    await cache.kv.get_or_load("user", user_of)  # refused
+    await cache.kv.get_or_load("pair", pair)  # refused
+    await cache.kv.get_or_load("by number", by_number)  # refused
+    await cache.kv.get_or_load("moment", moment)  # refused
+    await cache.kv.get_or_load("numbers", numbers)  # refused
+    await cache.kv.get_or_load("two", of_two)  # refused
+    await cache.kv.get_or_load_many(["ann"], users)  # refused
+    await cache.kv.get_or_load_many(["ann"], user_list)  # refused
+    cache.kv.batch_loader(user_list)  # refused
+    await cache.tool.get_or_load("user", None, user)  # refused
+    await cache.tool.get_or_load("raw", None, raw)  # refused
+    await cache.tool.get_or_load(cache.tool.key("weather", {"city": "Sofia"}), weather)  # refused
+    cache.tool.batch_loader(weathers)  # refused
+    await cache.llm.get_or_load({"model": "gpt-4o", "messages": []}, user)  # refused
+    await cache.session.get_or_load("thread", "field", number)  # refused
+
+
+async def values(cache: AgentCache) -> None:
+    """The value has the type of the loader, and no other."""
+    count = (await cache.kv.get_or_load("number", number)).value
+    count.upper()  # refused
+    print((await cache.kv.get_or_load("number", number)).response)  # refused
+    print((await cache.tool.get_or_load("number", None, number)).response.value)  # refused
+    text: str = (await cache.tool.get_or_load("number", None, number)).value  # refused
+    maybe: int = (await cache.kv.get_or_load("number", number, mode="only_cached")).value  # refused
+    print(text, maybe)
+
+
+async def stores(cache: AgentCache) -> None:
+    """A stored value has a JSON form."""
+    await cache.kv.set("user", User("ann"))  # refused
+    await cache.kv.set("numbers", {1, 2})  # refused
+    await cache.kv.set_many({"user": User("ann")})  # refused
+    await cache.tool.store("user", None, User("ann"))  # refused
+    await cache.tool.store("raw", None, b"x")  # refused
+    await cache.session.set_json("thread", "field", User("ann"))  # refused
+    await cache.session.append("thread", "field", User("ann"))  # refused
