@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import pytest
 import valkey
@@ -17,6 +19,18 @@ from tests.support import UNTRACKED, MakeCache
 from tiercache import AgentCache
 from tiercache.embedded import EmbeddedValkey
 from tiercache.testing import ChaosProxy
+
+_EAGER_FOLDER: Final = Path(__file__).parent / "eager"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """With ``TIERCACHE_EAGER=1``, run every test and its child processes on loops with the eager task factory."""
+    if os.environ.get("TIERCACHE_EAGER"):
+        if not hasattr(asyncio, "eager_task_factory"):
+            raise pytest.UsageError("TIERCACHE_EAGER needs Python 3.12 or newer")
+        importlib.import_module("tests.eager.sitecustomize")
+        paths = [str(_EAGER_FOLDER), *filter(None, [os.environ.get("PYTHONPATH")])]
+        os.environ["PYTHONPATH"] = os.pathsep.join(paths)
 
 
 @pytest.fixture(scope="session")

@@ -5,15 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import os
 import threading
 import time
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+import pytest
 import valkey
 
 from tiercache import AgentCache, CoherenceOptions
 from tiercache.engine.coherence.placeholders import is_placeholder
+
+# For tests of tasks that have not taken their first step yet: an eager task takes it while it is made.
+NOT_EAGER = pytest.mark.skipif(bool(os.environ.get("TIERCACHE_EAGER")), reason="an eager task has taken its first step")
 
 # The fixture ``make_cache``.
 MakeCache: TypeAlias = Callable[..., AgentCache]

@@ -10,6 +10,7 @@ import pytest
 
 from tests.engine.level2.ledger import Ledger, ignore, write
 from tests.requests import turns
+from tests.support import NOT_EAGER
 from tiercache import L2CommandError, L2UnavailableError
 from tiercache.engine.level2.write_pipe import WritePipe
 from tiercache.engine.level2.writes import Delete, Run, Write
@@ -174,6 +175,7 @@ async def test_write_pipe_drain_fails_unsent_writes_after_timeout(pipe: WritePip
     assert (pipe.queued_count, pipe.queued_bytes) == (0, 0)
 
 
+@NOT_EAGER
 async def test_write_pipe_continues_when_its_task_is_cancelled_before_its_first_step(
     pipe: WritePipe, ledger: Ledger
 ) -> None:

@@ -52,18 +52,19 @@ def run_demo(settings: DemoSettings, view: View) -> Summary:
 
 async def _until_signal(settings: DemoSettings, view: View) -> Summary:
     loop = asyncio.get_running_loop()
-    work = asyncio.create_task(_run(settings, view))
     received: list[int] = []
 
     def interrupt(number: int, _: FrameType | None) -> None:
         if not received:  # a second Ctrl-C must not disturb the cleanup
             received.append(number)
-            loop.call_soon_threadsafe(work.cancel)
+            loop.call_soon_threadsafe(lambda: work.cancel())
 
     before = {number: signal.getsignal(number) for number in _SIGNALS}
     for number in _SIGNALS:
         if before[number] != signal.SIG_IGN or number != signal.SIGHUP:  # nohup ignores SIGHUP on purpose
             signal.signal(number, interrupt)
+    # Behind the handlers: an eager task starts its first process before ``create_task`` returns.
+    work = asyncio.create_task(_run(settings, view))
     await asyncio.wait([work])
     for number, handler in before.items():
         # After the first signal the process ends with the exit code of this signal: ignore all further signals.

@@ -14,6 +14,7 @@ from typing import Final
 from ...errors import L2CommandError, L2UnavailableError, TierCacheError
 from ...log import CacheLog
 from ..entries.entry import Group
+from ..level2.queued_write import OnDone, ignore_outcome
 from ..level2.write_pipe import WritePipe
 from ..level2.writes import Delete
 
@@ -57,20 +58,26 @@ class PendingInvalidations:
 
     def remove(self, key: str, error: Exception) -> None:
         """Remove ``key`` from Valkey, after ``error`` prevented the store of a newer value."""
-        is_known = key in self._keys
-        self._keys[key] = None
-        if is_known or isinstance(error, L2UnavailableError):
+        if key in self._keys or isinstance(error, L2UnavailableError):
+            self._keys[key] = None
             self._start()
-            return
+        else:
+            self.delete(key, ignore_outcome)
 
-        def removed(outcome: object) -> None:
-            if isinstance(outcome, L2CommandError):
+    def delete(self, key: str, on_done: OnDone) -> None:
+        """Queue a delete of ``key``, whose outcome ``on_done`` receives; until then no lookup reads the key."""
+        was_pending = key in self._keys
+        self._keys[key] = None
+
+        def deleted(outcome: object) -> None:
+            if isinstance(outcome, L2CommandError) and not was_pending:
                 # This process may neither store nor delete the key, and has to accept the value in Valkey.
                 self._keys.pop(key, None)
             else:
                 self.note((key,), outcome)
+            on_done(outcome)
 
-        self._pipe.post(Delete((key,), announced=True), removed)
+        self._pipe.post(Delete((key,), announced=True), deleted)
 
     def note_group(
         self, group: Group, repeat: Callable[[], Awaitable[object]], *, covers_everything: bool = False

@@ -138,16 +138,25 @@ class Flight(WaitNode):
         yield leader
         yield from leader._followers
 
-    async def wait(self) -> Any:
+    async def wait(self, start: Callable[[], None] | None = None) -> Any:
         """Wait for the flight; return its value or raise its error.
+
+        Args:
+            start: Starts the load; None if the load has started.
 
         Cancelling the caller leaves the other waiters as they are. The last waiter to leave abandons the flight.
         """
+        # An eager task may run its loader, and end, before ``start`` returns. So the caller first becomes a waiter,
+        # and its edge enters the wait-for graph: the loader may request the key that the caller's load brings.
         waiter = self.join()
         try:
             if CURRENT_FLIGHT.get() is None:
+                if start is not None:
+                    start()
                 return await waiter
             with waiting_for(self):
+                if start is not None:
+                    start()
                 return await waiter
         finally:
             self.leave(waiter)
@@ -206,8 +215,11 @@ class Flight(WaitNode):
                 waiter.set_exception(error)
 
 
-async def wait_all(flights: Sequence[Flight]) -> list[Any]:
+async def wait_all(flights: Sequence[Flight], start: Callable[[], None] | None = None) -> list[Any]:
     """Wait for all ``flights``; return their values in order, or raise as soon as one flight has failed.
+
+    Args:
+        start: As for ``Flight.wait``, for the flights that have not started.
 
     The caller is a waiter of every flight from the start. Cancelling the caller acts as for ``Flight.wait``.
     """
@@ -215,6 +227,8 @@ async def wait_all(flights: Sequence[Flight]) -> list[Any]:
     try:
         if waiters:
             with waiting_for(*flights):
+                if start is not None:
+                    start()
                 await asyncio.wait(waiters, return_when=asyncio.FIRST_EXCEPTION)
         for waiter in waiters:
             if waiter.done():

@@ -150,11 +150,13 @@ class _Batch(WaitNode):
         """
         member = self.runtime.loop.create_future()
         self._places[member] = argument
-        if len(self._places) == self._max_size:
-            self._on_closed(self)
-            self._start()
         try:
             with waiting_for(self):
+                if len(self._places) == self._max_size:
+                    self._on_closed(self)
+                    # Inside the block: an eager task calls the function here, and the function may request the key of
+                    # this member.
+                    self._start()
                 outcome = await member
         except asyncio.CancelledError:
             await self._leave(member)

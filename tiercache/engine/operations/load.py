@@ -13,13 +13,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from ..call import Call, Loaded, LoadFunction
 from ..coherence.leases import Lease, Leases
 from ..entries.entry import Entry
 from ..entries.lookup import Lookup
-from ..level2.writes import Delete, WriteSet
+from ..level2.writes import WriteSet
 from ..memory.flights import CURRENT_FLIGHT, Flight
 from ..runtime.l2 import L2
 from ..runtime.no_l2 import NoL2
@@ -88,8 +89,7 @@ class Load:
         """
         # Registered before any await: every change of the key from here on overtakes the load.
         self.register(is_shared=is_shared)
-        self._runtime.start(self.flight, self._run(function))
-        lookup: Lookup = await self.flight.wait()
+        lookup: Lookup = await self.flight.wait(partial(self._runtime.start, self.flight, self._run(function)))
         return lookup._replace(coalesced=False)
 
     async def run_privately(self, function: LoadFunction) -> Lookup:
@@ -230,8 +230,9 @@ class Load:
         """Remove the older value from both levels of every process: the newer one is too large to be stored."""
         change = KeyChange(self._runtime, self.call.key, is_repeated=True)
         change.begin()
-        # Announced also where the load found no value: other processes may have an older one in L1.
-        self._runtime.l2.pipe.post(Delete((self.call.key,), announced=True), change.done)
+        # The caller may look the key up before the pipe sends the delete: that lookup must not read the older value.
+        # The delete is announced also where the load found no value: other processes may have an older one in L1.
+        self._runtime.l2.pending.delete(self.call.key, change.done)
 
     def _fill_l2(self, loaded: Loaded, lifetime: float | None, entry: Entry) -> bool:
         """Queue the write; return False if it must not be written, or the queue is full."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import TypeAlias
 
 from ..call import Call, Loaded
@@ -37,13 +38,12 @@ class LoadMany:
         # No await here: this step looks for all keys among the flights and registers the new ones.
         joined = self._joinable()
         self._register([call for call in self._calls if call.key not in joined])
-        if self._loads:
-            runtime.start(self._loads[0].flight, self._run(function))
+        start = partial(runtime.start, self._loads[0].flight, self._run(function)) if self._loads else None
         flights = joined | {load.call.key: load.flight for load in self._loads}
         try:
             # Not for the loads of this call alone: they are part of the load that the caller may be.
             async with runtime.load_limits.lent() if joined else nullcontext():
-                lookups: list[Lookup] = await wait_all([flights[call.key] for call in self._calls])
+                lookups: list[Lookup] = await wait_all([flights[call.key] for call in self._calls], start)
         except Exception:
             for call in self._calls:
                 call.counters.misses += 1

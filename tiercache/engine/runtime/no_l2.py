@@ -97,6 +97,9 @@ class _NothingPending:
     def remove(self, key: str, error: Exception) -> None:
         return None
 
+    def delete(self, key: str, on_done: OnDone) -> None:
+        on_done(0)
+
     def note_group(self, group: Group, repeat: Callable[[], Any], *, covers_everything: bool = False) -> None:
         return None
 

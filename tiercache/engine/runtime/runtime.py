@@ -182,6 +182,9 @@ class Runtime:
                 raise
 
     async def _end(self) -> None:
+        # An eager task runs this inside the first step of the caller, which may be a loader. After one step of the loop
+        # the load of that loader is in ``_loading``.
+        await asyncio.sleep(0)
         if self._opening is not None:
             await asyncio.wait([self._opening])
         if self._end_of_loop is not None:

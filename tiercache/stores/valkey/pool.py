@@ -103,7 +103,8 @@ class SharedConnection:
             raise L2UnavailableError("the cache was closed")
         if self._connection is not None and self._connection.is_open:
             return self._connection
-        if self._opening is None:
+        # An eager task may have ended before ``create_task`` returned.
+        if self._opening is None or self._opening.done():
             self._opening = asyncio.get_running_loop().create_task(self._open(), name="tiercache-connect")
             self._opening.add_done_callback(_retrieve_error)
         # Shielded: the cancellation of one caller must not stop the opening for the others.

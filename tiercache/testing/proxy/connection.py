@@ -69,6 +69,10 @@ class Connection:
 
     async def carry(self) -> None:
         """Carry bytes both ways until the server has ended the connection and the client has all its bytes."""
+        # Also here: an eager task reads its first bytes before its creation returns, and ``lane_of`` may cancel it.
+        task = asyncio.current_task()
+        assert task is not None
+        self.task = task
         try:
             async with asyncio.timeout(_CONNECT_TIMEOUT):
                 await asyncio.get_running_loop().sock_connect(self._server, self._target.address)
@@ -76,10 +80,10 @@ class Connection:
             self.state.fate = "reset"
             return
         async with asyncio.TaskGroup() as group:
-            self._other_tasks = [
-                group.create_task(work, name="chaos-proxy")
-                for work in (self._to_server.receive(), self._to_server.deliver(), self._to_client.receive())
-            ]
+            # ``deliver`` first: if ``lane_of`` kills the connection in the first step of an eager ``receive``, no byte
+            # passes afterwards.
+            for work in (self._to_server.deliver(), self._to_server.receive(), self._to_client.receive()):
+                self._other_tasks.append(group.create_task(work, name="chaos-proxy"))
             await self._to_client.deliver()
             for task in self._other_tasks:
                 task.cancel()
