@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["L2CommandError", "L2UnavailableError", "TierCacheError", "UsageError", "WrongLoopError"]
+__all__ = ["L2CommandError", "L2NotNowError", "L2UnavailableError", "TierCacheError", "UsageError", "WrongLoopError"]
 
 
 class TierCacheError(Exception):
@@ -23,6 +23,10 @@ class L2UnavailableError(TierCacheError):
     Lookups never raise this error: they become misses marked ``degraded``. Calls whose caller must know that Valkey was
     reached do raise it. After this error a write may or may not have happened.
     """
+
+
+class L2NotNowError(L2UnavailableError):
+    """Valkey answered that it cannot carry the command out now: it is failing over, or has too few replicas."""
 
 
 class L2CommandError(TierCacheError):

@@ -19,6 +19,7 @@ from tiercache import AgentCache, ConnectionOptions, L2CommandError, L2Unavailab
 from tiercache.embedded import EmbeddedValkey
 from tiercache.engine.level2.level2 import Stored
 from tiercache.engine.level2.writes import Delete, WriteSet
+from tiercache.errors import L2NotNowError
 from tiercache.stores.valkey.errors import map_error
 from tiercache.stores.valkey.pool import _packed_read
 from tiercache.stores.valkey.settings import Settings, client_from_url
@@ -213,9 +214,25 @@ async def test_l2_reads_but_does_not_write_when_the_server_is_full(level2: Valke
         (valkey_errors.ConnectionError("gone"), L2UnavailableError),
         (valkey_errors.BusyLoadingError("LOADING"), L2UnavailableError),
         (valkey_errors.TimeoutError("slow"), L2UnavailableError),
-        (valkey_errors.ReadOnlyError("READONLY"), L2UnavailableError),
-        (valkey_errors.ResponseError("MASTERDOWN Link with MASTER is down"), L2UnavailableError),
-        (valkey_errors.ResponseError("BUSY Valkey is busy running a script"), L2UnavailableError),
+        (valkey_errors.ReadOnlyError("You can't write against a read only replica."), L2NotNowError),
+        (valkey_errors.ResponseError("MASTERDOWN Link with MASTER is down"), L2NotNowError),
+        (valkey_errors.ResponseError("BUSY Valkey is busy running a script"), L2NotNowError),
+        (valkey_errors.ResponseError("NOREPLICAS Not enough good replicas to write."), L2NotNowError),
+        (valkey_errors.ResponseError("MISCONF Errors writing to the AOF file: No space left"), L2NotNowError),
+        (valkey_errors.ResponseError("TRYAGAIN Multiple keys request during rehashing of slot"), L2NotNowError),
+        (valkey_errors.ResponseError("CLUSTERDOWN The cluster is down"), L2NotNowError),
+        (valkey_errors.ResponseError("max number of clients + cluster connections reached"), L2NotNowError),
+        (valkey_errors.ConnectionError("max number of clients reached"), L2UnavailableError),
+        (
+            valkey_errors.ResponseError("ERR Error running script (call to f_0): @user_script:1: -MISCONF no disk"),
+            L2NotNowError,
+        ),
+        (
+            valkey_errors.ExecAbortError("Transaction discarded because of: NOREPLICAS Not enough replicas"),
+            L2NotNowError,
+        ),
+        (valkey_errors.ExecAbortError("Transaction discarded because of previous errors."), L2CommandError),
+        (valkey_errors.ResponseError("ERR a message about BUSY"), L2CommandError),
         (valkey_errors.InvalidResponse("protocol"), L2UnavailableError),
         (TimeoutError(), L2UnavailableError),
         (OSError("no route"), L2UnavailableError),

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from itertools import islice
 from typing import Final
 
-from ...errors import L2CommandError, L2UnavailableError, TierCacheError
+from ...errors import L2CommandError, L2NotNowError, L2UnavailableError, TierCacheError
 from ...log import CacheLog
 from ..entries.entry import Group
 from ..level2.queued_write import OnDone, ignore_outcome
@@ -108,10 +108,10 @@ class PendingInvalidations:
                 await asyncio.sleep(self._pause)
                 try:
                     await self._repeat_all()
-                except L2UnavailableError:
-                    pass  # The breaker logs the outage; the loop tries again after the pause.
                 except TierCacheError as error:
-                    if not is_refused:
+                    is_outage = isinstance(error, L2UnavailableError) and not isinstance(error, L2NotNowError)
+                    # The breaker logs an outage. In any case the loop tries again after the pause.
+                    if not is_outage and not is_refused:
                         is_refused = True
                         self._log.warning("Valkey refuses the repetition of a pending invalidation: %s", error)
         finally:

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Coroutine
 from typing import Any, Final
 
 from ...clock import Clock
-from ...errors import L2UnavailableError, UsageError
+from ...errors import L2NotNowError, L2UnavailableError, UsageError
 from ...log import CacheLog
 from ..level2.breaker import Breaker, GuardedLevel2
 from ..memory.flights import Flight
@@ -158,7 +158,7 @@ class Runtime:
 
     def log_refusal(self, error: Exception) -> None:
         """Log, once, that Valkey refused to store a loaded value. The breaker logs an outage."""
-        if not isinstance(error, L2UnavailableError):
+        if isinstance(error, L2NotNowError) or not isinstance(error, L2UnavailableError):
             self.log.warn_once("a loaded value was not stored in Valkey (counted as fill_errors): %s", error)
 
     # Closing

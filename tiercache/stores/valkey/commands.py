@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from valkey.exceptions import ResponseError
+from valkey.exceptions import OutOfMemoryError, ResponseError
 
 from ...engine.coherence.placeholders import PLACEHOLDER_PREFIX, is_placeholder
 from ...engine.level2.writes import (
@@ -29,7 +29,7 @@ from ...engine.level2.writes import (
 from ...errors import L2CommandError
 from ...ttl import to_milliseconds
 from .backplane import BackplaneNames
-from .errors import map_error
+from .errors import is_not_now, map_error
 from .messages import encode
 from .scripts import script
 
@@ -70,6 +70,7 @@ class WriteCommands:
 
     Attributes:
         has_conditions: Whether the server has SET ... IFEQ and DELIFEQ.
+        must_probe: Whether the features of the server are unknown, because it could not carry the probes out.
         indexes: The indexes that were used since the last trim. The store removes the ones that it trims.
     """
 
@@ -77,6 +78,7 @@ class WriteCommands:
         self._names = names
         self._origin = origin
         self.has_conditions = True
+        self.must_probe = True
         self._announce = script("announce")
         self.indexes: set[str] = set()
 
@@ -87,7 +89,12 @@ class WriteCommands:
         return [("SET", probe, "", "IFEQ", ""), ("DELIFEQ", probe, ""), ("EVAL", f"{announce}\nreturn 1", 0)]
 
     def take_probe_replies(self, replies: Sequence[Any]) -> None:
-        """Note the server's features from the replies to ``probes``."""
+        """Note the server's features from the replies to ``probes``, unless the server cannot carry out writes now."""
+        # Such a refusal shows no feature. Without this test, a server without enough replicas or memory would look like
+        # an old one, and tracking would stay off.
+        self.must_probe = any(is_not_now(reply) or isinstance(reply, OutOfMemoryError) for reply in replies)
+        if self.must_probe:
+            return
         replaces, releases, runs = (not isinstance(reply, ResponseError) for reply in replies)
         self.has_conditions = replaces and releases
         whole = script("announce")

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from types import TracebackType
 from typing import Any, Final
 
 from valkey import exceptions as valkey_errors
 
-from ...errors import L2CommandError, L2UnavailableError, TierCacheError
+from ...errors import L2CommandError, L2NotNowError, L2UnavailableError, TierCacheError
 
-__all__ = ["checked", "map_error", "map_errors"]
+__all__ = ["checked", "is_not_now", "map_error", "map_errors"]
 
-# Error replies of a server that cannot answer now: it is starting, failing over, or running a long script.
-_NOT_NOW: Final = ("LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "READONLY", "BUSY ")
+# Error replies of a server that cannot carry the command out now: it is starting, failing over, running a long script,
+# out of client slots, cannot save to its disk (MISCONF), or has too few replicas (NOREPLICAS). A transaction has the
+# code behind "because of:", and a script on an older server behind a dash.
+_NOT_NOW: Final = re.compile(
+    r"(?:^|because of: -?|^ERR .*-)"
+    r"(?:LOADING|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|READONLY|NOREPLICAS|MISCONF|BUSY|max number of clients)\b"
+)
 
 
 def map_error(error: Exception, action: str) -> TierCacheError | None:
@@ -34,10 +40,18 @@ def map_error(error: Exception, action: str) -> TierCacheError | None:
     if isinstance(error, OSError | valkey_errors.ConnectionError | valkey_errors.InvalidResponse):
         return L2UnavailableError(f"Valkey cannot be reached ({action}): {error}")
     if isinstance(error, valkey_errors.ResponseError):
-        if isinstance(error, valkey_errors.ReadOnlyError) or str(error).startswith(_NOT_NOW):
-            return L2UnavailableError(f"Valkey cannot answer now ({action}): {error}")
+        if is_not_now(error):
+            return L2NotNowError(f"Valkey cannot carry out {action} now: {error}")
         return L2CommandError(f"Valkey refused {action}: {error}")
     return None
+
+
+def is_not_now(reply: object) -> bool:
+    """Return whether ``reply`` is the error of a server that may carry the same command out later."""
+    # valkey-py takes the code READONLY out of the text.
+    return isinstance(reply, valkey_errors.ReadOnlyError) or (
+        isinstance(reply, valkey_errors.ResponseError) and _NOT_NOW.search(str(reply)) is not None
+    )
 
 
 def checked(reply: Any, action: str) -> Any:

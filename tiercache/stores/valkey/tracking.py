@@ -15,7 +15,7 @@ from valkey.exceptions import ResponseError
 
 from ...engine.level2.writes import Command, Track, Write, WriteResult
 from ...errors import L2CommandError
-from .errors import map_error
+from .errors import is_not_now, map_error
 
 __all__ = ["Tracking"]
 
@@ -70,8 +70,10 @@ class Tracking:
         """Note from the replies to ``commands`` whether tracking is on."""
         reply = replies[-1]
         if isinstance(reply, ResponseError):
-            if "does not exist" in str(reply):
-                return  # The subscription's connection has ended; the listener is about to notice that.
+            # The subscription's connection has ended, which the listener is about to notice; or the server cannot
+            # answer now. The next write tries again.
+            if "does not exist" in str(reply) or is_not_now(reply):
+                return
             self._refusal = map_error(reply, "CLIENT TRACKING") or L2CommandError(str(reply))
         else:
             self._is_on = True

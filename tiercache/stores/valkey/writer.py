@@ -60,7 +60,7 @@ class Writer:
         connection = self._connection
         self._tracking.note_subscriber(writes)
         # A connection that ended between two exchanges is not broken: none of its commands can still arrive.
-        if connection is None or not connection.is_open or self._tracking.is_due:
+        if connection is None or not connection.is_open or self._tracking.is_due or self._commands.must_probe:
             return self._prepare_and_write(writes, timeout)
         return self._begin(connection, writes, timeout)
 
@@ -69,23 +69,32 @@ class Writer:
             connection = self._connection
             if connection is None or not connection.is_open:
                 connection = await self._connect()
+            elif self._commands.must_probe:
+                self._commands.take_probe_replies(await self._ask(connection, self._commands.probes()))
             if self._tracking.is_due:
                 await self._track(connection)
         return await self._begin(connection, writes, timeout)
 
+    async def _ask(self, connection: Connection, commands: Sequence[Command]) -> list[Any]:
+        """Send ``commands`` in front of a batch; give the connection up if they are not answered."""
+        is_answered = False
+        try:
+            replies = await connection.exchange(commands, self._timeout)
+            is_answered = True
+        finally:
+            if not is_answered:
+                self._break(connection)
+        return replies
+
     async def _track(self, connection: Connection) -> None:
+        if self._commands.must_probe:
+            return  # Whether the server can track is unknown; the next write asks again.
         if not self._commands.has_conditions:
             # Scripts take the leases on such a server, and tracking would report the writes of a script to this
             # process as if another process had made them.
             self._tracking.refuse("the server has no SET ... IFEQ or no DELIFEQ, which came with Valkey 9.0")
             return
-        is_answered = False
-        try:
-            self._tracking.take_replies(await connection.exchange(self._tracking.commands(), self._timeout))
-            is_answered = True
-        finally:
-            if not is_answered:
-                self._break(connection)
+        self._tracking.take_replies(await self._ask(connection, self._tracking.commands()))
 
     def _begin(
         self, connection: Connection, writes: Sequence[Write], timeout: float
