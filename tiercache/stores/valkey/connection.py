@@ -99,9 +99,13 @@ async def _open(settings: Settings, timeout: float, wrap: Callable[[AbstractConn
         async with asyncio.timeout(timeout):
             await connection.connect()  # type: ignore[no-untyped-call]
         return wrap(connection)
-    except BaseException:
+    except BaseException as error:
         await _disconnect(connection)
-        raise
+        shown = settings.without_secrets(error)
+        if shown is error:
+            raise
+    # Raised here, so that the original error is not its context.
+    raise shown
 
 
 class PlainConnection:

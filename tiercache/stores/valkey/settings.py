@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
+from inspect import signature
 from typing import Any, Final, TypeAlias
 from urllib.parse import parse_qs, urlsplit
 
@@ -31,6 +33,14 @@ _DEFAULT_MAX_CONNECTIONS: Final = 32
 # The classes whose transport a ``MultiplexedConnection`` may take over. With a subclass, the takeover would bypass
 # the additions of the subclass.
 _PLAIN_SOCKETS: Final = (ValkeyConnection, SSLConnection, UnixDomainSocketConnection)
+# The error of valkey-py for an option in a URL whose value cannot be converted.
+_NAMED_OPTION: Final = re.compile(r"Invalid value for `(\w+)` in connection URL")
+# The part of a refusal that repeats the arguments of the command.
+_ARGUMENTS: Final = re.compile(r",? with args beginning with:.*", re.DOTALL)
+# The options of valkey-py's connections: names that an error may show.
+_KNOWN_OPTIONS: Final = frozenset(
+    name for kind in (*_PLAIN_SOCKETS, AbstractConnection) for name in signature(kind.__init__).parameters
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +80,9 @@ class Settings:
         # socket operation is off: the one deadline that each exchange has here costs half as much.
         kwargs.update(decode_responses=False, encoding="utf-8", encoding_errors="strict", socket_timeout=None)
         kwargs.update(protocol=2, cache_enabled=False, client_cache=None)
-        try:
-            pool.connection_class(**kwargs)
-        except (TypeError, ValueError, ValkeyError) as error:
-            raise UsageError(f"the connection has an option that cannot be used ({error}); {_LOOKS_LIKE}") from error
+        reason = _unusable(pool.connection_class, kwargs)
+        if reason is not None:
+            raise UsageError(f"{reason}; {_LOOKS_LIKE}")
         limited = pool.max_connections < 2**31
         return cls(
             pool.connection_class, kwargs, pool.max_connections if limited else _DEFAULT_MAX_CONNECTIONS, multiplexes
@@ -89,6 +98,22 @@ class Settings:
         """The number of the database."""
         return int(self.kwargs.get("db") or 0)
 
+    def without_secrets(self, error: BaseException) -> BaseException:
+        """Return ``error``, from making a connection, or a copy without chained errors if it shows credentials.
+
+        A server that does not know AUTH repeats the arguments of the command in its refusal.
+        """
+        if isinstance(error, ValkeyError) and isinstance(error.__cause__, ValkeyError):
+            # On a Unix socket valkey-py authenticates while it connects, and wraps the error in a ConnectionError.
+            return self.without_secrets(error.__cause__)
+        text = str(error)
+        shown = _ARGUMENTS.sub("", text)
+        for secret in (self.kwargs.get("password"), self.kwargs.get("username")):
+            shown = shown.replace(str(secret), "***") if secret else shown
+        if shown == text or not isinstance(error, ValkeyError):
+            return error
+        return type(error)(shown)
+
     def connection(self) -> AbstractConnection:
         """Return a new connection of valkey-py, not connected yet, outside any pool."""
         return self.connection_class(**self.kwargs)
@@ -98,20 +123,59 @@ def client_from_url(url: str) -> Client:
     """Return a client, not connected, for the server that ``url`` names.
 
     Raises:
-        UsageError: ``url`` cannot be parsed, or has an unknown scheme. The message shows no password.
+        UsageError: ``url`` cannot be parsed, or has an unknown scheme. Neither the message nor a chained exception
+            shows a part of a password.
     """
     if not isinstance(url, str):
         raise UsageError(f"url must be a str, not {type(url).__name__}; {_LOOKS_LIKE}")
+    client, reason = _parsed(url)
+    # Raised here and not where the parsing failed: the context of an exception is part of its traceback, and the errors
+    # of the parsers quote the texts that they cannot parse.
+    if client is None:
+        raise UsageError(f"{reason}; {_LOOKS_LIKE}")
+    return client
+
+
+def _parsed(url: str) -> tuple[Client | None, str]:
+    """Return the client for ``url``, or None and the reason, without the values that ``url`` has."""
     try:
         parts = urlsplit(url)
         parts.port  # noqa: B018 - raises ValueError for a port that is not a number
         if parts.scheme not in _SCHEMES:
-            raise UsageError(f"url must begin with one of {', '.join(_SCHEMES)} and '://'; {_LOOKS_LIKE}")
-        if "cluster" in parse_qs(parts.query):
-            raise UsageError("url asks for a cluster, which this version does not support yet")
-        return Valkey(connection_pool=ValkeyConnectionPool.from_url(url))
-    except UsageError:
-        raise
-    except (ValueError, TypeError):
-        # Raised without its cause, whose message may quote a part of the password.
-        raise UsageError(f"url cannot be parsed; {_LOOKS_LIKE}") from None
+            return None, f"url must begin with one of {', '.join(_SCHEMES)} and '://'"
+        options = parse_qs(parts.query, keep_blank_values=True, strict_parsing=True) if parts.query else {}
+        if "cluster" in options:
+            return None, "url asks for a cluster, which this version does not support yet"
+        # A password with one of the characters / ? # that is not percent-encoded ends there, and the rest of the
+        # password would name a database or an option.
+        if parts.fragment or (parts.scheme != "unix" and "@" in parts.path):
+            return None, "url has a character after its host that belongs to a password or a path: percent-encode it"
+        client = Valkey(connection_pool=ValkeyConnectionPool.from_url(url))
+    except (ValueError, TypeError, ValkeyError) as error:
+        named = _NAMED_OPTION.search(str(error))
+        return None, f"url cannot be parsed: {named[1]} has a wrong value" if named else "url cannot be parsed"
+    return client, ""
+
+
+def _unusable(connection_class: type[AbstractConnection], kwargs: dict[str, Any]) -> str | None:
+    """Return the reason why ``kwargs`` make no connection, without their values; None if they make one."""
+    try:
+        connection_class(**kwargs)
+    except (TypeError, ValueError, ValkeyError) as error:
+        # Only the names of known options: an unknown name in a URL may be a part of a password.
+        known = [name for name in kwargs if name in _KNOWN_OPTIONS and _is_culprit(connection_class, kwargs, name)]
+        if known:
+            return f"the connection has a wrong value for {known[0]}"
+        if isinstance(error, TypeError):
+            return "the connection has an option that valkey-py does not know"
+        return "the connection has an option with a wrong value"
+    return None
+
+
+def _is_culprit(connection_class: type[AbstractConnection], kwargs: dict[str, Any], name: str) -> bool:
+    """Return whether a connection could be made without the option ``name``."""
+    try:
+        connection_class(**{key: value for key, value in kwargs.items() if key != name})
+    except (TypeError, ValueError, ValkeyError):
+        return False
+    return True

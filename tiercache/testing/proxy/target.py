@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
 from ...errors import UsageError
 
@@ -21,18 +21,10 @@ class Target:
     """
 
     def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        if parts.scheme in ("valkeys", "rediss"):
+        parts = _split(url)
+        if parts is not None and parts.scheme in ("valkeys", "rediss"):
             raise UsageError(f"target: the proxy cannot read TLS; give it a plain port instead of {parts.scheme}")
-        try:
-            is_tcp = (
-                parts.scheme in ("valkey", "redis")
-                and parts.hostname is not None
-                and (parts.port is None or parts.port > 0)
-            )
-        except ValueError as error:
-            raise UsageError(f"target: cannot parse the URL: {error}") from error
-        if not is_tcp and not (parts.scheme == "unix" and parts.path):
+        if parts is None or not (_is_tcp(parts) or (parts.scheme == "unix" and parts.path)):
             raise UsageError("target must be a URL like valkey://host:port, redis://host:port or unix:///path")
         self._parts = parts
 
@@ -61,3 +53,17 @@ class Target:
         db = options.pop("db", path or "0")
         query = f"?{urlencode(options)}" if options else ""
         return f"valkey://{credentials}{at}127.0.0.1:{port}/{db}{query}"
+
+
+def _split(url: str) -> SplitResult | None:
+    """Return the parts of ``url``, or None if it cannot be split. The error of the parser may quote a password."""
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 - raises ValueError for a port that is not a number
+    except ValueError:
+        return None
+    return parts
+
+
+def _is_tcp(parts: SplitResult) -> bool:
+    return parts.scheme in ("valkey", "redis") and parts.hostname is not None and parts.port != 0
