@@ -1,4 +1,4 @@
-"""Sessions while Valkey is unavailable: every call raises, and no change is sent twice."""
+"""Sessions while Valkey is unavailable or refuses: every call raises, and no change is sent twice."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+import valkey
 
 from tests.seams import refuse_commands
-from tiercache import AgentCache, L2UnavailableError, ResilienceOptions
+from tiercache import AgentCache, L2CommandError, L2UnavailableError, ResilienceOptions
 from tiercache.embedded import EmbeddedValkey
 from tiercache.testing import FakeClock
 
@@ -94,3 +95,31 @@ async def test_session_load_does_not_call_loader_while_valkey_is_unavailable(
             await cache.session.get_or_load("t", "a", lambda: calls.append(1))
         os.kill(pid, signal.SIGCONT)
     assert calls == []
+
+
+@pytest.mark.parametrize("rules", [["-get"], ["resetkeys", "~test:__*", "~__betterdb:*"]], ids=["command", "keys"])
+@pytest.mark.parametrize("call", ["get_all", "append", "incr", "compare_and_set"])
+async def test_session_raises_and_keeps_field_that_it_may_not_read(
+    cache: AgentCache, plain: valkey.Valkey, call: str, rules: list[str]
+) -> None:
+    await cache.session.set("t", "a", "1")
+    await cache.session.append("t", "list", 1)
+    await cache.session.incr("t", "n")
+    plain.execute_command("ACL", "SETUSER", "default", *rules)
+    try:
+        with pytest.raises(L2CommandError):
+            await CALLS[call](cache)
+    finally:
+        plain.execute_command("ACL", "SETUSER", "default", "+@all", "~*")
+    cache.clear_l1()
+    assert await cache.session.get_all("t") == {"a": "1", "list": "[1]", "n": "1"}
+
+
+async def test_session_touch_raises_if_valkey_refuses_to_renew(cache: AgentCache, plain: valkey.Valkey) -> None:
+    await cache.session.set("t", "a", "1", ttl=60)
+    plain.execute_command("ACL", "SETUSER", "default", "-getex")
+    try:
+        with pytest.raises(L2CommandError):
+            await cache.session.touch("t")
+    finally:
+        plain.execute_command("ACL", "SETUSER", "default", "+@all")

@@ -40,6 +40,13 @@ local function register(hash, field, window, life)
     end
 end
 
+-- Returns the reply of a pcall, and raises any error except WRONGTYPE: a key of another type holds no text, but a
+-- refusal, as of a user without the permission, tells nothing about the key.
+local function unless_refused(reply)
+    if type(reply) == 'table' and reply.err and not string.find(reply.err, 'WRONGTYPE', 1, true) then error(reply) end
+    return reply
+end
+
 -- Renews the life of a field. Returns the remaining life in ms, -1 for no end, -2 if the field is missing. With
 -- `lazily` the field is renewed only after a quarter of its window has passed.
 local function slide(hash, key, field, tier, lazily)
@@ -58,7 +65,7 @@ local function slide(hash, key, field, tier, lazily)
     end
     if lazily and left <= window and left > window * 0.75 then return left end
     -- GETEX fails on a key that is not a string, and leaves it unchanged.
-    redis.pcall('GETEX', key, 'PX', window)
+    unless_refused(redis.pcall('GETEX', key, 'PX', window))
     cover(hash, window)
     return window
 end
@@ -75,7 +82,7 @@ end
 
 -- Returns the string under a key, or nil if the key is missing or holds another type.
 local function text_of(key)
-    local value = redis.pcall('GET', key)
+    local value = unless_refused(redis.pcall('GET', key))
     return type(value) == 'string' and value or nil
 end
 

@@ -4,7 +4,7 @@ local found = {}
 local is_shorter = false
 for i = 2, #KEYS do
     local field = ARGV[i]
-    local value = redis.pcall('GET', KEYS[i])
+    local value = unless_refused(redis.pcall('GET', KEYS[i]))
     if type(value) == 'string' then
         slide(KEYS[1], KEYS[i], field, tonumber(ARGV[1]), true)
         found[#found + 1] = field
