@@ -39,10 +39,12 @@ from opentelemetry import trace
 from valkey.exceptions import ResponseError
 
 from tests.support import SEQUENCE, until
-from tiercache import AgentCache, L2UnavailableError
+from tiercache import AgentCache, L2UnavailableError, supervision
 from tiercache.embedded import EmbeddedValkey
 from tiercache.engine.coherence.coherence import Coherence
 from tiercache.engine.coherence.leases import Leases
+from tiercache.engine.coherence.listener import Listener
+from tiercache.engine.coherence.pending_invalidations import PendingInvalidations
 from tiercache.engine.coherence.placeholders import is_placeholder
 from tiercache.engine.entries.counters import OperationCounters
 from tiercache.engine.entries.entry import Entry
@@ -54,7 +56,11 @@ from tiercache.engine.memory.flights import Flight
 from tiercache.engine.operations import lease_search
 from tiercache.engine.operations.change import KeyChange
 from tiercache.indexes import reindex
+from tiercache.indexes.reindex import Reindex
 from tiercache.monitor import discovery, service
+from tiercache.monitor.discovery import Discovery
+from tiercache.monitor.service import MonitorService
+from tiercache.monitor.statistics import StatsHash
 from tiercache.pricing import update
 from tiercache.stores.valkey.commands import WriteCommands
 from tiercache.stores.valkey.multiplexed import MultiplexedConnection
@@ -62,9 +68,11 @@ from tiercache.stores.valkey.pool import PlainConnection
 from tiercache.stores.valkey.store import ValkeyLevel2
 from tiercache.telemetry import otel
 from tiercache.tiers.keys import canonical_json
+from tiercache.tiers.tool.policies import ToolPolicies
 from tiercache.tiers.values import compression
 
 __all__ = [
+    "BACKGROUND_JOBS",
     "NOTHING_REGISTERED",
     "BatchView",
     "CountedCalls",
@@ -74,6 +82,7 @@ __all__ = [
     "HeldReads",
     "HeldReplies",
     "HeldWrites",
+    "JobDefect",
     "KnownKeysView",
     "L1View",
     "LostReplies",
@@ -500,6 +509,44 @@ def lose_command_replies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ValkeyLevel2, "execute", lost)
 
 
+_JOBS: dict[str, tuple[type, str]] = {
+    "statistics": (StatsHash, "send"),
+    "registration": (Discovery, "beat"),
+    "tool policies": (ToolPolicies, "refresh"),
+    "trimming of the indexes": (ValkeyLevel2, "trim_indexes"),
+    "completion of the indexes": (Reindex, "run"),
+    "service": (MonitorService, "_wait"),
+    "listener": (Listener, "_follow"),
+    "PINGs of the listener": (Listener, "_keep_pinging"),
+    "pending invalidations": (PendingInvalidations, "_repeat_all"),
+}
+# The names of the background jobs, as their log lines have them.
+BACKGROUND_JOBS = tuple(_JOBS)
+
+
+class JobDefect:
+    """Has every run of a background job raise ``ZeroDivisionError``, as a defect would.
+
+    Attributes:
+        is_on: Whether the next run raises.
+        count: The number of runs.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, job: str) -> None:
+        self.is_on = True
+        self.count = 0
+        owner, name = _JOBS[job]
+        run = getattr(owner, name)
+
+        async def run_or_raise(*args: Any) -> Any:
+            self.count += 1
+            if self.is_on:
+                raise ZeroDivisionError
+            return await run(*args)
+
+        monkeypatch.setattr(owner, name, run_or_raise)
+
+
 def fail_results(monkeypatch: pytest.MonkeyPatch) -> None:
     """Raise ``ZeroDivisionError``, as a defect would, where the store reads the replies to a batch of writes."""
 
@@ -663,7 +710,12 @@ def monitor_intervals() -> MonitorIntervals:
 
 
 def set_intervals(
-    monkeypatch: pytest.MonkeyPatch, *, send: float | None = None, beat: float | None = None, scan: float | None = None
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    send: float | None = None,
+    beat: float | None = None,
+    scan: float | None = None,
+    pause: float | None = None,
 ) -> None:
     """Set seconds of the background worker.
 
@@ -672,11 +724,13 @@ def set_intervals(
         beat: Between two registrations.
         scan: How long the opening cache may scan for entries without an index; a negative number leaves the scan to
             the background.
+        pause: Between a defect in a background job and its next run.
     """
     for module, name, seconds in (
         (service, "_SEND_SECONDS", send),
         (service, "_BEAT_SECONDS", beat),
         (reindex, "_LOOK_SECONDS", scan),
+        (supervision, "_PAUSE_SECONDS", pause),
     ):
         if seconds is not None:
             monkeypatch.setattr(module, name, seconds)

@@ -17,6 +17,7 @@ PACKAGE = Path(tiercache.__file__).parent
 LAYERS: list[set[str]] = [
     {"errors"},
     {"clock", "ttl", "text", "lua", "log", "version"},
+    {"supervision"},
     {"options"},
     {"engine", "engine.entries"},
     {"engine.memory"},

@@ -11,8 +11,9 @@ from typing import Any, Final, TypeVar
 
 from .clock import Clock
 from .embedded import EmbeddedValkey
+from .engine.coherence.placeholders import is_placeholder
 from .engine.engine import Engine
-from .engine.entries.counters import CounterBook
+from .engine.entries.counters import OTHER, CounterBook
 from .engine.entries.entry import Group
 from .engine.entries.rules import Codec, TierRules
 from .engine.level2.level2 import Level2
@@ -284,7 +285,11 @@ class Assembly:
         return self._rules_of("tool").default_lifetime() if ttl is None else ttl
 
     def _model_of(self, data: bytes) -> str | None:
-        return model_of(self._rules_of("llm").codec, data)
+        rules = self._rules_of("llm")
+        model = model_of(rules.codec, data)
+        # No lookup has read the entry, so that no model is known for it.
+        rules.counters.of(OTHER).undecodable += model is None and not is_placeholder(data)
+        return model
 
     def _rules_of(self, tier: str) -> TierRules:
         return next(rules for rules in self.tier_rules if rules.tier == tier)

@@ -27,6 +27,18 @@ class CacheLog(logging.LoggerAdapter[logging.Logger]):
         """Return ``msg`` with the cache's name in front."""
         return f"{self._prefix}{msg}", kwargs
 
+    def defect(self, job: str, error: Exception) -> None:
+        """Log that ``error``, a defect, has ended a background job: once for each job and type of error."""
+        kind = f"{job}: {type(error).__name__}"
+        if kind not in self._warned:
+            self._warned.add(kind)
+            self.error(
+                "a defect has ended the background job %r, which runs again (logged once): %r",
+                job,
+                error,
+                exc_info=error,
+            )
+
     def warn_once(self, message: str, *arguments: object) -> None:
         """Log a warning, each ``message`` once for this cache."""
         if message not in self._warned:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from typing import Final, Protocol
 
 from ..engine.level2.breaker import GuardedLevel2
 from ..errors import TierCacheError, UsageError
 from ..indexes.reindex import Reindex
 from ..log import CacheLog
+from ..supervision import attempt
 from .discovery import Discovery
 from .statistics import StatsHash
 
@@ -58,8 +61,9 @@ class MonitorService:
         self._discovery = discovery
         self._log = log
         self._registered = False
-        # A registration found no marker although this process had written one: the keys were removed.
-        self._was_flushed = False
+        # The next registration must look for entries that may be in no index: the last one found that all keys were
+        # removed, or a defect ended the completion of the indexes.
+        self._must_look = False
         self._must_reindex = False
         self._policies_changed = asyncio.Event()
         self.policies_key = policies.key
@@ -77,6 +81,12 @@ class MonitorService:
         if self._discovery is not None:
             await self._discovery.check(level2)
         await self._beat(level2)
+
+    async def _attempt(
+        self, job: str, work: Callable[[GuardedLevel2], Awaitable[object]], level2: GuardedLevel2
+    ) -> bool:
+        """Run one job of a round. A defect in it ends this job alone, until its next round."""
+        return await attempt(job, partial(work, level2), self._log)
 
     async def run(self, level2: GuardedLevel2) -> None:
         """Send statistics, register, refresh the policies and complete the indexes, until cancelled."""
@@ -96,15 +106,15 @@ class MonitorService:
                 with suppress(TierCacheError):
                     await level2.ping()
                 continue
-            await self._statistics.send(level2)
+            await self._attempt("statistics", self._statistics.send, level2)
             # A registration that failed during an outage is repeated as soon as Valkey is back.
             if loop.time() >= beat_at or (self._discovery is not None and not self._registered):
                 beat_at = loop.time() + _BEAT_SECONDS
-                await self._check_name(level2)
+                await self._attempt("check of the name", self._check_name, level2)
                 await self._beat(level2)
             elif self._policies_changed.is_set():
                 self._policies_changed.clear()
-                await self._policies.refresh(level2)
+                await self._attempt("tool policies", self._policies.refresh, level2)
 
     async def _wait(self) -> None:
         """Return after a second, or shortly after a change of the policies."""
@@ -127,12 +137,19 @@ class MonitorService:
 
     async def _beat(self, level2: GuardedLevel2) -> None:
         """Rewrite the registration, read the policies, and trim the indexes."""
-        if self._discovery is not None:
-            is_first = not self._registered
-            self._registered = await self._discovery.beat(level2)
-            if self._registered:
-                await self._check_indexes(level2, self._discovery.found, is_first=is_first)
-        await self._policies.refresh(level2)
+        await self._attempt("registration", self._register, level2)
+        await self._attempt("tool policies", self._policies.refresh, level2)
+        await self._attempt("trimming of the indexes", self._trim, level2)
+
+    async def _register(self, level2: GuardedLevel2) -> None:
+        if self._discovery is None:
+            return
+        is_first = not self._registered
+        self._registered = await self._discovery.beat(level2)
+        if self._registered:
+            await self._check_indexes(level2, self._discovery.found, is_first=is_first)
+
+    async def _trim(self, level2: GuardedLevel2) -> None:
         try:
             await level2.trim_indexes()
         except TierCacheError as error:
@@ -148,10 +165,11 @@ class MonitorService:
         3. Otherwise check whether the server may have evicted an index.
         """
         if not is_first and found == "nobody":
-            self._was_flushed = True
-        elif found != "another" and (is_first or self._was_flushed):
-            self._was_flushed = False
+            self._must_look = True
+        elif found != "another" and (is_first or self._must_look):
+            self._must_look = True
             self._must_reindex = not await self._reindex.begin(level2)
+            self._must_look = False
         else:
             try:
                 await self._reindex.watch(level2)
@@ -160,13 +178,19 @@ class MonitorService:
 
     async def _complete_indexes(self, level2: GuardedLevel2) -> None:
         """Complete the indexes in the background, if opening the cache had no time for it."""
-        try:
-            await self._reindex.run(level2)
-        except TierCacheError as error:
-            self._log.debug("cannot complete the indexes: %s", error)
+
+        async def complete(level2: GuardedLevel2) -> None:
+            try:
+                await self._reindex.run(level2)
+            except TierCacheError as error:
+                self._log.debug("cannot complete the indexes: %s", error)
+
+        if not await self._attempt("completion of the indexes", complete, level2):
+            # Not again at once: the job reads every key of the server.
+            self._must_look = True
 
     async def close(self, level2: GuardedLevel2) -> None:
         """Send the remaining increments and leave the registry."""
-        await self._statistics.send(level2)
+        await self._attempt("statistics", self._statistics.send, level2)
         if self._discovery is not None:
             await self._discovery.leave(level2)

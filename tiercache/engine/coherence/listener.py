@@ -17,11 +17,13 @@ import asyncio
 import random
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 
 from ...errors import L2CommandError, L2UnavailableError, TierCacheError
 from ...log import CacheLog
 from ...options import CoherenceOptions
+from ...supervision import keep_running
 from ..level2.announcement import Event, Pong
 from ..level2.level2 import Level2, Subscription
 from ..level2.write_pipe import WritePipe
@@ -103,12 +105,9 @@ class Listener:
                 except TierCacheError as error:
                     self._warn_refused(error)
                     retry = _REFUSED_RETRY
-                # A defect: the trust in L1 runs out, until the next subscription renews it.
-                except Exception:
-                    self._log.exception("The subscription to changes has ended with an unexpected error")
-                    retry = _LAST_RETRY
                 await self._end_subscription()
         finally:
+            # Also after a defect: the trust in L1 runs out, until the next subscription renews it.
             await self._end_subscription()
 
     async def _end_subscription(self) -> None:
@@ -145,7 +144,10 @@ class Listener:
 
     async def _follow(self, subscription: Subscription) -> None:
         self._unanswered_count = 0
-        pinging = asyncio.get_running_loop().create_task(self._keep_pinging(subscription), name="tiercache-ping")
+        pinging = asyncio.get_running_loop().create_task(
+            keep_running("PINGs of the listener", partial(self._keep_pinging, subscription), self._log),
+            name="tiercache-ping",
+        )
         try:
             await subscription.follow(self._receive)
         finally:

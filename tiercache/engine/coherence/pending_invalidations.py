@@ -13,6 +13,7 @@ from typing import Final
 
 from ...errors import L2CommandError, L2NotNowError, L2UnavailableError, TierCacheError
 from ...log import CacheLog
+from ...supervision import attempt
 from ..entries.entry import Group
 from ..level2.queued_write import OnDone, ignore_outcome
 from ..level2.write_pipe import WritePipe
@@ -103,17 +104,22 @@ class PendingInvalidations:
 
     async def _repeat(self) -> None:
         is_refused = False
+
+        async def repeat() -> None:
+            nonlocal is_refused
+            try:
+                await self._repeat_all()
+            except TierCacheError as error:
+                is_outage = isinstance(error, L2UnavailableError) and not isinstance(error, L2NotNowError)
+                # The breaker logs an outage. In any case the loop tries again after the pause.
+                if not is_outage and not is_refused:
+                    is_refused = True
+                    self._log.warning("Valkey refuses the repetition of a pending invalidation: %s", error)
+
         try:
             while self:
                 await asyncio.sleep(self._pause)
-                try:
-                    await self._repeat_all()
-                except TierCacheError as error:
-                    is_outage = isinstance(error, L2UnavailableError) and not isinstance(error, L2NotNowError)
-                    # The breaker logs an outage. In any case the loop tries again after the pause.
-                    if not is_outage and not is_refused:
-                        is_refused = True
-                        self._log.warning("Valkey refuses the repetition of a pending invalidation: %s", error)
+                await attempt("pending invalidations", repeat, self._log)
         finally:
             self._task = None
 

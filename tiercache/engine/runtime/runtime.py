@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncGenerator, Coroutine
+from functools import partial
 from typing import Any, Final
 
 from ...clock import Clock
 from ...errors import L2NotNowError, L2UnavailableError, UsageError
 from ...log import CacheLog
+from ...supervision import attempt, keep_running
 from ..level2.breaker import Breaker, GuardedLevel2
 from ..memory.flights import Flight
 from ..memory.l1 import L1
@@ -118,8 +120,10 @@ class Runtime:
             await level2.aclose()
             raise
         self._running = [
-            self.loop.create_task(l2.listener.run(), name="tiercache-listen"),
-            self.loop.create_task(server.service.run(level2), name="tiercache-service"),
+            self.loop.create_task(keep_running("listener", l2.listener.run, self.log), name="tiercache-listen"),
+            self.loop.create_task(
+                keep_running("service", partial(server.service.run, level2), self.log), name="tiercache-service"
+            ),
         ]
         return l2
 
@@ -203,7 +207,7 @@ class Runtime:
         await asyncio.gather(*self._running, return_exceptions=True)
         if self._server is not None and isinstance(self.l2, L2):
             try:
-                await self._server.service.close(self.l2.level2)
+                await attempt("end of the service", partial(self._server.service.close, self.l2.level2), self.log)
             finally:
                 await self.l2.level2.aclose()
         self.is_open = False

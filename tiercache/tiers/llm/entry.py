@@ -123,7 +123,7 @@ class _Wire(WireEntry, kw_only=True):
     contentBlocks: msgspec.Raw = _NULL  # noqa: N815 - the name on the wire
 
 
-_READER = WireReader(_Wire, raw=("tokens", "contentBlocks"))
+_READER = WireReader(_Wire, raw=("tokens", "contentBlocks"), names=("model",))
 
 
 class LlmCodec:

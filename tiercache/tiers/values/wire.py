@@ -34,11 +34,13 @@ class WireReader(Generic[E_]):
     Args:
         shape: The class of the decoded objects. Further fields of the JSON are ignored.
         raw: The names of the fields of ``shape`` that are ``msgspec.Raw``, and stay JSON.
+        names: The names of the fields of ``shape`` that are parts of keys, and so must be Unicode.
     """
 
-    def __init__(self, shape: type[E_], raw: tuple[str, ...] = ()) -> None:
+    def __init__(self, shape: type[E_], raw: tuple[str, ...] = (), names: tuple[str, ...] = ()) -> None:
         self._shape = shape
         self._raw = raw
+        self._names = names
         self._decoder = msgspec.json.Decoder(shape)
 
     def read(self, data: bytes) -> E_:
@@ -61,6 +63,9 @@ class WireReader(Generic[E_]):
             fields = json.loads(data)
             raw = {name: msgspec.Raw(compact_json(fields.pop(name), name)) for name in self._raw if name in fields}
             entry = msgspec.convert(fields, self._shape)
+            for name in self._names:
+                # ``json`` reads an escaped lone surrogate, which no key in Valkey can hold.
+                getattr(entry, name).encode()
         # AttributeError and TypeError: not a JSON object. ValueError: not JSON, or not UTF-8.
         except (AttributeError, TypeError, ValueError, RecursionError, msgspec.ValidationError) as error:
             raise UndecodableError(str(error)) from error
