@@ -19,7 +19,7 @@ KEY = "test:__tc:kv:kv:k"
 
 
 def defects(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
-    """Return the log lines that tell of a defect in a background job."""
+    """Return the log lines about a defect in a background job."""
     return [record for record in caplog.records if "a defect has ended the background job" in record.message]
 
 
