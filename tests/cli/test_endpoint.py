@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
 
+import openai
 import pytest
 
 from tiercache.cli.demo.answers import answer
@@ -73,7 +74,6 @@ def test_endpoint_answers_a_tool_call_with_arguments_in_a_json_string(ask: Ask) 
 
 
 def test_endpoint_answers_the_official_client(endpoint: Endpoint) -> None:
-    openai = pytest.importorskip("openai")
     host, port = endpoint.server_address[:2]
     with openai.OpenAI(base_url=f"http://{host}:{port}/v1", api_key="none", max_retries=0) as client:
         words = client.chat.completions.create(**WORDS)

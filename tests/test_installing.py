@@ -1,0 +1,73 @@
+"""Commands that install tiercache: they name a place that has it, on the pages and in errors."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from urllib.request import url2pathname
+
+import pytest
+
+from tests.docs.pages import ROOT, pages
+from tiercache.version import extra_command, install_command
+
+GIT = {"url": "https://example.org/tiercache.git", "vcs_info": {"vcs": "git", "commit_id": "0123abc"}}
+PAGES = [*pages(), ROOT / "CONTRIBUTING.md", *ROOT.glob("*/README.md")]
+
+
+def commands_by_name(text: str) -> list[str]:
+    """Return the commands that would install tiercache, or another project of that name, from a package index."""
+    commands = re.findall(r"pip install[^\n`&;#]*", text)
+    return [command for command in commands if re.search(r"""[\s"']tiercache(-agents)?["'\s[]""", command + " ")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_installing_commands_of_pages_name_a_path(page: Path) -> None:
+    assert not commands_by_name(page.read_text("utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("text", "is_found"),
+    [
+        ("python -m pip install tiercache", True),
+        ('`pip install "tiercache[embedded]"`', True),
+        ('pip install -U "tiercache-agents[all]"', True),
+        ("pip install tiercache-agents\nimport tiercache", True),
+        ('python -m pip install ".[all]" && tiercache demo', False),
+        ('python -m pip install ".[all]"\ntiercache demo', False),
+        ("pip install ./tiercache", False),
+        ('pip install -e ".[all]"', False),
+    ],
+)
+def test_installing_check_notices_a_name(text: str, is_found: bool) -> None:
+    assert bool(commands_by_name(text)) == is_found
+
+
+@pytest.mark.parametrize(
+    ("origin", "command"),
+    [
+        (None, 'python -m pip install "tiercache-agents[cli]"'),
+        (
+            {"url": "file:///opt/a%20b", "dir_info": {}},
+            'python -m pip install "tiercache-agents[cli] @ file:///opt/a%20b"',
+        ),
+        ({"url": "file:///opt/a%20b", "dir_info": {"editable": True}}, 'python -m pip install -e "/opt/a b[cli]"'),
+        (
+            {"url": "file:///opt/x-py3-none-any.whl", "archive_info": {}},
+            'python -m pip install "tiercache-agents[cli] @ file:///opt/x-py3-none-any.whl"',
+        ),
+        (GIT, 'python -m pip install "tiercache-agents[cli] @ git+https://example.org/tiercache.git@0123abc"'),
+    ],
+)
+def test_installing_an_extra_names_the_place_of_the_installation(
+    origin: dict[str, object] | None, command: str
+) -> None:
+    assert extra_command("cli", None if origin is None else json.dumps(origin)) == command
+
+
+def test_installing_command_of_this_installation_names_a_place_that_exists() -> None:
+    command = install_command("cli")
+    place = re.search(r' @ file://([^"]+)"$| -e "([^"]+)\[cli\]"$', command)
+    assert place is not None, command
+    assert Path(url2pathname(place[1] or place[2])).exists()
