@@ -40,12 +40,14 @@ class Loaded(NamedTuple):
         data: The bytes for Valkey, before ``Codec.pack``.
         ttl: The lifetime that the loader chose; None leaves the choice to the call, the tier and the cache's default.
         store: False if the value goes to the waiters only and the cache must not store it.
+        refusal: The reason why no store can take the value, or None. The waiters get the value all the same.
     """
 
     value: Any
     data: bytes
     ttl: Ttl | None = None
     store: bool = True
+    refusal: Exception | None = None
 
 
 LoadFunction: TypeAlias = Callable[[], Awaitable[Loaded]]

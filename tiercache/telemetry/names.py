@@ -123,6 +123,9 @@ TIER_COUNTERS: Final[Mapping[str, Metric]] = MappingProxyType(
         "too_large": Metric(
             "too_large_total", "counter", _BY_TIER, "Loaded values not stored, because they had too many bytes."
         ),
+        "unstorable": Metric(
+            "unstorable_total", "counter", _BY_TIER, "Loaded values not stored, because no store can take them."
+        ),
     }
 )
 

@@ -103,10 +103,6 @@ async def test_kv_refuses_value_that_is_not_json_text_or_bytes(
         await cache.kv.set("k", value)
     with pytest.raises(UsageError, match=r"^the value of 'k' "):
         await cache.kv.set_many({"fine": 1, "k": value})
-    with pytest.raises(UsageError, match=r"^the loader's value "):
-        await cache.kv.get_or_load("k", lambda: value)
-    with pytest.raises(UsageError, match=r"^the loader's value of 'k' "):
-        await cache.kv.get_or_load_many(["fine", "k"], lambda keys: [1, value])
     assert entry_keys(plain) == []
 
 

@@ -108,11 +108,13 @@ async def test_session_refuses_bad_thread_id_and_field_in_every_method(
 
 @pytest.mark.parametrize("value", [None, 5, b"x", ["x"], "\udc00"])
 async def test_session_refuses_value_that_is_no_text(cache: AgentCache, plain: valkey.Valkey, value: Any) -> None:
-    for call in (
+    calls = [
         lambda: cache.session.set("t", "a", value),
         lambda: cache.session.compare_and_set("t", "a", None, value),
-        lambda: cache.session.get_or_load("t", "a", lambda: value),
-    ):
+    ]
+    if not isinstance(value, str):  # A text that a loader returns reaches its callers.
+        calls.append(lambda: cache.session.get_or_load("t", "a", lambda: value))
+    for call in calls:
         with pytest.raises(UsageError, match=r"str|Unicode"):
             await call()
     assert entry_keys(plain) == []

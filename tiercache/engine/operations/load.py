@@ -145,11 +145,8 @@ class Load:
         except BaseException:
             self.give_up()
             raise
-        if call.fill is not None:
-            if call.rules.takes(loaded.data):
-                await call.fill(self.flight.fence, entry)
-            else:
-                call.counters.too_large += 1
+        if call.fill is not None and not self._is_refused(loaded):
+            await call.fill(self.flight.fence, entry)
 
     # The lease
 
@@ -190,7 +187,7 @@ class Load:
         """Store the loaded value in each level that may keep it; set ``lookup`` and return the entry.
 
         1. The key was changed since the load began, or is being changed: nowhere.
-        2. The value is too large: nowhere; a refresh also removes the older value.
+        2. No store can take the value, or it is too large: nowhere; a refresh also removes the older value.
         3. Otherwise in L1, unless a change may have been missed, and in Valkey under the lease. A tier without leases
            stores in Valkey if no change is known.
         """
@@ -206,8 +203,7 @@ class Load:
             counters.overtaken += loaded.store
             self.give_up()
             return entry
-        if not rules.takes(loaded.data):
-            counters.too_large += 1
+        if self._is_refused(loaded):
             self.give_up()
             if self.is_refresh:
                 self._drop_older()
@@ -221,13 +217,28 @@ class Load:
             counters.fills_dropped += 1
         return entry
 
+    def _is_refused(self, loaded: Loaded) -> bool:
+        """Return whether no store can take the value, or it is too large. Count such a value, and log the first."""
+        counters, log = self.call.counters, self._runtime.log
+        if loaded.refusal is not None:
+            counters.unstorable += 1
+            log.warn_once("no store can take a loaded value (counted as unstorable): %s", loaded.refusal)
+            return True
+        if not self.call.rules.takes(loaded.data):
+            counters.too_large += 1
+            log.warn_once(
+                "a loaded value of %d bytes is too large to be stored (counted as too_large)", len(loaded.data)
+            )
+            return True
+        return False
+
     def _is_overtaken(self) -> bool:
         """Return whether the key was changed since the load began, or is being changed: an explicit write wins."""
         runtime, fence = self._runtime, self.flight.fence
         return not fence.holds or runtime.l2.pipe.is_changing(fence.key) or runtime.fences.is_barred(fence)
 
     def _drop_older(self) -> None:
-        """Remove the older value from both levels of every process: the newer one is too large to be stored."""
+        """Remove the older value from both levels of every process: the newer one cannot be stored."""
         change = KeyChange(self._runtime, self.call.key, is_repeated=True)
         change.begin()
         # The caller may look the key up before the pipe sends the delete: that lookup must not read the older value.

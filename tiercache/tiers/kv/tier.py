@@ -20,6 +20,7 @@ from ...indexes.names import tag_groups
 from ...ttl import Ttl, check_ttl
 from ..tier import Tier
 from ..values.json_types import KvValue, StorableInKv
+from ..values.unstorable import unstorable
 from .entry import encode_kv
 from .key import KvKey, KvKeys
 from .result import KvResult, MissType
@@ -324,7 +325,11 @@ class KvTier(Tier[KvKey, KvResult[Any]]):
 
     def _loaded_value(self, value: object, name: str) -> Loaded:
         """Return a value that a loader returned, not to be stored if ``store_when`` refuses it."""
-        loaded = self._encode(value, name)
+        try:
+            loaded = self._encode(value, name)
+        # An object of the loader's own may raise any exception. The engine counts the value as ``unstorable``.
+        except Exception as error:
+            loaded = unstorable(value, error, self._engine.wall())
         return loaded if self._may_store(value) else loaded._replace(store=False)
 
     def _encode(self, value: object, name: str) -> Loaded:

@@ -35,16 +35,16 @@ class LlmEntry(msgspec.Struct, frozen=True, gc=False):
         model: The model that gave the answer.
         stored_at_ms: Time of the store, in milliseconds since the epoch.
         cost: Dollars that the answer cost, or None if no price was known.
-        tokens: JSON object of token counts, or None.
-        content_blocks: JSON array of content blocks, or None.
+        tokens: JSON object of token counts, or None. In an answer that no store takes: the loader's mapping.
+        content_blocks: JSON array of content blocks, or None. In an answer that no store takes: the loader's blocks.
     """
 
     response: str
     model: str
     stored_at_ms: float
     cost: float | None = None
-    tokens: bytes | None = None
-    content_blocks: bytes | None = None
+    tokens: bytes | Mapping[str, Any] | None = None
+    content_blocks: bytes | list[Mapping[str, Any]] | None = None
 
     @property
     def size_bytes(self) -> int:
@@ -108,7 +108,8 @@ def _model_json(model: str) -> bytes:
 
 def joined_text(content_blocks: Sequence[Mapping[str, Any]]) -> str:
     """Return the joined text of the text blocks."""
-    return "".join(block.get("text", "") for block in content_blocks if block.get("type") == "text")
+    texts = (block.get("text") for block in content_blocks if block.get("type") == "text")
+    return "".join(text for text in texts if isinstance(text, str))
 
 
 _NULL: Final = msgspec.Raw(b"null")

@@ -13,8 +13,9 @@ from msgspec.structs import force_setattr
 from ...errors import UsageError
 from ...ttl import Ttl, check_ttl
 from ..result import TextResult
+from ..values.unstorable import own_copy
 
-__all__ = ["LlmResponse", "LlmResult", "check_blocks", "check_tokens"]
+__all__ = ["LlmResponse", "LlmResult", "check_blocks", "check_tokens", "has_counts"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +42,12 @@ class LlmResponse:
             raise UsageError("LlmResponse must have a response or content_blocks")
         if self.response is not None and not isinstance(self.response, str):
             raise UsageError(f"LlmResponse.response must be a str, not {type(self.response).__name__}")
+        # The contents of the blocks and the token counts are the provider's: if they are wrong, the answer reaches the
+        # callers all the same, and the tier does not store it.
         if self.content_blocks is not None:
-            check_blocks(self.content_blocks)
+            _check_form_of_blocks(self.content_blocks)
         if self.tokens is not None:
-            check_tokens(self.tokens)
+            _check_form_of_tokens(self.tokens)
         if self.ttl is not None:
             check_ttl(self.ttl, "LlmResponse.ttl")
 
@@ -55,9 +58,7 @@ def check_blocks(blocks: object) -> None:
     Raises:
         UsageError: The message names the defect.
     """
-    if not isinstance(blocks, list | tuple) or not all(isinstance(block, Mapping) for block in blocks):
-        raise UsageError("content_blocks must be a list of mappings")
-    for block in blocks:
+    for block in _check_form_of_blocks(blocks):
         if block.get("type") == "text" and not isinstance(block.get("text", ""), str):
             raise UsageError("content_blocks has a text block whose text is not a str")
 
@@ -68,12 +69,33 @@ def check_tokens(tokens: object) -> None:
     Raises:
         UsageError: The message names the defect.
     """
-    if not isinstance(tokens, Mapping):
-        raise UsageError(f"tokens must be a mapping such as {{'input': 12, 'output': 34}}, not {type(tokens).__name__}")
+    counts = _check_form_of_tokens(tokens)
     for name in ("input", "output"):
-        count = tokens.get(name, 0)
+        count = counts.get(name, 0)
         if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count < 2**63:
             raise UsageError(f"tokens[{name!r}] must be a whole number from 0, not {count!r}")
+
+
+def has_counts(tokens: object) -> bool:
+    """Return whether ``tokens`` has counts, and ``check_tokens`` accepts them."""
+    try:
+        check_tokens(tokens)
+        return bool(tokens)
+    # A mapping of the loader's own may raise any exception.
+    except Exception:
+        return False
+
+
+def _check_form_of_blocks(blocks: object) -> Sequence[Mapping[str, Any]]:
+    if not isinstance(blocks, list | tuple) or not all(isinstance(block, Mapping) for block in blocks):
+        raise UsageError("content_blocks must be a list of mappings")
+    return blocks
+
+
+def _check_form_of_tokens(tokens: object) -> Mapping[str, Any]:
+    if not isinstance(tokens, Mapping):
+        raise UsageError(f"tokens must be a mapping such as {{'input': 12, 'output': 34}}, not {type(tokens).__name__}")
+    return tokens
 
 
 class LlmResult(TextResult, frozen=True, eq=False):
@@ -102,5 +124,6 @@ class LlmResult(TextResult, frozen=True, eq=False):
         return self._content_blocks  # type: ignore[return-value]
 
 
-def _decoded(data: bytes | None) -> Any:
-    return None if data is None else json.loads(data)
+def _decoded(part: Any) -> Any:
+    """Return a part of an entry: the value of its JSON, or a copy of the object that the loader returned."""
+    return json.loads(part) if type(part) is bytes else own_copy(part)

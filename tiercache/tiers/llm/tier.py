@@ -21,9 +21,10 @@ from ...pricing.prices import PriceTable
 from ...ttl import Ttl
 from ..keys.key import LlmKey, is_unchanged
 from ..tier import Tier
+from ..values.unstorable import own_copy
 from .entry import LlmEntry, encode, joined_text
 from .key import LlmKeyLookup, LlmKeys
-from .result import LlmResponse, LlmResult, check_blocks, check_tokens
+from .result import LlmResponse, LlmResult, check_blocks, check_tokens, has_counts
 
 __all__ = ["LlmLoader", "LlmTier", "model_of"]
 
@@ -315,8 +316,21 @@ class LlmTier(Tier[LlmKey, LlmResult]):
         response, blocks = answer.response, answer.content_blocks
         if response is None:
             response = joined_text(blocks or ())
-        entry, data = self._encode(model, response, blocks, answer.tokens)
-        return Loaded(entry, data, answer.ttl, answer.store and self._may_store(answer))
+        store = answer.store and self._may_store(answer)
+        try:
+            if blocks is not None:
+                check_blocks(blocks)
+            return self._given_answer(model, response, blocks, answer.tokens)._replace(ttl=answer.ttl, store=store)
+        # An object of the loader's own may raise any exception. The engine counts the answer as ``unstorable``.
+        except Exception as error:
+            return Loaded(self._unstorable(model, response, answer), b"", answer.ttl, store, error)
+
+    def _unstorable(self, model: str, response: str, answer: LlmResponse) -> LlmEntry:
+        """Return the entry of an answer that no store takes, for the callers that wait for it."""
+        tokens, blocks = answer.tokens, answer.content_blocks
+        cost = self._prices.cost(model, tokens) if tokens is not None and has_counts(tokens) else None
+        blocks = None if blocks is None else own_copy(list(blocks))
+        return LlmEntry(str.__str__(response), model, self._engine.wall() * 1000, cost, own_copy(tokens), blocks)
 
     def _encode(
         self,

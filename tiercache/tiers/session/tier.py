@@ -332,7 +332,12 @@ def _load_function(loader: Callable[[], str | Awaitable[str]], window: float) ->
         value: Any = loader()
         if inspect.isawaitable(value):
             value = await value
-        text = check_text(value, "the loader's value")
-        return Loaded(SessionValue(text), text.encode(), NO_EXPIRY if window == math.inf else window, store=False)
+        if not isinstance(value, str):
+            raise UsageError(f"the loader's value must be a str, not {type(value).__name__}")
+        text, ttl = str.__str__(value), NO_EXPIRY if window == math.inf else window
+        try:
+            return Loaded(SessionValue(text), text.encode(), ttl, store=False)
+        except UnicodeEncodeError as error:
+            return Loaded(SessionValue(text), b"", ttl, store=False, refusal=error)
 
     return load

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import sys
+from typing import Any
 
 import msgspec
 
@@ -41,6 +42,10 @@ class ToolEntry(msgspec.Struct, frozen=True, gc=False):
     def size_bytes(self) -> int:
         """The memory that the entry takes."""
         return sys.getsizeof(self.response) + sys.getsizeof(self)
+
+    def value(self) -> Any:
+        """Return the value as the loader returned it, for one caller."""
+        return json.loads(self.response) if self.is_json else self.response
 
     @property
     def stored_at(self) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any, ClassVar, Generic, TypeVar
 
 from msgspec import UNSET
@@ -33,7 +32,5 @@ class ToolResult(TextResult, Generic[T_co], frozen=True, eq=False):
         JSON changes some types: a tuple is returned as a list, and the keys of a dict are returned as str.
         """
         if self._value is UNSET:
-            entry = self._entry
-            text = self.response
-            force_setattr(self, "_value", json.loads(entry.value.response) if entry and entry.value.is_json else text)
+            force_setattr(self, "_value", None if self._entry is None else self._entry.value.value())
         return self._value  # type: ignore[no-any-return]

@@ -23,6 +23,7 @@ from ...ttl import Ttl
 from ..keys.key import ToolKey, is_unchanged
 from ..tier import Tier
 from ..values.json_types import Storable
+from ..values.unstorable import unstorable
 from .entry import encode_tool
 from .key import ABSENT, ToolKeyLookup, check_tool, shifted
 from .loader import T, ToolLoader, keywords_for
@@ -172,7 +173,11 @@ class ToolTier(Tier[ToolKey, ToolResult[Any]]):
             if inspect.isawaitable(value):
                 value = await value
             store = self._is_unchanged(key, tool, args) and self._may_store(value)
-            return self._encode(key, value, cost)._replace(store=store)
+            try:
+                return self._encode(key, value, cost)._replace(store=store)
+            # An object of the loader's own may raise any exception. The engine counts the value as ``unstorable``.
+            except Exception as error:
+                return unstorable(value, error, self._engine.wall(), cost)._replace(store=store)
 
         return load
 
