@@ -21,18 +21,24 @@ import msgspec
 import pytest
 
 from tiercache.engine.coherence.coherence import Coherence
+from tiercache.engine.coherence.pending_invalidations import PendingInvalidations
+from tiercache.engine.entries.entry import Group
 from tiercache.engine.level2 import write_pipe
 from tiercache.engine.level2.announcement import Announcement, Received, Unreadable
 from tiercache.engine.level2.level2 import Position
+from tiercache.engine.level2.write_behind import WriteBehind
 from tiercache.engine.level2.write_pipe import WritePipe
 from tiercache.engine.level2.writes import Announce
 from tiercache.engine.memory.fences import Fences
 from tiercache.engine.memory.l1 import L1
 from tiercache.engine.operations.change import GroupChange, KeyChange
+from tiercache.engine.operations.store import StoreBehindChange
 from tiercache.options import L1Options
 from tiercache.stores.valkey import backplane, commands, messages
 from tiercache.testing.coherence import Outcome, RunSettings, replica, run, run_once, subjects
 from tiercache.testing.coherence.checks import KINDS
+from tiercache.testing.coherence.replica import Writes
+from tiercache.tiers import tier
 
 __all__ = ["GUARDS", "Guard", "Patch", "run_patched"]
 
@@ -48,6 +54,7 @@ class Guard:
         kinds: The kinds of violation without the guard; a run may show any of them.
         fault: The fault under which the violations appear.
         also: A patch that adds a further fault, with the guard and without it.
+        writes: Which stores are write-behind stores.
     """
 
     name: str
@@ -55,6 +62,7 @@ class Guard:
     kinds: tuple[str, ...]
     fault: str = "latency"
     also: Patch | None = None
+    writes: Writes = "both"
 
     def apply(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Remove the guard and add its further fault."""
@@ -200,6 +208,46 @@ def _speak_a_newer_version(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(commands, "encode", encode_anew)
 
 
+def _read_past_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answer reads of a key from Valkey while a write-behind store of the key is queued.
+
+    The other half is removed too: to put the queued value into L1.
+    """
+
+    async def find(behind: WriteBehind, key: str) -> None:
+        return None
+
+    def begin(change: StoreBehindChange) -> int:
+        count = KeyChange.begin(change)
+        assert change.fence is not None
+        change.runtime.l2.behind.add(change.entry, change.fence)
+        return count
+
+    monkeypatch.setattr(WriteBehind, "find", find)
+    monkeypatch.setattr(StoreBehindChange, "begin", begin)
+
+
+def _keep_what_a_lost_store_replaces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the older value in Valkey when a write-behind store did not reach Valkey."""
+    monkeypatch.setattr(PendingInvalidations, "remove", lambda pending, key, error: None)
+
+
+def _repeat_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do not repeat an unacknowledged invalidation of a key, a group or a tag."""
+    monkeypatch.setattr(PendingInvalidations, "note", lambda pending, keys, outcome: None)
+    monkeypatch.setattr(PendingInvalidations, "note_group", lambda pending, group, repeat, **options: None)
+
+
+def _index_no_tags(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Add no key to the index of a tag. In L1 the entries have their tags."""
+    indexes_of = tier.indexes_of
+
+    def indexes_without_tags(name: str, groups: tuple[Group, ...]) -> tuple[str, ...]:
+        return indexes_of(name, tuple(group for group in groups if group.kind != "tag"))
+
+    monkeypatch.setattr(tier, "indexes_of", indexes_without_tags)
+
+
 GUARDS = [
     Guard("detach by a received message", _keep_what_is_overtaken, ("bound",)),
     Guard("lease", _load_without_lease, ("own", "bound", "l2")),
@@ -209,6 +257,10 @@ GUARDS = [
     Guard("distrust on reconnect", _trust_after_reconnecting, ("bound",), "bus_kill"),
     Guard("publish after write", _publish_before_writing, ("bound",)),
     Guard("distrust of an unknown message", _pass_over_the_unknown, ("bound",), "none", _speak_a_newer_version),
+    Guard("queued stores answer reads", _read_past_the_queue, ("own",), writes="behind"),
+    Guard("removal after a lost store", _keep_what_a_lost_store_replaces, ("own",), "command_kill", writes="behind"),
+    Guard("repetition of an invalidation", _repeat_nothing, ("agree",), "command_cut"),
+    Guard("index of a tag", _index_no_tags, ("own", "l2")),
 ]
 
 
@@ -224,7 +276,10 @@ def main(seed_count: int) -> None:
 
 def _print_line(guard: Guard, seed_count: int, *, patience: float = 0.2) -> None:
     seeds = range(1, seed_count + 1)
-    outcomes = [asyncio.run(run_patched(guard.apply, guard.fault, seed, patience=patience)) for seed in seeds]
+    outcomes = [
+        asyncio.run(run_patched(guard.apply, guard.fault, seed, patience=patience, writes=guard.writes))
+        for seed in seeds
+    ]
     found = [[violation.kind for violation in outcome.violations] for outcome in outcomes]
     # Runs with a violation of a kind that belongs to the guard.
     found_count = sum(any(kind in guard.kinds for kind in kinds) for kinds in found)

@@ -56,6 +56,7 @@ def _settings(options: argparse.Namespace) -> Iterator[RunSettings]:
         processes=options.processes,
         tracking=options.tracking,
         max_staleness=options.max_staleness,
+        writes=options.writes,
     )
     if "all" in options.fault and not (options.processes and options.replicas > 1):
         names = [name for name in names if name not in NEEDS_PROCESS]
@@ -77,6 +78,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--processes", type=int, default=2, help="number of replicas that have their own process")
     parser.add_argument("--tracking", choices=("auto", "on", "off"), default="auto", help="CoherenceOptions.tracking")
     parser.add_argument("--max-staleness", type=float, default=1.0, help="CoherenceOptions.max_staleness")
+    parser.add_argument(
+        "--writes",
+        choices=("await", "behind", "both"),
+        default="both",
+        help="WriteOptions.mode; with both, of each about half",
+    )
     parser.add_argument(
         "--stories", type=int, default=5, help="number of violations in a run to print with their history"
     )

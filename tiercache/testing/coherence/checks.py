@@ -1,6 +1,8 @@
 """The guarantees of coherence, as plain functions over a history.
 
-own     A read never returns a version older than a change that its own replica had completed before the read began.
+own     A read never returns a version older than a change that its own replica had completed before the read began. A
+        write-behind store is complete for its own replica when it returns, and for all others when a flush of the
+        writes has returned and the store has reached Valkey.
 bound   A read never returns a version older than a change that any replica had completed more than ``max_staleness``
         before the read began.
 l2      Valkey never holds a version older than a change that was completed before the read of Valkey began.
@@ -8,6 +10,8 @@ agree   After the load and the fault have ended, every replica returns the versi
         as new as the last completed change, and as the last invalidation, because an unanswered invalidation is
         repeated.
 error   No call raises any error except L2UnavailableError.
+
+An invalidation of a tag completes the change of every entry that had the tag when it began.
 
 Apart from this, a change that raised guarantees nothing. The checks compare moments without any tolerance: a change
 counts from the moment after its call returned, and a read from the moment before its call began.
@@ -22,6 +26,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from .history import Change, History, Read
+from .tag_floors import TagFloors
 
 __all__ = [
     "KINDS",
@@ -75,10 +80,16 @@ class FinalState:
 
 
 class Floors:
-    """The newest acknowledged change of one key at each moment."""
+    """The newest acknowledged change of one key at each moment.
 
-    def __init__(self, changes: Iterable[Change]) -> None:
-        acked = [(change.acked, change) for change in changes if change.acked is not None]
+    Args:
+        changes: Changes of one key. Those that cover only entries with tags do not count: see ``TagFloors``.
+        own: Whether the floors are for the reads of the replica that made the changes. It sees a queued store at once.
+    """
+
+    def __init__(self, changes: Iterable[Change], *, own: bool = False) -> None:
+        moments = ((change.seen_from if own else change.acked, change) for change in changes if not change.of_tagged)
+        acked = [(moment, change) for moment, change in moments if moment is not None]
         acked.sort(key=lambda pair: pair[0])
         self._moments = [moment for moment, _ in acked]
         self._newest: list[Change] = []
@@ -105,11 +116,16 @@ def check_all(history: History, max_staleness: float) -> list[Violation]:
 
 def check_own(history: History) -> list[Violation]:
     """Return the reads whose version is older than an earlier change by the same replica."""
-    floors = _floors(history, lambda change: (change.replica, change.key))
+    floors = _floors(history, lambda change: (change.replica, change.key), own=True)
+    tag_floors = TagFloors(history)
     found: list[Violation] = []
     for read in history.reads:
+        if read.version is None:
+            continue
         floor = floors[read.replica, read.key].before(read.began)
-        if floor is not None and read.version is not None and read.version < floor.version:
+        if floor is None or read.version >= floor.version:
+            floor = tag_floors.covering(read.key, read.version, read.began, replica=read.replica)
+        if floor is not None:
             found.append(_too_old("own", read, floor))
     return found
 
@@ -117,10 +133,15 @@ def check_own(history: History) -> list[Violation]:
 def check_bound(history: History, max_staleness: float) -> list[Violation]:
     """Return the reads whose version is older than a change made more than ``max_staleness`` seconds before."""
     floors = _floors(history, lambda change: change.key)
+    tag_floors = TagFloors(history)
     found: list[Violation] = []
     for read in history.reads:
+        if read.version is None:
+            continue
         floor = floors[read.key].before(read.began - max_staleness)
-        if floor is not None and read.version is not None and read.version < floor.version:
+        if floor is None or read.version >= floor.version:
+            floor = tag_floors.covering(read.key, read.version, read.began - max_staleness)
+        if floor is not None:
             found.append(_too_old("bound", read, floor))
     return found
 
@@ -139,6 +160,7 @@ def check_valkey(history: History) -> list[Violation]:
         for change in changes
         if change.stored and change.acked is None
     }
+    tag_floors = TagFloors(history)
     found: list[Violation] = []
     for sample in history.samples:
         if sample.version is None or (sample.key, sample.version) in unacknowledged:
@@ -151,7 +173,9 @@ def check_valkey(history: History) -> list[Violation]:
             known = (change for change in history.changes[sample.key] if change.began > since)
             floors[sample.key, life] = Floors(known)
         floor = floors[sample.key, life].before(sample.began)
-        if floor is not None and sample.version < floor.version:
+        if floor is None or sample.version >= floor.version:
+            floor = tag_floors.covering(sample.key, sample.version, sample.began)
+        if floor is not None:
             text = f"Valkey holds version {sample.version}, older than {_named(floor)}"
             found.append(Violation("l2", sample.key, text, floor.began, sample.began, sample.version))
     return found
@@ -194,21 +218,23 @@ def check_agreement(history: History, final: FinalState) -> list[Violation]:
     return found
 
 
-def _floors(history: History, group_of: Callable[[Change], G]) -> defaultdict[G, Floors]:
+def _floors(history: History, group_of: Callable[[Change], G], *, own: bool = False) -> defaultdict[G, Floors]:
     groups: defaultdict[G, list[Change]] = defaultdict(list)
     for changes in history.changes.values():
         for change in changes:
             groups[group_of(change)].append(change)
     floors: defaultdict[G, Floors] = defaultdict(lambda: Floors(()))
-    floors.update((group, Floors(changes)) for group, changes in groups.items())
+    floors.update((group, Floors(changes, own=own)) for group, changes in groups.items())
     return floors
 
 
 def _too_old(kind: str, read: Read, floor: Change) -> Violation:
-    assert floor.acked is not None
+    moment = floor.seen_from if kind == "own" else floor.acked
+    assert moment is not None
+    end = "was queued" if kind == "own" and floor.queued is not None else "was acknowledged"
     text = (
         f"{read.replica} read version {read.version} by {read.method} from {read.source or 'an unknown source'}, "
-        f"{read.began - floor.acked:.3f} s after {_named(floor)} was acknowledged"
+        f"{read.began - moment:.3f} s after {_named(floor)} {end}"
     )
     return Violation(kind, read.key, text, floor.began, read.ended, read.version)
 

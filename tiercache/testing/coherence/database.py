@@ -33,14 +33,15 @@ class Database:
 
     async def versions(self, keys: Sequence[str]) -> list[int]:
         """Return the current version of each key."""
-        (replies,) = await self._replies([("MGET", *map(_counter, keys))])
+        (replies,) = await self.run([("MGET", *map(_counter, keys))])
         return [int(reply or 0) for reply in replies]
 
     async def raise_versions(self, keys: Sequence[str]) -> list[int]:
         """Raise the version of each key; return the new versions."""
-        return [int(reply) for reply in await self._replies([("INCR", _counter(key)) for key in keys])]
+        return [int(reply) for reply in await self.run([("INCR", _counter(key)) for key in keys])]
 
-    async def _replies(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+    async def run(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Run commands in one round trip; return their replies, or raise the first error."""
         replies = await self._server.execute(commands)
         for reply in replies:
             if isinstance(reply, Exception):

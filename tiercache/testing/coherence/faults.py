@@ -17,9 +17,13 @@ from .subjects import SUBJECTS
 
 __all__ = ["FAULTS", "NEEDS_PROCESS", "FaultContext"]
 
-_QUIET: Final = [subject.name for subject in SUBJECTS if subject.role == "quiet"]
+_QUIET: Final = [subject.name for subject in SUBJECTS if subject.is_quiet]
 # The ranges of the latency, in seconds each way; a run combines one of them with its fault.
 _LATENCIES: Final = ((0.0, 0.0), (0.0, 0.004), (0.002, 0.018))
+
+# Room of a server that evicts: a few dozens of the fillers that push other keys out.
+_ROOM_BYTES: Final = 512 * 1024
+_FILLER_BYTES: Final = 16 * 1024
 
 
 @dataclass
@@ -206,6 +210,24 @@ async def _loop_block(on: FaultContext) -> None:
             return
 
 
+async def _evict(on: FaultContext) -> None:
+    """Valkey has no room, and evicts keys at random: entries, leases, indexes, the counter of the changes."""
+    used = int((await on.server.info("memory"))["used_memory"])
+    await on.server.execute(
+        ("CONFIG", "SET", "maxmemory-policy", "allkeys-random"), ("CONFIG", "SET", "maxmemory", used + _ROOM_BYTES)
+    )
+    number = 0
+    while not on.is_over:
+        fillers = range(number, number + 8)
+        number += len(fillers)
+        await on.server.execute(*[("SET", f"filler:{each}", b"x" * _FILLER_BYTES) for each in fillers])
+        if not number % 64:
+            on.begin("Valkey evicts keys")
+        await on.pause(0, 0.04)
+    await on.server.execute(("CONFIG", "SET", "maxmemory", 0), ("CONFIG", "SET", "maxmemory-policy", "noeviction"))
+    on.note("Valkey evicts no more keys")
+
+
 Run: TypeAlias = Callable[[FaultContext], Awaitable[None]]
 
 FAULTS: Final[dict[str, Run]] = {
@@ -219,6 +241,7 @@ FAULTS: Final[dict[str, Run]] = {
     "command_stall": _command_stall,
     "restart_empty": _restart,
     "restart_persisted": _restart,
+    "evict": _evict,
     "process_stop": _process_stop,
     "loop_block": _loop_block,
 }

@@ -23,6 +23,7 @@ class Read(Struct, frozen=True, tag=True):
         version: The returned version, or None if the cache returned no value.
         source: The source that the cache reports, or None if the method reports none.
         method: The tier and the method.
+        has_tags: Whether the call gave the tags of the key and found an entry, which has the tags from ``ended`` on.
     """
 
     replica: str
@@ -32,6 +33,7 @@ class Read(Struct, frozen=True, tag=True):
     version: int | None
     source: str | None
     method: str
+    has_tags: bool = False
 
 
 class Change(Struct, frozen=True, tag=True):
@@ -41,7 +43,10 @@ class Change(Struct, frozen=True, tag=True):
         version: The new version in the database, raised before the call of the cache.
         method: The tier and the method.
         stored: Whether the call stored ``version``. An invalidation only removes older versions.
-        acked: The moment right after the call returned, or None if the call raised.
+        acked: The moment right after the call returned, or None if the call raised. For a write-behind store: the
+            moment right after ``flush_writes`` returned, or None if the store did not reach Valkey.
+        queued: The moment right after a write-behind store returned, or None for every other change.
+        of_tagged: Whether the change covers only the entries that have the tags of the key.
     """
 
     replica: str
@@ -51,6 +56,13 @@ class Change(Struct, frozen=True, tag=True):
     began: float
     acked: float | None
     stored: bool = False
+    queued: float | None = None
+    of_tagged: bool = False
+
+    @property
+    def seen_from(self) -> float | None:
+        """The moment from which the replica that made the change sees it, or None if the change promises nothing."""
+        return self.acked if self.queued is None else self.queued
 
 
 class Load(Struct, frozen=True, tag=True):

@@ -8,18 +8,30 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ...agent_cache import AgentCache
 from ...errors import L2UnavailableError
-from ...options import CoherenceOptions, DiscoveryOptions, ResilienceOptions, TelemetryOptions, TrackingMode
+from ...options import (
+    CoherenceOptions,
+    DiscoveryOptions,
+    ResilienceOptions,
+    TelemetryOptions,
+    TrackingMode,
+    WriteOptions,
+)
 from .database import Database
+from .groups import CLEARS, GROUP_CHANGES, GroupChange
 from .history import Change, Event, Failure, Load, Read
-from .subjects import GROUP_CHANGES, OPTIONS, SUBJECTS, Answer, Subject, by_name, group, read_many
+from .subjects import OPTIONS, SUBJECTS, Answer, Subject, by_name, group, read_many
+from .unflushed_stores import UnflushedStores
 
-__all__ = ["CACHE_NAME", "Replica", "ReplicaSettings"]
+__all__ = ["CACHE_NAME", "Replica", "ReplicaSettings", "Writes"]
+
+Writes: TypeAlias = Literal["await", "behind", "both"]
 
 CACHE_NAME: Final = "coherence"
 
@@ -27,8 +39,9 @@ CACHE_NAME: Final = "coherence"
 _READER_COUNT: Final = 2
 _READER_PAUSE: Final = 0.006
 _MAX_READS: Final = 60
-# The fraction of callers that cancel their read, by role, and the range of their patience in seconds.
-_IMPATIENT: Final = {"hot": 0.1, "quiet": 0.7, "written": 0.1}
+# The fraction of callers that cancel their read, of quiet keys and of others; the range of their patience in seconds.
+_IMPATIENT_OF_QUIET: Final = 0.7
+_IMPATIENT: Final = 0.1
 _PATIENCE: Final = (0.005, 0.08)
 # Seconds for which the author of a change waits for the new value.
 _SOON: Final = 0.03
@@ -41,6 +54,13 @@ _LOADS: Final = ((0.001, 0.01, 60), (0.01, 0.04, 35), (0.1, 0.4, 5))
 _LONG_LOAD: Final = (1.1, 1.6)
 # The fraction of long loads among the loads of quiet keys; nothing else happens to these keys.
 _LONG_LOADS: Final = 0.3
+# The fraction of reads of mixed keys that give the tag.
+_TAGGED: Final = 0.5
+# Clears of whole tiers happen in one run of so many, by seed, and are this fraction of the changes of groups.
+_CLEARS_EVERY: Final = 3
+_CLEARS: Final = 0.04
+# Longest delay of a write-behind store, in seconds: most reads of the author meet the queued store.
+_BEHIND_DELAY: Final = 0.03
 
 
 class ReplicaSettings(Struct, frozen=True):
@@ -52,6 +72,8 @@ class ReplicaSettings(Struct, frozen=True):
         number: The replica's number, 0 to ``count`` - 1.
         count: The number of replicas.
         seed: The seed of the run.
+        writes: Whether the stores of the llm and tool tiers await Valkey or are write-behind stores; with "both", about
+            every second replica writes behind.
     """
 
     url: str
@@ -62,11 +84,19 @@ class ReplicaSettings(Struct, frozen=True):
     max_staleness: float
     lease_ttl: float
     tracking: TrackingMode
+    writes: Writes = "both"
 
     @property
     def name(self) -> str:
         """The replica's name in the history."""
         return f"r{self.number}"
+
+    @property
+    def writes_behind(self) -> bool:
+        """Whether the stores of the llm and tool tiers are write-behind stores."""
+        if self.writes != "both":
+            return self.writes == "behind"
+        return random.Random(f"{self.seed}/{self.number}/writes").random() < 0.5
 
     def cache(self) -> AgentCache:
         """Return a new cache on ``url``."""
@@ -83,6 +113,7 @@ class ReplicaSettings(Struct, frozen=True):
             resilience=ResilienceOptions(l2_timeout=0.25, breaker_pause=0.05),
             telemetry=TelemetryOptions(metrics=False, tracing=False),
             discovery=DiscoveryOptions(enabled=False),
+            writes=WriteOptions(mode="behind" if self.writes_behind else "await", max_delay=_BEHIND_DELAY),
         )
 
 
@@ -99,6 +130,8 @@ class Replica:
         self._recent: deque[Subject] = deque(maxlen=4)
         self._load_times = self._random("loads")
         self._is_calm = False
+        self._tagged = self._random("tags")
+        self._unflushed = UnflushedStores(cache, record)
         self._reads: set[asyncio.Task[None]] = set()
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -117,11 +150,12 @@ class Replica:
             await stop.wait()
             for task in (*readers, *self._reads):
                 task.cancel()
+        await self._unflushed.flush()
 
     async def invalidate(self, name: str) -> None:
         """Raise the version of a subject and invalidate the subject in this cache."""
         subject = by_name(name)
-        await self._change(f"{subject.tier}.invalidate", [subject], lambda _: subject.invalidate(self._cache))
+        await self._change(subject.invalidation, [subject], lambda _: subject.invalidate(self._cache))
 
     def watch(self, name: str) -> None:
         """Read a subject more often for a while."""
@@ -142,7 +176,8 @@ class Replica:
         while True:
             if len(self._reads) < _MAX_READS:
                 subject = rng.choice(self._recent if self._recent and rng.random() < _RECENT else SUBJECTS)
-                patience = rng.uniform(*_PATIENCE) if rng.random() < _IMPATIENT[subject.role] else None
+                is_impatient = rng.random() < (_IMPATIENT_OF_QUIET if subject.is_quiet else _IMPATIENT)
+                patience = rng.uniform(*_PATIENCE) if is_impatient else None
                 task = tasks.create_task(self._read_by_chance(subject, rng.random(), patience))
                 self._reads.add(task)
                 task.add_done_callback(self._reads.discard)
@@ -178,7 +213,7 @@ class Replica:
             return []
         ended = time.monotonic()
         for subject, answer in zip(subjects, answers, strict=True):
-            self._record(Read(name, subject.name, began, ended, answer.version, answer.source, answer.method))
+            self._record(Read(name, subject.name, began, ended, *answer))
         return answers
 
     async def _look_up(self, subject: Subject) -> list[Answer]:
@@ -189,7 +224,9 @@ class Replica:
             (version,) = await self._load([subject.name])
             return version
 
-        return [await subject.get_or_load(self._cache, load, refresh=refresh)]
+        is_tagged = subject.role != "mixed" or self._tagged.random() < _TAGGED
+        tags = subject.tags if is_tagged else ()
+        return [await subject.get_or_load(self._cache, load, refresh=refresh, tags=tags)]
 
     def _load_many(self, role: str) -> Callable[[list[str]], Awaitable[dict[str, int]]]:
         async def load(keys: list[str]) -> dict[str, int]:
@@ -209,7 +246,7 @@ class Replica:
 
     def _load_time(self, name: str) -> float:
         rng = self._load_times
-        if by_name(name).role == "quiet" and rng.random() < _LONG_LOADS:
+        if by_name(name).is_quiet and rng.random() < _LONG_LOADS:
             return self._settings.max_staleness * rng.uniform(*_LONG_LOAD)
         ((low, high, _),) = rng.choices(_LOADS, [weight for _, _, weight in _LOADS])
         return rng.uniform(low, high)
@@ -217,47 +254,80 @@ class Replica:
     # Changing
 
     async def _invalidate(self, stop: asyncio.Event, rng: random.Random) -> None:
-        hot = [subject for subject in SUBJECTS if subject.role == "hot"]
+        single = [subject for subject in SUBJECTS if subject.role in ("hot", "tagged", "mixed")]
+        clears = CLEARS if self._settings.seed % _CLEARS_EVERY == 0 else ()
         while not stop.is_set():
-            if rng.random() < 0.2:
-                method, change = rng.choice(list(GROUP_CHANGES.items()))
-                subjects = group(method.partition(".")[0], "hot")
-                await self._change(method, subjects, lambda _, change=change: change(self._cache, "hot"))  # type: ignore[misc]
+            if rng.random() < 0.25:
+                await self._change_group(rng.choice(clears if clears and rng.random() < _CLEARS else GROUP_CHANGES))
             else:
-                await self.invalidate(rng.choice(hot).name)
+                await self.invalidate(rng.choice(single).name)
             await asyncio.sleep(rng.uniform(0.005, 0.05))
+
+    async def _change_group(self, change: GroupChange) -> None:
+        await self._change(
+            change.method, change.subjects, lambda _: change.apply(self._cache), of_tagged=change.of_tagged
+        )
 
     async def _write(self, stop: asyncio.Event, rng: random.Random, subject: Subject) -> None:
         while not stop.is_set():
-            if rng.random() < 0.2:
+            chance = rng.random()
+            if chance < 0.1:
                 await self.invalidate(subject.name)
+            elif chance < 0.15:
+                await self._change(subject.group_method, [subject], lambda _: subject.remove_group(self._cache))
+            elif chance < 0.2 and subject.tags:
+                await self._change("invalidate_tag", [subject], lambda _: self._cache.invalidate_tag(*subject.tags))
             else:
-                store = f"{subject.tier}.store"
-                await self._change(store, [subject], lambda version: subject.store(self._cache, version), stored=True)
-            await asyncio.sleep(rng.uniform(0.02, 0.2))
+                await self._store(subject)
+                if rng.random() < 0.5:
+                    await self._unflushed.flush()
+            await asyncio.sleep(rng.uniform(0.005, 0.1))
+
+    async def _store(self, subject: Subject) -> None:
+        is_behind = self._settings.writes_behind and subject.tier in ("llm", "tool")
+        lost_count = self._unflushed.lost_count(subject.tier) if is_behind else None
+        await self._change(
+            f"{subject.tier}.store",
+            [subject],
+            lambda version: subject.store(self._cache, version),
+            stored=True,
+            lost_count=lost_count,
+        )
 
     async def _change(
         self,
         method: str,
         subjects: Sequence[Subject],
-        change: Callable[[int], Awaitable[None]],
+        change: Callable[[int], Awaitable[object]],
         *,
         stored: bool = False,
+        of_tagged: bool = False,
+        lost_count: int | None = None,
     ) -> None:
-        """Raise the versions of ``subjects``, change them in the cache, and read them immediately."""
+        """Raise the versions of ``subjects``, change them in the cache, and read them immediately.
+
+        Args:
+            of_tagged: Whether the change covers only entries with the tag.
+            lost_count: For a write-behind store: how many stores the cache has lost before.
+        """
         versions = await self._database.raise_versions([subject.name for subject in subjects])
         began = time.monotonic()
-        acked = None
+        returned = None
         try:
             await change(versions[0])
-            acked = time.monotonic()
+            returned = time.monotonic()
         except L2UnavailableError:
             pass
         # Any other error is a violation, as for reads.
         except Exception:
             self._fail(subjects, began)
+        name = self._settings.name
         for subject, version in zip(subjects, versions, strict=True):
-            self._record(Change(self._settings.name, subject.name, version, method, began, acked, stored))
+            event = Change(name, subject.name, version, method, began, None, stored, of_tagged=of_tagged)
+            if lost_count is not None and returned is not None:
+                self._unflushed.add(replace(event, queued=returned), subject.tier, lost_count)
+            else:
+                self._record(replace(event, acked=returned))
         self._recent.extend(subjects)
         for subject in subjects:
             await self._read_and_record([subject], lambda subject=subject: self._look_up(subject))  # type: ignore[misc]

@@ -18,7 +18,7 @@ from .database import Database
 from .faults import FAULTS, NEEDS_PROCESS, FaultContext, choose_latency
 from .history import History
 from .members import Member, local_member, process_member
-from .replica import ReplicaSettings
+from .replica import ReplicaSettings, Writes
 from .sampler import Sampler
 from .server import Server
 from .subjects import SUBJECTS
@@ -53,6 +53,7 @@ class RunSettings:
     tracking: TrackingMode = "auto"
     max_staleness: float = 1.0
     lease_ttl: float = 2.0
+    writes: Writes = "both"
 
     def __post_init__(self) -> None:
         if self.fault not in FAULTS:
@@ -71,7 +72,7 @@ class RunSettings:
         return (
             f"python -m {__package__} --fault {self.fault} --seed {self.seed} --runs 1 --seconds {self.seconds:g} "
             f"--replicas {self.replicas} --processes {self.processes} --tracking {self.tracking} "
-            f"--max-staleness {self.max_staleness:g}"
+            f"--max-staleness {self.max_staleness:g} --writes {self.writes}"
         )
 
 
@@ -152,6 +153,7 @@ async def _members(
             max_staleness=settings.max_staleness,
             lease_ttl=settings.lease_ttl,
             tracking=settings.tracking,
+            writes=settings.writes,
         )
         if number < settings.replicas - settings.processes:
             members.append(await stack.enter_async_context(local_member(replica, history.add)))
@@ -167,7 +169,9 @@ async def _members(
 async def _settle(max_staleness: float, members: Sequence[Member], sampler: Sampler, database_url: str) -> FinalState:
     """Read every subject in every replica and in Valkey until all agree; return the versions read last."""
     give_up_at = time.monotonic() + max_staleness + _CALM_SECONDS
-    due_keys = [subject.name for subject in SUBJECTS if subject.role != "written"]
+    due_keys = [subject.name for subject in SUBJECTS if subject.role not in ("written", "mixed")]
+    # An invalidation of the tag leaves those entries of mixed keys that do not have it: replicas may rightly disagree.
+    agreeing = {subject.name for subject in SUBJECTS if subject.role != "mixed"}
     async with Database(database_url) as database:
         due = dict(zip(due_keys, await database.versions(due_keys), strict=True))
     # After this wait every version older than a change breaks the bound.
@@ -175,7 +179,10 @@ async def _settle(max_staleness: float, members: Sequence[Member], sampler: Samp
     while True:
         at = time.monotonic()
         read = await asyncio.gather(*(member.read_all() for member in members))
-        by_replica = {member.name: versions for member, versions in zip(members, read, strict=True)}
+        by_replica = {
+            member.name: {key: version for key, version in versions.items() if key in agreeing}
+            for member, versions in zip(members, read, strict=True)
+        }
         final = FinalState(at, by_replica, await sampler.versions(), due)
         # A check without the history, because the other processes have not sent their events yet.
         if not check_agreement(History(), final) or time.monotonic() > give_up_at:

@@ -8,9 +8,10 @@ import shutil
 import signal
 import tempfile
 from contextlib import suppress
-from typing import Self
+from typing import Any, Self
 
 from ...embedded import EmbeddedValkey
+from ...engine.level2.writes import Command
 from ...errors import TierCacheError
 from .database import connect
 
@@ -66,11 +67,27 @@ class Server:
 
     async def kill(self) -> None:
         """Kill the server with SIGKILL."""
+        with suppress(ProcessLookupError):
+            os.kill(int((await self.info("server"))["process_id"]), signal.SIGKILL)
+
+    async def info(self, section: str) -> dict[str, str]:
+        """Return the fields of a section of the server's INFO."""
+        (reply,) = await self.execute(("INFO", section))
+        return dict(line.split(":", 1) for line in reply.decode().splitlines() if ":" in line)
+
+    async def execute(self, *commands: Command) -> list[Any]:
+        """Run commands on the server, without cache and proxy; return their replies.
+
+        Raises:
+            L2CommandError: The server refused a command.
+            L2UnavailableError: No answer.
+        """
         level2 = connect(self.url, timeout=5.0)
         try:
-            (info,) = await level2.execute([("INFO", "server")])
+            replies = await level2.execute(commands)
         finally:
             await level2.aclose()
-        fields = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
-        with suppress(ProcessLookupError):
-            os.kill(int(fields["process_id"]), signal.SIGKILL)
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
+        return replies

@@ -1,9 +1,14 @@
-"""The subjects: the keys under test, and the operations of a cache on each.
+"""The subjects: the keys under test, and the operations of a cache on each. The role of a subject is one of these:
 
-hot      Every replica invalidates these keys all the time, one by one and by group.
-quiet    Replicas invalidate these keys rarely, and during faults: no later message repairs a missed invalidation.
-written  One replica alone stores and invalidates each of these keys, because no guarantee says which of two concurrent
-         stores by different replicas is the last.
+hot          Every replica invalidates these keys all the time, one by one and by group.
+tagged       As hot, and by tag: every call gives the tag.
+mixed        As tagged, but some calls give no tag. An invalidation of the tag covers the entries of the calls that gave
+             the tag.
+quiet        Replicas invalidate these keys rarely, and during faults: no later message repairs a missed invalidation.
+quiet_tag    As quiet, but by tag: each of these keys has a tag of its own.
+quiet_group  As quiet, but by tool, by model, or by kv tier.
+written      One replica alone stores and invalidates each of these keys, because no guarantee says which of two
+             concurrent stores by different replicas is the last.
 
 The value of a key is its version.
 """
@@ -11,7 +16,7 @@ The value of a key is its version.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final, NamedTuple, TypeAlias
 
@@ -21,8 +26,9 @@ from ...agent_cache import AgentCache
 from ...engine.call import Mode
 from ...options import TierOptions
 from ...tiers.kv.tier import KvTier
+from ...tiers.result import Result
 
-__all__ = ["GROUP_CHANGES", "OPTIONS", "SUBJECTS", "Answer", "Loader", "Subject", "by_name", "group", "read_many"]
+__all__ = ["OPTIONS", "SUBJECTS", "Answer", "Loader", "Subject", "by_name", "group", "kv_tier", "read_many"]
 
 Loader: TypeAlias = Callable[[], Awaitable[int]]
 
@@ -33,11 +39,16 @@ _HOT_KV_OPTIONS: Final = replace(OPTIONS, on_abandon="cancel")
 
 
 class Answer(NamedTuple):
-    """The answer of a cache: a version or None, the source that the cache reports, and the tier and method."""
+    """The answer of a cache: a version or None, the source that the cache reports, and the tier and method.
+
+    Attributes:
+        has_tags: Whether the entry has the subject's tags from now on: the call gave them, and found the entry.
+    """
 
     version: int | None
     source: str | None
     method: str
+    has_tags: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,21 +65,61 @@ class Subject(ABC):
         """The name of the key in the database and in the history."""
         return f"{self.tier}.{self.role}.{self.number}"
 
+    @property
+    def is_quiet(self) -> bool:
+        """Whether replicas invalidate the key rarely."""
+        return self.role.startswith("quiet")
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The tags of the entry."""
+        if self.tier == "session":
+            return ()
+        own = {"written": self.name, "quiet_tag": self.name}
+        return (own.get(self.role, self.role),) if self.role in ("tagged", "mixed", *own) else ()
+
+    @property
+    def invalidation(self) -> str:
+        """The name of the method that ``invalidate`` calls."""
+        return {"quiet_tag": "invalidate_tag", "quiet_group": self.group_method}.get(
+            self.role, f"{self.tier}.invalidate"
+        )
+
+    async def invalidate(self, cache: AgentCache) -> None:
+        """Remove the key, in the way of its role."""
+        if self.role == "quiet_tag":
+            await cache.invalidate_tag(*self.tags)
+        elif self.role == "quiet_group":
+            await self.remove_group(cache)
+        else:
+            await self.remove(cache)
+
+    @property
+    @abstractmethod
+    def group_method(self) -> str:
+        """The name of the method that ``remove_group`` calls."""
+
     @abstractmethod
     async def look_up(self, cache: AgentCache) -> Answer:
         """Read the key without a load."""
 
     @abstractmethod
-    async def get_or_load(self, cache: AgentCache, load: Loader, *, refresh: bool = False) -> Answer:
+    async def get_or_load(
+        self, cache: AgentCache, load: Loader, *, refresh: bool = False, tags: tuple[str, ...] = ()
+    ) -> Answer:
         """Read the key, with a load if it is missing, and always with a load if ``refresh`` is set."""
 
     @abstractmethod
-    async def invalidate(self, cache: AgentCache) -> None:
-        """Remove the key."""
+    async def remove(self, cache: AgentCache) -> None:
+        """Remove the key alone."""
+
+    @abstractmethod
+    async def remove_group(self, cache: AgentCache) -> None:
+        """Remove every key of this tier and role."""
 
     @abstractmethod
     async def store(self, cache: AgentCache, version: int) -> None:
-        """Store a version under the key."""
+        """Store a version under the key, with its tags."""
 
     @abstractmethod
     async def valkey_key(self, name: str) -> str:
@@ -84,24 +135,30 @@ class ToolSubject(Subject):
 
     __slots__ = ()
     tier = "tool"
+    group_method = "tool.invalidate_by_tool"
 
     async def look_up(self, cache: AgentCache) -> Answer:
         result = await cache.tool.check(self.role, self._args)
         return Answer(_number(result.response), result.source, "tool.check")
 
-    async def get_or_load(self, cache: AgentCache, load: Loader, *, refresh: bool = False) -> Answer:
+    async def get_or_load(
+        self, cache: AgentCache, load: Loader, *, refresh: bool = False, tags: tuple[str, ...] = ()
+    ) -> Answer:
         async def call() -> str:
             return str(await load())
 
         mode, method = _mode(refresh)
-        result = await cache.tool.get_or_load(self.role, self._args, call, mode=mode)
-        return Answer(_number(result.response), result.source, f"tool.{method}")
+        result = await cache.tool.get_or_load(self.role, self._args, call, mode=mode, tags=tags)
+        return Answer(_number(result.response), result.source, f"tool.{method}", _has_tags(result, tags))
 
-    async def invalidate(self, cache: AgentCache) -> None:
+    async def remove(self, cache: AgentCache) -> None:
         await cache.tool.invalidate(self.role, self._args)
 
+    async def remove_group(self, cache: AgentCache) -> None:
+        await cache.tool.invalidate_by_tool(self.role)
+
     async def store(self, cache: AgentCache, version: int) -> None:
-        await cache.tool.store(self.role, self._args, str(version))
+        await cache.tool.store(self.role, self._args, str(version), tags=self.tags)
 
     async def valkey_key(self, name: str) -> str:
         async with AgentCache.in_memory(name=name) as cache:
@@ -120,24 +177,30 @@ class LlmSubject(Subject):
 
     __slots__ = ()
     tier = "llm"
+    group_method = "llm.invalidate_by_model"
 
     async def look_up(self, cache: AgentCache) -> Answer:
         result = await cache.llm.check(self._params)
         return Answer(_number(result.response), result.source, "llm.check")
 
-    async def get_or_load(self, cache: AgentCache, load: Loader, *, refresh: bool = False) -> Answer:
+    async def get_or_load(
+        self, cache: AgentCache, load: Loader, *, refresh: bool = False, tags: tuple[str, ...] = ()
+    ) -> Answer:
         async def call() -> str:
             return str(await load())
 
         mode, method = _mode(refresh)
-        result = await cache.llm.get_or_load(self._params, call, mode=mode)
-        return Answer(_number(result.response), result.source, f"llm.{method}")
+        result = await cache.llm.get_or_load(self._params, call, mode=mode, tags=tags)
+        return Answer(_number(result.response), result.source, f"llm.{method}", _has_tags(result, tags))
 
-    async def invalidate(self, cache: AgentCache) -> None:
+    async def remove(self, cache: AgentCache) -> None:
         await cache.llm.invalidate(self._params)
 
+    async def remove_group(self, cache: AgentCache) -> None:
+        await cache.llm.invalidate_by_model(self.role)
+
     async def store(self, cache: AgentCache, version: int) -> None:
-        await cache.llm.store(self._params, str(version))
+        await cache.llm.store(self._params, str(version), tags=self.tags)
 
     async def valkey_key(self, name: str) -> str:
         async with AgentCache.in_memory(name=name) as cache:
@@ -156,20 +219,26 @@ class KvSubject(Subject):
 
     __slots__ = ()
     tier = "kv"
+    group_method = "kv.clear"
 
     async def look_up(self, cache: AgentCache) -> Answer:
         return Answer(await kv_tier(cache, self.role).get(str(self.number)), None, "kv.get")
 
-    async def get_or_load(self, cache: AgentCache, load: Loader, *, refresh: bool = False) -> Answer:
+    async def get_or_load(
+        self, cache: AgentCache, load: Loader, *, refresh: bool = False, tags: tuple[str, ...] = ()
+    ) -> Answer:
         mode, method = _mode(refresh)
-        result = await kv_tier(cache, self.role).get_or_load(str(self.number), load, mode=mode)
-        return Answer(result.value, result.source, f"kv.{method}")
+        result = await kv_tier(cache, self.role).get_or_load(str(self.number), load, mode=mode, tags=tags)
+        return Answer(result.value, result.source, f"kv.{method}", _has_tags(result, tags))
 
-    async def invalidate(self, cache: AgentCache) -> None:
+    async def remove(self, cache: AgentCache) -> None:
         await kv_tier(cache, self.role).delete(str(self.number))
 
+    async def remove_group(self, cache: AgentCache) -> None:
+        await kv_tier(cache, self.role).clear()
+
     async def store(self, cache: AgentCache, version: int) -> None:
-        await kv_tier(cache, self.role).set(str(self.number), version)
+        await kv_tier(cache, self.role).set(str(self.number), version, tags=self.tags)
 
     async def valkey_key(self, name: str) -> str:
         async with AgentCache.in_memory(name=name) as cache:
@@ -185,15 +254,21 @@ class SessionSubject(Subject):
 
     __slots__ = ()
     tier = "session"
+    group_method = "session.destroy_thread"
 
     async def look_up(self, cache: AgentCache) -> Answer:
         return Answer(_number(await cache.session.get(self.role, str(self.number))), None, "session.get")
 
-    async def get_or_load(self, cache: AgentCache, load: Loader, *, refresh: bool = False) -> Answer:
+    async def get_or_load(
+        self, cache: AgentCache, load: Loader, *, refresh: bool = False, tags: tuple[str, ...] = ()
+    ) -> Answer:
         return await self.look_up(cache)
 
-    async def invalidate(self, cache: AgentCache) -> None:
+    async def remove(self, cache: AgentCache) -> None:
         await cache.session.delete(self.role, str(self.number))
+
+    async def remove_group(self, cache: AgentCache) -> None:
+        await cache.session.destroy_thread(self.role)
 
     async def store(self, cache: AgentCache, version: int) -> None:
         await cache.session.set(self.role, str(self.number), str(version))
@@ -211,9 +286,12 @@ SUBJECTS: Final[tuple[Subject, ...]] = (
     KvSubject("hot", 0),
     KvSubject("hot", 1),
     LlmSubject("hot", 0),
-    *(kind("quiet", number) for number in range(4) for kind in (ToolSubject, KvSubject, LlmSubject)),
+    *(kind(role, 0) for role in ("tagged", "mixed") for kind in (ToolSubject, KvSubject, LlmSubject)),
+    *(kind("quiet", number) for number in range(3) for kind in (ToolSubject, KvSubject, LlmSubject)),
+    *(kind(role, 0) for role in ("quiet_tag", "quiet_group") for kind in (ToolSubject, KvSubject, LlmSubject)),
     ToolSubject("written", 0),
     KvSubject("written", 0),
+    LlmSubject("written", 0),
     SessionSubject("written", 0),
 )
 
@@ -233,31 +311,6 @@ def kv_tier(cache: AgentCache, role: str) -> KvTier:
     return cache.tier(role, _HOT_KV_OPTIONS if role == "hot" else OPTIONS)
 
 
-async def _clear_tool(cache: AgentCache, role: str) -> None:
-    await cache.tool.invalidate_by_tool(role)
-
-
-async def _clear_model(cache: AgentCache, role: str) -> None:
-    await cache.llm.invalidate_by_model(role)
-
-
-async def _clear_kv(cache: AgentCache, role: str) -> None:
-    await kv_tier(cache, role).clear()
-
-
-async def _delete_kv(cache: AgentCache, role: str) -> None:
-    await kv_tier(cache, role).delete_many([str(subject.number) for subject in group("kv", role)])
-
-
-# The methods that remove every key of a tier and a role in one call.
-GROUP_CHANGES: Final[Mapping[str, Callable[[AgentCache, str], Awaitable[None]]]] = {
-    "tool.invalidate_by_tool": _clear_tool,
-    "llm.invalidate_by_model": _clear_model,
-    "kv.clear": _clear_kv,
-    "kv.delete_many": _delete_kv,
-}
-
-
 async def read_many(
     cache: AgentCache, subjects: Sequence[Subject], load: Callable[[list[str]], Awaitable[dict[str, int]]] | None
 ) -> list[Answer]:
@@ -267,8 +320,15 @@ async def read_many(
     if load is None:
         values, method = await tier.get_many(keys), "kv.get_many"
     else:
-        values, method = await tier.get_or_load_many(keys, load), "kv.get_or_load_many"
+        # The values carry no source, so the checks cannot tell a hit from a load: mixed keys get no tag here.
+        tags = () if subjects[0].role == "mixed" else subjects[0].tags
+        values, method = await tier.get_or_load_many(keys, load, tags=tags), "kv.get_or_load_many"
     return [Answer(values[key], None, method) for key in keys]
+
+
+def _has_tags(result: Result, tags: tuple[str, ...]) -> bool:
+    """Return whether the entry has ``tags``. Without Valkey no tag can be registered."""
+    return bool(tags) and result.hit and not result.degraded
 
 
 def _mode(refresh: bool) -> tuple[Mode, str]:

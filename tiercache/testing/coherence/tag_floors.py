@@ -1,0 +1,61 @@
+"""The floors of entries with tags: the invalidations of a tag that cover an entry.
+
+An invalidation of a tag covers the entries that have the tag when it begins. For keys that some calls read without
+their tags, this module finds these entries: a version has the tags from the end of the first call that gave the tags
+and found the version.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from .history import Change, History
+
+__all__ = ["TagFloors"]
+
+
+class TagFloors:
+    """The acknowledged invalidations of tags that cover only entries with the tag, and the moments of the tags.
+
+    A restart that emptied Valkey also ends every tag: only a tag of the same life of Valkey counts.
+    """
+
+    def __init__(self, history: History) -> None:
+        self._restarts = sorted((restart.began, restart.ended) for restart in history.restarts if restart.forgot)
+        self._changes: defaultdict[tuple[str, int], list[tuple[float, Change]]] = defaultdict(list)
+        for key, changes in history.changes.items():
+            for change in changes:
+                if change.of_tagged and change.acked is not None:
+                    life = self._life(change.began, change.acked)
+                    if life is not None:
+                        self._changes[key, life].append((change.acked, change))
+        # By key and version: the first moment of the tags in each life.
+        self._tagged_at: defaultdict[tuple[str, int], dict[int, float]] = defaultdict(dict)
+        for read in history.reads:
+            life = self._life(read.began, read.ended) if read.has_tags else None
+            if life is not None and read.version is not None:
+                moments = self._tagged_at[read.key, read.version]
+                moments[life] = min(read.ended, moments.get(life, read.ended))
+
+    def covering(self, key: str, version: int, before: float, *, replica: str | None = None) -> Change | None:
+        """Return an invalidation, acknowledged before ``before``, that removed the entry of ``version``, or None.
+
+        Args:
+            replica: The replica that made the invalidation; None means any.
+        """
+        for life, tagged_at in self._tagged_at.get((key, version), {}).items():
+            for acked, change in self._changes[key, life]:
+                is_covering = change.version > version and tagged_at < change.began and acked < before
+                if is_covering and replica in (None, change.replica):
+                    return change
+        return None
+
+    def _life(self, began: float, ended: float) -> int | None:
+        """Return the number of the life of Valkey that has the whole call, or None if a restart overlaps the call."""
+        count = 0
+        for restart_began, restart_ended in self._restarts:
+            if restart_ended <= began:
+                count += 1
+            elif restart_began < ended:
+                return None
+        return count
