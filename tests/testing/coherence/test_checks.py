@@ -66,6 +66,66 @@ def test_own_check_compares_with_the_newest_earlier_change() -> None:
     assert own(*changes, read(20.1, 7)) == 1
 
 
+def queued(at: float, acked: float | None, version: int) -> Change:
+    """A write-behind store that returned at ``at`` and that a flush at ``acked`` confirmed."""
+    return Change("a", "k", version, "tool.store", at - 0.1, acked, stored=True, queued=at)
+
+
+def test_own_check_counts_a_queued_store_from_its_return_on() -> None:
+    assert own(queued(10.0, 20.0, 5), read(10.1, 4)) == 1
+    assert own(queued(10.0, None, 5), read(10.1, 4)) == 1
+    assert own(queued(10.0, 20.0, 5), read(9.95, 4), read(10.1, 4, replica="b")) == 0
+
+
+def test_bound_and_valkey_checks_count_a_queued_store_from_its_flush_on() -> None:
+    assert bound(queued(10.0, 20.0, 5), read(20.9, 4, replica="b")) == 0
+    assert bound(queued(10.0, 20.0, 5), read(21.1, 4, replica="b")) == 1
+    assert bound(queued(10.0, None, 5), read(21.1, 4, replica="b")) == 0
+    assert l2(queued(10.0, 20.0, 5), Sample("k", 15.0, 4)) == 0
+    assert l2(queued(10.0, 20.0, 5), Sample("k", 20.1, 4)) == 1
+    assert l2(queued(10.0, None, 5), Sample("k", 20.1, 4)) == 0
+
+
+def tagged(began: float, version: int, replica: str = "b") -> Read:
+    """A read that gave the tags and found an entry; it ended half a second after it began."""
+    return Read(replica, "k", began, began + 0.5, version, "l2", "tool.get_or_load", has_tags=True)
+
+
+def untag(began: float, acked: float | None, version: int, replica: str = "a") -> Change:
+    """An invalidation of the tag of an entry that may or may not have the tag."""
+    return Change(replica, "k", version, "invalidate_tag", began, acked, of_tagged=True)
+
+
+def test_checks_count_an_invalidation_of_a_tag_for_the_version_that_had_the_tag() -> None:
+    seen, change_ = tagged(8.0, 4), untag(9.0, 10.0, 5)
+    assert own(seen, change_, read(10.1, 4)) == 1
+    assert bound(seen, change_, read(11.1, 4, replica="c")) == 1
+    assert l2(seen, change_, Sample("k", 10.1, 4)) == 1
+    # Another version, no acknowledgement, another replica, a read before the bound.
+    assert own(seen, change_, read(10.1, 3)) == 0
+    assert own(seen, untag(9.0, None, 5), read(10.1, 4)) == 0
+    assert own(seen, change_, read(10.1, 4, replica="c")) == 0
+    assert bound(seen, change_, read(10.9, 4, replica="c")) == 0
+
+
+def test_checks_ignore_an_invalidation_of_a_tag_for_an_entry_without_the_tag() -> None:
+    change_ = untag(9.0, 10.0, 5)
+    assert own(change_, read(8.0, 4), read(10.1, 4)) == 0
+    # The tag came while the invalidation was in progress, and after it.
+    assert own(change_, tagged(8.9, 4), read(10.1, 4)) == 0
+    assert own(change_, tagged(10.2, 4), read(11.0, 4)) == 0
+    assert bound(change_, read(12.0, 4)) == 0
+    assert l2(change_, Sample("k", 10.1, 4)) == 0
+
+
+@pytest.mark.parametrize(("began", "ended"), [(8.6, 8.9), (8.2, 8.4), (9.1, 9.2)])
+def test_checks_ignore_a_tag_that_a_restart_may_have_removed(began: float, ended: float) -> None:
+    events = tagged(8.0, 4), untag(9.0, 10.0, 5), read(10.1, 4)
+    assert own(*events, Restart(began, ended, forgot=False)) == 1
+    assert own(*events, Restart(began, ended, forgot=True)) == 0
+    assert own(*events, Restart(7.0, 7.5, forgot=True), tagged(6.0, 4)) == 1
+
+
 def test_checks_ignore_an_unacknowledged_change() -> None:
     assert own(change(None, 5), read(10.0, 4)) == 0
     assert bound(change(None, 5), read(10.0, 4)) == 0

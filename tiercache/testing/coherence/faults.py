@@ -165,6 +165,20 @@ async def _command_stall(on: FaultContext) -> None:
         on.heal("commands go on")
 
 
+async def _slow_link(on: FaultContext) -> None:
+    """The link is slow at times, for one lane or for both: announcements and writes overtake each other by far."""
+    while True:
+        await on.pause(0.1, 0.3)
+        speed, round_trip = on.rng.choice((5_000, 20_000, 100_000)), on.rng.choice((0.02, 0.08, 0.2))
+        lane = on.rng.choice(("bus", "commands", None))
+        on.proxy.slow_link(speed, round_trip, lane=lane)
+        on.begin(f"{speed:,} bytes a second for {lane or 'every lane'}", count=6)
+        await on.pause(0.4, 1.2)
+        on.heal("the link is fast again")
+        if on.is_over:
+            return
+
+
 async def _restart(on: FaultContext) -> None:
     while True:
         await on.pause(0.3, 0.8)
@@ -239,6 +253,7 @@ FAULTS: Final[dict[str, Run]] = {
     "command_kill": _command_kill,
     "command_cut": _command_cut,
     "command_stall": _command_stall,
+    "slow_link": _slow_link,
     "restart_empty": _restart,
     "restart_persisted": _restart,
     "evict": _evict,
