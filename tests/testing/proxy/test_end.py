@@ -29,6 +29,7 @@ from .wire import PATIENCE, Connect, until
         lambda proxy: proxy.half_open(),
         lambda proxy: proxy.kill(),
         lambda proxy: proxy.cut_after(0),
+        lambda proxy: proxy.garble(),
     ],
 )
 async def test_proxy_leaves_no_task_and_no_socket_at_the_end(

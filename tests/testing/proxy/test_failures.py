@@ -193,3 +193,34 @@ async def test_refuse_resets_new_connections(proxy: ChaosProxy, connect: Connect
     proxy.refuse()
     proxy.heal()
     assert await (await connect(proxy)).ask("PING") == b"+PONG"
+
+
+async def test_garbage_replaces_the_next_answer_and_ends_the_connection(
+    proxy: ChaosProxy, plain: valkey.Valkey, connect: Connect
+) -> None:
+    client = await connect(proxy, "PING")
+    proxy.garble()
+    client.send("INCR", "n")
+    async with asyncio.timeout(PATIENCE):
+        received = await client.reader.read()
+    assert len(received) == 64
+    with pytest.raises(UnicodeDecodeError):
+        received.decode()
+    assert plain.get("n") == b"1"
+    # A later connection gets its answers.
+    assert await (await connect(proxy)).ask("PING") == b"+PONG"
+
+
+async def test_garbage_is_an_error_for_a_client_library(proxy: ChaosProxy) -> None:
+    async with library(proxy.url) as client:
+        await client.ping()
+        proxy.garble()
+        with pytest.raises(valkey.ValkeyError):
+            await client.ping()
+
+
+async def test_garbage_is_cancelled_by_heal(proxy: ChaosProxy, connect: Connect) -> None:
+    client = await connect(proxy, "PING")
+    proxy.garble()
+    proxy.heal()
+    assert await client.ask("PING") == b"+PONG"

@@ -1,4 +1,6 @@
-"""The subjects: the keys under test, and the operations of a cache on each. The role of a subject is one of these:
+"""The subjects: the keys under test, and the operations of a cache on each.
+
+The role of a subject is one of these:
 
 hot          Every replica invalidates these keys all the time, one by one and by group.
 tagged       As hot, and by tag: every call gives the tag.
@@ -56,6 +58,8 @@ class Subject(ABC):
     """One key. The methods raise the errors of the cache."""
 
     tier: ClassVar[str]
+    # The name of the method that ``remove_group`` calls.
+    group_method: ClassVar[str]
 
     role: str
     number: int
@@ -93,11 +97,6 @@ class Subject(ABC):
             await self.remove_group(cache)
         else:
             await self.remove(cache)
-
-    @property
-    @abstractmethod
-    def group_method(self) -> str:
-        """The name of the method that ``remove_group`` calls."""
 
     @abstractmethod
     async def look_up(self, cache: AgentCache) -> Answer:

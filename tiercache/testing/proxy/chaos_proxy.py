@@ -39,7 +39,7 @@ class ChaosProxy:
     with ``lane`` changes this lane, or every lane if ``lane`` is None; of two calls for a lane the later call counts.
     Latency, stall, drip and slow link belong to a lane: they apply to its present and its later connections, and they
     add up.
-    ``half_open``, ``cut_after`` and ``kill`` apply to the present connections only.
+    ``half_open``, ``cut_after``, ``garble`` and ``kill`` apply to the present connections only.
 
     Each connection has its own delays. The bytes of two connections may therefore arrive in another order than their
     senders sent them; the bytes of one connection keep their order. The proxy holds at most 1 MiB for each direction of
@@ -183,6 +183,15 @@ class ChaosProxy:
         for connection in self._connections.present(lane):
             connection.state.cut_in = byte_count
 
+    def garble(self, *, lane: str | None = None) -> None:
+        """Replace the next bytes to the client of each present connection by 64 bytes of garbage, and end it.
+
+        The garbage is no answer of Valkey and no UTF-8; an orderly close follows. ``heal`` cancels garbage that no
+        client has received yet.
+        """
+        for connection in self._connections.present(lane):
+            connection.state.is_garbled = True
+
     def kill(self, *, lane: str | None = None) -> int:
         """Reset the present connections towards both ends and drop their held bytes; return how many there were.
 
@@ -203,7 +212,7 @@ class ChaosProxy:
         self._refused = refused
 
     def heal(self, *, lane: str | None = None) -> None:
-        """Pass all bytes again: end stalls, drips, slow links and latency, and cancel pending cuts.
+        """Pass all bytes again: end stalls, drips, slow links and latency, and cancel pending cuts and garbage.
 
         Args:
             lane: The lane; None means all lanes, and ends ``refuse`` too.
@@ -214,6 +223,7 @@ class ChaosProxy:
             self._refused = False
         for connection in self._connections.present(lane):
             connection.state.cut_in = None
+            connection.state.is_garbled = False
         self._connections.change(lane, lambda _: Rule())
 
     def _accept(self, listener: socket.socket) -> None:

@@ -21,6 +21,7 @@ class ConnectionState:
     Attributes:
         lane: The last answer of ``lane_of``.
         cut_in: Bytes that may still go to the client before its reset, or None if no cut is pending.
+        is_garbled: Whether the next bytes to the client are replaced by garbage, which ends the connection.
         fate: The end of the sockets when the connection's task ends.
     """
 
@@ -30,6 +31,7 @@ class ConnectionState:
         self._waiting: list[asyncio.Event] = []
         self.lane = lanes.first
         self.cut_in: int | None = None
+        self.is_garbled = False
         self.fate: Fate = "closed"
 
     @property

@@ -27,6 +27,9 @@ _MAX_HELD_BYTES: Final = 1024 * 1024
 # Seconds of a drip that one piece carries.
 _DRIP_INTERVAL: Final = 0.01
 
+# No answer begins with these bytes, and no text contains them: they are no UTF-8.
+_GARBAGE: Final = b"\xff" * 62 + b"\r\n"
+
 
 class Stream:
     """One direction: a queue, the task ``receive`` that fills it, and the task ``deliver`` that empties it.
@@ -103,10 +106,13 @@ class Stream:
                 return
 
     async def _pass(self, data: memoryview, due: float) -> bool:
-        """Send a chunk; return False if a cut has ended the connection."""
+        """Send a chunk; return False if a cut or garbage has ended the connection."""
         while data:
             size = await self._allowance(len(data), due)
             if self._direction == "to_client":
+                if self._state.is_garbled:
+                    await self._send(memoryview(_GARBAGE))
+                    return False
                 size = self._state.take(size)
                 if not size:
                     self._state.fate = "reset"
