@@ -651,6 +651,25 @@ def remember_no_broken_connections(monkeypatch: pytest.MonkeyPatch) -> None:
 # Act, and set
 
 
+def act_after_reads(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> list[str]:
+    """Call ``act`` right after the answer to every read of a single key.
+
+    Returns:
+        A list to which the key is appended when ``act`` is called.
+    """
+    acted: list[str] = []
+    get = ValkeyLevel2.get
+
+    async def acting(level2: ValkeyLevel2, key: str) -> Any:
+        stored = await get(level2, key)
+        acted.append(key)
+        act()
+        return stored
+
+    monkeypatch.setattr(ValkeyLevel2, "get", acting)
+    return acted
+
+
 def act_after_command(
     monkeypatch: pytest.MonkeyPatch, name: str, act: Callable[[], Awaitable[object] | object]
 ) -> list[str]:

@@ -52,10 +52,19 @@ def distrusted(cache: AgentCache) -> int:
 def entry_keys(plain: valkey.Valkey) -> list[str]:
     """Return the keys on the server that hold entries, sorted; statistics, indexes and leases are left out."""
     keys = (key.decode(errors="backslashreplace") for key in plain.scan_iter(count=1000))
-    own = ("__betterdb:", ":__stats", ":__tc:alive", ":__tc:sequence", ":__tc:idx:", ":__tc:indexed")
+    own = ("__betterdb:", ":__stats", ":__tc:alive", ":__tc:sequence", ":__tc:idx:", ":__tc:indexe", ":__tc:evicted")
     entries = (key for key in keys if not any(part in key for part in own))
     # The placeholder of a load that has just failed may still be there.
     return sorted(key for key in entries if plain.type(key) != b"string" or not is_placeholder(plain.get(key) or b""))
+
+
+REGISTER = "test:__tc:indexes"
+
+
+def make_due(plain: valkey.Valkey) -> None:
+    """Let a trim look at every index of the cache "test" now; an index is due a minute after its first use."""
+    for index in plain.zrange(REGISTER, 0, -1):
+        plain.zadd(REGISTER, {index: 1})
 
 
 def run_in_thread(work: Callable[[], object]) -> None:

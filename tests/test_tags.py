@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -10,9 +12,9 @@ import pytest
 import valkey
 
 from tests.requests import HELLO, Loader, asking
-from tests.seams import caught_up, in_l1
+from tests.seams import caught_up, in_l1, internals
 from tests.support import MakeCache, Pair
-from tiercache import AgentCache, UsageError
+from tiercache import AgentCache, DiscoveryOptions, L1Options, L2CommandError, UsageError
 
 INDEX = "test:__tc:idx:tag:tag"
 
@@ -246,3 +248,177 @@ async def test_store_with_a_wrong_tag_is_no_operation(cache: AgentCache) -> None
         with pytest.raises(UsageError, match="a tag must not be empty"):
             await store
     assert stores.keys().isdisjoint(cache.local_stats().operations)
+
+
+# Servers that evict
+
+
+@pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl"])
+@pytest.mark.parametrize("fill", [store, load])
+async def test_tag_removes_entries_whose_index_was_evicted(
+    replicas: Pair, plain: valkey.Valkey, fill: Callable[[AgentCache], Any], policy: str
+) -> None:
+    a, b = replicas
+    plain.config_set("maxmemory-policy", policy)
+    try:
+        await fill(a)
+        plain.delete(INDEX, "test:__tc:idx:tag:ta")
+        assert await found(b) == EVERYTHING
+        assert await b.invalidate_tag("tag") == 4
+        assert await found(b) == {"other"}
+        assert await a.invalidate_tag("ta") == 1
+    finally:
+        plain.config_set("maxmemory-policy", "noeviction")
+
+
+async def test_tag_removes_entries_whose_index_was_evicted_before_the_policy_changed(
+    replicas: Pair, plain: valkey.Valkey
+) -> None:
+    """A reindexing under a policy without eviction makes the indexes complete again."""
+    a, _ = replicas
+    await store(a)
+    plain.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        await internals(a).beat()
+    finally:
+        plain.config_set("maxmemory-policy", "noeviction")
+    plain.delete(INDEX)
+    assert await a.invalidate_tag("tag") == 4
+    await store(a)
+    plain.delete(INDEX)
+    await a.reindex()
+    assert not plain.exists("test:__tc:evicted")
+    plain.config_resetstat()
+    assert await a.invalidate_tag("tag") == 4
+    assert "cmdstat_scan" not in plain.info("commandstats")
+
+
+async def test_tag_breaks_load_of_another_process_whose_index_was_evicted(replicas: Pair, plain: valkey.Valkey) -> None:
+    """A message may be lost too: the placeholder goes, so that the load cannot be stored in Valkey."""
+    a, b = replicas
+    loader = Loader("older", held=True)
+    loading = asyncio.ensure_future(b.kv.get_or_load("k", loader, tags=["tag"]))
+    await loader.started.wait()
+    plain.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        plain.delete(INDEX)
+        await a.invalidate_tag("tag")
+        assert not plain.exists("test:__tc:kv:kv:k")
+    finally:
+        plain.config_set("maxmemory-policy", "noeviction")
+    loader.release()
+    await loading
+
+
+async def test_tag_without_eviction_needs_no_scan(make_cache: MakeCache, plain: valkey.Valkey) -> None:
+    """Not even where other software uses the name, or the cache is not registered: only we write tags."""
+    for options in ({}, {"discovery": DiscoveryOptions(enabled=False)}):
+        cache = make_cache(name="test", **options)
+        await store(cache)
+        plain.hset("__betterdb:caches", "test", '{"type":"agent_cache","version":"0.12.0"}')
+        plain.delete("test:__tc:indexed")
+        plain.config_resetstat()
+        assert await cache.invalidate_tag("tag") == 4
+        assert "cmdstat_scan" not in plain.info("commandstats")
+
+
+async def test_entry_with_very_many_tags_belongs_to_every_tag_of_a_sweep(
+    cache: AgentCache, plain: valkey.Valkey
+) -> None:
+    """Its bytes list no tags any more, so that they do not grow without bound."""
+    tags = [f"{n:0100}" for n in range(200)]
+    for tier_store in (
+        cache.kv.set("k", "v", tags=tags),
+        cache.llm.store(HELLO, "v", tags=tags),
+        cache.tool.store("t", {}, "v", tags=tags),
+    ):
+        await tier_store
+    assert plain.strlen("test:__tc:kv:kv:k") < 20
+    cache.clear_l1()
+    assert await found(cache) == {"kv", "llm", "tool"}
+    plain.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        plain.delete(*plain.keys("test:__tc:idx:tag:*"))
+        assert await cache.invalidate_tag(tags[150]) == 3
+    finally:
+        plain.config_set("maxmemory-policy", "noeviction")
+
+
+# Strange members of an index
+
+
+@pytest.mark.parametrize("member", ["other:__tc:kv:kv:k", "test:__tc:sequence", "test:session:t:f", "test:__stats"])
+@pytest.mark.parametrize("kind", ["tag", "tool", "model"])
+async def test_group_operation_removes_only_entries_of_its_own(
+    cache: AgentCache, plain: valkey.Valkey, kind: str, member: str
+) -> None:
+    await store(cache)
+    await cache.session.set("t", "f", "v")
+    plain.set("other:__tc:kv:kv:k", "jx")
+    plain.hset("test:__stats", "llm:hits", 1)
+    index = {"tag": INDEX, "tool": "test:__tc:idx:tool:t", "model": "test:__tc:idx:model:gpt-4o"}[kind]
+    plain.zadd(index, {member: 1})
+    before = plain.dump(member)
+    operations: dict[str, Callable[[], Any]] = {
+        "tag": lambda: cache.invalidate_tag("tag"),
+        "tool": lambda: cache.tool.invalidate_by_tool("t"),
+        "model": lambda: cache.llm.invalidate_by_model("gpt-4o"),
+    }
+    assert await operations[kind]() == (4 if kind == "tag" else 1)
+    assert plain.exists(member)
+    if "sequence" not in member:
+        assert plain.dump(member) == before
+    assert plain.zscore(index, member) is None
+
+
+# A refused index
+
+
+@pytest.mark.parametrize("tier", ["kv", "load"])
+async def test_value_that_its_index_refuses_is_not_kept(cache: AgentCache, plain: valkey.Valkey, tier: str) -> None:
+    """No invalidation of the tag would find the value."""
+    plain.set(INDEX, "no sorted set")
+    if tier == "kv":
+        with pytest.raises(L2CommandError):
+            await cache.kv.set("k", "v", tags=["tag"])
+    else:
+        assert (await cache.kv.get_or_load("k", Loader(), tags=["tag"])).value == "answer"
+    await cache.flush_writes()
+    assert not plain.exists("test:__tc:kv:kv:k")
+    assert not await cache.kv.exists("k") or tier == "load"
+
+
+# Memory
+
+
+@pytest.mark.parametrize("are_shared", [False, True])
+async def test_tags_count_towards_the_bound_of_l1(are_shared: bool) -> None:
+    bound = 1024 * 1024
+    async with AgentCache.in_memory(l1=L1Options(max_entries=1_000_000, max_bytes=bound)) as cache:
+        gc.collect()
+        tracemalloc.start()
+        try:
+            before = tracemalloc.get_traced_memory()[0]
+            for n in range(700):
+                await cache.kv.set(f"{n}", n, tags=[f"tag {'' if are_shared else n} {tag}" for tag in range(50)])
+            gc.collect()
+            growth = tracemalloc.get_traced_memory()[0] - before
+        finally:
+            tracemalloc.stop()
+        stats = cache.local_stats()
+        assert stats.l1_bytes <= bound
+        assert growth <= 1.5 * bound
+        # Shared tags take memory once: L1 keeps many more such entries.
+        assert (stats.l1_entry_count > 600) == are_shared
+
+
+async def test_tags_leave_memory_with_their_entries() -> None:
+    cache = AgentCache.in_memory()
+    async with cache:
+        await cache.kv.set_many({f"{n}": n for n in range(100)}, tags=["a", "b"])
+        before = cache.local_stats().l1_bytes
+        for n in range(100):
+            await cache.kv.set(f"{n}", n, tags=[f"new {n}"])
+        assert cache.local_stats().l1_bytes > before
+        await cache.kv.delete_many([f"{n}" for n in range(100)])
+        assert cache.local_stats().l1_bytes == 0

@@ -15,7 +15,7 @@ from .embedded import EmbeddedValkey
 from .engine.operations.around_change import Invalidating, Target
 from .engine.operations.invalidate import GroupEntries, Invalidations
 from .errors import TierCacheError, UsageError
-from .indexes.names import index_key, tag_groups
+from .indexes.names import tag_groups
 from .monitor.effectiveness import ToolEffectiveness, rate
 from .monitor.local_stats import LocalStats
 from .monitor.statistics import CacheStats, parse
@@ -37,6 +37,7 @@ from .tiers.kv.key import ALL_KV
 from .tiers.kv.tier import KvTier
 from .tiers.llm.tier import LlmTier
 from .tiers.session.tier import SessionTier
+from .tiers.tagged import entries_with_tag
 from .tiers.tool.tier import ToolTier
 from .ttl import Ttl
 
@@ -267,7 +268,7 @@ class AgentCache:
         """
         self._engine.l1.clear()
         # The group of all kv tiers, also of tiers that only other processes have made.
-        clear_kv = partial(self._invalidations.group, GroupEntries(ALL_KV, f"{self._name}:__tc:kv:"))
+        clear_kv = partial(self._invalidations.group, GroupEntries(ALL_KV, (f"{self._name}:__tc:kv:",)))
         clears: list[Callable[[], Awaitable[int]]] = [self._llm.clear, self._tool.clear, clear_kv]
         if include_session:
             clears.append(self._session.clear)
@@ -287,11 +288,9 @@ class AgentCache:
                 acknowledges it, and reads no llm, tool or kv entry from Valkey until then: any could have the tag.
             L2CommandError: Valkey refused the invalidation.
         """
-        groups = tag_groups(tags)
+        entries = [entries_with_tag(self._name, group) for group in tag_groups(tags)]
         with self._engine.operation("invalidate_tag") as operation:
-            count = await _sum_of_all(
-                [partial(self._invalidations.indexed, group, index_key(self._name, group)) for group in groups]
-            )
+            count = await _sum_of_all([partial(self._invalidations.group, each) for each in entries])
             operation.set("deleted_count", count)
         return count
 

@@ -52,6 +52,7 @@ from .tiers.llm.key import LlmKeys
 from .tiers.llm.tier import LlmTier, model_of
 from .tiers.session.entry import SessionCodec
 from .tiers.session.tier import SessionTier
+from .tiers.stored import StoredEntries
 from .tiers.tool.entry import ToolCodec
 from .tiers.tool.policies import ToolPolicies
 from .tiers.tool.tier import ToolTier
@@ -125,7 +126,7 @@ class Assembly:
         self._prices = PriceTable(settings.prices, use_default=settings.use_default_prices)
         self._tool_policies = ToolPolicies(name, self._log)
         self.statistics = self.new_statistics()
-        self.reindex = Reindex(name, self._model_of, self._log)
+        self.reindex = Reindex(name, StoredEntries(self._model_of), self._log)
         listed = _checked(settings.discovery, "discovery", DiscoveryOptions).enabled
         self._discovery = Discovery(name, self._describe, self._log) if listed and client is not None else None
         self.engine = self._new_engine(client, telemetry)

@@ -8,11 +8,12 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from ..clock import Clock
 from ..errors import UsageError
-from ..ttl import Ttl
+from ..ttl import Ttl, resolve_ttl
 from .entries.counters import TierCounters
 from .entries.entry import ENTRY_OVERHEAD_BYTES, Entry, Group, shared_size
 from .entries.rules import TierRules, Value
 from .memory.fences import Fence
+from .memory.tag_table import tuple_size
 
 __all__ = ["Call", "LoadFunction", "Loaded", "Mode", "check_mode"]
 
@@ -59,10 +60,12 @@ class Call(NamedTuple):
     Attributes:
         rules: The rules of the tier.
         key: The key in Valkey.
-        groups: The groups whose invalidation overtakes the call.
+        groups: The groups of the entry without its tags.
         counters: The counters that count the call.
         ttl: The lifetime that the call chose, or None.
-        indexes: Keys of the indexes in Valkey that must list the entry: one index for each group except the tier's.
+        tags: The tags of the call, as groups.
+        indexes: Keys of the indexes in Valkey that must list the entry: one for each group except the tier's, and one
+            for each of ``tags``, in the same order, at the end.
         fill: For tiers that store loaded values themselves (``Loaded.store`` is then False): stores the value, or
             raises the error that the waiters get instead of the value. None: the engine stores loaded values.
         is_batched: Whether the loader is a ``BatchLoader``, which collects loads and takes one slot of ``max_loads``
@@ -74,17 +77,43 @@ class Call(NamedTuple):
     groups: tuple[Group, ...]
     counters: TierCounters
     ttl: Ttl | None = None
+    tags: tuple[Group, ...] = ()
     indexes: tuple[str, ...] = ()
     fill: Callable[[Fence, Entry], Awaitable[None]] | None = None
     is_batched: bool = False
 
-    def entry(self, value: Value, ttl: float | None, clock: Clock, *, since: float, began: float) -> Entry:
+    @property
+    def all_groups(self) -> tuple[Group, ...]:
+        """The groups whose invalidation overtakes the call."""
+        return self.groups + self.tags if self.tags else self.groups
+
+    @property
+    def expected_ttl(self) -> float | None:
+        """Seconds that the value will live unless its loader decides otherwise, or None for no expiry."""
+        return resolve_ttl(self.ttl, self.rules.ttl)
+
+    @property
+    def tag_indexes(self) -> dict[Group, str]:
+        """The keys of the indexes of ``tags``."""
+        return dict(zip(self.tags, self.indexes[-len(self.tags) :], strict=True)) if self.tags else {}
+
+    def entry(
+        self,
+        value: Value,
+        ttl: float | None,
+        clock: Clock,
+        *,
+        since: float,
+        began: float,
+        tags: tuple[Group, ...] = (),
+    ) -> Entry:
         """Return the L1 entry for ``value``.
 
         Args:
             ttl: Seconds that the value has left in Valkey from ``since`` on, or None for no expiry.
             since: Monotonic second at which ``ttl`` was known.
             began: Monotonic second at which the value is known to have been current.
+            tags: The tags of the entry.
         """
         rules = self.rules
         expires_at = deadline = math.inf if ttl is None else since + ttl
@@ -97,19 +126,19 @@ class Call(NamedTuple):
             # Entries carry milliseconds. One float object in memory serves for both moments.
             stored_at = since
         cost = value.cost
+        groups = self.groups if rules.groups_of is None else rules.groups_of(value)
+        # L1 never weighs an entry that it does not keep.
+        size_bytes = ENTRY_OVERHEAD_BYTES + len(self.key) + value.size_bytes if rules.l1 else 0
+        if tags:
+            groups += tags
+            size_bytes += tuple_size(groups)
         return Entry(
             value,
             deadline,
             began,
             expires_at,
             stored_at,
-            self.groups if rules.groups_of is None else self._groups_of(value),
-            # L1 never weighs an entry that it does not keep.
-            shared_size(ENTRY_OVERHEAD_BYTES + len(self.key) + value.size_bytes) if rules.l1 else 0,
+            groups,
+            shared_size(size_bytes),
             0 if cost is None else round(cost * 1_000_000),
         )
-
-    def _groups_of(self, value: Any) -> tuple[Group, ...]:
-        """Return the groups of an entry that calls of several groups may share: the value's, and the call's tags."""
-        assert self.rules.groups_of is not None
-        return self.rules.groups_of(value) + tuple(group for group in self.groups if group.kind == "tag")

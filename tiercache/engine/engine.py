@@ -14,7 +14,7 @@ from ..clock import SYSTEM_CLOCK, Clock
 from ..log import CacheLog
 from .call import Call
 from .entries.counters import TierCounters
-from .entries.entry import Entry
+from .entries.entry import Entry, Group
 from .entries.lookup import Lookup
 from .entries.operation import HasAttributes, Operation, OperationLog, Tracer
 from .memory.l1 import L1
@@ -98,10 +98,28 @@ class Engine:
             counters.saved_micros += entry.cost_micros
         return entry
 
+    def hit_for(self, call: Call) -> Entry | None:
+        """Return the entry in L1 as ``hit`` does, unless the call has a tag that the entry is not known to have."""
+        if call.tags and not self.knows_tags(call.key, call.tags):
+            return None
+        return self.hit(call.key, self.now(), call.counters)
+
+    def knows_tags(self, key: str, tags: tuple[Group, ...]) -> bool:
+        """Return whether the entry in L1, if there is any, has all ``tags``.
+
+        Without a Valkey the entry gets the missing tags here: no other process must learn of them.
+        """
+        entry = self.l1.peek(key)
+        if entry is None or all(tag in entry.groups for tag in tags):
+            return True
+        if self._server is not None:
+            return False
+        self.l1.add_tags(key, entry, tags)
+        return True
+
     def hits(self, calls: Sequence[Call]) -> dict[str, Lookup]:
         """Return the lookups that L1 answers, by key; counted as by ``hit``."""
-        now = self.now()
-        entries = ((call.key, self.hit(call.key, now, call.counters)) for call in calls)
+        entries = ((call.key, self.hit_for(call)) for call in calls)
         return {key: Lookup(entry, "l1") for key, entry in entries if entry is not None}
 
     async def find(self, call: Call, *, fresh: bool = False, is_l1_miss: bool = False) -> Lookup:
@@ -116,10 +134,10 @@ class Engine:
             runtime = await self.open()
             is_l1_miss = False
         if not (fresh or is_l1_miss):
-            entry = self.hit(call.key, self.now(), call.counters)
+            entry = self.hit_for(call)
             if entry is not None:
                 return Lookup(entry, "l1")
-        fence = runtime.fences.open(call.key, call.groups)
+        fence = runtime.fences.open(call.key, call.all_groups)
         try:
             lookup = await runtime.reads.read(call, fence)
         finally:
@@ -136,7 +154,7 @@ class Engine:
         runtime = await self.open()
         lookups = self.hits(calls)
         missing = [call for call in calls if call.key not in lookups]
-        fences = [runtime.fences.open(call.key, call.groups) for call in missing]
+        fences = [runtime.fences.open(call.key, call.all_groups) for call in missing]
         try:
             read = await runtime.reads.read_many(missing, fences)
         finally:

@@ -1,6 +1,9 @@
 """The names of the indexes in Valkey, and of the keys that record whether the indexes are complete.
 
-    {name}:__tc:idx:{kind}:{value}      sorted set of full keys, scored by the millisecond of the last write
+    {name}:__tc:idx:{kind}:{value}      sorted set of full keys, scored by the millisecond of the last write; lives a
+                                        minute longer than the entries in it
+    {name}:__tc:indexes                 register of the indexes, so that any process of the cache trims them
+    {name}:__tc:evicted                 flag: the server evicts keys, or has done so, and may have evicted an index
     {name}:__tc:indexed                 flag: exists while every entry of tools, models and threads is in its index
     {name}:__tc:indexing                set of claims, one for each process that is checking all entries
     {name}:__tc:others                  trace: exists for a while after a process found another software's marker
@@ -22,9 +25,9 @@ from ..errors import UsageError
 from ..text import check_text, encode_id
 from .scripts import index_script
 
-__all__ = ["IndexNames", "index_key", "index_of", "indexes_of", "tag_groups"]
+__all__ = ["IndexNames", "evicted_key", "index_key", "index_of", "indexes_of", "tag_groups", "tag_index_of"]
 
-_KINDS: Final = frozenset({"tool", "model", "tag"})
+_KINDS: Final = frozenset({"tool", "model"})
 
 
 class IndexNames(NamedTuple):
@@ -60,9 +63,19 @@ def index_of(name: str, group: Group) -> Index:
     return Index(index_key(name, group), IndexNames.of(name).command("ask", name))
 
 
+def evicted_key(name: str) -> str:
+    """Return the key of the flag that the server may have evicted an index of the cache ``name``."""
+    return f"{name}:__tc:evicted"
+
+
+def tag_index_of(name: str, group: Group) -> Index:
+    """Return the index of ``group``, a tag. Other software writes no tags, so the index lacks no entry of theirs."""
+    return Index(index_key(name, group), ("EXISTS", evicted_key(name)), complete_reply=0)
+
+
 @lru_cache(maxsize=4096)
 def indexes_of(name: str, groups: tuple[Group, ...]) -> tuple[str, ...]:
-    """Return the keys of the indexes of an entry that belongs to ``groups``."""
+    """Return the keys of the indexes of the models and tools among ``groups``."""
     return tuple(index_key(name, group) for group in groups if group.kind in _KINDS)
 
 

@@ -5,29 +5,31 @@ and adds the missing entries. Before the scan the process makes a claim, and it 
 exists afterwards: a process that overwrites another software's marker deletes all claims, because that software may
 have written entries during the scan. Entries that tiercache writes during the scan are no problem: they are in their
 index before they are anywhere else.
+
+The tags of an entry stand in the entry itself. Only an eviction makes the indexes of tags incomplete: while the server
+may evict, a flag records it, and only a reindexing under a policy without eviction removes that flag.
 """
 
 from __future__ import annotations
 
 import asyncio
 import secrets
-import time
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from ..engine.entries.entry import Group
 from ..engine.entries.rules import UnreadableHereError
 from ..engine.level2.breaker import GuardedLevel2
-from ..engine.level2.eviction import eviction_policy_in, evicts_any
+from ..engine.level2.eviction import eviction_policy_in, evicts
 from ..engine.level2.replies import send
-from ..engine.level2.writes import Command
+from ..engine.level2.writes import INDEX_MARGIN, Command
 from ..engine.operations.invalidate import is_text
 from ..errors import TierCacheError
 from ..log import CacheLog
-from .names import IndexNames, index_key
-from .scripts import note_fields_script
+from .names import IndexNames, evicted_key, index_key
+from .scripts import members_script, note_fields_script, register_script
 
 __all__ = ["Reindex"]
 
@@ -41,22 +43,47 @@ _LOOK_SECONDS: Final = 0.1
 _CLAIM_SECONDS: Final = 24 * 3600
 
 
+class EntryReader(Protocol):
+    """Reads from the bytes of entries to which indexes they belong.
+
+    Attributes:
+        head_bytes: Bytes at the beginning of an entry that certainly contain its tags.
+    """
+
+    head_bytes: int
+
+    def model_of(self, data: bytes, /) -> str | None:
+        """Return the model of an llm entry, or None if the bytes are no entry.
+
+        Raises:
+            UnreadableHereError: Only other processes can read the entry.
+        """
+        ...
+
+    def tags_of(self, head: bytes) -> tuple[str, ...] | None:
+        """Return the tags of an entry from its first bytes, or None if the entry has more tags than it lists."""
+        ...
+
+
 class Reindex:
     """The reindexing of the cache ``name`` by one process.
 
     Args:
-        model_of: Returns the model in the bytes of an llm entry, or None if the bytes are no entry. Raises
-            UnreadableHereError if only other processes can read the entry.
+        reader: Reads the models and tags of entries.
         log: The cache's log.
     """
 
-    def __init__(self, name: str, model_of: Callable[[bytes], str | None], log: CacheLog) -> None:
+    def __init__(self, name: str, reader: EntryReader, log: CacheLog) -> None:
         self._name = name
         self._log = log
-        self._model_of = model_of
+        self._reader = reader
         self._unreadable_count = 0
+        # An entry has more tags than it lists: no reindexing can complete the indexes of its tags.
+        self._has_unlisted_tags = False
         self._names = IndexNames.of(name)
+        self._evicted = evicted_key(name)
         self._prefixes = tuple(f"{name}:{tier}:".encode() for tier in ("llm", "tool", "session"))
+        self._kv_prefix = f"{name}:__tc:kv:".encode()
 
     async def begin(self, level2: GuardedLevel2) -> bool:
         """Mark the indexes as complete if there is no entry yet; return False if the scan took too long.
@@ -65,11 +92,11 @@ class Reindex:
         """
         try:
             flag, info = await level2.execute([("EXISTS", self._names.flag), ("INFO", "memory")])
-            if flag != 0 or evicts_any(eviction_policy_in(info)):
+            if flag != 0 or evicts(eviction_policy_in(info)):
                 return True
             claim = await self._claim(level2)
             give_up_at = asyncio.get_running_loop().time() + _LOOK_SECONDS
-            async with aclosing(self._entries(level2)) as pages:
+            async with aclosing(self._entries(level2, self._prefixes)) as pages:
                 async for keys in pages:
                     if keys or asyncio.get_running_loop().time() > give_up_at:
                         await level2.execute([("SREM", self._names.claims, claim)])
@@ -88,8 +115,9 @@ class Reindex:
         claim = await self._claim(level2)
         count = 0
         self._unreadable_count = 0
-        async for keys in self._entries(level2):
-            count += await self._add(level2, keys)
+        self._has_unlisted_tags = False
+        async for keys in self._entries(level2, (*self._prefixes, self._kv_prefix)):
+            count += await self.add(level2, keys)
         (info,) = await level2.execute([("INFO", "memory")])
         if self._unreadable_count:
             self._log.warning(
@@ -97,20 +125,20 @@ class Reindex:
                 "to read",
                 self._unreadable_count,
             )
-        elif evicts_any(eviction_policy_in(info)):
+        elif evicts(eviction_policy_in(info)):
             self._log.warning("the indexes count as incomplete: the maxmemory-policy of Valkey may evict them")
         elif not await self._finish(level2, claim):
             self._log.warning("the indexes count as incomplete: other software uses this name")
         return count
 
     async def watch(self, level2: GuardedLevel2) -> None:
-        """Mark the indexes as incomplete if the server may have evicted one of them. Raises the errors of ``run``."""
+        """Mark the indexes as incomplete if the server may evict one of them. Raises the errors of ``run``."""
         (info,) = await level2.execute([("INFO", "memory")])
         # If the server does not report its policy, the flag stays, because nothing shows an eviction. Each operation
         # treats such a server as one that evicts.
         policy = eviction_policy_in(info)
-        if policy is not None and evicts_any(policy):
-            await level2.execute([("DEL", self._names.flag, self._names.claims)])
+        if policy is not None and evicts(policy):
+            await level2.execute([("DEL", self._names.flag, self._names.claims), ("SET", self._evicted, 1)])
 
     async def _claim(self, level2: GuardedLevel2) -> str:
         claim = secrets.token_hex(8)
@@ -119,23 +147,50 @@ class Reindex:
         return claim
 
     async def _finish(self, level2: GuardedLevel2, claim: str) -> bool:
-        (reply,) = await level2.execute([self._names.command("finish", self._name, claim)])
+        """Mark the indexes as complete if the claim still stands; return whether they are."""
+        claimed: Command = ("SISMEMBER", self._names.claims, claim)
+        is_claimed, reply = await level2.execute([claimed, self._names.command("finish", self._name, claim)])
+        if is_claimed == 1 and not self._has_unlisted_tags:
+            # Other software writes no tags, and a server that evicts again gets the flag back within half a minute.
+            await level2.execute([("DEL", self._evicted)])
         return bool(reply == 1)
 
-    async def _entries(self, level2: GuardedLevel2) -> AsyncGenerator[list[bytes], None]:
-        """Yield the keys of llm, tool and session entries in pages. Many pages are empty."""
-        # One SCAN finds the entries of the three tiers, and skips most other keys of the cache. A cache's name contains
-        # no character that a pattern must escape.
-        pattern = f"{self._name}:[lts]*"
+    async def _entries(self, level2: GuardedLevel2, prefixes: tuple[bytes, ...]) -> AsyncGenerator[list[bytes], None]:
+        """Yield the keys that begin with any of ``prefixes``, in pages. Many pages are empty."""
+        # One SCAN finds the entries of all tiers, and skips most other keys of the cache. A cache's name contains no
+        # character that a pattern must escape.
+        pattern = f"{self._name}:[lts_]*"
         cursor: Any = 0
         while True:
             ((cursor, keys),) = await send(level2, [("SCAN", cursor, "MATCH", pattern, "COUNT", _SCAN_COUNT)])
-            yield [key for key in keys if key.startswith(self._prefixes)]
+            yield [key for key in keys if key.startswith(prefixes)]
             if int(cursor) == 0:
                 return
 
-    async def _add(self, level2: GuardedLevel2, keys: Sequence[bytes]) -> int:
-        llm, tool, session = self._prefixes
+    async def add(self, level2: GuardedLevel2, keys: Sequence[bytes]) -> int:
+        """Add the entries under ``keys`` to their indexes; return how many members the indexes did not have."""
+        members, fields = self._named_members(keys)
+        llm, _, session = self._prefixes
+        for key, model in await self._models(level2, [key for key in keys if key.startswith(llm)]):
+            members[self._index("model", model)].append(key)
+        for key, tags in await self._tags(level2, [key for key in keys if not key.startswith(session)]):
+            for tag in tags:
+                members[self._index("tag", tag)].append(key)
+        lives = await self._lives(level2, list({key for added in members.values() for key in added}))
+        commands: list[Command] = []
+        for index, added in members.items():
+            living = [key for key in added if key in lives]
+            if living:
+                life = 0 if any(lives[key] == 0 for key in living) else max(lives[key] for key in living)
+                commands.append(("EVAL", members_script("add"), 1, index, life, *living))
+                commands.append(("EVAL", register_script("list"), 1, f"{self._name}:__tc:indexes", life, index))
+        for thread, names in fields.items():
+            commands += self._index_fields(thread, names)
+        return sum(await send(level2, commands)) if commands else 0
+
+    def _named_members(self, keys: Sequence[bytes]) -> tuple[dict[str, list[bytes]], dict[bytes, list[bytes]]]:
+        """Return what the names of ``keys`` show: the members of the indexes of tools, and the fields of threads."""
+        _, tool, session = self._prefixes
         members: dict[str, list[bytes]] = defaultdict(list)
         fields: dict[bytes, list[bytes]] = defaultdict(list)
         for key in keys:
@@ -147,16 +202,7 @@ class Reindex:
                 thread, has_end, field = key[len(session) :].partition(b":")
                 if has_end and field:
                     fields[thread].append(field)
-        for key, model in await self._models(level2, [key for key in keys if key.startswith(llm)]):
-            members[self._index("model", model)].append(key)
-        now = int(time.time() * 1000)
-        commands: list[Command] = []
-        for index, missing in members.items():
-            pairs = (part for key in missing for part in (now, key))
-            commands.append(("ZADD", index, "NX", *pairs))
-        for thread, added in fields.items():
-            commands += self._index_fields(thread, added)
-        return sum(await send(level2, commands)) if commands else 0
+        return members, fields
 
     def _index(self, kind: str, value: str) -> str:
         return index_key(self._name, Group(kind, value))
@@ -167,13 +213,39 @@ class Reindex:
             page = keys[start : start + _READ_COUNT]
             for key, value in zip(page, await level2.get_values(page), strict=True):
                 try:
-                    model = None if value is None else self._model_of(value)
+                    model = None if value is None else self._reader.model_of(value)
                 except UnreadableHereError:
                     self._unreadable_count += 1
                 else:
                     if model is not None:
                         found.append((key, model))
         return found
+
+    async def _tags(self, level2: GuardedLevel2, keys: list[bytes]) -> list[tuple[bytes, tuple[str, ...]]]:
+        found: list[tuple[bytes, tuple[str, ...]]] = []
+        for start in range(0, len(keys), _READ_COUNT):
+            page = keys[start : start + _READ_COUNT]
+            heads = await level2.execute([("GETRANGE", key, 0, self._reader.head_bytes) for key in page])
+            for key, head in zip(page, heads, strict=True):
+                # A key of another type than string is no entry.
+                tags = self._reader.tags_of(head) if isinstance(head, bytes) else ()
+                if tags is None:
+                    self._has_unlisted_tags = True
+                elif tags:
+                    found.append((key, tags))
+        return found
+
+    async def _lives(self, level2: GuardedLevel2, keys: list[bytes]) -> dict[bytes, int]:
+        """Return the milliseconds that the indexes of each existing key must live; 0 for no expiry."""
+        lives: dict[bytes, int] = {}
+        for start in range(0, len(keys), _FIELD_COUNT):
+            page = keys[start : start + _FIELD_COUNT]
+            replies = await send(level2, [("PTTL", key) for key in page])
+            margin = round(INDEX_MARGIN * 1000)
+            lives.update(
+                {key: 0 if ms == -1 else ms + margin for key, ms in zip(page, replies, strict=True) if ms != -2}
+            )
+        return lives
 
     def _index_fields(self, thread: bytes, fields: list[bytes]) -> list[Command]:
         """Return the commands that add ``fields`` to the hash of ``thread``, an id in its encoded form."""

@@ -139,6 +139,7 @@ class MonitorService:
         """Rewrite the registration, read the policies, and trim the indexes."""
         await self._attempt("registration", self._register, level2)
         await self._attempt("tool policies", self._policies.refresh, level2)
+        await self._attempt("watch on evictions", self._watch, level2)
         await self._attempt("trimming of the indexes", self._trim, level2)
 
     async def _register(self, level2: GuardedLevel2) -> None:
@@ -149,6 +150,12 @@ class MonitorService:
         if self._registered:
             await self._check_indexes(level2, self._discovery.found, is_first=is_first)
 
+    async def _watch(self, level2: GuardedLevel2) -> None:
+        try:
+            await self._reindex.watch(level2)
+        except TierCacheError as error:
+            self._log.debug("cannot find out whether Valkey evicts keys: %s", error)
+
     async def _trim(self, level2: GuardedLevel2) -> None:
         try:
             await level2.trim_indexes()
@@ -156,13 +163,12 @@ class MonitorService:
             self._log.debug("cannot trim the indexes, the next registration tries again: %s", error)
 
     async def _check_indexes(self, level2: GuardedLevel2, found: str, *, is_first: bool) -> None:
-        """Decide after a registration whether the indexes are complete. There are three cases.
+        """Decide after a registration whether the indexes may be complete. There are two cases.
 
         1. A later registration found no marker: all keys were removed. Other software that writes gets half a minute
            to register again, and the next registration decides.
         2. No other software is registered, and this is the first registration or the one after case 1: look for
            entries that may be in no index.
-        3. Otherwise check whether the server may have evicted an index.
         """
         if not is_first and found == "nobody":
             self._must_look = True
@@ -170,11 +176,6 @@ class MonitorService:
             self._must_look = True
             self._must_reindex = not await self._reindex.begin(level2)
             self._must_look = False
-        else:
-            try:
-                await self._reindex.watch(level2)
-            except TierCacheError as error:
-                self._log.debug("cannot find out whether Valkey evicts keys: %s", error)
 
     async def _complete_indexes(self, level2: GuardedLevel2) -> None:
         """Complete the indexes in the background, if opening the cache had no time for it."""

@@ -29,7 +29,7 @@ from ..engine.operations.explain import Explanation, Inspection
 from ..engine.operations.get_or_load import Loads
 from ..engine.operations.invalidate import GroupEntries, Invalidations
 from ..engine.operations.store import Stores
-from ..indexes.names import indexes_of, tag_groups
+from ..indexes.names import index_key, indexes_of, tag_groups
 from ..ttl import Ttl, check_ttl
 
 __all__ = ["EntryKey", "Tier"]
@@ -103,7 +103,7 @@ class Tier(Generic[K, R]):
 
         Cancelling the call does not restore entries; some may be left in Valkey.
         """
-        return await self._remove_group("clear", GroupEntries(self._rules.group, self._prefix))
+        return await self._remove_group("clear", GroupEntries(self._rules.group, (self._prefix,)))
 
     # Lookups and loads
 
@@ -130,10 +130,11 @@ class Tier(Generic[K, R]):
         if ttl is not None or tags or mode != "use":
             if ttl is not None:
                 check_ttl(ttl)
-            if tags:
-                tag_groups(tags)
             if mode != "use":
                 check_mode(mode)
+            if tags and not self._engine.knows_tags(key.key, tag_groups(tags)):
+                return None
+            if mode != "use":
                 return None
         return self._hit("get_or_load", key)
 
@@ -152,7 +153,7 @@ class Tier(Generic[K, R]):
             request: The request as the caller gave it, for ``_load_function``.
         """
         engine, method = self._engine, f"{self.tier}.get_or_load"
-        flight = self._loads.joinable(key.key) if mode == "use" else None
+        flight = self._loads.joinable(key.key) if mode == "use" and not tags else None
         if flight is not None:
             lookup = await self._loads.join(method, flight, key._counters)
         else:
@@ -175,9 +176,13 @@ class Tier(Generic[K, R]):
         return self.result.from_found(key.key, lookup, self._engine.now())  # type: ignore[no-any-return]
 
     def _make_call(self, key: K, ttl: Ttl | None = None, tags: Sequence[str] = ()) -> Call:
-        groups = key.groups + tag_groups(tags) if tags else key.groups
-        indexes = indexes_of(self._name, groups) if tags or self.is_indexed else ()
-        return Call(self._rules, key.key, groups, key._counters, ttl, indexes)
+        groups = key.groups
+        indexes = indexes_of(self._name, groups) if self.is_indexed else ()
+        if not tags:
+            return Call(self._rules, key.key, groups, key._counters, ttl, (), indexes)
+        named = tag_groups(tags)
+        indexes += tuple([index_key(self._name, tag) for tag in named])
+        return Call(self._rules, key.key, groups, key._counters, ttl, named, indexes)
 
     async def _explain(self, key: K) -> Explanation:
         return await Inspection(await self._engine.open(), self._make_call(key)).explain()

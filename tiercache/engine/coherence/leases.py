@@ -53,14 +53,17 @@ The wait ends with a message that the lease has ended, with a change of the key,
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
-from ...errors import L2UnavailableError
+from msgspec import structs
+
+from ...errors import L2UnavailableError, TierCacheError
 from ..level2.announcement import Announcement
 from ..level2.write_pipe import WritePipe
-from ..level2.writes import Announce, Release, TakeLease, WriteSet
+from ..level2.writes import INDEX_MARGIN, Announce, Release, TakeLease, WriteSet
 from ..memory.flights import CURRENT_FLIGHT, WaitNode
 from .placeholders import PLACEHOLDER_PREFIX, is_placeholder, may_be_renewed
 
@@ -76,15 +79,19 @@ class Lease:
     Attributes:
         holds: The bytes that the key must still hold when the value is stored; None: the key may hold anything, because
             it held a type other than a string.
+        indexes: The indexes that list the key since the lease was taken.
+        indexed_until: Second of the loop's clock until which these indexes certainly live.
         is_awaited: Whether another process waits for the end of the lease.
         load: The load that has the lease, as a node of the wait-for graph; None for a lease on a value.
     """
 
-    __slots__ = ("_renewal", "holds", "is_awaited", "key", "load")
+    __slots__ = ("_renewal", "holds", "indexed_until", "indexes", "is_awaited", "key", "load")
 
     def __init__(self, key: str, holds: bytes | None) -> None:
         self.key = key
         self.holds = holds
+        self.indexes: tuple[str, ...] = ()
+        self.indexed_until = -math.inf
         self.is_awaited = False
         self.load: WaitNode | None = None
         self._renewal: asyncio.TimerHandle | None = None
@@ -136,8 +143,11 @@ class Leases:
 
     # Holding
 
-    async def take(self, key: str, indexes: tuple[str, ...]) -> Lease | bytes:
+    async def take(self, key: str, indexes: tuple[str, ...], index_ttl: float | None) -> Lease | bytes:
         """Take the lease on ``key``; return the lease, or the bytes under the key that prevent it.
+
+        Args:
+            indexes, index_ttl: As for TakeLease.
 
         Raises:
             L2UnavailableError: Valkey did not answer.
@@ -145,12 +155,12 @@ class Leases:
 
         Cancelling the caller gives the lease back.
         """
-        write = TakeLease(key, self._new_placeholder(), self._ttl, indexes)
+        write = TakeLease(key, self._new_placeholder(), self._ttl, indexes, index_ttl)
         (there,) = await self._outcomes_of_takes([write])
         if isinstance(there, Exception):
             raise there
         if _is_taken(write, there):
-            return self._hold(key, write.placeholder)
+            return self._hold(write)
         return Lease(key, None) if there == TakeLease.NO_STRING else bytes(there)
 
     async def take_over(self, key: str, placeholder: bytes, indexes: tuple[str, ...]) -> Lease | None:
@@ -162,16 +172,18 @@ class Leases:
         (outcome,) = await self._outcomes_of_takes([write])
         if isinstance(outcome, Exception):
             raise outcome
-        return self._hold(key, write.value) if outcome else None
+        return self._hold(write) if outcome else None
 
-    async def take_many(self, keys: list[tuple[str, tuple[str, ...], bytes | None]]) -> list[Lease | None]:
+    async def take_many(
+        self, keys: list[tuple[str, tuple[str, ...], bytes | None]], index_ttl: float | None
+    ) -> list[Lease | None]:
         """Take the leases on several keys, each with its indexes, and with the orphan that its lease takes over.
 
         Returns:
             For each key its lease, or None if another load holds the lease, or Valkey refused or did not answer.
         """
         writes = [
-            TakeLease(key, self._new_placeholder(), self._ttl, indexes)
+            TakeLease(key, self._new_placeholder(), self._ttl, indexes, index_ttl)
             if orphan is None
             else WriteSet(key, self._new_placeholder(), self._ttl, replaces=orphan, indexes=indexes)
             for key, indexes, orphan in keys
@@ -185,14 +197,18 @@ class Leases:
 
     def _from_outcome(self, write: TakeLease | WriteSet, outcome: Any) -> Lease | None:
         if _is_taken(write, outcome):
-            return self._hold(write.key, _placeholder_of(write))
+            return self._hold(write)
         if isinstance(outcome, Exception) or isinstance(write, WriteSet) or is_placeholder(outcome):
             return None
         return Lease(write.key, None if outcome == TakeLease.NO_STRING else outcome)
 
-    def _hold(self, key: str, placeholder: bytes) -> Lease:
-        lease = self._held[key] = Lease(key, placeholder)
+    def _hold(self, write: TakeLease | WriteSet) -> Lease:
+        lease = self._held[write.key] = Lease(write.key, _placeholder_of(write))
         lease.load = CURRENT_FLIGHT.get()
+        if write.indexes:
+            life = write.index_ttl if isinstance(write, TakeLease) else write.ttl
+            lease.indexes = write.indexes
+            lease.indexed_until = math.inf if life is None else asyncio.get_running_loop().time() + life
         lease.renew_after(self._ttl / _RENEWALS_PER_TTL, self._renew)
         return lease
 
@@ -203,8 +219,9 @@ class Leases:
         def answered(write: TakeLease | WriteSet, outcome: Any) -> None:
             if not is_caller_waiting:
                 self._give_back(write, outcome)
-            elif isinstance(outcome, L2UnavailableError):
+            elif isinstance(outcome, TierCacheError):
                 # The race "lost answer": the placeholder may be there, and no process would load until its ttl ends.
+                # The same where the server has refused to add the key to an index.
                 self._pipe.post(Release(write.key, _placeholder_of(write)))
 
         placeholders = {_placeholder_of(write) for write in writes}
@@ -259,10 +276,15 @@ class Leases:
                 lease.renew_after(self._ttl / _RENEWALS_PER_TTL, self._renew)
 
         assert lease.holds is not None
-        self._pipe.post(WriteSet(lease.key, lease.holds, self._ttl, replaces=lease.holds), renewed)
+        # With its indexes: they must not expire before a load that takes longer than its value will live.
+        write = WriteSet(lease.key, lease.holds, self._ttl, replaces=lease.holds, indexes=lease.indexes)
+        self._pipe.post(write, renewed)
 
-    def fill(self, lease: Lease, data: bytes, ttl: float | None, on_done: Callable[[Any], object]) -> bool:
-        """Queue the value; Valkey stores it if the lease still holds. Otherwise ``on_done`` receives 0.
+    def fill(self, lease: Lease, write: WriteSet, on_done: Callable[[Any], object]) -> bool:
+        """Queue ``write``; Valkey stores the value if the lease still holds. Otherwise ``on_done`` receives 0.
+
+        Args:
+            write: With all indexes of the entry. The fill repeats only what the lease has not done for them.
 
         Returns:
             False if the queue is full: the value was dropped and the lease given up.
@@ -274,12 +296,21 @@ class Leases:
 
         # If the fill replaces a value, other processes may have that value in L1: the fill must be announced.
         replaces_value = lease.holds is None or not is_placeholder(lease.holds)
-        write = WriteSet(lease.key, data, ttl, replaces=lease.holds, announced=replaces_value)
-        if not self._pipe.fill(write, filled):
+        indexes = write.indexes if self._must_index(lease, write) else ()
+        fill = structs.replace(write, replaces=lease.holds, announced=replaces_value, indexes=indexes)
+        if not self._pipe.fill(fill, filled):
             self.give_up(lease)
             return False
         lease.end()
         return True
+
+    @staticmethod
+    def _must_index(lease: Lease, write: WriteSet) -> bool:
+        """Return whether an index of the entry lacks the key, or may end before the entry does."""
+        if write.indexes == lease.indexes and lease.indexed_until == math.inf:
+            return False
+        ends_at = math.inf if write.ttl is None else asyncio.get_running_loop().time() + write.ttl - INDEX_MARGIN / 2
+        return write.indexes != lease.indexes or ends_at > lease.indexed_until
 
     def give_up(self, lease: Lease) -> None:
         """Remove the placeholder, so that another load can start. Does nothing if the lease has no placeholder."""

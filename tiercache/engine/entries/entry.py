@@ -6,7 +6,7 @@ from typing import Any, Final, NamedTuple
 
 from msgspec import Struct
 
-__all__ = ["ENTRY_OVERHEAD_BYTES", "Entry", "Group", "shared_size"]
+__all__ = ["ENTRY_OVERHEAD_BYTES", "Entry", "Group", "has_tags", "names_of_tags", "shared_size"]
 
 # Bytes of an Entry, its numbers, the header of its key, and its slots in the LRU's two dictionaries. Measured on
 # CPython 3.11: 343 bytes when the dictionaries have just filled up, 400 bytes when they have just grown.
@@ -28,6 +28,16 @@ class Group(NamedTuple):
     value: str
 
 
+def has_tags(groups: tuple[Group, ...]) -> bool:
+    """Return whether an entry of ``groups`` has tags, which stand after its other groups."""
+    return bool(groups) and groups[-1].kind == "tag"
+
+
+def names_of_tags(groups: tuple[Group, ...]) -> tuple[str, ...]:
+    """Return the tags among ``groups``."""
+    return tuple([group.value for group in groups if group.kind == "tag"]) if has_tags(groups) else ()
+
+
 class Entry(Struct, eq=False, gc=False):
     """One value in process memory.
 
@@ -40,7 +50,7 @@ class Entry(Struct, eq=False, gc=False):
         began: Monotonic second at which the load began or the read was sent: the value was current then or later.
         expires_at: Monotonic second at which the entry expires in Valkey (inf: never); never before ``deadline``.
         stored_at: Monotonic second at which this or another process stored the value.
-        groups: The groups whose invalidation removes the entry.
+        groups: The groups whose invalidation removes the entry; its tags are the last of them.
         size_bytes: Bytes that the entry takes of ``L1Options.max_bytes``.
         cost_micros: Cost of making the value, in millionths of a dollar; each hit saves as much.
     """

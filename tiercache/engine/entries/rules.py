@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from ...errors import UsageError
 from ...ttl import Ttl, resolve_ttl, shorten
 from .counters import CounterBook
 from .entry import Group
 
-__all__ = ["Codec", "TierRules", "UndecodableError", "UnreadableHereError", "Value"]
+__all__ = ["Codec", "Decoded", "TierRules", "UndecodableError", "UnreadableHereError", "Value"]
 
 
 class UndecodableError(ValueError):
@@ -44,19 +44,39 @@ class Value(Protocol):
         ...
 
 
+class Decoded(NamedTuple):
+    """The content of bytes in Valkey.
+
+    Attributes:
+        value: The decoded value.
+        tags: The tags of the entry, each of which is in its index. May lack tags of an entry that has very many.
+    """
+
+    value: Any
+    tags: tuple[str, ...]
+
+
 class Codec(Protocol):
     """The form of a tier's values in Valkey."""
 
-    def decode(self, data: bytes) -> Value:
-        """Return the value in ``data``.
+    def decode(self, data: bytes) -> Decoded:
+        """Return the value and the tags in ``data``.
 
         Raises:
             UndecodableError: ``data`` is corrupt, too large, or not of this tier's form.
         """
         ...
 
-    def pack(self, data: bytes) -> bytes:
-        """Return the bytes to write to Valkey for a value's bytes: ``data``, or fewer bytes that ``decode`` reads."""
+    def pack(self, data: bytes, tags: tuple[str, ...] = ()) -> bytes:
+        """Return the bytes to write to Valkey for a value's bytes, possibly compressed, and the entry's tags."""
+        ...
+
+    def tags_of(self, data: bytes) -> tuple[str, ...] | None:
+        """Return the tags in ``data``, or None if the entry has more tags than are listed. Errors as for ``decode``."""
+        ...
+
+    def add_tags(self, data: bytes, tags: tuple[str, ...]) -> bytes:
+        """Return the entry in ``data`` with ``tags`` in addition to its own. Errors as for ``decode``."""
         ...
 
 

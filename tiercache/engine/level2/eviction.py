@@ -13,7 +13,7 @@ from typing import Final
 
 from .breaker import GuardedLevel2
 
-__all__ = ["Eviction", "eviction_policy_in", "evicts_any"]
+__all__ = ["Eviction", "eviction_policy_in", "evicts"]
 
 # Seconds for which an answer counts. People change the server's policy by hand, and seldom.
 _ANSWER_SECONDS: Final = 30.0
@@ -25,9 +25,12 @@ def eviction_policy_in(info: object) -> str | None:
     return None if found is None else found[1].decode()
 
 
-def evicts_any(policy: str | None) -> bool:
-    """Return whether a server with this policy may evict keys without an expiry; True if the policy is unknown."""
-    return policy is None or policy.startswith("allkeys-")
+def evicts(policy: str | None) -> bool:
+    """Return whether a server with this policy may evict indexes; True if the policy is unknown.
+
+    Indexes expire, so the policies ``volatile-*``, which spare keys without an expiry, do not spare them.
+    """
+    return policy != "noeviction"
 
 
 class Eviction:
@@ -39,17 +42,13 @@ class Eviction:
         self._policy: str | None = None
         self._ask_again_at = -math.inf
 
-    async def may_evict_any(self) -> bool:
-        """Return whether the server may evict keys without an expiry; True if the server does not tell its policy.
+    async def may_evict(self) -> bool:
+        """Return whether the server may evict indexes; True if the server does not report its policy.
 
         Raises:
             L2UnavailableError: The server did not answer.
         """
-        return evicts_any(await self._current_policy())
-
-    async def may_evict_expiring(self) -> bool:
-        """Return whether the server may evict keys with an expiry. Otherwise as ``may_evict_any``."""
-        return await self._current_policy() != "noeviction"
+        return evicts(await self._current_policy())
 
     async def _current_policy(self) -> str | None:
         # While the breaker is open this does not ask: each caller also sends other commands, and these raise the error.

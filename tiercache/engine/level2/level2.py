@@ -112,8 +112,8 @@ class Level2(Protocol):
         """
         ...
 
-    def scan(self, prefix: str) -> AsyncIterator[list[bytes]]:
-        """Yield the keys that begin with ``prefix``, in pages, each at least once."""
+    def scan(self, *prefixes: str) -> AsyncIterator[list[bytes]]:
+        """Yield the keys that begin with any of ``prefixes``, in pages, each at least once."""
         ...
 
     async def execute(self, commands: Sequence[Command]) -> list[Any]:
@@ -124,7 +124,7 @@ class Level2(Protocol):
         ...
 
     async def trim_indexes(self) -> None:
-        """Remove from the indexes that this process has used the keys that no longer exist."""
+        """Remove from the indexes of this cache the keys that no longer exist."""
         ...
 
     async def subscribe(self) -> Subscription:

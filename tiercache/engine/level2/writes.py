@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from msgspec import Struct
 
 from .announcement import Announcement
 
-__all__ = ["Announce", "Command", "Delete", "Release", "Run", "TakeLease", "Track", "Write", "WriteResult", "WriteSet"]
+__all__ = [
+    "INDEX_MARGIN",
+    "Announce",
+    "Command",
+    "Delete",
+    "Release",
+    "Run",
+    "TakeLease",
+    "Track",
+    "Write",
+    "WriteResult",
+    "WriteSet",
+]
+
+# Seconds that an index lives longer than the entry for which it was last written.
+INDEX_MARGIN: Final = 60.0
 
 
 class _KeepsValues(Struct, frozen=True, gc=False):
@@ -42,8 +57,11 @@ class WriteSet(Struct, frozen=True, gc=False):
     Attributes:
         replaces: The bytes that the key must hold. If the key holds other bytes or none, nothing is written and the
             result is 0. None: the value is written in any case.
-        indexes: Keys of the indexes to which the server adds the key, before it writes the value.
+        indexes: Keys of the indexes to which the server adds the key, before it writes the value. Each index lives
+            longer than ``ttl``.
         announced: Whether the write pipe announces the key to the other processes.
+        keeps_expiry: Whether the key keeps the expiry that it has; ``ttl`` then says how long that is. Only with
+            ``replaces``.
     """
 
     key: str
@@ -52,6 +70,7 @@ class WriteSet(Struct, frozen=True, gc=False):
     replaces: bytes | None = None
     indexes: tuple[str, ...] = ()
     announced: bool = False
+    keeps_expiry: bool = False
 
     @property
     def keys(self) -> tuple[str | bytes, ...]:
@@ -91,10 +110,12 @@ class TakeLease(_OfPlaceholder, frozen=True, gc=False):
 
     Attributes:
         indexes: As for WriteSet. By them the invalidation of a group also finds the loads in progress.
+        index_ttl: Seconds that the value to load will live, as far as known (None: no expiry); the indexes live longer.
     """
 
     ttl: float
     indexes: tuple[str, ...] = ()
+    index_ttl: float | None = None
 
     NO_STRING = b""
 

@@ -46,11 +46,12 @@ waits for the lease of another load of this process adds an edge to that load, t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Final
 
+from ..entries.entry import Group
 from .fences import Fence
 
 __all__ = ["CURRENT_FLIGHT", "Flight", "Flights", "WaitNode", "wait_all", "waiting_for"]
@@ -110,15 +111,17 @@ class Flight(WaitNode):
     Attributes:
         fence: The right to store the result. Callers join the flight only while the fence holds.
         finishes: Whether the load goes on when its last waiter has left.
+        added_indexes: Keys of the indexes of the tags that ``add_tags`` has added.
         task: The task that loads. The runtime sets it, on the leader only, when it starts the load.
     """
 
-    __slots__ = ("_done", "_followers", "_leader", "_waiters", "fence", "finishes", "task")
+    __slots__ = ("_done", "_followers", "_leader", "_waiters", "added_indexes", "fence", "finishes", "task")
 
     def __init__(self, fence: Fence, *, finishes: bool, leader: Flight | None = None) -> None:
         super().__init__()
         self.fence = fence
         self.finishes = finishes
+        self.added_indexes: tuple[str, ...] = ()
         self.task: asyncio.Task[None] | None = None
         self._done = False
         self._waiters: dict[asyncio.Future[Any], None] = {}
@@ -137,6 +140,17 @@ class Flight(WaitNode):
         leader = self.leader
         yield leader
         yield from leader._followers
+
+    def add_tags(self, tags: Mapping[Group, str]) -> None:
+        """Add the tags of a waiter: the value is stored with them, and their invalidation overtakes the load.
+
+        Args:
+            tags: The key of the index of each tag.
+        """
+        new = {tag: index for tag, index in tags.items() if tag not in self.fence.groups}
+        if new:
+            self.fence.groups += tuple(new)
+            self.added_indexes += tuple(new.values())
 
     async def wait(self, start: Callable[[], None] | None = None) -> Any:
         """Wait for the flight; return its value or raise its error.

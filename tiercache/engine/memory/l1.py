@@ -26,7 +26,8 @@ from collections import OrderedDict
 from cachetools import Cache
 
 from ...options import L1Options
-from ..entries.entry import Entry, Group
+from ..entries.entry import Entry, Group, has_tags, shared_size
+from .tag_table import TagTable, tuple_size
 
 __all__ = ["L1"]
 
@@ -39,25 +40,33 @@ class _Lru(Cache[str, Entry]):
 
     Attributes:
         order: The entries, the least recently used first. Each lookup moves its entry to the end.
-        bytes: Bytes of all entries.
+        tags: The tags of the entries.
         evicted_count: Entries evicted so far.
     """
 
     def __init__(self, max_entries: int) -> None:
         super().__init__(max_entries)
         self.order: OrderedDict[str, Entry] = OrderedDict()
-        self.bytes = 0
+        self.tags = TagTable()
+        self._bytes = 0
         self.evicted_count = 0
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all entries and of their tags."""
+        return self._bytes + self.tags.size_bytes
 
     def __setitem__(self, key: str, entry: Entry) -> None:
         super().__setitem__(key, entry)
         self.order[key] = entry
-        self.bytes += entry.size_bytes
+        self._bytes += entry.size_bytes
 
     def __delitem__(self, key: str) -> None:
         entry = self.order.pop(key)
         super().__delitem__(key)
-        self.bytes -= entry.size_bytes
+        self._bytes -= entry.size_bytes
+        if has_tags(entry.groups):
+            self.tags.release(entry.groups)
 
     def popitem(self) -> tuple[str, Entry]:
         key = next(iter(self.order))
@@ -67,7 +76,8 @@ class _Lru(Cache[str, Entry]):
     def clear(self) -> None:
         super().clear()
         self.order.clear()
-        self.bytes = 0
+        self.tags.clear()
+        self._bytes = 0
 
 
 class L1:
@@ -125,10 +135,26 @@ class L1:
         # The old entry goes first: if its bytes still counted beside the new bytes, ``put`` could evict a neighbour
         # although there is room.
         self.drop(key)
-        while lru.bytes + entry.size_bytes > self.max_bytes:
+        if has_tags(entry.groups):
+            entry.groups = lru.tags.share(entry.groups)
+        while lru and lru.bytes + entry.size_bytes > self.max_bytes:
             lru.popitem()
+        if lru.bytes + entry.size_bytes > self.max_bytes:
+            # The entry and its tags are larger than ``max_bytes``.
+            lru.tags.release(entry.groups)
+            return False
         lru[key] = entry
         return True
+
+    def add_tags(self, key: str, entry: Entry, tags: tuple[Group, ...]) -> None:
+        """Note more tags of ``entry``, if L1 still holds that entry under ``key``."""
+        if self.peek(key) is not entry:
+            return
+        before, own = tuple_size(entry.groups) if has_tags(entry.groups) else 0, entry.groups
+        self.drop(key)
+        entry.groups = own + tuple(tag for tag in tags if tag not in own)
+        entry.size_bytes = shared_size(entry.size_bytes - before + tuple_size(entry.groups))
+        self.put(key, entry)
 
     def drop_entry(self, key: str, entry: Entry) -> None:
         """Remove ``key`` if L1 still holds ``entry`` there, compared by identity: a later entry stays."""

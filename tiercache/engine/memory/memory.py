@@ -1,4 +1,4 @@
-"""The memory side of a runtime: L1, fences, flights, and the limits of loads."""
+"""The memory side of a runtime: L1, fences, flights, the limits of loads, and the locks of keys that get tags."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from ...options import ResilienceOptions
 from .fences import Fences
 from .flights import Flights
+from .key_locks import KeyLocks
 from .l1 import L1
 from .load_limits import LoadLimits
 
@@ -26,3 +27,4 @@ class Memory:
         self.fences = Fences(now)
         self.flights = Flights(lambda began: l1.trusts(began, now()))
         self.load_limits = LoadLimits(options)
+        self.tag_locks = KeyLocks()

@@ -125,7 +125,7 @@ class Inspection:
             return "off", None, None
         if await l2.behind.find(call.key) is not None:
             return "queued", None, None
-        if l2.pending.covers(call.key, call.groups):
+        if l2.pending.covers(call.key, call.all_groups):
             return "unsettled", None, None
         try:
             stored = await l2.level2.get(call.key)

@@ -11,6 +11,7 @@ There are five cases, in this order:
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 from ..call import Call, LoadFunction, Mode
@@ -18,8 +19,10 @@ from ..engine import Engine, count_lookup
 from ..entries.counters import TierCounters
 from ..entries.lookup import Lookup
 from ..memory.flights import CURRENT_FLIGHT, Flight
+from ..runtime.reads import MISS
 from .load import Load
 from .load_many import LoadMany, LoadManyFunction
+from .tagging import Tagging
 
 __all__ = ["Loads"]
 
@@ -42,16 +45,19 @@ class Loads:
         engine = self._engine
         runtime = engine.open_runtime() or await engine.open()
         if mode == "only_cached":
-            return await engine.find(call)
+            lookup = await engine.find(call)
+            return lookup if await Tagging(runtime, call).holds(lookup) else MISS
         if mode == "bypass":
             return await Load(runtime, call).run_privately(function)
         if mode != "use":
             return await Load(runtime, call, is_refresh=True).start(function, is_shared=mode == "refresh")
-        entry = engine.hit(call.key, engine.now(), call.counters)
+        entry = engine.hit_for(call)
         if entry is not None:
             return Lookup(entry, "l1")
         try:
             lookup = await Load(runtime, call).join_or_start(function)
+            if call.tags and not await Tagging(runtime, call).holds(lookup):
+                lookup = await Load(runtime, call, is_refresh=True).join_or_start(function)
         except Exception:
             call.counters.misses += 1
             raise
@@ -75,7 +81,16 @@ class Loads:
         runtime = await self._engine.open()
         lookups = self._engine.hits(calls)
         missing = [call for call in calls if call.key not in lookups]
-        for call, lookup in zip(missing, await LoadMany(runtime, missing).join_or_start(function), strict=True):
+        found = await LoadMany(runtime, missing).join_or_start(function)
+        if any(call.tags for call in missing):
+            held = await asyncio.gather(
+                *(Tagging(runtime, call).holds(lookup) for call, lookup in zip(missing, found, strict=True))
+            )
+            untagged = [call for call, holds in zip(missing, held, strict=True) if not holds]
+            loaded = await LoadMany(runtime, untagged, are_refreshes=True).join_or_start(function) if untagged else []
+            replaced = dict(zip([call.key for call in untagged], loaded, strict=True))
+            found = [replaced.get(call.key, lookup) for call, lookup in zip(missing, found, strict=True)]
+        for call, lookup in zip(missing, found, strict=True):
             count_lookup(call.counters, lookup)
             lookups[call.key] = lookup
         return [lookups[call.key] for call in calls]

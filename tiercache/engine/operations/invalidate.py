@@ -7,9 +7,9 @@ is written, so an index also has the keys of loads in progress: their right to s
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from functools import partial
 from typing import Any, Final, NamedTuple
 
+from ..coherence.placeholders import is_placeholder
 from ..engine import Engine
 from ..entries.entry import Group
 from ..level2.announcement import Announcement
@@ -19,6 +19,7 @@ from ..level2.write_pipe import WritePipe
 from ..level2.writes import Announce, Command, Delete
 from ..runtime.l2 import L2
 from ..runtime.no_l2 import NoL2
+from ..runtime.runtime import Runtime
 from .change import GroupChange, KeyChange
 
 __all__ = ["GroupEntries", "Index", "Invalidations", "is_text"]
@@ -33,12 +34,14 @@ class Index(NamedTuple):
 
     Attributes:
         key: The key of the sorted set.
-        question: The command that replies 1 if the index has the keys of all entries, also of the entries that other
-            software wrote.
+        question: The command that replies ``complete_reply`` if the index has the keys of all entries, also of the
+            entries that other software wrote.
+        complete_reply: 1 or 0.
     """
 
     key: str
     question: Command
+    complete_reply: int = 1
 
 
 class GroupEntries(NamedTuple):
@@ -46,19 +49,24 @@ class GroupEntries(NamedTuple):
 
     Attributes:
         group: Their group in L1.
-        prefix: The prefix of their keys in Valkey.
+        prefixes: The prefixes of their keys in Valkey. No other key is ever removed.
         belongs: Returns from the stored bytes whether an entry belongs to the group. None: every entry does.
         overtakes: The group of the calls whose reads and loads in progress store nothing any more. None: ``group``.
         group_index: The index of the group, which has the keys of loads in progress too. Where the index may be
-            incomplete, and where there is none, the invalidation looks at every key under ``prefix``.
+            incomplete, and where there is none, the invalidation looks at every key under ``prefixes``.
+        sift: Returns the command that replies which of some keys may belong to the group, so that ``belongs`` need not
+            read the entries under all keys. None: ``belongs`` reads them.
+        is_tag: Whether copies in L1, of this and of other processes, may lack the group: each removed key is announced.
         is_state: Whether the entries are state: then an invalidation that Valkey does not answer is not repeated.
     """
 
     group: Group
-    prefix: str
+    prefixes: tuple[str, ...]
     belongs: Callable[[bytes], bool] | None = None
     overtakes: Group | None = None
     group_index: Index | None = None
+    sift: Callable[[Sequence[bytes]], Command] | None = None
+    is_tag: bool = False
     is_state: bool = False
 
 
@@ -108,52 +116,73 @@ class Invalidations:
         if isinstance(l2, NoL2):
             return GroupChange(runtime, group, overtakes=overtakes).begin()
         overtaken = () if overtakes is None or overtakes == group else (overtakes,)
-        remove = partial(_remove_group, l2, entries, Announcement(groups=(group,), overtaken=overtaken), sweep)
-        repeat = None if entries.is_state else remove
-        return await GroupChange(runtime, group, overtakes=overtakes, repeat=repeat).run(remove)
-
-    async def indexed(self, group: Group, index: str) -> int:
-        """Remove the entries whose keys are in ``index`` from both levels; return how many. Errors as for ``group``.
-
-        Args:
-            group: Their group in L1, as far as the entries in L1 have it.
-        """
-        runtime = await self._engine.open()
-        l2 = runtime.l2
-        if isinstance(l2, NoL2):
-            return GroupChange(runtime, group).begin()
+        announcement = Announcement(groups=(group,), overtaken=overtaken)
 
         async def remove() -> int:
-            await l2.pipe.flush()
-            removal = _Removal(l2.pipe)
-            async for page in _Members(l2.level2, index).pages():
-                keys = tuple(key.decode() for key in page if is_text(key))
-                if keys:
-                    changes = [KeyChange(runtime, key, is_repeated=True) for key in keys]
-                    await removal.remove(Delete(keys, announced=True, index=index), changes)
-            return await removal.finish(Announcement(groups=(group,)))
+            return await _GroupRemoval(runtime, l2, entries).run(announcement, sweep=sweep)
 
-        return await GroupChange(runtime, group, repeat=remove, covers_everything=True).run(remove)
+        repeat = None if entries.is_state else remove
+        change = GroupChange(runtime, group, overtakes=overtakes, repeat=repeat, covers_everything=entries.is_tag)
+        return await change.run(remove)
 
 
-async def _remove_group(l2: L2, entries: GroupEntries, announcement: Announcement, sweep: bool) -> int:
-    """Delete the entries of a group in Valkey and announce it; return how many values were deleted."""
-    # A write that is still queued could otherwise reach Valkey after the look at the index.
-    await l2.pipe.flush()
-    removal = _Removal(l2.pipe)
-    index, is_complete = entries.group_index, False
-    if index is not None:
-        is_reliable = not sweep and not await l2.eviction.may_evict_any()
-        members = _Members(l2.level2, index.key, index.question)
+class _GroupRemoval:
+    """One removal of the entries of a group from Valkey."""
+
+    def __init__(self, runtime: Runtime, l2: L2, entries: GroupEntries) -> None:
+        self._runtime = runtime
+        self._l2 = l2
+        self._entries = entries
+        self._starts = tuple([prefix.encode() for prefix in entries.prefixes])
+        self._deletes = _Deletes(l2.pipe)
+
+    async def run(self, announcement: Announcement, *, sweep: bool) -> int:
+        """Delete the entries in Valkey and announce it; return how many values were deleted.
+
+        Args:
+            sweep: As for ``Invalidations.group``.
+        """
+        # A write that is still queued could otherwise reach Valkey after the look at the index.
+        await self._l2.pipe.flush()
+        index = self._entries.group_index
+        if index is None or not await self._remove_indexed(index) or sweep:
+            await self._sweep()
+        return await self._deletes.finish(announcement)
+
+    async def _remove_indexed(self, index: Index) -> bool:
+        """Delete the entries in ``index``; return whether the index certainly lists all entries."""
+        is_reliable = not await self._l2.eviction.may_evict()
+        members = _Members(self._l2.level2, index.key, index.question)
         async for page in members.pages():
-            await removal.remove(Delete(tuple(page), index=index.key))
-        is_complete = is_reliable and members.answer == 1
-    if not is_complete:
-        async for page in l2.level2.scan(entries.prefix):
-            keys = page if entries.belongs is None else await _belonging(l2.level2, page, entries.belongs)
+            # Any client can write into an index. A member under other prefixes is no entry, and leaves the index.
+            strange = [key for key in page if not key.startswith(self._starts)]
+            if strange:
+                await self._l2.level2.execute([("ZREM", index.key, *strange)])
+            await self._delete([key for key in page if key.startswith(self._starts)], index.key)
+        return is_reliable and isinstance(members.answer, int) and members.answer == index.complete_reply
+
+    async def _sweep(self) -> None:
+        """Look at every key under the prefixes, and delete the entries of the group."""
+        entries, level2 = self._entries, self._l2.level2
+        async for keys in level2.scan(*entries.prefixes):
+            page = keys
+            if entries.sift is not None:
+                (page,) = await level2.execute([entries.sift(keys)])
+                if isinstance(page, Exception):
+                    raise page
+            if entries.belongs is not None:
+                page = await _belonging(level2, page, entries.belongs)
+            await self._delete(page)
+
+    async def _delete(self, keys: Sequence[bytes], index: str | None = None) -> None:
+        if not self._entries.is_tag:
             if keys:
-                await removal.remove(Delete(tuple(keys)))
-    return await removal.finish(announcement)
+                await self._deletes.add(Delete(tuple(keys), index=index))
+            return
+        texts = tuple([key.decode() for key in keys if is_text(key)])
+        if texts:
+            changes = [KeyChange(self._runtime, key, is_repeated=True) for key in texts]
+            await self._deletes.add(Delete(texts, announced=True, index=index), changes)
 
 
 def is_text(key: bytes) -> bool:
@@ -165,7 +194,7 @@ def is_text(key: bytes) -> bool:
     return True
 
 
-class _Removal:
+class _Deletes:
     """Deletes in pages. The last delete waits for the announcement, so that both leave in one batch."""
 
     def __init__(self, pipe: WritePipe) -> None:
@@ -173,7 +202,7 @@ class _Removal:
         self._last: tuple[Delete, Sequence[KeyChange]] | None = None
         self._count = 0
 
-    async def remove(self, delete: Delete, changes: Sequence[KeyChange] = ()) -> None:
+    async def add(self, delete: Delete, changes: Sequence[KeyChange] = ()) -> None:
         """Send ``delete`` now or with a later call; ``changes`` begin when the delete is queued."""
         last, self._last = self._last, (delete, changes)
         if last is not None:
@@ -235,10 +264,14 @@ class _Members:
 
 
 async def _belonging(level2: GuardedLevel2, keys: list[bytes], belongs: Callable[[bytes], bool]) -> list[bytes]:
-    """Return the keys whose values belong to the group."""
+    """Return the keys whose values belong to the group, or are placeholders: such a load may bring an entry of it."""
     found: list[bytes] = []
     for start in range(0, len(keys), _READ_COUNT):
         chunk = keys[start : start + _READ_COUNT]
         values = await level2.get_values(chunk)
-        found += [key for key, value in zip(chunk, values, strict=True) if value is not None and belongs(value)]
+        found += [
+            key
+            for key, value in zip(chunk, values, strict=True)
+            if value is not None and (is_placeholder(value) or belongs(value))
+        ]
     return found

@@ -113,7 +113,7 @@ class LeaseSearch:
     async def _take(self) -> Lease | bytes | None:
         """Return the lease, or the bytes under the key: a placeholder or a value; None if these have changed since."""
         leases, key, indexes = self._l2.leases, self._call.key, self._call.indexes
-        taken = await leases.take(key, indexes)
+        taken = await leases.take(key, indexes, self._call.expected_ttl)
         if isinstance(taken, Lease):
             return taken
         if is_placeholder(taken):

@@ -16,11 +16,12 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from ...errors import L2CommandError
 from ..call import Call, Loaded, LoadFunction
 from ..coherence.leases import Lease, Leases
-from ..entries.entry import Entry
+from ..entries.entry import Entry, Group, has_tags, names_of_tags
 from ..entries.lookup import Lookup
-from ..level2.writes import WriteSet
+from ..level2.writes import Release, WriteSet
 from ..memory.flights import CURRENT_FLIGHT, Flight
 from ..runtime.l2 import L2
 from ..runtime.no_l2 import NoL2
@@ -62,7 +63,10 @@ class Load:
     # Callers
 
     async def join_or_start(self, function: LoadFunction) -> Lookup:
-        """Wait for the flight of the key, or start one; load privately if that flight waits for the caller."""
+        """Wait for the flight of the key, or start one; load privately if that flight waits for the caller.
+
+        A caller that waits adds its tags to the flight: a loaded value is stored with the tags of all its waiters.
+        """
         runtime = self._runtime
         flight = runtime.flights.joinable(self.call.key)
         if flight is None:
@@ -70,6 +74,7 @@ class Load:
         parent = CURRENT_FLIGHT.get()
         if parent is not None and flight.depends_on(parent):
             return await self.run_privately(function)
+        flight.add_tags(self.call.tag_indexes)
         try:
             if runtime.load_limits.is_lending:
                 async with runtime.load_limits.lent():
@@ -98,7 +103,8 @@ class Load:
         loaded = await runtime.load_limits.call(function, call.counters, is_batched=call.is_batched)
         lifetime = call.rules.lifetime(loaded.ttl, call.ttl)
         now = runtime.now()
-        return Lookup(call.entry(loaded.value, lifetime, runtime.clock, since=now, began=now), "loader")
+        entry = call.entry(loaded.value, lifetime, runtime.clock, since=now, began=now, tags=call.tags)
+        return Lookup(entry, "loader")
 
     def register(self, *, is_shared: bool = True, leader: Flight | None = None) -> None:
         """Open the fence and make the flight; with ``is_shared`` other callers can join it.
@@ -107,7 +113,7 @@ class Load:
             leader: The flight whose task runs this load too.
         """
         runtime, call = self._runtime, self.call
-        fence = runtime.fences.open(call.key, call.groups)
+        fence = runtime.fences.open(call.key, call.all_groups)
         self.flight = Flight(fence, finishes=call.rules.finish_abandoned, leader=leader)
         if is_shared:
             runtime.flights.add(self.flight)
@@ -196,7 +202,8 @@ class Load:
         runtime, call, fence = self._runtime, self.call, self.flight.fence
         rules, counters = call.rules, call.counters
         lifetime = rules.lifetime(loaded.ttl, call.ttl)
-        entry = call.entry(loaded.value, lifetime, runtime.clock, since=runtime.now(), began=fence.began)
+        now, tags = runtime.now(), self._tags
+        entry = call.entry(loaded.value, lifetime, runtime.clock, since=now, began=fence.began, tags=tags)
         # For every waiter but the caller that started the load.
         self.lookup = Lookup(entry, "loader", coalesced=True, degraded=self.lookup.degraded)
         if not loaded.store or self._is_overtaken():
@@ -232,6 +239,12 @@ class Load:
             return True
         return False
 
+    @property
+    def _tags(self) -> tuple[Group, ...]:
+        """The tags of the call, and of the calls that joined the flight."""
+        groups = self.flight.fence.groups
+        return tuple([group for group in groups if group.kind == "tag"]) if has_tags(groups) else ()
+
     def _is_overtaken(self) -> bool:
         """Return whether the key was changed since the load began, or is being changed: an explicit write wins."""
         runtime, fence = self._runtime, self.flight.fence
@@ -254,13 +267,17 @@ class Load:
             return True
         if lease is None and (call.rules.lease or runtime.breaker.is_open):
             return False
-        counters = call.counters
-        data = call.rules.codec.pack(loaded.data)
+        counters, tags = call.counters, self._tags
+        data = call.rules.codec.pack(loaded.data, names_of_tags(tags))
+        write = WriteSet(call.key, data, lifetime, indexes=call.indexes + self.flight.added_indexes)
 
         def filled(outcome: Any) -> None:
             if isinstance(outcome, Exception):
                 counters.fill_errors += 1
                 runtime.log_refusal(outcome)
+                if isinstance(outcome, L2CommandError):
+                    # As for a store: an index may have refused the key although Valkey took the value.
+                    runtime.l2.pipe.post(Release(call.key, data))
             elif outcome:
                 counters.stored_bytes += len(data)
             else:
@@ -269,5 +286,5 @@ class Load:
                 runtime.l1.drop_entry(call.key, entry)
 
         if lease is not None:
-            return runtime.l2.leases.fill(lease, data, lifetime, filled)
-        return runtime.l2.pipe.fill(WriteSet(call.key, data, lifetime, indexes=call.indexes), filled)
+            return runtime.l2.leases.fill(lease, write, filled)
+        return runtime.l2.pipe.fill(write, filled)

@@ -11,6 +11,7 @@ from ..call import Call, Loaded
 from ..entries.lookup import Lookup
 from ..memory.flights import CURRENT_FLIGHT, Flight, wait_all
 from ..runtime.l2 import L2
+from ..runtime.reads import MISS
 from ..runtime.runtime import Runtime
 from .load import Load
 
@@ -25,9 +26,11 @@ class LoadMany:
 
     Args:
         calls: For distinct keys that L1 does not have.
+        are_refreshes: Whether the loads replace the values that Valkey may have.
     """
 
-    def __init__(self, runtime: Runtime, calls: Sequence[Call]) -> None:
+    def __init__(self, runtime: Runtime, calls: Sequence[Call], *, are_refreshes: bool = False) -> None:
+        self._are_refreshes = are_refreshes
         self._runtime = runtime
         self._calls = calls
         self._loads: list[Load] = []
@@ -57,18 +60,19 @@ class LoadMany:
     def _joinable(self) -> dict[str, Flight]:
         """Return the flights to wait for, by key."""
         parent = CURRENT_FLIGHT.get()
-        flights = ((call.key, self._runtime.flights.joinable(call.key)) for call in self._calls)
-        return {
-            key: flight
-            for key, flight in flights
+        joined: dict[str, Flight] = {}
+        for call in self._calls:
+            flight = self._runtime.flights.joinable(call.key)
             # A flight that waits for the caller's own load would never end.
-            if flight is not None and (parent is None or not flight.depends_on(parent))
-        }
+            if flight is not None and (parent is None or not flight.depends_on(parent)):
+                flight.add_tags(call.tag_indexes)
+                joined[call.key] = flight
+        return joined
 
     def _register(self, calls: Sequence[Call]) -> None:
         """Register a load for each of ``calls``, behind one leader, so that other callers can join them."""
         for call in calls:
-            load = Load(self._runtime, call)
+            load = Load(self._runtime, call, is_refresh=self._are_refreshes)
             # A flight that this caller could not join stays the joinable one, and its value is stored.
             load.is_joinable = self._runtime.flights.joinable(call.key) is None
             load.register(is_shared=load.is_joinable, leader=self._loads[0].flight if self._loads else None)
@@ -81,7 +85,8 @@ class LoadMany:
         try:
             calls, fences = [load.call for load in loads], [load.flight.fence for load in loads]
             missing: list[Load] = []
-            for load, lookup in zip(loads, await self._runtime.reads.read_many(calls, fences), strict=True):
+            lookups = [MISS] * len(loads) if self._are_refreshes else await self._runtime.reads.read_many(calls, fences)
+            for load, lookup in zip(loads, lookups, strict=True):
                 load.lookup = lookup
                 if lookup.entry is None:
                     missing.append(load)
@@ -123,8 +128,7 @@ class LoadMany:
         wanted = [load for load in missing if load.is_joinable and load.is_lease_free(l2.leases) and load.may_lease()]
         if not wanted:
             return
-        taken = await l2.leases.take_many(
-            [(load.call.key, load.call.indexes, load.lookup.placeholder) for load in wanted]
-        )
+        keys = [(load.call.key, load.call.indexes, load.lookup.placeholder) for load in wanted]
+        taken = await l2.leases.take_many(keys, wanted[0].call.expected_ttl)
         for load, lease in zip(wanted, taken, strict=True):
             load.lease = lease

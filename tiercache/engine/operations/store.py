@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ...errors import L2CommandError
 from ..call import Call, Loaded
 from ..engine import Engine
-from ..entries.entry import Entry
-from ..level2.writes import WriteSet
+from ..entries.entry import Entry, names_of_tags
+from ..level2.writes import Release, WriteSet
 from ..runtime.runtime import Runtime
 from .change import KeyChange
 
@@ -78,6 +79,9 @@ class StoreChange(KeyChange, kw_only=True, eq=False):
         # Another process may have changed the key after this write: its message may arrive before this answer does.
         is_latest = runtime.fences.allow(fence)
         KeyChange.done(self, outcome)
+        if isinstance(outcome, L2CommandError) and self.write.indexes:
+            # An index may have refused the key although Valkey took the value: no group operation would find it.
+            runtime.l2.pipe.post(Release(self.key, self.write.value))
         if not isinstance(outcome, Exception):
             call.counters.stored_bytes += len(self.write.value)
             if is_latest and call.rules.l1:
@@ -116,7 +120,8 @@ def store_change(call: Call, loaded: Loaded, runtime: Runtime, *, is_behind: boo
     """Return the change that stores ``loaded`` for ``call``."""
     rules, key, now = call.rules, call.key, runtime.now()
     lifetime = rules.lifetime(loaded.ttl, call.ttl)
-    entry = call.entry(loaded.value, lifetime, runtime.clock, since=now, began=now)
-    write = WriteSet(key, rules.codec.pack(loaded.data), lifetime, indexes=call.indexes, announced=True)
+    entry = call.entry(loaded.value, lifetime, runtime.clock, since=now, began=now, tags=call.tags)
+    data = rules.codec.pack(loaded.data, names_of_tags(call.tags))
+    write = WriteSet(key, data, lifetime, indexes=call.indexes, announced=True)
     kind = StoreBehindChange if is_behind else StoreChange
-    return kind(runtime, key, call.groups, call=call, entry=entry, write=write)
+    return kind(runtime, key, call.all_groups, call=call, entry=entry, write=write)

@@ -21,6 +21,7 @@ from ...clock import Clock
 from ...errors import L2UnavailableError
 from ..call import Call
 from ..coherence.placeholders import is_placeholder
+from ..entries.entry import Group
 from ..entries.lookup import Lookup
 from ..entries.rules import UndecodableError
 from ..level2.level2 import Stored
@@ -63,7 +64,7 @@ class Reads:
             if queued is not None:
                 return Lookup(queued, "l1")
             # No await before this: a queued store that has failed is a pending invalidation now.
-            if l2.pending.covers(call.key, call.groups):
+            if l2.pending.covers(call.key, call.all_groups):
                 return self._degraded(call)
         sent_at = self._now()
         self._begin(l2, fence)
@@ -112,7 +113,7 @@ class Reads:
         queued = {call.key: await l2.behind.find(call.key) for call in calls}
         lookups = {key: Lookup(entry, "l1") for key, entry in queued.items() if entry is not None}
         for call in calls:
-            if call.key not in lookups and l2.pending.covers(call.key, call.groups):
+            if call.key not in lookups and l2.pending.covers(call.key, call.all_groups):
                 lookups[call.key] = self._degraded(call)
         return lookups
 
@@ -139,11 +140,12 @@ class Reads:
         try:
             if stored.value is None:
                 raise UndecodableError("not a string")
-            value = rules.codec.decode(stored.value)
+            value, tags = rules.codec.decode(stored.value)
         except UndecodableError:
             call.counters.undecodable += 1
             return MISS
-        entry = call.entry(value, stored.ttl, self._clock, since=sent_at, began=sent_at)
+        groups = tuple([Group("tag", tag) for tag in tags]) if tags else ()
+        entry = call.entry(value, stored.ttl, self._clock, since=sent_at, began=sent_at, tags=groups)
         if rules.l1 and fence.keeps_reads and self._memory.fences.allow(fence):
             self._memory.l1.put(fence.key, entry)
         return Lookup(entry, "l2")

@@ -48,7 +48,7 @@ class Runtime:
         pid: The process that made the runtime. A forked process must not touch a runtime that it inherited.
         is_open: Whether ``open`` has succeeded.
         l1: The cache's process memory.
-        fences, flights, load_limits: See ``Memory``.
+        fences, flights, load_limits, tag_locks: See ``Memory``.
         breaker: Decides whether lookups ask Valkey.
         l2: Valkey, and the parts that keep L1 coherent with it. ``NO_L2`` without a server, and until ``open``.
         reads: Lookups in ``l2``.
@@ -67,6 +67,7 @@ class Runtime:
         self.fences = memory.fences
         self.flights = memory.flights
         self.load_limits = memory.load_limits
+        self.tag_locks = memory.tag_locks
         self.breaker = Breaker(options.resilience, clock.monotonic, log)
         self._server = server
         self._options = options

@@ -34,12 +34,14 @@ class BackplaneNames:
         channel: The pub/sub channel. Its name has the database's number, because channels do not belong to a database.
         sequence: The key of the counter of changes.
         probe: A key that never has a value.
+        indexes: The key of the register of indexes.
         tracked: Prefixes of the keys whose changes by other clients this process must know.
     """
 
     channel: str
     sequence: str
     probe: str
+    indexes: str
     tracked: tuple[str, ...]
 
     @classmethod
@@ -50,6 +52,7 @@ class BackplaneNames:
             channel=f"{name}:__tc:bus:{db}",
             sequence=f"{name}:__tc:sequence",
             probe=f"{name}:__tc:probe",
+            indexes=f"{name}:__tc:indexes",
             tracked=tuple(f"{name}:{prefix}" for prefix in tracked),
         )
 

@@ -7,14 +7,14 @@ out of the tracking invalidations for its process (CLIENT TRACKING with NOLOOP).
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from valkey.exceptions import OutOfMemoryError, ResponseError
 
 from ...engine.coherence.placeholders import PLACEHOLDER_PREFIX, is_placeholder
 from ...engine.level2.writes import (
+    INDEX_MARGIN,
     Announce,
     Command,
     Delete,
@@ -27,6 +27,7 @@ from ...engine.level2.writes import (
     WriteSet,
 )
 from ...errors import L2CommandError
+from ...indexes.scripts import members_script, register_script
 from ...ttl import to_milliseconds
 from .backplane import BackplaneNames
 from .errors import is_not_now, map_error
@@ -44,22 +45,43 @@ _ACTIONS: Final = {
     Run: "a script",
 }
 
-# Indexes remembered until the next trim. An index beyond the bound is remembered at a later use, once there is room.
-_MAX_REMEMBERED_COUNT: Final = 10_000
+# Indexes that a process remembers as listed. Beyond the bound it lists an index again at each use.
+_MAX_LISTED_COUNT: Final = 10_000
 
 
 class Batch(NamedTuple):
     """The commands for several writes.
 
     Attributes:
-        commands: First the commands that add keys to indexes, one for each of ``indexes``; then the commands of the
-            writes, in order.
+        commands: First the commands that add keys to indexes, one for each of ``indexes``; then the command that lists
+            new indexes, if there are any; then the commands of the writes, in order.
         counts: The number of commands of each write, without those for indexes.
     """
 
     commands: list[Command]
     indexes: list[str]
     counts: list[int]
+    lists_indexes: bool = False
+
+
+class _Members:
+    """The keys that one batch adds to an index.
+
+    Attributes:
+        keys: The keys.
+        life: Milliseconds that the index must live from now on; 0 for no expiry.
+    """
+
+    __slots__ = ("keys", "life")
+
+    def __init__(self) -> None:
+        self.keys: list[str] = []
+        self.life = 1
+
+    def add(self, key: str, life: int) -> None:
+        """Add a key that is in the index for ``life`` milliseconds, 0 for no end."""
+        self.keys.append(key)
+        self.life = 0 if life == 0 or self.life == 0 else max(life, self.life)
 
 
 class WriteCommands:
@@ -71,7 +93,7 @@ class WriteCommands:
     Attributes:
         has_conditions: Whether the server has SET ... IFEQ and DELIFEQ.
         must_probe: Whether the features of the server are unknown, because it could not carry the probes out.
-        indexes: The indexes that were used since the last trim. The store removes the ones that it trims.
+        listed: The indexes that this process has listed in the register of indexes since the last trim.
     """
 
     def __init__(self, names: BackplaneNames, origin: str) -> None:
@@ -80,7 +102,7 @@ class WriteCommands:
         self.has_conditions = True
         self.must_probe = True
         self._announce = script("announce")
-        self.indexes: set[str] = set()
+        self.listed: set[str] = set()
 
     def probes(self) -> list[Command]:
         """Return commands whose replies show which features the server has. The commands change nothing."""
@@ -103,17 +125,24 @@ class WriteCommands:
 
     def batch(self, writes: Sequence[Write]) -> Batch:
         """Return the commands that carry out ``writes``, in order."""
-        members: dict[str, list[str]] = {}
+        members: dict[str, _Members] = {}
         commands: list[Command] = []
         counts: list[int] = []
         for write in writes:
-            if isinstance(write, WriteSet | TakeLease):
+            if isinstance(write, WriteSet | TakeLease) and write.indexes:
+                life = _index_life(write)
                 for index in write.indexes:
-                    members.setdefault(index, []).append(write.key)
+                    members.setdefault(index, _Members()).add(write.key, life)
             own = self.of(write)
             commands += own
             counts.append(len(own))
-        return Batch([*self._index_additions(members), *commands], list(members), counts)
+        if not members:
+            return Batch(commands, [], counts)
+        additions: list[Command] = [
+            ("EVAL", members_script("add"), 1, index, each.life, *each.keys) for index, each in members.items()
+        ]
+        listing = self._list_indexes(members)
+        return Batch([*additions, *listing, *commands], list(members), counts, bool(listing))
 
     def of(self, write: Write) -> list[Command]:
         """Return the commands that carry out ``write``, without those that add its key to indexes."""
@@ -139,33 +168,29 @@ class WriteCommands:
             case Run(command):
                 return [command]
 
-    def _index_additions(self, members: Mapping[str, Sequence[str]]) -> list[Command]:
-        """Return the commands that add ``members``, keys by index, to the indexes: one command for each index."""
-        if not members:
+    def _list_indexes(self, members: Mapping[str, _Members]) -> list[Command]:
+        """Return the command that lists the indexes which this process has not listed since the last trim."""
+        new = [index for index in members if index not in self.listed]
+        if not new:
             return []
-        self._remember_indexes(members)
-        now = int(time.time() * 1000)
-        return [("ZADD", index, *[part for key in keys for part in (now, key)]) for index, keys in members.items()]
+        if len(self.listed) + len(new) <= _MAX_LISTED_COUNT:
+            self.listed.update(new)
+        lives = [members[index].life for index in new]
+        return [("EVAL", register_script("list"), 1, self._names.indexes, 0 if 0 in lives else max(lives), *new)]
 
     def _index_removals(self, write: Delete) -> list[Command]:
-        if write.index is None:
-            return []
-        # forget.lua leaves young members in the index; a later trim removes them.
-        self._remember_indexes([write.index])
-        return [("EVAL", script("forget"), 1, write.index, *write.keys)]
-
-    def _remember_indexes(self, indexes: Iterable[str]) -> None:
-        if len(self.indexes) < _MAX_REMEMBERED_COUNT:
-            self.indexes.update(indexes)
+        # members_forget.lua leaves young members in the index; a later trim removes them.
+        return [] if write.index is None else [("EVAL", members_script("forget"), 1, write.index, *write.keys)]
 
     def _set(self, write: WriteSet) -> Command:
-        life = () if write.ttl is None else ("PX", to_milliseconds(write.ttl))
+        life: tuple[str | int, ...] = () if write.ttl is None else ("PX", to_milliseconds(write.ttl))
+        if write.keeps_expiry:
+            life = ("KEEPTTL",)
         if write.replaces is None:
             return ("SET", write.key, write.value, *life)
         if self.has_conditions:
             return ("SET", write.key, write.value, "IFEQ", write.replaces, *life)
-        milliseconds = 0 if write.ttl is None else to_milliseconds(write.ttl)
-        return ("EVAL", script("replace"), 1, write.key, write.replaces, write.value, milliseconds)
+        return ("EVAL", script("replace"), 1, write.key, write.replaces, write.value, *life)
 
     def _take(self, write: TakeLease) -> Command:
         milliseconds = to_milliseconds(write.ttl)
@@ -175,7 +200,7 @@ class WriteCommands:
 
     def results(self, writes: Sequence[Write], batch: Batch, replies: Sequence[Any]) -> list[WriteResult]:
         """Return the result of each of ``writes`` from the replies to the commands of ``batch``."""
-        start = len(batch.indexes)
+        start = len(batch.indexes) + batch.lists_indexes
         refused = {
             index: reply
             for index, reply in zip(batch.indexes, replies, strict=False)
@@ -189,6 +214,12 @@ class WriteCommands:
             refusal = _index_refusal(write, refused) if refused else None
             results.append(_result(write, own) if refusal is None else _refusal(write, refusal))
         return results
+
+
+def _index_life(write: WriteSet | TakeLease) -> int:
+    """Return the milliseconds that the indexes of the written entry must live from now on; 0 for no expiry."""
+    ttl = write.index_ttl if isinstance(write, TakeLease) else write.ttl
+    return 0 if ttl is None else to_milliseconds(ttl + INDEX_MARGIN)
 
 
 def _result(write: Write, replies: Sequence[Any]) -> WriteResult:

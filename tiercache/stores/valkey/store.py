@@ -11,6 +11,7 @@ from valkey.exceptions import ResponseError
 
 from ...engine.level2.level2 import Position, Stored
 from ...engine.level2.writes import Command, Write, WriteResult
+from ...indexes.scripts import members_script, register_script
 from .backplane import BackplaneNames, ValkeySubscription
 from .errors import checked, map_error, map_errors
 from .pool import open_pool
@@ -23,7 +24,7 @@ __all__ = ["ValkeyLevel2"]
 
 _SCAN_COUNT: Final = 1000
 # Indexes trimmed in one exchange, and the most exchanges of one trim.
-_TRIMMED_COUNT: Final = 20
+_TRIMMED_COUNT: Final = 50
 _MAX_TRIMS: Final = 100
 # A batch of writes has more time than an empty exchange: a slow network must still be able to carry a large batch.
 _BYTES_PER_SECOND: Final = 16 * 1024 * 1024
@@ -91,14 +92,16 @@ class ValkeyLevel2:
         size_bytes = sum([write.size_bytes for write in writes])
         return self._writer.write(writes, self._timeout + size_bytes / _BYTES_PER_SECOND)
 
-    async def scan(self, prefix: str) -> AsyncIterator[list[bytes]]:
-        pattern = re.sub(r"([\\*?\[\]])", r"\\\1", prefix) + "*"
+    async def scan(self, *prefixes: str) -> AsyncIterator[list[bytes]]:
+        pattern = re.sub(r"([\\*?\[\]])", r"\\\1", _common_start(prefixes)) + "*"
+        starts = tuple(prefix.encode() for prefix in prefixes)
         cursor: int | bytes = 0
         while True:
             command: Command = ("SCAN", cursor, "MATCH", pattern, "COUNT", _SCAN_COUNT)
             with map_errors("SCAN"):
                 (reply,) = await self._pool.exchange([command], self._timeout, may_repeat=True)
-            cursor, keys = checked(reply, "SCAN")
+            cursor, found = checked(reply, "SCAN")
+            keys = found if len(starts) == 1 else [key for key in found if key.startswith(starts)]
             if keys:
                 yield keys
             if int(cursor) == 0:
@@ -110,17 +113,23 @@ class ValkeyLevel2:
         return [_mapped(reply) for reply in replies]
 
     async def trim_indexes(self) -> None:
-        indexes = self._writer.indexes
-        later: list[str] = []
+        self._writer.forget_listed()
+        register = self._names.indexes
+        again: list[bytes] = []
         for _ in range(_MAX_TRIMS):
-            page = [indexes.pop() for _ in range(min(_TRIMMED_COUNT, len(indexes)))]
+            page = again
             if not page:
-                break
-            replies = await self.execute([("EVAL", script("trim"), 1, index) for index in page])
-            # trim.lua replies 1 if the index must be trimmed again at once, 2 if again at the next call.
-            indexes.update(index for index, more in zip(page, replies, strict=True) if more == 1)
-            later += [index for index, more in zip(page, replies, strict=True) if more == 2]
-        indexes.update(later)
+                (page,) = await self.execute([("EVAL", register_script("due"), 1, register, _TRIMMED_COUNT)])
+                if isinstance(page, Exception):
+                    raise page
+                if not page:
+                    return
+            replies = await self.execute([("EVAL", members_script("trim"), 1, index) for index in page])
+            # members_trim.lua replies 1 if the index must be trimmed again at once, 2 if it does not exist.
+            again = [index for index, reply in zip(page, replies, strict=True) if reply == 1]
+            gone = [index for index, reply in zip(page, replies, strict=True) if reply == 2]
+            if gone:
+                await self.execute([("ZREM", register, *gone)])
 
     async def subscribe(self) -> ValkeySubscription:
         return await ValkeySubscription.open(
@@ -144,6 +153,13 @@ class ValkeyLevel2:
     async def aclose(self) -> None:
         await self._pool.aclose()
         await self._writer.aclose()
+
+
+def _common_start(texts: Sequence[str]) -> str:
+    """Return the characters with which all ``texts`` begin."""
+    first, last = min(texts), max(texts)
+    length = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+    return first[:length]
 
 
 def _number(reply: Any) -> int:

@@ -50,10 +50,9 @@ class Writer:
         self._broken_ids: list[int] = []
         self._is_closed = False
 
-    @property
-    def indexes(self) -> set[str]:
-        """The indexes that were used since the last trim; see ``WriteCommands``."""
-        return self._commands.indexes
+    def forget_listed(self) -> None:
+        """List every index again at its next use: another process may have removed it from the register."""
+        self._commands.listed.clear()
 
     def write(self, writes: Sequence[Write], timeout: float) -> Awaitable[list[WriteResult]]:
         """Carry out ``writes`` in order, in one exchange; see ``Level2.apply``."""

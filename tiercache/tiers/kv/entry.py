@@ -2,7 +2,8 @@
 
     j<compact JSON>    s<UTF-8 text>    b<bytes>    z<zstd frame>
 
-A str is stored as ``s``, bytes as ``b``, every other value as ``j``. ``z`` is one of these three, compressed.
+A str is stored as ``s``, bytes as ``b``, every other value as ``j``. ``z`` is one of these three, compressed. The tags
+of an entry stand before this byte (``tiers/values/tags.py``).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import msgspec
 from ...engine.entries.rules import UndecodableError
 from ...errors import UsageError
 from ..keys.canonical_json import compact_json
-from ..values.compression import Compression
+from ..values.codec import EntryCodec
 
 __all__ = ["KvCodec", "KvEntry", "encode_kv"]
 
@@ -91,15 +92,10 @@ def _parse(payload: bytes) -> Any:
         return json.loads(payload)  # NaN, infinities, and floats that overflow to them.
 
 
-class KvCodec:
+class KvCodec(EntryCodec):
     """The form of kv entries in Valkey."""
 
-    def __init__(self, compression: Compression) -> None:
-        self._compression = compression
-
-    def decode(self, data: bytes) -> KvEntry:
-        """Return the entry in ``data``. Errors as for ``Codec.decode``."""
-        data = self._compression.unpack(data)
+    def _read(self, data: bytes) -> KvEntry:
         kind, payload = data[:1], data[1:]
         if kind == _BYTES:
             return KvEntry(payload)
@@ -112,7 +108,3 @@ class KvCodec:
         except (ValueError, RecursionError) as error:
             raise UndecodableError(str(error)) from error
         raise UndecodableError(f"the first byte is {kind!r}, and it must be j, s, b or z")
-
-    def pack(self, data: bytes) -> bytes:
-        """Return the bytes to write to Valkey for ``data``: compressed, or ``data`` itself."""
-        return self._compression.pack(data)

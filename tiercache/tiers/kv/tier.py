@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, TypeAlias, TypeVar, overload
 
@@ -278,8 +278,9 @@ class KvTier(Tier[KvKey, KvResult[Any]]):
         check_loader(loader)
         if ttl is not None:
             check_ttl(ttl)
-        tag_groups(tags)
-        entries, missing = self._entries_in_l1("get_or_load_many", full_keys)
+        groups = tag_groups(tags)
+        untagged = {key for key in full_keys if groups and not self._engine.knows_tags(key, groups)}
+        entries, missing = self._entries_in_l1("get_or_load_many", full_keys, excluded=untagged)
         if missing:
             with self._engine.operation("kv.get_or_load_many"):
                 calls = [self._make_call(self._keys.of_full(full_key), ttl, tags) for full_key in missing]
@@ -306,8 +307,10 @@ class KvTier(Tier[KvKey, KvResult[Any]]):
             engine.trace_hit(f"kv.{method}", key=full_key)
         return entry
 
-    def _entries_in_l1(self, method: str, full_keys: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-        """Return the entries in L1, counted as hits, and the keys that L1 does not have.
+    def _entries_in_l1(
+        self, method: str, full_keys: Sequence[str], *, excluded: Container[str] = ()
+    ) -> tuple[dict[str, Any], list[str]]:
+        """Return the entries in L1, counted as hits, and the keys that L1 does not have or that are ``excluded``.
 
         If L1 has all, the lookup is traced as a hit of ``method``; otherwise the caller traces it.
         """
@@ -315,7 +318,7 @@ class KvTier(Tier[KvKey, KvResult[Any]]):
         now = engine.now()
         entries: dict[str, Any] = {}
         for full_key in full_keys:
-            entry = engine.hit(full_key, now, self._counters)
+            entry = None if full_key in excluded else engine.hit(full_key, now, self._counters)
             if entry is not None:
                 entries[full_key] = entry
         missing = [full_key for full_key in full_keys if full_key not in entries]

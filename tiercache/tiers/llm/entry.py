@@ -21,7 +21,7 @@ import orjson
 
 from ...engine.entries.rules import UndecodableError
 from ..keys.canonical_json import compact_json, text_json
-from ..values.compression import Compression
+from ..values.codec import EntryCodec
 from ..values.wire import WireEntry, WireReader
 
 __all__ = ["LlmCodec", "LlmEntry", "encode", "joined_text", "shared_model"]
@@ -127,15 +127,11 @@ class _Wire(WireEntry, kw_only=True):
 _READER = WireReader(_Wire, raw=("tokens", "contentBlocks"), names=("model",))
 
 
-class LlmCodec:
+class LlmCodec(EntryCodec):
     """The form of llm entries in Valkey."""
 
-    def __init__(self, compression: Compression) -> None:
-        self._compression = compression
-
-    def decode(self, data: bytes) -> LlmEntry:
-        """Return the entry in ``data``. Errors as for ``Codec.decode``."""
-        wire = _READER.read(self._compression.unpack(data))
+    def _read(self, data: bytes) -> LlmEntry:
+        wire = _READER.read(data)
         return LlmEntry(
             wire.response,
             shared_model(wire.model),
@@ -144,10 +140,6 @@ class LlmCodec:
             _part(wire.tokens, b"{"),
             _part(wire.contentBlocks, b"["),
         )
-
-    def pack(self, data: bytes) -> bytes:
-        """Return the bytes to write to Valkey for ``data``: compressed, or ``data`` itself."""
-        return self._compression.pack(data)
 
 
 def _part(raw: msgspec.Raw, opening: bytes) -> bytes | None:

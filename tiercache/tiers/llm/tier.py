@@ -283,7 +283,7 @@ class LlmTier(Tier[LlmKey, LlmResult]):
         group = Group("model", model)
         # If requests for several models can share an entry, a load for any model may bring an answer of this model.
         overtakes = self._rules.group if self._rules.groups_of else None
-        entries = GroupEntries(group, self._prefix, belongs, overtakes, index_of(self._name, group))
+        entries = GroupEntries(group, (self._prefix,), belongs, overtakes, index_of(self._name, group))
         return await self._remove_group("invalidate_by_model", entries, sweep=sweep, model=model)
 
     def _full_key(self, params: Any) -> str:
@@ -357,7 +357,7 @@ def model_of(codec: Codec, data: bytes) -> str | None:
         UnreadableHereError: This process cannot decode the bytes, and another process may be able to.
     """
     try:
-        entry: Any = codec.decode(data)
+        entry: Any = codec.decode(data).value
         return str(entry.model)
     except UnreadableHereError:
         raise

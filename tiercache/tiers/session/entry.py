@@ -8,7 +8,7 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from ...engine.entries.lookup import Source
-from ...engine.entries.rules import UndecodableError
+from ...engine.entries.rules import Decoded, UndecodableError
 
 __all__ = ["FieldValue", "SessionCodec", "SessionValue"]
 
@@ -53,17 +53,25 @@ class SessionValue(Struct, frozen=True, gc=False):
 class SessionCodec:
     """The form of session values in Valkey."""
 
-    def decode(self, data: bytes) -> SessionValue:
-        """Return the text in ``data``.
+    def decode(self, data: bytes) -> Decoded:
+        """Return the text in ``data``. A session value has no tags.
 
         Raises:
             UndecodableError: ``data`` is not UTF-8.
         """
         try:
-            return SessionValue(data.decode())
+            return Decoded(SessionValue(data.decode()), ())
         except UnicodeDecodeError as error:
             raise UndecodableError(str(error)) from error
 
-    def pack(self, data: bytes) -> bytes:
+    def pack(self, data: bytes, tags: tuple[str, ...] = ()) -> bytes:
         """Return ``data`` unchanged: other software reads session values too."""
+        return data
+
+    def tags_of(self, data: bytes) -> tuple[str, ...]:
+        """Return no tags: a session value has none."""
+        return ()
+
+    def add_tags(self, data: bytes, tags: tuple[str, ...]) -> bytes:
+        """Return ``data`` unchanged: a session value has no tags."""
         return data

@@ -187,8 +187,8 @@ class ValkeySessions(SessionStore):
 
     async def clear(self, threads: Threads) -> int:
         group = self._rules.group
-        count = await self._invalidations.group(GroupEntries(group, threads.values_prefix, is_state=True))
-        await self._invalidations.group(GroupEntries(group, threads.windows_prefix, is_state=True))
+        count = await self._invalidations.group(GroupEntries(group, (threads.values_prefix,), is_state=True))
+        await self._invalidations.group(GroupEntries(group, (threads.windows_prefix,), is_state=True))
         return count
 
     async def _first_script(
@@ -212,7 +212,7 @@ class ValkeySessions(SessionStore):
     async def _may_rely_on_hash(self, sweep: bool) -> bool:
         """Return whether the hash of a thread may have all its fields: not if the server may evict the hash."""
         l2 = (await self._engine.open()).l2
-        return not sweep and isinstance(l2, L2) and not await l2.eviction.may_evict_expiring()
+        return not sweep and isinstance(l2, L2) and not await l2.eviction.may_evict()
 
     async def _all_fields(self, thread: ThreadKeys, fields: list[bytes]) -> list[bytes]:
         """Return ``fields``, and all other fields of the thread that have keys in Valkey: other software wrote them."""

@@ -17,7 +17,7 @@ import msgspec
 
 from ...engine.entries.rules import UndecodableError
 from ..keys.canonical_json import compact_json, text_json
-from ..values.compression import Compression
+from ..values.codec import EntryCodec
 from ..values.wire import WireEntry, WireReader
 
 __all__ = ["ToolCodec", "ToolEntry", "encode_tool"]
@@ -83,15 +83,11 @@ class _Wire(WireEntry, kw_only=True):
 _READER = WireReader(_Wire)
 
 
-class ToolCodec:
+class ToolCodec(EntryCodec):
     """The form of tool entries in Valkey."""
 
-    def __init__(self, compression: Compression) -> None:
-        self._compression = compression
-
-    def decode(self, data: bytes) -> ToolEntry:
-        """Return the entry in ``data``. Errors as for ``Codec.decode``."""
-        wire = _READER.read(self._compression.unpack(data))
+    def _read(self, data: bytes) -> ToolEntry:
+        wire = _READER.read(data)
         if wire.json:
             # Checked here, where a bad entry becomes a miss: a result decodes the value only when a caller reads it.
             try:
@@ -99,7 +95,3 @@ class ToolCodec:
             except (ValueError, RecursionError) as error:
                 raise UndecodableError("the value is not JSON") from error
         return ToolEntry(wire.response, wire.storedAt, wire.cost, wire.json)
-
-    def pack(self, data: bytes) -> bytes:
-        """Return the bytes to write to Valkey for ``data``: compressed, or ``data`` itself."""
-        return self._compression.pack(data)

@@ -322,7 +322,7 @@ class ToolTier(Tier[ToolKey, ToolResult[Any]]):
         check_tool(tool)
         name = str.__str__(tool)
         group = Group("tool", name)
-        entries = GroupEntries(group, f"{self._prefix}{name}:", group_index=index_of(self._name, group))
+        entries = GroupEntries(group, (f"{self._prefix}{name}:",), group_index=index_of(self._name, group))
         return await self._remove_group("invalidate_by_tool", entries, sweep=sweep, tool_name=tool)
 
     async def set_policy(self, tool: str, policy: ToolPolicy) -> None:

@@ -4,25 +4,23 @@
 --
 -- Looks at up to 100 random members at a time, at most 10 times, and stops when less than a quarter of them is gone.
 -- Returns:
---   0: nothing is left to do.
+--   0: the script stopped.
 --   1: at least a quarter was gone each time: the caller should run the script again soon.
---   2: the script stopped, but a young member's key was missing: the caller should run the script again later.
+--   2: the index does not exist (any more).
 local time = redis.call('TIME')
 local before = time[1] * 1000 - 60000
 for _ = 1, 10 do
     local members = redis.call('ZRANDMEMBER', KEYS[1], 100, 'WITHSCORES')
+    if #members == 0 then return 2 end
     local gone = 0
-    local young = 0
     for i = 1, #members, 2 do
         if redis.call('EXISTS', members[i]) == 0 then
             if tonumber(members[i + 1]) < before then
                 redis.call('ZREM', KEYS[1], members[i])
                 gone = gone + 1
-            else
-                young = young + 1
             end
         end
     end
-    if gone == 0 or gone * 8 < #members then return young > 0 and 2 or 0 end
+    if gone == 0 or gone * 8 < #members then return redis.call('EXISTS', KEYS[1]) == 0 and 2 or 0 end
 end
 return 1

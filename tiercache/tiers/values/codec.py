@@ -1,0 +1,42 @@
+"""The form of llm, tool and kv entries in Valkey: the tags, then the entry, which may be compressed."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+from ...engine.entries.rules import Decoded
+from .compression import Compression
+from .tags import join_tags, split_tags
+
+__all__ = ["EntryCodec"]
+
+
+class EntryCodec:
+    """The form of one tier's entries in Valkey: a Codec. A tier adds how it reads an entry's own bytes."""
+
+    def __init__(self, compression: Compression) -> None:
+        self._compression = compression
+
+    @abstractmethod
+    def _read(self, data: bytes) -> Any:
+        """Return the value in ``data``, an entry's bytes without tags and not compressed. Errors as for ``decode``."""
+
+    def decode(self, data: bytes) -> Decoded:
+        """Return the value in ``data``, and its tags. Errors as for ``Codec.decode``."""
+        data, tags = split_tags(data)
+        return Decoded(self._read(self._compression.unpack(data)), tags or ())
+
+    def pack(self, data: bytes, tags: tuple[str, ...] = ()) -> bytes:
+        """Return the bytes to write to Valkey for an entry's bytes and its tags."""
+        packed = self._compression.pack(data)
+        return join_tags(packed, tags) if tags else packed
+
+    def tags_of(self, data: bytes) -> tuple[str, ...] | None:
+        """Return the tags of the entry in ``data``, or None for more tags than are listed. Errors as for ``decode``."""
+        return split_tags(data).tags
+
+    def add_tags(self, data: bytes, tags: tuple[str, ...]) -> bytes:
+        """Return the entry in ``data`` with ``tags`` in addition to its own. Errors as for ``decode``."""
+        rest, before = split_tags(data)
+        return join_tags(rest, None if before is None else dict.fromkeys(before + tags))
