@@ -893,6 +893,11 @@ class Internals:
         assert self._engine._server is not None
         await self._engine._server.service._beat(self._l2.level2)
 
+    async def look_for_foreign_writes(self) -> bool:
+        """Look for entries of other software now, as the background worker does each second."""
+        assert self._engine._server is not None
+        return await self._engine._server.service._foreign_writes.look(self._l2.level2)  # type: ignore[no-any-return]
+
     async def write_marker(self) -> None:
         """Write the marker of the cache, and nothing else that a registration writes."""
         await self._discovery.beat(self._l2.level2)

@@ -309,6 +309,62 @@ async def test_flag_survives_flush(cache: AgentCache, plain: valkey.Valkey) -> N
     assert plain.exists(FLAG)
 
 
+async def tracked_pair(make_cache: MakeCache) -> tuple[AgentCache, AgentCache]:
+    """Return two caches of one name; the server reports the changes of other clients to the second."""
+    a, b = make_cache(name="test"), make_cache(name="test")
+    await a.open()
+    await b.open()
+
+    async def is_tracked() -> bool:
+        return (await b.kv.explain("k")).tracked
+
+    await until(is_tracked)
+    return a, b
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+async def test_software_that_never_registers_is_found_by_the_keys_that_it_changes(
+    make_cache: MakeCache, plain: valkey.Valkey, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A betterdb-agent-cache made at module level writes entries and no marker."""
+    a, _ = await tracked_pair(make_cache)
+    await store(a)
+    assert plain.exists(FLAG)
+    write_as_another(plain)
+    await until(lambda: not plain.exists(FLAG))
+    await until(lambda: "without registering" in caplog.text)
+    assert plain.exists(TRACE)
+    write_as_another(plain)
+    assert await OPERATIONS[name](a) == 2
+
+
+async def test_flag_stays_while_only_tiercache_writes(make_cache: MakeCache, plain: valkey.Valkey) -> None:
+    """The other process receives the keys of stores, loads, deletes, expiries and placeholders."""
+    a, b = await tracked_pair(make_cache)
+    for n in range(5):
+        await a.tool.store("t", {"n": n}, "x")
+        await a.llm.get_or_load(asking(str(n)), lambda: "x")
+        await a.session.set("user", f"f{n}", "x", ttl=0.05 if n % 2 else None)
+        await a.tool.store("t", {"short": n}, "x", ttl=0.05)
+        await a.tool.invalidate("t", {"n": n})
+        loader = Loader(held=True)
+        loading = asyncio.create_task(a.tool.get_or_load("u", {"n": n}, lambda n, loader=loader: loader()))
+        await loader.started.wait()
+        plain.delete("test:__tc:looked")
+        assert not await internals(b).look_for_foreign_writes()
+        loader.release()
+        await loading
+    assert plain.exists(FLAG)
+
+
+async def test_one_process_of_all_looks_for_foreign_writes(make_cache: MakeCache, plain: valkey.Valkey) -> None:
+    _, b = await tracked_pair(make_cache)
+    plain.set("test:__tc:looked", 1, px=60_000)
+    write_as_another(plain)
+    assert not await internals(b).look_for_foreign_writes()
+    assert plain.exists(FLAG)
+
+
 # Reindexing
 
 

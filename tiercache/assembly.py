@@ -20,6 +20,7 @@ from .engine.level2.level2 import Level2
 from .engine.runtime.options import EngineOptions
 from .engine.runtime.runtime import Server
 from .errors import UsageError
+from .indexes.foreign_writes import ForeignWrites
 from .indexes.reindex import Reindex
 from .log import CacheLog
 from .monitor.discovery import Discovery
@@ -165,7 +166,8 @@ class Assembly:
                 used = self._connection_settings(client_from_url(self.server.url))
             return ValkeyLevel2(used, timeout=self._resilience.l2_timeout, name=self._name, origin=origin)
 
-        service = MonitorService(self.statistics, self._tool_policies, self.reindex, self._discovery, self._log)
+        indexes = self.reindex, ForeignWrites(self._name, self.reindex, self._log)
+        service = MonitorService(self.statistics, self._tool_policies, indexes, self._discovery, self._log)
         return Server(connect, service)
 
     def _connection_settings(self, client: Client) -> Settings:

@@ -10,6 +10,7 @@ from typing import Final, Protocol
 
 from ..engine.level2.breaker import GuardedLevel2
 from ..errors import TierCacheError, UsageError
+from ..indexes.foreign_writes import ForeignWrites
 from ..indexes.reindex import Reindex
 from ..log import CacheLog
 from ..supervision import attempt
@@ -44,7 +45,7 @@ class MonitorService:
     Args:
         statistics: The statistics hash.
         policies: The tool policies.
-        reindex: Completes the indexes.
+        indexes: Completes the indexes, and looks for entries that other software has written.
         discovery: The registration. None leaves the cache unregistered, and the indexes unchanged.
         log: The cache's log.
 
@@ -53,11 +54,16 @@ class MonitorService:
     """
 
     def __init__(
-        self, statistics: StatsHash, policies: Policies, reindex: Reindex, discovery: Discovery | None, log: CacheLog
+        self,
+        statistics: StatsHash,
+        policies: Policies,
+        indexes: tuple[Reindex, ForeignWrites],
+        discovery: Discovery | None,
+        log: CacheLog,
     ) -> None:
         self._statistics = statistics
         self._policies = policies
-        self._reindex = reindex
+        self._reindex, self._foreign_writes = indexes
         self._discovery = discovery
         self._log = log
         self._registered = False
@@ -71,6 +77,10 @@ class MonitorService:
     def policies_changed(self) -> None:
         """Read the policies soon: another process may have changed them."""
         self._policies_changed.set()
+
+    def key_changed(self, key: str) -> None:
+        """Note an entry that another client has changed: unregistered software may have written it."""
+        self._foreign_writes.note(key)
 
     async def open(self, level2: GuardedLevel2) -> None:
         """Register the cache and read the policies, so that the first store knows them.
@@ -107,6 +117,7 @@ class MonitorService:
                     await level2.ping()
                 continue
             await self._attempt("statistics", self._statistics.send, level2)
+            await self._attempt("look for foreign writes", self._look, level2)
             # A registration that failed during an outage is repeated as soon as Valkey is back.
             if loop.time() >= beat_at or (self._discovery is not None and not self._registered):
                 beat_at = loop.time() + _BEAT_SECONDS
@@ -149,6 +160,12 @@ class MonitorService:
         self._registered = await self._discovery.beat(level2)
         if self._registered:
             await self._check_indexes(level2, self._discovery.found, is_first=is_first)
+
+    async def _look(self, level2: GuardedLevel2) -> None:
+        try:
+            await self._foreign_writes.look(level2)
+        except TierCacheError as error:
+            self._log.debug("cannot look for entries of other software: %s", error)
 
     async def _watch(self, level2: GuardedLevel2) -> None:
         try:

@@ -64,6 +64,10 @@ class PolicyReader(Protocol):
         """Read the policies again soon: another process may have changed them."""
         ...
 
+    def key_changed(self, key: str) -> None:
+        """Note that another client has changed ``key``, as the server reports."""
+        ...
+
 
 class Coherence:
     """Applies received events to L1, fences and leases. No method awaits.
@@ -121,6 +125,7 @@ class Coherence:
                         self._policies.policies_changed()
                     else:
                         self._drop(key)
+                        self._policies.key_changed(key)
             case Unreadable(reason):
                 self.distrust(reason)
 
