@@ -1137,7 +1137,7 @@ def inbox_count(connection: MultiplexedConnection) -> int:
 
 def check_deadline(connection: MultiplexedConnection) -> None:
     """Run the timer of a connection's deadline now."""
-    connection._check_deadline()
+    connection._deadline.look()
 
 
 def embedded_server(cache: AgentCache) -> EmbeddedValkey:

@@ -209,7 +209,8 @@ class ResilienceOptions:
     """Deadlines, limits and the breaker.
 
     Args:
-        l2_timeout: Seconds that one exchange with Valkey may take before Valkey counts as unavailable.
+        l2_timeout: Seconds without a byte after which an exchange with Valkey is broken off and Valkey counts as
+            unavailable. A large value over a slow link may take longer: each byte that arrives moves the deadline.
         breaker_failures: Failures in a row after which the breaker opens: lookups then skip Valkey.
         breaker_pause: Seconds between two lookups that ask Valkey while the breaker is open, to see whether Valkey
             answers again.

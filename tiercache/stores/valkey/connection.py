@@ -20,8 +20,10 @@ from valkey.exceptions import ConnectionError as ValkeyConnectionError
 from valkey.exceptions import ResponseError, ValkeyError
 
 from ...engine.level2.writes import Command
+from .deadline import LARGE_BYTES, Deadline
 from .multiplexed import MultiplexedConnection, ReplyFuture
 from .settings import Settings
+from .unsent import unsent_bytes_of
 
 __all__ = ["Connection", "PlainConnection", "open_connection", "open_multiplexed", "open_plain"]
 
@@ -46,7 +48,8 @@ class Connection(Protocol):
         """Send ``commands`` in one write; return a reply, or a ResponseError as its reply, for each.
 
         Args:
-            timeout: Seconds, counted from the moment when all earlier exchanges have their replies.
+            timeout: Seconds without a byte, counted from the moment when all earlier exchanges have their replies; see
+                ``Deadline``.
         """
         ...
 
@@ -114,6 +117,11 @@ class PlainConnection:
     def __init__(self, connection: AbstractConnection) -> None:
         self._connection = connection
         self._turn = asyncio.Lock()
+        # Ends the exchange in progress.
+        self._limit: asyncio.Timeout | None = None
+        unsent_bytes = unsent_bytes_of(getattr(connection._writer, "transport", None))
+        self._deadline = Deadline(lambda: self._limit is not None, self._end_in_silence, unsent_bytes)
+        _report_received(connection._reader, self._deadline.received)
 
     @property
     def is_open(self) -> bool:
@@ -126,13 +134,24 @@ class PlainConnection:
         async with self._turn:
             self._check_connected()
             try:
-                async with asyncio.timeout(timeout):
-                    await self._write(commands)
-                    return [await self._reply() for _ in commands]
+                return await self._exchange(commands, timeout)
             except BaseException:
                 # Also after a cancellation: a reply that is left behind would be the next exchange's first.
                 await self.aclose()
                 raise
+
+    async def _exchange(self, commands: Sequence[Command], timeout: float) -> list[Any]:
+        try:
+            async with asyncio.timeout(None) as self._limit:
+                self._deadline.begin(timeout)
+                await self._write(commands)
+                return [await self._reply() for _ in commands]
+        finally:
+            self._limit = None
+
+    def _end_in_silence(self) -> None:
+        assert self._limit is not None
+        self._limit.reschedule(asyncio.get_running_loop().time())
 
     def begin(self, commands: Sequence[Command], timeout: float, future: ReplyFuture) -> None:
         self._check_connected()
@@ -153,6 +172,7 @@ class PlainConnection:
             on_message(await self.receive())
 
     async def aclose(self) -> None:
+        self._deadline.stop()
         await _disconnect(self._connection)
 
     def _check_connected(self) -> None:
@@ -167,8 +187,11 @@ class PlainConnection:
         if getattr(connection._writer, "is_closing", _no)():
             await connection.disconnect(nowait=True)
             raise ValkeyConnectionError("the connection has ended")
+        packed = connection.pack_commands(commands)
+        if (byte_count := sum(map(len, packed))) > LARGE_BYTES:
+            self._deadline.sending(byte_count)
         # Without valkey-py's own health check: the reply to its PING would arrive between messages.
-        await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+        await connection.send_packed_command(packed, check_health=False)
 
     async def _reply(self) -> Any:
         try:
@@ -179,6 +202,19 @@ class PlainConnection:
 
 def _no() -> bool:
     return False
+
+
+def _report_received(reader: Any, report: Callable[[int], object]) -> None:
+    """Report the number of bytes whenever ``reader`` receives some."""
+    feed = getattr(reader, "feed_data", None)
+    if feed is None:  # The reader of a fake client receives nothing from a network.
+        return
+
+    def feed_and_report(data: bytes) -> None:
+        report(len(data))
+        feed(data)
+
+    reader.feed_data = feed_and_report
 
 
 def _hand_over(future: ReplyFuture, exchanging: asyncio.Task[list[Any]]) -> None:

@@ -2,8 +2,8 @@
 
 valkey-py opens the connection (names, TLS, credentials, database) and hands its transport over. From then on a command
 no longer pays for valkey-py's pool, lock, timer and stream: the commands of one step of the event loop leave in one
-write, their replies arrive in one read that is parsed in C, and one timer watches the oldest exchange. Figures are in
-docs/performance.md.
+write, their replies arrive in one read that is parsed in C, and one timer watches the oldest exchange (``Deadline``).
+Figures are in docs/performance.md.
 
 The states of a connection::
 
@@ -20,9 +20,9 @@ The states of a connection::
      | closed: ``_error`` is set, for good                       |
      +-----------------------------------------------------------+
 
-1. idle: ``_pending`` is empty. The deadline of an exchange that is sent now begins now.
-2. pending: ``_pending`` has the exchanges in the order in which their commands leave. Only the oldest one has a
-   deadline; the deadline of the next one begins when the oldest one has its replies.
+1. idle: ``_pending`` is empty. The turn of an exchange that is sent now begins now.
+2. pending: ``_pending`` has the exchanges in the order in which their commands leave. It is the turn of the oldest one,
+   and only this one has a deadline; the turn of the next one begins when the oldest one has its replies.
 3. closed: every pending exchange has received the error, commands that were held back are dropped, and every further
    exchange raises. The server may have carried out any command that was sent.
 
@@ -31,7 +31,7 @@ Races that the code closes:
 1. *Cancelled caller.* The exchange of a cancelled caller stays in ``_pending`` and its replies are dropped. Otherwise
    the next caller would receive them.
 2. *Late loop.* After the loop was blocked, the timer may run before the loop reads replies that are already here. The
-   deadline is therefore checked a second time, a moment later.
+   ``Deadline`` therefore looks a second time, a moment later.
 3. *End before the handover.* The stream may have received the end of the connection before the transport has this
    protocol. The transport does not report that end again, so the constructor checks for it.
 4. *Unnoticed end.* The server may have closed the connection while the loop has not yet read that. A command sent
@@ -52,12 +52,13 @@ from valkey.exceptions import ConnectionError as ValkeyConnectionError
 from valkey.exceptions import InvalidResponse
 
 from ...engine.level2.writes import Command
+from .deadline import LARGE_BYTES, Deadline
 from .inbox import Inbox
+from .unsent import unsent_bytes_of
 
 __all__ = ["MultiplexedConnection", "ReplyFuture", "pack"]
 
 _INCOMPLETE: Final = object()
-_SECOND_CHECK_SECONDS: Final = 0.001
 # Seconds that ``aclose`` waits for the transport to report its end. Ending a TLS connection takes a round trip.
 _CLOSE_SECONDS: Final = 1.0
 
@@ -111,10 +112,8 @@ class MultiplexedConnection(asyncio.Protocol):
         )
         self._pending: deque[_Exchange] = deque()
         self._unsent: list[bytes] = []
-        # The deadline of the oldest pending exchange, and the deadline of which the first check found no replies.
-        self._deadline = 0.0
-        self._missed_deadline = 0.0
-        self._timer: asyncio.TimerHandle | None = None
+        # The deadline of the oldest pending exchange.
+        self._deadline = Deadline(lambda: bool(self._pending), self._end_in_silence, unsent_bytes_of(self._transport))
         self._error: Exception | None = None
         self._transport_closed = self._loop.create_future()
         self._inbox = Inbox() if listens else None
@@ -144,8 +143,10 @@ class MultiplexedConnection(asyncio.Protocol):
             future.set_result([])
             return
         if not self._pending:
-            self._set_deadline(timeout)
+            self._deadline.begin(timeout)
         self._pending.append(_Exchange(count, timeout, future))
+        if len(packed) > LARGE_BYTES:
+            self._deadline.sending(len(packed))
         self._write(packed)
 
     async def post(self, command: Command, timeout: float) -> None:
@@ -175,6 +176,7 @@ class MultiplexedConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Hand each complete reply in ``data`` to the oldest pending exchange, or to the inbox."""
         replies, pending = self._replies, self._pending
+        first = pending[0] if pending else None
         try:
             replies.feed(data)
             while (reply := replies.gets()) is not _INCOMPLETE:
@@ -189,12 +191,16 @@ class MultiplexedConnection(asyncio.Protocol):
                 oldest.replies.append(reply)
                 if len(oldest.replies) == oldest.count:
                     pending.popleft()
-                    if pending:
-                        self._deadline = self._loop.time() + pending[0].timeout
                     if not oldest.future.done():  # Race 1.
                         oldest.future.set_result(oldest.replies)
         except InvalidResponse as error:
             self._end(error)
+            return
+        if pending:
+            if pending[0] is first:
+                self._deadline.received(len(data))
+            else:
+                self._deadline.begin(pending[0].timeout)
 
     def _receive_message(self, message: Any) -> None:
         if self._inbox is None:
@@ -211,38 +217,6 @@ class MultiplexedConnection(asyncio.Protocol):
     def _open_inbox(self) -> Inbox:
         assert self._inbox is not None, "only a connection that listens has messages"
         return self._inbox
-
-    # The deadline of the oldest pending exchange
-
-    def _set_deadline(self, timeout: float) -> None:
-        self._deadline = self._loop.time() + timeout
-        if self._timer is None:
-            self._timer = self._loop.call_at(self._deadline, self._check_deadline)
-        elif self._timer.when() > self._deadline:
-            self._timer.cancel()
-            self._timer = self._loop.call_at(self._deadline, self._check_deadline)
-
-    def _check_deadline(self) -> None:
-        """End the connection if the oldest pending exchange is late.
-
-        There are four cases:
-
-        1. No exchange is pending: the timer stops.
-        2. The deadline has moved, because the exchange that set the timer has its replies: the timer is set again.
-        3. The first check after the deadline: replies may be here that the loop has not read (race 2). The timer runs
-           once more after a moment, in which the loop reads.
-        4. The second check after the same deadline: the server is silent.
-        """
-        self._timer = None
-        if not self._pending:
-            return
-        if self._loop.time() < self._deadline:
-            self._timer = self._loop.call_at(self._deadline, self._check_deadline)
-        elif self._missed_deadline != self._deadline:
-            self._missed_deadline = self._deadline
-            self._timer = self._loop.call_later(_SECOND_CHECK_SECONDS, self._check_deadline)
-        else:
-            self._end(TimeoutError("Valkey did not answer in time"))
 
     # The end
 
@@ -262,9 +236,7 @@ class MultiplexedConnection(asyncio.Protocol):
         self._transport.abort()
         # Without this, valkey-py's connection would warn that it was never closed.
         self._valkey_connection._reader = self._valkey_connection._writer = None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._deadline.stop()
         while self._pending:
             future = self._pending.popleft().future
             if not future.done():
@@ -272,6 +244,9 @@ class MultiplexedConnection(asyncio.Protocol):
                 future.set_exception(type(error)(*error.args))
         if self._inbox is not None:
             self._inbox.end(error)
+
+    def _end_in_silence(self) -> None:
+        self._end(TimeoutError("Valkey did not answer in time"))
 
     async def aclose(self) -> None:
         self._end(ValkeyConnectionError("it was closed"))

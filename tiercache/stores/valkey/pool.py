@@ -40,7 +40,7 @@ class ConnectionPool(Protocol):
         """Send ``commands`` in one write; return a reply, or a ResponseError as its reply, for each.
 
         Args:
-            timeout: Seconds for one exchange, counted from the moment when a connection is free. Opening a connection
+            timeout: Seconds without a byte, counted from the moment when a connection is free. Opening a connection
                 has a deadline of its own.
             may_repeat: Whether the commands may be sent once more, on another connection, if the connection turns out
                 to have ended.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import Any, Final
@@ -15,7 +14,7 @@ from ...indexes.scripts import members_script, register_script
 from .backplane import BackplaneNames, ValkeySubscription
 from .errors import checked, map_error, map_errors
 from .pool import open_pool
-from .reads import CHUNK_COUNT, BatchReader
+from .reads import BatchReader
 from .scripts import script
 from .settings import Settings
 from .writer import Writer
@@ -41,7 +40,7 @@ class ValkeyLevel2:
 
     Args:
         settings: Options for the connections.
-        timeout: Seconds for one exchange, counted from the moment when a connection is free.
+        timeout: Seconds without a byte in one exchange, counted from the moment when a connection is free.
         name: The cache's name.
         origin: Signs the announcements of this process.
     """
@@ -76,11 +75,9 @@ class ValkeyLevel2:
         return Stored(value, None if ttl == -1 else ttl / 1000)
 
     async def get_many(self, keys: Sequence[str]) -> list[Stored | None]:
-        # The size of the replies is not known in advance: each chunk of keys adds the time of one exchange.
-        timeout = self._timeout * max(1, math.ceil(len(keys) / CHUNK_COUNT))
         with map_errors("a read of many keys"):
             return await self._batch_reader.read(
-                keys, lambda commands: self._pool.exchange(commands, timeout, may_repeat=True)
+                keys, lambda commands: self._pool.exchange(commands, self._timeout, may_repeat=True)
             )
 
     async def get_values(self, keys: Sequence[bytes]) -> list[bytes | None]:
