@@ -149,6 +149,14 @@ async def test_deadline_counts_no_time_in_which_the_loop_was_blocked() -> None:
     await until(lambda: watched.is_silent)
 
 
+async def test_deadline_gives_the_other_end_the_time_in_which_the_loop_was_blocked() -> None:
+    watched = Watched(0.5)
+    time.sleep(0.9)  # noqa: ASYNC251 - holds up the loop, and with it a sender in this process
+    await asyncio.sleep(0.1)
+    assert not watched.is_silent
+    await until(lambda: watched.is_silent)
+
+
 async def test_deadline_of_a_small_request_gains_nothing_from_an_earlier_large_one() -> None:
     watched = Watched(0.2)
     watched.unsent = LARGE_BYTES * 2

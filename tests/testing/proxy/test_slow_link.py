@@ -22,6 +22,7 @@ def passings(link: SlowLink, size: int, *, schedule: Schedule | None = None, now
     moments = []
     while size:
         piece, at = schedule.next_piece(link, now, size)
+        assert schedule.next_piece(link, now, size) == (piece, at), "the same question has another answer"
         schedule.passed(piece, at)
         moments.append(at)
         size -= piece

@@ -8,13 +8,15 @@ when it fires, it looks at what has moved.
 
     begin ──▶ the timer fires ──▶ 1 no exchange waits: the timer stops
                     ▲             2 bytes were received since: the deadline has moved ────────┐
-                    │             3 the first look after the deadline: look again in a moment │
+                    │             3 the first look after the deadline: look again soon ───────┤
                     │             4 bytes of a large request were sent since ─────────────────┤
                     │             5 silence: ``on_silence``                                   │
                     │                                                                         ▼
                     └──────────────────── the timer is set again ◀──── 6 enough bytes? no: ``on_silence``
 
-3. After the loop was blocked, the timer may run before the loop reads replies that are already here.
+3. After the loop was blocked, the timer may run before the loop reads replies that are already here. And on a busy
+   machine the other end was held up too. So the second look comes after as long as the loop was blocked, at most a
+   whole deadline later.
 4. While a slow link carries a large request, the server has nothing to answer. The unsent bytes are counted only here,
    and only for requests of more than ``LARGE_BYTES``: the network takes a smaller request at once.
 6. A connection that passes a byte from time to time is never silent. So the bytes of an exchange must move at
@@ -124,7 +126,7 @@ class Deadline:
                 self._on_silence()
                 return
             self._missed_at = self._at  # Case 3.
-            self._set_timer(now + _SECOND_LOOK_SECONDS)
+            self._set_timer(now + max(_SECOND_LOOK_SECONDS, min(late_by, self._timeout)))
         elif self._is_trickle(now):  # Case 6.
             self._on_silence()
         else:  # Cases 2 and 4.

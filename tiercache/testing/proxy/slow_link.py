@@ -47,8 +47,7 @@ class Schedule:
 
     def __init__(self) -> None:
         # The moment from which the link is free, and the round in progress: its beginning, its window, its bytes left.
-        self._free_at = 0.0
-        self._round_began_at = 0.0
+        self._free_at = self._round_began_at = 0.0
         self._window_bytes = 0
         self._left_bytes = 0
 
@@ -57,7 +56,8 @@ class Schedule:
 
         The caller must call ``passed`` with them, or ask again.
         """
-        start = max(now, self._free_at)
+        # The round may have been begun by an earlier question, for a moment that is still to come.
+        start = max(now, self._free_at, self._round_began_at)
         if start > self._free_at + link.round_trip + _PAUSE_SECONDS:
             self._window_bytes = self._left_bytes = 0
         if not self._left_bytes:
