@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -9,7 +10,16 @@ import valkey
 
 from tests.requests import HELLO, Loader, asking
 from tests.support import MakeCache
-from tiercache import NO_EXPIRY, AgentCache, CoherenceOptions, LlmResponse, TierOptions
+from tiercache import (
+    NO_EXPIRY,
+    AgentCache,
+    CoherenceOptions,
+    LlmResponse,
+    SessionOptions,
+    TierOptions,
+    ToolPolicy,
+    UsageError,
+)
 from tiercache.testing import FakeClock
 from tiercache.ttl import check_ttl, shorten, to_milliseconds
 
@@ -130,3 +140,46 @@ async def test_age_counts_from_store_by_any_process(make_cache: MakeCache) -> No
     time.advance(5)
     ages.append((await other.llm.check(HELLO)).age)
     assert ages == [pytest.approx(7, abs=0.01), pytest.approx(7, abs=0.01), pytest.approx(12, abs=0.01)]
+
+
+async def test_timedelta_is_a_ttl_everywhere(make_cache: MakeCache, plain: valkey.Valkey) -> None:
+    minute = timedelta(minutes=1)
+    options = {tier: TierOptions(ttl=minute, l1_ttl=timedelta(seconds=5)) for tier in ("llm", "tool", "kv")}
+    coherence = CoherenceOptions(lease_ttl=timedelta(seconds=8))
+    session = SessionOptions(ttl=minute, l1_ttl=timedelta(seconds=5))
+    cache = make_cache(name="test", default_ttl=minute, session=session, coherence=coherence, **options)
+    hour = timedelta(hours=1)
+    await cache.kv.set("tier", 1)
+    await cache.kv.set("call", 1, ttl=hour)
+    await cache.kv.set_many({"many": 1}, ttl=hour)
+    await cache.kv.get_or_load("loaded", lambda: 1, ttl=hour)
+    await cache.kv.get_or_load_many(["both"], lambda keys: keys, ttl=hour)
+    keys = [f"test:__tc:kv:kv:{key}" for key in ("call", "many", "loaded", "both")]
+    keys.append(await cache.llm.store(HELLO, "x", ttl=hour))
+    keys.append((await cache.llm.get_or_load(asking("y"), lambda: LlmResponse("x", ttl=hour))).key)
+    keys.append(await cache.tool.store("t", {}, "x", ttl=hour))
+    await cache.tool.set_policy("u", ToolPolicy(hour))
+    assert ToolPolicy(hour) == ToolPolicy(3600)
+    keys.append(await cache.tool.store("u", {}, "x"))
+    await cache.session.set("thread", "field", "x", ttl=hour)
+    await cache.session.incr("thread", "count", ttl=hour)
+    keys += ["test:session:thread:field", "test:session:thread:count"]
+    await cache.flush_writes()
+    assert [3590 < plain.ttl(key) <= 3600 for key in keys] == [True] * len(keys)
+    assert 50 < plain.ttl("test:__tc:kv:kv:tier") <= 60
+    assert (await cache.kv.explain("tier")).l1_ttl == pytest.approx(5, abs=1)
+
+
+@pytest.mark.parametrize("ttl", [timedelta(0), timedelta(seconds=-1), timedelta.max], ids=repr)
+async def test_timedelta_is_refused_if_it_is_no_lifetime(cache: AgentCache, ttl: timedelta) -> None:
+    for make in (
+        lambda: TierOptions(ttl=ttl),
+        lambda: TierOptions(l1_ttl=ttl),
+        lambda: CoherenceOptions(lease_ttl=ttl),
+        lambda: ToolPolicy(ttl),
+        lambda: AgentCache.in_memory(default_ttl=ttl),
+    ):
+        with pytest.raises(UsageError, match="ttl must be"):
+            make()
+    with pytest.raises(UsageError, match="ttl must be"):
+        await cache.kv.set("k", 1, ttl=ttl)

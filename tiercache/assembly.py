@@ -45,6 +45,7 @@ from .telemetry import names
 from .telemetry.otel import Tracing
 from .telemetry.prometheus import CacheCollector, report
 from .telemetry.source import CacheSource
+from .text import shown
 from .tiers.keys.key import groups_of_model
 from .tiers.kv.entry import KvCodec
 from .tiers.kv.tier import KvTier
@@ -93,7 +94,7 @@ class CacheSettings:
     def __post_init__(self) -> None:
         name = self.name
         if not isinstance(name, str) or not _NAME.fullmatch(name) or name.startswith("__"):
-            raise UsageError(f"name must be 1 to 128 of A-Z a-z 0-9 _ . - and not begin with '__', not {name!r}")
+            raise UsageError(f"name must be 1 to 128 of A-Z a-z 0-9 _ . - and not begin with '__', not {shown(name)}")
         if self.default_ttl is not None:
             check_ttl(self.default_ttl, "default_ttl")
 
@@ -197,7 +198,7 @@ class Assembly:
         if not isinstance(name, str) or not _TIER_NAME.fullmatch(name) or name in ("llm", "tool", "session"):
             raise UsageError(
                 f"name must be 1 to 128 of A-Z a-z 0-9 _ - and not llm, tool or session, which are tiers already, "
-                f"not {name!r}"
+                f"not {shown(name)}"
             )
         made = self._kv_tiers.get(name)
         if made is None:

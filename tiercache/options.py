@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field
+from datetime import timedelta
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
 from .errors import UsageError
+from .text import shown
 from .ttl import Ttl, check_ttl
 
 __all__ = [
@@ -54,6 +56,7 @@ class _EntryOptions:
             check_ttl(self.ttl, f"{type(self).__name__}.ttl")
         if self.on_abandon is not None:
             _check_choice(self, "on_abandon", "cancel", "finish")
+        _take_timedelta(self, "l1_ttl")
         _check_seconds(self, "l1_ttl", optional=True)
         _check_counts(self, "max_value_bytes", optional=True)
 
@@ -96,7 +99,7 @@ class TierOptions(_EntryOptions):
         _EntryOptions.__post_init__(self)
         if not _is_number(self.jitter) or not 0 <= self.jitter < 1:
             kind = type(self).__name__
-            raise UsageError(f"{kind}.jitter must be a fraction from 0 to below 1, not {self.jitter!r}")
+            raise UsageError(f"{kind}.jitter must be a fraction from 0 to below 1, not {shown(self.jitter)}")
         _check_functions(self, "store_when")
         _check_counts(self, "compress_above", optional=True)
 
@@ -171,6 +174,7 @@ class CoherenceOptions:
     lease_wait: float | None = None
 
     def __post_init__(self) -> None:
+        _take_timedelta(self, "lease_ttl")
         _check_seconds(self, "max_staleness", "lease_ttl")
         if self.lease_ttl > LONGEST_LEASE_SECONDS:
             raise UsageError(
@@ -310,10 +314,10 @@ class TelemetryOptions:
             raise UsageError(f"TelemetryOptions.registry must be a CollectorRegistry, not {self.registry!r}")
         if not isinstance(self.metrics_prefix, str) or not _METRIC_NAME.fullmatch(self.metrics_prefix):
             raise UsageError(
-                f"TelemetryOptions.metrics_prefix must be letters, digits, _ and :, not {self.metrics_prefix!r}"
+                f"TelemetryOptions.metrics_prefix must be letters, digits, _ and :, not {shown(self.metrics_prefix)}"
             )
         if not isinstance(self.tracer_name, str) or not self.tracer_name:
-            raise UsageError(f"TelemetryOptions.tracer_name must be a name, not {self.tracer_name!r}")
+            raise UsageError(f"TelemetryOptions.tracer_name must be a name, not {shown(self.tracer_name)}")
         if self.tracer_provider is not None and not callable(getattr(self.tracer_provider, "get_tracer", None)):
             raise UsageError(f"TelemetryOptions.tracer_provider must be a TracerProvider, not {self.tracer_provider!r}")
         _check_counts(self, "max_labels")
@@ -322,7 +326,7 @@ class TelemetryOptions:
 def _names(value: object) -> tuple[str, ...]:
     names = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else None
     if names is None or not all(isinstance(name, str) for name in names):
-        raise UsageError(f"LlmOptions.ignore must be a sequence of parameter names, not {value!r}")
+        raise UsageError(f"LlmOptions.ignore must be a sequence of parameter names, not {shown(value)}")
     return names
 
 
@@ -334,6 +338,13 @@ def _named(options: object, names: Iterable[str], *, optional: bool) -> Iterator
             yield f"{type(options).__name__}.{name}", value
 
 
+def _take_timedelta(options: object, name: str) -> None:
+    """Replace a timedelta among the options, which is a lifetime, by its seconds."""
+    value = getattr(options, name)
+    if isinstance(value, timedelta):
+        object.__setattr__(options, name, value.total_seconds())
+
+
 def _check_seconds(options: object, *names: str, optional: bool = False) -> None:
     for name, value in _named(options, names, optional=optional):
         if not _is_number(value) or not 0 < value <= _LONGEST_SECONDS:
@@ -343,7 +354,7 @@ def _check_seconds(options: object, *names: str, optional: bool = False) -> None
 def _check_counts(options: object, *names: str, optional: bool = False) -> None:
     for name, value in _named(options, names, optional=optional):
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise UsageError(f"{name} must be a whole number above 0, not {value!r}")
+            raise UsageError(f"{name} must be a whole number above 0, not {shown(value)}")
 
 
 def _check_functions(options: object, *names: str) -> None:
@@ -356,7 +367,7 @@ def _check_choice(options: object, name: str, *choices: str) -> None:
     value = getattr(options, name)
     if value not in choices:
         *others, last = map(repr, choices)
-        raise UsageError(f"{type(options).__name__}.{name} must be {', '.join(others)} or {last}, not {value!r}")
+        raise UsageError(f"{type(options).__name__}.{name} must be {', '.join(others)} or {last}, not {shown(value)}")
 
 
 def _is_number(value: object) -> bool:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import enum
 import random
 import re
+from datetime import timedelta
 from typing import Final, Literal, TypeAlias
 
 from .errors import UsageError
+from .text import shown
 
 __all__ = ["NO_EXPIRY", "NoExpiry", "Ttl", "check_ttl", "resolve_ttl", "shorten", "to_milliseconds"]
 
@@ -22,13 +24,13 @@ class NoExpiry(enum.Enum):
 
 
 NO_EXPIRY: Final = NoExpiry.NO_EXPIRY
-Ttl: TypeAlias = float | str | Literal[NoExpiry.NO_EXPIRY]
+Ttl: TypeAlias = float | str | timedelta | Literal[NoExpiry.NO_EXPIRY]
 
 _LONGEST: Final = 100 * 365 * 86_400.0
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
 _PART: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)")
 _WHOLE: Final = re.compile(rf"\s*(?:{_PART.pattern}\s*)+")
-_FORMS: Final = "seconds above 0, a string such as '90s' or '1h30m', or NO_EXPIRY"
+_FORMS: Final = "seconds above 0, a string such as '90s' or '1h30m', a timedelta, or NO_EXPIRY"
 
 
 def check_ttl(ttl: object, name: str = "ttl") -> float | None:
@@ -41,27 +43,22 @@ def check_ttl(ttl: object, name: str = "ttl") -> float | None:
         return None
     if isinstance(ttl, str):
         seconds = _parse(ttl, name)
+    elif isinstance(ttl, timedelta):
+        seconds = ttl.total_seconds()
     elif isinstance(ttl, int | float) and not isinstance(ttl, bool):
         # float() raises OverflowError for a huge int. Infinity fails the comparison below, as the int would.
         seconds = float(ttl) if abs(ttl) <= _LONGEST else float("inf")
     else:
-        raise UsageError(f"{name} must be {_FORMS}, not {ttl!r}")
+        raise UsageError(f"{name} must be {_FORMS}, not {shown(ttl)}")
     if not 0 < seconds <= _LONGEST:
-        raise UsageError(f"{name} must be {_FORMS}, at most 100 years, not {_shown(ttl)}")
+        raise UsageError(f"{name} must be {_FORMS}, at most 100 years, not {shown(ttl)}")
     return seconds
 
 
 def _parse(text: str, name: str) -> float:
     if not _WHOLE.fullmatch(text):
-        raise UsageError(f"{name} must be {_FORMS}, not {text!r}")
+        raise UsageError(f"{name} must be {_FORMS}, not {shown(text)}")
     return sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text))
-
-
-def _shown(value: object) -> str:
-    try:
-        return repr(value)
-    except ValueError:  # Python limits the digits of an int that it converts to text.
-        return f"so large an {type(value).__name__}"
 
 
 def resolve_ttl(*candidates: Ttl | None) -> float | None:

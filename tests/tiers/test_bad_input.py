@@ -168,7 +168,7 @@ async def test_blocks_are_refused_if_they_are_no_list_of_mappings(
 
 
 async def test_blocks_are_refused_if_they_are_not_json(cache: AgentCache, plain: valkey.Valkey) -> None:
-    with pytest.raises(UsageError, match="content_blocks is not JSON"):
+    with pytest.raises(UsageError, match=r"content_blocks\[0\]\['data'\] is not JSON"):
         await cache.llm.store_multipart(HELLO, [{"type": "image", "data": b"x"}])
     assert len(entry_keys(plain)) == 0
 

@@ -8,6 +8,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from ..clock import Clock
 from ..errors import UsageError
+from ..text import shown
 from ..ttl import Ttl, resolve_ttl
 from .entries.counters import TierCounters
 from .entries.entry import ENTRY_OVERHEAD_BYTES, Entry, Group, shared_size
@@ -30,7 +31,7 @@ def check_mode(mode: object) -> None:
         UsageError: ``mode`` is unknown; the text lists the known modes.
     """
     if not isinstance(mode, str) or mode not in _MODES:
-        raise UsageError(f"mode must be one of {', '.join(sorted(_MODES))}, not {mode!r}")
+        raise UsageError(f"mode must be one of {', '.join(sorted(_MODES))}, not {shown(mode)}")
 
 
 class Loaded(NamedTuple):

@@ -22,7 +22,7 @@ from ..engine.entries.entry import Group
 from ..engine.level2.writes import Command
 from ..engine.operations.invalidate import Index
 from ..errors import UsageError
-from ..text import check_text, encode_id
+from ..text import check_name, encode_id
 from .scripts import index_script
 
 __all__ = ["IndexNames", "evicted_key", "index_key", "index_of", "indexes_of", "tag_groups", "tag_index_of"]
@@ -83,12 +83,10 @@ def tag_groups(tags: Iterable[str]) -> tuple[Group, ...]:
     """Return the groups of entries with ``tags``.
 
     Raises:
-        UsageError: ``tags`` is no sequence of names, or a name is empty.
+        UsageError: ``tags`` is no sequence of names, or a name is empty or too long.
     """
     # A str is a sequence of str too, but a caller that passes a str means a single tag.
     if isinstance(tags, str) or not isinstance(tags, Sequence | set | frozenset):
         raise UsageError(f"tags must be a sequence of names, not {type(tags).__name__}")
-    names = dict.fromkeys(check_text(tag, "a tag") for tag in tags)
-    if "" in names:
-        raise UsageError("a tag must not be empty")
+    names = dict.fromkeys(check_name(tag, "a tag") for tag in tags)
     return tuple(Group("tag", name) for name in names)

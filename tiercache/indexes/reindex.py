@@ -28,6 +28,7 @@ from ..engine.level2.writes import INDEX_MARGIN, Command
 from ..engine.operations.invalidate import is_text
 from ..errors import TierCacheError
 from ..log import CacheLog
+from ..text import LONGEST_NAME_BYTES
 from .names import IndexNames, evicted_key, index_key
 from .scripts import members_script, note_fields_script, register_script
 
@@ -196,7 +197,7 @@ class Reindex:
         for key in keys:
             if key.startswith(tool):
                 name, has_end, _ = key[len(tool) :].partition(b":")
-                if has_end and is_text(name):
+                if has_end and is_text(name) and len(name) <= LONGEST_NAME_BYTES:
                     members[self._index("tool", name.decode())].append(key)
             elif key.startswith(session):
                 thread, has_end, field = key[len(session) :].partition(b":")
@@ -217,7 +218,8 @@ class Reindex:
                 except UnreadableHereError:
                     self._unreadable_count += 1
                 else:
-                    if model is not None:
+                    # No call can name a longer model.
+                    if model is not None and len(model.encode()) <= LONGEST_NAME_BYTES:
                         found.append((key, model))
         return found
 

@@ -22,6 +22,7 @@ from ..engine.level2.replies import send
 from ..errors import L2UnavailableError, TierCacheError, UsageError
 from ..indexes.names import IndexNames
 from ..log import CacheLog
+from ..text import shown
 from ..version import __version__
 
 __all__ = ["Discovery"]
@@ -98,10 +99,10 @@ class Discovery:
             kind = json.loads(marker).get("type") if marker else None
         except (ValueError, AttributeError, RecursionError):
             return  # No software can read this marker, so the registration may overwrite it.
-        if kind and kind != _TYPE:
+        if isinstance(kind, str) and kind and kind != _TYPE:
             raise UsageError(
-                f"cannot use the name {self._name!r} on this Valkey: a cache of type {kind!r} is registered under it; "
-                "choose another name"
+                f"cannot use the name {self._name!r} on this Valkey: a cache of type {shown(kind)} is registered under "
+                "it; choose another name"
             )
 
     async def beat(self, level2: Level2) -> bool:

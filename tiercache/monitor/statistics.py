@@ -21,9 +21,14 @@ from ..engine.level2.level2 import Level2
 from ..engine.level2.replies import send
 from ..errors import TierCacheError
 from ..log import CacheLog
+from ..text import shown
 
 __all__ = ["CacheStats", "SessionStats", "StatsHash", "TierStats", "ToolStats", "parse"]
 
+# Counts are integers of 64 bits, as HINCRBY makes them, and only ever incremented.
+_MOST: Final = 2**63 - 1
+# The Monitor is JavaScript: a field of the tool ``__proto__`` changes the prototype of all its objects, and ends it.
+_UNNAMED_TOOLS: Final = frozenset({OTHER, "__proto__"})
 _TOOL_FIELD: Final = re.compile(r"tool:([^:]+):(hits|misses|cost_saved_micros)")
 
 
@@ -153,19 +158,28 @@ class StatsHash:
         return True
 
     async def read(self, level2: Level2) -> dict[str, int]:
-        """Return the fields of the hash. A field that is no integer is skipped with a warning.
+        """Return the fields of the hash. A field that is no count is left out, with one warning for the cache.
 
         Raises:
             L2UnavailableError, L2CommandError: Valkey did not return the hash.
         """
         (reply,) = await send(level2, [("HGETALL", self._key)])
-        fields = {}
+        fields: dict[str, int] = {}
         for field, value in zip(reply[::2], reply[1::2], strict=True):
-            try:
-                fields[field.decode()] = int(value)
-            except ValueError:
-                self._log.warning("skipping a field of the statistics that is no integer: %r = %r", field, value)
+            count = _count(value)
+            name = field.decode(errors="replace")
+            if count is None or name.encode() != field:
+                self._log.warn_once("fields of the statistics that are no counts are left out, such as %s", shown(name))
+            else:
+                fields[name] = count
         return fields
+
+
+def _count(value: bytes) -> int | None:
+    """Return the count in a field, or None if the field holds no integer of 64 bits from 0."""
+    # Its length first: Python takes quadratic time for an int of many digits.
+    count = int(value) if len(value) <= len(str(_MOST)) and value.isdigit() else -1
+    return count if 0 <= count <= _MOST else None
 
 
 def _now(counters: TierCounters) -> _Sent:
@@ -193,7 +207,7 @@ def _fields(tier: str, label: str, since: _Sent) -> dict[str, int]:
         f"tc:{tier}:write_errors": since.write_errors,
         "cost_saved_micros": since.saved_micros,
     }
-    if tier == "tool" and label != OTHER:
+    if tier == "tool" and label not in _UNNAMED_TOOLS:
         fields |= {
             f"tool:{label}:hits": since.hits,
             f"tool:{label}:misses": since.misses,

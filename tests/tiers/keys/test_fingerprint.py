@@ -185,7 +185,7 @@ def test_key_differs_if_a_long_string_moves_to_another_place() -> None:
         inner[place[-1]] = LONG
         return request
 
-    made = [at("prompt"), at("system"), at("messages", 0, "content"), at("messages", 1, "content"), at("model")]
+    made = [at("prompt"), at("system"), at("messages", 0, "content"), at("messages", 1, "content"), at("user")]
     for request in [*made, *made]:
         assert CACHE.llm.key(request).key == llm_definition(request)
 

@@ -12,14 +12,15 @@ from typing import Any, Final
 import orjson
 
 from ...errors import UsageError
-from .exact_json import MAX_DEPTH, is_exact_json
+from .defects import colliding_keys, defect_in
+from .exact_json import MAX_DEPTH, is_all_text, is_exact_json
 
 __all__ = ["canonical_json", "compact_json", "text_json"]
 
 _JSON: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 
 
-def canonical_json(value: object, name: str, *, is_exact: bool = False) -> bytes:
+def canonical_json(value: object, name: str, *, is_exact: bool = False, given: object = None) -> bytes:
     """Return ``value`` as compact JSON with the keys of its dicts sorted by code point.
 
     The keys are sorted at every depth that is reached through dicts and lists, and not inside of tuples.
@@ -27,17 +28,18 @@ def canonical_json(value: object, name: str, *, is_exact: bool = False) -> bytes
     Args:
         name: The name of the value in an error.
         is_exact: Whether the value is known to be exact JSON. Otherwise this function finds out.
+        given: The value as the caller gave it, in which an error says the place; None: ``value``.
 
     Raises:
-        UsageError: The value is not JSON: an unknown type, keys that cannot be sorted, a lone surrogate, or nested
-            deeper than ``MAX_DEPTH``.
+        UsageError: The value is not JSON: an unknown type, keys that cannot be sorted, keys that are one key in JSON, a
+            lone surrogate, or nested deeper than ``MAX_DEPTH``. The message has the place of the defect.
     """
     try:
         if is_exact or is_exact_json(value):
             return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
     except (orjson.JSONEncodeError, RecursionError):
         pass  # An integer past 64 bits, a value that json refuses too, or hardly any call stack left.
-    return _written_by_json(value, name, sort=True)
+    return _written_by_json(value, name, sort=True, given=given)
 
 
 def compact_json(value: object, name: str, *, is_exact: bool = False) -> bytes:
@@ -62,17 +64,17 @@ def text_json(text: str, name: str) -> bytes:
         return _written_by_json(text, name, sort=False)
 
 
-def _written_by_json(value: object, name: str, *, sort: bool) -> bytes:
+def _written_by_json(value: object, name: str, *, sort: bool, given: object = None) -> bytes:
     try:
         return _JSON.encode(_in_order(value, MAX_DEPTH, sort)).encode()
-    except UnicodeEncodeError as error:
-        raise UsageError(f"{name} has text that is not Unicode (a lone surrogate): {error}") from error
     except _TooDeepError as error:
         raise UsageError(f"{name} is nested deeper than {MAX_DEPTH} levels, or contains itself") from error
     except RecursionError as error:
         raise UsageError(f"{name} is nested too deeply for the call stack it was passed from") from error
+    # A UnicodeEncodeError, for a lone surrogate, is a ValueError.
     except (TypeError, ValueError) as error:
-        raise UsageError(f"{name} is not JSON: {error}") from error
+        defect = defect_in(value if given is None else given, name, sort=sort) or defect_in(value, name, sort=sort)
+        raise UsageError(defect or f"{name} is not JSON: {error}") from error
 
 
 class _TooDeepError(Exception):
@@ -90,6 +92,8 @@ def _in_order(value: object, depth: int, sort: bool) -> Any:
         # Keys of mixed types do not compare: a TypeError here is the contract's refusal.
         items = sorted(value.items()) if sort else value.items()
         ordered: dict[Any, Any] = {}
+        if not is_all_text(value) and colliding_keys(value) is not None:
+            raise ValueError("two keys of a dict are one key in JSON")
         for key, item in items:
             ordered[key] = _in_order(item, depth - 1, sort)
         return ordered

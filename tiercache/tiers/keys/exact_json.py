@@ -14,10 +14,11 @@ leaves as they are.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from gc import get_referents
 from typing import Any, Final
 
-__all__ = ["MAX_DEPTH", "has_exact_types", "is_exact_json"]
+__all__ = ["MAX_DEPTH", "has_exact_types", "is_all_text", "is_exact_json"]
 
 # Deeper than any request is, and shallow enough for every Python version's recursion limit from any caller's stack.
 MAX_DEPTH: Final = 250
@@ -35,6 +36,11 @@ def is_exact_json(value: object) -> bool:
 def has_exact_types(value: object) -> bool:
     """Return whether ``value`` has exact types; False also if it is nested deeper than ``MAX_DEPTH``."""
     return _consists_of(value, _EXACT_CONTAINERS, all_floats=True)
+
+
+def is_all_text(keys: Iterable[object]) -> bool:
+    """Return whether all of ``keys`` are of type str exactly, so that JSON writes no two of them as the same text."""
+    return all(type(key) is str for key in keys)
 
 
 def _consists_of(value: object, containers: frozenset[type], *, all_floats: bool) -> bool:

@@ -15,10 +15,9 @@ from ...engine.entries.counters import TierCounters
 from ...engine.entries.entry import Group
 from ...engine.entries.rules import TierRules
 from ...errors import UsageError
+from ...text import LONGEST_NAME_BYTES, check_size, check_text
 
 __all__ = ["ALL_KV", "KvKey", "KvKeys"]
-
-_MAX_KEY_BYTES: Final = 512
 
 # The group of the entries of all kv tiers.
 ALL_KV: Final = Group("tiers", "kv")
@@ -69,7 +68,12 @@ class KvKeys:
         Raises:
             UsageError: ``key`` is no text, is empty, is not Unicode, or is too long.
         """
-        if type(key) is str and key and (full_key := self.prefix + key).isascii() and len(full_key) <= _MAX_KEY_BYTES:
+        if (
+            type(key) is str
+            and key
+            and (full_key := self.prefix + key).isascii()
+            and len(full_key) <= LONGEST_NAME_BYTES
+        ):
             return full_key
         return self._checked(key)
 
@@ -86,17 +90,8 @@ class KvKeys:
 
     def _checked(self, key: object) -> str:
         """Return the key in Valkey of any key, with the checks that most keys do not need."""
-        if not isinstance(key, str):
-            raise UsageError(f"key must be a str, not {type(key).__name__}")
-        plain = str.__str__(key)
+        plain = check_text(key, "key")
         if not plain:
             raise UsageError("key must not be empty")
-        full_key = self.prefix + plain
-        try:
-            size_bytes = len(full_key.encode())
-        except UnicodeEncodeError as error:
-            raise UsageError(f"key has text that is not Unicode (a lone surrogate): {error}") from error
-        if size_bytes > _MAX_KEY_BYTES:
-            most = _MAX_KEY_BYTES - len(self.prefix)
-            raise UsageError(f"key must be at most {most} bytes of UTF-8, not {size_bytes - len(self.prefix)}")
-        return full_key
+        check_size(plain, "key", prefix_bytes=len(self.prefix))
+        return self.prefix + plain

@@ -79,8 +79,8 @@ class KvTier(Tier[KvKey, KvResult[Any]]):
         """Store a value; return once Valkey has acknowledged the write. Wins over loads in progress.
 
         Args:
-            ttl: Lifetime: seconds, a string such as ``"90s"``, or ``NO_EXPIRY``. None takes the tier's, then the
-                cache's.
+            ttl: Lifetime: seconds, a string such as ``"90s"``, a timedelta, or ``NO_EXPIRY``. None takes the tier's,
+                then the cache's.
             tags: Names by which the value can be invalidated together with other entries.
 
         Raises:
@@ -147,8 +147,8 @@ class KvTier(Tier[KvKey, KvResult[Any]]):
         Args:
             loader: Called with ``key`` if it has a required positional parameter, otherwise without arguments; async
                 or plain. Returns the value. May be a loader made by ``batch_loader``.
-            ttl: Lifetime of a loaded value: seconds, a string such as ``"90s"``, or ``NO_EXPIRY``. None takes the
-                tier's, then the cache's.
+            ttl: Lifetime of a loaded value: seconds, a string such as ``"90s"``, a timedelta, or ``NO_EXPIRY``. None
+                takes the tier's, then the cache's.
             tags: Names by which a loaded value can be invalidated together with other entries.
             mode: As for ``LlmTier.get_or_load``.
 

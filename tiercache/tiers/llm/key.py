@@ -6,8 +6,9 @@ The hash is over the canonical JSON of a mapping with
 2. the parameters in ``_WIRE_NAMES`` under their names on the wire;
 3. every other parameter under its own name.
 
-A parameter that is None counts as absent, except an explicit ``temperature`` or ``top_p``. For a request without
-parameters of the third kind, betterdb-agent-cache computes the same key.
+A parameter that is None counts as absent, except an explicit ``temperature`` or ``top_p``. A parameter that an SDK
+marks as not given (``absent``) counts as absent, also inside of dicts. For a request without parameters of the third
+kind, betterdb-agent-cache computes the same key.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from typing import Any, Final
 from ...engine.entries.rules import TierRules
 from ...engine.memory.l1 import L1
 from ...errors import UsageError
+from ...text import check_size, shown
+from ..keys.absent import without_absent
 from ..keys.canonical_json import canonical_json
 from ..keys.fingerprint import fingerprint_of_request
 from ..keys.key import HANDLE_BYTES, LlmKey, check_owner
@@ -76,7 +79,14 @@ class LlmKeys:
         Args:
             is_exact: Whether ``params`` are known to be exact JSON.
         """
-        data = canonical_json(_hashed(params), "params", is_exact=is_exact)
+        try:
+            data = canonical_json(_hashed(params), "params", is_exact=is_exact, given=params)
+        except UsageError:
+            # Looked for only where JSON has refused the request: no other request pays for the search.
+            given = without_absent(params)
+            if given is params:
+                raise
+            data = canonical_json(_hashed(given), "params", given=given)
         return self._prefix + sha256(data).hexdigest()
 
     def reduced(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -132,6 +142,7 @@ class LlmKeyLookup(KeyLookup[LlmKey]):
     def _handle(self, key: str, model: object) -> LlmKey:
         if not isinstance(model, str):  # TierOptions.key has added a model to a request that has none.
             raise UsageError(f"params['model'] must be a str, not {type(model).__name__}")
+        check_size(model, "params['model']")
         counters = self._rules.counters.of(model)
         # Plain text: the handle does not refer to an object of the caller's.
         model = shared_model(str.__str__(model))
@@ -152,6 +163,7 @@ def _hashed(params: Mapping[str, Any]) -> dict[str, Any]:
         raise UsageError(f"params must have {error.args[0]!r}") from error
     if type(hashed["model"]) is not str and not isinstance(hashed["model"], str):
         raise UsageError(f"params['model'] must be a str, not {type(hashed['model']).__name__}")
+    check_size(hashed["model"], "params['model']")
     for name, value in params.items():
         if name == "temperature" or name == "top_p":
             hashed[name] = value
@@ -160,7 +172,7 @@ def _hashed(params: Mapping[str, Any]) -> dict[str, Any]:
         elif name == "tools":
             hashed["tools"] = _sorted_tools(value)
         elif name in _RESERVED or not isinstance(name, str):
-            raise UsageError(f"params has {name!r}, which is no parameter name: it is reserved, or not a str")
+            raise UsageError(f"params has {shown(name)}, which is no parameter name: it is reserved, or not a str")
         else:
             hashed[_WIRE_NAMES.get(name, name)] = value
     return hashed

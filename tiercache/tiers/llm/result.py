@@ -11,6 +11,7 @@ from msgspec import UNSET, UnsetType
 from msgspec.structs import force_setattr
 
 from ...errors import UsageError
+from ...text import shown
 from ...ttl import Ttl, check_ttl
 from ..result import TextResult
 from ..values.unstorable import own_copy
@@ -73,7 +74,7 @@ def check_tokens(tokens: object) -> None:
     for name in ("input", "output"):
         count = counts.get(name, 0)
         if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count < 2**63:
-            raise UsageError(f"tokens[{name!r}] must be a whole number from 0, not {count!r}")
+            raise UsageError(f"tokens[{name!r}] must be a whole number from 0, not {shown(count)}")
 
 
 def has_counts(tokens: object) -> bool:

@@ -18,10 +18,12 @@ from ...engine.operations.invalidate import GroupEntries
 from ...errors import UsageError
 from ...indexes.names import index_of
 from ...pricing.prices import PriceTable
+from ...text import check_size
 from ...ttl import Ttl
 from ..keys.key import LlmKey, is_unchanged
 from ..tier import Tier
 from ..values.unstorable import own_copy
+from ..values.wire import MOST_DOLLARS
 from .entry import LlmEntry, encode, joined_text
 from .key import LlmKeyLookup, LlmKeys
 from .result import LlmResponse, LlmResult, check_blocks, check_tokens, has_counts
@@ -114,8 +116,8 @@ class LlmTier(Tier[LlmKey, LlmResult]):
                 or plain. A plain loader runs on the event loop: wrap blocking code in ``asyncio.to_thread``. Returns
                 the text or an LlmResponse. May be a loader made by ``batch_loader``. If ``params`` is a key, the loader
                 must take no argument.
-            ttl: Lifetime of a loaded answer: seconds, a string such as ``"90s"``, or ``NO_EXPIRY``. None takes the
-                tier's, then the cache's. ``LlmResponse.ttl`` wins over both.
+            ttl: Lifetime of a loaded answer: seconds, a string such as ``"90s"``, a timedelta, or ``NO_EXPIRY``. None
+                takes the tier's, then the cache's. ``LlmResponse.ttl`` wins over both.
             tags: Names by which a loaded answer can be invalidated together with other entries.
             mode: "use": return the cached answer, or load and store one. "refresh": load in any case and store;
                 callers that find nothing in L1 during the load share it. "bypass": load in the caller's own task, look
@@ -183,8 +185,8 @@ class LlmTier(Tier[LlmKey, LlmResult]):
         Args:
             params: The request, or its key.
             response: The text of the answer.
-            ttl: Lifetime: seconds, a string such as ``"90s"``, or ``NO_EXPIRY``. None takes the tier's, then the
-                cache's.
+            ttl: Lifetime: seconds, a string such as ``"90s"``, a timedelta, or ``NO_EXPIRY``. None takes the tier's,
+                then the cache's.
             tokens: Token counts, ``{"input": 12, "output": 34}``. With the price of the model they give the cost.
             tags: Names by which the answer can be invalidated together with other entries.
 
@@ -273,6 +275,7 @@ class LlmTier(Tier[LlmKey, LlmResult]):
         """
         if not isinstance(model, str):
             raise UsageError(f"model must be a str, not {type(model).__name__}")
+        check_size(model, "model")
 
         def belongs(data: bytes) -> bool:
             try:
@@ -345,9 +348,14 @@ class LlmTier(Tier[LlmKey, LlmResult]):
             model=model,
             stored_at_ms=int(self._engine.wall() * 1000),
             tokens=tokens,
-            cost=self._prices.cost(model, tokens) if tokens else None,
+            cost=self._cost(model, tokens) if tokens else None,
             content_blocks=blocks,
         )
+
+    def _cost(self, model: str, tokens: Mapping[str, Any]) -> float | None:
+        """Return the dollars that an answer cost, or None if they are not known, or are more than an entry may have."""
+        cost = self._prices.cost(model, tokens)
+        return cost if cost is not None and cost <= MOST_DOLLARS else None
 
 
 def model_of(codec: Codec, data: bytes) -> str | None:

@@ -12,8 +12,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ...engine.entries.entry import Group
-from ...errors import UsageError
-from ...text import check_text, encode_id
+from ...text import LONGEST_NAME_BYTES, check_name, encode_id
 
 __all__ = ["FieldKey", "ThreadKeys", "Threads"]
 
@@ -61,7 +60,7 @@ class Threads:
         """Return the keys of a thread.
 
         Raises:
-            UsageError: ``thread_id`` is no text, or is empty.
+            UsageError: ``thread_id`` is no text, is empty, or is too long (``check_name``).
         """
         thread_id = _checked(thread_id, "thread_id")
         encoded = encode_id(thread_id)
@@ -75,10 +74,7 @@ class Threads:
 
 
 def _checked(value: object, name: str) -> str:
-    # The quick path of most texts, which no check below refuses: every lookup in L1 comes through here.
-    if type(value) is str and value and value.isascii():
+    # The quick path of most texts, which no check refuses: every lookup in L1 comes through here.
+    if type(value) is str and value and value.isascii() and len(value) <= LONGEST_NAME_BYTES:
         return value
-    value = check_text(value, name)
-    if not value:
-        raise UsageError(f"{name} must not be empty")
-    return value
+    return check_name(value, name)

@@ -18,7 +18,7 @@ from ...engine.entries.operation import Operation
 from ...engine.entries.rules import TierRules
 from ...engine.memory.load_limits import check_loader, requires_argument
 from ...errors import UsageError
-from ...text import check_text
+from ...text import check_text, shown
 from ...ttl import NO_EXPIRY, Ttl
 from ..keys.canonical_json import compact_json
 from ..values.json_types import Storable
@@ -213,7 +213,7 @@ class SessionTier:
         """
         key = self._threads.field(thread_id, field)
         if not isinstance(by, int) or isinstance(by, bool) or not -(2**63) <= by < 2**63:
-            raise UsageError(f"by must be a whole number of 64 bits, not {by!r}")
+            raise UsageError(f"by must be a whole number of 64 bits, not {shown(by)}")
         window = self._own_window(ttl)
         with self._operation("session.incr", key):
             total = await self._store.incr(key, int(by), window)

@@ -13,6 +13,8 @@ from typing import Any, Final
 from ...engine.entries.rules import TierRules
 from ...engine.memory.l1 import L1
 from ...errors import UsageError
+from ...text import check_name, shown
+from ..keys.absent import without_absent
 from ..keys.canonical_json import canonical_json, compact_json
 from ..keys.fingerprint import fingerprint
 from ..keys.key import HANDLE_BYTES, ToolKey, check_owner
@@ -60,7 +62,14 @@ class ToolKeyLookup(KeyLookup[ToolKey]):
         name = str.__str__(tool)  # Of a str subclass, its text: its own __str__ may return other text.
 
         def make(args: Any, is_exact: bool) -> ToolKey:
-            hashed = canonical_json({} if args is None else args, "args", is_exact=is_exact)
+            try:
+                hashed = canonical_json({} if args is None else args, "args", is_exact=is_exact)
+            except UsageError:
+                given = without_absent(args)
+                if given is args:
+                    raise
+                args = given
+                hashed = canonical_json(args, "args")
             return ToolKey(
                 key=f"{self._prefix}{name}:{sha256(hashed).hexdigest()}",
                 tool=name,
@@ -94,11 +103,8 @@ def check_tool(tool: object) -> None:
     """Refuse a tool name that a key cannot contain.
 
     Raises:
-        UsageError: ``tool`` is not a str, is empty, contains ``:``, or is not Unicode.
+        UsageError: ``tool`` is not a str, is empty, contains ``:``, is not Unicode, or is too long.
     """
     if not isinstance(tool, str) or not tool or ":" in tool:
-        raise UsageError(f"tool must be a name that is not empty and has no ':', not {tool!r}")
-    try:
-        tool.encode()
-    except UnicodeEncodeError as error:
-        raise UsageError(f"tool has text that is not Unicode (a lone surrogate): {error}") from error
+        raise UsageError(f"tool must be a name that is not empty and has no ':', not {shown(tool)}")
+    check_name(tool, "tool")

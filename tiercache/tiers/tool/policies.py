@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from ...engine.level2.level2 import Level2
 from ...engine.level2.replies import send
 from ...errors import TierCacheError, UsageError
 from ...log import CacheLog
+from ...text import LONGEST_NAME_BYTES, shown
 from ...ttl import Ttl, check_ttl
 
 __all__ = ["ToolPolicies", "ToolPolicy"]
+
+# Bytes of a policy that is read.
+_MOST_BYTES: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +37,7 @@ class ToolPolicy:
     def __post_init__(self) -> None:
         seconds = check_ttl(self.ttl, "ToolPolicy.ttl")
         if seconds is None or seconds != int(seconds):
-            raise UsageError(f"ToolPolicy.ttl must be whole seconds, not {self.ttl!r}")
+            raise UsageError(f"ToolPolicy.ttl must be whole seconds, not {shown(self.ttl)}")
         object.__setattr__(self, "ttl", int(seconds))
 
 
@@ -109,18 +113,26 @@ class ToolPolicies:
 
     def _read(self, fields: list[bytes]) -> dict[str, ToolPolicy]:
         policies = {}
+        # Only the fields that are there now: a set of all fields ever ignored would grow for ever.
+        ignored: set[tuple[bytes, bytes]] = set()
         for field, value in zip(fields[::2], fields[1::2], strict=True):
             tool, policy = field.decode(errors="replace"), _policy(value)
-            if policy is not None and tool.encode() == field:
+            if policy is not None and tool.encode() == field and len(field) <= LONGEST_NAME_BYTES:
                 policies[tool] = policy
-            elif (field, value) not in self._ignored:
-                self._ignored.add((field, value))
+                continue
+            ignored.add((field, value))
+            if (field, value) not in self._ignored:
                 self.malformed_count += 1
-                self._log.warning("the policy of tool %r is ignored, it has no usable ttl: %r", tool, value)
+                self._log.warning(
+                    "the policy of tool %s is ignored, it has no usable ttl: %s", shown(tool), shown(value)
+                )
+        self._ignored = ignored
         return policies
 
 
 def _policy(value: bytes) -> ToolPolicy | None:
+    if len(value) > _MOST_BYTES:
+        return None
     try:
         fields: Any = json.loads(value)
         ttl = fields["ttl"]

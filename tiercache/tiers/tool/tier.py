@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import math
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias, overload
 
@@ -19,11 +18,13 @@ from ...engine.operations.explain import Explanation
 from ...engine.operations.invalidate import GroupEntries
 from ...errors import UsageError
 from ...indexes.names import index_of
+from ...text import shown
 from ...ttl import Ttl
 from ..keys.key import ToolKey, is_unchanged
 from ..tier import Tier
 from ..values.json_types import Storable
 from ..values.unstorable import unstorable
+from ..values.wire import MOST_DOLLARS
 from .entry import encode_tool
 from .key import ABSENT, ToolKeyLookup, check_tool, shifted
 from .loader import T, ToolLoader, keywords_for
@@ -138,8 +139,8 @@ class ToolTier(Tier[ToolKey, ToolResult[Any]]):
             loader: The tool: called with ``args`` as keywords if it takes any argument, otherwise without arguments;
                 async or plain. Returns any JSON value. May be a loader made by ``batch_loader``. For a key, the loader
                 gets the ``args`` as JSON holds them: a tuple as a list.
-            ttl: Lifetime of a loaded result: seconds, a string such as ``"90s"``, or ``NO_EXPIRY``. None takes that of
-                the tool's policy, then the tier's, then the cache's.
+            ttl: Lifetime of a loaded result: seconds, a string such as ``"90s"``, a timedelta, or ``NO_EXPIRY``. None
+                takes that of the tool's policy, then the tier's, then the cache's.
             cost: Dollars that the call costs; each later hit counts them as saved.
             tags: Names by which a loaded result can be invalidated together with other entries.
             mode: As for ``LlmTier.get_or_load``.
@@ -376,5 +377,5 @@ class ToolTier(Tier[ToolKey, ToolResult[Any]]):
 
 
 def _check_cost(cost: object) -> None:
-    if not isinstance(cost, int | float) or isinstance(cost, bool) or not 0 <= cost < math.inf:
-        raise UsageError(f"cost must be dollars from 0, not {cost!r}")
+    if not isinstance(cost, int | float) or isinstance(cost, bool) or not 0 <= cost <= MOST_DOLLARS:
+        raise UsageError(f"cost must be dollars from 0 to a million, not {shown(cost)}")

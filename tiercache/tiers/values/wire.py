@@ -6,15 +6,17 @@ Other software may have written the bytes.
 from __future__ import annotations
 
 import json
-import math
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 import msgspec
 
 from ...engine.entries.rules import UndecodableError
 from ..keys.canonical_json import compact_json
 
-__all__ = ["WireEntry", "WireReader"]
+__all__ = ["MOST_DOLLARS", "WireEntry", "WireReader"]
+
+# The highest cost of an entry. Each hit adds the cost to counters of 64 bits in Valkey, in millionths of a dollar.
+MOST_DOLLARS: Final = 1_000_000
 
 
 class WireEntry(msgspec.Struct):
@@ -47,14 +49,14 @@ class WireReader(Generic[E_]):
         """Return the entry in ``data``.
 
         Raises:
-            UndecodableError: ``data`` is not JSON, not of the shape, or its cost is negative or not finite.
+            UndecodableError: ``data`` is not JSON, not of the shape, or its cost is not from 0 to ``MOST_DOLLARS``.
         """
         try:
             entry = self._decoder.decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             entry = self._read_as_json_does(data)
-        if entry.cost is not None and not 0 <= entry.cost < math.inf:
-            raise UndecodableError(f"the cost {entry.cost} is not an amount of dollars from 0")
+        if entry.cost is not None and not 0 <= entry.cost <= MOST_DOLLARS:
+            raise UndecodableError(f"the cost {entry.cost} is not an amount of dollars from 0 to {MOST_DOLLARS}")
         return entry
 
     def _read_as_json_does(self, data: bytes) -> E_:
