@@ -893,6 +893,11 @@ class Internals:
         assert self._engine._server is not None
         await self._engine._server.service._beat(self._l2.level2)
 
+    def note_change(self, key: str) -> None:
+        """Note a change of ``key`` by another client, as the server reports it to a process that tracks keys."""
+        assert self._engine._server is not None
+        self._engine._server.service.key_changed(key)
+
     async def look_for_foreign_writes(self) -> bool:
         """Look for entries of other software now, as the background worker does each second."""
         assert self._engine._server is not None

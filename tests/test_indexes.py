@@ -361,8 +361,12 @@ async def test_one_process_of_all_looks_for_foreign_writes(make_cache: MakeCache
     _, b = await tracked_pair(make_cache)
     plain.set("test:__tc:looked", 1, px=60_000)
     write_as_another(plain)
+    internals(b).note_change("test:tool:t:theirs")
     assert not await internals(b).look_for_foreign_writes()
     assert plain.exists(FLAG)
+    plain.delete("test:__tc:looked")
+    internals(b).note_change("test:tool:t:theirs")
+    assert await internals(b).look_for_foreign_writes()
 
 
 # Reindexing

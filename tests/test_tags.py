@@ -388,6 +388,22 @@ async def test_value_that_its_index_refuses_is_not_kept(cache: AgentCache, plain
     assert not await cache.kv.exists("k") or tier == "load"
 
 
+async def test_loaded_value_that_the_index_of_a_waiter_refuses_is_not_kept(
+    cache: AgentCache, plain: valkey.Valkey
+) -> None:
+    """The tag of the waiter joins the load after the load has taken its lease."""
+    plain.set(INDEX, "no sorted set")
+    loader = Loader(held=True)
+    first = asyncio.create_task(cache.kv.get_or_load("k", loader))
+    await loader.started.wait()
+    second = asyncio.create_task(cache.kv.get_or_load("k", loader, tags=["tag"]))
+    await asyncio.sleep(0)
+    loader.release()
+    await asyncio.gather(first, second)
+    await cache.flush_writes()
+    assert not plain.exists("test:__tc:kv:kv:k")
+
+
 # Memory
 
 

@@ -104,15 +104,25 @@ async def test_tag_of_a_hit_changes_neither_value_nor_lifetime(replicas: Pair, p
 
 async def test_tags_of_many_callers_of_one_entry_all_hold(replicas: Pair) -> None:
     a, b = replicas
-    await a.kv.set("k", "older")
-    await asyncio.gather(
-        *(cache.kv.get_or_load("k", newer, tags=[f"{n}", f"{n}{cache is a}"]) for n in range(30) for cache in replicas)
-    )
-    for n in (0, 29):
-        for tag in (f"{n}", f"{n}True", f"{n}False"):
-            await a.kv.set("k", "older")
-            await b.kv.get_or_load("k", newer, tags=[tag])
-            assert await a.invalidate_tag(tag) == 1
+    loader = Loader("newer")
+    callers = {f"{n}{name}": cache for n in range(40) for name, cache in (("a", a), ("b", b))}
+    for tag in ("0a", "20b", "39b"):
+        await a.kv.set("k", "older")
+        await asyncio.gather(*(cache.kv.get_or_load("k", loader, tags=[each]) for each, cache in callers.items()))
+        assert await b.invalidate_tag(tag) == 1
+    assert loader.calls == 0
+
+
+async def test_tag_of_a_hit_keeps_a_lifetime_that_has_just_been_changed(
+    make_cache: MakeCache, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = make_cache(name="test")
+    await cache.kv.set("k", "older", ttl=500)
+    cache.clear_l1()
+    lives = iter((300, 20))
+    act_after_reads(monkeypatch, lambda: plain.expire(KEYS["kv"], next(lives)))
+    assert (await cache.kv.get_or_load("k", newer, tags=["doc"])).source == "l2"
+    assert plain.ttl(KEYS["kv"]) <= 20
 
 
 @pytest.mark.parametrize("is_remote", [False, True])

@@ -12,6 +12,8 @@ later finds the entry. An invalidation that looked earlier came before the tag.
 
 from __future__ import annotations
 
+import asyncio
+import random
 from typing import Final
 
 from ...errors import TierCacheError
@@ -27,7 +29,9 @@ from ..runtime.runtime import Runtime
 __all__ = ["Tagging"]
 
 # Another process may replace the bytes between the read and the write of an attempt.
-_ATTEMPTS: Final = 5
+_ATTEMPTS: Final = 10
+# Seconds by which the longest pause before an attempt grows with each attempt.
+_PAUSE: Final = 0.002
 
 
 class Tagging:
@@ -73,7 +77,9 @@ class Tagging:
         of_tags = self._call.tag_indexes
         indexes = tuple([of_tags[tag] for tag in tags])
         names = tuple([tag.value for tag in tags])
-        for _ in range(_ATTEMPTS):
+        for attempt in range(_ATTEMPTS):
+            # Two processes in step could take turns in replacing the bytes that the other has read.
+            await asyncio.sleep(random.uniform(0, attempt * _PAUSE))
             if l2.pipe.is_writing(key):
                 # Valkey may hold an older value than the one in the queue.
                 await l2.pipe.flush()
