@@ -235,6 +235,7 @@ class Assembly:
             finish_abandoned=finish_abandoned if options.on_abandon is None else options.on_abandon == "finish",
             groups_of=groups_of,
             store_when=of_tier.store_when,
+            threads=of_tier.threads,
             is_state=is_state,
             max_value_bytes=options.max_value_bytes,
             writes_behind=self._writes.mode == "behind" and tier in ("llm", "tool"),
@@ -334,10 +335,11 @@ def _llm_options(options: TierOptions | None) -> LlmOptions:
 
 def _session_options(options: SessionOptions | TierOptions | None) -> SessionOptions:
     if isinstance(options, TierOptions):
-        is_of_llm = isinstance(options, LlmOptions)
+        is_of_llm = isinstance(options, LlmOptions) or options.threads
         if is_of_llm or options.jitter or options.store_when is not None or options.compress_above is not None:
             raise UsageError(
-                "session must be a SessionOptions: a session has no jitter, store_when, compress_above, ignore and key"
+                "session must be a SessionOptions: a session has no jitter, store_when, threads, compress_above, "
+                "ignore and key"
             )
         # Options that a session takes too are taken from a TierOptions.
         return SessionOptions(**{name: getattr(options, name) for name in _fields(SessionOptions)})

@@ -85,6 +85,8 @@ class TierOptions(_EntryOptions):
         store_when: Called with the loader's result, for llm an LlmResponse. If it returns False, the result goes to its
             waiters and is stored nowhere: for example an answer that was cut off. An exception counts as False, and is
             logged once.
+        threads: Whether plain loaders, batch functions included, run in threads (``asyncio.to_thread``), so that a
+            blocking loader does not block the event loop. Async loaders run on the event loop in any case.
         compress_above: Entries of more bytes are compressed in Valkey (zstd), if that makes them smaller; None
             compresses none. Only tiercache can read compressed entries. Needs the ``compress`` extra.
     """
@@ -92,6 +94,7 @@ class TierOptions(_EntryOptions):
     lease: bool = field(default=True, kw_only=True)
     jitter: float = field(default=0.0, kw_only=True)
     store_when: Callable[[Any], bool] | None = field(default=None, kw_only=True)
+    threads: bool = field(default=False, kw_only=True)
     compress_above: int | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:

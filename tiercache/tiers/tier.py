@@ -22,7 +22,7 @@ from ..engine.entries.counters import TierCounters
 from ..engine.entries.entry import Group
 from ..engine.entries.lookup import Lookup
 from ..engine.entries.rules import TierRules
-from ..engine.memory.load_limits import check_loader
+from ..engine.memory.loaders import LoaderCalls, check_loader
 from ..engine.operations.around_change import Invalidating, Target
 from ..engine.operations.batch_loader import BatchLoader
 from ..engine.operations.explain import Explanation, Inspection
@@ -88,6 +88,7 @@ class Tier(Generic[K, R]):
         self._stores = Stores(engine)
         self._invalidations = Invalidations(engine)
         self._rules = rules
+        self._loaders = LoaderCalls(rules.tier, engine.log, in_threads=rules.threads)
         self._name = name
         self._prefix = prefix
 

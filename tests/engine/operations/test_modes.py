@@ -166,7 +166,7 @@ async def with_params(params: Any) -> str:
     return str(params["messages"][0]["content"])
 
 
-async def without(prefix: str = "x") -> str:
+async def without(*, prefix: str = "x") -> str:
     return "nothing"
 
 
@@ -182,7 +182,7 @@ class LoaderObject:
         (without, "nothing"),
         (lambda: "plain", "plain"),
         (lambda params: with_params(params), "Hello"),
-        (lambda *args: f"{len(args)} arguments", "0 arguments"),
+        (lambda *args: f"{len(args)} arguments", "1 arguments"),
         (LoaderObject(), "an object"),
         (lambda params: asyncio.to_thread(lambda: "in a thread"), "in a thread"),
         (lambda: LlmResponse("with more", tokens={"input": 1, "output": 1}), "with more"),

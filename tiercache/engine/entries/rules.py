@@ -93,6 +93,7 @@ class TierRules:
         is_state: Whether the values are state, and not copies of data that can be loaded again. An unavailable Valkey
             is then an error, and not a miss.
         max_value_bytes: Most bytes, before ``Codec.pack``, of a value that is stored. None sets no limit.
+        threads: Whether plain loaders run in threads.
         writes_behind: Whether an explicit store returns when its write is queued.
     """
 
@@ -108,6 +109,7 @@ class TierRules:
     store_when: Callable[[Any], bool] | None = None
     is_state: bool = False
     max_value_bytes: int | None = None
+    threads: bool = False
     writes_behind: bool = False
     counters: CounterBook = field(default_factory=CounterBook)
 

@@ -1,4 +1,4 @@
-"""Load limits: check a caller's loader, and run loads within ``load_timeout`` and ``max_loads``.
+"""Load limits: run loads within ``load_timeout`` and ``max_loads``.
 
 Each outermost load holds one slot of ``max_loads`` while it runs. Two situations could otherwise block forever:
 
@@ -11,73 +11,17 @@ Each outermost load holds one slot of ``max_loads`` while it runs. Two situation
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from types import FunctionType
-from typing import Any, Final, TypeGuard, TypeVar
+from typing import Final, TypeVar
 
-from ...errors import UsageError
 from ...options import ResilienceOptions
 from ..entries.counters import TierCounters
 
-__all__ = ["LoadLimits", "accepts_arguments", "check_loader", "requires_argument"]
+__all__ = ["LoadLimits"]
 
 T = TypeVar("T")
-
-# Flags of a code object that takes ``*args`` or ``**kwargs``.
-_VARIADIC: Final = inspect.CO_VARARGS | inspect.CO_VARKEYWORDS
-_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-
-
-def check_loader(loader: object) -> None:
-    """Refuse a loader that is not callable.
-
-    Raises:
-        UsageError: ``loader`` is not callable. An awaitable is refused too: a load could await it only once, and on a
-            hit the cache would never await it.
-    """
-    if not callable(loader):
-        raise UsageError(f"loader must be a function, async or plain, not {type(loader).__name__}")
-
-
-def requires_argument(loader: Callable[..., Any]) -> bool:
-    """Return whether ``loader`` has a required positional parameter.
-
-    Raises:
-        UsageError: ``loader`` requires more than one argument, or a keyword argument, so that the cache cannot call it.
-    """
-    if _is_plain_function(loader):
-        code = loader.__code__
-        required_count = code.co_argcount - len(loader.__defaults__ or ())
-        if required_count <= 1 and not code.co_kwonlyargcount:
-            return required_count == 1
-    try:
-        parameters = inspect.signature(loader).parameters.values()
-    except (TypeError, ValueError):
-        return False  # Some functions written in C have no signature.
-    required = [p for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    if len(required) > 1 or any(p.kind not in _POSITIONAL for p in required):
-        names = ", ".join(p.name for p in required)
-        raise UsageError(f"loader must take no argument or one, not the required ones: {names}")
-    return bool(required)
-
-
-def accepts_arguments(loader: Callable[..., Any]) -> bool:
-    """Return whether ``loader`` has a parameter, required or not; True if its signature is unknown."""
-    if _is_plain_function(loader):
-        code = loader.__code__
-        return bool(code.co_argcount or code.co_kwonlyargcount or code.co_flags & _VARIADIC)
-    try:
-        return bool(inspect.signature(loader).parameters)
-    except (TypeError, ValueError):
-        return True
-
-
-def _is_plain_function(loader: object) -> TypeGuard[FunctionType]:
-    """Return whether the code object of ``loader`` shows all parameters; it is 20 times as fast as ``signature``."""
-    return type(loader) is FunctionType and not loader.__dict__
 
 
 class _Load:

@@ -20,15 +20,16 @@ If the last member leaves before the end, the batch is closed and cancelled.
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextvars import copy_context
+from functools import partial
 from itertools import repeat
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 from ...errors import UsageError
 from ..engine import Engine
 from ..memory.flights import CURRENT_FLIGHT, WaitNode, waiting_for
+from ..memory.loaders import LoaderCalls
 from ..runtime.runtime import Runtime
 
 __all__ = ["BATCH_SIZE", "BATCH_WINDOW", "ArgumentBatchLoader", "BatchFunction", "BatchLoader", "KeywordBatchLoader"]
@@ -56,6 +57,7 @@ class BatchLoader:
     be made before there is an event loop, and used on one loop after another.
 
     Args:
+        calls: Calls the function, on the event loop or in a thread.
         fn: The function, async or plain.
         window: Seconds, 0 to a day, that the first call of a batch waits for others.
         max_size: Most calls in one batch.
@@ -64,7 +66,9 @@ class BatchLoader:
         UsageError: An argument is wrong.
     """
 
-    def __init__(self, engine: Engine, fn: BatchFunction[Any, Any], *, window: float, max_size: int) -> None:
+    def __init__(
+        self, engine: Engine, calls: LoaderCalls, fn: BatchFunction[Any, Any], *, window: float, max_size: int
+    ) -> None:
         if not callable(fn):
             raise UsageError(f"fn must be a function, async or plain, not {type(fn).__name__}")
         if not isinstance(window, int | float) or isinstance(window, bool) or not 0 <= window <= _LONGEST_WINDOW:
@@ -72,7 +76,7 @@ class BatchLoader:
         if not isinstance(max_size, int) or isinstance(max_size, bool) or max_size < 1:
             raise UsageError(f"max_size must be a whole number above 0, not {max_size!r}")
         self._engine = engine
-        self._fn = fn
+        self._fn = partial(calls.call, fn)
         self._window = window
         self._max_size = max_size
         self._collecting: _Batch | None = None
@@ -125,7 +129,7 @@ class _Batch(WaitNode):
     def __init__(
         self,
         runtime: Runtime,
-        fn: BatchFunction[Any, Any],
+        fn: Callable[[list[Any]], Awaitable[Any]],
         window: float,
         max_size: int,
         on_closed: Callable[[_Batch], None],
@@ -192,9 +196,7 @@ class _Batch(WaitNode):
         # Closed only here: while the batch waits for a slot, it continues to collect.
         self._on_closed(self)
         self._called = tuple(self._places)
-        results: Any = self._fn(list(self._places.values()))
-        if inspect.isawaitable(results):
-            results = await results
+        results = await self._fn(list(self._places.values()))
         return _checked(results, len(self._called))
 
     def _ended(self, task: asyncio.Task[list[Any]]) -> None:

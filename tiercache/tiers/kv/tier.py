@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Awaitable, Callable, Container, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, TypeAlias, TypeVar, overload
@@ -11,7 +10,7 @@ from ...engine.call import Loaded, LoadFunction, Mode
 from ...engine.engine import Engine
 from ...engine.entries.entry import Entry
 from ...engine.entries.rules import TierRules
-from ...engine.memory.load_limits import check_loader, requires_argument
+from ...engine.memory.loaders import check_loader, takes_argument
 from ...engine.operations.around_change import Invalidating, Target
 from ...engine.operations.batch_loader import BATCH_SIZE, BATCH_WINDOW, ArgumentBatchLoader, BatchFunction
 from ...engine.operations.explain import Explanation
@@ -170,12 +169,10 @@ class KvTier(Tier[KvKey, KvResult[Any]]):
         return await self._load(entry_key, loader, None, ttl, tags, mode)
 
     def _load_function(self, key: KvKey, request: None, loader: KvLoader[Any]) -> LoadFunction:
-        full_key = key.key
+        arguments = (self._keys.given(key.key),) if takes_argument(loader) else ()
 
         async def load() -> Loaded:
-            value: Any = loader(self._keys.given(full_key)) if requires_argument(loader) else loader()  # type: ignore[call-arg]
-            if inspect.isawaitable(value):
-                value = await value
+            value: Any = await self._loaders.call(loader, *arguments)
             return self._loaded_value(value, "the loader's value")
 
         return load
@@ -192,7 +189,7 @@ class KvTier(Tier[KvKey, KvResult[Any]]):
             window: Seconds, 0 to a day, that the first load waits for others.
             max_size: Most loads in one call of ``fn``.
         """
-        return ArgumentBatchLoader(self._engine, fn, window=window, max_size=max_size)
+        return ArgumentBatchLoader(self._engine, self._loaders, fn, window=window, max_size=max_size)
 
     async def get_many(self, keys: Iterable[str], default: Any = None) -> dict[str, Any]:
         """Return the value of each key in the order of ``keys``, or ``default`` for a key without a value.
@@ -291,9 +288,7 @@ class KvTier(Tier[KvKey, KvResult[Any]]):
     async def _load_many(self, loader: KvBatchLoader[Any], full_keys: Sequence[str]) -> list[Loaded]:
         keys = [self._keys.given(full_key) for full_key in full_keys]
         # A copy: the loader may change its list.
-        loaded: Any = loader(keys.copy())
-        if inspect.isawaitable(loaded):
-            loaded = await loaded
+        loaded: Any = await self._loaders.call(loader, keys.copy())
         return [
             self._loaded_value(value, f"the loader's value of {key!r}")
             for key, value in zip(keys, _in_order(loaded, keys), strict=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar, overload
 
@@ -10,7 +9,7 @@ from ...engine.call import Loaded, LoadFunction, Mode
 from ...engine.engine import Engine
 from ...engine.entries.entry import Group
 from ...engine.entries.rules import Codec, TierRules, UndecodableError, UnreadableHereError
-from ...engine.memory.load_limits import requires_argument
+from ...engine.memory.loaders import requires_argument, takes_argument
 from ...engine.operations.around_change import Invalidating, Target
 from ...engine.operations.batch_loader import BATCH_SIZE, BATCH_WINDOW, ArgumentBatchLoader, BatchFunction
 from ...engine.operations.explain import Explanation
@@ -146,10 +145,10 @@ class LlmTier(Tier[LlmKey, LlmResult]):
         return await self._load(key, loader, params, ttl, tags, mode)
 
     def _load_function(self, key: LlmKey, params: Any, loader: LlmLoader[Any]) -> LoadFunction:
+        arguments = (params,) if takes_argument(loader) and params is not key else ()
+
         async def load() -> Loaded:
-            answer: Any = loader(params) if requires_argument(loader) else loader()  # type: ignore[call-arg]
-            if inspect.isawaitable(answer):
-                answer = await answer
+            answer: Any = await self._loaders.call(loader, *arguments)
             loaded = self._loaded_answer(key.model, answer)
             return loaded if self._is_unchanged(key, params) else loaded._replace(store=False)
 
@@ -166,7 +165,7 @@ class LlmTier(Tier[LlmKey, LlmResult]):
             window: Seconds, 0 to a day, that the first load waits for others.
             max_size: Most loads in one call of ``fn``.
         """
-        return ArgumentBatchLoader(self._engine, fn, window=window, max_size=max_size)
+        return ArgumentBatchLoader(self._engine, self._loaders, fn, window=window, max_size=max_size)
 
     async def store(
         self,

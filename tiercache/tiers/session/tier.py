@@ -6,7 +6,6 @@ a sliding TTL: each read restarts it.
 
 from __future__ import annotations
 
-import inspect
 import json
 import math
 from collections.abc import Awaitable, Callable
@@ -16,7 +15,7 @@ from ...engine.call import Loaded, LoadFunction
 from ...engine.engine import Engine
 from ...engine.entries.operation import Operation
 from ...engine.entries.rules import TierRules
-from ...engine.memory.load_limits import check_loader, requires_argument
+from ...engine.memory.loaders import LoaderCalls, check_loader, requires_argument
 from ...errors import UsageError
 from ...text import check_text, shown
 from ...ttl import NO_EXPIRY, Ttl
@@ -61,6 +60,7 @@ class SessionTier:
     def __init__(self, engine: Engine, rules: TierRules, name: str, *, in_memory: bool) -> None:
         self._engine = engine
         self._rules = rules
+        self._loaders = LoaderCalls(rules.tier, engine.log, in_threads=False)
         self._threads = Threads(name)
         self._counters = rules.counters.of(rules.tier)
         self._store: SessionStore = MemorySessions(engine, rules) if in_memory else ValkeySessions(engine, rules, name)
@@ -148,7 +148,7 @@ class SessionTier:
         value = self._hit("session.get_or_load", key)
         if value is None:
             with self._operation("session.get_or_load", key) as operation:
-                value = await self._store.get_or_load(key, _load_function(loader, window), window)
+                value = await self._store.get_or_load(key, self._load_function(loader, window), window)
                 operation.set("hit", value.source != "loader")
                 operation.set("source", value.source)
                 operation.set("coalesced", value.coalesced)
@@ -324,20 +324,17 @@ class SessionTier:
         now = self._engine.now()
         self._active.seen(key.thread.id, now, now + (self._window(None) if window is None else window))
 
+    def _load_function(self, loader: Callable[[], str | Awaitable[str]], window: float) -> LoadFunction:
+        """Return a function that calls ``loader`` and returns its text, which the session store stores itself."""
 
-def _load_function(loader: Callable[[], str | Awaitable[str]], window: float) -> LoadFunction:
-    """Return a function that calls ``loader`` and returns its text, which the session store stores itself."""
+        async def load() -> Loaded:
+            value: Any = await self._loaders.call(loader)
+            if not isinstance(value, str):
+                raise UsageError(f"the loader's value must be a str, not {type(value).__name__}")
+            text, ttl = str.__str__(value), NO_EXPIRY if window == math.inf else window
+            try:
+                return Loaded(SessionValue(text), text.encode(), ttl, store=False)
+            except UnicodeEncodeError as error:
+                return Loaded(SessionValue(text), b"", ttl, store=False, refusal=error)
 
-    async def load() -> Loaded:
-        value: Any = loader()
-        if inspect.isawaitable(value):
-            value = await value
-        if not isinstance(value, str):
-            raise UsageError(f"the loader's value must be a str, not {type(value).__name__}")
-        text, ttl = str.__str__(value), NO_EXPIRY if window == math.inf else window
-        try:
-            return Loaded(SessionValue(text), text.encode(), ttl, store=False)
-        except UnicodeEncodeError as error:
-            return Loaded(SessionValue(text), b"", ttl, store=False, refusal=error)
-
-    return load
+        return load

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeAlias, TypeVar
 
-from ...engine.memory.load_limits import accepts_arguments
+from ...engine.memory.loaders import accepts_arguments
 from ...errors import UsageError
 from ..values.json_types import Json
 

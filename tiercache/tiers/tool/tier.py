@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias, overload
@@ -170,9 +169,8 @@ class ToolTier(Tier[ToolKey, ToolResult[Any]]):
 
         async def load() -> Loaded:
             # The arguments of a key are decoded for each call: the loader may change them.
-            value = loader(**keywords_for(loader, json.loads(key._args) if args is ABSENT else args))
-            if inspect.isawaitable(value):
-                value = await value
+            keywords = keywords_for(loader, json.loads(key._args) if args is ABSENT else args)
+            value: Any = await self._loaders.call(loader, **keywords)
             store = self._is_unchanged(key, tool, args) and self._may_store(value)
             try:
                 return self._encode(key, value, cost)._replace(store=store)
@@ -206,7 +204,7 @@ class ToolTier(Tier[ToolKey, ToolResult[Any]]):
         the others waiting; when no caller of a batch waits any more, ``fn`` is cancelled, unless
         ``TierOptions.on_abandon`` is "finish". ``fn`` may call the cache, for any key.
         """
-        return KeywordBatchLoader(self._engine, fn, window=window, max_size=max_size)
+        return KeywordBatchLoader(self._engine, self._loaders, fn, window=window, max_size=max_size)
 
     @overload
     async def store(
