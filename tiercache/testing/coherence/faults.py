@@ -256,6 +256,7 @@ FAULTS: Final[dict[str, Run]] = {
     "slow_link": _slow_link,
     "restart_empty": _restart,
     "restart_persisted": _restart,
+    "evict": _evict,
     "process_stop": _process_stop,
     "loop_block": _loop_block,
 }

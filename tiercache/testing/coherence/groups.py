@@ -46,6 +46,7 @@ GROUP_CHANGES: Final = (
     GroupChange("kv.clear", group("kv", "hot"), lambda cache: kv_tier(cache, "hot").clear()),
     GroupChange("kv.delete_many", group("kv", "hot"), _delete_many),
     GroupChange("invalidate_tag", _with_tag("tagged"), lambda cache: cache.invalidate_tag("tagged")),
+    GroupChange("invalidate_tag", _with_tag("mixed"), lambda cache: cache.invalidate_tag("mixed"), of_tagged=True),
 )
 
 # Replicas make these changes in some runs only, because they also repair missed invalidations of quiet keys.

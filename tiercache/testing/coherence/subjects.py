@@ -285,7 +285,7 @@ SUBJECTS: Final[tuple[Subject, ...]] = (
     KvSubject("hot", 0),
     KvSubject("hot", 1),
     LlmSubject("hot", 0),
-    *(kind(role, 0) for role in ("tagged",) for kind in (ToolSubject, KvSubject, LlmSubject)),
+    *(kind(role, 0) for role in ("tagged", "mixed") for kind in (ToolSubject, KvSubject, LlmSubject)),
     *(kind("quiet", number) for number in range(3) for kind in (ToolSubject, KvSubject, LlmSubject)),
     *(kind(role, 0) for role in ("quiet_tag", "quiet_group") for kind in (ToolSubject, KvSubject, LlmSubject)),
     ToolSubject("written", 0),
