@@ -100,7 +100,7 @@ def outcome_of(
     ]
     last = Rest(seconds=540.0, rss_bytes=rss[9], tasks=tasks[9], descriptors=10, threads=1, sizes=sizes or {})
     ended = Ended(calls={"get_or_load": 5}, raised={}, cancelled=0, checked=5, warnings=0, rest=last, **end)  # type: ignore[arg-type]
-    return Outcome(SoakSettings(processes=1), rests=[[*rests, last]], ended=[ended], faults=Counter(cut=1))
+    return Outcome(SoakSettings(processes=1), rests=[[*rests, last]], ended=[ended], faults=[(1.0, "cut")])
 
 
 def kinds(outcome: Outcome) -> list[str]:
@@ -149,6 +149,16 @@ def test_report_has_a_row_for_every_check_and_the_bounds() -> None:
     assert "`L1._lru` 2,000" in report
     assert "1 key after 3 s: `soak:__stats`" in report
     assert "**no violation**" in report
+
+
+def test_report_shows_the_moment_of_a_problem_and_the_fault_before_it() -> None:
+    outcome = outcome_of()
+    outcome.began, outcome.faults = 100.0, [(101.0, "cut"), (103.0, "stall")]
+    outcome.problems = [Problem("own", "too old", 102.5), Problem("keys", "too many")]
+    report = report_of(outcome)
+    assert "    2.5 s, after cut: own: too old\n" in report
+    assert "    keys: too many\n" in report
+    assert "**2 violations**" in report
 
 
 # Containers

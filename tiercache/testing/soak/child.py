@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Final, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from ...errors import TierCacheError
 from .protocol import Command, Ended, Measured, Message, Problem, Ready, Start, Stop, WorkerSettings
@@ -85,7 +86,7 @@ class Child:
 
     async def _receive(self, kind: type[M]) -> M:
         while isinstance(message := await self._next(), Problem):
-            self._report(Problem(message.kind, f"process {self.number}: {message.text}"))
+            self._report(replace(message, text=f"process {self.number}: {message.text}"))
         if not isinstance(message, kind):
             raise ChildEndedError(f"process {self.number} sent {message} instead of a {kind.__name__}")
         return message

@@ -12,6 +12,7 @@ the ledger.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
@@ -66,7 +67,7 @@ class Journal:
         """Report a broken promise."""
         self._problem_counts[kind] += 1
         if self._problem_counts[kind] <= _MOST_PROBLEMS:
-            self._report(Problem(kind, text[:2000]))
+            self._report(Problem(kind, text[:2000], time.monotonic()))
 
     def floor(self, item: Item) -> int:
         """Return the version that this process must see from now on."""

@@ -98,10 +98,12 @@ class Problem(Struct, frozen=True, tag=True):
 
     Attributes:
         kind: One of ``report.CHECKS``.
+        at: The moment of the discovery, ``time.monotonic()``, or 0 for the checks at the end.
     """
 
     kind: str
     text: str
+    at: float = 0.0
 
 
 class Ended(Struct, frozen=True, tag=True):

@@ -42,7 +42,7 @@ def report_of(outcome: Outcome) -> str:
         "## A soak",
         _introduction(outcome),
         _table(("check", "measured", "violations"), _check_rows(outcome)),
-        _table(("fault", "times"), [(text_of(name), count) for name, count in sorted(outcome.faults.items())]),
+        _table(("fault", "times"), _fault_rows(outcome)),
         _table(("calls", "count"), _call_rows(outcome)),
         *_problems(outcome),
     ]
@@ -56,7 +56,7 @@ def _introduction(outcome: Outcome) -> str:
     return (
         f"    {settings.command}\n\n"
         f"{_count(settings.processes, 'process', 'processes')} used one Valkey through a proxy for "
-        f"{outcome.seconds / 60:.1f} minutes, while {outcome.faults.total()} faults happened one after the other: "
+        f"{outcome.seconds / 60:.1f} minutes, while {len(outcome.faults)} faults happened one after the other: "
         f"**{verdict}** in {calls:,} calls. tiercache {__version__}, Python {platform.python_version()}, "
         f"Valkey {outcome.server}, on {platform.system()}."
     )
@@ -98,6 +98,11 @@ def _measured(outcome: Outcome) -> dict[str, str]:
     return texts
 
 
+def _fault_rows(outcome: Outcome) -> list[tuple[str, int]]:
+    counts = Counter(name for _, name in outcome.faults)
+    return sorted((text_of(name), count) for name, count in counts.items())
+
+
 def _call_rows(outcome: Outcome) -> list[tuple[str, int]]:
     calls: Counter[str] = Counter()
     raised: Counter[str] = Counter()
@@ -110,7 +115,7 @@ def _call_rows(outcome: Outcome) -> list[tuple[str, int]]:
 def _problems(outcome: Outcome) -> list[str]:
     if not outcome.problems:
         return []
-    shown = [f"{problem.kind}: {problem.text}" for problem in outcome.problems[:_SHOWN_PROBLEMS]]
+    shown = [outcome.shown(problem) for problem in outcome.problems[:_SHOWN_PROBLEMS]]
     if left := len(outcome.problems) - len(shown):
         shown.append(f"... and {left} more")
     return ["The violations:", "\n\n".join(_indented(text) for text in shown)]

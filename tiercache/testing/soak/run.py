@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -84,9 +83,10 @@ class Outcome:
     """The outcome of a soak.
 
     Attributes:
+        began: The moment at which the load began, ``time.monotonic()``.
         seconds: The duration of the load.
         server: The version of Valkey.
-        faults: How often each fault happened.
+        faults: The faults, each with the moment at which it began.
         problems: The broken promises.
         rests: By process, the measures between the faults and at the end.
         ended: The counts of each process.
@@ -94,13 +94,22 @@ class Outcome:
     """
 
     settings: SoakSettings
+    began: float = 0.0
     seconds: float = 0.0
     server: str = ""
-    faults: Counter[str] = field(default_factory=Counter)
+    faults: list[tuple[float, str]] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     rests: list[list[Rest]] = field(default_factory=list)
     ended: list[Ended] = field(default_factory=list)
     keys: KeysLeft | None = None
+
+    def shown(self, problem: Problem) -> str:
+        """Return the problem with its moment, and the fault before it."""
+        text = f"{problem.kind}: {problem.text}"
+        if not problem.at:
+            return text
+        before = [name for began, name in self.faults if began <= problem.at]
+        return f"{problem.at - self.began:.1f} s, after {before[-1] if before else 'no fault'}: {text}"
 
 
 async def run_soak(
@@ -120,7 +129,7 @@ async def run_soak(
 
     def report(problem: Problem) -> None:
         outcome.problems.append(problem)
-        say(f"PROBLEM {problem.kind}: {problem.text}")
+        say(f"PROBLEM at {outcome.shown(problem)}")
 
     longest = settings.seconds + settings.settle + settings.ttl + _GRACE
     async with asyncio.timeout(longest), AsyncExitStack() as stack:
@@ -137,14 +146,14 @@ async def run_soak(
                 for each in _workers(settings, proxy.url, ledger.url)
             ]
             await asyncio.gather(*(child.wait_ready() for child in children))
-            began = time.monotonic()
+            outcome.began = time.monotonic()
             for child in children:
                 child.start()
             outcome.rests = [[] for _ in children]
             rng = random.Random(settings.seed)
             context = FaultContext(proxy, server, children, rng, settings.longest_fault)
-            await _load(context, outcome, began + settings.seconds, say)
-            outcome.seconds = time.monotonic() - began
+            await _load(context, outcome, say)
+            outcome.seconds = time.monotonic() - outcome.began
             # Repetitions of failed invalidations end in this time.
             await asyncio.sleep(settings.max_staleness)
             outcome.ended = list(await asyncio.gather(*(child.stop() for child in children)))
@@ -174,19 +183,20 @@ def _workers(settings: SoakSettings, url: str, ledger_url: str) -> list[WorkerSe
     ]
 
 
-async def _load(on: FaultContext, outcome: Outcome, ends_at: float, say: Callable[[str], object]) -> None:
-    """Let faults happen and measure between them, until ``ends_at``."""
+async def _load(on: FaultContext, outcome: Outcome, say: Callable[[str], object]) -> None:
+    """Let faults happen and measure between them, for the duration of the load."""
+    ends_at = outcome.began + outcome.settings.seconds
     deck: list[str] = []
     while time.monotonic() < ends_at:
         if not deck:
             deck = on.rng.sample(outcome.settings.faults, len(outcome.settings.faults))
         name = deck.pop()
         say(name)
-        outcome.faults[name] += 1
+        outcome.faults.append((time.monotonic(), name))
         await FAULTS[name](on)
         on.proxy.heal()
         await asyncio.sleep(on.rng.uniform(*_CALM))
-        if outcome.faults.total() % _FAULTS_PER_MEASURE == 0:
+        if len(outcome.faults) % _FAULTS_PER_MEASURE == 0:
             await _measure(on.children, outcome)
 
 

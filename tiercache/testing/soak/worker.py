@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
+from msgspec.structs import replace
 
 from ...agent_cache import AgentCache
 from ...options import (
@@ -164,7 +165,7 @@ class _Worker:
         )
 
     def _report(self, problem: Problem) -> None:
-        _send(problem)
+        _send(replace(problem, at=problem.at or time.monotonic()))
 
     def _on_exception(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         self._report(Problem("uncaught", f"{context.get('message')}: {context.get('exception')!r}"))
