@@ -22,7 +22,6 @@ import pytest
 
 from tiercache.engine.coherence.coherence import Coherence
 from tiercache.engine.coherence.pending_invalidations import PendingInvalidations
-from tiercache.engine.entries.entry import Group
 from tiercache.engine.level2 import write_pipe
 from tiercache.engine.level2.announcement import Announcement, Received, Unreadable
 from tiercache.engine.level2.level2 import Position
@@ -31,14 +30,15 @@ from tiercache.engine.level2.write_pipe import WritePipe
 from tiercache.engine.level2.writes import Announce
 from tiercache.engine.memory.fences import Fences
 from tiercache.engine.memory.l1 import L1
+from tiercache.engine.operations import invalidate
 from tiercache.engine.operations.change import GroupChange, KeyChange
 from tiercache.engine.operations.store import StoreBehindChange
+from tiercache.engine.operations.tagging import Tagging
 from tiercache.options import L1Options
 from tiercache.stores.valkey import backplane, commands, messages
 from tiercache.testing.coherence import Outcome, RunSettings, replica, run, run_once, subjects
 from tiercache.testing.coherence.checks import KINDS
 from tiercache.testing.coherence.replica import Writes
-from tiercache.tiers import tier
 
 __all__ = ["GUARDS", "Guard", "Patch", "run_patched"]
 
@@ -240,12 +240,34 @@ def _repeat_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _index_no_tags(monkeypatch: pytest.MonkeyPatch) -> None:
     """Add no key to the index of a tag. In L1 the entries have their tags."""
-    indexes_of = tier.indexes_of
+    make_batch = commands.WriteCommands.batch
 
-    def indexes_without_tags(name: str, groups: tuple[Group, ...]) -> tuple[str, ...]:
-        return indexes_of(name, tuple(group for group in groups if group.kind != "tag"))
+    def without_tags(write: Any) -> Any:
+        indexes = tuple(index for index in getattr(write, "indexes", ()) if ":idx:tag:" not in index)
+        return msgspec.structs.replace(write, indexes=indexes) if getattr(write, "indexes", ()) else write
 
-    monkeypatch.setattr(tier, "indexes_of", indexes_without_tags)
+    def batch_without_tags(writer: commands.WriteCommands, writes: Sequence[Any]) -> commands.Batch:
+        return make_batch(writer, [without_tags(write) for write in writes])
+
+    monkeypatch.setattr(commands.WriteCommands, "batch", batch_without_tags)
+
+
+def _take_hits_without_their_tags(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Return a hit without giving the entry the tags of the call."""
+
+    async def holds(tagging: Tagging, lookup: object) -> bool:
+        return True
+
+    monkeypatch.setattr(Tagging, "holds", holds)
+
+
+def _trust_evicted_indexes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Remove only the entries that an index lists, also where the server may have evicted the index."""
+
+    async def sweep(removal: invalidate._GroupRemoval) -> None:
+        return None
+
+    monkeypatch.setattr(invalidate._GroupRemoval, "_sweep", sweep)
 
 
 GUARDS = [
@@ -261,6 +283,8 @@ GUARDS = [
     Guard("removal after a lost store", _keep_what_a_lost_store_replaces, ("own",), "command_kill", writes="behind"),
     Guard("repetition of an invalidation", _repeat_nothing, ("agree",), "command_cut"),
     Guard("index of a tag", _index_no_tags, ("own", "l2")),
+    Guard("tags of hits", _take_hits_without_their_tags, ("own", "bound", "l2")),
+    Guard("sweep of a server that evicts", _trust_evicted_indexes, ("own", "bound", "l2"), "evict"),
 ]
 
 

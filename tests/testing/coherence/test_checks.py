@@ -86,14 +86,14 @@ def test_bound_and_valkey_checks_count_a_queued_store_from_its_flush_on() -> Non
     assert l2(queued(10.0, None, 5), Sample("k", 20.1, 4)) == 0
 
 
-def tagged(began: float, version: int, replica: str = "b") -> Read:
-    """A read that gave the tags and found an entry; it ended half a second after it began."""
-    return Read(replica, "k", began, began + 0.5, version, "l2", "tool.get_or_load", has_tags=True)
+def tagged(began: float, version: int, replica: str = "b", tag: str = "t") -> Read:
+    """A read that gave a tag and found an entry; it ended half a second after it began."""
+    return Read(replica, "k", began, began + 0.5, version, "l2", "tool.get_or_load", tag)
 
 
 def untag(began: float, acked: float | None, version: int, replica: str = "a") -> Change:
     """An invalidation of the tag of an entry that may or may not have the tag."""
-    return Change(replica, "k", version, "invalidate_tag", began, acked, of_tagged=True)
+    return Change(replica, "k", version, "invalidate_tag", began, acked, tag="t")
 
 
 def test_checks_count_an_invalidation_of_a_tag_for_the_version_that_had_the_tag() -> None:
@@ -101,6 +101,7 @@ def test_checks_count_an_invalidation_of_a_tag_for_the_version_that_had_the_tag(
     assert own(seen, change_, read(10.1, 4)) == 1
     assert bound(seen, change_, read(11.1, 4, replica="c")) == 1
     assert l2(seen, change_, Sample("k", 10.1, 4)) == 1
+    assert own(tagged(8.0, 4, tag="other"), change_, read(10.1, 4)) == 0
     # Another version, no acknowledgement, another replica, a read before the bound.
     assert own(seen, change_, read(10.1, 3)) == 0
     assert own(seen, untag(9.0, None, 5), read(10.1, 4)) == 0

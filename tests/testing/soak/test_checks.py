@@ -62,7 +62,7 @@ async def test_journal_finds_a_value_of_another_key(journal: Journal, problems: 
 
 async def test_journal_finds_a_read_older_than_an_own_change(journal: Journal, problems: list[Problem]) -> None:
     before = journal.floor(ITEM)
-    journal.changed([ITEM], [5])
+    journal.changed([ITEM], [5], "remove")
     # This read began before the change had returned.
     journal.saw(ITEM, make_value(ITEM.key, 4), 10.0, before, "kv.get")
     journal.saw(ITEM, make_value(ITEM.key, 5), 10.0, journal.floor(ITEM), "kv.get")
@@ -75,7 +75,7 @@ async def test_journal_finds_a_read_older_than_an_own_change(journal: Journal, p
 async def test_journal_finds_a_read_beyond_the_staleness_bound(url: str, problems: list[Problem]) -> None:
     async with Ledger(url) as ledger:
         journal = Journal(ledger, 1.0, problems.append)
-        await ledger.acknowledge([ITEM.key], [5], 10.0)
+        await ledger.acknowledge([ITEM.key], [5], 10.0, "remove")
         journal.saw(ITEM, make_value(ITEM.key, 4), 10.9, 0, "kv.get")
         journal.saw(ITEM, make_value(ITEM.key, 5), 12.0, 0, "kv.get")
         await journal.check_waiting()

@@ -88,7 +88,7 @@ class Floors:
     """
 
     def __init__(self, changes: Iterable[Change], *, own: bool = False) -> None:
-        moments = ((change.seen_from if own else change.acked, change) for change in changes if not change.of_tagged)
+        moments = ((change.seen_from if own else change.acked, change) for change in changes if change.tag is None)
         acked = [(moment, change) for moment, change in moments if moment is not None]
         acked.sort(key=lambda pair: pair[0])
         self._moments = [moment for moment, _ in acked]

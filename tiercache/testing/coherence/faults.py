@@ -6,9 +6,11 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
+from ...errors import L2CommandError
 from ..proxy.chaos_proxy import ChaosProxy
 from .history import Event, Fault, Restart
 from .members import Member, ProcessMember
@@ -234,7 +236,9 @@ async def _evict(on: FaultContext) -> None:
     while not on.is_over:
         fillers = range(number, number + 8)
         number += len(fillers)
-        await on.server.execute(*[("SET", f"filler:{each}", b"x" * _FILLER_BYTES) for each in fillers])
+        # Refused if there is nothing more to evict.
+        with suppress(L2CommandError):
+            await on.server.execute(*[("SET", f"filler:{each}", b"x" * _FILLER_BYTES) for each in fillers])
         if not number % 64:
             on.begin("Valkey evicts keys")
         await on.pause(0, 0.04)

@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, NamedTuple
 
 from ...agent_cache import AgentCache
-from .subjects import SUBJECTS, Subject, group, kv_tier
+from .subjects import MIXED_TAGS, SUBJECTS, Subject, group, kv_tier
 
-__all__ = ["CLEARS", "GROUP_CHANGES", "GroupChange"]
+__all__ = ["CLEARS", "GROUP_CHANGES", "MIXED_CHANGES", "GroupChange"]
 
 
 class GroupChange(NamedTuple):
@@ -17,13 +17,13 @@ class GroupChange(NamedTuple):
     Attributes:
         method: The tier and the method.
         apply: Calls the cache.
-        of_tagged: Whether the call covers only the entries that have the tag.
+        tag: The call covers only the entries that have this tag; None: it covers every entry.
     """
 
     method: str
     subjects: Sequence[Subject]
     apply: Callable[[AgentCache], Awaitable[object]]
-    of_tagged: bool = False
+    tag: str | None = None
 
 
 def _of_tier(tier: str) -> list[Subject]:
@@ -33,6 +33,11 @@ def _of_tier(tier: str) -> list[Subject]:
 
 def _with_tag(tag: str) -> list[Subject]:
     return [subject for subject in SUBJECTS if subject.tags == (tag,)]
+
+
+def _mixed_change(tag: str) -> GroupChange:
+    mixed = [subject for subject in SUBJECTS if subject.role == "mixed"]
+    return GroupChange("invalidate_tag", mixed, lambda cache: cache.invalidate_tag(tag), tag)
 
 
 async def _delete_many(cache: AgentCache) -> None:
@@ -46,8 +51,10 @@ GROUP_CHANGES: Final = (
     GroupChange("kv.clear", group("kv", "hot"), lambda cache: kv_tier(cache, "hot").clear()),
     GroupChange("kv.delete_many", group("kv", "hot"), _delete_many),
     GroupChange("invalidate_tag", _with_tag("tagged"), lambda cache: cache.invalidate_tag("tagged")),
-    GroupChange("invalidate_tag", _with_tag("mixed"), lambda cache: cache.invalidate_tag("mixed"), of_tagged=True),
 )
+
+# Every replica makes these changes too, as often as one of the changes above.
+MIXED_CHANGES: Final = tuple(map(_mixed_change, MIXED_TAGS))
 
 # Replicas make these changes in some runs only, because they also repair missed invalidations of quiet keys.
 CLEARS: Final = (

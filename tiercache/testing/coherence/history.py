@@ -23,7 +23,7 @@ class Read(Struct, frozen=True, tag=True):
         version: The returned version, or None if the cache returned no value.
         source: The source that the cache reports, or None if the method reports none.
         method: The tier and the method.
-        has_tags: Whether the call gave the tags of the key and found an entry, which has the tags from ``ended`` on.
+        tag: The tag that the call gave and that the found entry has from ``ended`` on, or None.
     """
 
     replica: str
@@ -33,7 +33,7 @@ class Read(Struct, frozen=True, tag=True):
     version: int | None
     source: str | None
     method: str
-    has_tags: bool = False
+    tag: str | None = None
 
 
 class Change(Struct, frozen=True, tag=True):
@@ -46,7 +46,7 @@ class Change(Struct, frozen=True, tag=True):
         acked: The moment right after the call returned, or None if the call raised. For a write-behind store: the
             moment right after ``flush_writes`` returned, or None if the store did not reach Valkey.
         queued: The moment right after a write-behind store returned, or None for every other change.
-        of_tagged: Whether the change covers only the entries that have the tags of the key.
+        tag: The change covers only the entries that have this tag; None: it covers every entry.
     """
 
     replica: str
@@ -57,7 +57,7 @@ class Change(Struct, frozen=True, tag=True):
     acked: float | None
     stored: bool = False
     queued: float | None = None
-    of_tagged: bool = False
+    tag: str | None = None
 
     @property
     def seen_from(self) -> float | None:

@@ -24,9 +24,9 @@ from ...options import (
     WriteOptions,
 )
 from .database import Database
-from .groups import CLEARS, GROUP_CHANGES, GroupChange
+from .groups import CLEARS, GROUP_CHANGES, MIXED_CHANGES, GroupChange
 from .history import Change, Event, Failure, Load, Read
-from .subjects import OPTIONS, SUBJECTS, Answer, Subject, by_name, group, read_many
+from .subjects import MIXED_TAGS, OPTIONS, SUBJECTS, Answer, Subject, by_name, group, read_many
 from .unflushed_stores import UnflushedStores
 
 __all__ = ["CACHE_NAME", "Replica", "ReplicaSettings", "Writes"]
@@ -54,7 +54,7 @@ _LOADS: Final = ((0.001, 0.01, 60), (0.01, 0.04, 35), (0.1, 0.4, 5))
 _LONG_LOAD: Final = (1.1, 1.6)
 # The fraction of long loads among the loads of quiet keys; nothing else happens to these keys.
 _LONG_LOADS: Final = 0.3
-# The fraction of reads of mixed keys that give the tag.
+# The fraction of reads of mixed keys that give a tag.
 _TAGGED: Final = 0.5
 # Clears of whole tiers happen in one run of so many, by seed, and are this fraction of the changes of groups.
 _CLEARS_EVERY: Final = 3
@@ -224,8 +224,9 @@ class Replica:
             (version,) = await self._load([subject.name])
             return version
 
-        is_tagged = subject.role != "mixed" or self._tagged.random() < _TAGGED
-        tags = subject.tags if is_tagged else ()
+        tags = subject.tags
+        if subject.role == "mixed" and self._tagged.random() < _TAGGED:
+            tags = (self._tagged.choice(MIXED_TAGS),)
         return [await subject.get_or_load(self._cache, load, refresh=refresh, tags=tags)]
 
     def _load_many(self, role: str) -> Callable[[list[str]], Awaitable[dict[str, int]]]:
@@ -258,15 +259,14 @@ class Replica:
         clears = CLEARS if self._settings.seed % _CLEARS_EVERY == 0 else ()
         while not stop.is_set():
             if rng.random() < 0.25:
-                await self._change_group(rng.choice(clears if clears and rng.random() < _CLEARS else GROUP_CHANGES))
+                changes = clears if clears and rng.random() < _CLEARS else (*GROUP_CHANGES, rng.choice(MIXED_CHANGES))
+                await self._change_group(rng.choice(changes))
             else:
                 await self.invalidate(rng.choice(single).name)
             await asyncio.sleep(rng.uniform(0.005, 0.05))
 
     async def _change_group(self, change: GroupChange) -> None:
-        await self._change(
-            change.method, change.subjects, lambda _: change.apply(self._cache), of_tagged=change.of_tagged
-        )
+        await self._change(change.method, change.subjects, lambda _: change.apply(self._cache), tag=change.tag)
 
     async def _write(self, stop: asyncio.Event, rng: random.Random, subject: Subject) -> None:
         while not stop.is_set():
@@ -301,13 +301,13 @@ class Replica:
         change: Callable[[int], Awaitable[object]],
         *,
         stored: bool = False,
-        of_tagged: bool = False,
+        tag: str | None = None,
         lost_count: int | None = None,
     ) -> None:
         """Raise the versions of ``subjects``, change them in the cache, and read them immediately.
 
         Args:
-            of_tagged: Whether the change covers only entries with the tag.
+            tag: The change covers only entries with this tag; None: it covers every entry.
             lost_count: For a write-behind store: how many stores the cache has lost before.
         """
         versions = await self._database.raise_versions([subject.name for subject in subjects])
@@ -323,7 +323,7 @@ class Replica:
             self._fail(subjects, began)
         name = self._settings.name
         for subject, version in zip(subjects, versions, strict=True):
-            event = Change(name, subject.name, version, method, began, None, stored, of_tagged=of_tagged)
+            event = Change(name, subject.name, version, method, began, None, stored, tag=tag)
             if lost_count is not None and returned is not None:
                 self._unflushed.add(replace(event, queued=returned), subject.tier, lost_count)
             else:

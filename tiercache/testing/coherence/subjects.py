@@ -4,8 +4,8 @@ The role of a subject is one of these:
 
 hot          Every replica invalidates these keys all the time, one by one and by group.
 tagged       As hot, and by tag: every call gives the tag.
-mixed        As tagged, but some calls give no tag. An invalidation of the tag covers the entries of the calls that gave
-             the tag.
+mixed        As hot, and by tag: each call gives no tag or one of ``MIXED_TAGS``. An invalidation of a tag covers the
+             entries of the calls that gave this tag.
 quiet        Replicas invalidate these keys rarely, and during faults: no later message repairs a missed invalidation.
 quiet_tag    As quiet, but by tag: each of these keys has a tag of its own.
 quiet_group  As quiet, but by tool, by model, or by kv tier.
@@ -30,12 +30,25 @@ from ...options import TierOptions
 from ...tiers.kv.tier import KvTier
 from ...tiers.result import Result
 
-__all__ = ["OPTIONS", "SUBJECTS", "Answer", "Loader", "Subject", "by_name", "group", "kv_tier", "read_many"]
+__all__ = [
+    "MIXED_TAGS",
+    "OPTIONS",
+    "SUBJECTS",
+    "Answer",
+    "Loader",
+    "Subject",
+    "by_name",
+    "group",
+    "kv_tier",
+    "read_many",
+]
 
 Loader: TypeAlias = Callable[[], Awaitable[int]]
 
 # Entries do not expire during a run, so that only changes remove them. Abandoned loads go on.
 OPTIONS: Final = TierOptions(ttl=3600.0, l1_ttl=3600.0, on_abandon="finish")
+# The tags of mixed keys. There are several, because the index of a tag lists a key for a minute after its last entry.
+MIXED_TAGS: Final = tuple(f"mixed-{number}" for number in range(8))
 # In this tier abandoned loads are cancelled.
 _HOT_KV_OPTIONS: Final = replace(OPTIONS, on_abandon="cancel")
 
@@ -44,13 +57,13 @@ class Answer(NamedTuple):
     """The answer of a cache: a version or None, the source that the cache reports, and the tier and method.
 
     Attributes:
-        has_tags: Whether the entry has the subject's tags from now on: the call gave them, and found the entry.
+        tag: The tag that the entry has from now on, because the call gave it and found the entry; else None.
     """
 
     version: int | None
     source: str | None
     method: str
-    has_tags: bool = False
+    tag: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +89,11 @@ class Subject(ABC):
 
     @property
     def tags(self) -> tuple[str, ...]:
-        """The tags of the entry."""
+        """The tags of the entry that every call gives; none for mixed keys."""
         if self.tier == "session":
             return ()
         own = {"written": self.name, "quiet_tag": self.name}
-        return (own.get(self.role, self.role),) if self.role in ("tagged", "mixed", *own) else ()
+        return (own.get(self.role, self.role),) if self.role in ("tagged", *own) else ()
 
     @property
     def invalidation(self) -> str:
@@ -148,7 +161,7 @@ class ToolSubject(Subject):
 
         mode, method = _mode(refresh)
         result = await cache.tool.get_or_load(self.role, self._args, call, mode=mode, tags=tags)
-        return Answer(_number(result.response), result.source, f"tool.{method}", _has_tags(result, tags))
+        return Answer(_number(result.response), result.source, f"tool.{method}", _tag_of(result, tags))
 
     async def remove(self, cache: AgentCache) -> None:
         await cache.tool.invalidate(self.role, self._args)
@@ -190,7 +203,7 @@ class LlmSubject(Subject):
 
         mode, method = _mode(refresh)
         result = await cache.llm.get_or_load(self._params, call, mode=mode, tags=tags)
-        return Answer(_number(result.response), result.source, f"llm.{method}", _has_tags(result, tags))
+        return Answer(_number(result.response), result.source, f"llm.{method}", _tag_of(result, tags))
 
     async def remove(self, cache: AgentCache) -> None:
         await cache.llm.invalidate(self._params)
@@ -228,7 +241,7 @@ class KvSubject(Subject):
     ) -> Answer:
         mode, method = _mode(refresh)
         result = await kv_tier(cache, self.role).get_or_load(str(self.number), load, mode=mode, tags=tags)
-        return Answer(result.value, result.source, f"kv.{method}", _has_tags(result, tags))
+        return Answer(result.value, result.source, f"kv.{method}", _tag_of(result, tags))
 
     async def remove(self, cache: AgentCache) -> None:
         await kv_tier(cache, self.role).delete(str(self.number))
@@ -319,15 +332,14 @@ async def read_many(
     if load is None:
         values, method = await tier.get_many(keys), "kv.get_many"
     else:
-        # The values carry no source, so the checks cannot tell a hit from a load: mixed keys get no tag here.
-        tags = () if subjects[0].role == "mixed" else subjects[0].tags
-        values, method = await tier.get_or_load_many(keys, load, tags=tags), "kv.get_or_load_many"
+        values = await tier.get_or_load_many(keys, load, tags=subjects[0].tags)
+        method = "kv.get_or_load_many"
     return [Answer(values[key], None, method) for key in keys]
 
 
-def _has_tags(result: Result, tags: tuple[str, ...]) -> bool:
-    """Return whether the entry has ``tags``. Without Valkey no tag can be registered."""
-    return bool(tags) and result.hit and not result.degraded
+def _tag_of(result: Result, tags: tuple[str, ...]) -> str | None:
+    """Return the tag that the entry has, or None. Without Valkey no tag can be registered."""
+    return tags[0] if tags and result.hit and not result.degraded else None
 
 
 def _mode(refresh: bool) -> tuple[Mode, str]:

@@ -1,8 +1,8 @@
 """The floors of entries with tags: the invalidations of a tag that cover an entry.
 
 An invalidation of a tag covers the entries that have the tag when it begins. For keys that some calls read without
-their tags, this module finds these entries: a version has the tags from the end of the first call that gave the tags
-and found the version.
+a tag, this module finds these entries: a version has a tag from the end of the first call that gave the tag and found
+the version.
 """
 
 from __future__ import annotations
@@ -22,20 +22,21 @@ class TagFloors:
 
     def __init__(self, history: History) -> None:
         self._restarts = sorted((restart.began, restart.ended) for restart in history.restarts if restart.forgot)
-        self._changes: defaultdict[tuple[str, int], list[tuple[float, Change]]] = defaultdict(list)
+        # By key, tag and life: the invalidations of the tag, with the moments of their acknowledgements.
+        self._changes: defaultdict[tuple[str, str, int], list[tuple[float, Change]]] = defaultdict(list)
         for key, changes in history.changes.items():
             for change in changes:
-                if change.of_tagged and change.acked is not None:
+                if change.tag is not None and change.acked is not None:
                     life = self._life(change.began, change.acked)
                     if life is not None:
-                        self._changes[key, life].append((change.acked, change))
-        # By key and version: the first moment of the tags in each life.
-        self._tagged_at: defaultdict[tuple[str, int], dict[int, float]] = defaultdict(dict)
+                        self._changes[key, change.tag, life].append((change.acked, change))
+        # By key and version: the first moment of each tag in each life.
+        self._tagged_at: defaultdict[tuple[str, int], dict[tuple[str, int], float]] = defaultdict(dict)
         for read in history.reads:
-            life = self._life(read.began, read.ended) if read.has_tags else None
-            if life is not None and read.version is not None:
+            life = None if read.tag is None else self._life(read.began, read.ended)
+            if life is not None and read.tag is not None and read.version is not None:
                 moments = self._tagged_at[read.key, read.version]
-                moments[life] = min(read.ended, moments.get(life, read.ended))
+                moments[read.tag, life] = min(read.ended, moments.get((read.tag, life), read.ended))
 
     def covering(self, key: str, version: int, before: float, *, replica: str | None = None) -> Change | None:
         """Return an invalidation, acknowledged before ``before``, that removed the entry of ``version``, or None.
@@ -43,8 +44,8 @@ class TagFloors:
         Args:
             replica: The replica that made the invalidation; None means any.
         """
-        for life, tagged_at in self._tagged_at.get((key, version), {}).items():
-            for acked, change in self._changes[key, life]:
+        for (tag, life), tagged_at in self._tagged_at.get((key, version), {}).items():
+            for acked, change in self._changes[key, tag, life]:
                 is_covering = change.version > version and tagged_at < change.began and acked < before
                 if is_covering and replica in (None, change.replica):
                     return change

@@ -7,9 +7,11 @@ import os
 import random
 import signal
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+from ...errors import L2CommandError
 from ..coherence.server import Server
 from ..proxy.chaos_proxy import ChaosProxy
 from .child import Child
@@ -17,6 +19,8 @@ from .child import Child
 __all__ = ["FAULTS", "FaultContext", "text_of"]
 
 _LANES: Final = ("bus", "commands", None)
+# Seconds after which every process knows a new eviction policy.
+_POLICY_SECONDS: Final = 32.0
 # Room of a Valkey that evicts, and the entries that push other entries out.
 _ROOM_BYTES: Final = 1024 * 1024
 _FILLER_BYTES: Final = 32 * 1024
@@ -140,13 +144,15 @@ async def _out_of_memory(on: FaultContext) -> None:
 
 async def _evict(on: FaultContext) -> None:
     """Valkey evicts keys at random: entries, leases, indexes, the counter."""
-    used = int((await on.server.info("memory"))["used_memory"])
-    await on.server.execute(
-        ("CONFIG", "SET", "maxmemory-policy", "allkeys-random"), ("CONFIG", "SET", "maxmemory", used + _ROOM_BYTES)
-    )
+    await on.server.execute(("CONFIG", "SET", "maxmemory-policy", "allkeys-random"))
     try:
+        await asyncio.sleep(_POLICY_SECONDS)
+        used = int((await on.server.info("memory"))["used_memory"])
+        await on.server.execute(("CONFIG", "SET", "maxmemory", used + _ROOM_BYTES))
         for number in range(int(on.longest * 20)):
-            await on.server.execute(("SET", f"filler:{number}", b"x" * _FILLER_BYTES, "PX", 5000))
+            # Refused if there is nothing more to evict.
+            with suppress(L2CommandError):
+                await on.server.execute(("SET", f"filler:{number}", b"x" * _FILLER_BYTES, "PX", 5000))
             await asyncio.sleep(0.05)
     finally:
         await on.server.execute(("CONFIG", "SET", "maxmemory", 0), ("CONFIG", "SET", "maxmemory-policy", "noeviction"))

@@ -55,7 +55,7 @@ class Journal:
         self._ledger = ledger
         self._max_staleness = max_staleness
         self._report = report
-        self._own: dict[str, int] = {}
+        self._own: dict[str, tuple[int, str]] = {}
         self._waiting: deque[_Read] = deque(maxlen=_MOST_WAITING)
         self._problem_counts: Counter[str] = Counter()
         self.calls: Counter[str] = Counter()
@@ -71,16 +71,16 @@ class Journal:
 
     def floor(self, item: Item) -> int:
         """Return the version that this process must see from now on."""
-        return self._own.get(item.key, 0)
+        return self._own.get(item.key, (0, ""))[0]
 
     def floors(self, items: Sequence[Item]) -> dict[str, int]:
         """Return the floor of each item by key."""
         return {item.key: self.floor(item) for item in items}
 
-    def changed(self, items: Sequence[Item], versions: Sequence[int]) -> None:
-        """Record that a change of ``items`` to ``versions`` has returned: this process sees it from now on."""
+    def changed(self, items: Sequence[Item], versions: Sequence[int], change: str) -> None:
+        """Record that ``change``, of ``items`` to ``versions``, has returned: this process sees it from now on."""
         for item, version in zip(items, versions, strict=True):
-            self._own[item.key] = max(version, self._own.get(item.key, 0))
+            self._own[item.key] = max((version, change), self._own.get(item.key, (0, "")))
 
     def saw(self, item: Item, value: object, began: float, floor: int, shown: str) -> None:
         """Check one value.
@@ -100,7 +100,11 @@ class Journal:
             self.problem("key", f"{shown}: {error}")
             return
         if version < floor:
-            text = f"{shown} of {item.key} returned version {version} after this process had completed version {floor}"
+            change = self._own[item.key][1]
+            text = (
+                f"{shown} of {item.key} returned version {version} after this process had completed version {floor}; "
+                f"its last change was {change}"
+            )
             self.problem("own", text)
         elif item.role != "passing":
             self._waiting.append(_Read(item.key, version, began, shown))
@@ -122,13 +126,13 @@ class Journal:
         for read in reads:
             self._check_bound(read, changes)
 
-    def _check_bound(self, read: _Read, changes: Mapping[str, Sequence[tuple[int, float]]]) -> None:
+    def _check_bound(self, read: _Read, changes: Mapping[str, Sequence[tuple[int, float, str]]]) -> None:
         due = read.began - self._max_staleness
-        for version, acked in changes[read.key]:
+        for version, acked, change in changes[read.key]:
             if acked < due and version > read.version:
                 text = (
                     f"{read.shown} of {read.key} returned version {read.version}, {read.began - acked:.3f} s after the "
-                    f"change to version {version} was acknowledged"
+                    f"change to version {version} was acknowledged ({change})"
                 )
                 self.problem("bound", text)
                 return

@@ -20,21 +20,21 @@ class Ledger(Database):
     Moments are ``time.monotonic()``, one clock for all processes of a machine on Linux and macOS.
     """
 
-    async def acknowledge(self, keys: Sequence[str], versions: Sequence[int], moment: float) -> None:
-        """Record that a change of ``keys`` to ``versions`` was acknowledged at ``moment``."""
+    async def acknowledge(self, keys: Sequence[str], versions: Sequence[int], moment: float, change: str) -> None:
+        """Record that ``change``, a change of ``keys`` to ``versions``, was acknowledged at ``moment``."""
         await self.run(
             [
                 command
                 for key, version in zip(keys, versions, strict=True)
                 for command in (
-                    ("LPUSH", _changes(key), f"{version} {moment!r}"),
+                    ("LPUSH", _changes(key), f"{version} {moment!r} {change}"),
                     ("LTRIM", _changes(key), 0, _KEPT_COUNT - 1),
                 )
             ]
         )
 
-    async def changes(self, keys: Sequence[str]) -> list[list[tuple[int, float]]]:
-        """Return the latest acknowledged changes of each key: versions and moments."""
+    async def changes(self, keys: Sequence[str]) -> list[list[tuple[int, float, str]]]:
+        """Return the latest acknowledged changes of each key: version, moment and name."""
         replies = await self.run([("LRANGE", _changes(key), 0, -1) for key in keys])
         return [[_parsed(line) for line in lines] for lines in replies]
 
@@ -43,6 +43,6 @@ def _changes(key: str) -> str:
     return f"changes:{key}"
 
 
-def _parsed(line: bytes) -> tuple[int, float]:
-    version, moment = line.split()
-    return int(version), float(moment)
+def _parsed(line: bytes) -> tuple[int, float, str]:
+    version, moment, change = line.split(maxsplit=2)
+    return int(version), float(moment), change.decode()

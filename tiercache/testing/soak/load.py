@@ -206,55 +206,59 @@ class Load:
 
     # Changes
 
-    async def _change(self, chosen: Sequence[Item], change: Callable[[], Awaitable[object]]) -> None:
+    async def _change(self, name: str, chosen: Sequence[Item], change: Callable[[], Awaitable[object]]) -> None:
         """Raise the versions of items, make a change that removes older versions, and record its acknowledgement."""
         keys = [item.key for item in chosen]
         versions = await self._ledger.raise_versions(keys)
         await change()
         moment = time.monotonic()
-        self._journal.changed(chosen, versions)
-        await self._ledger.acknowledge(keys, versions, moment)
+        self._journal.changed(chosen, versions, name)
+        await self._ledger.acknowledge(keys, versions, moment, name)
 
     async def _remove(self, rng: random.Random) -> None:
         item = Item(rng.choice(_TIERS), "loaded", _often_low(rng, _LOADED))
-        await self._change([item], lambda: items.remove(self._cache, [item]))
+        await self._change("remove", [item], lambda: items.remove(self._cache, [item]))
 
     async def _remove_many(self, rng: random.Random) -> None:
         role, count = rng.choice((("loaded", _LOADED), ("cleared", _CLEARED)))
         chosen = [Item("kv", role, number) for number in rng.sample(range(count), _MANY)]
-        await self._change(chosen, lambda: items.remove(self._cache, chosen))
+        await self._change("delete_many", chosen, lambda: items.remove(self._cache, chosen))
 
     async def _remove_tag(self, rng: random.Random) -> None:
         numbers = range(rng.randrange(items.TAG_COUNT), _LOADED, items.TAG_COUNT)
         chosen = [Item(tier, "loaded", number) for tier in _TIERS for number in numbers]
-        await self._change(chosen, lambda: self._cache.invalidate_tag(*chosen[0].tags))
+        await self._change("invalidate_tag", chosen, lambda: self._cache.invalidate_tag(*chosen[0].tags))
 
     async def _remove_group(self, rng: random.Random) -> None:
         if rng.random() < 0.5:
             tools = [Item("tool", "loaded", number) for number in _every(rng, items.TOOL_COUNT)]
-            await self._change(tools, lambda: self._cache.tool.invalidate_by_tool(items.tool_of(tools[0])))
+            await self._change(
+                "invalidate_by_tool", tools, lambda: self._cache.tool.invalidate_by_tool(items.tool_of(tools[0]))
+            )
         else:
             models = [Item("llm", "loaded", number) for number in _every(rng, items.MODEL_COUNT)]
-            await self._change(models, lambda: self._cache.llm.invalidate_by_model(items.model_of(models[0])))
+            await self._change(
+                "invalidate_by_model", models, lambda: self._cache.llm.invalidate_by_model(items.model_of(models[0]))
+            )
 
     async def _clear(self, rng: random.Random) -> None:
         cleared = [Item("kv", "cleared", number) for number in range(_CLEARED)]
-        await self._change(cleared, lambda: items.kv_tier(self._cache, "cleared").clear())
+        await self._change("kv clear", cleared, lambda: items.kv_tier(self._cache, "cleared").clear())
 
     async def _clear_tier(self, rng: random.Random) -> None:
         if rng.random() < 0.5:
             tools = [Item("tool", "loaded", number) for number in range(_LOADED)]
-            await self._change(tools, lambda: self._cache.tool.clear())
+            await self._change("tool clear", tools, lambda: self._cache.tool.clear())
         else:
             loaded = [Item(tier, "loaded", number) for tier in _TIERS for number in range(_LOADED)]
-            await self._change(loaded, lambda: self._cache.flush())
+            await self._change("flush", loaded, lambda: self._cache.flush())
 
     async def _store(self, rng: random.Random) -> None:
         item = Item(rng.choice(_TIERS), "stored", self._own_number(rng, _STORED))
         is_behind = self._settings.number % 2 == 1 and item.tier in ("llm", "tool")
         async with self._locks[item.key]:
             if rng.random() < 0.1:
-                await self._change([item], lambda: items.remove(self._cache, [item]))
+                await self._change("remove", [item], lambda: items.remove(self._cache, [item]))
             elif is_behind:
                 await self._store_behind(item, is_flushed=rng.random() < 0.3)
             else:
@@ -264,20 +268,20 @@ class Load:
         (version,) = await self._ledger.raise_versions([item.key])
         await items.store(self._cache, item, make_value(item.key, version))
         moment = time.monotonic()
-        self._journal.changed([item], [version])
-        await self._ledger.acknowledge([item.key], [version], moment)
+        self._journal.changed([item], [version], "store")
+        await self._ledger.acknowledge([item.key], [version], moment, "store")
 
     async def _store_behind(self, item: Item, *, is_flushed: bool) -> None:
         """Make a write-behind store. This process sees it at once, others when a flush has found that none was lost."""
         (version,) = await self._ledger.raise_versions([item.key])
         lost_count = self._lost_count(item)
         await items.store(self._cache, item, make_value(item.key, version))
-        self._journal.changed([item], [version])
+        self._journal.changed([item], [version], "store behind")
         if is_flushed:
             await self._cache.flush_writes()
             moment = time.monotonic()
             if self._lost_count(item) == lost_count:
-                await self._ledger.acknowledge([item.key], [version], moment)
+                await self._ledger.acknowledge([item.key], [version], moment, "store behind")
 
     def _lost_count(self, item: Item) -> int:
         return self._cache.local_stats().tiers[item.tier].write_errors
@@ -294,8 +298,8 @@ class Load:
             pairs = {str(item.number): value for item, value in zip(stored, values, strict=True)}
             await items.kv_tier(self._cache, "stored").set_many(pairs)
             moment = time.monotonic()
-            self._journal.changed(stored, versions)
-            await self._ledger.acknowledge(keys, versions, moment)
+            self._journal.changed(stored, versions, "set_many")
+            await self._ledger.acknowledge(keys, versions, moment, "set_many")
 
     async def _change_session(self, rng: random.Random) -> None:
         item = self._some_field(rng, own=True)
@@ -304,10 +308,10 @@ class Load:
             if chance < 0.8:
                 await self._store_value(item)
             elif chance < 0.9:
-                await self._change([item], lambda: items.remove(self._cache, [item]))
+                await self._change("remove", [item], lambda: items.remove(self._cache, [item]))
             elif chance < 0.95:
                 fields = [item._replace(field=field) for field in range(_FIELDS)]
-                await self._change(fields, lambda: session.destroy_thread(item.thread))
+                await self._change("destroy_thread", fields, lambda: session.destroy_thread(item.thread))
             else:
                 await session.touch(item.thread)
 
