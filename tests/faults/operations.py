@@ -161,6 +161,21 @@ async def _get_all(stage: Stage, entries: tuple[Entry, ...]) -> Outcome:
     return _found(fields.get("field"), None)
 
 
+async def _append(stage: Stage, entries: tuple[Entry, ...]) -> Outcome:
+    assert await stage.cache.session.append(entries[0].name, "list", 1) == 1
+    return Outcome.DONE
+
+
+async def _incr(stage: Stage, entries: tuple[Entry, ...]) -> Outcome:
+    assert await stage.cache.session.incr(entries[0].name, "count") == 1
+    return Outcome.DONE
+
+
+async def _compare_and_set(stage: Stage, entries: tuple[Entry, ...]) -> Outcome:
+    await stage.cache.session.compare_and_set(entries[0].name, "field", OLD, NEW)
+    return Outcome.DONE
+
+
 async def _touch(stage: Stage, entries: tuple[Entry, ...]) -> Outcome:
     await stage.cache.session.touch(entries[0].name)
     return Outcome.DONE
@@ -231,6 +246,9 @@ OPERATIONS: Final = (
     _pair("set_many", _set_many, "writes", 2),
     Operation("store behind", _store_behind, (Entry("llm", "store behind"),), "writes", 2),
     _session("session.set", _store, "writes", 2),
+    _session("session.append", _append, "reads", 2),
+    _session("session.incr", _incr, "reads", 2),
+    _session("session.compare_and_set", _compare_and_set, "writes", 2),
     Operation("stats", _stats, (Entry("kv", "stats"),), "reads", 2),
     Operation("set_policy", _set_policy, (Entry("tool", "set_policy"),), "reads", 2),
     *_each("invalidate", _invalidate, "removes", 3),

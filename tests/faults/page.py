@@ -27,6 +27,9 @@ _COLUMNS: Final[Mapping[str, Mapping[str, str]]] = {
     "session reads": {"session.get": "`session.get`", "session.get_all": "`session.get_all`"},
     "session changes": {
         "session.set": "`session.set`",
+        "session.append": "`session.append`",
+        "session.incr": "`session.incr`",
+        "session.compare_and_set": "`compare_and_set`",
         "session.delete": "`session.delete`",
         "session.touch": "`session.touch`",
         "session.destroy": "`destroy_thread`",

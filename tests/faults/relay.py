@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from contextlib import suppress
 from typing import Literal, TypeAlias
 from urllib.parse import urlsplit
@@ -15,8 +16,11 @@ __all__ = ["Mode", "Relay"]
 
 Mode: TypeAlias = Literal["pass", "cut before", "cut after", "garbage"]
 
-# Commands with which a connection begins. They pass in the mode "cut after", so that later commands reach the server.
-_FIRST_COMMANDS = (b"AUTH", b"HELLO", b"CLIENT", b"SELECT", b"SUBSCRIBE")
+# Commands with which a connection begins, and the key of the probes of a writer. They pass in the mode "cut after", so
+# that later commands reach the server.
+_FIRST_COMMANDS = {b"AUTH", b"HELLO", b"CLIENT", b"SELECT", b"SUBSCRIBE"}
+_PROBE = b"__tc:probe"
+_COMMAND = re.compile(rb"\*\d+\r\n\$\d+\r\n(\w+)\r\n")
 
 
 class Relay:
@@ -84,7 +88,7 @@ class Relay:
             while data := await reader.read(65_536):
                 if self.mode == "cut before":
                     return
-                if self.mode == "cut after" and not any(command in data for command in _FIRST_COMMANDS):
+                if self.mode == "cut after" and _PROBE not in data and set(_COMMAND.findall(data)) - _FIRST_COMMANDS:
                     is_cut.set()
                 writer.write(data)
                 await writer.drain()

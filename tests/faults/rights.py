@@ -11,11 +11,11 @@ __all__ = ["COMMANDS", "RIGHTS"]
 
 # Every command that a cache sends, and every command that its scripts call.
 COMMANDS: Final = (
-    *("get", "mget", "pttl", "set", "del", "delifeq", "eval", "eval_ro", "scan", "exists", "pexpire", "incr"),
-    *("getex", "getrange", "hget", "hset", "hdel", "hgetall", "hincrby", "hkeys", "time", "info", "publish"),
-    *("zadd", "zrem", "zscan", "zscore", "zcard", "zremrangebyscore", "ping", "subscribe"),
-    *("sadd", "srem", "expire"),
-    *("client|id", "client|kill", "client|tracking", "client|trackinginfo"),
+    *("get", "mget", "pttl", "set", "del", "delifeq", "eval", "eval_ro", "scan", "exists", "pexpire", "persist"),
+    *("incr", "incrby", "getex", "getrange", "time", "info", "publish", "subscribe", "ping", "sadd", "srem"),
+    *("hget", "hset", "hdel", "hgetall", "hincrby", "hkeys", "hexists", "hvals", "expire", "zadd", "zrem", "zscan"),
+    *("sismember", "zscore", "zcard", "zrandmember", "zrangebyscore", "zremrangebyscore", "client|id"),
+    *("client|kill", "client|tracking", "client|trackinginfo", "client|setname", "client|setinfo"),
 )
 CATEGORIES: Final = ("@read", "@write", "@scripting", "@pubsub", "@all")
 # Beginnings of keys, after the name of the cache.

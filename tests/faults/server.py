@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -102,6 +103,14 @@ class FaultServer:
         starting = threading.Thread(target=self._server.start, args=(60.0,))
         starting.start()
         return starting
+
+    def listen(self) -> int:
+        """Listen on a free port of 127.0.0.1 too, for replicas; return the port."""
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port: int = free.getsockname()[1]
+        self.admin.config_set("repl-diskless-sync-delay", 0)
+        self.admin.config_set("port", port)
+        return port
 
     def signal(self, number: signal.Signals, process_id: int) -> None:
         """Send a signal to the process."""

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
+import tiercache
 from tests.faults.expected import ALWAYS, EXPECTED
 from tests.faults.faults import FAULTS, Fault, NoFault
 from tests.faults.operations import KINDS, OPERATIONS
@@ -12,7 +16,7 @@ from tests.faults.rights import COMMANDS, RIGHTS
 from tests.faults.run import Cell, run_under, wrong_cells
 
 # Commands of the administrator, and commands with which valkey-py begins a connection.
-_OTHER_COMMANDS = {"acl", "auth", "client|list", "client|setinfo", "config|get", "hello", "select"}
+_OTHER_COMMANDS = {"acl", "auth", "client|list", "config|get", "hello", "select"}
 
 
 def _names(faults: tuple[type[Fault], ...]) -> list[str]:
@@ -41,6 +45,13 @@ async def test_fault_matrix_takes_the_right_to_every_command_of_a_cache() -> Non
     await run_under(Recorded)
     assert {"get", "set", "eval", "subscribe", "client|tracking"} <= sent
     assert sorted(sent - set(COMMANDS) - _OTHER_COMMANDS) == []
+
+
+def test_fault_matrix_takes_the_right_to_every_command_of_a_script() -> None:
+    scripts = [path.read_text("utf-8") for path in Path(tiercache.__file__).parent.rglob("*.lua")]
+    called = {name.lower() for script in scripts for name in re.findall(r"redis\.p?call\(\s*'(\w+)'", script)}
+    assert len(called) > 20
+    assert sorted(called - set(COMMANDS)) == []
 
 
 def test_fault_matrix_has_a_row_for_each_fault_and_a_cell_for_each_kind() -> None:
