@@ -57,18 +57,20 @@ from tiercache.engine.operations import lease_search
 from tiercache.engine.operations.change import KeyChange
 from tiercache.indexes import reindex
 from tiercache.indexes.reindex import Reindex
+from tiercache.log import CacheLog
 from tiercache.monitor import discovery, service
 from tiercache.monitor.discovery import Discovery
 from tiercache.monitor.service import MonitorService
 from tiercache.monitor.statistics import StatsHash
 from tiercache.pricing import update
+from tiercache.stores.valkey import backplane
 from tiercache.stores.valkey.commands import WriteCommands
 from tiercache.stores.valkey.multiplexed import MultiplexedConnection
 from tiercache.stores.valkey.pool import PlainConnection
 from tiercache.stores.valkey.store import ValkeyLevel2
 from tiercache.telemetry import otel
 from tiercache.tiers.keys import canonical_json
-from tiercache.tiers.tool.policies import ToolPolicies
+from tiercache.tiers.tool.policies import ToolPolicies, ToolPolicy
 from tiercache.tiers.values import compression
 
 __all__ = [
@@ -1228,6 +1230,21 @@ class KnownKeysView:
         """The targets by fingerprint, and the bytes counted for them, of each generation."""
         known = self._known
         return [(known._younger, known._younger_bytes), (known._older, known._older_bytes)]
+
+
+def event_of(message: Any) -> Any:
+    """Return the event that a subscription makes of a message of the server."""
+    return backplane._event(message)
+
+
+def policies_in(fields: list[bytes]) -> dict[str, ToolPolicy]:
+    """Return the tool policies in the fields of their hash."""
+    return ToolPolicies("test", CacheLog("test"))._read(fields)
+
+
+def statistics_in(fields: list[bytes]) -> dict[str, int]:
+    """Return the counts in the fields of the statistics hash."""
+    return StatsHash("test", lambda: (), {}, CacheLog("test"))._counts(fields)
 
 
 def compression_library() -> Any:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -164,6 +164,10 @@ class StatsHash:
             L2UnavailableError, L2CommandError: Valkey did not return the hash.
         """
         (reply,) = await send(level2, [("HGETALL", self._key)])
+        return self._counts(reply)
+
+    def _counts(self, reply: Sequence[bytes]) -> dict[str, int]:
+        """Return the counts in a hash, whose fields and values alternate in ``reply``."""
         fields: dict[str, int] = {}
         for field, value in zip(reply[::2], reply[1::2], strict=True):
             count = _count(value)

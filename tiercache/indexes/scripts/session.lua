@@ -5,12 +5,24 @@
 -- ms, 0 for no end. A script is one step for the server: no client sees the hash without the value that the hash is
 -- written for.
 
+-- The longest window in ms: 100 years.
+local longest_window = 100 * 365 * 86400000
+
+-- Returns the window in a value of the hash, or nil if there is none. A value that no process writes, such as inf or a
+-- fraction, counts as -1: the field of another writer.
+local function window_in(value)
+    local window = tonumber(value or '')
+    if not window then return nil end
+    if window ~= window or window > longest_window or window % 1 ~= 0 then return -1 end
+    return window
+end
+
 -- Gives a hash without expiry the longest window of its fields, if no field without end is left.
 local function fit(hash)
     if redis.call('PTTL', hash) ~= -1 then return end
     local longest = 0
     for _, window in ipairs(redis.call('HVALS', hash)) do
-        window = tonumber(window)
+        window = window_in(window)
         if not window or window <= 0 then return end
         longest = math.max(longest, window)
     end
@@ -30,7 +42,7 @@ end
 -- Writes the window of a field, which lives for `life` ms from now, into the hash.
 local function register(hash, field, window, life)
     local is_new = redis.call('EXISTS', hash) == 0
-    local before = tonumber(redis.call('HGET', hash, field) or '')
+    local before = window_in(redis.call('HGET', hash, field))
     redis.call('HSET', hash, field, window)
     if is_new and life > 0 then
         redis.call('PEXPIRE', hash, life)
@@ -52,7 +64,7 @@ end
 local function slide(hash, key, field, tier, lazily)
     local left = redis.call('PTTL', key)
     if left == -2 then return -2 end
-    local window = tonumber(redis.call('HGET', hash, field) or '')
+    local window = window_in(redis.call('HGET', hash, field))
     if not window or window < 0 then
         -- A field of another writer. A server without free memory refuses to note it; the field can still be read.
         if not window then pcall(register, hash, field, -1, left) end

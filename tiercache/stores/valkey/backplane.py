@@ -6,6 +6,7 @@ A subscription has a connection of its own. The server answers its pings in orde
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -14,6 +15,7 @@ from valkey.exceptions import ResponseError
 
 from ...engine.level2.announcement import Event, Pong, TrackedChange, Unreadable
 from ...errors import L2UnavailableError
+from ...text import shown
 from .connection import Connection, open_connection
 from .errors import map_error, map_errors
 from .messages import decode, reader_of_own
@@ -23,6 +25,8 @@ __all__ = ["BackplaneNames", "ValkeySubscription"]
 
 # The channel to which the server sends the names of changed keys (CLIENT TRACKING with REDIRECT).
 _TRACKING_CHANNEL: Final = "__redis__:invalidate"
+# Digits of the number of a change, which counts up from the clock in microseconds.
+_NUMBER_DIGITS: Final = 18
 _TRACKING_CHANNEL_BYTES: Final = _TRACKING_CHANNEL.encode()
 
 
@@ -128,13 +132,26 @@ def _event(message: Any) -> Event:
                 return decode(payload) if isinstance(payload, bytes) else Unreadable("a message that is not text")
             if payload is None:
                 return TrackedChange(None)
+            # Any client with the right to publish on this channel can send other messages than the server does.
+            if not isinstance(payload, list) or not all(type(key) is bytes for key in payload):
+                return Unreadable("a message of tracking that is no list of keys")
             return TrackedChange(tuple([key.decode(errors="replace") for key in payload]))
         case [b"pong", bytes(payload)]:
-            stamp, _, number = payload.partition(b" ")
-            return Pong(float(stamp), int(number))
+            return _pong(payload)
         case [kind, *_]:
-            return Unreadable(f"a message of the kind {kind!r}")
+            return Unreadable(f"a message of the kind {shown(kind)}")
     return Unreadable(f"{type(message).__name__} on the subscription")
+
+
+def _pong(payload: bytes) -> Pong | Unreadable:
+    """Return the Pong with the arguments that ``ping`` has sent."""
+    stamp, _, number = payload.partition(b" ")
+    try:
+        if len(number) <= _NUMBER_DIGITS and number.isdigit() and math.isfinite(sent_at := float(stamp)):
+            return Pong(sent_at, int(number))
+    except ValueError:
+        pass
+    return Unreadable("a PONG that answers no PING of this process")
 
 
 async def _subscribe(connection: Connection, channel: str, timeout: float, *, may_be_refused: bool = False) -> bool:

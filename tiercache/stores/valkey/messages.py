@@ -22,6 +22,8 @@ from ...engine.level2.announcement import Announcement, Received, Unreadable
 __all__ = ["decode", "encode", "reader_of_own"]
 
 _VERSION: Final = 1
+# The highest number: counters in Valkey have 64 bits.
+_MOST: Final = 2**63 - 1
 
 
 class _Body(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
@@ -57,7 +59,7 @@ def reader_of_own(origin: str) -> Callable[[bytes], Received | None]:
 
     ``origin`` is this process, which needs no more than the number of its own announcements.
     """
-    pattern = re.compile(rb'\{"v":%d,"s":(\d+),"o":"%b"[,}]' % (_VERSION, re.escape(origin.encode())))
+    pattern = re.compile(rb'\{"v":%d,"s":(\d{1,18}),"o":"%b"[,}]' % (_VERSION, re.escape(origin.encode())))
 
     def read(message: bytes) -> Received | None:
         match = pattern.match(message)
@@ -70,10 +72,13 @@ def decode(message: bytes) -> Received | Unreadable:
     """Return the announcement in ``message``, or the reason why it cannot be read."""
     try:
         body = _DECODER.decode(message)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    # ValueError: text that is not UTF-8, or a number of more digits than Python reads.
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         return Unreadable(f"a message that cannot be decoded: {error}")
     if body.v != _VERSION:
         return Unreadable(f"a message of version {body.v}")
+    if body.s is not None and not 0 <= body.s <= _MOST:
+        return Unreadable("a number that no counter in Valkey has")
     groups, overtaken = (tuple(Group(*group) for group in pairs) for pairs in (body.g, body.f))
     announcement = Announcement(body.k, groups, overtaken, body.w, body.d, body.p)
     if announcement.is_change and body.s is None:

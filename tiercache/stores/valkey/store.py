@@ -30,6 +30,8 @@ _BYTES_PER_SECOND: Final = 16 * 1024 * 1024
 # Opening a connection has this many times the deadline of an exchange: the process resolves names, negotiates TLS and
 # authenticates.
 _CONNECT_DEADLINES: Final = 4
+# Digits of the counter of changes: the clock in microseconds has 16.
+_NUMBER_DIGITS: Final = 18
 _MAPPED_GET: Final = map_errors("GET")
 
 
@@ -163,7 +165,8 @@ def _number(reply: Any) -> int:
     """Return the counter of changes from the reply to its GET, 0 if it is missing or not a number; raise an error."""
     if isinstance(reply, Exception):
         raise reply
-    return int(reply) if isinstance(reply, bytes) and reply.isdigit() else 0
+    # Other clients can write the counter. Its length first: Python refuses an int of thousands of digits.
+    return int(reply) if isinstance(reply, bytes) and len(reply) <= _NUMBER_DIGITS and reply.isdigit() else 0
 
 
 def _mapped(reply: Any) -> Any:

@@ -1,0 +1,74 @@
+"""Every public operation of a cache once, for tests of the rights that they need."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from tests.requests import HELLO
+from tiercache import AgentCache, ToolPolicy
+
+__all__ = ["LOADS", "OPERATIONS"]
+
+Operation = Callable[[AgentCache], Awaitable[Any]]
+
+
+async def _guarded(guard: Any) -> None:
+    async with guard:
+        pass
+
+
+# Loads: their callers get the loader's value, whatever Valkey refuses.
+LOADS: dict[str, Operation] = {
+    "kv.get_or_load": lambda cache: cache.kv.get_or_load("loaded", lambda: "x", tags=["tag"]),
+    "kv.get_or_load_many": lambda cache: cache.kv.get_or_load_many(["a", "b"], lambda keys: dict.fromkeys(keys, "x")),
+    "llm.get_or_load": lambda cache: cache.llm.get_or_load({**HELLO, "seed": 1}, lambda: "x"),
+    "llm.get_or_load again": lambda cache: cache.llm.get_or_load({**HELLO, "seed": 1}, lambda: "x", mode="refresh"),
+    "tool.get_or_load": lambda cache: cache.tool.get_or_load("t", {"a": 1}, lambda a: "x"),
+}
+OPERATIONS: dict[str, Operation] = {
+    **LOADS,
+    "kv.set": lambda cache: cache.kv.set("k", {"a": 1}, ttl=60, tags=["tag"]),
+    "kv.set_many": lambda cache: cache.kv.set_many({"k": 1, "l": 2}),
+    "kv.get": lambda cache: cache.kv.get("absent"),
+    "kv.get_many": lambda cache: cache.kv.get_many(["absent", "other"]),
+    "kv.exists": lambda cache: cache.kv.exists("absent too"),
+    "kv.explain": lambda cache: cache.kv.explain("k"),
+    "kv.invalidates": lambda cache: _guarded(cache.kv.invalidates("k")),
+    "kv.delete": lambda cache: cache.kv.delete("k"),
+    "kv.delete_many": lambda cache: cache.kv.delete_many(["k", "l"]),
+    "llm.store": lambda cache: cache.llm.store(HELLO, "x", tags=["tag"]),
+    "llm.store_multipart": lambda cache: cache.llm.store_multipart(HELLO, [{"type": "text", "text": "x"}]),
+    "llm.check": lambda cache: cache.llm.check({**HELLO, "seed": 2}),
+    "llm.invalidate": lambda cache: cache.llm.invalidate(HELLO),
+    "llm.invalidate_by_model": lambda cache: cache.llm.invalidate_by_model("gpt-4o"),
+    "llm sweep": lambda cache: cache.llm.invalidate_by_model("gpt-4o", sweep=True),
+    "tool.store": lambda cache: cache.tool.store("t", {}, "x"),
+    "tool.check": lambda cache: cache.tool.check("t", {"a": 2}),
+    "tool.invalidate": lambda cache: cache.tool.invalidate("t", {}),
+    "tool.set_policy": lambda cache: cache.tool.set_policy("t", ToolPolicy(60)),
+    "tool.refresh_policies": lambda cache: cache.tool.refresh_policies(),
+    "tool.invalidate_by_tool": lambda cache: cache.tool.invalidate_by_tool("t"),
+    "session.set": lambda cache: cache.session.set("thread", "f", "x", ttl=60),
+    "session.set forever": lambda cache: cache.session.set("thread", "g", "x"),
+    "session.get": lambda cache: cache.session.get("thread", "f", fresh=True),
+    "session.set_json": lambda cache: cache.session.set_json("thread", "json", [1]),
+    "session.append": lambda cache: cache.session.append("thread", "json", 2),
+    "session.incr": lambda cache: cache.session.incr("thread", "count"),
+    "session.compare_and_set": lambda cache: cache.session.compare_and_set("thread", "f", "x", "y"),
+    "session.get_or_load": lambda cache: cache.session.get_or_load("thread", "derived", lambda: "x"),
+    "session.get_all": lambda cache: cache.session.get_all("thread"),
+    "session.touch": lambda cache: cache.session.touch("thread"),
+    "session.delete": lambda cache: cache.session.delete("thread", "f"),
+    "session.destroy_thread": lambda cache: cache.session.destroy_thread("thread"),
+    "invalidate_tag": lambda cache: cache.invalidate_tag("tag"),
+    "kv.clear": lambda cache: cache.kv.clear(),
+    "llm.clear": lambda cache: cache.llm.clear(),
+    "tool.clear": lambda cache: cache.tool.clear(),
+    "session.clear": lambda cache: cache.session.clear(),
+    "stats": lambda cache: cache.stats(),
+    "tool_effectiveness": lambda cache: cache.tool_effectiveness(min_samples=1),
+    "reindex": lambda cache: cache.reindex(),
+    "flush": lambda cache: cache.flush(include_session=True),
+    "flush_writes": lambda cache: cache.flush_writes(),
+}
