@@ -22,12 +22,18 @@ import orjson
 
 from ...engine.entries.rules import UndecodableError
 
-__all__ = ["HEAD_BYTES", "MAX_LIST_BYTES", "Tagged", "encode_tag", "join_tags", "split_tags"]
+__all__ = ["HEADER_OPENINGS", "HEAD_BYTES", "MAX_LIST_BYTES", "Tagged", "encode_tag", "join_tags", "split_tags"]
 
 # Most bytes of a list of tags: about 200 tags of usual length. A sweep looks at this many bytes of each entry.
 MAX_LIST_BYTES: Final = 8192
 # Bytes at the beginning of an entry that certainly contain its header.
 HEAD_BYTES: Final = MAX_LIST_BYTES + 16
+
+_JSON_OPENING: Final = b'{"tcTags":'
+_TEXT_OPENING: Final = b"tc:tags:"
+_KV_OPENINGS: Final = (b"t[", b"tn")
+# Every entry with tags begins with one of these bytes, and no other entry does.
+HEADER_OPENINGS: Final = (_JSON_OPENING, _TEXT_OPENING, *_KV_OPENINGS)
 
 _TOO_MANY: Final = b"null"
 _decode_list: Final = msgspec.json.Decoder(list[str]).decode
@@ -62,8 +68,8 @@ def join_tags(data: bytes, tags: Iterable[str] | None) -> bytes:
     if len(listed) > MAX_LIST_BYTES:
         listed = _TOO_MANY
     if data.startswith(b"{"):
-        return b'{"tcTags":%b,%b' % (listed, data[1:])
-    opening = b"tc:tags:" if data.startswith(b"tc:") else b"t"
+        return b"%b%b,%b" % (_JSON_OPENING, listed, data[1:])
+    opening = _TEXT_OPENING if data.startswith(b"tc:") else b"t"
     return b"%b%b\n%b" % (opening, listed, data)
 
 
@@ -73,12 +79,12 @@ def split_tags(data: bytes) -> Tagged:
     Raises:
         UndecodableError: The header is not one that ``join_tags`` writes.
     """
-    if data.startswith(b'{"tcTags":'):
-        return _split(data, 10, b",", b"{")
-    if data.startswith((b"t[", b"tn")):
+    if data.startswith(_JSON_OPENING):
+        return _split(data, len(_JSON_OPENING), b",", b"{")
+    if data.startswith(_KV_OPENINGS):
         return _split(data, 1, b"\n", b"")
-    if data.startswith(b"tc:tags:"):
-        return _split(data, 8, b"\n", b"")
+    if data.startswith(_TEXT_OPENING):
+        return _split(data, len(_TEXT_OPENING), b"\n", b"")
     return Tagged(data, ())
 
 
