@@ -3,12 +3,13 @@
 ::
 
     subscribe ──▶ turn on tracking ──▶ position ──▶ PING ──▶ first PONG ──▶ follow: events and PONGs
-        ▲                                                                                  │
-        └──── wait, then retry ◀──── the connection ends, or 4 PINGs in a row without PONG ┘
+        ▲                                                                                       │
+        └──── wait, then retry ◀──── the connection ends, or 4 PINGs in a row without a message ┘
 
 The order matters: this process subscribes first, then asks for the position, and then sends the PING. So the position
 counts a change, or the message of the change is still to arrive. Only the PONG renews the trust in L1: the PONG arrives
-behind the messages that were published before the PING.
+behind the messages that were published before the PING. On a slow network many such messages take a while, so any
+message shows that the connection works, and the PONG has much longer.
 """
 
 from __future__ import annotations
@@ -35,10 +36,13 @@ __all__ = ["Listener"]
 _PING_SECONDS: Final = 1.0
 # PINGs in ``max_staleness`` seconds: trust lasts if one of them is answered.
 _PINGS_PER_BOUND: Final = 3
-# PINGs in a row without a PONG after which the listener gives the subscription up.
-_MAX_UNANSWERED_COUNT: Final = 4
-# Deadline, in seconds, of the first PONG; and pauses before the next attempt to subscribe.
+# PINGs in a row after which the listener gives the subscription up: without any message, and without a PONG.
+_MAX_SILENT_COUNT: Final = 4
+_MAX_UNANSWERED_COUNT: Final = 60
+# Seconds without a message, and seconds in all, after which the first PONG is late.
 _FIRST_PONG: Final = 1.0
+_LAST_FIRST_PONG: Final = 60.0
+# Pauses before the next attempt to subscribe.
 _FIRST_RETRY: Final = 0.05
 _LAST_RETRY: Final = 2.0
 _REFUSED_RETRY: Final = 30.0
@@ -65,6 +69,7 @@ class Listener:
         self._tracking = options.tracking
         self._tracking_number: int | None = None
         self._subscription: Subscription | None = None
+        self._silent_count = 0
         self._unanswered_count = 0
         self._has_warned = False
 
@@ -130,10 +135,7 @@ class Listener:
             self._coherence.subscribed(await self._level2.position())
             # Only the PONG renews the trust in L1: messages published before the PING arrive before the PONG.
             await self._ping(subscription)
-            async with asyncio.timeout(_FIRST_PONG):
-                while not isinstance(event := await subscription.receive(), Pong):
-                    self._coherence.apply(event)
-            self._coherence.apply(event)
+            await self._receive_first_pong(subscription)
         except TimeoutError as error:
             await subscription.aclose()
             raise L2UnavailableError("Valkey did not answer the first PING on the subscription in time") from error
@@ -142,8 +144,17 @@ class Listener:
             raise
         return subscription
 
+    async def _receive_first_pong(self, subscription: Subscription) -> None:
+        now = asyncio.get_running_loop().time
+        give_up_at = now() + _LAST_FIRST_PONG
+        async with asyncio.timeout(_FIRST_PONG) as limit:
+            while not isinstance(event := await subscription.receive(), Pong):
+                self._coherence.apply(event)
+                limit.reschedule(min(now() + _FIRST_PONG, give_up_at))
+        self._coherence.apply(event)
+
     async def _follow(self, subscription: Subscription) -> None:
-        self._unanswered_count = 0
+        self._silent_count = self._unanswered_count = 0
         pinging = asyncio.get_running_loop().create_task(
             keep_running("PINGs of the listener", partial(self._keep_pinging, subscription), self._log),
             name="tiercache-ping",
@@ -155,14 +166,16 @@ class Listener:
             await asyncio.gather(pinging, return_exceptions=True)
 
     def _receive(self, event: Event) -> None:
+        self._silent_count = 0
         if isinstance(event, Pong):
             self._unanswered_count = 0
         self._coherence.apply(event)
 
     async def _keep_pinging(self, subscription: Subscription) -> None:
         # PINGs are counted, not timed: while the event loop is blocked, no PING is sent, and answers wait to be read.
-        while self._unanswered_count < _MAX_UNANSWERED_COUNT:
+        while self._silent_count < _MAX_SILENT_COUNT and self._unanswered_count < _MAX_UNANSWERED_COUNT:
             await asyncio.sleep(self._interval)
+            self._silent_count += 1
             self._unanswered_count += 1
             # Errors are ignored here: ``follow`` notices an ended connection, and the breaker counts failed commands.
             with suppress(TierCacheError):
