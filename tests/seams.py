@@ -105,6 +105,7 @@ __all__ = [
     "compression_library",
     "count_exchanges",
     "embedded_server",
+    "end_in_silence",
     "fail_commands",
     "fail_next_fill",
     "fail_results",
@@ -141,6 +142,7 @@ __all__ = [
     "stored_args",
     "tier_counters",
     "transport_of",
+    "unsent_bytes",
     "weak_references",
     "without_awaited_check",
     "without_bar",
@@ -1145,6 +1147,16 @@ def inbox_count(connection: MultiplexedConnection) -> int:
 def check_deadline(connection: MultiplexedConnection) -> None:
     """Run the timer of a connection's deadline now."""
     connection._deadline.look()
+
+
+def end_in_silence(connection: MultiplexedConnection) -> None:
+    """End a connection as its deadline does when the server is silent."""
+    connection._end_in_silence()
+
+
+def unsent_bytes(connection: MultiplexedConnection) -> int:
+    """Return the number of bytes that a connection has written and the network has not taken."""
+    return connection._deadline._unsent_bytes()
 
 
 def embedded_server(cache: AgentCache) -> EmbeddedValkey:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
+import trustme
 import valkey
 
 from tests.requests import asking
 from tests.seams import internals
+from tests.tls import tls_in_front_of
 from tiercache import AgentCache, CoherenceOptions, ConnectionOptions, L2UnavailableError, SessionOptions, TierOptions
+from tiercache.embedded import EmbeddedValkey
 from tiercache.testing import ChaosProxy
 
 # 4 MB take 0.32 s at 100 Mbit/s, which is longer than the default ``l2_timeout``.
@@ -135,6 +141,97 @@ async def test_slow_link_carries_a_scan(url: str, plain: valkey.Valkey, multiple
         pages = [page async for page in internals(cache).unguarded_level2.scan(f"test:{'k' * 400}")]
         assert {key for page in pages for key in page} == keys
         assert not cache.local_stats().degraded
+
+
+@pytest.mark.parametrize("multiplexed", [True, False])
+async def test_slow_link_carries_large_stores_and_the_writes_behind_them(
+    url: str, plain: valkey.Valkey, multiplexed: bool
+) -> None:
+    async with opened(url, multiplexed=multiplexed) as (cache, proxy):
+        # Each store takes a second and a half.
+        proxy.slow_link(2_000_000.0, 0.02)
+        value = LARGE[:3_000_000]
+        results = await asyncio.gather(
+            cache.kv.set("large", value),
+            cache.kv.delete("small"),
+            cache.session.set("thread", "large", value),
+            cache.kv.get_or_load("loaded", lambda: value),
+        )
+        assert results[3].value == value
+        await cache.flush_writes()
+        stats = cache.local_stats()
+        assert not stats.degraded
+        assert sum(counters.fill_errors for counters in stats.tiers.values()) == 0
+        proxy.heal()
+        assert await cache.kv.get("loaded") == await cache.kv.get("large") == value
+        assert await cache.session.get("thread", "large", fresh=True) == value
+
+
+@asynccontextmanager
+async def unix_socket_before(proxy: ChaosProxy, path: Path) -> AsyncIterator[str]:
+    """Yield the URL of a Unix socket through which clients reach ``proxy``."""
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def passing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(65_536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # The kernel must not take all bytes at once on behalf of the socket.
+        inner = socket.create_connection(("127.0.0.1", urlsplit(proxy.url).port or 0))
+        inner.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)
+        inner_reader, inner_writer = await asyncio.open_connection(sock=inner)
+        await asyncio.gather(passing(reader, inner_writer), passing(inner_reader, writer))
+        for each in (writer, inner_writer):
+            with suppress(OSError):
+                await each.wait_closed()
+
+    def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        tasks.add(asyncio.get_running_loop().create_task(serve(reader, writer)))
+
+    listening = await asyncio.start_unix_server(accepted, path)
+    yield f"unix://{path}"
+    listening.close()
+    await asyncio.wait(tasks, timeout=5)
+
+
+@pytest.mark.parametrize("multiplexed", [True, False])
+async def test_slow_link_behind_a_unix_socket_carries_large_values(
+    proxy: ChaosProxy, tmp_path: Path, multiplexed: bool
+) -> None:
+    connection = ConnectionOptions(multiplexed=multiplexed)
+    async with (
+        unix_socket_before(proxy, tmp_path / "s") as url,
+        AgentCache.from_url(url, name="test", connection=connection, kv=TierOptions(l1=False)) as cache,
+    ):
+        await cache.open()
+        proxy.slow_link(5_000_000.0)
+        await cache.kv.set("large", LARGE)
+        assert await cache.kv.get("large") == LARGE
+        assert not cache.local_stats().degraded
+
+
+@pytest.mark.parametrize("multiplexed", [True, False])
+async def test_slow_link_carries_large_values_through_tls(
+    server: EmbeddedValkey, plain: valkey.Valkey, tmp_path: Path, multiplexed: bool
+) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    connection = ConnectionOptions(multiplexed=multiplexed)
+    async with (
+        tls_in_front_of(server, authority.issue_cert("127.0.0.1")) as port,
+        ChaosProxy(f"valkey://127.0.0.1:{port}") as proxy,
+    ):
+        url = f"{proxy.url.replace('valkey', 'valkeys', 1)}?ssl_ca_certs={tmp_path / 'ca.pem'}"
+        async with AgentCache.from_url(url, name="test", connection=connection, kv=TierOptions(l1=False)) as cache:
+            await cache.open()
+            proxy.slow_link(5_000_000.0)
+            await cache.kv.set("large", LARGE * 2)
+            assert await cache.kv.get("large") == LARGE * 2
+            assert not cache.local_stats().degraded
 
 
 @pytest.mark.parametrize("multiplexed", [True, False])

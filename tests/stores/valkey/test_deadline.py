@@ -8,14 +8,18 @@ import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 import valkey
 
+from tests.seams import unsent_bytes
 from tests.support import until
+from tests.tls import tls_in_front_of
 from tiercache.embedded import EmbeddedValkey
-from tiercache.stores.valkey.connection import Connection, open_connection
+from tiercache.stores.valkey.connection import Connection, open_connection, open_multiplexed
 from tiercache.stores.valkey.deadline import LARGE_BYTES, Deadline
 from tiercache.stores.valkey.settings import Settings, client_from_url
 from tiercache.testing import ChaosProxy
@@ -120,6 +124,29 @@ async def test_deadline_of_a_short_exchange_does_not_wait_for_the_timer_of_a_lon
     assert await long == [b"PONG"]
     with pytest.raises(TimeoutError):
         await short
+
+
+@pytest.mark.parametrize("has_tls", [False, True], ids=["tcp", "tls"])
+async def test_unsent_bytes_are_those_that_the_network_has_not_taken(
+    server: EmbeddedValkey, plain: valkey.Valkey, tmp_path: Path, has_tls: bool
+) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    async with (
+        tls_in_front_of(server, authority.issue_cert("127.0.0.1")) as port,
+        ChaosProxy(f"valkey://127.0.0.1:{port}" if has_tls else server.url) as proxy,
+    ):
+        url = f"{proxy.url.replace('valkey', 'valkeys', 1)}?ssl_ca_certs={tmp_path / 'ca.pem'}"
+        connection = await open_multiplexed(Settings.from_client(client_from_url(url if has_tls else proxy.url)), 5)
+        await connection.exchange([("PING",)], 5)
+        proxy.stall("to_server")
+        storing = connection.exchange([("SET", "k", "x" * 16_000_000)], 60)
+        await until(lambda: proxy.held_bytes() > 500_000)
+        assert 14_000_000 < unsent_bytes(connection) < 17_000_000
+        proxy.heal()
+        assert await storing == [b"OK"]
+        await until(lambda: unsent_bytes(connection) == 0)
+        await connection.aclose()
 
 
 # The decisions of the deadline alone

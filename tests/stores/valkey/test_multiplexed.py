@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
-import ssl
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -21,6 +19,7 @@ from valkey.exceptions import ResponseError
 from tests.requests import HELLO, Loader, asking
 from tests.seams import RecordedWire, check_deadline, has_ended, inbox_count, internals, shared_connection
 from tests.support import until
+from tests.tls import tls_in_front_of
 from tiercache import AgentCache, TierOptions
 from tiercache.embedded import EmbeddedValkey
 from tiercache.stores.valkey.connection import open_connection
@@ -256,36 +255,6 @@ async def test_connection_refuses_a_transport_that_has_ended() -> None:
         with pytest.raises(ValkeyConnectionError):
             MultiplexedConnection(transport)
         await transport.disconnect()
-
-
-@contextlib.asynccontextmanager
-async def tls_in_front_of(server: EmbeddedValkey, certificate: trustme.LeafCert) -> AsyncIterator[int]:
-    """Yield a port on which ``server`` is reached through TLS."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    certificate.configure_cert(context)
-    tasks: set[asyncio.Task[None]] = set()
-
-    async def passing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
-            while data := await reader.read(65_536):
-                writer.write(data)
-                await writer.drain()
-        writer.close()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        inner_reader, inner_writer = await asyncio.open_unix_connection(server.url.removeprefix("unix://"))
-        await asyncio.gather(passing(reader, inner_writer), passing(inner_reader, writer))
-        for each in (writer, inner_writer):
-            with contextlib.suppress(OSError):
-                await each.wait_closed()
-
-    def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        tasks.add(asyncio.get_running_loop().create_task(serve(reader, writer)))
-
-    listening = await asyncio.start_server(accepted, "127.0.0.1", 0, ssl=context)
-    yield listening.sockets[0].getsockname()[1]
-    listening.close()
-    await asyncio.wait(tasks, timeout=5)
 
 
 async def test_connection_uses_the_tls_and_credentials_of_valkey_py(

@@ -13,7 +13,15 @@ import valkey
 from valkey.asyncio.connection import UnixDomainSocketConnection
 from valkey.exceptions import ConnectionError as ValkeyConnectionError
 
-from tests.seams import hide_connection_end, idle_connections, is_reset, transport_of
+from tests.seams import (
+    end_in_silence,
+    hide_connection_end,
+    idle_connections,
+    is_reset,
+    shared_connection,
+    transport_of,
+    unsent_bytes,
+)
 from tests.support import until
 from tiercache import L2UnavailableError
 from tiercache.stores.valkey.connection import PlainConnection, open_plain
@@ -71,6 +79,46 @@ async def test_pool_answers_the_exchanges_in_flight_before_it_closes(url: str) -
     await asyncio.sleep(0)
     await pool.aclose()
     assert await in_flight == [b"last"]
+
+
+async def fill(pool: SharedConnection, *, count: int) -> list[asyncio.Task[list[Any]]]:
+    """Ask for ``count`` keys of 1 KB, not all in one step of the loop, and return the tasks that wait."""
+    asking: list[asyncio.Task[list[Any]]] = []
+    for start in range(0, count, 500):
+        asking += [asyncio.create_task(pool.exchange([("GET", f"{n:01000}")], 30)) for n in range(start, start + 500)]
+        await asyncio.sleep(0)
+    return asking
+
+
+async def test_pool_sends_no_more_while_the_network_takes_nothing(url: str) -> None:
+    async with ChaosProxy(url) as proxy:
+        pool = shared(proxy.url)
+        await pool.exchange([("PING",)], 5)
+        proxy.stall("to_server")
+        # More than the kernel takes.
+        asking = await fill(pool, count=20_000)
+        await until(lambda: shared_connection(pool).is_full)
+        assert unsent_bytes(shared_connection(pool)) < 8_000_000
+        for task in asking[10_000:]:
+            task.cancel()
+        proxy.heal()
+        assert await asyncio.gather(*asking[:10_000]) == [[None]] * 10_000
+        await pool.aclose()
+
+
+async def test_pool_fails_exchanges_that_wait_for_room_when_the_connection_falls_silent(url: str) -> None:
+    async with ChaosProxy(url) as proxy:
+        pool = shared(proxy.url)
+        await pool.exchange([("PING",)], 5)
+        proxy.stall("to_server")
+        asking = await fill(pool, count=20_000)
+        await until(lambda: shared_connection(pool).is_full)
+        last = asyncio.create_task(pool.exchange([("GET", "k")], 30, may_repeat=True))
+        await asyncio.sleep(0)
+        end_in_silence(shared_connection(pool))
+        outcomes = await asyncio.gather(*asking, last, return_exceptions=True)
+        assert {type(outcome) for outcome in outcomes} == {TimeoutError}
+        await pool.aclose()
 
 
 # Plain connections

@@ -97,6 +97,10 @@ class MultiplexedConnection(asyncio.Protocol):
     Args:
         connection: Connected. No other code may use it from now on.
         listens: Whether replies that answer no command are messages. If not, such a reply ends the connection.
+
+    Attributes:
+        is_full: Whether the transport has more unsent bytes than it should have. ``wait_room`` waits for the network to
+            take them; a caller that sends without bound must call it first.
     """
 
     def __init__(self, connection: AbstractConnection, *, listens: bool = False) -> None:
@@ -114,6 +118,8 @@ class MultiplexedConnection(asyncio.Protocol):
         self._unsent: list[bytes] = []
         # The deadline of the oldest pending exchange.
         self._deadline = Deadline(lambda: bool(self._pending), self._end_in_silence, unsent_bytes_of(self._transport))
+        self.is_full = False
+        self._room = asyncio.Event()
         self._error: Exception | None = None
         self._transport_closed = self._loop.create_future()
         self._inbox = Inbox() if listens else None
@@ -170,6 +176,25 @@ class MultiplexedConnection(asyncio.Protocol):
     def _check_open(self) -> None:
         if self._error is not None:
             raise ValkeyConnectionError(f"the connection has ended: {self._error}")
+
+    def pause_writing(self) -> None:
+        self.is_full = True
+        self._room.clear()
+
+    def resume_writing(self) -> None:
+        self.is_full = False
+        self._room.set()
+
+    async def wait_room(self) -> None:
+        """Wait until the network has taken the unsent bytes.
+
+        Raises:
+            Exception: The connection has ended: the error that every pending exchange received.
+        """
+        while self.is_full and self._error is None:
+            await self._room.wait()
+        if self._error is not None:
+            raise type(self._error)(*self._error.args)
 
     # Receiving
 
@@ -237,6 +262,7 @@ class MultiplexedConnection(asyncio.Protocol):
         # Without this, valkey-py's connection would warn that it was never closed.
         self._valkey_connection._reader = self._valkey_connection._writer = None
         self._deadline.stop()
+        self._room.set()
         while self._pending:
             future = self._pending.popleft().future
             if not future.done():

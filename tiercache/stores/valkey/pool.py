@@ -90,12 +90,17 @@ class SharedConnection:
         connection = self._connection
         if connection is not None and connection.is_open:
             try:
+                if connection.is_full:
+                    await connection.wait_room()
                 return await connection.send(packed, count, timeout)
             except ValkeyConnectionError:
                 # The server may have closed an idle connection; this process may notice that only when it uses it.
                 if not may_repeat or self._is_closed:
                     raise
-        return await (await self._opened()).send(packed, count, timeout)
+        connection = await self._opened()
+        if connection.is_full:
+            await connection.wait_room()
+        return await connection.send(packed, count, timeout)
 
     async def _opened(self) -> MultiplexedConnection:
         """Return an open connection. Callers that arrive while one is being opened share it."""
