@@ -51,3 +51,21 @@ async def test_subscription_begins_while_messages_delay_its_first_pong(
         await until(lambda: internals(far).subscription is not None, seconds=40)
         assert subscriptions.calls == 1
         assert position_of(internals(far).coherence) >= int(plain.get(SEQUENCE) or 0)
+
+
+async def test_subscription_ends_although_messages_arrive_while_no_ping_is_answered(
+    make_cache: MakeCache, proxy: ChaosProxy
+) -> None:
+    near = make_cache(name="test", coherence=UNTRACKED)
+    # A PING each 0.05 s: sixty of them without a PONG end the subscription.
+    options = CoherenceOptions(max_staleness=0.15, tracking="off")
+    async with AgentCache.from_url(proxy.url, name="test", coherence=options) as far:
+        await far.open()
+        before = internals(far).subscription
+        proxy.stall("to_server", lane="bus")
+
+        async def is_another() -> bool:
+            await near.kv.delete("k")
+            return internals(far).subscription is not before
+
+        await until(is_another, seconds=40)
