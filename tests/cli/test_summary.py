@@ -15,12 +15,13 @@ SETTINGS = DemoSettings(requests=10, workers=1, agents=2, seed=3, scale=0.5)
 
 
 def tally() -> Tally:
-    """Return a tally of ten answers: five from L1, two from L2, one coalesced, two loaded."""
+    """Return a tally of ten answers: five from L1, one from L2, one coalesced, one waited for, two loaded."""
     return Tally(
         buckets={
             "l1": Bucket([0.001] * 5, 10.0, 500, 50, 0.5),
-            "l2": Bucket([0.002, 0.004], 4.0, 200, 20, 0.2),
+            "l2": Bucket([0.002], 2.0, 100, 10, 0.1),
             "coalesced": Bucket([1.0], 2.0, 100, 10, 0.1),
+            "waited": Bucket([0.004], 2.0, 100, 10, 0.1),
             "loader": Bucket([2.0, 3.0], 5.0, 200, 20, 0.2),
         },
         checked=10,
@@ -80,9 +81,10 @@ def test_document_has_the_savings() -> None:
     document = as_document(summary())
     assert document["saved"]["model_calls"] == 8
     assert document["saved"]["dollars"] == pytest.approx(0.8)
-    assert document["hit_rate"] == pytest.approx(0.7)
-    assert document["counts"] == {"l1": 5, "l2": 2, "coalesced": 1, "loader": 2}
-    assert document["latencies"]["l2"] == {"p50": 0.002, "p99": 0.004}
+    assert document["hit_rate"] == pytest.approx(0.6)
+    assert document["counts"] == {"l1": 5, "l2": 1, "coalesced": 1, "waited": 1, "loader": 2}
+    assert document["latencies"]["l2"] == {"p50": 0.002, "p99": 0.002}
+    assert document["latencies"]["waited"] == {"p50": 0.004, "p99": 0.004}
     assert document["problems"] == []
     assert msgspec.json.decode(msgspec.json.encode(document)) == document
 
@@ -105,14 +107,15 @@ def test_tally_adds_other_tallies() -> None:
     total.add(tally())
     total.add(Tally(wrong=1, checked=2, degraded=3, unpriced=4, wall_seconds=2.0))
     total.add(tally())
-    assert (total.done, total.hits) == (20, 14)
+    assert (total.done, total.hits) == (20, 12)
     assert total.saved == pytest.approx(1.6)
     assert (total.checked, total.wrong, total.degraded, total.unpriced) == (22, 1, 3, 4)
     assert total.wall_seconds == 3.0
     assert {outcome: len(total.buckets[outcome].latencies) for outcome in OUTCOMES} == {
         "l1": 10,
-        "l2": 4,
+        "l2": 2,
         "coalesced": 2,
+        "waited": 2,
         "loader": 4,
     }
 

@@ -1,11 +1,13 @@
 """The worker: its check of answers, and its count of their sources."""
 
 import asyncio
+import time
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from tests.support import until
 from tiercache import AgentCache, LlmResponse, LlmResult
 from tiercache.cli.demo.answers import Answer, ToolCall, answer
 from tiercache.cli.demo.client import read_completion
@@ -58,10 +60,19 @@ async def test_worker_distinguishes_the_outcomes(url: str) -> None:
             await release.wait()
             return "yes"
 
-        loads = [asyncio.create_task(first.llm.get_or_load(WORDS, load)) for _ in range(3)]
-        await asyncio.sleep(0)
+        async def outcome(cache: AgentCache) -> str:
+            started = time.perf_counter()
+            result = await cache.llm.get_or_load(WORDS, load)
+            return outcome_of(result, time.perf_counter() - started)
+
+        outcomes = [asyncio.create_task(outcome(first)) for _ in range(3)]
+        await until(lambda: first.local_stats().tiers["llm"].loads == 1)
+        waiting = asyncio.create_task(outcome(second))
+        await until(lambda: second.local_stats().tiers["llm"].lease_waits == 1)
+        await asyncio.sleep(0.01)  # entries hold whole milliseconds
         release.set()
-        assert sorted(map(outcome_of, await asyncio.gather(*loads))) == ["coalesced", "coalesced", "loader"]
-        assert outcome_of(await first.llm.get_or_load(WORDS, load)) == "l1"
-        await first.aclose()  # the fill reaches Valkey before the close ends
-        assert outcome_of(await second.llm.get_or_load(WORDS, load)) == "l2"
+        assert sorted(await asyncio.gather(*outcomes)) == ["coalesced", "coalesced", "loader"]
+        assert await waiting == "waited"
+        assert await outcome(first) == "l1"
+        second.clear_l1()
+        assert await outcome(second) == "l2"

@@ -1,6 +1,9 @@
 """Every example of the README and of the docs runs on a real Valkey and prints the lines that its comments show.
 
-The blocks of a page run in their order and share their names. A line ``print(...)  # text`` must print that text.
+An example runs as its reader runs it, in ``python -m asyncio``: inside of the event loop. The blocks of a page run in
+their order and share their names. A block that calls ``asyncio.run`` is a program: it runs in a process of its own, and
+shares nothing. A line ``print(...)  # text`` must print that text. A page may import a package that is no dependency of
+tiercache if a command on the page installs it.
 """
 
 from __future__ import annotations
@@ -12,16 +15,34 @@ import gc
 import inspect
 import io
 import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from importlib.metadata import files, packages_distributions
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import pytest
 
-from tests.docs.pages import Block, blocks, name_of, pages
+from tests.docs.pages import ROOT, Block, blocks, name_of, pages
 from tests.support import run_in_thread
 
 URL = "valkey://localhost:6379"
 _PRINTED = re.compile(r"^ *print\(.*\)  # (?P<text>.+)$", re.MULTILINE)
+_PROGRAM = re.compile(r"^[^#\n]*\basyncio\.run\(", re.MULTILINE)
+# An example that its reader cannot run in ``python -m asyncio``: the event loop runs already.
+IN_A_SECOND_LOOP = """```python
+import asyncio
+loop = asyncio.new_event_loop()
+later = loop.create_future()
+try:
+    loop.run_until_complete(later)
+finally:
+    loop.close()
+```"""
+_INSTALLED = re.compile(r"pip install ([^\n`&;#]*)")
 
 
 def python_blocks(text: str) -> list[Block]:
@@ -47,15 +68,69 @@ def run_page(text: str, name: str, url: str) -> None:
 def run_block(block: Block, name: str, url: str, namespace: dict[str, Any], runner: asyncio.Runner) -> None:
     """Run one block, and compare the printed lines with its comments."""
     source = "\n" * (block.line - 1) + block.code.replace(URL, url)
-    code = compile(source, name, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    if _PROGRAM.search(block.code):
+        printed = run_program(source)
+    else:
+        printed = runner.run(run_in_loop(compile(source, name, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), namespace))
+    assert printed.splitlines() == _PRINTED.findall(block.code), f"{name}:{block.line} prints other lines"
+
+
+async def run_in_loop(code: CodeType, namespace: dict[str, Any]) -> str:
+    """Run a block as ``python -m asyncio`` does; return the text that it prints."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        if code.co_flags & inspect.CO_COROUTINE:
-            runner.run(eval(code, namespace))
-        else:
-            # Outside the event loop, so that an example may call asyncio.run.
-            exec(code, namespace)
-    assert printed.getvalue().splitlines() == _PRINTED.findall(block.code), f"{name}:{block.line} prints other lines"
+        done = eval(code, namespace)
+        if inspect.iscoroutine(done):
+            await done
+    return printed.getvalue()
+
+
+def run_program(source: str) -> str:
+    """Run a program in a process of its own; return the text that it prints."""
+    command = [sys.executable, "-W", "error", "-c", source]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+    assert (run.returncode, run.stderr) == (0, ""), run.stderr
+    return run.stdout
+
+
+def imports(code: str) -> set[str]:
+    """Return the modules that a block imports, without the standard library."""
+    found = set()
+    for node in ast.walk(compile(code, "block", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT | ast.PyCF_ONLY_AST)):
+        match node:
+            case ast.Import():
+                found |= {alias.name for alias in node.names}
+            case ast.ImportFrom(module=str(module)):
+                found.add(module)
+    return {name for name in found if name.split(".")[0] not in sys.stdlib_module_names}
+
+
+def distributions_with(module: str) -> set[str]:
+    """Return the installed distributions that contain a module; its first name if none does."""
+    top, *_ = module.split(".")
+    path = module.replace(".", "/")
+    found = {
+        name
+        for name in packages_distributions().get(top, [])
+        if any(str(file).startswith((f"{path}/", f"{path}.")) for file in files(name) or ())
+    }
+    return set(map(normal, found or {top}))
+
+
+def normal(distribution: str) -> str:
+    """Return the name of a distribution in its normal form."""
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+def missing_packages(text: str) -> Iterator[str]:
+    """Yield each package that an example of a page imports and that its reader may not have."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    words = [*project["dependencies"], *" ".join(_INSTALLED.findall(text)).replace('"', " ").split()]
+    installed = {normal(re.split(r"[^\w.-]", word)[0]) for word in words}
+    for block in python_blocks(text):
+        for module in imports(block.code):
+            if module.split(".")[0] != "tiercache" and not installed & distributions_with(module):
+                yield module
 
 
 async def check_leaks() -> None:
@@ -78,6 +153,26 @@ def test_docs_examples_run(page: Path, url: str) -> None:
 
 
 @pytest.mark.parametrize("page", pages(), ids=name_of)
+def test_docs_examples_import_only_packages_that_their_reader_has(page: Path) -> None:
+    assert not list(missing_packages(page.read_text("utf-8")))
+
+
+@pytest.mark.parametrize(
+    ("text", "missing"),
+    [
+        ("```python\nimport pytest\n```", ["pytest"]),
+        ("```python\nasync def f():\n    from opentelemetry.sdk.trace import X\n```", ["opentelemetry.sdk.trace"]),
+        ("```python\nfrom opentelemetry import trace\n```", []),
+        ("`pip install pytest`\n\n```python\nimport pytest, json\n```", []),
+        ("    pip install 'x' \"Py.Test>=8\"\n\n```python\nimport py_test\n```", []),
+        ("```python\nimport tiercache, valkey.asyncio, prometheus_client\n```", []),
+    ],
+)
+def test_docs_examples_check_notices_missing_package(text: str, missing: list[str]) -> None:
+    assert list(missing_packages(text)) == missing
+
+
+@pytest.mark.parametrize("page", pages(), ids=name_of)
 def test_docs_examples_show_their_output(page: Path) -> None:
     examples = [block.code for block in python_blocks(page.read_text("utf-8")) if block.reason is None]
     assert not examples or any("assert " in code or _PRINTED.search(code) for code in examples)
@@ -93,6 +188,8 @@ def test_docs_examples_are_rarely_skipped() -> None:
     [
         ("```python\nassert 1 == 2\n```", AssertionError),
         ("```python\nx = 1\n```\n\ntext\n\n```python\nawait y\n```", NameError),
+        (IN_A_SECOND_LOOP, RuntimeError),
+        ("```python\nx = 1\n```\n\n```python\nimport asyncio\nasyncio.run(f(x))\n```", AssertionError),
         ("```python\nprint('a')  # b\n```", AssertionError),
         ("```python\nif False:\n    print('a')  # a\n```", AssertionError),
         ("```python\nimport warnings\nwarnings.warn('old', DeprecationWarning)\n```", DeprecationWarning),

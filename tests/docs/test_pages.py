@@ -97,6 +97,39 @@ def test_docs_navigation_contains_every_page_once() -> None:
     assert sorted(files) == [page.name for page in SITE]
 
 
+def test_docs_index_links_every_page() -> None:
+    linked = {target.partition("#")[0] for target in links((DOCS / "index.md").read_text("utf-8"))}
+    assert not {page.name for page in SITE} - linked - {"index.md"}
+
+
+def test_docs_index_lists_every_tier() -> None:
+    rows = [row for head, *rows in tables((DOCS / "index.md").read_text("utf-8")) if head[0] == "tier" for row in rows]
+    listed = {name for row in rows for name in re.findall(r"`cache\.(\w+)`", row[0])}
+    assert listed == {"llm", "tool", "session", "kv"}
+
+
+def test_docs_index_repeats_the_numbers_of_the_demo() -> None:
+    index = (DOCS / "index.md").read_text("utf-8").partition("## A worked number")[2]
+    table = next(block.code for block in blocks((DOCS / "demo.md").read_text("utf-8")) if block.language == "text")
+    counts = {name: int(count.replace(",", "")) for name, count in re.findall(r"^  (.+?)  .*?  ([\d,]+)", table, re.M)}
+    hits, joined = counts["L1 hit"] + counts["L2 hit"], counts["Single-flight"] + counts["Lease wait"]
+    saved = re.search(r"Model calls +[\d,]+ +[\d,]+ +[\d,]+ +([\d.]+ %)", table)
+    dollars = re.search(r"Dollars +\$([\d.]+) +\$([\d.]+)", table)
+    assert saved is not None
+    assert dollars is not None
+    total = hits + joined + counts["Load"]
+    assert f"sends {total:,} requests, {counts['Load']} of them different" in " ".join(index.split())
+    said = {
+        f"{hits:,}",
+        f"{joined:,}",
+        f"{counts['Load']:,}",
+        saved[1],
+        f"{float(dollars[2]):.2f}",
+        dollars[1],
+    }
+    assert not {number for number in said if not re.search(rf"(?<![\d,.]){re.escape(number)}(?![\d,%])", index)}
+
+
 @pytest.mark.parametrize("page", SITE, ids=name_of)
 def test_docs_pages_open_with_one_sentence(page: Path) -> None:
     title, opening, *_ = prose(page.read_text("utf-8")).split("\n\n")

@@ -15,6 +15,7 @@ import valkey
 
 from tests.requests import HELLO, asking
 from tests.seams import count_exchanges, internals, lose_command_replies, monitor_intervals, set_intervals
+from tests.support import run_in_thread
 from tiercache import AgentCache, DiscoveryOptions, L2UnavailableError, TierOptions, ToolPolicy, UsageError
 
 MakeCache = Callable[..., AgentCache]
@@ -28,6 +29,21 @@ def marker_of(plain: valkey.Valkey, name: str = "test") -> dict[str, Any]:
 
 def stats_of(plain: valkey.Valkey, name: str = "test") -> dict[str, int]:
     return {field.decode(): int(value) for field, value in plain.hgetall(f"{name}:__stats").items()}
+
+
+def test_statistics_are_sent_in_a_second_run(url: str, plain: valkey.Valkey, caplog: pytest.LogCaptureFixture) -> None:
+    cache = AgentCache.from_url(url, name="test")
+
+    async def miss(expected: int) -> None:
+        await cache.llm.check(HELLO)
+        await until(lambda: stats_of(plain).get("llm:misses") == expected)
+
+    def work() -> None:
+        asyncio.run(miss(1))
+        asyncio.run(miss(2))
+
+    run_in_thread(work)
+    assert not caplog.records
 
 
 async def test_marker_describes_the_cache(make_cache: MakeCache, plain: valkey.Valkey) -> None:

@@ -20,9 +20,16 @@ _OUTCOMES: dict[Outcome, tuple[str, str]] = {
     "l1": ("L1 hit", "process memory"),
     "l2": ("L2 hit", "Valkey"),
     "coalesced": ("Single-flight", "joined a load"),
+    "waited": ("Lease wait", "other process"),
     "loader": ("Load", "model call"),
 }
-_STYLES: dict[Outcome, str] = {"l1": "green", "l2": "green", "coalesced": "cyan", "loader": "yellow"}
+_STYLES: dict[Outcome, str] = {
+    "l1": "green",
+    "l2": "green",
+    "coalesced": "cyan",
+    "waited": "cyan",
+    "loader": "yellow",
+}
 _NEXT_STEPS = (
     ("Your calls", "cache.llm.get_or_load(params, call_llm)", "docs/llm.md"),
     ("Your Valkey", "AgentCache.from_url(url) or .embedded()", "docs/embedded.md"),
@@ -167,7 +174,7 @@ def _notes(summary: Summary) -> list[str]:
     notes = [
         "* The times without a cache are modelled: the sum of the endpoint's latencies of all requests; for the wall "
         "clock, this sum and the agents' pauses, divided by the number of agents. All other times are measured while "
-        "an agent waits for its answer. An L2 hit may include the wait for a load in another process.",
+        "an agent waits for its answer. A lease wait is a wait for a load in another process.",
         "Dollars: the list price of the model, for estimated tokens of 4 characters each.",
         f"The endpoint itself counted {summary.endpoint_calls:,} calls. Repeat this run with --seed {settings.seed}.",
     ]

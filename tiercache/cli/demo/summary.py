@@ -52,7 +52,7 @@ class Summary:
 
     @property
     def hit_rate(self) -> float:
-        """Hits of L1 and L2 as a fraction of all answers, 0 to 1."""
+        """Hits of L1 and L2, without waits, as a fraction of all answers, 0 to 1."""
         return (self.counts["l1"] + self.counts["l2"]) / self.requests
 
     def problems(self) -> list[str]:

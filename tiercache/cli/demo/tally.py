@@ -3,10 +3,11 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-Outcome = Literal["l1", "l2", "coalesced", "loader"]
-"""The source of an answer: a level, the load of another caller in the same process, or the caller's own load."""
+Outcome = Literal["l1", "l2", "coalesced", "waited", "loader"]
+"""The source of an answer: a level, the load of another caller in this or in another process, or the caller's own load.
+"""
 
-OUTCOMES: tuple[Outcome, ...] = ("l1", "l2", "coalesced", "loader")
+OUTCOMES: tuple[Outcome, ...] = ("l1", "l2", "coalesced", "waited", "loader")
 
 
 @dataclass(slots=True)
@@ -56,7 +57,7 @@ class Tally:
 
     @property
     def hits(self) -> int:
-        """The number of answers from L1 and L2."""
+        """The number of answers that L1 and L2 had, without those that the caller waited for."""
         return len(self.buckets["l1"].latencies) + len(self.buckets["l2"].latencies)
 
     @property

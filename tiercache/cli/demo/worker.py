@@ -32,10 +32,17 @@ def is_right(result: LlmResult, expected: Answer) -> bool:
     )
 
 
-def outcome_of(result: LlmResult) -> Outcome:
-    """Return ``"coalesced"`` if the caller waited on another caller's load, else the source of the answer."""
+def outcome_of(result: LlmResult, took: float) -> Outcome:
+    """Return the outcome of a call that took ``took`` seconds.
+
+    ``"coalesced"`` if the caller joined a load of its process, ``"waited"`` if it waited for the load of another
+    process, else the source of the answer.
+    """
     if result.coalesced:
         return "coalesced"
+    if result.source == "l2" and result.age is not None and result.age < took:
+        # The answer was made during the call: at the beginning of the call Valkey did not have it.
+        return "waited"
     match result.source:
         case "l1" | "l2" | "loader" as source:
             return source
@@ -85,7 +92,7 @@ class Worker:
         self._count(result, answer(params), took)
 
     def _count(self, result: LlmResult, expected: Answer, took: float) -> None:
-        bucket = self.tally.buckets[outcome_of(result)]
+        bucket = self.tally.buckets[outcome_of(result, took)]
         bucket.latencies.append(took)
         bucket.model_time += expected.latency * self._scale
         bucket.input_tokens += expected.prompt_tokens
