@@ -1,0 +1,1 @@
+"""Fast tests of codecs, tiers and options on fakeredis, without a server and without scripts, pub/sub or faults."""
