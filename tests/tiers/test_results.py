@@ -50,6 +50,9 @@ async def every_result() -> list[Result]:
             await kv.get_or_load("bytes", lambda: b"x"),
             await kv.get_or_load("nan", lambda: math.nan),
             await kv.get_or_load("unknown", lambda: None, mode="only_cached"),
+            await llm.get_or_load(asking("half a pair"), lambda: "\ud83d"),
+            await tool.get_or_load("t", {"a": 5}, lambda a: ["\ud83d"]),
+            await kv.get_or_load("half a pair", lambda: ["\ud83d"]),
         ]
 
 
