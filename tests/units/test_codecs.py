@@ -38,7 +38,7 @@ def test_kv_codec_returns_the_value_that_was_encoded(value: Any, above: int | No
     codec = KvCodec(compression(as_text=False, above=above))
     entry, data = encode_kv(value, "value", 1.0)
     assert entry.value() == value
-    read = codec.decode(codec.pack(data)).value()
+    read = codec.decode(codec.pack(data)).value.value()
     assert (read, type(read)) == (value, type(value))
 
 
@@ -46,7 +46,7 @@ def test_kv_codec_returns_the_value_that_was_encoded(value: Any, above: int | No
 def test_tool_codec_returns_the_entry_that_was_encoded(value: Any) -> None:
     codec = ToolCodec(compression(as_text=True))
     entry, data = encode_tool(value=value, tool="t", args_json=b"{}", stored_at_ms=5, cost=0.5)
-    assert codec.decode(codec.pack(data)) == entry
+    assert codec.decode(codec.pack(data)).value == entry
     assert (json.loads(entry.response) if entry.is_json else entry.response) == value
     assert entry.is_json == (not isinstance(value, str))
 
