@@ -16,6 +16,7 @@ from .engine.operations.around_change import Invalidating, Target
 from .engine.operations.invalidate import GroupEntries, Invalidations
 from .errors import TierCacheError, UsageError
 from .indexes.names import tag_groups
+from .monitor.applications import DEFAULT_NAME
 from .monitor.effectiveness import ToolEffectiveness, rate
 from .monitor.local_stats import LocalStats
 from .monitor.statistics import CacheStats, parse
@@ -103,7 +104,7 @@ class AgentCache:
         self,
         client: Client | None,
         *,
-        name: str = "betterdb_ac",
+        name: str = DEFAULT_NAME,
         default_ttl: Ttl | None = None,
         llm: LlmOptions | TierOptions | None = None,
         tool: TierOptions | None = None,

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import secrets
 import socket
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -24,6 +23,7 @@ from ..indexes.names import IndexNames
 from ..log import CacheLog
 from ..text import shown
 from ..version import __version__
+from .applications import DEFAULT_NAME, new_member, warn_of_other_application
 
 __all__ = ["Discovery"]
 
@@ -76,7 +76,7 @@ class Discovery:
         self._started_at = datetime.now(UTC).isoformat()
         self._alive = f"{name}:__tc:alive"
         self._heartbeat = f"__betterdb:heartbeat:{name}"
-        self._member = secrets.token_hex(8)
+        self._member = new_member()
         self._joined = False
         self._refusal_logged = False
         self.write_failed_count = 0
@@ -95,6 +95,8 @@ class Discovery:
         except TierCacheError as error:
             self._count_failure("cannot read the registry of caches", error)
             return
+        if self._name == DEFAULT_NAME:
+            await warn_of_other_application(level2, self._alive, self._log)
         try:
             kind = json.loads(marker).get("type") if marker else None
         except (ValueError, AttributeError, RecursionError):
