@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import logging
+from pathlib import Path
 
 import pytest
 import valkey
 
+import tiercache
 from tests.requests import HELLO
 from tests.seams import BACKGROUND_JOBS, JobDefect, in_l1, set_intervals
 from tests.support import UNTRACKED, MakeCache, until
@@ -16,6 +19,7 @@ from tiercache.testing import ChaosProxy
 
 HEARTBEAT = "__betterdb:heartbeat:test"
 KEY = "test:__tc:kv:kv:k"
+PACKAGE = Path(tiercache.__file__).parent
 
 
 def defects(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
@@ -85,6 +89,28 @@ async def test_pending_invalidation_is_repeated_after_a_defect_in_its_repetition
         defect.is_on = False
         await until(lambda: not plain.exists(KEY))
     assert len(defects(caplog)) == 1
+
+
+# Tasks whose errors reach the callers that wait for them.
+AWAITED = {"batch", "close", "connect", "exchange", "load", "open", "writes"}
+# Background jobs, which no caller waits for: supervised.
+SUPERVISED = {"index", "listen", "pending", "ping", "service"}
+
+
+def test_every_task_of_the_package_is_supervised_or_awaited() -> None:
+    """A new background task needs supervision, a row in ``BACKGROUND_JOBS``, and its name here."""
+    found: set[str] = set()
+    for path in PACKAGE.rglob("*.py"):
+        if path.relative_to(PACKAGE).parts[0] in ("testing", "cli"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", None) == "create_task":
+                names = [keyword.value for keyword in node.keywords if keyword.arg == "name"]
+                assert len(names) == 1, f"{path}:{node.lineno}: a task without a name"
+                name = names[0]
+                assert isinstance(name, ast.Constant), f"{path}:{node.lineno}: a task whose name is no text"
+                found.add(str(name.value).removeprefix("tiercache-"))
+    assert found == AWAITED | SUPERVISED
 
 
 UNDECODABLE = [
