@@ -59,7 +59,11 @@ class Result(Struct, frozen=True, eq=False):
 
     @property
     def ttl(self) -> float | None:
-        """Seconds that the entry had left in Valkey, or None for a miss or if the entry does not expire."""
+        """Seconds that the entry had left in Valkey, or None for a miss or if the entry does not expire.
+
+        If a loaded value did not reach Valkey: the seconds for which this process serves it, or None if neither level
+        keeps it. A value on its way to Valkey counts as kept.
+        """
         entry = self._entry
         return None if entry is None or entry.expires_at == inf else max(0.0, entry.expires_at - self._now)
 

@@ -112,3 +112,39 @@ async def test_load_limits_free_the_slot_of_a_load_that_lends_again_while_its_fi
         await turns()
     await loading
     await is_slot_free(limits)
+
+
+async def test_load_limits_let_a_load_end_that_is_cancelled_while_it_lends_its_slot() -> None:
+    limits = LoadLimits(ResilienceOptions(max_loads=1))
+    never, other_ends = asyncio.Event(), asyncio.Event()
+    loading = asyncio.create_task(limits.run(lambda: lend(limits, never)))
+    await turns()
+    other = asyncio.create_task(limits.run(other_ends.wait))
+    await turns()
+    loading.cancel()
+    async with asyncio.timeout(5):
+        await asyncio.wait([loading])
+    assert loading.cancelled()
+    other_ends.set()
+    await other
+    await is_slot_free(limits)
+
+
+async def test_load_limits_free_the_slot_that_a_cancelled_wait_has_taken_back() -> None:
+    limits = LoadLimits(ResilienceOptions(max_loads=1))
+    never = asyncio.Event()
+
+    async def loader() -> None:
+        try:
+            async with asyncio.timeout(0.01):
+                await lend(limits, never)
+        except TimeoutError:
+            # The slot was free: this load has it again, and no other load can take it.
+            other = asyncio.create_task(limits.run(lambda: asyncio.sleep(0), apart=True))
+            await turns()
+            assert not other.done()
+            others.append(other)
+
+    others: list[asyncio.Task[None]] = []
+    await limits.run(loader)
+    await others[0]

@@ -48,7 +48,8 @@ class Entry(Struct, eq=False, gc=False):
         value: The decoded value, in the tier's form. Immutable: every caller gets the same object.
         deadline: Monotonic second from which L1 no longer serves the entry.
         began: Monotonic second at which the load began or the read was sent: the value was current then or later.
-        expires_at: Monotonic second at which the entry expires in Valkey (inf: never); never before ``deadline``.
+        expires_at: Monotonic second at which the entry expires in Valkey (inf: never). Of a loaded value that Valkey
+            does not keep: the second until which L1 serves it, or inf if neither level keeps it.
         stored_at: Monotonic second at which this or another process stored the value.
         groups: The groups whose invalidation removes the entry; its tags are the last of them.
         size_bytes: Bytes that the entry takes of ``L1Options.max_bytes``.

@@ -121,6 +121,10 @@ class L1:
         """Return whether a value that was current at ``began`` is trusted at ``now``."""
         return now < self.trusted_until or now < began + self._max_staleness
 
+    def trust_ends(self, began: float) -> float:
+        """Return the monotonic second until which a value that was current at ``began`` is trusted, as known now."""
+        return max(self.trusted_until, began + self._max_staleness)
+
     def peek(self, key: str) -> Entry | None:
         """Return the entry of ``key`` even if ``get`` would not serve it; the LRU order stays as it is."""
         return self._find(key)

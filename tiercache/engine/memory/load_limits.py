@@ -118,11 +118,17 @@ class LoadLimits:
             return
         holder.lent += 1
         self._give_back(holder)
+        is_cancelled = False
         try:
             yield
+        except asyncio.CancelledError:
+            is_cancelled = True
+            raise
         finally:
             holder.lent -= 1
-            if holder.wants_slot():
+            # A cancelled load ends at once: it takes a free slot, and waits for none. A loader that catches the
+            # cancellation, as ``asyncio.timeout`` does, then goes on without a slot.
+            if holder.wants_slot() and not (is_cancelled and self._slots.locked()):
                 await self._slots.acquire()
                 # Two races while this waited for the slot: 1. the load ended, or lent its slot for another wait;
                 # 2. another wait of the same load has ended too, and has taken a slot for it.

@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -101,9 +102,9 @@ class Load:
         """Load for one caller, in the caller's own task; store nothing."""
         runtime, call = self._runtime, self.call
         loaded = await runtime.load_limits.call(function, call.counters, is_batched=call.is_batched)
-        lifetime = call.rules.lifetime(loaded.ttl, call.ttl)
         now = runtime.now()
-        entry = call.entry(loaded.value, lifetime, runtime.clock, since=now, began=now, tags=call.tags)
+        # Without a lifetime: neither level keeps the value.
+        entry = call.entry(loaded.value, None, runtime.clock, since=now, began=now, tags=call.tags)
         return Lookup(entry, "loader")
 
     def register(self, *, is_shared: bool = True, leader: Flight | None = None) -> None:
@@ -209,9 +210,12 @@ class Load:
         if not loaded.store or self._is_overtaken():
             counters.overtaken += loaded.store
             self.give_up()
+            if call.fill is None:
+                entry.expires_at = math.inf
             return entry
         if self._is_refused(loaded):
             self.give_up()
+            entry.expires_at = math.inf
             if self.is_refresh:
                 self._drop_older()
             return entry
@@ -222,7 +226,19 @@ class Load:
             runtime.l1.put(fence.key, entry)
         if not self._fill_l2(loaded, lifetime, entry):
             counters.fills_dropped += 1
+            self._note_kept_in_l1(entry)
         return entry
+
+    def _note_kept_in_l1(self, entry: Entry) -> None:
+        """Record in ``entry``, which every waiter has, that Valkey does not keep it: L1 may have the only copy."""
+        l1 = self._runtime.l1
+        if l1.peek(self.call.key) is not entry:
+            entry.expires_at = math.inf
+        elif self._runtime.breaker.is_open or self.lookup.degraded:
+            # Until Valkey answers again, no PONG prolongs the trust in the copy.
+            entry.expires_at = min(entry.deadline, l1.trust_ends(entry.began))
+        else:
+            entry.expires_at = entry.deadline
 
     def _is_refused(self, loaded: Loaded) -> bool:
         """Return whether no store can take the value, or it is too large. Count such a value, and log the first."""
@@ -264,6 +280,7 @@ class Load:
         if isinstance(runtime.l2, NoL2):
             # L1 holds the only copy, as it is: nothing is packed, and nothing is stored if L1 keeps no values.
             call.counters.stored_bytes += len(loaded.data) if call.rules.l1 else 0
+            self._note_kept_in_l1(entry)
             return True
         if lease is None and (call.rules.lease or runtime.breaker.is_open):
             return False
@@ -275,6 +292,7 @@ class Load:
             if isinstance(outcome, Exception):
                 counters.fill_errors += 1
                 runtime.log_refusal(outcome)
+                self._note_kept_in_l1(entry)
                 if isinstance(outcome, L2CommandError):
                     # As for a store: an index may have refused the key although Valkey took the value.
                     runtime.l2.pipe.post(Release(call.key, data))
@@ -284,6 +302,7 @@ class Load:
                 # The lease was lost: the key was changed, or the lease ran out and another process loads.
                 counters.overtaken += 1
                 runtime.l1.drop_entry(call.key, entry)
+                self._note_kept_in_l1(entry)
 
         if lease is not None:
             return runtime.l2.leases.fill(lease, write, filled)
