@@ -108,7 +108,12 @@ def _keep_what_is_overtaken(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _load_without_lease(monkeypatch: pytest.MonkeyPatch) -> None:
     """Store the value of every load in Valkey, even if another process changed the key during the load."""
-    options = dataclasses.replace(subjects.OPTIONS, lease=False)
+    _change_options(monkeypatch, lease=False)
+
+
+def _change_options(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
+    """Change the options of every tier of the replicas."""
+    options = dataclasses.replace(subjects.OPTIONS, **changes)
     monkeypatch.setattr(subjects, "OPTIONS", options)
     monkeypatch.setattr(replica, "OPTIONS", options)
     monkeypatch.setattr(subjects, "_HOT_KV_OPTIONS", dataclasses.replace(options, on_abandon="cancel"))
@@ -232,6 +237,11 @@ def _keep_what_a_lost_store_replaces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PendingInvalidations, "remove", lambda pending, key, error: None)
 
 
+def _keep_no_l1(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make every read ask Valkey: during an outage L1 gets the values that are loaded, and hides a lost store."""
+    _change_options(monkeypatch, l1=False)
+
+
 def _repeat_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Do not repeat an unacknowledged invalidation of a key, a group or a tag."""
     monkeypatch.setattr(PendingInvalidations, "note", lambda pending, keys, outcome: None)
@@ -280,7 +290,9 @@ GUARDS = [
     Guard("publish after write", _publish_before_writing, ("bound",)),
     Guard("distrust of an unknown message", _pass_over_the_unknown, ("bound",), "none", _speak_a_newer_version),
     Guard("queued stores answer reads", _read_past_the_queue, ("own",), writes="behind"),
-    Guard("removal after a lost store", _keep_what_a_lost_store_replaces, ("own",), "command_kill", writes="behind"),
+    Guard(
+        "removal after a lost store", _keep_what_a_lost_store_replaces, ("own",), "refuse", _keep_no_l1, writes="behind"
+    ),
     Guard("repetition of an invalidation", _repeat_nothing, ("agree",), "command_cut"),
     Guard("index of a tag", _index_no_tags, ("own", "l2")),
     Guard("tags of hits", _take_hits_without_their_tags, ("own", "bound", "l2")),
@@ -310,7 +322,7 @@ def _print_line(guard: Guard, seed_count: int, *, patience: float = 0.2) -> None
     counts = Counter(kind for kinds in found for kind in kinds)
     shown = ", ".join(f"{counts[kind]} {kind}" for kind in KINDS if kind in counts)
     reads = sum(len(outcome.history.reads) for outcome in outcomes)
-    fault = guard.fault if guard.also is None else f"{guard.fault}, newer form"
+    fault = guard.fault if guard.also is None else f"{guard.fault} {guard.also.__name__}"
     line = f"{guard.name:<31} {fault:<19} {seed_count:>5} {found_count:>5} {reads:>7} {counts.total():>10}  {shown}"
     print(line.rstrip(), flush=True)
 

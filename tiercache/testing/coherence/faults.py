@@ -23,8 +23,8 @@ _QUIET: Final = [subject.name for subject in SUBJECTS if subject.is_quiet]
 # The ranges of the latency, in seconds each way; a run combines one of them with its fault.
 _LATENCIES: Final = ((0.0, 0.0), (0.0, 0.004), (0.002, 0.018))
 
-# Room of a server that evicts: a few dozens of the fillers that push other keys out.
-_ROOM_BYTES: Final = 512 * 1024
+# Room of a server that evicts: about a hundred of the fillers that push other keys out.
+_ROOM_BYTES: Final = 1536 * 1024
 _FILLER_BYTES: Final = 16 * 1024
 
 
@@ -167,6 +167,18 @@ async def _command_stall(on: FaultContext) -> None:
         on.heal("commands go on")
 
 
+async def _refuse(on: FaultContext) -> None:
+    """Connections are reset and new ones refused: writes get lost that Valkey has never received."""
+    while True:
+        await on.pause(0.2, 0.5)
+        on.proxy.refuse()
+        on.begin(f"connections refused ({on.proxy.kill()} reset)")
+        await on.pause(0.03, 0.2)
+        on.heal("connections accepted")
+        if on.is_over:
+            return
+
+
 async def _slow_link(on: FaultContext) -> None:
     """The link is slow at times, for one lane or for both: announcements and writes overtake each other by far."""
     while True:
@@ -229,9 +241,7 @@ async def _loop_block(on: FaultContext) -> None:
 async def _evict(on: FaultContext) -> None:
     """Valkey has no room, and evicts keys at random: entries, leases, indexes, the counter of the changes."""
     used = int((await on.server.info("memory"))["used_memory"])
-    await on.server.execute(
-        ("CONFIG", "SET", "maxmemory-policy", "allkeys-random"), ("CONFIG", "SET", "maxmemory", used + _ROOM_BYTES)
-    )
+    await on.server.execute(("CONFIG", "SET", "maxmemory", used + _ROOM_BYTES))
     number = 0
     while not on.is_over:
         fillers = range(number, number + 8)
@@ -240,9 +250,13 @@ async def _evict(on: FaultContext) -> None:
         with suppress(L2CommandError):
             await on.server.execute(*[("SET", f"filler:{each}", b"x" * _FILLER_BYTES) for each in fillers])
         if not number % 64:
-            on.begin("Valkey evicts keys")
+            on.begin("Valkey evicts keys, and every index")
+            (indexes,) = await on.server.execute(("KEYS", "*:__tc:idx:*"))
+            # The server may choose any keys, so also these.
+            if indexes:
+                await on.server.execute(("DEL", *indexes))
         await on.pause(0, 0.04)
-    await on.server.execute(("CONFIG", "SET", "maxmemory", 0), ("CONFIG", "SET", "maxmemory-policy", "noeviction"))
+    await on.server.execute(("CONFIG", "SET", "maxmemory", 0))
     on.note("Valkey evicts no more keys")
 
 
@@ -257,6 +271,7 @@ FAULTS: Final[dict[str, Run]] = {
     "command_kill": _command_kill,
     "command_cut": _command_cut,
     "command_stall": _command_stall,
+    "refuse": _refuse,
     "slow_link": _slow_link,
     "restart_empty": _restart,
     "restart_persisted": _restart,

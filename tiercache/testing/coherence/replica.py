@@ -55,7 +55,7 @@ _LONG_LOAD: Final = (1.1, 1.6)
 # The fraction of long loads among the loads of quiet keys; nothing else happens to these keys.
 _LONG_LOADS: Final = 0.3
 # The fraction of reads of mixed keys that give a tag.
-_TAGGED: Final = 0.5
+_TAGGED: Final = 0.7
 # Clears of whole tiers happen in one run of so many, by seed, and are this fraction of the changes of groups.
 _CLEARS_EVERY: Final = 3
 _CLEARS: Final = 0.04
@@ -255,7 +255,8 @@ class Replica:
     # Changing
 
     async def _invalidate(self, stop: asyncio.Event, rng: random.Random) -> None:
-        single = [subject for subject in SUBJECTS if subject.role in ("hot", "tagged", "mixed")]
+        # Only invalidations of tags change mixed keys: any other change would take entries away from them.
+        single = [subject for subject in SUBJECTS if subject.role in ("hot", "tagged")]
         clears = CLEARS if self._settings.seed % _CLEARS_EVERY == 0 else ()
         while not stop.is_set():
             if rng.random() < 0.25:
@@ -281,7 +282,8 @@ class Replica:
                 await self._store(subject)
                 if rng.random() < 0.5:
                     await self._unflushed.flush()
-            await asyncio.sleep(rng.uniform(0.005, 0.1))
+            # A long pause shows the fate of the last change.
+            await asyncio.sleep(rng.uniform(0.005, 0.1) if rng.random() < 0.8 else rng.uniform(0.2, 0.4))
 
     async def _store(self, subject: Subject) -> None:
         is_behind = self._settings.writes_behind and subject.tier in ("llm", "tool")

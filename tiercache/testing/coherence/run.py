@@ -104,6 +104,9 @@ async def run_once(settings: RunSettings) -> Outcome:
     violations: list[Violation] = []
     async with asyncio.timeout(settings.seconds + 10 * settings.max_staleness + _GRACE), AsyncExitStack() as stack:
         server = await stack.enter_async_context(Server(persists=settings.fault == "restart_persisted"))
+        if settings.fault == "evict":
+            # Before any replica asks for the policy, which it remembers for half a minute.
+            await server.execute(("CONFIG", "SET", "maxmemory-policy", "allkeys-random"))
         database = EmbeddedValkey()
         stack.callback(database.stop)
         await asyncio.to_thread(database.start)

@@ -48,7 +48,7 @@ Loader: TypeAlias = Callable[[], Awaitable[int]]
 # Entries do not expire during a run, so that only changes remove them. Abandoned loads go on.
 OPTIONS: Final = TierOptions(ttl=3600.0, l1_ttl=3600.0, on_abandon="finish")
 # The tags of mixed keys. There are several, because the index of a tag lists a key for a minute after its last entry.
-MIXED_TAGS: Final = tuple(f"mixed-{number}" for number in range(8))
+MIXED_TAGS: Final = tuple(f"mixed-{number}" for number in range(6))
 # In this tier abandoned loads are cancelled.
 _HOT_KV_OPTIONS: Final = replace(OPTIONS, on_abandon="cancel")
 

@@ -13,13 +13,13 @@ from .protocol import CACHE_NAME
 
 __all__ = ["KeysLeft", "wait_for_few_keys"]
 
-# The keys that a cache may leave: statistics, the registry, the counter of the changes, what is known of the indexes.
+# The keys that a cache may leave: statistics, the registry, the counter of the changes, the state of the indexes.
 _PERMITTED: Final = frozenset(
     {
         "__betterdb:caches",
         "__betterdb:protocol",
         *(f"{CACHE_NAME}:{rest}" for rest in ("__stats", "__tool_policies", "__tc:settings", "__tc:alive")),
-        *(f"{CACHE_NAME}:__tc:{rest}" for rest in ("sequence", "indexed", "indexing", "others")),
+        *(f"{CACHE_NAME}:__tc:{rest}" for rest in ("sequence", "indexed", "indexing", "others", "evicted")),
     }
 )
 _PAUSE: Final = 1.0
