@@ -128,11 +128,13 @@ class Call(NamedTuple):
             stored_at = since
         cost = value.cost
         groups = self.groups if rules.groups_of is None else rules.groups_of(value)
-        # L1 never weighs an entry that it does not keep.
-        size_bytes = ENTRY_OVERHEAD_BYTES + len(self.key) + value.size_bytes if rules.l1 else 0
+        size_bytes = 0
         if tags:
             groups += tags
-            size_bytes += tuple_size(groups)
+            size_bytes = tuple_size(groups)
+        if rules.l1:
+            # L1 never weighs an entry that it does not keep.
+            size_bytes = shared_size(size_bytes + ENTRY_OVERHEAD_BYTES + len(self.key) + value.size_bytes)
         return Entry(
             value,
             deadline,
@@ -140,6 +142,6 @@ class Call(NamedTuple):
             expires_at,
             stored_at,
             groups,
-            shared_size(size_bytes),
+            size_bytes,
             0 if cost is None else round(cost * 1_000_000),
         )

@@ -118,9 +118,15 @@ class Engine:
         return True
 
     def hits(self, calls: Sequence[Call]) -> dict[str, Lookup]:
-        """Return the lookups that L1 answers, by key; counted as by ``hit``."""
-        entries = ((call.key, self.hit_for(call)) for call in calls)
-        return {key: Lookup(entry, "l1") for key, entry in entries if entry is not None}
+        """Return the lookups that L1 answers, by key, as ``hit_for`` does."""
+        now = self.now()
+        lookups: dict[str, Lookup] = {}
+        for call in calls:
+            if not call.tags or self.knows_tags(call.key, call.tags):
+                entry = self.hit(call.key, now, call.counters)
+                if entry is not None:
+                    lookups[call.key] = Lookup(entry, "l1")
+        return lookups
 
     async def find(self, call: Call, *, fresh: bool = False, is_l1_miss: bool = False) -> Lookup:
         """Look a key up in both levels.
