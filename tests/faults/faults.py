@@ -199,7 +199,6 @@ class Garbage(_Relayed):
 class SlowDrip(Fault):
     name = "slow drip (20 kB/s)"
     route = "proxy"
-    is_silent = True
     bytes_per_second: ClassVar[float] = 20_000
 
     async def begin(self) -> None:
@@ -211,6 +210,7 @@ class SlowDrip(Fault):
 
 class SlowerDrip(SlowDrip):
     name = "slow drip (5 kB/s)"
+    is_silent = True
     bytes_per_second = 5_000
 
 

@@ -27,7 +27,7 @@ PASSWORD: Final = "secret"
 
 def documented_rights() -> list[str]:
     """Return the rules of the user in the docs, which has the permissions that a cache needs and no others."""
-    page = (DOCS / "coherence.md").read_text("utf-8")
+    page = (DOCS / "security.md").read_text("utf-8")
     rules = re.search(r"^ACL SETUSER worker (.*?)^```", page, re.MULTILINE | re.DOTALL)
     assert rules is not None
     return rules[1].split()
