@@ -126,6 +126,7 @@ __all__ = [
     "monitor_intervals",
     "peer_remembers_nothing",
     "position_of",
+    "record_pings",
     "record_reads",
     "record_writes",
     "redirect_prices",
@@ -142,6 +143,7 @@ __all__ = [
     "stored_args",
     "tier_counters",
     "transport_of",
+    "unread_bytes",
     "unsent_bytes",
     "weak_references",
     "without_awaited_check",
@@ -330,6 +332,19 @@ def slow_writes(monkeypatch: pytest.MonkeyPatch, seconds: float = 0.02) -> None:
 
 
 # Record
+
+
+def record_pings(monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """Return a list to which each PING of the store, sent or not answered, appends None."""
+    pings: list[None] = []
+    ping = ValkeyLevel2.ping
+
+    async def recorded(level2: ValkeyLevel2) -> None:
+        pings.append(None)
+        await ping(level2)
+
+    monkeypatch.setattr(ValkeyLevel2, "ping", recorded)
+    return pings
 
 
 def record_reads(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
@@ -1132,6 +1147,11 @@ def transport_of(connection: Any) -> Any:
 def has_ended(transport: Any) -> bool:
     """Return whether the server has ended a connection of valkey-py, and the loop has read the end."""
     return bool(transport._reader.at_eof())
+
+
+def unread_bytes(transport: Any) -> int:
+    """Return how many bytes the loop has read from a connection of valkey-py that no code has used yet."""
+    return len(transport._reader._buffer)
 
 
 def is_reset(connection: Any) -> bool:

@@ -113,6 +113,10 @@ class StallingProxy:
         for _ in range(3):
             await asyncio.sleep(0)
 
+    def lead_to(self, url: str) -> None:
+        """Lead new connections to the server at ``url``. Connections that are open stay where they are."""
+        self._path = url.removeprefix("unix://")
+
     def release(self) -> None:
         """Pass the held data on."""
         self._released.set()

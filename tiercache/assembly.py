@@ -39,6 +39,7 @@ from .options import (
     WriteOptions,
 )
 from .pricing.prices import ModelPrice, PriceTable
+from .stores.valkey.logins import Logins
 from .stores.valkey.settings import Client, Settings, client_from_url
 from .stores.valkey.store import ValkeyLevel2
 from .telemetry import names
@@ -172,7 +173,8 @@ class Assembly:
         return Server(connect, service)
 
     def _connection_settings(self, client: Client) -> Settings:
-        return Settings.from_client(client, multiplexes=self._connection.multiplexed)
+        logins = Logins(self._resilience.breaker_pause, self._settings.clock.monotonic)
+        return Settings.from_client(client, multiplexes=self._connection.multiplexed, logins=logins)
 
     # The tiers
 

@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-__all__ = ["L2CommandError", "L2NotNowError", "L2UnavailableError", "TierCacheError", "UsageError", "WrongLoopError"]
+from typing import Final
+
+__all__ = [
+    "PASSING",
+    "L2CommandError",
+    "L2LoginError",
+    "L2NotNowError",
+    "L2ReplicaError",
+    "L2SilentError",
+    "L2UnavailableError",
+    "TierCacheError",
+    "UsageError",
+    "WrongLoopError",
+]
 
 
 class TierCacheError(Exception):
@@ -29,5 +42,21 @@ class L2NotNowError(L2UnavailableError):
     """Valkey answered that it cannot carry the command out now: it is failing over, or has too few replicas."""
 
 
+class L2ReplicaError(L2UnavailableError):
+    """The server is a replica, which may lack the latest changes; nothing is read from it."""
+
+
+class L2SilentError(L2UnavailableError):
+    """Valkey gave no answer within the long deadline of a new connection."""
+
+
 class L2CommandError(TierCacheError):
     """Valkey answered and refused the command: wrong credentials, missing permission, or out of memory."""
+
+
+class L2LoginError(L2CommandError):
+    """Valkey refused the credentials, or refused them less than ``ResilienceOptions.breaker_pause`` ago."""
+
+
+# The errors of a state of Valkey that may pass. The breaker logs the state, and invalidations are repeated.
+PASSING: Final = (L2UnavailableError, L2LoginError)

@@ -219,7 +219,7 @@ class ResilienceOptions:
         l2_timeout: Seconds without a byte after which an exchange with Valkey is broken off and Valkey counts as
             unavailable. A large value over a slow link may take longer: each byte that arrives moves the deadline.
         breaker_failures: Failures in a row after which the breaker opens: lookups then skip Valkey.
-        breaker_pause: Seconds between two lookups that ask Valkey while the breaker is open, to see whether Valkey
+        breaker_pause: Seconds between two PINGs that ask Valkey while the breaker is open, to see whether Valkey
             answers again.
         load_timeout: Seconds that one load may take; then every waiter gets ``TimeoutError``. None: no limit.
         max_loads: Most loads that run at once in this process; further loads wait for a slot. A load that is started

@@ -73,6 +73,13 @@ EMPTY: Final = _row(WORKS, ((*_LOOKUPS, "explain", *_SESSION_READS), MISS))
 # Valkey answers reads, and makes no change for a while.
 UNCHANGEABLE: Final = _row(WORKS, ((*_CHANGES, "set_policy"), UNAVAILABLE))
 
+# The server is a replica: from a refused write or the next PING on, this process reads nothing from it.
+DEMOTED: Final = _row(
+    UNCHANGEABLE,
+    ((*_LOOKUPS, "explain"), frozenset({VALUE, DEGRADED})),
+    ((*_SESSION_READS, "stats"), frozenset({VALUE, UNAVAILABLE})),
+)
+
 # Valkey refuses everything.
 REFUSING: Final = _row(
     WORKS, (_LOOKUPS, DEGRADED), (("explain", *_SESSION_READS, *_CHANGES, "stats", "set_policy"), REFUSED)
@@ -104,8 +111,8 @@ _FAULTS: Final[Mapping[str, Row]] = {
     "OOM (out of memory)": _row(WORKS, ((*_STORES, *_SESSION_WRITES, "set_policy"), REFUSED)),
     "NOREPLICAS (too few replicas)": UNCHANGEABLE,
     "MISCONF (data cannot be saved)": UNCHANGEABLE,
-    "READONLY (replica of an unreachable primary)": UNCHANGEABLE,
-    "READONLY (failover: its replica became the primary)": UNCHANGEABLE,
+    "READONLY (replica of an unreachable primary)": DEMOTED,
+    "READONLY (failover: its replica became the primary)": DEMOTED,
     "MASTERDOWN (replica without its primary)": AWAY,
     "BUSY (a script runs)": AWAY,
     "max number of clients reached": AWAY,
@@ -133,9 +140,12 @@ def _on(tier: str, *kinds: str) -> tuple[str, ...]:
 
 # The rights that are taken away. Operations that a row does not name work as without a fault.
 _RIGHTS: Final[Mapping[str, Row]] = {
-    "`GET`": _refused("check", "get_or_load", "explain", *_SESSION_READS),
+    "`GET`": _refused(
+        *("check", "get_or_load", "explain", *_SESSION_READS),
+        *("session.append", "session.incr", "session.compare_and_set"),
+    ),
     "`MGET`": _refused("get_many", "get_or_load_many"),
-    "`PTTL`": _refused(*_LOOKUPS, "explain", *_SESSIONS),
+    "`PTTL`": _refused(*_LOOKUPS, "explain", "store", *_SESSIONS),
     "`SET`": _refused(*_STORES, "session.set", "session.append", "session.compare_and_set"),
     "`DEL`": _refused(*_REMOVALS, *_GROUPS, "session.delete", "session.destroy"),
     "`EVAL`": _refused(*_SCRIPTED),
@@ -158,10 +168,11 @@ _RIGHTS: Final[Mapping[str, Row]] = {
             *("`PING`", "`SADD`", "`SREM`", "`SISMEMBER`", "`HINCRBY`", "`HEXISTS`", "`HVALS`", "`EXPIRE`", "`ZREM`"),
             *("`ZSCORE`", "`ZCARD`", "`ZRANDMEMBER`", "`ZRANGEBYSCORE`", "`ZREMRANGEBYSCORE`", "`CLIENT ID`"),
             *("`CLIENT KILL`", "`CLIENT TRACKING`", "`CLIENT TRACKINGINFO`", "`CLIENT SETNAME`", "`CLIENT SETINFO`"),
+            "`ROLE`",
         ),
         WORKS,
     ),
-    "`@read`": _refused(*_LOOKUPS, "explain", *_SESSIONS, *_GROUPS, "stats"),
+    "`@read`": _refused(*_LOOKUPS, "explain", "store", *_SESSIONS, *_GROUPS, "stats"),
     "`@write`": _refused(*_CHANGES, "set_policy"),
     "`@scripting`": _refused(*_SCRIPTED),
     "`@pubsub`": WORKS,

@@ -18,7 +18,7 @@ Mode: TypeAlias = Literal["pass", "cut before", "cut after", "garbage"]
 
 # Commands with which a connection begins, and the key of the probes of a writer. They pass in the mode "cut after", so
 # that later commands reach the server.
-_FIRST_COMMANDS = {b"AUTH", b"HELLO", b"CLIENT", b"SELECT", b"SUBSCRIBE"}
+_FIRST_COMMANDS = {b"AUTH", b"HELLO", b"CLIENT", b"SELECT", b"SUBSCRIBE", b"ROLE"}
 _PROBE = b"__tc:probe"
 _COMMAND = re.compile(rb"\*\d+\r\n\$\d+\r\n(\w+)\r\n")
 

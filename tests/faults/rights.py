@@ -15,7 +15,7 @@ COMMANDS: Final = (
     *("incr", "incrby", "getex", "getrange", "time", "info", "publish", "subscribe", "ping", "sadd", "srem"),
     *("hget", "hset", "hdel", "hgetall", "hincrby", "hkeys", "hexists", "hvals", "expire", "zadd", "zrem", "zscan"),
     *("sismember", "zscore", "zcard", "zrandmember", "zrangebyscore", "zremrangebyscore", "client|id"),
-    *("client|kill", "client|tracking", "client|trackinginfo", "client|setname", "client|setinfo"),
+    *("client|kill", "client|tracking", "client|trackinginfo", "client|setname", "client|setinfo", "role"),
 )
 CATEGORIES: Final = ("@read", "@write", "@scripting", "@pubsub", "@all")
 # Beginnings of keys, after the name of the cache.
@@ -44,7 +44,7 @@ def _all_but(prefix: str) -> list[str]:
     return [f"~{full[:at]}[^{full[at]}]*" for at in range(len(NAME) + 1, len(full))]
 
 
-_EVERY: Final[tuple[type[RightRemoved], ...]] = (
+RIGHTS: Final[tuple[type[RightRemoved], ...]] = (
     *map(_command, (*COMMANDS, *CATEGORIES)),
     *(_right(f"keys `{prefix}*`", "resetkeys", "~__betterdb:*", *_all_but(prefix)) for prefix in KEYS),
     _right("keys `__betterdb:*`", "resetkeys", f"~{NAME}:*"),
@@ -55,7 +55,3 @@ _EVERY: Final[tuple[type[RightRemoved], ...]] = (
     _right("the channel `__redis__:invalidate`", "resetchannels", f"&{NAME}:__tc:bus:*"),
     _right("every channel", "resetchannels", delays_trust=True),
 )
-_READS: Final = ("`GET`", "`MGET`", "`PTTL`", "`@read`", "`@all`", "every key, to read it", "every key")
-_KEYS_OF_LOOKUPS: Final = tuple(f"keys `{prefix}*`" for prefix in ("llm:", "tool:", "__tc:kv:", "__tc:"))
-# Without the rights whose removal makes a lookup raise.
-RIGHTS: Final = tuple(right for right in _EVERY if right.name not in (*_READS, *_KEYS_OF_LOOKUPS))

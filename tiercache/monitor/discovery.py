@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from ..engine.level2.level2 import Level2
 from ..engine.level2.replies import send
-from ..errors import L2UnavailableError, TierCacheError, UsageError
+from ..errors import PASSING, TierCacheError, UsageError
 from ..indexes.names import IndexNames
 from ..log import CacheLog
 from ..text import shown
@@ -139,7 +139,7 @@ class Discovery:
     def _count_failure(self, attempt: str, error: TierCacheError) -> None:
         self.write_failed_count += 1
         # The breaker logs an outage. No other part logs a refusal, for example for lack of permission.
-        level = logging.DEBUG if isinstance(error, L2UnavailableError) or self._refusal_logged else logging.WARNING
+        level = logging.DEBUG if isinstance(error, PASSING) or self._refusal_logged else logging.WARNING
         self._refusal_logged |= level == logging.WARNING
         self._log.log(level, "%s (counted as discovery_write_failed): %s", attempt, error)
 

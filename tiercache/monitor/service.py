@@ -117,8 +117,6 @@ class MonitorService:
             await self._wait()
             if not level2.is_answering:
                 # The increments stay in this process until Valkey is back, because unanswered increments are lost.
-                with suppress(TierCacheError):
-                    await level2.ping()
                 continue
             await self._attempt("statistics", self._statistics.send, level2)
             await self._attempt("look for foreign writes", self._look, level2)

@@ -106,7 +106,7 @@ TIER_COUNTERS: Final[Mapping[str, Metric]] = MappingProxyType(
             _BY_TIER,
             "Loaded values not stored: their key changed during the load.",
         ),
-        "l2_errors": Metric("l2_errors_total", "counter", _BY_TIER, "Lookups that Valkey did not answer."),
+        "l2_errors": Metric("l2_errors_total", "counter", _BY_TIER, "Lookups that Valkey did not answer, or refused."),
         "undecodable": Metric(
             "undecodable_total", "counter", _BY_TIER, "Entries in Valkey that the tier cannot decode, or too large."
         ),

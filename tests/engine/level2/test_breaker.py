@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
@@ -9,46 +10,45 @@ import signal
 import pytest
 
 from tests.requests import HELLO, Loader, asking
-from tests.seams import record_reads
-from tiercache import AgentCache, L2UnavailableError, ResilienceOptions
+from tests.seams import record_pings, record_reads
+from tests.support import UNTRACKED, until
+from tiercache import AgentCache, CoherenceOptions, ConnectionOptions, L2UnavailableError, ResilienceOptions
 from tiercache.embedded import EmbeddedValkey
 from tiercache.engine.level2.breaker import Breaker, GuardedLevel2
 from tiercache.engine.level2.writes import WriteSet
 from tiercache.log import CacheLog
 from tiercache.stores.valkey.settings import Settings, client_from_url
 from tiercache.stores.valkey.store import ValkeyLevel2
-from tiercache.testing import FakeClock
 
 LOST = L2UnavailableError("away")
 
 
-def test_breaker_opens_after_consecutive_failures_and_probes_once_a_pause() -> None:
-    time = FakeClock()
-    breaker = Breaker(ResilienceOptions(breaker_failures=3, breaker_pause=1.0), time.clock.monotonic, CacheLog("test"))
+def new_breaker(failures: int) -> Breaker:
+    return Breaker(ResilienceOptions(breaker_failures=failures), CacheLog("test"))
+
+
+async def test_breaker_opens_after_consecutive_failures_and_closes_on_an_answer() -> None:
+    breaker = new_breaker(3)
     for _ in range(2):
         breaker.failed(LOST)
     breaker.succeeded()
     for _ in range(3):
-        assert breaker.allows()
+        breaker.check_allowed()
         breaker.failed(LOST)
-    assert breaker.is_open
-    assert not breaker.allows()
-    time.advance(1)
-    assert [breaker.allows() for _ in range(3)] == [True, False, False]
-    time.advance(1)  # The probe may never be answered.
-    assert breaker.allows()
-    breaker.failed(LOST)
-    assert not breaker.allows()
-    time.advance(1)
-    assert breaker.allows()
+    await breaker.wait_open()
+    for _ in range(3):
+        with pytest.raises(L2UnavailableError):
+            breaker.check_allowed()
     breaker.succeeded()
+    breaker.check_allowed()
     assert not breaker.is_open
-    assert breaker.allows()
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(breaker.wait_open(), 0.01)
 
 
 def test_breaker_logs_outage_once_and_recovery_once(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "tiercache")
-    breaker = Breaker(ResilienceOptions(breaker_failures=3, breaker_pause=1.0), lambda: 0.0, CacheLog("test"))
+    breaker = new_breaker(3)
     for _ in range(2):
         for _ in range(10):
             breaker.failed(LOST)
@@ -61,7 +61,7 @@ async def test_breaker_opens_on_unanswered_writes_and_closes_on_answered_write(
     own_server: tuple[EmbeddedValkey, int],
 ) -> None:
     server, pid = own_server
-    breaker = Breaker(ResilienceOptions(breaker_failures=2, breaker_pause=1.0), lambda: 0.0, CacheLog("test"))
+    breaker = new_breaker(2)
     level2 = GuardedLevel2(ValkeyLevel2(Settings.from_client(client_from_url(server.url)), timeout=0.05), breaker)
     write = WriteSet("k", b"v", None)
     assert await level2.apply([write]) == [1]
@@ -81,10 +81,11 @@ async def test_breaker_degrades_lookups_while_server_is_stopped_and_recovers(
     own_server: tuple[EmbeddedValkey, int], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     server, pid = own_server
-    time = FakeClock()
     reads = record_reads(monkeypatch)
-    resilience = ResilienceOptions(l2_timeout=0.05, breaker_failures=3)
-    async with AgentCache.from_url(server.url, resilience=resilience, clock=time.clock) as cache:
+    # The L1 of this test is trusted for as long as the test takes.
+    resilience = ResilienceOptions(l2_timeout=0.05, breaker_failures=3, breaker_pause=0.05)
+    coherence = CoherenceOptions(max_staleness=600)
+    async with AgentCache.from_url(server.url, resilience=resilience, coherence=coherence) as cache:
         await cache.llm.store(HELLO, "before")
         os.kill(pid, signal.SIGSTOP)
         assert (await cache.llm.check(HELLO)).source == "l1"
@@ -99,9 +100,53 @@ async def test_breaker_degrades_lookups_while_server_is_stopped_and_recovers(
         assert counters.fills_dropped >= 90
         assert counters.fills_dropped + counters.fill_errors + cache.local_stats().queued_write_count == 100
         os.kill(pid, signal.SIGCONT)
-        await cache.flush_writes()
-        time.advance(1)
+        await until(lambda: not cache.local_stats().degraded, 20)
         cache.clear_l1()
         assert (await cache.llm.check(HELLO)).source == "l2"
-        assert not cache.local_stats().degraded
     assert sum(record.levelname == "WARNING" for record in caplog.records) == 1
+
+
+@pytest.mark.parametrize("multiplexed", [True, False])
+async def test_probe_asks_a_stopped_server_and_no_lookup_waits_for_it(
+    own_server: tuple[EmbeddedValkey, int], monkeypatch: pytest.MonkeyPatch, multiplexed: bool
+) -> None:
+    server, pid = own_server
+    reads, pings = record_reads(monkeypatch), record_pings(monkeypatch)
+    resilience = ResilienceOptions(l2_timeout=0.05, breaker_pause=0.05)
+    connection = ConnectionOptions(multiplexed=multiplexed)
+    async with AgentCache.from_url(server.url, name="test", resilience=resilience, connection=connection) as cache:
+        await cache.session.set("thread", "field", "value")
+        os.kill(pid, signal.SIGSTOP)
+        await until(lambda: _degraded(cache), 20)
+        del reads[:], pings[:]
+        while len(pings) < 3:
+            result = await cache.llm.get_or_load(HELLO, Loader(), mode="refresh")
+            assert result.source == "loader"
+            assert (await cache.llm.check(asking("x"))).degraded
+            with pytest.raises(L2UnavailableError):
+                await cache.session.get("thread", "field", fresh=True)
+            await asyncio.sleep(0.001)
+        assert reads == []
+        # No caller asks, and the cache recovers by itself.
+        os.kill(pid, signal.SIGCONT)
+        await until(lambda: not cache.local_stats().degraded, 20)
+        assert reads == []
+
+
+async def _degraded(cache: AgentCache) -> bool:
+    """Look a key up; return whether the breaker is open."""
+    await cache.kv.get("k")
+    return cache.local_stats().degraded
+
+
+async def test_breaker_opens_when_a_connection_gets_no_answer_within_its_long_deadline(
+    own_server: tuple[EmbeddedValkey, int],
+) -> None:
+    server, pid = own_server
+    # The default user takes any password, and opening a connection waits for the answer.
+    url = f"{server.url}?username=default&password=any"
+    resilience = ResilienceOptions(l2_timeout=0.1, breaker_failures=1000)
+    async with AgentCache.from_url(url, name="test", coherence=UNTRACKED, resilience=resilience) as cache:
+        os.kill(pid, signal.SIGSTOP)
+        await until(lambda: _degraded(cache), 20)
+        os.kill(pid, signal.SIGCONT)

@@ -245,7 +245,7 @@ async def test_tracking_restarts_under_another_number_after_it_ended(
 async def test_position_is_the_run_of_the_server_and_the_last_number(
     level2: ValkeyLevel2, plain: valkey.Valkey
 ) -> None:
-    run_id = plain.info("server")["run_id"]
+    run_id = f"{plain.info('server')['run_id']}:{plain.info('replication')['master_replid']}"
     (number,) = await level2.apply([CHANGE])
     assert await level2.position() == await level2.position() == Position(run_id, number)
     assert await level2.last_number() == number

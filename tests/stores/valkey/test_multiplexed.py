@@ -242,7 +242,6 @@ async def test_connection_closes_when_the_server_breaks_the_protocol(connection:
 
 async def test_connection_refuses_a_transport_that_has_ended() -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"+OK\r\n+OK\r\n")  # The replies to valkey-py's CLIENT SETINFO.
         writer.write_eof()
         await reader.read()
         writer.close()

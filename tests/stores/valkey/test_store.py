@@ -19,7 +19,7 @@ from tiercache import AgentCache, ConnectionOptions, L2CommandError, L2Unavailab
 from tiercache.embedded import EmbeddedValkey
 from tiercache.engine.level2.level2 import Stored
 from tiercache.engine.level2.writes import Delete, WriteSet
-from tiercache.errors import L2NotNowError
+from tiercache.errors import L2LoginError, L2NotNowError, L2ReplicaError
 from tiercache.stores.valkey.errors import map_error
 from tiercache.stores.valkey.pool import _packed_read
 from tiercache.stores.valkey.settings import Settings, client_from_url
@@ -206,15 +206,15 @@ async def test_l2_reads_but_does_not_write_when_the_server_is_full(level2: Valke
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
-        (valkey_errors.AuthenticationError("wrong"), L2CommandError),
-        (valkey_errors.AuthorizationError("no"), L2CommandError),
+        (valkey_errors.AuthenticationError("wrong"), L2LoginError),
+        (valkey_errors.AuthorizationError("no"), L2LoginError),
         (valkey_errors.NoPermissionError("NOPERM"), L2CommandError),
         (valkey_errors.OutOfMemoryError("OOM"), L2CommandError),
         (valkey_errors.ResponseError("ERR unknown command"), L2CommandError),
         (valkey_errors.ConnectionError("gone"), L2UnavailableError),
         (valkey_errors.BusyLoadingError("LOADING"), L2UnavailableError),
         (valkey_errors.TimeoutError("slow"), L2UnavailableError),
-        (valkey_errors.ReadOnlyError("You can't write against a read only replica."), L2NotNowError),
+        (valkey_errors.ReadOnlyError("You can't write against a read only replica."), L2ReplicaError),
         (valkey_errors.ResponseError("MASTERDOWN Link with MASTER is down"), L2NotNowError),
         (valkey_errors.ResponseError("BUSY Valkey is busy running a script"), L2NotNowError),
         (valkey_errors.ResponseError("NOREPLICAS Not enough good replicas to write."), L2NotNowError),

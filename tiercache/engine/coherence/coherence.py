@@ -35,10 +35,12 @@ A new generation begins in these cases:
    process may lack the right to publish, for example.
 4. A message that this version cannot read, or a tracking message without keys.
 5. The Listener finds that tracking was off for a while.
+6. The Listener finds that the server is no primary any more. Another server may have acknowledged changes since.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 from ...log import CacheLog
@@ -171,6 +173,11 @@ class Coherence:
         if number != last + 1:
             self.distrust(f"change {number} came after change {last}")
         self._position = Position(server, number)
+
+    def end_trust(self, reason: str) -> None:
+        """Drop L1, and trust it no more until the next PONG."""
+        self._l1.trusted_until = -math.inf
+        self.distrust(reason)
 
     def distrust(self, reason: str) -> None:
         """Drop L1 and begin a new generation: reads and loads in progress may not fill L1 either."""

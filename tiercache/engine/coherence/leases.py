@@ -60,7 +60,7 @@ from typing import Any, Final
 
 from msgspec import structs
 
-from ...errors import L2UnavailableError, TierCacheError
+from ...errors import PASSING, TierCacheError
 from ..level2.announcement import Announcement
 from ..level2.write_pipe import WritePipe
 from ..level2.writes import INDEX_MARGIN, Announce, Release, TakeLease, WriteSet
@@ -272,7 +272,7 @@ class Leases:
         def renewed(outcome: Any) -> None:
             # 1: renewed. 0: the lease is lost; the fill will store nothing. Without an answer the lease may still hold,
             # and the next renewal asks again.
-            if lease.is_placeholder and (outcome == 1 or isinstance(outcome, L2UnavailableError)):
+            if lease.is_placeholder and (outcome == 1 or isinstance(outcome, PASSING)):
                 lease.renew_after(self._ttl / _RENEWALS_PER_TTL, self._renew)
 
         assert lease.holds is not None

@@ -17,11 +17,10 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
-from ...errors import L2CommandError, L2UnavailableError, TierCacheError
+from ...errors import PASSING, L2CommandError, L2LoginError, L2ReplicaError, L2UnavailableError, TierCacheError
 from ...log import CacheLog
 from ...options import CoherenceOptions
 from ...supervision import keep_running
@@ -86,7 +85,7 @@ class Listener:
         """
         try:
             self._subscription = await self._subscribe()
-        except L2UnavailableError as error:
+        except PASSING as error:
             self._log.debug("No subscription to changes yet: %s", error)
         except L2CommandError as error:
             if self._tracking == "on":
@@ -104,7 +103,7 @@ class Listener:
                         self._subscription = await self._subscribe()
                     retry = _FIRST_RETRY
                     await self._follow(self._subscription)
-                except L2UnavailableError as error:
+                except PASSING as error:
                     self._log.debug("The subscription to changes has ended: %s", error)
                     retry = min(retry * 2, _LAST_RETRY)
                 except TierCacheError as error:
@@ -177,9 +176,14 @@ class Listener:
             await asyncio.sleep(self._interval)
             self._silent_count += 1
             self._unanswered_count += 1
-            # Errors are ignored here: ``follow`` notices an ended connection, and the breaker counts failed commands.
-            with suppress(TierCacheError):
+            try:
                 await self._ping(subscription)
+            except L2ReplicaError:
+                self._coherence.end_trust("the server is no primary any more")
+                break
+            # Ignored here: ``follow`` notices an ended connection, and the breaker counts failed commands.
+            except TierCacheError:
+                pass
             if self.is_tracking and subscription.id is not None:
                 self._pipe.post(Track(subscription.id), self._tracking_answered)
         await subscription.aclose()
@@ -190,6 +194,12 @@ class Listener:
         # number belongs to the next PING.
         asked_at = self._now()
         number = await self._level2.last_number()
+        if self._level2.role_refusal is not None:
+            self._log.warn_once(
+                "Valkey does not tell whether the server is a primary (ROLE); this process does not notice that a "
+                "primary became a replica, unless its connections end: %s",
+                self._level2.role_refusal,
+            )
         await subscription.ping(asked_at, number)
 
     # Tracking
@@ -201,12 +211,16 @@ class Listener:
             if subscription.id is None:
                 raise L2CommandError("the server gives no id of the subscription, which tracking needs (CLIENT ID)")
             self._tracking_answered(await self._pipe.submit(Track(subscription.id)))
+        except L2LoginError:
+            raise
         except L2CommandError as error:
             if self._tracking == "on":
                 raise
             self._tracking_answered(error)
 
     def _tracking_answered(self, outcome: Any) -> None:
+        if isinstance(outcome, PASSING):
+            return
         if isinstance(outcome, L2CommandError):
             self._tracking = "off"
             self._tracking_number = None

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from itertools import islice
 from typing import Final
 
-from ...errors import L2CommandError, L2NotNowError, L2UnavailableError, TierCacheError
+from ...errors import PASSING, L2CommandError, L2NotNowError, TierCacheError
 from ...log import CacheLog
 from ...supervision import attempt
 from ..entries.entry import Group
@@ -50,7 +50,7 @@ class PendingInvalidations:
 
     def note(self, keys: Sequence[str], outcome: object) -> None:
         """Record the outcome of an invalidation or write of ``keys``: without an answer the keys are pending."""
-        if isinstance(outcome, L2UnavailableError):
+        if isinstance(outcome, PASSING):
             self._keys.update(dict.fromkeys(keys))
             self._start()
         elif self._keys and not isinstance(outcome, Exception):
@@ -59,7 +59,7 @@ class PendingInvalidations:
 
     def remove(self, key: str, error: Exception) -> None:
         """Remove ``key`` from Valkey, after ``error`` prevented the store of a newer value."""
-        if key in self._keys or isinstance(error, L2UnavailableError):
+        if key in self._keys or isinstance(error, PASSING):
             self._keys[key] = None
             self._start()
         else:
@@ -71,7 +71,7 @@ class PendingInvalidations:
         self._keys[key] = None
 
         def deleted(outcome: object) -> None:
-            if isinstance(outcome, L2CommandError) and not was_pending:
+            if isinstance(outcome, L2CommandError) and not isinstance(outcome, PASSING) and not was_pending:
                 # This process may neither store nor delete the key, and has to accept the value in Valkey.
                 self._keys.pop(key, None)
             else:
@@ -110,8 +110,8 @@ class PendingInvalidations:
             try:
                 await self._repeat_all()
             except TierCacheError as error:
-                is_outage = isinstance(error, L2UnavailableError) and not isinstance(error, L2NotNowError)
-                # The breaker logs an outage. In any case the loop tries again after the pause.
+                is_outage = isinstance(error, PASSING) and not isinstance(error, L2NotNowError)
+                # The breaker logs an outage and refused credentials. In any case the loop tries again after the pause.
                 if not is_outage and not is_refused:
                     is_refused = True
                     self._log.warning("Valkey refuses the repetition of a pending invalidation: %s", error)

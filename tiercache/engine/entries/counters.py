@@ -40,7 +40,7 @@ class TierCounters:
         too_large: Values that were stored nowhere, because they had more bytes than ``TierOptions.max_value_bytes``.
         unstorable: Loaded values that were stored nowhere, because no store can take them: text with half of a
             surrogate pair, a value that is not JSON, token counts that are no counts.
-        l2_errors: Lookups that Valkey did not answer; each became a miss.
+        l2_errors: Lookups that Valkey did not answer, or refused; each became a miss.
         undecodable: Entries in Valkey that do not have this tier's form, or are too large; each became a miss.
         stored_bytes: Bytes of all values stored, explicitly or by a load; of a compressed value, its compressed size.
     """

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 from typing import Any
 
-from ...errors import L2CommandError, L2UnavailableError
+from ...errors import L2CommandError, L2LoginError, L2ReplicaError, L2SilentError, L2UnavailableError
 from ...log import CacheLog
 from ...options import ResilienceOptions
 from .level2 import Level2, Position, Stored, Subscription, as_future
@@ -23,42 +23,42 @@ class Breaker:
 
         closed ───── breaker_failures failures in a row, or ``trip`` ─────▶ open
            ▲                                                                 │
-           └──────────────────── any answer, also a refusal ─────────────────┘
+           └──────────── any answer, also the refusal of a command ──────────┘
 
     1. Closed: every lookup asks Valkey.
-    2. Open: one lookup in ``breaker_pause`` seconds asks Valkey; the other lookups do not ask. Writes and commands
-       still go out, and their outcomes count too.
+    2. Open: no lookup asks Valkey. The ``Probe`` asks it every ``breaker_pause`` seconds. Writes and commands still go
+       out, and their outcomes count too.
+
+    A refusal of the credentials opens the breaker at once: no command gets an answer without a login.
 
     The log gets one warning when the breaker opens and one line when it closes.
     """
 
-    def __init__(self, options: ResilienceOptions, now: Callable[[], float], log: CacheLog) -> None:
+    def __init__(self, options: ResilienceOptions, log: CacheLog) -> None:
         self._limit = options.breaker_failures
-        self._pause = options.breaker_pause
-        self._now = now
         self._log = log
         self._failed_count = 0
-        self._ask_again_at = 0.0
+        self._opened = asyncio.Event()
+        self._refusal: L2LoginError | None = None
+        self._has_logged_refusal = False
 
     @property
     def is_open(self) -> bool:
         """Whether the breaker is open: Valkey counts as unavailable."""
         return self._failed_count >= self._limit
 
-    def allows(self) -> bool:
-        """Return whether a lookup may ask Valkey now. While open, each True starts a new pause."""
-        if not self.is_open:
-            return True
-        now = self._now()
-        if now < self._ask_again_at:
-            return False
-        self._ask_again_at = now + self._pause
-        return True
+    async def wait_open(self) -> None:
+        """Return when the breaker is open."""
+        await self._opened.wait()
 
     def note(self, error: BaseException | None) -> None:
         """Record the outcome of an exchange. A cancellation or a defect in this process tells nothing about Valkey."""
-        if error is None or isinstance(error, L2CommandError):
+        if isinstance(error, L2LoginError):
+            self.refused(error)
+        elif error is None or isinstance(error, L2CommandError):
             self.succeeded()
+        elif isinstance(error, L2SilentError | L2ReplicaError):
+            self.trip(error)
         elif isinstance(error, L2UnavailableError):
             self.failed(error)
 
@@ -67,14 +67,43 @@ class Breaker:
         if self._failed_count:
             if self.is_open:
                 self._log.info("Valkey answers again.")
+                self._has_logged_refusal = False
             self._failed_count = 0
+            self._refusal = None
+            self._opened.clear()
 
     def failed(self, error: Exception) -> None:
         """Record an exchange without an answer."""
         self._failed_count += 1
-        self._ask_again_at = self._now() + self._pause
+        self._refusal = None
         if self._failed_count == self._limit:
+            self._opened.set()
             self._log.warning("Valkey is unavailable; the cache works without Valkey until it answers again: %s", error)
+
+    def refused(self, error: L2LoginError) -> None:
+        """Open the breaker: Valkey refused the credentials."""
+        self.log_login_refusal(error)
+        self._refusal = error
+        self._failed_count = max(self._failed_count, self._limit)
+        self._opened.set()
+
+    def log_login_refusal(self, error: L2LoginError) -> None:
+        """Log, once until the breaker closes, that Valkey refuses the credentials."""
+        if not self._has_logged_refusal and self._refusal is None:
+            self._has_logged_refusal = True
+            self._log.warning(
+                "Valkey is unavailable; the cache works without Valkey until it accepts a login: %s", error
+            )
+
+    def check_allowed(self) -> None:
+        """Raise L2UnavailableError while the breaker is open; L2LoginError if Valkey refused the credentials."""
+        if not self.is_open:
+            return
+        if self._refusal is not None:
+            raise L2LoginError(*self._refusal.args)
+        raise L2UnavailableError(
+            "the lookup was not sent: Valkey did not answer recently, and lookups ask again after it answers a PING"
+        )
 
     def trip(self, error: Exception) -> None:
         """Open the breaker at once: Valkey did not answer within a long deadline."""
@@ -109,6 +138,10 @@ class GuardedLevel2:
         self._recorded = _RecordedExchange(breaker)
 
     @property
+    def role_refusal(self) -> L2CommandError | None:
+        return self._level2.role_refusal
+
+    @property
     def is_answering(self) -> bool:
         """Whether the breaker is closed: the store counts as available."""
         return not self._breaker.is_open
@@ -118,12 +151,12 @@ class GuardedLevel2:
             await self._level2.ping()
 
     async def get(self, key: str) -> Stored | None:
-        self._check_allowed()
+        self._breaker.check_allowed()
         with self._recorded:
             return await self._level2.get(key)
 
     async def get_many(self, keys: Sequence[str]) -> list[Stored | None]:
-        self._check_allowed()
+        self._breaker.check_allowed()
         with self._recorded:
             return await self._level2.get_many(keys)
 
@@ -165,12 +198,18 @@ class GuardedLevel2:
     async def aclose(self) -> None:
         await self._level2.aclose()
 
-    def _answered(self, answer: asyncio.Future[Any]) -> None:
-        if not answer.cancelled():
-            self._breaker.note(answer.exception())
+    def _answered(self, answer: asyncio.Future[list[WriteResult]]) -> None:
+        if answer.cancelled():
+            return
+        error = answer.exception() or _refusal_of_all(answer.result())
+        # A refused login says nothing about the other connections, on which lookups may still be answered.
+        if not isinstance(error, L2LoginError):
+            self._breaker.note(error)
 
-    def _check_allowed(self) -> None:
-        if not self._breaker.allows():
-            raise L2UnavailableError(
-                "the lookup was not sent, because Valkey did not answer recently; lookups ask again after breaker_pause"
-            )
+
+def _refusal_of_all(results: Sequence[WriteResult]) -> L2LoginError | L2ReplicaError | None:
+    """Return the refusal of a whole batch among its results: of its connection, or by a server that is no primary."""
+    for result in results:
+        if isinstance(result, L2LoginError | L2ReplicaError):
+            return result
+    return None

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+from ...errors import L2CommandError
 from .announcement import Event
 from .writes import Command, Write, WriteResult
 
@@ -136,7 +137,16 @@ class Level2(Protocol):
         ...
 
     async def last_number(self) -> int:
-        """Return the number of the last change, or 0 if there was no change."""
+        """Return the number of the last change, or 0 if there was no change.
+
+        Raises:
+            L2ReplicaError: The server is no primary any more. The store uses none of its connections again.
+        """
+        ...
+
+    @property
+    def role_refusal(self) -> L2CommandError | None:
+        """The refusal of the question whether the server is a primary, or None if the server answers it."""
         ...
 
     async def aclose(self) -> None:

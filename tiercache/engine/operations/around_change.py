@@ -15,7 +15,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 from types import TracebackType
 from typing import NamedTuple, ParamSpec, TypeVar
 
-from ...errors import L2UnavailableError, UsageError
+from ...errors import PASSING, UsageError
 from ..engine import Engine
 from ..entries.entry import Group
 
@@ -43,13 +43,13 @@ async def _around(target: Target, engine: Engine) -> AsyncIterator[None]:
     runtime = await engine.open()
     with runtime.fences.barred(target.barred):
         # While Valkey is unavailable, the change is made all the same: the removal is repeated until Valkey answers.
-        with suppress(L2UnavailableError):
+        with suppress(*PASSING):
             await target.invalidate()
         try:
             yield
         except BaseException:
             # The change may have been made although it raised. Its own error matters more than an unavailable Valkey.
-            with suppress(L2UnavailableError):
+            with suppress(*PASSING):
                 await target.invalidate()
             raise
         await target.invalidate()

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from msgspec import Struct
 
-from ...errors import L2UnavailableError
+from ...errors import PASSING
 from ..entries.entry import Group
 from ..memory.fences import Fence
 from ..runtime.runtime import Runtime
@@ -102,7 +102,7 @@ class GroupChange(Change, eq=False):
         pending, overtaken = self.runtime.l2.pending, self.overtakes or self.group
         if not isinstance(outcome, BaseException):
             pending.acknowledge_group(overtaken)
-        elif isinstance(outcome, L2UnavailableError) and self.repeat is not None:
+        elif isinstance(outcome, PASSING) and self.repeat is not None:
             pending.note_group(overtaken, self.repeat, covers_everything=self.covers_everything)
 
     async def run(self, write: Callable[[], Awaitable[T]]) -> T:

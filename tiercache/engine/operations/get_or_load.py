@@ -37,10 +37,8 @@ class Loads:
         """Return the value of a key, loading it at most once at a time.
 
         An exception of ``function`` reaches every waiter unchanged, and nothing is stored. Cancelling one waiter leaves
-        the others waiting. The modes are those of ``LlmTier.get_or_load``.
-
-        Raises:
-            L2CommandError: Valkey refused the read. An unavailable Valkey is a miss, not an error.
+        the others waiting. The modes are those of ``LlmTier.get_or_load``. A Valkey that is unavailable, or refuses the
+        read, is a miss, and no error.
         """
         engine = self._engine
         runtime = engine.open_runtime() or await engine.open()
@@ -74,9 +72,6 @@ class Loads:
 
         Args:
             calls: Of one tier, for distinct keys.
-
-        Raises:
-            L2CommandError: Valkey refused the read. An unavailable Valkey makes every key a miss, and is no error.
         """
         runtime = await self._engine.open()
         lookups = self._engine.hits(calls)

@@ -59,8 +59,7 @@ class LeaseSearch:
     async def run(self) -> Lease | None:
         """Return the lease, or None if the value was found or the load must do without the lease.
 
-        Raises:
-            L2CommandError: Valkey refused a read. A refused lease is logged, and the load does without it.
+        A refused lease is logged, and the load does without it.
         """
         waited_for: bytes | None = None
         while True:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ...errors import L2UnavailableError
 from ..call import Call, Loaded
 from ..engine import Engine
 from ..entries.entry import Entry, Group
@@ -38,8 +37,8 @@ class StateCommands:
         """
         runtime = await self._engine.open()
         level2 = runtime.l2.level2
-        if level2 is None or not runtime.breaker.allows():
-            raise L2UnavailableError("Valkey is not asked at the moment, because it did not answer just now")
+        assert level2 is not None, "only a cache with a Valkey sends commands"
+        runtime.breaker.check_allowed()
         (reply,) = await send(level2, [command])
         return reply
 

@@ -6,9 +6,9 @@
                                  │ value: fill L1 unless the fence is broken
                                  │ placeholder: another load is in progress
                                  │ nothing, or an entry of another form: a miss
-                                 └ no answer: degraded miss (an error for state)
+                                 └ no answer, or a refusal: degraded miss (an error for state)
 
-This is the one place where an unavailable Valkey becomes a miss.
+This is the one place where an unavailable Valkey becomes a miss, and a Valkey that refuses the read.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from ...clock import Clock
-from ...errors import L2UnavailableError
+from ...errors import PASSING, L2CommandError, L2UnavailableError, TierCacheError
+from ...log import CacheLog
 from ..call import Call
 from ..coherence.placeholders import is_placeholder
 from ..entries.entry import Group
@@ -42,19 +43,20 @@ class Reads:
         serve_untrusted: Seconds, see ``ResilienceOptions``.
     """
 
-    def __init__(self, memory: Memory, l2: L2 | NoL2, clock: Clock, *, serve_untrusted: float) -> None:
+    def __init__(self, memory: Memory, l2: L2 | NoL2, clock: Clock, log: CacheLog, *, serve_untrusted: float) -> None:
         self._memory = memory
         self._l2 = l2
         self._clock = clock
         self._now = clock.monotonic
+        self._log = log
         self._serve_untrusted = serve_untrusted
 
     async def read(self, call: Call, fence: Fence) -> Lookup:
         """Ask Valkey for ``call.key`` and fill L1 unless ``fence`` is broken.
 
         Raises:
-            L2UnavailableError: The tier is state, and Valkey is unavailable. For other tiers that is a degraded miss.
-            L2CommandError: Valkey refused the read.
+            L2UnavailableError, L2CommandError: The tier is state, and Valkey is unavailable, or refused the read. For
+                other tiers that is a degraded miss.
         """
         l2 = self._l2
         if isinstance(l2, NoL2):
@@ -70,10 +72,11 @@ class Reads:
         self._begin(l2, fence)
         try:
             stored = await l2.level2.get(call.key)
-        except L2UnavailableError:
+        except (L2UnavailableError, L2CommandError) as error:
             call.counters.l2_errors += 1
             if call.rules.is_state:
                 raise
+            self._log_refusal(error)
             return self._degraded(call)
         finally:
             fence.reading = False
@@ -92,12 +95,13 @@ class Reads:
                 self._begin(l2, fence)
             try:
                 answers = await l2.level2.get_many([call.key for call, _ in asked])
-            except L2UnavailableError:
+            except (L2UnavailableError, L2CommandError) as error:
                 for call, _ in asked:
                     call.counters.l2_errors += 1
                     lookups[call.key] = self._degraded(call)
                 if calls[0].rules.is_state:
                     raise
+                self._log_refusal(error)
             else:
                 for (call, fence), stored in zip(asked, answers, strict=True):
                     lookups[call.key] = self._received(call, fence, stored, sent_at)
@@ -122,6 +126,11 @@ class Reads:
         fence.reading = True
         # While a write of the key is in the pipe, the read may return the older value: it must not fill L1.
         fence.keeps_reads = not l2.pipe.is_writing(fence.key)
+
+    def _log_refusal(self, error: TierCacheError) -> None:
+        """Log, once, that Valkey refused a lookup. The breaker logs an outage and refused credentials."""
+        if not isinstance(error, PASSING):
+            self._log.warn_once("Valkey refuses lookups, which are misses now (counted as l2_errors): %s", error)
 
     def _degraded(self, call: Call) -> Lookup:
         """Return the lookup of a call while Valkey cannot be asked: a miss, or an untrusted entry served as stale."""

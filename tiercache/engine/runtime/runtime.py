@@ -9,10 +9,11 @@ from functools import partial
 from typing import Any, Final
 
 from ...clock import Clock
-from ...errors import L2NotNowError, L2UnavailableError, UsageError
+from ...errors import L2LoginError, L2NotNowError, L2UnavailableError, UsageError
 from ...log import CacheLog
 from ...supervision import attempt, keep_running
 from ..level2.breaker import Breaker, GuardedLevel2
+from ..level2.probe import Probe
 from ..memory.flights import Flight
 from ..memory.l1 import L1
 from ..memory.memory import Memory
@@ -68,7 +69,7 @@ class Runtime:
         self.flights = memory.flights
         self.load_limits = memory.load_limits
         self.tag_locks = memory.tag_locks
-        self.breaker = Breaker(options.resilience, clock.monotonic, log)
+        self.breaker = Breaker(options.resilience, log)
         self._server = server
         self._options = options
         self._set_l2(NO_L2)
@@ -80,7 +81,8 @@ class Runtime:
 
     def _set_l2(self, l2: L2 | NoL2) -> None:
         self.l2 = l2
-        self.reads = Reads(self._memory, l2, self.clock, serve_untrusted=self._options.resilience.serve_untrusted)
+        serve_untrusted = self._options.resilience.serve_untrusted
+        self.reads = Reads(self._memory, l2, self.clock, self.log, serve_untrusted=serve_untrusted)
 
     # Opening
 
@@ -120,11 +122,14 @@ class Runtime:
         except BaseException:
             await level2.aclose()
             raise
+        probe = Probe(level2, self.breaker, pause=self._options.resilience.breaker_pause)
         self._running = [
-            self.loop.create_task(keep_running("listener", l2.listener.run, self.log), name="tiercache-listen"),
-            self.loop.create_task(
-                keep_running("service", partial(server.service.run, level2), self.log), name="tiercache-service"
-            ),
+            self.loop.create_task(keep_running(job, work, self.log), name=f"tiercache-{job}")
+            for job, work in (
+                ("listener", l2.listener.run),
+                ("service", partial(server.service.run, level2)),
+                ("probe", probe.run),
+            )
         ]
         return l2
 
@@ -163,7 +168,9 @@ class Runtime:
 
     def log_refusal(self, error: Exception) -> None:
         """Log, once, that Valkey refused to store a loaded value. The breaker logs an outage."""
-        if isinstance(error, L2NotNowError) or not isinstance(error, L2UnavailableError):
+        if isinstance(error, L2LoginError):
+            self.breaker.log_login_refusal(error)
+        elif isinstance(error, L2NotNowError) or not isinstance(error, L2UnavailableError):
             self.log.warn_once("a loaded value was not stored in Valkey (counted as fill_errors): %s", error)
 
     # Closing

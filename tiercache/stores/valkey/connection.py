@@ -16,12 +16,14 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from valkey.asyncio.connection import AbstractConnection
+from valkey.exceptions import AuthenticationError, ResponseError, ValkeyError
 from valkey.exceptions import ConnectionError as ValkeyConnectionError
-from valkey.exceptions import ResponseError, ValkeyError
 
 from ...engine.level2.writes import Command
 from .deadline import LARGE_BYTES, Deadline
+from .errors import OpeningTimeoutError
 from .multiplexed import MultiplexedConnection, ReplyFuture
+from .roles import check_role
 from .settings import Settings
 from .unsent import unsent_bytes_of
 
@@ -69,6 +71,10 @@ class Connection(Protocol):
         """Call ``on_message`` with each message in the step of its arrival, until the end or until a call raises."""
         ...
 
+    def leave(self, error: Exception) -> None:
+        """Use the connection no more, because of ``error``: it is not open any more. ``aclose`` closes it."""
+        ...
+
     async def aclose(self) -> None:
         """Close the connection. Never raises for a server that is gone."""
         ...
@@ -88,20 +94,30 @@ async def open_connection(settings: Settings, timeout: float, *, listens: bool =
 
 async def open_multiplexed(settings: Settings, timeout: float, *, listens: bool = False) -> MultiplexedConnection:
     """Open a multiplexed connection. Arguments as for ``open_connection``."""
-    return await _open(settings, timeout, partial(MultiplexedConnection, listens=listens))
+    wrap = partial(
+        MultiplexedConnection,
+        listens=listens,
+        introduction=settings.introduction,
+        on_refused=settings.logins.refused,
+    )
+    return await _open(settings, timeout, wrap)
 
 
 async def open_plain(settings: Settings, timeout: float) -> PlainConnection:
     """Open a plain connection. Arguments as for ``open_connection``."""
-    return await _open(settings, timeout, PlainConnection)
+    wrap = partial(PlainConnection, introduction=settings.introduction, on_refused=settings.logins.refused)
+    return await _open(settings, timeout, wrap)
 
 
 async def _open(settings: Settings, timeout: float, wrap: Callable[[AbstractConnection], C]) -> C:
     connection = settings.connection()
     try:
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout(timeout), settings.logins.attempt():
             await connection.connect()  # type: ignore[no-untyped-call]
         return wrap(connection)
+    except TimeoutError as error:
+        await _disconnect(connection)
+        raise OpeningTimeoutError("the server did not answer in time") from error
     except BaseException as error:
         await _disconnect(connection)
         shown = settings.without_secrets(error)
@@ -112,10 +128,24 @@ async def _open(settings: Settings, timeout: float, wrap: Callable[[AbstractConn
 
 
 class PlainConnection:
-    """A Connection on a connection of valkey-py, with one exchange at a time."""
+    """A Connection on a connection of valkey-py, with one exchange at a time.
 
-    def __init__(self, connection: AbstractConnection) -> None:
+    Args:
+        introduction: Commands to send in front of the first exchange. The last one asks for the role.
+        on_refused: Called if the server asks for credentials, or no longer accepts them.
+    """
+
+    def __init__(
+        self,
+        connection: AbstractConnection,
+        *,
+        introduction: Sequence[Command] = (),
+        on_refused: Callable[[AuthenticationError], None] | None = None,
+    ) -> None:
         self._connection = connection
+        self._introduction = introduction
+        self._is_left = False
+        self._on_refused = on_refused
         self._turn = asyncio.Lock()
         # Ends the exchange in progress.
         self._limit: asyncio.Timeout | None = None
@@ -128,7 +158,11 @@ class PlainConnection:
         # The reader and the writer of a fake client do not have these methods.
         has_ended = getattr(self._connection._reader, "at_eof", _no)
         was_reset = getattr(self._connection._writer, "is_closing", _no)
-        return bool(self._connection.is_connected and not has_ended() and not was_reset())
+        return bool(self._connection.is_connected and not has_ended() and not was_reset() and not self._is_left)
+
+    def leave(self, error: Exception) -> None:
+        # An exchange in flight ends by itself; its caller closes a connection that is not open.
+        self._is_left = True
 
     async def exchange(self, commands: Sequence[Command], timeout: float) -> list[Any]:
         async with self._turn:
@@ -144,7 +178,10 @@ class PlainConnection:
         try:
             async with asyncio.timeout(None) as self._limit:
                 self._deadline.begin(timeout)
-                await self._write(commands)
+                introduction, self._introduction = self._introduction, ()
+                await self._write([*introduction, *commands])
+                if introduction:
+                    check_role([await self._reply() for _ in introduction][-1])
                 return [await self._reply() for _ in commands]
         finally:
             self._limit = None
@@ -198,6 +235,10 @@ class PlainConnection:
             return await self._connection.read_response()
         except ResponseError as error:
             return error
+        except AuthenticationError as error:
+            if self._on_refused is not None:
+                self._on_refused(error)
+            raise
 
 
 def _no() -> bool:

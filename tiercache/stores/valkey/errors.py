@@ -8,9 +8,18 @@ from typing import Any, Final
 
 from valkey import exceptions as valkey_errors
 
-from ...errors import L2CommandError, L2NotNowError, L2UnavailableError, TierCacheError
+from ...errors import (
+    L2CommandError,
+    L2LoginError,
+    L2NotNowError,
+    L2ReplicaError,
+    L2SilentError,
+    L2UnavailableError,
+    TierCacheError,
+)
+from .roles import ReplicaError
 
-__all__ = ["checked", "is_not_now", "map_error", "map_errors"]
+__all__ = ["OpeningTimeoutError", "checked", "is_not_now", "map_error", "map_errors"]
 
 # Error replies of a server that cannot carry the command out now: it is starting, failing over, running a long script,
 # out of client slots, cannot save to its disk (MISCONF), or has too few replicas (NOREPLICAS). A transaction has the
@@ -21,25 +30,32 @@ _NOT_NOW: Final = re.compile(
 )
 
 
+class OpeningTimeoutError(TimeoutError):
+    """A connection was not open within its deadline, which is longer than that of an exchange."""
+
+
 def map_error(error: Exception, action: str) -> TierCacheError | None:
     """Return the tiercache error for ``error``, or None if ``error`` is a defect of this package.
 
     Args:
         action: The attempted action, for the message.
     """
-    if isinstance(error, valkey_errors.ConnectionError) and isinstance(error.__cause__, valkey_errors.ValkeyError):
-        # On a Unix socket valkey-py authenticates while it connects, and wraps the error in a ConnectionError.
-        return map_error(error.__cause__, action)
     # Tested before ConnectionError, their base class: otherwise wrong credentials would look like an outage.
     if isinstance(error, valkey_errors.AuthenticationError | valkey_errors.AuthorizationError):
-        return L2CommandError(f"Valkey refused the credentials ({action}): {error}")
+        return L2LoginError(f"Valkey refused the credentials or the database ({action}): {error}")
     if isinstance(error, valkey_errors.DataError):
         return None
+    if isinstance(error, ReplicaError):
+        return L2ReplicaError(f"Valkey cannot be used ({action}): {error}")
+    if isinstance(error, OpeningTimeoutError):
+        return L2SilentError(f"Valkey did not answer in time while a connection was opened ({action})")
     if isinstance(error, TimeoutError | valkey_errors.TimeoutError):
         return L2UnavailableError(f"Valkey did not answer in time ({action})")
     if isinstance(error, OSError | valkey_errors.ConnectionError | valkey_errors.InvalidResponse):
         return L2UnavailableError(f"Valkey cannot be reached ({action}): {error}")
     if isinstance(error, valkey_errors.ResponseError):
+        if isinstance(error, valkey_errors.ReadOnlyError):
+            return L2ReplicaError(f"Valkey cannot be used ({action}): {error}")
         if is_not_now(error):
             return L2NotNowError(f"Valkey cannot carry out {action} now: {error}")
         return L2CommandError(f"Valkey refused {action}: {error}")

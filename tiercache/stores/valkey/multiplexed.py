@@ -48,12 +48,13 @@ from typing import Any, Final, Protocol
 from libvalkey import Reader, pack_command
 from valkey._parsers.base import BaseParser
 from valkey.asyncio.connection import AbstractConnection
+from valkey.exceptions import AuthenticationError, InvalidResponse
 from valkey.exceptions import ConnectionError as ValkeyConnectionError
-from valkey.exceptions import InvalidResponse
 
 from ...engine.level2.writes import Command
 from .deadline import LARGE_BYTES, Deadline
 from .inbox import Inbox
+from .roles import ReplicaError, check_role
 from .unsent import unsent_bytes_of
 
 __all__ = ["MultiplexedConnection", "ReplyFuture", "pack"]
@@ -91,22 +92,66 @@ class _Exchange:
         self.replies: list[Any] = []
 
 
+class _Introduced:
+    """The ReplyFuture of the first exchange: takes the introduction's replies out, and ends a connection to a replica.
+
+    Args:
+        count: The replies of the introduction, in front of those for ``future``.
+    """
+
+    __slots__ = ("_connection", "_count", "_future")
+
+    def __init__(self, connection: MultiplexedConnection, count: int, future: ReplyFuture) -> None:
+        self._connection = connection
+        self._count = count
+        self._future = future
+
+    def done(self) -> bool:
+        return False  # The role counts even if no caller waits any more.
+
+    def set_result(self, replies: list[Any], /) -> None:
+        try:
+            check_role(replies[self._count - 1])
+        except ReplicaError as error:
+            self.set_exception(error)
+            self._connection.leave(error)
+            return
+        if not self._future.done():
+            self._future.set_result(replies[self._count :])
+
+    def set_exception(self, error: Exception, /) -> None:
+        if not self._future.done():
+            self._future.set_exception(error)
+
+
 class MultiplexedConnection(asyncio.Protocol):
     """A Connection that owns the transport of a connected valkey-py connection.
 
     Args:
         connection: Connected. No other code may use it from now on.
         listens: Whether replies that answer no command are messages. If not, such a reply ends the connection.
+        introduction: Commands to send in front of the first exchange. The last one asks for the role.
+        on_refused: Called if the server asks for credentials, or no longer accepts them.
 
     Attributes:
         is_full: Whether the transport has more unsent bytes than it should have. ``wait_room`` waits for the network to
             take them; a caller that sends without bound must call it first.
     """
 
-    def __init__(self, connection: AbstractConnection, *, listens: bool = False) -> None:
+    def __init__(
+        self,
+        connection: AbstractConnection,
+        *,
+        listens: bool = False,
+        introduction: Sequence[Command] = (),
+        on_refused: Callable[[AuthenticationError], None] | None = None,
+    ) -> None:
         reader, writer = connection._reader, connection._writer
         if reader is None or writer is None or writer.is_closing() or reader.at_eof():  # Race 3.
             raise ValkeyConnectionError("the connection has ended")
+        # No command is in flight: a server that says anything now refuses the connection, as for too many clients.
+        if unasked := bytes(getattr(reader, "_buffer", b"")):
+            raise ValkeyConnectionError(f"the server refused the connection: {unasked[:200]!r}")
         # valkey-py's connection is kept: if its writer were collected as garbage, that would close the transport.
         self._valkey_connection = connection
         self._transport: Any = writer.transport
@@ -123,6 +168,8 @@ class MultiplexedConnection(asyncio.Protocol):
         self._error: Exception | None = None
         self._transport_closed = self._loop.create_future()
         self._inbox = Inbox() if listens else None
+        self._introduction = introduction
+        self._on_refused = on_refused
         self._transport.set_protocol(self)
 
     @property
@@ -150,6 +197,11 @@ class MultiplexedConnection(asyncio.Protocol):
             return
         if not self._pending:
             self._deadline.begin(timeout)
+        if self._introduction:
+            introduction, self._introduction = self._introduction, ()
+            packed = pack(introduction) + packed
+            future = _Introduced(self, len(introduction), future)
+            count += len(introduction)
         self._pending.append(_Exchange(count, timeout, future))
         if len(packed) > LARGE_BYTES:
             self._deadline.sending(len(packed))
@@ -207,6 +259,8 @@ class MultiplexedConnection(asyncio.Protocol):
             while (reply := replies.gets()) is not _INCOMPLETE:
                 if isinstance(reply, ValkeyConnectionError):
                     # A reply such as LOADING or NOAUTH: the server will answer no command on this connection.
+                    if isinstance(reply, AuthenticationError) and self._on_refused is not None:
+                        self._on_refused(reply)
                     self._end(reply)
                     return
                 if not pending:
@@ -218,6 +272,8 @@ class MultiplexedConnection(asyncio.Protocol):
                     pending.popleft()
                     if not oldest.future.done():  # Race 1.
                         oldest.future.set_result(oldest.replies)
+                        if self._error is not None:
+                            return  # The replies have ended the connection: the server is no primary.
         except InvalidResponse as error:
             self._end(error)
             return
@@ -273,6 +329,9 @@ class MultiplexedConnection(asyncio.Protocol):
 
     def _end_in_silence(self) -> None:
         self._end(TimeoutError("Valkey did not answer in time"))
+
+    def leave(self, error: Exception) -> None:
+        self._end(error)
 
     async def aclose(self) -> None:
         self._end(ValkeyConnectionError("it was closed"))

@@ -51,6 +51,10 @@ class ConnectionPool(Protocol):
         """Send GET and PTTL of ``key``, as ``exchange`` with ``may_repeat``."""
         ...
 
+    def leave(self, error: Exception) -> None:
+        """Use none of the open connections again, because of ``error``. The next exchange makes a new one."""
+        ...
+
     async def aclose(self) -> None:
         """Wait for the exchanges in flight, then close the connections. Never raises for a server that is gone."""
         ...
@@ -121,6 +125,10 @@ class SharedConnection:
             return self._connection
         finally:
             self._opening = None
+
+    def leave(self, error: Exception) -> None:
+        if self._connection is not None:
+            self._connection.leave(error)
 
     async def aclose(self) -> None:
         self._is_closed = True
@@ -205,6 +213,10 @@ class PlainPool:
                     self._idle.append(connection)
                 else:
                     await connection.aclose()
+
+    def leave(self, error: Exception) -> None:
+        for connection in (*self._idle, *self._busy):
+            connection.leave(error)
 
     async def aclose(self) -> None:
         self._is_closed = True

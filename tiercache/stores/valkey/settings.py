@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from inspect import signature
 from typing import Any, Final, TypeAlias
 from urllib.parse import parse_qs, urlsplit
@@ -19,7 +19,11 @@ from valkey.asyncio.connection import Connection as ValkeyConnection
 from valkey.asyncio.connection import ConnectionPool as ValkeyConnectionPool
 from valkey.exceptions import ValkeyError
 
+from ...engine.level2.writes import Command
 from ...errors import UsageError
+from ...version import __version__
+from .logins import Logins
+from .roles import ASK_ROLE
 
 __all__ = ["Client", "Settings", "client_from_url"]
 
@@ -53,15 +57,19 @@ class Settings:
         max_connections: Upper bound on the connections of a ``PlainPool``, where each exchange has a connection to
             itself; further exchanges wait.
         multiplexes: Whether exchanges may share a connection.
+        logins: The attempts to log in, over all connections that are made with these settings.
+        label: The name that the server shows for each connection, or None for no name.
     """
 
     connection_class: type[AbstractConnection]
     kwargs: dict[str, Any] = field(repr=False)
     max_connections: int
     multiplexes: bool = True
+    logins: Logins = field(default_factory=Logins, repr=False, compare=False)
+    label: str | None = None
 
     @classmethod
-    def from_client(cls, client: object, *, multiplexes: bool = True) -> Settings:
+    def from_client(cls, client: object, *, multiplexes: bool = True, logins: Logins | None = None) -> Settings:
         """Return the settings of a ``valkey.asyncio.Valkey``. The client's own connections are not used.
 
         Raises:
@@ -80,13 +88,15 @@ class Settings:
         # socket operation is off: the one deadline that each exchange has here costs half as much.
         kwargs.update(decode_responses=False, encoding="utf-8", encoding_errors="strict", socket_timeout=None)
         kwargs.update(protocol=2, cache_enabled=False, client_cache=None)
+        # ``introduction`` names the connection: valkey-py would wait for the answer, and fail if the user may not.
+        label = kwargs.pop("client_name", None)
+        kwargs.update(lib_name=None, lib_version=None)
         reason = _unusable(pool.connection_class, kwargs)
         if reason is not None:
             raise UsageError(f"{reason}; {_LOOKS_LIKE}")
         limited = pool.max_connections < 2**31
-        return cls(
-            pool.connection_class, kwargs, pool.max_connections if limited else _DEFAULT_MAX_CONNECTIONS, multiplexes
-        )
+        max_connections = pool.max_connections if limited else _DEFAULT_MAX_CONNECTIONS
+        return cls(pool.connection_class, kwargs, max_connections, multiplexes, logins or Logins(), label)
 
     @property
     def is_multiplexed(self) -> bool:
@@ -98,14 +108,25 @@ class Settings:
         """The number of the database."""
         return int(self.kwargs.get("db") or 0)
 
+    def named(self, name: str) -> Settings:
+        """Return these settings for the cache ``name``. A client name that the caller has chosen stays."""
+        return self if self.label else replace(self, label=f"tiercache:{name}")
+
+    @property
+    def introduction(self) -> list[Command]:
+        """The commands that every connection sends in front of its first exchange; the last one asks for the role.
+
+        Refusals of them do not matter.
+        """
+        naming: list[Command] = [("CLIENT", "SETNAME", self.label)] if self.label else []
+        library = ("CLIENT", "SETINFO", "LIB-NAME", "tiercache")
+        return [*naming, library, ("CLIENT", "SETINFO", "LIB-VER", __version__), ASK_ROLE]
+
     def without_secrets(self, error: BaseException) -> BaseException:
         """Return ``error``, from making a connection, or a copy without chained errors if it shows credentials.
 
         A server that does not know AUTH repeats the arguments of the command in its refusal.
         """
-        if isinstance(error, ValkeyError) and isinstance(error.__cause__, ValkeyError):
-            # On a Unix socket valkey-py authenticates while it connects, and wraps the error in a ConnectionError.
-            return self.without_secrets(error.__cause__)
         text = str(error)
         shown = _ARGUMENTS.sub("", text)
         for secret in (self.kwargs.get("password"), self.kwargs.get("username")):

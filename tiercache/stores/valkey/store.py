@@ -6,15 +6,17 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import Any, Final
 
-from valkey.exceptions import ResponseError
+from valkey.exceptions import NoPermissionError, ResponseError
 
 from ...engine.level2.level2 import Position, Stored
 from ...engine.level2.writes import Command, Write, WriteResult
+from ...errors import L2CommandError
 from ...indexes.scripts import members_script, register_script
 from .backplane import BackplaneNames, ValkeySubscription
 from .errors import checked, map_error, map_errors
 from .pool import open_pool
 from .reads import BatchReader
+from .roles import ASK_ROLE, ReplicaError, check_role
 from .scripts import script
 from .settings import Settings
 from .writer import Writer
@@ -48,7 +50,7 @@ class ValkeyLevel2:
     """
 
     def __init__(self, settings: Settings, *, timeout: float, name: str = "betterdb_ac", origin: str = "") -> None:
-        self._settings = settings
+        self._settings = settings = settings.named(name)
         self._timeout = timeout
         self._connect_timeout = timeout * _CONNECT_DEADLINES
         self._names = BackplaneNames.of(name, settings.db)
@@ -57,10 +59,10 @@ class ValkeyLevel2:
         self._pool = open_pool(settings, timeout=timeout, connect_timeout=self._connect_timeout)
         self._writer = Writer(settings, self._names, origin, timeout=timeout, connect_timeout=self._connect_timeout)
         self._batch_reader = BatchReader()
+        self._role_refusal: L2CommandError | None = None
 
     async def ping(self) -> None:
-        with map_errors("PING"):
-            (reply,) = await self._pool.exchange([("PING",)], self._connect_timeout)
+        reply = await self._ask_primary(("PING",), self._connect_timeout)
         checked(reply, "PING")
 
     async def get(self, key: str) -> Stored | None:
@@ -140,14 +142,41 @@ class ValkeyLevel2:
         )
 
     async def position(self) -> Position:
-        info, number = await self.execute([("INFO", "server"), ("EVAL", script("position"), 1, self._names.sequence)])
-        # Without permission for INFO the server is unknown, and such a position proves nothing.
-        server = re.search(rb"run_id:(\w+)", info) if isinstance(info, bytes) else None
-        return Position(None if server is None else server[1].decode(), _number(number))
+        server, replication, number = await self.execute(
+            [("INFO", "server"), ("INFO", "replication"), ("EVAL", script("position"), 1, self._names.sequence)]
+        )
+        # Without permission for INFO the server is unknown, and such a position proves nothing. A restart changes the
+        # run id, and the promotion of a replica changes the replication id alone.
+        run = re.search(rb"run_id:(\w+)", server) if isinstance(server, bytes) else None
+        history = re.search(rb"master_replid:(\w+)", replication) if isinstance(replication, bytes) else None
+        life = None if run is None else b":".join([run[1], history[1] if history else b""]).decode()
+        return Position(life, _number(number))
 
     async def last_number(self) -> int:
-        (number,) = await self.execute([self._read_number])
-        return _number(number)
+        return _number(_mapped(await self._ask_primary(self._read_number, self._timeout)))
+
+    @property
+    def role_refusal(self) -> L2CommandError | None:
+        return self._role_refusal
+
+    async def _ask_primary(self, command: Command, timeout: float) -> Any:
+        """Return the reply to ``command``; leave the server and raise L2ReplicaError if it is no primary."""
+        with map_errors(str(command[0])):
+            try:
+                # A new connection may raise by itself.
+                reply, role = await self._pool.exchange([command, ASK_ROLE], timeout)
+                check_role(role)
+            except ReplicaError as error:
+                self._leave(error)
+                raise
+        refused = isinstance(role, NoPermissionError)
+        self._role_refusal = L2CommandError(f"Valkey refused ROLE: {role}") if refused else None
+        return reply
+
+    def _leave(self, error: ReplicaError) -> None:
+        # The name of the server may lead to another server by now, and each new connection asks for the role.
+        self._pool.leave(error)
+        self._writer.leave(error)
 
     async def aclose(self) -> None:
         await self._pool.aclose()

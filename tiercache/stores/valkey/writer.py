@@ -11,13 +11,15 @@ from collections.abc import Awaitable, Sequence
 from typing import Any, Final
 
 from valkey.exceptions import ConnectionError as ValkeyConnectionError
+from valkey.exceptions import ReadOnlyError
 
 from ...engine.level2.writes import Command, Track, Write, WriteResult
-from ...errors import L2UnavailableError
+from ...errors import L2CommandError, L2UnavailableError
 from .backplane import BackplaneNames
 from .commands import Batch, WriteCommands
 from .connection import Connection, open_connection
 from .errors import map_error, map_errors
+from .roles import ReplicaError
 from .settings import Settings
 from .tracking import Tracking
 
@@ -64,15 +66,23 @@ class Writer:
         return self._begin(connection, writes, timeout)
 
     async def _prepare_and_write(self, writes: Sequence[Write], timeout: float) -> list[WriteResult]:
-        with map_errors(_ACTION):
-            connection = self._connection
-            if connection is None or not connection.is_open:
-                connection = await self._connect()
-            elif self._commands.must_probe:
-                self._commands.take_probe_replies(await self._ask(connection, self._commands.probes()))
-            if self._tracking.is_due:
-                await self._track(connection)
+        try:
+            with map_errors(_ACTION):
+                connection = await self._prepare()
+        except L2CommandError as error:
+            return _refused(writes, error)
         return await self._begin(connection, writes, timeout)
+
+    async def _prepare(self) -> Connection:
+        """Return an open connection, on which tracking is on if it is wanted."""
+        connection = self._connection
+        if connection is None or not connection.is_open:
+            connection = await self._connect()
+        elif self._commands.must_probe:
+            self._commands.take_probe_replies(await self._ask(connection, self._commands.probes()))
+        if self._tracking.is_due:
+            await self._track(connection)
+        return connection
 
     async def _ask(self, connection: Connection, commands: Sequence[Command]) -> list[Any]:
         """Send ``commands`` in front of a batch; give the connection up if they are not answered."""
@@ -145,6 +155,17 @@ class Writer:
             if self._connection_id is not None:
                 self._broken_ids.append(self._connection_id)
 
+    def leave(self, error: Exception) -> None:
+        """Use the connection no more, because of ``error``: the server is no primary. The next batch makes a new one.
+
+        The server is not asked to end the connection: a replica carries no write out, and the number of the connection
+        means another connection on another server.
+        """
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._broken.append(connection)
+            connection.leave(error)
+
     async def _close_connections(self) -> None:
         while self._broken:
             await self._broken.pop().aclose()
@@ -155,6 +176,12 @@ class Writer:
         """Close the connection. Never raises for a server that is gone."""
         self._is_closed = True
         await self._close_connections()
+
+
+def _refused(writes: Sequence[Write], error: L2CommandError) -> list[WriteResult]:
+    """Return the results of ``writes`` after the server has refused the connection, such as its credentials."""
+    # Each write gets its own exception: one that is raised in many places collects all their tracebacks.
+    return [type(error)(*error.args) for _ in writes]
 
 
 class _BatchReplies:
@@ -184,6 +211,8 @@ class _BatchReplies:
         except Exception as error:
             self._fail(error)
         else:
+            if any(isinstance(reply, ReadOnlyError) for reply in replies):
+                self._writer.leave(ReplicaError("the server is no primary: it refused a write"))
             if not self.results.done():
                 self.results.set_result(results)
 
@@ -192,7 +221,11 @@ class _BatchReplies:
         mapped = map_error(error, _ACTION)
         if mapped is not None:
             mapped.__cause__ = error
-        self._fail(mapped or error)
+        if isinstance(mapped, L2CommandError):
+            if not self.results.done():
+                self.results.set_result(_refused(self._writes, mapped))
+        else:
+            self._fail(mapped or error)
 
     def _fail(self, error: Exception) -> None:
         if not self.results.done():

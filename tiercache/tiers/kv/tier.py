@@ -57,9 +57,7 @@ class KvTier(Tier[KvKey, KvResult[Any]]):
         """Look up the value of ``key``, without loading; return ``default`` if there is no value.
 
         Pass ``MISS`` as ``default`` to tell an absent value from a stored None. Does not wait for a load in progress.
-
-        Raises:
-            L2CommandError: Valkey refused the read. An unavailable Valkey is a miss, not an error.
+        While Valkey is unavailable, or refuses the read, every lookup of Valkey is a miss.
         """
         full_key = self._keys.full(key)
         entry = self._entry_in_l1("get", full_key)
@@ -156,7 +154,6 @@ class KvTier(Tier[KvKey, KvResult[Any]]):
             in order. A miss only with mode "only_cached".
 
         Raises:
-            L2CommandError: Valkey refused the read. An unavailable Valkey is a miss, not an error.
             TimeoutError: The load took longer than ``ResilienceOptions.load_timeout``.
 
         Exceptions of the loader, changes during the load, and cancellation are as for ``LlmTier.get_or_load``, except
@@ -264,7 +261,6 @@ class KvTier(Tier[KvKey, KvResult[Any]]):
 
         Raises:
             UsageError: Also if the loader's result lacks a key or has another length; nothing is stored.
-            L2CommandError: Valkey refused the read. An unavailable Valkey makes every key a miss, and is no error.
             TimeoutError: The load took longer than ``ResilienceOptions.load_timeout``.
 
         An exception of the loader reaches every caller that waits for one of its keys. Cancelling one caller leaves the

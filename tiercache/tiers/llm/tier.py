@@ -67,11 +67,8 @@ class LlmTier(Tier[LlmKey, LlmResult]):
         """Look up the answer to ``params``, without loading.
 
         Returns:
-            The answer, or a miss. Does not wait for a load in progress. A miss while Valkey is unavailable is marked
-            ``degraded``.
-
-        Raises:
-            L2CommandError: Valkey refused the read.
+            The answer, or a miss. Does not wait for a load in progress. A miss while Valkey is unavailable, or
+            refuses the read, is marked ``degraded``.
         """
         key = self._lookup.of(params)
         return self._hit("check", key) or self._result(key, await self._find("check", key))
@@ -128,7 +125,6 @@ class LlmTier(Tier[LlmKey, LlmResult]):
             background, in order. A miss only with mode "only_cached".
 
         Raises:
-            L2CommandError: Valkey refused the read. An unavailable Valkey is a miss, not an error.
             TimeoutError: The load took longer than ``ResilienceOptions.load_timeout``.
 
         An exception of the loader reaches every waiter unchanged, and nothing is stored. Cancelling one caller leaves

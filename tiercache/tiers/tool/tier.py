@@ -74,11 +74,8 @@ class ToolTier(Tier[ToolKey, ToolResult[Any]]):
         """Look up the result of a call, without making the call.
 
         Returns:
-            The result, or a miss. Does not wait for a load in progress. A miss while Valkey is unavailable is marked
-            ``degraded``.
-
-        Raises:
-            L2CommandError: Valkey refused the read.
+            The result, or a miss. Does not wait for a load in progress. A miss while Valkey is unavailable, or
+            refuses the read, is marked ``degraded``.
         """
         key = self._lookup.of(tool, args)
         return self._hit("check", key) or self._result(key, await self._find("check", key))
@@ -149,7 +146,6 @@ class ToolTier(Tier[ToolKey, ToolResult[Any]]):
             background, in order. A miss only with mode "only_cached".
 
         Raises:
-            L2CommandError: Valkey refused the read. An unavailable Valkey is a miss, not an error.
             TimeoutError: The load took longer than ``ResilienceOptions.load_timeout``.
 
         Exceptions of the loader, changes during the load, and cancellation are as for ``LlmTier.get_or_load``, except
