@@ -31,6 +31,10 @@ SEQUENCE = "test:__tc:sequence"
 UNTRACKED = CoherenceOptions(tracking="off")
 
 
+# Keys of the cache that hold no entry, by the beginning of their names.
+_OWN_KEYS = ("alive", "sequence", "idx:", "indexe", "evicted", "looked", "others")
+
+
 async def until(condition: Callable[[], Any], seconds: float = 4.0) -> None:
     """Return once ``condition``, plain or async, holds; fail if it does not within ``seconds``."""
     give_up_at = time.monotonic() + seconds
@@ -52,7 +56,7 @@ def distrusted(cache: AgentCache) -> int:
 def entry_keys(plain: valkey.Valkey) -> list[str]:
     """Return the keys on the server that hold entries, sorted; statistics, indexes and leases are left out."""
     keys = (key.decode(errors="backslashreplace") for key in plain.scan_iter(count=1000))
-    own = ("__betterdb:", ":__stats", ":__tc:alive", ":__tc:sequence", ":__tc:idx:", ":__tc:indexe", ":__tc:evicted")
+    own = ("__betterdb:", ":__stats", *(f":__tc:{name}" for name in _OWN_KEYS))
     entries = (key for key in keys if not any(part in key for part in own))
     # The placeholder of a load that has just failed may still be there.
     return sorted(key for key in entries if plain.type(key) != b"string" or not is_placeholder(plain.get(key) or b""))
