@@ -442,4 +442,7 @@ FAULTS: Final[tuple[type[Fault], ...]] = (
     ScriptFlush,
     WrongTypes,
     AllWrongTypes,
+    PasswordRotated,
+    PasswordRotatedOnTcp,
+    UserOff,
 )
