@@ -46,7 +46,7 @@ from tiercache.engine.coherence.leases import Leases
 from tiercache.engine.coherence.listener import Listener
 from tiercache.engine.coherence.pending_invalidations import PendingInvalidations
 from tiercache.engine.coherence.placeholders import is_placeholder
-from tiercache.engine.entries.counters import OperationCounters
+from tiercache.engine.entries.counters import OperationCounters, TierCounters
 from tiercache.engine.entries.entry import Entry
 from tiercache.engine.level2.breaker import Breaker
 from tiercache.engine.level2.write_pipe import WritePipe
@@ -714,14 +714,19 @@ def act_after_command(
 
 
 def act_during_snapshot(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
-    """Call ``act`` each time that a snapshot of the operations adds counters."""
-    add = OperationCounters.add
+    """Call ``act`` each time that a snapshot adds the counters of an operation or of a label."""
+    for kind in (OperationCounters, TierCounters):
+        _act_before_add(monkeypatch, kind, act)
 
-    def act_and_add(counters: OperationCounters, other: OperationCounters) -> None:
+
+def _act_before_add(monkeypatch: pytest.MonkeyPatch, kind: type, act: Callable[[], object]) -> None:
+    add = kind.add  # type: ignore[attr-defined]
+
+    def act_and_add(counters: Any, other: Any) -> None:
         act()
         add(counters, other)
 
-    monkeypatch.setattr(OperationCounters, "add", act_and_add)
+    monkeypatch.setattr(kind, "add", act_and_add)
 
 
 def replace_public(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, function: Callable[..., Any]) -> None:

@@ -16,7 +16,7 @@ PACKAGE = Path(tiercache.__file__).parent
 # or a folder; the most specific name counts.
 LAYERS: list[set[str]] = [
     {"errors"},
-    {"clock", "ttl", "text", "lua", "log", "version"},
+    {"clock", "ttl", "text", "identity", "lua", "log", "version"},
     {"supervision"},
     {"options"},
     {"engine", "engine.entries"},

@@ -15,6 +15,7 @@ from .embedded import EmbeddedValkey
 from .engine.operations.around_change import Invalidating, Target
 from .engine.operations.invalidate import GroupEntries, Invalidations
 from .errors import TierCacheError, UsageError
+from .identity import KeepsIdentity
 from .indexes.names import tag_groups
 from .monitor.applications import DEFAULT_NAME
 from .monitor.effectiveness import ToolEffectiveness, rate
@@ -67,7 +68,7 @@ class CacheOptions(TypedDict, total=False):
     clock: Clock
 
 
-class AgentCache:
+class AgentCache(KeepsIdentity):
     """A cache for the workers of AI agents: L1, process memory, in front of L2, Valkey.
 
     Making a cache does no I/O and starts no task, so a module can make one at its top level. The cache opens itself at

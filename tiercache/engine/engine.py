@@ -11,6 +11,7 @@ from asyncio import get_running_loop
 from collections.abc import Callable, Sequence
 
 from ..clock import SYSTEM_CLOCK, Clock
+from ..identity import KeepsIdentity
 from ..log import CacheLog
 from .call import Call
 from .entries.counters import TierCounters
@@ -25,7 +26,7 @@ from .runtime.runtime import Runtime, Server
 __all__ = ["Engine", "count_lookup"]
 
 
-class Engine:
+class Engine(KeepsIdentity):
     """One cache's levels, in one process.
 
     Args:

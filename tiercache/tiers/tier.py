@@ -29,6 +29,7 @@ from ..engine.operations.explain import Explanation, Inspection
 from ..engine.operations.get_or_load import Loads
 from ..engine.operations.invalidate import GroupEntries, Invalidations
 from ..engine.operations.store import Stores
+from ..identity import KeepsIdentity
 from ..indexes.names import index_key, indexes_of, tag_groups
 from ..ttl import Ttl, check_ttl
 
@@ -63,7 +64,7 @@ K = TypeVar("K", bound=EntryKey)
 R = TypeVar("R")
 
 
-class Tier(Generic[K, R]):
+class Tier(KeepsIdentity, Generic[K, R]):
     """A tier whose entries are copies, which a loader can make again.
 
     Args:

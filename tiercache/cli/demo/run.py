@@ -19,7 +19,9 @@ from .summary import Summary, summarize
 from .tally import Tally
 from .workload import PAUSE, build_catalog, build_trace
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# Windows has no SIGHUP.
+_SIGHUP = getattr(signal, "SIGHUP", None)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, *(() if _SIGHUP is None else (_SIGHUP,)))
 
 
 class InterruptedDemoError(TierCacheError):
@@ -61,7 +63,7 @@ async def _until_signal(settings: DemoSettings, view: View) -> Summary:
 
     before = {number: signal.getsignal(number) for number in _SIGNALS}
     for number in _SIGNALS:
-        if before[number] != signal.SIG_IGN or number != signal.SIGHUP:  # nohup ignores SIGHUP on purpose
+        if before[number] != signal.SIG_IGN or number != _SIGHUP:  # nohup ignores SIGHUP on purpose
             signal.signal(number, interrupt)
     # Behind the handlers: an eager task starts its first process before ``create_task`` returns.
     work = asyncio.create_task(_run(settings, view))

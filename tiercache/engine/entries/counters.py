@@ -91,13 +91,14 @@ class CounterBook:
             return self._by_label.setdefault(str.__str__(label), TierCounters())
 
     def items(self) -> Iterator[tuple[str, TierCounters]]:
-        """Yield each label with its counters."""
-        yield from tuple(self._by_label.items())
+        """Yield each label with its counters. Any thread may call this."""
+        # A copy of the dict, which is one step: another thread may add a label during the iteration.
+        yield from self._by_label.copy().items()
 
     def total(self) -> TierCounters:
-        """Return the sum over all labels, in a new object."""
+        """Return the sum over all labels, in a new object. Any thread may call this."""
         total = TierCounters()
-        for counters in self._by_label.values():
+        for _, counters in self.items():
             total.add(counters)
         return total
 

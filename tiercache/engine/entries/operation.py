@@ -69,7 +69,7 @@ class OperationLog:
     def snapshot(self) -> dict[str, OperationCounters]:
         """Return a copy of all counters. Any thread may call this."""
         copies: dict[str, OperationCounters] = {}
-        for name, counters in tuple(self._by_name.items()):
+        for name, counters in self._by_name.copy().items():
             copies[name] = OperationCounters()
             copies[name].add(counters)
         return copies

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import NamedTuple, ParamSpec, TypeVar
 
 from ...errors import PASSING, UsageError
+from ...identity import KeepsIdentity
 from ..engine import Engine
 from ..entries.entry import Group
 
@@ -55,7 +56,7 @@ async def _around(target: Target, engine: Engine) -> AsyncIterator[None]:
         await target.invalidate()
 
 
-class Invalidating:
+class Invalidating(KeepsIdentity):
     """A guard for a change of source data: an ``async with`` block, or a decorator of async functions.
 
     The entries are removed before the change and again after it, also if the change raises or is cancelled. During the

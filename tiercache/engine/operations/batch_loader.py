@@ -27,6 +27,7 @@ from itertools import repeat
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 from ...errors import UsageError
+from ...identity import KeepsIdentity
 from ..engine import Engine
 from ..memory.flights import CURRENT_FLIGHT, WaitNode, waiting_for
 from ..memory.loaders import LoaderCalls
@@ -50,7 +51,7 @@ BATCH_SIZE: Final = 100
 _LONGEST_WINDOW: Final = 86_400
 
 
-class BatchLoader:
+class BatchLoader(KeepsIdentity):
     """A loader that collects its calls, and answers them by one call of a function.
 
     The ``batch_loader`` of a tier returns a batch loader for the ``get_or_load`` of the same tier. A batch loader may

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from dataclasses import dataclass, field, replace
 from inspect import signature
 from typing import Any, Final, TypeAlias
@@ -164,6 +165,8 @@ def _parsed(url: str) -> tuple[Client | None, str]:
         parts.port  # noqa: B018 - raises ValueError for a port that is not a number
         if parts.scheme not in _SCHEMES:
             return None, f"url must begin with one of {', '.join(_SCHEMES)} and '://'"
+        if parts.scheme == "unix" and not hasattr(socket, "AF_UNIX"):
+            return None, "url names a Unix socket, which this system does not have; use valkey://host:port"
         options = parse_qs(parts.query, keep_blank_values=True, strict_parsing=True) if parts.query else {}
         if "cluster" in options:
             return None, "url asks for a cluster, which this version does not support yet"

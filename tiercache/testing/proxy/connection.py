@@ -42,7 +42,7 @@ class Connection:
         self._server = socket.socket(target.family, socket.SOCK_STREAM)
         for end in (self._client, self._server):
             end.setblocking(False)
-            if end.family != socket.AF_UNIX:
+            if end.family in (socket.AF_INET, socket.AF_INET6):
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             # Otherwise the kernel takes megabytes from a sender while the proxy reads nothing.
             end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)

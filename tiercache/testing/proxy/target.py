@@ -26,6 +26,8 @@ class Target:
             raise UsageError(f"target: the proxy cannot read TLS; give it a plain port instead of {parts.scheme}")
         if parts is None or not (_is_tcp(parts) or (parts.scheme == "unix" and parts.path)):
             raise UsageError("target must be a URL like valkey://host:port, redis://host:port or unix:///path")
+        if parts.scheme == "unix" and not hasattr(socket, "AF_UNIX"):
+            raise UsageError("target: this system has no Unix sockets; use a URL like valkey://host:port")
         self._parts = parts
 
     @property

@@ -17,6 +17,7 @@ from ...engine.entries.operation import Operation
 from ...engine.entries.rules import TierRules
 from ...engine.memory.loaders import LoaderCalls, check_loader, requires_argument
 from ...errors import UsageError
+from ...identity import KeepsIdentity
 from ...text import check_text, shown
 from ...ttl import NO_EXPIRY, Ttl
 from ..keys.canonical_json import compact_json
@@ -31,7 +32,7 @@ from .store import SessionStore
 __all__ = ["SessionTier"]
 
 
-class SessionTier:
+class SessionTier(KeepsIdentity):
     """``cache.session``: the state of threads, as text fields.
 
     State exists nowhere else: if Valkey is unavailable, a read or a write is an error, not a miss.
