@@ -12,7 +12,7 @@ __all__ = ["KeepsIdentity"]
 
 
 class KeepsIdentity:
-    """An object that ``copy.copy`` and ``copy.deepcopy`` return as it is, and that ``pickle`` refuses."""
+    """An object whose shallow and deep copies are the object itself, and which cannot be pickled."""
 
     __slots__ = ()
 
@@ -23,7 +23,7 @@ class KeepsIdentity:
         return self
 
     def __reduce__(self) -> NoReturn:
-        # TypeError: the callers of ``pickle`` expect it of an object that cannot be pickled.
+        # TypeError: the callers of pickle expect it of an object that cannot be pickled.
         raise TypeError(
             f"cannot pickle a {type(self).__name__}: a cache has connections, which belong to one process; "
             "pass its URL and name to the other process, and make a cache with AgentCache.from_url there"
