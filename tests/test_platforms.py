@@ -11,6 +11,9 @@ _WITHOUT_UNIX = """
 import asyncio, importlib, os, pkgutil, signal, socket, subprocess, sys
 for module in ("fcntl", "pwd", "grp", "resource", "termios", "pty", "tty", "readline", "syslog"):
     sys.modules[module] = None
+# The event loop needs a socket pair, which Windows has too.
+pair_of_unix, family = socket.socketpair, socket.AF_UNIX
+socket.socketpair = lambda *_: pair_of_unix(family)
 for owner, names in (
     (os, ("fork", "register_at_fork", "killpg", "setsid", "getuid", "waitid")),
     (signal, ("SIGKILL", "SIGHUP", "SIGCONT", "SIGSTOP", "SIGUSR1", "SIGALRM", "alarm")),
