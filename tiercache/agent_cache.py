@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
+import warnings
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
@@ -192,7 +192,8 @@ class AgentCache(KeepsIdentity):
     async def open(self) -> None:
         """Connect to Valkey. The first use connects too, so this call is optional.
 
-        If Valkey does not answer, the cache logs one warning, works degraded, and asks Valkey again later.
+        If Valkey does not answer, the cache logs one warning, works degraded, and asks Valkey again later. If the call
+        fails or is cancelled, it closes what it has opened, unless other calls wait for the same opening.
 
         Raises:
             L2UnavailableError: No answer, and ``require_l2`` is set. The next call tries again.
@@ -200,17 +201,14 @@ class AgentCache(KeepsIdentity):
             UsageError: The cache is closed.
             WrongLoopError: The cache belongs to another event loop that is still open.
         """
-        await self._engine.open()
+        await self._parts.open()
 
     async def aclose(self) -> None:
         """Finish loads and writes within ``ResilienceOptions.drain_timeout``, and close the connections.
 
         Loads that still run after that are cancelled, and their waiters get UsageError. A second call does nothing.
         """
-        await self._engine.aclose()
-        self._parts.stop_reporting()
-        if self._parts.server is not None:
-            await asyncio.to_thread(self._parts.server.stop)
+        await self._parts.aclose()
 
     @property
     def name(self) -> str:
@@ -379,6 +377,18 @@ class AgentCache(KeepsIdentity):
             distrusted_count=engine.generation,
             heard_count=engine.heard_count,
         )
+
+    def __del__(self) -> None:
+        # The constructor may have failed before it set the parts.
+        parts = getattr(self, "_parts", None)
+        if parts is not None and parts.has_open_connections:
+            warnings.warn(
+                f"cache {self._name!r} was dropped without aclose(): its tasks and connections stay until its loop "
+                "is closed",
+                ResourceWarning,
+                stacklevel=2,
+                source=self,
+            )
 
     def __repr__(self) -> str:
         return f"<AgentCache {self._name!r}>"

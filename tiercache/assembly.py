@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -176,6 +177,32 @@ class Assembly:
         logins = Logins(self._resilience.breaker_pause, self._settings.clock.monotonic)
         return Settings.from_client(client, multiplexes=self._connection.multiplexed, logins=logins)
 
+    async def open(self) -> None:
+        """Open the engine; close everything again if that fails or is cancelled. Errors as for ``AgentCache.open``."""
+        try:
+            await self.engine.open(gives_up=True)
+        except BaseException:
+            if self.engine.runtime is None:
+                await self._stop_server()
+            raise
+
+    async def aclose(self) -> None:
+        """Close the engine, report nothing to Prometheus any more, and stop the private Valkey."""
+        await self.engine.aclose()
+        if self._collector is not None:
+            self._collector.leave(self._source)
+        await self._stop_server()
+
+    async def _stop_server(self) -> None:
+        if self.server is not None:
+            await asyncio.to_thread(self.server.stop)
+
+    @property
+    def has_open_connections(self) -> bool:
+        """Whether this process has opened connections that ``aclose`` would close."""
+        runtime = self.engine.runtime
+        return self._has_l2 and runtime is not None and runtime.is_open and runtime.pid == os.getpid()
+
     # The tiers
 
     def _new_tool_tier(self) -> ToolTier:
@@ -275,11 +302,6 @@ class Assembly:
         return report(
             self._source, registry=options.registry, prefix=options.metrics_prefix, max_labels=options.max_labels
         )
-
-    def stop_reporting(self) -> None:
-        """Report nothing to Prometheus any more."""
-        if self._collector is not None:
-            self._collector.leave(self._source)
 
     def policy_ttl(self, tool: str) -> int | None:
         """Return the seconds of a tool's policy, or None if the tool has no policy."""

@@ -65,9 +65,9 @@ class Engine(KeepsIdentity):
         self._life = Lifecycle(self._start)
         self.open_runtime = self._life.open_runtime
 
-    async def open(self) -> Runtime:
-        """Return the runtime of the running loop, opened. Errors as for ``Lifecycle.open``."""
-        return await self._life.open()
+    async def open(self, *, gives_up: bool = False) -> Runtime:
+        """Return the runtime of the running loop, opened. Arguments and errors as for ``Lifecycle.open``."""
+        return await self._life.open(gives_up=gives_up)
 
     async def aclose(self) -> None:
         """Finish loads and writes, close the connections, clear L1. Every later call raises UsageError."""

@@ -117,12 +117,13 @@ class Discovery:
             ("SET", _PROTOCOL, _PROTOCOL_VERSION, "NX"),
             ("SET", self._heartbeat, datetime.now(UTC).isoformat(), "EX", _HEARTBEAT_SECONDS),
         ]
+        # Before the answer: a cancelled registration may have reached Valkey, and ``leave`` must remove it.
+        self._joined = True
         try:
             _, found, *_ = await send(level2, commands)
         except TierCacheError as error:
             self._count_failure("cannot write the registry of caches", error)
             return False
-        self._joined = True
         self.found = found.decode()
         return True
 

@@ -55,6 +55,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Sequence
+from contextvars import Context
 from functools import partial
 from typing import Any, Final
 
@@ -103,7 +104,8 @@ class Lease:
 
     def renew_after(self, delay: float, renew: Callable[[Lease], None]) -> None:
         """Schedule a call of ``renew`` in ``delay`` seconds."""
-        self._renewal = asyncio.get_running_loop().call_later(delay, renew, self)
+        # In an empty context: the loop keeps a timer, with its context, even after the timer is cancelled.
+        self._renewal = asyncio.get_running_loop().call_later(delay, renew, self, context=Context())
 
     def end(self) -> None:
         """Stop the renewals."""

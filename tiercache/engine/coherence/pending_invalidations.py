@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
 from itertools import islice
 from typing import Final
 
@@ -100,7 +101,9 @@ class PendingInvalidations:
 
     def _start(self) -> None:
         if self._task is None and not self._is_closed:
-            self._task = asyncio.get_running_loop().create_task(self._repeat(), name="tiercache-pending")
+            self._task = asyncio.get_running_loop().create_task(
+                self._repeat(), name="tiercache-pending", context=Context()
+            )
 
     async def _repeat(self) -> None:
         is_refused = False

@@ -39,6 +39,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Sequence
+from contextvars import Context
 from functools import partial
 from typing import Any, Final
 
@@ -71,6 +72,9 @@ class WritePipe:
         self._sent_count = 0
         self._sent_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
+        # Batches are sent in this context: each answer sends the next batch, and the context of the caller that queued
+        # the first write would live as long as the queue is busy.
+        self._context = Context()
         # The answer to the batch in flight, or None. The pipe sends nothing before that answer.
         self._answer: asyncio.Future[list[Any]] | None = None
         self._is_starting = False
@@ -233,7 +237,7 @@ class WritePipe:
         if self._queue and self._answer is None and not self._is_starting:
             # In the next step: all writes of this step share the batch.
             self._is_starting = True
-            asyncio.get_running_loop().call_soon(self._start_sending)
+            asyncio.get_running_loop().call_soon(self._start_sending, context=self._context)
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:

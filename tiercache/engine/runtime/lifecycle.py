@@ -42,8 +42,12 @@ class Lifecycle:
             return None
         return runtime
 
-    async def open(self) -> Runtime:
+    async def open(self, *, gives_up: bool = False) -> Runtime:
         """Return the runtime of the running loop, opened.
+
+        Args:
+            gives_up: Whether to close what was opened so far if the caller is cancelled, or if opening fails, and no
+                other caller waits for it. Otherwise the opening goes on for the next caller.
 
         Raises:
             UsageError: The cache is closed.
@@ -57,8 +61,19 @@ class Lifecycle:
         if runtime is None:
             self.runtime = runtime = self._start()
         if not runtime.is_open:
-            await runtime.open()
+            try:
+                await runtime.open()
+            except BaseException:
+                if gives_up and not runtime.is_wanted:
+                    # The next caller starts with another runtime, and does not wait until this one is closed.
+                    self._forget(runtime)
+                    await runtime.abandon()
+                raise
         return runtime
+
+    def _forget(self, runtime: Runtime) -> None:
+        if self.runtime is runtime:
+            self.runtime = None
 
     async def aclose(self) -> None:
         """Close the runtime; ``open`` raises from now on."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncGenerator, Coroutine
+from contextvars import Context
 from functools import partial
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ from ..memory.flights import Flight
 from ..memory.l1 import L1
 from ..memory.memory import Memory
 from .l2 import L2, Connect, Service
+from .loop_end import end_with_loop
 from .no_l2 import NO_L2, NoL2
 from .options import EngineOptions
 from .reads import Reads
@@ -76,6 +78,7 @@ class Runtime:
         self._running: list[asyncio.Task[None]] = []
         self._loading: dict[asyncio.Task[None], Flight] = {}
         self._opening: asyncio.Task[None] | None = None
+        self._opener_count = 0
         self._closing: asyncio.Task[None] | None = None
         self._end_of_loop: AsyncGenerator[None, None] | None = None
 
@@ -94,33 +97,47 @@ class Runtime:
             L2CommandError: Valkey refused the credentials.
         """
         if self._opening is None:
-            self._opening = self.loop.create_task(self._open(), name="tiercache-open")
+            # In an empty context, which the background tasks inherit: they live much longer than the request that
+            # happens to open the cache.
+            self._opening = self.loop.create_task(self._open(), name="tiercache-open", context=Context())
             self._opening.add_done_callback(self._opened)
-        await asyncio.shield(self._opening)
+        self._opener_count += 1
+        try:
+            await asyncio.shield(self._opening)
+        except BaseException:
+            self._opener_count -= 1
+            raise
 
     def _opened(self, task: asyncio.Task[None]) -> None:
         self._opening = None
         if not task.cancelled():
             task.exception()  # Retrieved, also when every caller was cancelled.
 
+    @property
+    def is_wanted(self) -> bool:
+        """Whether a caller has opened the runtime, or waits for it."""
+        return self._opener_count > 0
+
     async def _open(self) -> None:
         if self._server is not None:
             self._set_l2(await self._open_l2(self._server))
-        # A loop closes its asynchronous generators when it shuts down (asyncio.run, Runner). The shutdown is the
-        # only moment at which a cache that its user does not close can still finish its writes.
+        # A loop closes its asynchronous generators when it shuts down (asyncio.run, Runner); see ``loop_end``.
         self._end_of_loop = self._close_at_end()
         await anext(self._end_of_loop)
         self.is_open = True
+        end_with_loop(self)
 
     async def _open_l2(self, server: Server) -> L2:
         level2, origin = await L2.connect(server.connect, self.breaker)
+        l2 = L2(level2, origin, self._memory, server.service, self._options, self.log)
         try:
             await self._prepare(level2, server.service)
-            l2 = L2(level2, origin, self._memory, server.service, self._options, self.log)
             if not self.breaker.is_open:
                 await l2.listener.open()
         except BaseException:
-            await level2.aclose()
+            # A write that turns tracking on may be in flight, and the cache may be registered already.
+            await l2.drain(0.0)
+            await self._leave(server, level2)
             raise
         probe = Probe(level2, self.breaker, pause=self._options.resilience.breaker_pause)
         self._running = [
@@ -175,6 +192,18 @@ class Runtime:
 
     # Closing
 
+    async def abandon(self) -> None:
+        """Close whatever an attempt to open this runtime has opened so far. No caller may use the runtime any more."""
+        if self._opening is not None:
+            self._opening.cancel()
+        await self.close()
+
+    async def end(self) -> None:
+        """Cancel the loads, and finish the writes within ``drain_timeout``: the loop is about to end."""
+        for task in self._loading:
+            task.cancel()
+        await self.close()
+
     async def close(self) -> None:
         """Finish loads and writes within ``drain_timeout``, cancel the others, close the connections."""
         if self._closing is None or self._closing.done():
@@ -214,11 +243,14 @@ class Runtime:
             running.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
         if self._server is not None and isinstance(self.l2, L2):
-            try:
-                await attempt("end of the service", partial(self._server.service.close, self.l2.level2), self.log)
-            finally:
-                await self.l2.level2.aclose()
+            await self._leave(self._server, self.l2.level2)
         self.is_open = False
+
+    async def _leave(self, server: Server, level2: GuardedLevel2) -> None:
+        try:
+            await attempt("end of the service", partial(server.service.close, level2), self.log)
+        finally:
+            await level2.aclose()
 
     async def _cancel_loads(self) -> None:
         left = dict(self._loading)

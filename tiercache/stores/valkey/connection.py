@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from contextvars import Context
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -113,7 +114,13 @@ async def _open(settings: Settings, timeout: float, wrap: Callable[[AbstractConn
     connection = settings.connection()
     try:
         async with asyncio.timeout(timeout), settings.logins.attempt():
-            await connection.connect()  # type: ignore[no-untyped-call]
+            # In a task with an empty context: the transport keeps the context in which it is made for as long as it
+            # lives, and the caller that happens to open the connection has the variables of one request there.
+            await asyncio.get_running_loop().create_task(
+                connection.connect(),  # type: ignore[no-untyped-call]
+                name="tiercache-transport",
+                context=Context(),
+            )
         return wrap(connection)
     except TimeoutError as error:
         await _disconnect(connection)

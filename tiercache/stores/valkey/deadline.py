@@ -28,6 +28,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
+from contextvars import Context
 from typing import Final
 
 __all__ = ["LARGE_BYTES", "Deadline"]
@@ -51,6 +52,7 @@ class Deadline:
     __slots__ = (
         "_at",
         "_began_at",
+        "_context",
         "_is_waiting",
         "_loop",
         "_missed_at",
@@ -72,6 +74,9 @@ class Deadline:
         self._is_waiting = is_waiting
         self._on_silence = on_silence
         self._unsent_bytes = unsent_bytes
+        # The timer runs here: under steady load each timer sets the next one, and the context of the first caller would
+        # live as long as the connection.
+        self._context = Context()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
         # The deadline, and the deadline of which the first look found nothing.
@@ -151,4 +156,4 @@ class Deadline:
     def _set_timer(self, at: float) -> None:
         self.stop()
         self._timer_at = at
-        self._timer = self._loop.call_at(at, self.look)
+        self._timer = self._loop.call_at(at, self.look, context=self._context)
