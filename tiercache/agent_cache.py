@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
@@ -380,15 +379,8 @@ class AgentCache(KeepsIdentity):
 
     def __del__(self) -> None:
         # The constructor may have failed before it set the parts.
-        parts = getattr(self, "_parts", None)
-        if parts is not None and parts.has_open_connections:
-            warnings.warn(
-                f"cache {self._name!r} was dropped without aclose(): its tasks and connections stay until its loop "
-                "is closed",
-                ResourceWarning,
-                stacklevel=2,
-                source=self,
-            )
+        if hasattr(self, "_parts"):
+            self._parts.warn_if_open(self)
 
     def __repr__(self) -> str:
         return f"<AgentCache {self._name!r}>"

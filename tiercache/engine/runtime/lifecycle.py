@@ -66,14 +66,11 @@ class Lifecycle:
             except BaseException:
                 if gives_up and not runtime.is_wanted:
                     # The next caller starts with another runtime, and does not wait until this one is closed.
-                    self._forget(runtime)
+                    if self.runtime is runtime:
+                        self.runtime = None
                     await runtime.abandon()
                 raise
         return runtime
-
-    def _forget(self, runtime: Runtime) -> None:
-        if self.runtime is runtime:
-            self.runtime = None
 
     async def aclose(self) -> None:
         """Close the runtime; ``open`` raises from now on."""
