@@ -378,9 +378,9 @@ class AgentCache(KeepsIdentity):
         )
 
     def __del__(self) -> None:
-        # The constructor may have failed before it set the parts.
-        if hasattr(self, "_parts"):
-            self._parts.warn_if_open(self)
+        # The constructor may have failed before it set the engine.
+        if hasattr(self, "_engine"):
+            self._engine.warn_if_left_open()
 
     def __repr__(self) -> str:
         return f"<AgentCache {self._name!r}>"

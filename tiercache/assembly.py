@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
 import re
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final, TypeVar
@@ -197,18 +195,6 @@ class Assembly:
     async def _stop_server(self) -> None:
         if self.server is not None:
             await asyncio.to_thread(self.server.stop)
-
-    def warn_if_open(self, cache: object) -> None:
-        """Warn that ``cache``, which the program has dropped, leaves connections that ``aclose`` would close."""
-        runtime = self.engine.runtime
-        if self._has_l2 and runtime is not None and runtime.is_open and runtime.pid == os.getpid():
-            warnings.warn(
-                f"cache {self._name!r} was dropped without aclose(): its tasks and connections stay until its loop "
-                "is closed",
-                ResourceWarning,
-                stacklevel=3,
-                source=cache,
-            )
 
     # The tiers
 

@@ -16,10 +16,14 @@ class CacheLog(logging.LoggerAdapter[logging.Logger]):
 
     Args:
         name: The cache's name.
+
+    Attributes:
+        cache_name: The cache's name.
     """
 
     def __init__(self, name: str) -> None:
         super().__init__(_LOGGER, {})
+        self.cache_name = name
         self._prefix = f"cache {name!r}: "
         self._warned: set[str] = set()
 

@@ -253,6 +253,25 @@ async def test_statistics_take_at_most_two_exchanges_per_second(
     assert exchanges[False] <= 2 * (seconds + 1)
 
 
+def test_statistics_are_sent_during_a_second_run(
+    url: str, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_intervals(monkeypatch, send=0.01)
+
+    def work() -> None:
+        cache = AgentCache.from_url(url, name="test")
+
+        async def look_up(expected: int) -> None:
+            await cache.llm.check(HELLO)
+            # The cache is open: its end does not send these.
+            await until(lambda: stats_of(plain).get("llm:misses") == expected)
+
+        for expected in (1, 2):
+            asyncio.run(look_up(expected))
+
+    run_in_thread(work)
+
+
 async def test_statistics_send_an_increment_once_even_if_its_answer_is_lost(
     make_cache: MakeCache, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,6 +20,7 @@ from .entries.lookup import Lookup
 from .entries.operation import HasAttributes, Operation, OperationLog, Tracer
 from .memory.l1 import L1
 from .runtime.lifecycle import Lifecycle
+from .runtime.loop_end import warn_if_left_open
 from .runtime.options import EngineOptions
 from .runtime.runtime import Runtime, Server
 
@@ -73,6 +74,12 @@ class Engine(KeepsIdentity):
         """Finish loads and writes, close the connections, clear L1. Every later call raises UsageError."""
         await self._life.aclose()
         self.l1.clear()
+
+    def warn_if_left_open(self) -> None:
+        """Warn that the program has dropped the cache, if it leaves connections that ``aclose`` would close."""
+        runtime = self._life.runtime
+        if self._server is not None and runtime is not None:
+            warn_if_left_open(runtime, self.log.cache_name)
 
     def _start(self) -> Runtime:
         if self._server is not None:

@@ -100,9 +100,9 @@ class MonitorService:
 
     async def run(self, level2: GuardedLevel2) -> None:
         """Send statistics, register, refresh the policies and complete the indexes, until cancelled."""
-        # An event belongs to the loop in which a task first waited for it, and this may be a later loop.
-        is_changed, self._policies_changed = self._policies_changed.is_set(), asyncio.Event()
-        if is_changed:
+        # An event belongs to the loop in which it was first awaited, and this service outlives its loops.
+        was_changed, self._policies_changed = self._policies_changed.is_set(), asyncio.Event()
+        if was_changed:
             self._policies_changed.set()
         async with asyncio.TaskGroup() as tasks:
             await self._run(level2, tasks)

@@ -176,6 +176,10 @@ def test_end_of_a_forked_process_leaves_the_connections_of_its_parent(url: str) 
 
 def test_dropped_cache_warns_with_its_name(url: str) -> None:
     code = """
+    import warnings
+    warned, show = [], warnings.showwarning
+    warnings.showwarning = lambda *warning: (warned.append(warning), show(*warning))
+
     async def main():
         for number in range(20):
             cache = make(f"dropped{number}")
@@ -187,6 +191,8 @@ def test_dropped_cache_warns_with_its_name(url: str) -> None:
         await memory.llm.check(P)
         del cache, kept, unused, memory
         gc.collect()
+        while len(warned) < 20:
+            await asyncio.sleep(0.01)
         print("end", file=sys.stderr)
 
     asyncio.run(main())
@@ -200,6 +206,18 @@ def test_dropped_cache_warns_with_its_name(url: str) -> None:
         assert f"'{name}'" not in warned
     # The end of the loop closes the connections of the dropped caches: no transport is left to warn about.
     assert after == ""
+
+
+def test_cache_that_is_dropped_as_its_loop_ends_causes_no_warning(url: str, plain: valkey.Valkey) -> None:
+    code = """
+    async def main():
+        cache = make()
+        print((await cache.llm.get_or_load(P, lambda: "x")).source)
+
+    asyncio.run(main())
+    asyncio.run(main())
+    """
+    assert_quiet(run(code, url, *STRICT), "loader", "l2")
 
 
 def test_refused_cache_is_dropped_without_a_warning(url: str) -> None:

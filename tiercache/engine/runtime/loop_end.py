@@ -1,4 +1,4 @@
-"""The end of an event loop: a cache that its user does not close still finishes its writes.
+"""The end of an event loop, and of a cache that is dropped: a cache that is not closed still finishes its writes.
 
 A loop ends in one of three ways:
 
@@ -14,13 +14,18 @@ from __future__ import annotations
 import asyncio
 import atexit
 import os
+import warnings
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from contextvars import Context
 from functools import partial
 from typing import Any, Final, Protocol
 from weakref import WeakKeyDictionary, WeakSet, ref
 
-__all__ = ["end_with_loop"]
+__all__ = ["end_with_loop", "warn_if_left_open"]
+
+# Seconds after which a dropped cache is still open only if its loop goes on.
+_WARN_SECONDS: Final = 1.0
 
 
 class Ending(Protocol):
@@ -29,10 +34,13 @@ class Ending(Protocol):
     Attributes:
         loop: Its event loop.
         pid: The process that made it.
+        is_open, is_closing: As for ``Runtime``.
     """
 
     loop: asyncio.AbstractEventLoop
     pid: int
+    is_open: bool
+    is_closing: bool
 
     def end(self) -> Coroutine[Any, Any, None]:
         """Cancel the loads, finish the writes, and close the connections."""
@@ -83,3 +91,24 @@ def _finish(loop: asyncio.AbstractEventLoop) -> None:
 def _finish_all() -> None:
     for loop in list(_BY_LOOP):
         _finish(loop)
+
+
+# A function and no method of the runtime: it stands beside the other ends of a cache that is not closed.
+def warn_if_left_open(runtime: Ending, name: str) -> None:
+    """Warn that the program has dropped the cache ``name`` without closing it, unless its loop ends now.
+
+    A short program may drop its cache in the last step of its loop: the end of the loop closes that cache.
+    """
+
+    def warn() -> None:
+        if runtime.is_open and not runtime.is_closing:
+            warnings.warn(
+                f"cache {name!r} was dropped without aclose(): its tasks and connections stay until its loop ends",
+                ResourceWarning,
+                stacklevel=1,
+            )
+
+    if runtime.is_open and not runtime.is_closing and runtime.pid == os.getpid():
+        # Any thread may collect the cache. A closed loop raises RuntimeError: nothing of the cache is left then.
+        with suppress(RuntimeError):
+            runtime.loop.call_soon_threadsafe(partial(runtime.loop.call_later, _WARN_SECONDS, warn), context=Context())

@@ -50,6 +50,7 @@ class Runtime:
         loop: The event loop that the runtime belongs to.
         pid: The process that made the runtime. A forked process must not touch a runtime that it inherited.
         is_open: Whether ``open`` has succeeded.
+        is_closing: Whether the runtime finishes its loads and writes, or has done so.
         l1: The cache's process memory.
         fences, flights, load_limits, tag_locks: See ``Memory``.
         breaker: Decides whether lookups ask Valkey.
@@ -62,6 +63,7 @@ class Runtime:
         self.loop = asyncio.get_running_loop()
         self.pid = os.getpid()
         self.is_open = False
+        self.is_closing = False
         self.clock = clock
         self.now = clock.monotonic
         self.log = log
@@ -101,6 +103,7 @@ class Runtime:
             # happens to open the cache.
             self._opening = self.loop.create_task(self._open(), name="tiercache-open", context=Context())
             self._opening.add_done_callback(self._opened)
+            self._opener_count = 0
         self._opener_count += 1
         try:
             await asyncio.shield(self._opening)
@@ -125,6 +128,7 @@ class Runtime:
         self._end_of_loop = self._close_at_end()
         await anext(self._end_of_loop)
         self.is_open = True
+        self.is_closing = False
         end_with_loop(self)
 
     async def _open_l2(self, server: Server) -> L2:
@@ -232,6 +236,7 @@ class Runtime:
             await self._end_of_loop.aclose()
 
     async def _close(self) -> None:
+        self.is_closing = True
         timeout = self._options.resilience.drain_timeout
         deadline = self.loop.time() + timeout
         if self._loading:
