@@ -158,6 +158,7 @@ class Assembly:
             ),
             clock=settings.clock,
             find_tracer=tracing.find_tracer if telemetry.tracing else lambda: None,
+            on_start=self._start_reporting,
         )
 
     def _new_server(self, connection: Settings) -> Server:
@@ -295,6 +296,10 @@ class Assembly:
         return report(
             self._source, registry=options.registry, prefix=options.metrics_prefix, max_labels=options.max_labels
         )
+
+    def _start_reporting(self) -> None:
+        if self._collector is not None:
+            self._collector.start(self._source)
 
     def policy_ttl(self, tool: str) -> int | None:
         """Return the seconds of a tool's policy, or None if the tool has no policy."""

@@ -33,6 +33,7 @@ class Engine(KeepsIdentity):
     Args:
         server: The Valkey, or None for a cache of process memory alone.
         find_tracer: Returns the tracer to make spans with, or None if no span is wanted.
+        on_start: Called before the first use in each process and on each loop.
 
     Attributes:
         log: The log of this cache.
@@ -50,6 +51,7 @@ class Engine(KeepsIdentity):
         *,
         clock: Clock = SYSTEM_CLOCK,
         find_tracer: Callable[[], Tracer | None] = lambda: None,
+        on_start: Callable[[], object] = lambda: None,
     ) -> None:
         self.log = log
         self.l1 = L1(options.l1, max_staleness=options.coherence.max_staleness)
@@ -60,6 +62,7 @@ class Engine(KeepsIdentity):
         self.operations = OperationLog(clock.monotonic)
         self.tracer: Tracer | None = None
         self._find_tracer = find_tracer
+        self._on_start = on_start
         self._server = server
         self._options = options
         self._clock = clock
@@ -87,6 +90,7 @@ class Engine(KeepsIdentity):
             self.l1.clear()
             self.l1.trusted_until = -math.inf
         self.tracer = self._find_tracer()
+        self._on_start()
         return Runtime(self._server, self._options, self.l1, self._clock, self.log)
 
     # Lookups

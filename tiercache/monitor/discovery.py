@@ -28,6 +28,7 @@ from .applications import DEFAULT_NAME, new_member, warn_of_other_application
 __all__ = ["Discovery"]
 
 _TYPE: Final = "agent_cache"
+_ENGINE: Final = "tiercache"
 _REGISTRY: Final = "__betterdb:caches"
 _PROTOCOL: Final = "__betterdb:protocol"
 _PROTOCOL_VERSION: Final = 1
@@ -64,6 +65,7 @@ class Discovery:
         log: The cache's log.
 
     Attributes:
+        heartbeat: The key of the heartbeat.
         write_failed_count: Registrations, heartbeats and reads of the registry that Valkey did not carry out.
         found: Owner of the marker that the last registration replaced: ``"tiercache"``, ``"another"`` for other
             software, or ``"nobody"`` if there was no marker.
@@ -75,7 +77,7 @@ class Discovery:
         self._log = log
         self._started_at = datetime.now(UTC).isoformat()
         self._alive = f"{name}:__tc:alive"
-        self._heartbeat = f"__betterdb:heartbeat:{name}"
+        self.heartbeat = f"__betterdb:heartbeat:{name}"
         self._member = new_member()
         self._joined = False
         self._refusal_logged = False
@@ -97,10 +99,8 @@ class Discovery:
             return
         if self._name == DEFAULT_NAME:
             await warn_of_other_application(level2, self._alive, self._log)
-        try:
-            kind = json.loads(marker).get("type") if marker else None
-        except (ValueError, AttributeError, RecursionError):
-            return  # No software can read this marker, so the registration may overwrite it.
+        # A marker that no software can read may be overwritten by the registration.
+        kind = _field_of(marker, "type")
         if isinstance(kind, str) and kind and kind != _TYPE:
             raise UsageError(
                 f"cannot use the name {self._name!r} on this Valkey: a cache of type {shown(kind)} is registered under "
@@ -115,7 +115,7 @@ class Discovery:
                 "register", self._name, json.dumps(self._marker()), _OTHERS_SECONDS * 1000
             ),
             ("SET", _PROTOCOL, _PROTOCOL_VERSION, "NX"),
-            ("SET", self._heartbeat, datetime.now(UTC).isoformat(), "EX", _HEARTBEAT_SECONDS),
+            ("SET", self.heartbeat, datetime.now(UTC).isoformat(), "EX", _HEARTBEAT_SECONDS),
         ]
         # Before the answer: a cancelled registration may have reached Valkey, and ``leave`` must remove it.
         self._joined = True
@@ -127,13 +127,37 @@ class Discovery:
         self.found = found.decode()
         return True
 
+    async def restore(self, level2: Level2) -> str | None:
+        """Write the heartbeat if it is missing, and the whole registration if the marker is not one of tiercache.
+
+        betterdb-agent-cache deletes the heartbeat when it closes, although other processes live on, and overwrites the
+        marker while it lives.
+
+        Returns:
+            The owner of the replaced marker as in ``found``, or None if no marker was written.
+        """
+        now = datetime.now(UTC).isoformat()
+        # NX: a heartbeat that is there stays unchanged, so that no other process hears of a change.
+        commands: list[tuple[str | bytes | int | float, ...]] = [
+            ("HGET", _REGISTRY, self._name),
+            ("SET", self.heartbeat, now, "NX", "EX", _HEARTBEAT_SECONDS),
+        ]
+        try:
+            marker, _ = await send(level2, commands)
+        except TierCacheError as error:
+            self._count_failure("cannot restore the registration", error)
+            return None
+        if _field_of(marker, "engine") == _ENGINE or not await self.beat(level2):
+            return None
+        return self.found
+
     async def leave(self, level2: Level2) -> None:
         """Remove this process from the registry, and the heartbeat too if it was the last process."""
         if not self._joined:
             return
         self._joined = False
         try:
-            await send(level2, [("EVAL", _LEAVE, 2, self._alive, self._heartbeat, self._member)])
+            await send(level2, [("EVAL", _LEAVE, 2, self._alive, self.heartbeat, self._member)])
         except TierCacheError as error:
             self._count_failure("cannot leave the registry of caches, so the heartbeat must expire by itself", error)
 
@@ -159,8 +183,16 @@ class Discovery:
             "pid": os.getpid(),
             "hostname": socket.gethostname(),
             "tool_policies": policies[:_MAX_POLICIES],
-            "engine": "tiercache",
+            "engine": _ENGINE,
         }
         if len(policies) > _MAX_POLICIES:
             marker["tool_policies_truncated"] = True
         return marker
+
+
+def _field_of(marker: bytes | None, field: str) -> Any:
+    """Return a field of a marker, or None if there is no marker, or none that can be read."""
+    try:
+        return json.loads(marker).get(field) if marker else None
+    except (ValueError, AttributeError, RecursionError):
+        return None

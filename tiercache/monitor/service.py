@@ -1,8 +1,15 @@
-"""The background worker of a cache: statistics every second, registration and tool policies every half minute."""
+"""The background worker of a cache: statistics every second, registration every half minute, tool policies.
+
+While the server tracks the watched keys (CLIENT TRACKING), this worker reads the policies when they have changed, and
+writes the heartbeat again as soon as other software deletes it. Without tracking it reads the policies every second,
+and the heartbeat returns with the next registration.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import math
+import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
@@ -22,6 +29,11 @@ __all__ = ["MonitorService"]
 _SEND_SECONDS: Final = 1.0
 _BEAT_SECONDS: Final = 30.0
 _GATHER_SECONDS: Final = 0.02
+# The most seconds by which a process delays the restoring of the heartbeat, so that in a fleet one process restores it
+# and the others find it restored; and the fewest seconds between two looks at it, because each registration of each
+# process is a change of it.
+_JITTER_SECONDS: Final = 0.1
+_RESTORE_SECONDS: Final = 1.0
 
 
 class Policies(Protocol):
@@ -50,7 +62,7 @@ class MonitorService:
         log: The cache's log.
 
     Attributes:
-        policies_key: The key of the tool policies.
+        watched_keys: The keys of the tool policies and of the heartbeat.
     """
 
     def __init__(
@@ -71,12 +83,28 @@ class MonitorService:
         # removed, or a defect ended the completion of the indexes.
         self._must_look = False
         self._must_reindex = False
-        self._policies_changed = asyncio.Event()
-        self.policies_key = policies.key
+        self._must_read_policies = False
+        # The heartbeat has changed since the last look at it.
+        self._must_restore = False
+        self._restored_at = -math.inf
+        self._beat_at = math.inf
+        self._woken = asyncio.Event()
+        heartbeat = frozenset[str]() if discovery is None else frozenset((discovery.heartbeat,))
+        self.watched_keys = heartbeat | {policies.key}
 
     def policies_changed(self) -> None:
         """Read the policies soon: another process may have changed them."""
-        self._policies_changed.set()
+        self._must_read_policies = True
+        self._woken.set()
+
+    def watched_changed(self, key: str | None) -> None:
+        """Look at a watched key again soon: another client has changed it. None: any key may have changed."""
+        if key is None or key == self._policies.key:
+            self.policies_changed()
+        if key != self._policies.key:
+            self._must_restore = True
+            if asyncio.get_running_loop().time() >= self._restored_at + _RESTORE_SECONDS:
+                self._woken.set()
 
     def key_changed(self, key: str) -> None:
         """Note an entry that another client has changed: unregistered software may have written it."""
@@ -98,18 +126,25 @@ class MonitorService:
         """Run one job of a round. A defect in it ends this job alone, until its next round."""
         return await attempt(job, partial(work, level2), self._log)
 
-    async def run(self, level2: GuardedLevel2) -> None:
-        """Send statistics, register, refresh the policies and complete the indexes, until cancelled."""
-        # An event belongs to the loop in which it was first awaited, and this service outlives its loops.
-        was_changed, self._policies_changed = self._policies_changed.is_set(), asyncio.Event()
-        if was_changed:
-            self._policies_changed.set()
-        async with asyncio.TaskGroup() as tasks:
-            await self._run(level2, tasks)
+    async def run(self, level2: GuardedLevel2, is_tracking: Callable[[], bool]) -> None:
+        """Send statistics, register, refresh the policies and complete the indexes, until cancelled.
 
-    async def _run(self, level2: GuardedLevel2, tasks: asyncio.TaskGroup) -> None:
+        Args:
+            is_tracking: Returns whether the server reports changes of ``watched_keys``.
+        """
+        # An event belongs to the loop in which it was first awaited, and this service outlives its loops. A wake-up
+        # that is lost here is made up for a second later.
+        self._woken = asyncio.Event()
+        self._restored_at = -math.inf
+        self._put_off_beat()
+        async with asyncio.TaskGroup() as tasks:
+            await self._run(level2, is_tracking, tasks)
+
+    def _put_off_beat(self) -> None:
+        self._beat_at = asyncio.get_running_loop().time() + _BEAT_SECONDS
+
+    async def _run(self, level2: GuardedLevel2, is_tracking: Callable[[], bool], tasks: asyncio.TaskGroup) -> None:
         loop = asyncio.get_running_loop()
-        beat_at = loop.time() + _BEAT_SECONDS
         while True:
             if self._must_reindex:
                 self._must_reindex = False
@@ -121,21 +156,27 @@ class MonitorService:
             await self._attempt("statistics", self._statistics.send, level2)
             await self._attempt("look for foreign writes", self._look, level2)
             # A registration that failed during an outage is repeated as soon as Valkey is back.
-            if loop.time() >= beat_at or (self._discovery is not None and not self._registered):
-                beat_at = loop.time() + _BEAT_SECONDS
+            if loop.time() >= self._beat_at or (self._discovery is not None and not self._registered):
+                self._put_off_beat()
+                self._must_restore = self._must_read_policies = False
                 await self._attempt("check of the name", self._check_name, level2)
                 await self._beat(level2)
-            elif self._policies_changed.is_set():
-                self._policies_changed.clear()
+                continue
+            if self._must_restore:
+                await self._attempt("registration", self._restore, level2)
+            if self._must_read_policies or not is_tracking():
+                self._must_read_policies = False
                 await self._attempt("tool policies", self._policies.refresh, level2)
 
     async def _wait(self) -> None:
-        """Return after a second, or shortly after a change of the policies."""
+        """Return after a second, or shortly after a change of a watched key."""
         with suppress(TimeoutError):
             async with asyncio.timeout(_SEND_SECONDS):
-                await self._policies_changed.wait()
+                await self._woken.wait()
                 # One read serves several changes, and the several messages of one change.
-                await asyncio.sleep(_GATHER_SECONDS)
+                jitter = random.uniform(0, _JITTER_SECONDS) if self._must_restore else 0.0
+                await asyncio.sleep(_GATHER_SECONDS + jitter)
+        self._woken.clear()
 
     async def _check_name(self, level2: GuardedLevel2) -> None:
         """Check the name if the cache could not register when it was opened."""
@@ -174,6 +215,18 @@ class MonitorService:
             await self._reindex.watch(level2)
         except TierCacheError as error:
             self._log.debug("cannot find out whether Valkey evicts keys: %s", error)
+
+    async def _restore(self, level2: GuardedLevel2) -> None:
+        """Write the parts of the registration that other software has removed or overwritten."""
+        self._must_restore = False
+        if self._discovery is None or not self._registered:
+            return
+        self._restored_at = asyncio.get_running_loop().time()
+        found = await self._discovery.restore(level2)
+        if found is not None:
+            # The next registration decides about the indexes, half a minute from now: see case 1 below.
+            self._put_off_beat()
+            self._must_look |= found == "nobody"
 
     async def _trim(self, level2: GuardedLevel2) -> None:
         try:

@@ -20,6 +20,7 @@ from prometheus_client.utils import floatToGoString
 from ..engine.entries.counters import DURATION_BOUNDS, OperationCounters, TierCounters
 from ..log import CacheLog
 from . import names
+from .multiprocess import process_files
 from .names import Metric
 from .source import CacheSource
 from .totals import Labels, ShownLabels, Totals
@@ -67,6 +68,12 @@ class CacheCollector(Collector):
                 log.warn_once(_UNREADABLE, error)
             return ()
 
+    def start(self, source: CacheSource) -> None:
+        """Write the numbers to files too, if prometheus_client is in its multiprocess mode. Call it in each process."""
+        files = process_files(source.log)
+        if files is not None:
+            files.start(self, source.log)
+
     def join(self, source: CacheSource, max_labels: int) -> None:
         """Report ``source`` until it leaves or is garbage-collected.
 
@@ -86,6 +93,9 @@ class CacheCollector(Collector):
         except Exception as error:
             # As in ``collect``; to close a cache must not fail.
             source.log.warn_once(_UNREADABLE, error)
+        files = process_files(source.log)
+        if files is not None:
+            files.write()
 
     def _read(self) -> tuple[Totals, dict[str, dict[Labels, float]]]:
         self._keep_collected()

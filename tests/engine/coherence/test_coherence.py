@@ -23,7 +23,8 @@ class Decided:
     """A ``Coherence`` with its L1, fences and leases, subscribed at change 7, and with the entries "k" and "l".
 
     Attributes:
-        policies_key: The key of the tool policies.
+        watched_keys: The key of the tool policies.
+        watched: The reported changes of watched keys.
         policies_changed_count: How often the tool policies were reported as changed.
     """
 
@@ -33,7 +34,8 @@ class Decided:
         self.fences = memory.fences
         self.leases = Leases(None, origin="me", ttl=1)  # type: ignore[arg-type]
         self.policies_changed_count = 0
-        self.policies_key = "settings"
+        self.watched_keys = frozenset(("settings",))
+        self.watched: list[str | None] = []
         self.coherence = Coherence(
             memory, self.leases, self, CoherenceOptions(max_staleness=3), origin="me", log=CacheLog("test")
         )
@@ -49,6 +51,10 @@ class Decided:
     def policies_changed(self) -> None:
         """Count a report."""
         self.policies_changed_count += 1
+
+    def watched_changed(self, key: str | None) -> None:
+        """Record a report."""
+        self.watched.append(key)
 
     def put(self, key: str, *groups: Group) -> None:
         """Keep an entry in L1."""
@@ -169,7 +175,7 @@ def test_coherence_applies_server_invalidation_to_keys_and_policies(decided: Dec
     decided.coherence.apply(TrackedChange(("k", "settings", "unknown")))
     assert decided.kept == {"l"}
     assert not fence.holds
-    assert (decided.policies_changed_count, decided.distrusted) == (1, 0)
+    assert (decided.watched, decided.distrusted) == (["settings"], 0)
 
 
 def test_coherence_ignores_own_policy_change(decided: Decided) -> None:

@@ -96,6 +96,7 @@ def test_load_in_progress_is_cancelled_when_the_loop_is_closed_by_hand(url: str,
     loop = asyncio.new_event_loop()
 
     async def slow():
+        started.set()
         try:
             await asyncio.sleep(1000)
         except asyncio.CancelledError:
@@ -104,10 +105,12 @@ def test_load_in_progress_is_cancelled_when_the_loop_is_closed_by_hand(url: str,
 
     async def ask():
         # The load of an llm entry goes on without its caller.
-        try:
-            await asyncio.wait_for(cache.llm.get_or_load(P, slow), 0.1)
-        except TimeoutError:
-            pass
+        global started
+        started = asyncio.Event()
+        asking = asyncio.ensure_future(cache.llm.get_or_load(P, slow))
+        await started.wait()
+        asking.cancel()
+        await asyncio.wait([asking])
 
     loop.run_until_complete(ask())
     loop.close()

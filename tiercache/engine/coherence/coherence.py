@@ -57,10 +57,15 @@ class PolicyReader(Protocol):
     """Reads the tool policies in Valkey again after other processes or BetterDB Monitor have changed them.
 
     Attributes:
-        policies_key: The key of the hash in Valkey that holds the policies.
+        watched_keys: Keys that hold no entries: the policies, and the heartbeat of the registration.
     """
 
-    policies_key: str
+    @property
+    def watched_keys(self) -> frozenset[str]: ...
+
+    def watched_changed(self, key: str | None) -> None:
+        """Look at a watched key again soon: another client has changed it. None: any key may have changed."""
+        ...
 
     def policies_changed(self) -> None:
         """Read the policies again soon: another process may have changed them."""
@@ -121,10 +126,11 @@ class Coherence:
                 self._receive(event)
             case TrackedChange(None):
                 self.distrust("the server reported that any key may have changed")
+                self._policies.watched_changed(None)
             case TrackedChange(keys):
                 for key in keys or ():
-                    if key == self._policies.policies_key:
-                        self._policies.policies_changed()
+                    if key in self._policies.watched_keys:
+                        self._policies.watched_changed(key)
                     else:
                         self._drop(key)
                         self._policies.key_changed(key)

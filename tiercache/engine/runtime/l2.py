@@ -38,8 +38,12 @@ class Service(PolicyReader, Protocol):
         """Prepare before the first call is served. Raises UsageError if the cache must not open."""
         ...
 
-    async def run(self, level2: GuardedLevel2) -> None:
-        """Work in the background until cancelled."""
+    async def run(self, level2: GuardedLevel2, is_tracking: Callable[[], bool]) -> None:
+        """Work in the background until cancelled.
+
+        Args:
+            is_tracking: Returns whether the server reports changes of the watched keys.
+        """
         ...
 
     async def close(self, level2: GuardedLevel2) -> None:

@@ -148,7 +148,7 @@ class Runtime:
             self.loop.create_task(keep_running(job, work, self.log), name=f"tiercache-{job}")
             for job, work in (
                 ("listener", l2.listener.run),
-                ("service", partial(server.service.run, level2)),
+                ("service", partial(server.service.run, level2, lambda: l2.is_tracking)),
                 ("probe", probe.run),
             )
         ]

@@ -52,12 +52,14 @@ class BackplaneNames:
     def of(cls, name: str, db: int) -> BackplaneNames:
         """Return the names of the cache ``name`` in database ``db``."""
         tracked = ("llm:", "tool:", "session:", "__tc:kv:", "__tool_policies")
+        # A prefix too, although it is one key: other caches have heartbeats under names that begin with this name.
+        heartbeat = f"__betterdb:heartbeat:{name}"
         return cls(
             channel=f"{name}:__tc:bus:{db}",
             sequence=f"{name}:__tc:sequence",
             probe=f"{name}:__tc:probe",
             indexes=f"{name}:__tc:indexes",
-            tracked=tuple(f"{name}:{prefix}" for prefix in tracked),
+            tracked=(*(f"{name}:{prefix}" for prefix in tracked), heartbeat),
         )
 
 
