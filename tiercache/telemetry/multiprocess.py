@@ -1,6 +1,6 @@
 """The multiprocess mode of prometheus_client: the files by which one scrape shows the metrics of all worker processes.
 
-With ``PROMETHEUS_MULTIPROC_DIR`` each process keeps its numbers in files of its own, and ``MultiProcessCollector`` adds
+With PROMETHEUS_MULTIPROC_DIR each process keeps its numbers in files of its own, and MultiProcessCollector adds
 up the files of all processes, of ended ones too. prometheus_client leaves out custom collectors in this mode. So a
 thread copies the numbers of the collectors of this process to its files, once a second, when a cache is closed and when
 the process ends. Without the mode there is neither a thread nor a file.

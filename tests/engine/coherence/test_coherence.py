@@ -25,6 +25,7 @@ class Decided:
     Attributes:
         watched_keys: The key of the tool policies.
         watched: The reported changes of watched keys.
+        changed: The reported changes of other keys.
         policies_changed_count: How often the tool policies were reported as changed.
     """
 
@@ -36,6 +37,7 @@ class Decided:
         self.policies_changed_count = 0
         self.watched_keys = frozenset(("settings",))
         self.watched: list[str | None] = []
+        self.changed: list[str] = []
         self.coherence = Coherence(
             memory, self.leases, self, CoherenceOptions(max_staleness=3), origin="me", log=CacheLog("test")
         )
@@ -55,6 +57,10 @@ class Decided:
     def watched_changed(self, key: str | None) -> None:
         """Record a report."""
         self.watched.append(key)
+
+    def key_changed(self, key: str) -> None:
+        """Record a change of an entry."""
+        self.changed.append(key)
 
     def put(self, key: str, *groups: Group) -> None:
         """Keep an entry in L1."""
@@ -176,6 +182,7 @@ def test_coherence_applies_server_invalidation_to_keys_and_policies(decided: Dec
     assert decided.kept == {"l"}
     assert not fence.holds
     assert (decided.watched, decided.distrusted) == (["settings"], 0)
+    assert decided.changed == ["k", "unknown"]
 
 
 def test_coherence_ignores_own_policy_change(decided: Decided) -> None:
