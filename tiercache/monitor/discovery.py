@@ -137,7 +137,7 @@ class Discovery:
             The owner of the replaced marker as in ``found``, or None if no marker was written.
         """
         now = datetime.now(UTC).isoformat()
-        # NX: a heartbeat that is there stays unchanged, so that no other process hears of a change.
+        # NX: a heartbeat that is there stays unchanged, so that the server reports no change to the other processes.
         commands: list[tuple[str | bytes | int | float, ...]] = [
             ("HGET", _REGISTRY, self._name),
             ("SET", self.heartbeat, now, "NX", "EX", _HEARTBEAT_SECONDS),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import resource
 import threading
 from pathlib import Path
 from typing import Final
@@ -66,4 +65,4 @@ def _sizes(cache: AgentCache) -> dict[str, int]:
 
 def _rss_bytes() -> int:
     file = _PROC / "statm"
-    return int(file.read_text().split()[1]) * resource.getpagesize() if file.exists() else 0
+    return int(file.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if file.exists() else 0
