@@ -25,7 +25,7 @@ from tiercache import (
 from tiercache.embedded import EmbeddedValkey
 
 # More steps than an opening takes; the test ends when the opening has ended before it is cancelled.
-MAX_STEPS = 3000
+MAX_STEPS = 300_000
 multiplexed = pytest.mark.parametrize("multiplexed", [True, False], ids=["multiplexed", "plain"])
 
 
