@@ -47,9 +47,6 @@ class Decided:
         self.put("l", Group("tier", "llm"))
         self.before = self.coherence.generation
 
-    def key_changed(self, key: str) -> None:
-        """The service looks for the software that has changed ``key``; these tests have no service."""
-
     def policies_changed(self) -> None:
         """Count a report."""
         self.policies_changed_count += 1
