@@ -49,6 +49,7 @@ from tiercache.engine.coherence.placeholders import is_placeholder
 from tiercache.engine.entries.counters import OperationCounters, TierCounters
 from tiercache.engine.entries.entry import Entry
 from tiercache.engine.level2.breaker import Breaker
+from tiercache.engine.level2.probe import Probe
 from tiercache.engine.level2.write_pipe import WritePipe
 from tiercache.engine.level2.writes import Delete, Release, Run, TakeLease, Write, WriteSet
 from tiercache.engine.memory.fences import Fences
@@ -535,6 +536,7 @@ _JOBS: dict[str, tuple[type, str]] = {
     "trimming of the indexes": (ValkeyLevel2, "trim_indexes"),
     "completion of the indexes": (Reindex, "run"),
     "service": (MonitorService, "_wait"),
+    "probe": (Probe, "run"),
     "listener": (Listener, "_follow"),
     "PINGs of the listener": (Listener, "_keep_pinging"),
     "pending invalidations": (PendingInvalidations, "_repeat_all"),

@@ -144,13 +144,11 @@ class Runtime:
             await self._leave(server, level2)
             raise
         probe = Probe(level2, self.breaker, pause=self._options.resilience.breaker_pause)
+        serve = partial(server.service.run, level2, lambda: l2.is_tracking)
         self._running = [
-            self.loop.create_task(keep_running(job, work, self.log), name=f"tiercache-{job}")
-            for job, work in (
-                ("listener", l2.listener.run),
-                ("service", partial(server.service.run, level2, lambda: l2.is_tracking)),
-                ("probe", probe.run),
-            )
+            self.loop.create_task(keep_running("listener", l2.listener.run, self.log), name="tiercache-listen"),
+            self.loop.create_task(keep_running("service", serve, self.log), name="tiercache-service"),
+            self.loop.create_task(keep_running("probe", probe.run, self.log), name="tiercache-probe"),
         ]
         return l2
 
