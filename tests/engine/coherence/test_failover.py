@@ -30,6 +30,8 @@ class Server:
         self._server.start()
         self.url = self._server.url
         self.client = valkey.Valkey.from_url(self.url)
+        # By default a primary waits 5 s for more replicas before it sends its data.
+        self.client.config_set("repl-diskless-sync-delay", 0)
 
     def stop(self) -> None:
         self.client.close()
