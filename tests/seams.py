@@ -135,6 +135,7 @@ __all__ = [
     "refuse_spans",
     "remember_no_broken_connections",
     "replace_public",
+    "replace_reads",
     "results_of_driver",
     "run_dir_of",
     "set_intervals",
@@ -689,6 +690,12 @@ def act_after_reads(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) 
 
     monkeypatch.setattr(ValkeyLevel2, "get", acting)
     return acted
+
+
+def replace_reads(monkeypatch: pytest.MonkeyPatch, read: Callable[[Callable[[], Awaitable[Any]]], Any]) -> None:
+    """Have ``read`` answer every read of a single key. It receives the real read, to call when it likes."""
+    get = ValkeyLevel2.get
+    monkeypatch.setattr(ValkeyLevel2, "get", lambda level2, key: read(lambda: get(level2, key)))
 
 
 def act_after_command(

@@ -128,7 +128,7 @@ class Reindex:
             )
         elif evicts(eviction_policy_in(info)):
             self._log.warning("the indexes count as incomplete: the maxmemory-policy of Valkey may evict them")
-        elif not await self._finish(level2, claim):
+        elif not await self._finish(level2, claim, has_tags_of_all=not self._has_unlisted_tags):
             self._log.warning("the indexes count as incomplete: other software uses this name")
         return count
 
@@ -147,11 +147,15 @@ class Reindex:
         await send(level2, [("SADD", claims, claim), ("EXPIRE", claims, _CLAIM_SECONDS)])
         return claim
 
-    async def _finish(self, level2: GuardedLevel2, claim: str) -> bool:
-        """Mark the indexes as complete if the claim still stands; return whether they are."""
+    async def _finish(self, level2: GuardedLevel2, claim: str, *, has_tags_of_all: bool = False) -> bool:
+        """Mark the indexes as complete if the claim still stands; return whether they are.
+
+        Args:
+            has_tags_of_all: Whether the indexes of tags have every entry now, those of the kv tiers too.
+        """
         claimed: Command = ("SISMEMBER", self._names.claims, claim)
         is_claimed, reply = await level2.execute([claimed, self._names.command("finish", self._name, claim)])
-        if is_claimed == 1 and not self._has_unlisted_tags:
+        if is_claimed == 1 and has_tags_of_all:
             # Other software writes no tags, and a server that evicts again gets the flag back within half a minute.
             await level2.execute([("DEL", self._evicted)])
         return bool(reply == 1)
@@ -229,6 +233,8 @@ class Reindex:
             page = keys[start : start + _READ_COUNT]
             heads = await level2.execute([("GETRANGE", key, 0, self._reader.head_bytes) for key in page])
             for key, head in zip(page, heads, strict=True):
+                if isinstance(head, Exception) and "WRONGTYPE" not in str(head):
+                    raise head
                 # A key of another type than string is no entry.
                 tags = self._reader.tags_of(head) if isinstance(head, bytes) else ()
                 if tags is None:

@@ -81,17 +81,19 @@ class Lease:
         holds: The bytes that the key must still hold when the value is stored; None: the key may hold anything, because
             it held a type other than a string.
         indexes: The indexes that list the key since the lease was taken.
+        later_indexes: The indexes of tags that waiters have added since.
         indexed_until: Second of the loop's clock until which these indexes certainly live.
         is_awaited: Whether another process waits for the end of the lease.
         load: The load that has the lease, as a node of the wait-for graph; None for a lease on a value.
     """
 
-    __slots__ = ("_renewal", "holds", "indexed_until", "indexes", "is_awaited", "key", "load")
+    __slots__ = ("_renewal", "holds", "indexed_until", "indexes", "is_awaited", "key", "later_indexes", "load")
 
     def __init__(self, key: str, holds: bytes | None) -> None:
         self.key = key
         self.holds = holds
         self.indexes: tuple[str, ...] = ()
+        self.later_indexes: tuple[str, ...] = ()
         self.indexed_until = -math.inf
         self.is_awaited = False
         self.load: WaitNode | None = None
@@ -279,7 +281,9 @@ class Leases:
 
         assert lease.holds is not None
         # With its indexes: they must not expire before a load that takes longer than its value will live.
-        write = WriteSet(lease.key, lease.holds, self._ttl, replaces=lease.holds, indexes=lease.indexes)
+        write = WriteSet(
+            lease.key, lease.holds, self._ttl, replaces=lease.holds, indexes=lease.indexes + lease.later_indexes
+        )
         self._pipe.post(write, renewed)
 
     def fill(self, lease: Lease, write: WriteSet, on_done: Callable[[Any], object]) -> bool:
@@ -313,6 +317,20 @@ class Leases:
             return False
         ends_at = math.inf if write.ttl is None else asyncio.get_running_loop().time() + write.ttl - INDEX_MARGIN / 2
         return write.indexes != lease.indexes or ends_at > lease.indexed_until
+
+    def add_indexes(self, key: str, indexes: tuple[str, ...], index_ttl: float | None) -> None:
+        """Add ``key``, whose load is in progress, to more indexes. The load may have its lease or be about to take it.
+
+        Args:
+            index_ttl: As for TakeLease.
+        """
+        # No key ever holds a new placeholder: this write replaces nothing.
+        nothing = self._new_placeholder()
+        self._pipe.post(WriteSet(key, nothing, index_ttl, replaces=nothing, indexes=indexes))
+        lease = self._held.get(key)
+        if lease is not None and lease.is_placeholder:
+            # For the renewals: the indexes must not end before the load does.
+            lease.later_indexes += indexes
 
     def give_up(self, lease: Lease) -> None:
         """Remove the placeholder, so that another load can start. Does nothing if the lease has no placeholder."""

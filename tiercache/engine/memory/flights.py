@@ -141,16 +141,21 @@ class Flight(WaitNode):
         yield leader
         yield from leader._followers
 
-    def add_tags(self, tags: Mapping[Group, str]) -> None:
+    def add_tags(self, tags: Mapping[Group, str]) -> tuple[str, ...]:
         """Add the tags of a waiter: the value is stored with them, and their invalidation overtakes the load.
 
         Args:
             tags: The key of the index of each tag.
+
+        Returns:
+            The keys of the indexes of the tags that are new.
         """
         new = {tag: index for tag, index in tags.items() if tag not in self.fence.groups}
-        if new:
+        added = tuple(new.values())
+        if added:
             self.fence.groups += tuple(new)
-            self.added_indexes += tuple(new.values())
+            self.added_indexes += added
+        return added
 
     async def wait(self, start: Callable[[], None] | None = None) -> Any:
         """Wait for the flight; return its value or raise its error.

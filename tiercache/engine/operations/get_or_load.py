@@ -12,7 +12,7 @@ There are five cases, in this order:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ..call import Call, LoadFunction, Mode
 from ..engine import Engine, count_lookup
@@ -20,6 +20,7 @@ from ..entries.counters import TierCounters
 from ..entries.lookup import Lookup
 from ..memory.flights import CURRENT_FLIGHT, Flight
 from ..runtime.reads import MISS
+from ..runtime.runtime import Runtime
 from .load import Load
 from .load_many import LoadMany, LoadManyFunction
 from .tagging import Tagging
@@ -56,6 +57,9 @@ class Loads:
             lookup = await Load(runtime, call).join_or_start(function)
             if call.tags and not await Tagging(runtime, call).holds(lookup):
                 lookup = await Load(runtime, call, is_refresh=True).join_or_start(function)
+                if not await Tagging(runtime, call).holds(lookup):
+                    # The joined flight has found an entry that cannot get the tags either.
+                    lookup = await Load(runtime, call, is_refresh=True).start(function)
         except Exception:
             call.counters.misses += 1
             raise
@@ -76,19 +80,25 @@ class Loads:
         runtime = await self._engine.open()
         lookups = self._engine.hits(calls)
         missing = [call for call in calls if call.key not in lookups]
-        found = await LoadMany(runtime, missing).join_or_start(function)
-        if any(call.tags for call in missing):
-            held = await asyncio.gather(
-                *(Tagging(runtime, call).holds(lookup) for call, lookup in zip(missing, found, strict=True))
-            )
-            untagged = [call for call, holds in zip(missing, held, strict=True) if not holds]
-            loaded = await LoadMany(runtime, untagged, are_refreshes=True).join_or_start(function) if untagged else []
-            replaced = dict(zip([call.key for call in untagged], loaded, strict=True))
-            found = [replaced.get(call.key, lookup) for call, lookup in zip(missing, found, strict=True)]
-        for call, lookup in zip(missing, found, strict=True):
-            count_lookup(call.counters, lookup)
-            lookups[call.key] = lookup
+        found = dict(
+            zip([call.key for call in missing], await LoadMany(runtime, missing).join_or_start(function), strict=True)
+        )
+        for is_last in (False, True):
+            untagged = await self._without_their_tags(runtime, missing, found)
+            if untagged:
+                load = LoadMany(runtime, untagged, are_refreshes=True, may_join=not is_last)
+                found |= zip([call.key for call in untagged], await load.join_or_start(function), strict=True)
+        for call in missing:
+            count_lookup(call.counters, found[call.key])
+            lookups[call.key] = found[call.key]
         return [lookups[call.key] for call in calls]
+
+    @staticmethod
+    async def _without_their_tags(runtime: Runtime, calls: Sequence[Call], found: Mapping[str, Lookup]) -> list[Call]:
+        """Return the calls whose entries lack tags and cannot get them."""
+        tagged = [call for call in calls if call.tags]
+        held = await asyncio.gather(*(Tagging(runtime, call).holds(found[call.key]) for call in tagged))
+        return [call for call, holds in zip(tagged, held, strict=True) if not holds]
 
     def joinable(self, key: str) -> Flight | None:
         """Return the flight that a caller may simply wait for, or None if there is more to decide.

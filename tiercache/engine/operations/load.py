@@ -30,6 +30,7 @@ from ..runtime.reads import MISS
 from ..runtime.runtime import Runtime
 from .change import KeyChange
 from .lease_search import LeaseSearch
+from .tagging import add_tags
 
 __all__ = ["Load"]
 
@@ -75,7 +76,7 @@ class Load:
         parent = CURRENT_FLIGHT.get()
         if parent is not None and flight.depends_on(parent):
             return await self.run_privately(function)
-        flight.add_tags(self.call.tag_indexes)
+        add_tags(runtime, flight, self.call)
         try:
             if runtime.load_limits.is_lending:
                 async with runtime.load_limits.lent():
@@ -181,6 +182,8 @@ class Load:
         search = LeaseSearch(self._runtime, self.call, self.flight.fence, self.lookup, is_refresh=self.is_refresh)
         self.lease = await search.run()
         self.lookup = search.lookup
+        if self.lease is not None:
+            self.lease.later_indexes = self.flight.added_indexes
 
     def give_up(self) -> None:
         """Remove the placeholder, so that another process can load."""

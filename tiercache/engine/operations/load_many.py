@@ -14,6 +14,7 @@ from ..runtime.l2 import L2
 from ..runtime.reads import MISS
 from ..runtime.runtime import Runtime
 from .load import Load
+from .tagging import add_tags
 
 __all__ = ["LoadMany", "LoadManyFunction"]
 
@@ -27,10 +28,15 @@ class LoadMany:
     Args:
         calls: For distinct keys that L1 does not have.
         are_refreshes: Whether the loads replace the values that Valkey may have.
+        may_join: Whether the calls may wait for other flights. Otherwise a key that another flight loads is loaded for
+            this caller alone, and its value is not stored.
     """
 
-    def __init__(self, runtime: Runtime, calls: Sequence[Call], *, are_refreshes: bool = False) -> None:
+    def __init__(
+        self, runtime: Runtime, calls: Sequence[Call], *, are_refreshes: bool = False, may_join: bool = True
+    ) -> None:
         self._are_refreshes = are_refreshes
+        self._may_join = may_join
         self._runtime = runtime
         self._calls = calls
         self._loads: list[Load] = []
@@ -59,13 +65,13 @@ class LoadMany:
 
     def _joinable(self) -> dict[str, Flight]:
         """Return the flights to wait for, by key."""
-        parent = CURRENT_FLIGHT.get()
+        runtime, parent = self._runtime, CURRENT_FLIGHT.get()
         joined: dict[str, Flight] = {}
-        for call in self._calls:
-            flight = self._runtime.flights.joinable(call.key)
+        for call in self._calls if self._may_join else ():
+            flight = runtime.flights.joinable(call.key)
             # A flight that waits for the caller's own load would never end.
             if flight is not None and (parent is None or not flight.depends_on(parent)):
-                flight.add_tags(call.tag_indexes)
+                add_tags(runtime, flight, call)
                 joined[call.key] = flight
         return joined
 
@@ -132,3 +138,5 @@ class LoadMany:
         taken = await l2.leases.take_many(keys, wanted[0].call.expected_ttl)
         for load, lease in zip(wanted, taken, strict=True):
             load.lease = lease
+            if lease is not None:
+                lease.later_indexes = load.flight.added_indexes

@@ -14,19 +14,22 @@ from __future__ import annotations
 
 import asyncio
 import random
+from functools import partial
 from typing import Final
 
-from ...errors import TierCacheError
+from ...errors import L2CommandError, TierCacheError
 from ..call import Call
 from ..coherence.placeholders import is_placeholder
 from ..entries.entry import Entry, Group
 from ..entries.lookup import Lookup
 from ..entries.rules import UndecodableError
-from ..level2.writes import WriteSet
+from ..level2.queued_write import ignore_outcome
+from ..level2.writes import INDEX_MARGIN, Release, Run, WriteSet
+from ..memory.flights import Flight
 from ..runtime.l2 import L2
 from ..runtime.runtime import Runtime
 
-__all__ = ["Tagging"]
+__all__ = ["Tagging", "add_tags"]
 
 # Another process may replace the bytes between the read and the write of an attempt.
 _ATTEMPTS: Final = 10
@@ -90,7 +93,37 @@ class Tagging:
                 data = codec.add_tags(stored.value, names)
             except UndecodableError:
                 return False
-            write = WriteSet(key, data, stored.ttl, replaces=stored.value, indexes=indexes, keeps_expiry=True)
-            if await l2.pipe.submit(write):
+            # A server that evicts may lose the entry and the index of the tag: then no invalidation announces the key,
+            # so no other process may keep a copy without the tag.
+            announced = await l2.eviction.may_evict()
+            write = WriteSet(
+                key, data, stored.ttl, stored.value, indexes=indexes, announced=announced, keeps_expiry=True
+            )
+            is_written, life = await l2.pipe.write_all(
+                [(write, partial(self._note_refusal, l2, data)), (Run(("PTTL", key)), ignore_outcome)]
+            )
+            # Another client may have given the entry a longer life since the read: the indexes must live longer too.
+            if is_written and _is_covered(life, stored.ttl):
                 return True
         return False
+
+    def _note_refusal(self, l2: L2, data: bytes, outcome: object) -> None:
+        """Remove the entry if an index has refused the key: its readers would take the key for indexed."""
+        if isinstance(outcome, L2CommandError):
+            l2.pipe.post(Release(self._call.key, data))
+
+
+def _is_covered(life: int, ttl: float | None) -> bool:
+    """Return whether indexes that were written for ``ttl`` seconds outlive an entry that has ``life`` ms left."""
+    return ttl is None or (life != -1 and life / 1000 <= ttl + INDEX_MARGIN / 2)
+
+
+def add_tags(runtime: Runtime, flight: Flight, call: Call) -> None:
+    """Add the tags of ``call``, which waits for ``flight``, to the load, and the key to their indexes at once.
+
+    An invalidation in another process then finds the load by the index, and takes its right to store. The fill repeats
+    the additions.
+    """
+    added = flight.add_tags(call.tag_indexes) if call.tags else ()
+    if added and call.rules.lease and isinstance(runtime.l2, L2):
+        runtime.l2.leases.add_indexes(call.key, added, call.expected_ttl)

@@ -93,7 +93,8 @@ class WriteCommands:
     Attributes:
         has_conditions: Whether the server has SET ... IFEQ and DELIFEQ.
         must_probe: Whether the features of the server are unknown, because it could not carry the probes out.
-        listed: The indexes that this process has listed in the register of indexes since the last trim.
+        listed: The indexes that this process has listed in the register of indexes since the last trim, each with
+            whether it was listed as an index without an expiry.
     """
 
     def __init__(self, names: BackplaneNames, origin: str) -> None:
@@ -102,7 +103,7 @@ class WriteCommands:
         self.has_conditions = True
         self.must_probe = True
         self._announce = script("announce")
-        self.listed: set[str] = set()
+        self.listed: dict[str, bool] = {}
 
     def probes(self) -> list[Command]:
         """Return commands whose replies show which features the server has. The commands change nothing."""
@@ -170,11 +171,15 @@ class WriteCommands:
 
     def _list_indexes(self, members: Mapping[str, _Members]) -> list[Command]:
         """Return the command that lists the indexes which this process has not listed since the last trim."""
-        new = [index for index in members if index not in self.listed]
+        # An index that loses its end must be listed again: the register must not end before the index.
+        listed = self.listed
+        new = [
+            index for index, each in members.items() if index not in listed or (each.life == 0 and not listed[index])
+        ]
         if not new:
             return []
-        if len(self.listed) + len(new) <= _MAX_LISTED_COUNT:
-            self.listed.update(new)
+        if len(listed) + len(new) <= _MAX_LISTED_COUNT:
+            listed.update({index: members[index].life == 0 for index in new})
         lives = [members[index].life for index in new]
         return [("EVAL", register_script("list"), 1, self._names.indexes, 0 if 0 in lives else max(lives), *new)]
 
