@@ -12,7 +12,7 @@ There are five cases, in this order:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from ..call import Call, LoadFunction, Mode
 from ..engine import Engine, count_lookup
@@ -20,7 +20,6 @@ from ..entries.counters import TierCounters
 from ..entries.lookup import Lookup
 from ..memory.flights import CURRENT_FLIGHT, Flight
 from ..runtime.reads import MISS
-from ..runtime.runtime import Runtime
 from .load import Load
 from .load_many import LoadMany, LoadManyFunction
 from .tagging import Tagging
@@ -83,8 +82,10 @@ class Loads:
         found = dict(
             zip([call.key for call in missing], await LoadMany(runtime, missing).join_or_start(function), strict=True)
         )
+        tagged = [call for call in missing if call.tags]
         for is_last in (False, True):
-            untagged = await self._without_their_tags(runtime, missing, found)
+            held = await asyncio.gather(*(Tagging(runtime, call).holds(found[call.key]) for call in tagged))
+            untagged = [call for call, holds in zip(tagged, held, strict=True) if not holds]
             if untagged:
                 load = LoadMany(runtime, untagged, are_refreshes=True, may_join=not is_last)
                 found |= zip([call.key for call in untagged], await load.join_or_start(function), strict=True)
@@ -92,13 +93,6 @@ class Loads:
             count_lookup(call.counters, found[call.key])
             lookups[call.key] = found[call.key]
         return [lookups[call.key] for call in calls]
-
-    @staticmethod
-    async def _without_their_tags(runtime: Runtime, calls: Sequence[Call], found: Mapping[str, Lookup]) -> list[Call]:
-        """Return the calls whose entries lack tags and cannot get them."""
-        tagged = [call for call in calls if call.tags]
-        held = await asyncio.gather(*(Tagging(runtime, call).holds(found[call.key]) for call in tagged))
-        return [call for call, holds in zip(tagged, held, strict=True) if not holds]
 
     def joinable(self, key: str) -> Flight | None:
         """Return the flight that a caller may simply wait for, or None if there is more to decide.

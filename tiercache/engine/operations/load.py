@@ -30,7 +30,7 @@ from ..runtime.reads import MISS
 from ..runtime.runtime import Runtime
 from .change import KeyChange
 from .lease_search import LeaseSearch
-from .tagging import add_tags
+from .tagging import Tagging
 
 __all__ = ["Load"]
 
@@ -76,7 +76,7 @@ class Load:
         parent = CURRENT_FLIGHT.get()
         if parent is not None and flight.depends_on(parent):
             return await self.run_privately(function)
-        add_tags(runtime, flight, self.call)
+        Tagging(runtime, self.call).join(flight)
         try:
             if runtime.load_limits.is_lending:
                 async with runtime.load_limits.lent():

@@ -14,7 +14,7 @@ from ..runtime.l2 import L2
 from ..runtime.reads import MISS
 from ..runtime.runtime import Runtime
 from .load import Load
-from .tagging import add_tags
+from .tagging import Tagging
 
 __all__ = ["LoadMany", "LoadManyFunction"]
 
@@ -71,7 +71,7 @@ class LoadMany:
             flight = runtime.flights.joinable(call.key)
             # A flight that waits for the caller's own load would never end.
             if flight is not None and (parent is None or not flight.depends_on(parent)):
-                add_tags(runtime, flight, call)
+                Tagging(runtime, call).join(flight)
                 joined[call.key] = flight
         return joined
 

@@ -29,7 +29,7 @@ from ..memory.flights import Flight
 from ..runtime.l2 import L2
 from ..runtime.runtime import Runtime
 
-__all__ = ["Tagging", "add_tags"]
+__all__ = ["Tagging"]
 
 # Another process may replace the bytes between the read and the write of an attempt.
 _ATTEMPTS: Final = 10
@@ -69,6 +69,17 @@ class Tagging:
             if is_done:
                 self._runtime.l1.add_tags(self._call.key, entry, missing)
             return is_done
+
+    def join(self, flight: Flight) -> None:
+        """Add the tags of the call, which waits for ``flight``, to the load, and the key to their indexes at once.
+
+        An invalidation in another process then finds the load by the index, and takes its right to store. The fill
+        repeats the additions.
+        """
+        call, l2 = self._call, self._runtime.l2
+        added = flight.add_tags(call.tag_indexes) if call.tags else ()
+        if added and call.rules.lease and isinstance(l2, L2):
+            l2.leases.add_indexes(call.key, added, call.expected_ttl)
 
     def _missing_in(self, entry: Entry) -> tuple[Group, ...]:
         return tuple([tag for tag in self._call.tags if tag not in entry.groups])
@@ -116,14 +127,3 @@ class Tagging:
 def _is_covered(life: int, ttl: float | None) -> bool:
     """Return whether indexes that were written for ``ttl`` seconds outlive an entry that has ``life`` ms left."""
     return ttl is None or (life != -1 and life / 1000 <= ttl + INDEX_MARGIN / 2)
-
-
-def add_tags(runtime: Runtime, flight: Flight, call: Call) -> None:
-    """Add the tags of ``call``, which waits for ``flight``, to the load, and the key to their indexes at once.
-
-    An invalidation in another process then finds the load by the index, and takes its right to store. The fill repeats
-    the additions.
-    """
-    added = flight.add_tags(call.tag_indexes) if call.tags else ()
-    if added and call.rules.lease and isinstance(runtime.l2, L2):
-        runtime.l2.leases.add_indexes(call.key, added, call.expected_ttl)
