@@ -8,8 +8,8 @@ There are five cases, in this order:
 4. The flight waits for the caller's own load: load privately, store nothing. Waiting for the flight would never end.
 5. Otherwise wait for the flight.
 
-A call with tags hits L1 only if the entry is known to have all of them. If cases 3 to 5 find a cached entry, ``Tagging``
-adds the missing tags; if that fails, the call loads as in mode "refresh".
+A call with tags hits L1 only if the entry is known to have all of them. If cases 3 to 5 find a cached entry,
+``Tagging`` adds the missing tags; if that fails, the call loads as in mode "refresh".
 """
 
 from __future__ import annotations
