@@ -101,6 +101,21 @@ async def test_interop_tool_results_pass_both_ways(peer: betterdb.AgentCache, ou
     assert await peer.tool.invalidate_by_tool("get_weather") == 1
 
 
+async def test_interop_entry_of_betterdb_that_gets_a_tag_stays_readable(
+    peer: betterdb.AgentCache, ours: AgentCache, plain: valkey.Valkey
+) -> None:
+    llm_key = await peer.llm.store(HELLO, "from the peer", LlmStoreOptions(tokens={"input": 3, "output": 4}, ttl=60))
+    tool_key = await peer.tool.store("get_weather", {"n": 1}, "from the peer", ToolStoreOptions(cost=0.5, ttl=60))
+    tags = ['d]o"c\n\0', "é"]
+    assert (await ours.llm.get_or_load(HELLO, lambda: "unused", tags=tags)).response == "from the peer"
+    assert (await ours.tool.get_or_load("get_weather", {"n": 1}, lambda: "unused", tags=tags)).value == "from the peer"
+    assert all(plain.get(key).startswith(b'{"tcTags":[') and plain.ttl(key) > 0 for key in (llm_key, tool_key))
+    assert (await peer.llm.check(HELLO)).response == "from the peer"
+    assert (await peer.tool.check("get_weather", {"n": 1})).response == "from the peer"
+    assert await ours.invalidate_tag(tags[0]) == 2
+    assert not (await peer.llm.check(HELLO)).hit
+
+
 async def test_interop_statistics_add_up_counts_of_both(peer: betterdb.AgentCache, ours: AgentCache) -> None:
     await peer.llm.check(HELLO)
     await peer.llm.store(HELLO, "x", LlmStoreOptions(tokens={"input": 1000, "output": 0}))
