@@ -20,8 +20,8 @@ async def test_subscription_lasts_while_messages_arrive_slowly(
     make_cache: MakeCache, proxy: ChaosProxy, plain: valkey.Valkey
 ) -> None:
     near = make_cache(name="test", coherence=UNTRACKED)
-    # A PING each 0.1 s: four of them without a message end the subscription.
-    options = CoherenceOptions(max_staleness=0.3, tracking="off")
+    # A PING each 0.3 s: four of them without a message end the subscription, and so do sixty without a PONG.
+    options = CoherenceOptions(max_staleness=0.9, tracking="off")
     async with AgentCache.from_url(proxy.url, name="test", coherence=options) as far:
         await far.open()
         before = internals(far).subscription
