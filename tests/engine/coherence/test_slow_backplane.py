@@ -44,12 +44,14 @@ async def test_subscription_begins_while_messages_delay_its_first_pong(
         position = HeldPositions(monkeypatch, far)
         proxy.slow_link(SLOW, lane="bus")
         proxy.kill(lane="bus")
-        await until(lambda: subscriptions.calls == 1, seconds=20)
+        await until(lambda: subscriptions.calls >= 1, seconds=20)
         await until(lambda: plain.pubsub_numsub(CHANNEL)[0][1] == 2, seconds=20)
+        # The end of the connection may have met an attempt that had begun just before.
+        count = subscriptions.calls
         await near.kv.delete_many(KEYS)  # The PING is not sent yet: its PONG comes behind these messages.
         position.release.set()
         await until(lambda: internals(far).subscription is not None, seconds=40)
-        assert subscriptions.calls == 1
+        assert subscriptions.calls == count
         assert position_of(internals(far).coherence) >= int(plain.get(SEQUENCE) or 0)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
@@ -102,6 +103,30 @@ async def test_subscription_receives_a_pong_behind_all_earlier_announcements(
     assert events.index(Pong(math.pi, first + 1)) == 3
 
 
+@pytest.mark.parametrize("multiplexed", [True, False])
+async def test_subscription_begins_while_messages_arrive(url: str, plain: valkey.Valkey, multiplexed: bool) -> None:
+    """A message that follows a SUBSCRIBE at once must not be taken for the answer to another command."""
+    settings = Settings.from_client(client_from_url(url), multiplexes=multiplexed)
+    level2 = ValkeyLevel2(settings, timeout=2, name="test", origin="me")
+    is_done = threading.Event()
+
+    def publish() -> None:
+        with valkey.Valkey.from_url(url) as client:
+            while not is_done.is_set():
+                client.publish(CHANNEL, "x")
+
+    publishing = asyncio.create_task(asyncio.to_thread(publish))
+    try:
+        for _ in range(50):
+            subscription = await level2.subscribe()
+            assert isinstance(await receive(subscription), Unreadable)
+            await subscription.aclose()
+    finally:
+        is_done.set()
+        await publishing
+        await level2.aclose()
+
+
 async def test_change_is_readable_when_its_announcement_arrives(
     make_level2: MakeLevel2, subscription: ValkeySubscription, plain: valkey.Valkey
 ) -> None:
@@ -140,6 +165,7 @@ def test_backplane_names_are_stable() -> None:
         "test:session:",
         "test:__tc:kv:",
         "test:__tool_policies",
+        "__betterdb:heartbeat:test",
     )
 
 

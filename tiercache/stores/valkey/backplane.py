@@ -91,9 +91,11 @@ class ValkeySubscription:
             connection = await open_connection(settings, connect_timeout, listens=True)
             try:
                 (client_id,) = await connection.exchange([("CLIENT", "ID")], timeout)
-                # One command each: a user without permission for the second channel still gets the first.
-                await _subscribe(connection, channel, timeout)
+                # One command each: a user without permission for the channel of tracking still gets the other one.
+                # The race, "message before answer": the backplane comes last. Its messages may follow at once, and
+                # would arrive in front of the answer to a later SUBSCRIBE. Tracking is turned on later.
                 tracks = await _subscribe(connection, _TRACKING_CHANNEL, timeout, may_be_refused=True)
+                await _subscribe(connection, channel, timeout)
             except BaseException:
                 await connection.aclose()
                 raise
