@@ -148,7 +148,9 @@ async def test_loads_without_a_lease_write_no_placeholder(
         seen.append(await fake.get("test:__tc:kv:kv:k"))
         return "x"
 
-    assert (await make_fake(kv=TierOptions(lease=False)).kv.get_or_load("k", load)).source == "loader"
+    first = make_fake(kv=TierOptions(lease=False))
+    assert (await first.kv.get_or_load("k", load)).source == "loader"
+    await first.flush_writes()
     await fake.flushall()
     assert (await make_fake().kv.get_or_load("k", load)).source == "loader"
     without, with_lease = seen

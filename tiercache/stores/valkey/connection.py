@@ -151,7 +151,7 @@ class PlainConnection:
     ) -> None:
         self._connection = connection
         self._introduction = introduction
-        self._is_left = False
+        self._left: Exception | None = None
         self._on_refused = on_refused
         self._turn = asyncio.Lock()
         # Ends the exchange in progress.
@@ -165,11 +165,11 @@ class PlainConnection:
         # The reader and the writer of a fake client do not have these methods.
         has_ended = getattr(self._connection._reader, "at_eof", _no)
         was_reset = getattr(self._connection._writer, "is_closing", _no)
-        return bool(self._connection.is_connected and not has_ended() and not was_reset() and not self._is_left)
+        return bool(self._connection.is_connected and not has_ended() and not was_reset() and self._left is None)
 
     def leave(self, error: Exception) -> None:
-        # An exchange in flight ends by itself; its caller closes a connection that is not open.
-        self._is_left = True
+        # An exchange in flight ends by itself, and raises; its caller closes a connection that is not open.
+        self._left = error
 
     async def exchange(self, commands: Sequence[Command], timeout: float) -> list[Any]:
         async with self._turn:
@@ -189,7 +189,10 @@ class PlainConnection:
                 await self._write([*introduction, *commands])
                 if introduction:
                     check_role([await self._reply() for _ in introduction][-1])
-                return [await self._reply() for _ in commands]
+                replies = [await self._reply() for _ in commands]
+                if self._left is not None:
+                    raise type(self._left)(*self._left.args)
+                return replies
         finally:
             self._limit = None
 

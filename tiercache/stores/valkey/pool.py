@@ -21,6 +21,7 @@ from ...engine.level2.writes import Command
 from ...errors import L2UnavailableError
 from .connection import PlainConnection, open_multiplexed, open_plain
 from .multiplexed import MultiplexedConnection, pack
+from .roles import ReplicaError
 from .settings import Settings
 
 __all__ = ["ConnectionPool", "PlainPool", "SharedConnection", "open_pool"]
@@ -187,6 +188,10 @@ class PlainPool:
                 raise L2UnavailableError("Valkey did not answer in time while this exchange waited; it was not sent")
             try:
                 return await self._exchange(commands, timeout, may_repeat)
+            except ReplicaError as error:
+                # The other connections lead to the same server. An answer of theirs must not count as one of a primary.
+                self.leave(error)
+                raise
             except TimeoutError:
                 self._timed_out_at = now()
                 await _close_all(self._idle)  # They may be as dead as the connection that was not answered on.
