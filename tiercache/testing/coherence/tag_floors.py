@@ -7,7 +7,7 @@ the version.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 from .history import Change, History
 
@@ -18,6 +18,9 @@ class TagFloors:
     """The acknowledged invalidations of tags that cover only entries with the tag, and the moments of the tags.
 
     A restart that emptied Valkey also ends every tag: only a tag of the same life of Valkey counts.
+
+    The history knows an entry by its version. A version that several loads have brought, in an outage or after an
+    eviction of a lease, stands for several entries, of which only some may have the tag. Such a version does not count.
     """
 
     def __init__(self, history: History) -> None:
@@ -30,11 +33,14 @@ class TagFloors:
                     life = self._life(change.began, change.acked)
                     if life is not None:
                         self._changes[key, change.tag, life].append((change.acked, change))
+        loads = Counter((load.key, load.version) for load in history.loads)
         # By key and version: the first moment of each tag in each life.
         self._tagged_at: defaultdict[tuple[str, int], dict[tuple[str, int], float]] = defaultdict(dict)
         for read in history.reads:
             life = None if read.tag is None else self._life(read.began, read.ended)
             if life is not None and read.tag is not None and read.version is not None:
+                if loads[read.key, read.version] > 1:
+                    continue
                 moments = self._tagged_at[read.key, read.version]
                 moments[read.tag, life] = min(read.ended, moments.get((read.tag, life), read.ended))
 
