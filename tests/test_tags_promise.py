@@ -67,15 +67,17 @@ async def test_call_whose_entry_lacks_its_tag_returns_nothing_that_a_joined_flig
     a, b = replicas
     await b.kv.set("k", "older")
     flights: list[asyncio.Task[Any]] = []
+    is_started = False
     reading, missed, stored = asyncio.Event(), asyncio.Event(), asyncio.Event()
     has_value = get is many  # ``get_or_load_many`` reads its value by another command.
 
     async def read(real: Callable[[], Awaitable[Any]]) -> Any:
-        nonlocal has_value
+        nonlocal has_value, is_started
         if not has_value:
             has_value = True
             return await real()
-        if not flights:
+        if not is_started:
+            is_started = True
             # The call adds its tag. Another caller starts a flight, and the entry is gone.
             a.clear_l1()
             flights.append(asyncio.create_task(a.kv.get_or_load("k", Loader("unused"))))

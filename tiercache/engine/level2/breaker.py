@@ -41,6 +41,9 @@ class Breaker:
         self._opened = asyncio.Event()
         self._refusal: L2LoginError | None = None
         self._has_logged_refusal = False
+        # Only the answer to a PING, which asks for the role, proves a primary: an older connection may still lead to
+        # the replica, and answer.
+        self._is_replica = False
 
     @property
     def is_open(self) -> bool:
@@ -63,8 +66,8 @@ class Breaker:
             self.failed(error)
 
     def succeeded(self) -> None:
-        """Record an answer; a refusal is an answer too."""
-        if self._failed_count:
+        """Record an answer; a refusal is an answer too. An answer after a replica was found does not count."""
+        if self._failed_count and not self._is_replica:
             if self.is_open:
                 self._log.info("Valkey answers again.")
                 self._has_logged_refusal = False
@@ -106,10 +109,16 @@ class Breaker:
         )
 
     def trip(self, error: Exception) -> None:
-        """Open the breaker at once: Valkey did not answer within a long deadline."""
+        """Open the breaker at once: Valkey did not answer within a long deadline, or the server is a replica."""
+        self._is_replica |= isinstance(error, L2ReplicaError)
         if not self.is_open:
             self._failed_count = self._limit - 1
             self.failed(error)
+
+    def found_primary(self) -> None:
+        """Record the answer to a PING, from a server that is a primary."""
+        self._is_replica = False
+        self.succeeded()
 
 
 class _RecordedExchange:
@@ -149,6 +158,7 @@ class GuardedLevel2:
     async def ping(self) -> None:
         with self._recorded:
             await self._level2.ping()
+        self._breaker.found_primary()
 
     async def get(self, key: str) -> Stored | None:
         self._breaker.check_allowed()
