@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Protocol, TypeVar
 
 import msgspec
 
-from ...errors import TierCacheError
+from ..child_process import ChildEndedError, ChildProcess, child_process
 from .database import Database
 from .history import Event
 from .replica import Replica, ReplicaSettings
 from .worker import (
     Block,
-    Command,
     Finish,
     Finished,
     Invalidate,
@@ -32,18 +28,11 @@ from .worker import (
     Watch,
 )
 
-__all__ = ["LocalMember", "Member", "ProcessMember", "WorkerEndedError", "local_member", "process_member"]
+__all__ = ["LocalMember", "Member", "ProcessMember", "local_member", "process_member"]
 
 M = TypeVar("M")
 
 _DECODER = msgspec.json.Decoder[Message](Message)
-
-_LINE_LIMIT = 1024 * 1024
-_MAX_ERROR_BYTES = 4000
-
-
-class WorkerEndedError(TierCacheError):
-    """A process ended too early, or sent an unexpected message; the text has its error output."""
 
 
 class Member(Protocol):
@@ -122,107 +111,51 @@ async def local_member(settings: ReplicaSettings, record: Callable[[Event], None
 class ProcessMember:
     """A replica in its own process."""
 
-    def __init__(self, name: str, process: asyncio.subprocess.Process, record: Callable[[Event], None]) -> None:
-        self.name = name
+    def __init__(self, process: ChildProcess[Message], record: Callable[[Event], None]) -> None:
+        self.name = process.name
         self._process = process
         self._record = record
-        self._errors = asyncio.create_task(self._collect_errors())
+        self.suspend = process.suspend
+        self.resume = process.resume
 
     def start(self) -> None:
-        self._send(Start())
+        self._process.send(Start())
 
     def invalidate(self, name: str) -> None:
-        self._send(Invalidate(name))
+        self._process.send(Invalidate(name))
 
     def watch(self, name: str) -> None:
-        self._send(Watch(name))
+        self._process.send(Watch(name))
 
     def block(self, seconds: float) -> None:
         """Make the process block its event loop."""
-        self._send(Block(seconds))
-
-    def suspend(self) -> None:
-        """Stop the process with SIGSTOP at any point of its work, until ``resume``."""
-        self._process.send_signal(signal.SIGSTOP)
-
-    def resume(self) -> None:
-        """Continue the stopped process."""
-        with suppress(ProcessLookupError):
-            self._process.send_signal(signal.SIGCONT)
+        self._process.send(Block(seconds))
 
     async def wait_ready(self) -> None:
         """Return when the process has opened its cache."""
         await self._receive(Ready)
 
     async def stop(self) -> None:
-        self._send(Stop())
+        self._process.send(Stop())
         await self._receive(Stopped)
 
     async def read_all(self) -> dict[str, int | None]:
-        self._send(ReadAll())
+        self._process.send(ReadAll())
         return (await self._receive(Versions)).versions
 
     async def finish(self) -> None:
-        self._send(Finish())
-        while not isinstance(message := await self._next(), Finished):
+        self._process.send(Finish())
+        while not isinstance(message := await self._process.receive_any(), Finished):
             if isinstance(message, Ready | Stopped | Versions):
-                raise WorkerEndedError(f"{self.name} sent {message}, although no command asked for a reply")
+                raise ChildEndedError(f"{self.name} sent {message}, although no command asked for a reply")
             self._record(message)
 
-    async def end(self) -> None:
-        """Kill the process if it still runs."""
-        with suppress(ProcessLookupError):
-            self._process.kill()
-        await self._process.wait()
-        await self._errors
-
-    def _send(self, command: Command) -> None:
-        assert self._process.stdin is not None
-        # If the process has ended, ``_next`` raises.
-        self._process.stdin.write(msgspec.json.encode(command) + b"\n")
-
     async def _receive(self, kind: type[M]) -> M:
-        message = await self._next()
-        if not isinstance(message, kind):
-            raise WorkerEndedError(f"{self.name} sent {message} instead of a {kind.__name__}")
-        return message
-
-    async def _next(self) -> Message:
-        assert self._process.stdout is not None
-        line = await self._process.stdout.readline()
-        if not line.endswith(b"\n"):
-            code = await self._process.wait()
-            raise WorkerEndedError(f"{self.name} ended with exit code {code}: {await self._errors}")
-        message: Message = _DECODER.decode(line)
-        return message
-
-    async def _collect_errors(self) -> str:
-        assert self._process.stderr is not None
-        output = b""
-        while chunk := await self._process.stderr.read(1024):
-            output = (output + chunk)[-_MAX_ERROR_BYTES:]
-        return output.decode(errors="replace").strip()
+        return self._process.expect(await self._process.receive_any(), kind)
 
 
 @asynccontextmanager
 async def process_member(settings: ReplicaSettings, record: Callable[[Event], None]) -> AsyncIterator[ProcessMember]:
-    """Make a replica in its own process, and kill the process at the end, in every state.
-
-    The process has its own session: a Ctrl-C in the terminal reaches only the checker.
-    """
-    pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", f"{__package__}.worker", msgspec.json.encode(settings).decode()),
-        stdin=pipe,
-        stdout=pipe,
-        stderr=pipe,
-        start_new_session=True,
-        limit=_LINE_LIMIT,
-        # The child imports tiercache from where this process imported it.
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-    )
-    member = ProcessMember(settings.name, process, record)
-    try:
-        yield member
-    finally:
-        await member.end()
+    """Make a replica in its own process, and kill the process at the end, in every state."""
+    async with child_process(settings.name, f"{__package__}.worker", settings, _DECODER) as process:
+        yield ProcessMember(process, record)

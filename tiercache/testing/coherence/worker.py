@@ -7,16 +7,15 @@ standard input ends the process.
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 import time
-from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import TypeAlias
 
 import msgspec
 from msgspec import Struct
 
+from ..child_process import listen
 from .database import Database
 from .history import Event
 from .replica import Replica, ReplicaSettings
@@ -108,7 +107,7 @@ async def _work(settings: ReplicaSettings) -> None:
     events: list[Event] = []
     commands: asyncio.Queue[Command] = asyncio.Queue()
     # Runs until the end of ``_work``.
-    listener = asyncio.create_task(_listen(commands.put_nowait))
+    listener = asyncio.create_task(listen(_DECODER, commands.put_nowait))
     stop = asyncio.Event()
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(Database(settings.database_url))
@@ -136,15 +135,6 @@ async def _work(settings: ReplicaSettings) -> None:
                     _send(Versions(await replica.read_all()))
     _send(*events, Finished())
     listener.cancel()
-
-
-async def _listen(receive: Callable[[Command], None]) -> None:
-    """Pass each received command to ``receive``; end the process when standard input ends."""
-    reader = asyncio.StreamReader()
-    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    while line := await reader.readline():
-        receive(_DECODER.decode(line))
-    os._exit(1)  # The parent process is gone.
 
 
 def main() -> None:

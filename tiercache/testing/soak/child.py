@@ -2,42 +2,35 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
-import signal
-import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Final, TypeVar
 
 import msgspec
 from msgspec.structs import replace
 
-from ...errors import TierCacheError
-from .protocol import Command, Ended, Measured, Message, Problem, Ready, Start, Stop, WorkerSettings
+from ..child_process import ChildProcess, child_process
+from .protocol import Ended, Measured, Message, Problem, Ready, Start, Stop, WorkerSettings
 from .protocol import Measure as MeasureCommand
 
-__all__ = ["Child", "ChildEndedError", "child_process"]
+__all__ = ["Child", "soak_process"]
 
 M = TypeVar("M")
 
 _DECODER = msgspec.json.Decoder[Message](Message)
-_LINE_LIMIT: Final = 4 * 1024 * 1024
-_MOST_ERROR_BYTES: Final = 4000
-
-
-class ChildEndedError(TierCacheError):
-    """A process ended too early, or sent an unexpected message; the text has its error output."""
+# A leaked transport or cache becomes visible on standard error.
+_OPTIONS: Final = ("-W", "default::ResourceWarning")
 
 
 class Child:
     """One process. ``report`` receives its problems as soon as the parent waits for a reply."""
 
-    def __init__(self, number: int, process: asyncio.subprocess.Process, report: Callable[[Problem], None]) -> None:
+    def __init__(self, number: int, process: ChildProcess[Message], report: Callable[[Problem], None]) -> None:
         self.number = number
         self._process = process
         self._report = report
-        self._errors = asyncio.create_task(self._collect_errors(), name="soak-stderr")
+        self.suspend = process.suspend
+        self.resume = process.resume
 
     async def wait_ready(self) -> None:
         """Return when the process has opened its cache."""
@@ -45,90 +38,42 @@ class Child:
 
     def start(self) -> None:
         """Begin the load."""
-        self._send(Start())
+        self._process.send(Start())
 
     async def measure(self) -> Measured:
         """Let the load rest, and return its measures."""
-        self._send(MeasureCommand())
+        self._process.send(MeasureCommand())
         return await self._receive(Measured)
 
     async def stop(self) -> Ended:
         """End the load and close the cache; return the counts. The process has ended then."""
-        self._send(Stop())
+        self._process.send(Stop())
         ended = await self._receive(Ended)
         code = await self._process.wait()
         if code:
-            self._report(Problem("uncaught", f"process {self.number} ended with exit code {code}"))
+            self._report(Problem("uncaught", f"{self._process.name} ended with exit code {code}"))
         return ended
-
-    def suspend(self) -> None:
-        """Stop the process with SIGSTOP at any point of its work, until ``resume``."""
-        with suppress(ProcessLookupError):
-            self._process.send_signal(signal.SIGSTOP)
-
-    def resume(self) -> None:
-        """Continue the stopped process."""
-        with suppress(ProcessLookupError):
-            self._process.send_signal(signal.SIGCONT)
 
     async def end(self) -> None:
         """Kill the process if it still runs, and report its error output."""
-        with suppress(ProcessLookupError):
-            self._process.kill()
-        await self._process.wait()
-        if errors := await self._errors:
-            self._report(Problem("stderr", f"process {self.number} wrote to standard error:\n{errors}"))
-
-    def _send(self, command: Command) -> None:
-        assert self._process.stdin is not None
-        # If the process has ended, ``_receive`` raises.
-        self._process.stdin.write(msgspec.json.encode(command) + b"\n")
+        if errors := await self._process.kill():
+            self._report(Problem("stderr", f"{self._process.name} wrote to standard error:\n{errors}"))
 
     async def _receive(self, kind: type[M]) -> M:
-        while isinstance(message := await self._next(), Problem):
-            self._report(replace(message, text=f"process {self.number}: {message.text}"))
-        if not isinstance(message, kind):
-            raise ChildEndedError(f"process {self.number} sent {message} instead of a {kind.__name__}")
-        return message
-
-    async def _next(self) -> Message:
-        assert self._process.stdout is not None
-        line = await self._process.stdout.readline()
-        if not line.endswith(b"\n"):
-            code = await self._process.wait()
-            raise ChildEndedError(f"process {self.number} ended with exit code {code}: {await self._errors}")
-        message: Message = _DECODER.decode(line)
-        return message
-
-    async def _collect_errors(self) -> str:
-        assert self._process.stderr is not None
-        output = b""
-        while chunk := await self._process.stderr.read(1024):
-            output = (output + chunk)[-_MOST_ERROR_BYTES:]
-        return output.decode(errors="replace").strip()
+        while isinstance(message := await self._process.receive_any(), Problem):
+            self._report(replace(message, text=f"{self._process.name}: {message.text}"))
+        return self._process.expect(message, kind)
 
 
 @asynccontextmanager
-async def child_process(
+async def soak_process(
     settings: WorkerSettings, report: Callable[[Problem], None], module: str
 ) -> AsyncIterator[Child]:
-    """Start a process that runs ``module``, and kill the process at the end, in every state.
-
-    The process has its own session: a Ctrl-C in the terminal reaches only the parent.
-    """
-    pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-W", "default::ResourceWarning", "-m", module, msgspec.json.encode(settings).decode()),
-        stdin=pipe,
-        stdout=pipe,
-        stderr=pipe,
-        start_new_session=True,
-        limit=_LINE_LIMIT,
-        # The child imports tiercache from where this process imported it.
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-    )
-    child = Child(settings.number, process, report)
-    try:
-        yield child
-    finally:
-        await child.end()
+    """Start a process of the soak that runs ``module``; kill the process at the end, and report its error output."""
+    name = f"process {settings.number}"
+    async with child_process(name, module, settings, _DECODER, options=_OPTIONS) as process:
+        child = Child(settings.number, process, report)
+        try:
+            yield child
+        finally:
+            await child.end()

@@ -14,7 +14,7 @@ from ...embedded import EmbeddedValkey
 from ...errors import UsageError
 from ..coherence.server import Server
 from ..proxy.chaos_proxy import ChaosProxy
-from .child import Child, child_process
+from .child import Child, soak_process
 from .faults import FAULTS, FaultContext
 from .keys import KeysLeft, wait_for_few_keys
 from .load import CALLER_COUNT
@@ -142,7 +142,7 @@ async def run_soak(
         # The processes end before the proxy: afterwards nothing may write to standard error any more.
         async with AsyncExitStack() as processes:
             children = [
-                await processes.enter_async_context(child_process(each, report, worker))
+                await processes.enter_async_context(soak_process(each, report, worker))
                 for each in _workers(settings, proxy.url, ledger.url)
             ]
             await asyncio.gather(*(child.wait_ready() for child in children))

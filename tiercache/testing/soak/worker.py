@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from ...options import (
     TierOptions,
     WriteOptions,
 )
+from ..child_process import listen
 from .container_sizes import container_sizes
 from .journal import Journal
 from .ledger import Ledger
@@ -91,7 +91,7 @@ class _Worker:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._on_exception)
         commands: asyncio.Queue[Command] = asyncio.Queue()
-        listener = asyncio.create_task(_listen(commands.put_nowait), name="soak-listener")
+        listener = asyncio.create_task(listen(_DECODER, commands.put_nowait), name="soak-listener")
         async with Ledger(self._settings.ledger_url) as ledger:
             await ledger.versions(["connected"])
             self._own_tasks = asyncio.all_tasks()
@@ -194,15 +194,6 @@ def _is_of_l1(name: str) -> bool:
 def _send(message: Message) -> None:
     sys.stdout.buffer.write(_ENCODE(message) + b"\n")
     sys.stdout.buffer.flush()
-
-
-async def _listen(receive: Callable[[Command], None]) -> None:
-    """Pass each received command to ``receive``; end the process when standard input ends."""
-    reader = asyncio.StreamReader()
-    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    while line := await reader.readline():
-        receive(_DECODER.decode(line))
-    os._exit(1)  # The parent process is gone.
 
 
 def main() -> None:
