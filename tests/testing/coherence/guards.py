@@ -36,7 +36,7 @@ from tiercache.engine.operations.store import StoreBehindChange
 from tiercache.engine.operations.tagging import Tagging
 from tiercache.options import L1Options
 from tiercache.stores.valkey import backplane, commands, messages
-from tiercache.testing.coherence import Outcome, RunSettings, replica, run, run_once, subjects
+from tiercache.testing.coherence import Outcome, RunSettings, replica, run, run_once
 from tiercache.testing.coherence.checks import KINDS
 from tiercache.testing.coherence.replica import Writes
 
@@ -113,10 +113,7 @@ def _load_without_lease(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _change_options(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
     """Change the options of every tier of the replicas."""
-    options = dataclasses.replace(subjects.OPTIONS, **changes)
-    monkeypatch.setattr(subjects, "OPTIONS", options)
-    monkeypatch.setattr(replica, "OPTIONS", options)
-    monkeypatch.setattr(subjects, "_HOT_KV_OPTIONS", dataclasses.replace(options, on_abandon="cancel"))
+    monkeypatch.setattr(replica, "OPTIONS", dataclasses.replace(replica.OPTIONS, **changes))
 
 
 def _drop_keys_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import random
 import time
 import traceback
@@ -20,13 +21,14 @@ from ...options import (
     DiscoveryOptions,
     ResilienceOptions,
     TelemetryOptions,
+    TierOptions,
     TrackingMode,
     WriteOptions,
 )
 from .database import Database
 from .groups import CLEARS, GROUP_CHANGES, MIXED_CHANGES, GroupChange
 from .history import Change, Event, Failure, Load, Read
-from .subjects import MIXED_TAGS, OPTIONS, SUBJECTS, Answer, Subject, by_name, group, read_many
+from .subjects import MIXED_TAGS, SUBJECTS, Answer, Subject, by_name, group, read_many
 from .unflushed_stores import UnflushedStores
 
 __all__ = ["CACHE_NAME", "Replica", "ReplicaSettings", "Writes"]
@@ -63,6 +65,11 @@ _CLEARS: Final = 0.04
 _BEHIND_DELAY: Final = 0.03
 
 
+# Entries do not expire during a run, so that only changes remove them. Abandoned loads go on.
+_LONG: Final = 3600.0
+OPTIONS: Final = TierOptions(ttl=_LONG, l1_ttl=_LONG, on_abandon="finish")
+
+
 class ReplicaSettings(Struct, frozen=True):
     """The settings of a replica, in this process or another.
 
@@ -74,6 +81,7 @@ class ReplicaSettings(Struct, frozen=True):
         seed: The seed of the run.
         writes: Whether the stores of the llm and tool tiers await Valkey or are write-behind stores; with "both", about
             every second replica writes behind.
+        l1_ttl: Seconds after which L1 forgets an entry.
     """
 
     url: str
@@ -85,6 +93,7 @@ class ReplicaSettings(Struct, frozen=True):
     lease_ttl: float
     tracking: TrackingMode
     writes: Writes = "both"
+    l1_ttl: float = _LONG
 
     @property
     def name(self) -> str:
@@ -100,12 +109,13 @@ class ReplicaSettings(Struct, frozen=True):
 
     def cache(self) -> AgentCache:
         """Return a new cache on ``url``."""
-        return AgentCache.from_url(
+        options = dataclasses.replace(OPTIONS, l1_ttl=self.l1_ttl)
+        cache = AgentCache.from_url(
             self.url,
             name=CACHE_NAME,
-            llm=OPTIONS,
-            tool=OPTIONS,
-            session=OPTIONS,
+            llm=options,
+            tool=options,
+            session=options,
             coherence=CoherenceOptions(
                 max_staleness=self.max_staleness, tracking=self.tracking, lease_ttl=self.lease_ttl
             ),
@@ -115,6 +125,10 @@ class ReplicaSettings(Struct, frozen=True):
             discovery=DiscoveryOptions(enabled=False),
             writes=WriteOptions(mode="behind" if self.writes_behind else "await", max_delay=_BEHIND_DELAY),
         )
+        for role in {subject.role for subject in SUBJECTS if subject.tier == "kv"}:
+            # In this tier abandoned loads are cancelled.
+            cache.tier(role, dataclasses.replace(options, on_abandon="cancel") if role == "hot" else options)
+        return cache
 
 
 class Replica:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from typing import Final
 
 from ...embedded import EmbeddedValkey
 from ...errors import UsageError
@@ -27,6 +28,8 @@ __all__ = ["Outcome", "RunSettings", "run_once"]
 
 # Seconds after max_staleness in which caches may still repeat failed invalidations.
 _CALM_SECONDS = 3.0
+# The life of entries in L1 where Valkey evicts and nothing tells the replicas, in multiples of ``max_staleness``.
+_FORGETTING: Final = 3.0
 _POLL_PAUSE = 0.1
 # Seconds beyond the expected end of a run after which the run counts as hanging.
 _GRACE = 60.0
@@ -146,6 +149,9 @@ async def _members(
 ) -> list[Member]:
     members: list[Member] = []
     processes = []
+    # Without tracking a replica learns of no eviction. L1 must forget the entry before the replicas have to agree.
+    forgets = settings.fault == "evict" and settings.tracking == "off"
+    l1_ttl = {"l1_ttl": _FORGETTING * settings.max_staleness} if forgets else {}
     for number in range(settings.replicas):
         replica = ReplicaSettings(
             url=url,
@@ -157,6 +163,7 @@ async def _members(
             lease_ttl=settings.lease_ttl,
             tracking=settings.tracking,
             writes=settings.writes,
+            **l1_ttl,
         )
         if number < settings.replicas - settings.processes:
             members.append(await stack.enter_async_context(local_member(replica, history.add)))

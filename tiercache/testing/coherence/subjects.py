@@ -19,20 +19,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Final, NamedTuple, TypeAlias
 
 import msgspec
 
 from ...agent_cache import AgentCache
 from ...engine.call import Mode
-from ...options import TierOptions
 from ...tiers.kv.tier import KvTier
 from ...tiers.result import Result
 
 __all__ = [
     "MIXED_TAGS",
-    "OPTIONS",
     "SUBJECTS",
     "Answer",
     "Loader",
@@ -45,12 +43,8 @@ __all__ = [
 
 Loader: TypeAlias = Callable[[], Awaitable[int]]
 
-# Entries do not expire during a run, so that only changes remove them. Abandoned loads go on.
-OPTIONS: Final = TierOptions(ttl=3600.0, l1_ttl=3600.0, on_abandon="finish")
 # The tags of mixed keys. There are several, because the index of a tag lists a key for a minute after its last entry.
 MIXED_TAGS: Final = tuple(f"mixed-{number}" for number in range(6))
-# In this tier abandoned loads are cancelled.
-_HOT_KV_OPTIONS: Final = replace(OPTIONS, on_abandon="cancel")
 
 
 class Answer(NamedTuple):
@@ -319,8 +313,8 @@ def group(tier: str, role: str) -> list[Subject]:
 
 
 def kv_tier(cache: AgentCache, role: str) -> KvTier:
-    """Return the kv tier of a role."""
-    return cache.tier(role, _HOT_KV_OPTIONS if role == "hot" else OPTIONS)
+    """Return the kv tier of a role, which the replica has made."""
+    return cache.tier(role)
 
 
 async def read_many(
