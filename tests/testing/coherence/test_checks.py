@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec import structs
 
 from tiercache.testing.coherence.checks import (
     FinalState,
@@ -117,6 +118,14 @@ def test_checks_ignore_an_invalidation_of_a_tag_for_an_entry_without_the_tag() -
     assert own(change_, tagged(10.2, 4), read(11.0, 4)) == 0
     assert bound(change_, read(12.0, 4)) == 0
     assert l2(change_, Sample("k", 10.1, 4)) == 0
+
+
+def test_checks_tell_the_entries_of_two_loads_of_one_version_apart() -> None:
+    seen, change_ = structs.replace(tagged(8.0, 4), entry=1), untag(9.0, 10.0, 5)
+    for entry, count in ((1, 1), (2, 0)):
+        assert own(seen, change_, structs.replace(read(10.1, 4), entry=entry)) == count
+        assert bound(seen, change_, structs.replace(read(11.1, 4, replica="c"), entry=entry)) == count
+        assert l2(seen, change_, Sample("k", 10.1, 4, entry)) == count
 
 
 @pytest.mark.parametrize(("began", "ended"), [(8.6, 8.9), (8.2, 8.4), (9.1, 9.2)])

@@ -124,7 +124,7 @@ def check_own(history: History) -> list[Violation]:
             continue
         floor = floors[read.replica, read.key].before(read.began)
         if floor is None or read.version >= floor.version:
-            floor = tag_floors.covering(read.key, read.version, read.began, replica=read.replica)
+            floor = tag_floors.covering(read, read.began, replica=read.replica)
         if floor is not None:
             found.append(_too_old("own", read, floor))
     return found
@@ -140,7 +140,7 @@ def check_bound(history: History, max_staleness: float) -> list[Violation]:
             continue
         floor = floors[read.key].before(read.began - max_staleness)
         if floor is None or read.version >= floor.version:
-            floor = tag_floors.covering(read.key, read.version, read.began - max_staleness)
+            floor = tag_floors.covering(read, read.began - max_staleness)
         if floor is not None:
             found.append(_too_old("bound", read, floor))
     return found
@@ -174,7 +174,7 @@ def check_valkey(history: History) -> list[Violation]:
             floors[sample.key, life] = Floors(known)
         floor = floors[sample.key, life].before(sample.began)
         if floor is None or sample.version >= floor.version:
-            floor = tag_floors.covering(sample.key, sample.version, sample.began)
+            floor = tag_floors.covering(sample, sample.began)
         if floor is not None:
             text = f"Valkey holds version {sample.version}, older than {_named(floor)}"
             found.append(Violation("l2", sample.key, text, floor.began, sample.began, sample.version))

@@ -24,6 +24,7 @@ class Read(Struct, frozen=True, tag=True):
         source: The source that the cache reports, or None if the method reports none.
         method: The tier and the method.
         tag: The tag that the call gave and that the found entry has from ``ended`` on, or None.
+        entry: The number of the load that made the entry; 0 for keys whose entries have no number.
     """
 
     replica: str
@@ -34,6 +35,7 @@ class Read(Struct, frozen=True, tag=True):
     source: str | None
     method: str
     tag: str | None = None
+    entry: int = 0
 
 
 class Change(Struct, frozen=True, tag=True):
@@ -76,11 +78,16 @@ class Load(Struct, frozen=True, tag=True):
 
 
 class Sample(Struct, frozen=True, tag=True):
-    """The version in Valkey, read without cache and proxy. ``began`` is the moment before the read was sent."""
+    """The version in Valkey, read without cache and proxy. ``began`` is the moment before the read was sent.
+
+    Attributes:
+        entry: As for Read.
+    """
 
     key: str
     began: float
     version: int | None
+    entry: int = 0
 
 
 class Restart(Struct, frozen=True, tag=True):

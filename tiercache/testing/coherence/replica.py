@@ -138,6 +138,7 @@ class Replica:
         self, settings: ReplicaSettings, cache: AgentCache, database: Database, record: Callable[[Event], None]
     ) -> None:
         self._settings = settings
+        self._load_number = settings.number
         self._cache = cache
         self._database = database
         self._record = record
@@ -181,7 +182,7 @@ class Replica:
         versions: dict[str, int | None] = {}
         for subject in SUBJECTS:
             answers = await self._read_and_record([subject], lambda subject=subject: self._get_or_load(subject))  # type: ignore[misc]
-            versions[subject.name] = answers[0].version if answers else None
+            versions[subject.name] = subject.split(answers[0].value)[0] if answers else None
         return versions
 
     # Reading
@@ -227,7 +228,10 @@ class Replica:
             return []
         ended = time.monotonic()
         for subject, answer in zip(subjects, answers, strict=True):
-            self._record(Read(name, subject.name, began, ended, *answer))
+            version, entry = subject.split(answer.value)
+            self._record(
+                Read(name, subject.name, began, ended, version, answer.source, answer.method, answer.tag, entry)
+            )
         return answers
 
     async def _look_up(self, subject: Subject) -> list[Answer]:
@@ -250,14 +254,18 @@ class Replica:
         return load
 
     async def _load(self, names: Sequence[str]) -> list[int]:
-        """A loader: reads the versions from the database first, and returns them after a random time."""
+        """A loader: reads the versions from the database first, and returns the values after a random time."""
         began = time.monotonic()
         versions = await self._database.versions(names)
         await asyncio.sleep(0 if self._is_calm else self._load_time(names[0]))
         ended = time.monotonic()
         for name, version in zip(names, versions, strict=True):
             self._record(Load(self._settings.name, name, began, ended, version))
-        return versions
+        # A number that no other load of any replica has.
+        self._load_number += self._settings.count
+        return [
+            by_name(name).value_of(version, self._load_number) for name, version in zip(names, versions, strict=True)
+        ]
 
     def _load_time(self, name: str) -> float:
         rng = self._load_times

@@ -46,26 +46,30 @@ class Sampler:
 
     async def versions(self) -> dict[str, int | None]:
         """Return the version of each subject in Valkey. Raises the errors of ``ValkeyLevel2.execute``."""
+        return {sample.key: sample.version for sample in await self._samples()}
+
+    async def _samples(self) -> list[Sample]:
+        began = time.monotonic()
         (reply,) = await self._server.execute([("MGET", *self._keys)])
         if isinstance(reply, Exception):
             raise reply
-        pairs = zip(SUBJECTS, reply, strict=True)
-        return {subject.name: None if data is None else subject.decode(data) for subject, data in pairs}
+        return [
+            Sample(subject.name, began, *subject.split(None if data is None else subject.decode(data)))
+            for subject, data in zip(SUBJECTS, reply, strict=True)
+        ]
 
     async def _run(self) -> None:
         while True:
-            began = time.monotonic()
             try:
-                versions = await self.versions()
+                samples = await self._samples()
             except TierCacheError:
-                self._take([])  # A restart of Valkey is in progress.
-            else:
-                self._take([Sample(key, began, version) for key, version in versions.items()])
+                samples = []  # A restart of Valkey is in progress.
+            self._take(samples)
             await asyncio.sleep(_PAUSE)
 
     def _take(self, samples: list[Sample]) -> None:
         for before, sample in zip_longest(self._last, samples):
-            if before is None or sample is None or before.version != sample.version:
+            if before is None or sample is None or (before.version, before.entry) != (sample.version, sample.entry):
                 for seen in filter(None, (before, sample)):
                     self._record(seen)
         self._last = samples

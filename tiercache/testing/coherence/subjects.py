@@ -12,7 +12,7 @@ quiet_group  As quiet, but by tool, by model, or by kv tier.
 written      One replica alone stores and invalidates each of these keys, because no guarantee says which of two
              concurrent stores by different replicas is the last.
 
-The value of a key is its version.
+The value of a key is its version; that of a mixed key also has the number of the load that made the entry.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from ...agent_cache import AgentCache
 from ...engine.call import Mode
 from ...tiers.kv.tier import KvTier
 from ...tiers.result import Result
+from ...tiers.values.tags import split_tags
 
 __all__ = [
     "MIXED_TAGS",
@@ -47,14 +48,18 @@ Loader: TypeAlias = Callable[[], Awaitable[int]]
 MIXED_TAGS: Final = tuple(f"mixed-{number}" for number in range(6))
 
 
+# The value of a mixed key is its version times this number, plus the number of the load that made the entry.
+_MOST_ENTRIES: Final = 1 << 24
+
+
 class Answer(NamedTuple):
-    """The answer of a cache: a version or None, the source that the cache reports, and the tier and method.
+    """The answer of a cache: a value or None, the source that the cache reports, and the tier and method.
 
     Attributes:
         tag: The tag that the entry has from now on, because the call gave it and found the entry; else None.
     """
 
-    version: int | None
+    value: int | None
     source: str | None
     method: str
     tag: str | None = None
@@ -88,6 +93,14 @@ class Subject(ABC):
             return ()
         own = {"written": self.name, "quiet_tag": self.name}
         return (own.get(self.role, self.role),) if self.role in ("tagged", *own) else ()
+
+    def value_of(self, version: int, entry: int) -> int:
+        """Return the value of the entry that the load number ``entry`` makes."""
+        return version * _MOST_ENTRIES + entry if self.role == "mixed" else version
+
+    def split(self, value: int | None) -> tuple[int | None, int]:
+        """Return the version and the number of the entry in a value: 0 for keys whose entries have no number."""
+        return divmod(value, _MOST_ENTRIES) if self.role == "mixed" and value is not None else (value, 0)
 
     @property
     def invalidation(self) -> str:
@@ -133,7 +146,7 @@ class Subject(ABC):
 
     @abstractmethod
     def decode(self, data: bytes) -> int | None:
-        """Return the version in the bytes from Valkey, or None if they are no value but a placeholder."""
+        """Return the value in the bytes from Valkey, or None if they are no value but a placeholder."""
 
 
 class ToolSubject(Subject):
@@ -252,7 +265,8 @@ class KvSubject(Subject):
             return (await tier.get_or_load(str(self.number), lambda: None, mode="only_cached")).key
 
     def decode(self, data: bytes) -> int | None:
-        return _number(data[1:]) if data[:1] == b"j" else None
+        payload = split_tags(data).data
+        return _number(payload[1:]) if payload[:1] == b"j" else None
 
 
 class SessionSubject(Subject):

@@ -1,15 +1,15 @@
 """The floors of entries with tags: the invalidations of a tag that cover an entry.
 
 An invalidation of a tag covers the entries that have the tag when it begins. For keys that some calls read without
-a tag, this module finds these entries: a version has a tag from the end of the first call that gave the tag and found
-the version.
+a tag, this module finds these entries: an entry has a tag from the end of the first call that gave the tag and found
+the entry. Two loads of one version make two entries, for example in an outage, or after the eviction of a lease.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 
-from .history import Change, History
+from .history import Change, History, Read, Sample
 
 __all__ = ["TagFloors"]
 
@@ -18,9 +18,6 @@ class TagFloors:
     """The acknowledged invalidations of tags that cover only entries with the tag, and the moments of the tags.
 
     A restart that emptied Valkey also ends every tag: only a tag of the same life of Valkey counts.
-
-    The history knows an entry by its version. A version that several loads have brought, in an outage or after an
-    eviction of a lease, stands for several entries, of which only some may have the tag. Such a version does not count.
     """
 
     def __init__(self, history: History) -> None:
@@ -33,25 +30,25 @@ class TagFloors:
                     life = self._life(change.began, change.acked)
                     if life is not None:
                         self._changes[key, change.tag, life].append((change.acked, change))
-        loads = Counter((load.key, load.version) for load in history.loads)
-        # By key and version: the first moment of each tag in each life.
-        self._tagged_at: defaultdict[tuple[str, int], dict[tuple[str, int], float]] = defaultdict(dict)
+        # By key, version and entry: the first moment of each tag in each life.
+        self._tagged_at: defaultdict[tuple[str, int, int], dict[tuple[str, int], float]] = defaultdict(dict)
         for read in history.reads:
             life = None if read.tag is None else self._life(read.began, read.ended)
             if life is not None and read.tag is not None and read.version is not None:
-                if loads[read.key, read.version] > 1:
-                    continue
-                moments = self._tagged_at[read.key, read.version]
+                moments = self._tagged_at[read.key, read.version, read.entry]
                 moments[read.tag, life] = min(read.ended, moments.get((read.tag, life), read.ended))
 
-    def covering(self, key: str, version: int, before: float, *, replica: str | None = None) -> Change | None:
-        """Return an invalidation, acknowledged before ``before``, that removed the entry of ``version``, or None.
+    def covering(self, seen: Read | Sample, before: float, *, replica: str | None = None) -> Change | None:
+        """Return an invalidation, acknowledged before ``before``, that removed the entry that was seen, or None.
 
         Args:
             replica: The replica that made the invalidation; None means any.
         """
-        for (tag, life), tagged_at in self._tagged_at.get((key, version), {}).items():
-            for acked, change in self._changes[key, tag, life]:
+        version = seen.version
+        if version is None:
+            return None
+        for (tag, life), tagged_at in self._tagged_at.get((seen.key, version, seen.entry), {}).items():
+            for acked, change in self._changes[seen.key, tag, life]:
                 is_covering = change.version > version and tagged_at < change.began and acked < before
                 if is_covering and replica in (None, change.replica):
                     return change
