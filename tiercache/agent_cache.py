@@ -192,7 +192,7 @@ class AgentCache(KeepsIdentity):
         """Connect to Valkey. The first use connects too, so this call is optional.
 
         If Valkey does not answer, the cache logs one warning, works degraded, and asks Valkey again later. If the call
-        fails or is cancelled, it closes what it has opened, unless other calls wait for the same opening.
+        fails or is cancelled, it closes its tasks and connections, unless other calls wait for the same opening.
 
         Raises:
             L2UnavailableError: No answer, and ``require_l2`` is set. The next call tries again.

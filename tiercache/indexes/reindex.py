@@ -194,7 +194,7 @@ class Reindex:
         return sum(await send(level2, commands)) if commands else 0
 
     def _named_members(self, keys: Sequence[bytes]) -> tuple[dict[str, list[bytes]], dict[bytes, list[bytes]]]:
-        """Return what the names of ``keys`` show: the members of the indexes of tools, and the fields of threads."""
+        """Return the members of the indexes of tools, and the fields of threads, which the names of ``keys`` show."""
         _, tool, session = self._prefixes
         members: dict[str, list[bytes]] = defaultdict(list)
         fields: dict[bytes, list[bytes]] = defaultdict(list)

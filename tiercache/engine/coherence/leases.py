@@ -290,7 +290,8 @@ class Leases:
         """Queue ``write``; Valkey stores the value if the lease still holds. Otherwise ``on_done`` receives 0.
 
         Args:
-            write: With all indexes of the entry. The fill repeats only what the lease has not done for them.
+            write: With all indexes of the entry. The fill adds the key only to those that may lack it, or that may end
+                before the entry.
 
         Returns:
             False if the queue is full: the value was dropped and the lease given up.

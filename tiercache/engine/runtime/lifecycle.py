@@ -46,7 +46,7 @@ class Lifecycle:
         """Return the runtime of the running loop, opened.
 
         Args:
-            gives_up: Whether to close what was opened so far if the caller is cancelled, or if opening fails, and no
+            gives_up: Whether to close the half-open runtime if the caller is cancelled, or if opening fails, and no
                 other caller waits for it. Otherwise the opening goes on for the next caller.
 
         Raises:

@@ -195,7 +195,7 @@ class Runtime:
     # Closing
 
     async def abandon(self) -> None:
-        """Close whatever an attempt to open this runtime has opened so far. No caller may use the runtime any more."""
+        """Close the tasks and connections of an attempt to open this runtime. No caller may use the runtime again."""
         if self._opening is not None:
             self._opening.cancel()
         await self.close()

@@ -2,7 +2,7 @@
 
 The deadline moves with every byte that the connection receives. So a large reply over a slow link is received, and a
 silent server is noticed after ``timeout`` seconds. There is one timer for a connection, and not one for each exchange:
-when it fires, it looks at what has moved.
+when it fires, it compares the bytes that have moved.
 
 ::
 

@@ -1,4 +1,4 @@
-"""The checks over the measures of a soak: what must be flat, and by how much it may grow."""
+"""The checks over the measures of a soak: the most that each may grow."""
 
 from __future__ import annotations
 

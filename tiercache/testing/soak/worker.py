@@ -131,7 +131,7 @@ class _Worker:
             await asyncio.sleep(_REST_PAUSE)
 
     async def _end_load(self, cache: AgentCache, load: Load) -> Rest:
-        """Return the last measures, and report what the cache has not finished."""
+        """Return the last measures, and report the work that the cache has not finished."""
         await self._rest(cache, load)
         if left := not_empty(cache):
             self._report(Problem("rest", f"the load has ended, and these containers are not empty: {left}"))
@@ -142,7 +142,7 @@ class _Worker:
         return rest
 
     async def _end(self, cache: AgentCache, journal: Journal, rest: Rest) -> None:
-        """Report what the closed cache has left, and send the counts."""
+        """Report the tasks and descriptors that the closed cache has left, and send the counts."""
         try:
             async with asyncio.timeout(_CLOSE_SECONDS):
                 await cache.aclose()
