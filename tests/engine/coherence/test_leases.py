@@ -276,6 +276,32 @@ async def test_lease_avoids_deadlock_of_holder_and_waiter_in_one_process(
         assert (await second).response == "outer of inner"
 
 
+async def test_lease_avoids_deadlock_while_the_waiter_reads_the_key_again(
+    cache: AgentCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two waits, too, the load of a waiter depends on the load that holds the lease."""
+    began, go_on = asyncio.Event(), asyncio.Event()
+
+    async def outer(_: object) -> str:
+        began.set()
+        await go_on.wait()
+        return f"outer of {(await cache.llm.get_or_load(HELLO, lambda: 'inner')).response}"
+
+    await cache.open()
+    async with asyncio.timeout(10):
+        first = asyncio.create_task(cache.llm.get_or_load(HELLO, outer))
+        await began.wait()
+        internals(cache).distrust()
+        second = asyncio.create_task(cache.llm.get_or_load(HELLO, lambda: "second"))
+        await until(lambda: cache.local_stats().tiers["llm"].lease_waits == 1)
+        reads = HeldReads(monkeypatch)
+        await reads.answered.wait()
+        go_on.set()
+        assert (await first).response == "outer of inner"
+        reads.release.set()
+        assert (await second).response == "outer of inner"
+
+
 async def test_lease_waiter_lends_its_slot(make_cache: MakeCache) -> None:
     """A loader whose nested call waits for the lease of another process lends its slot for that time."""
     a = make_cache(name="test")

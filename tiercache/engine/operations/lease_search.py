@@ -154,6 +154,7 @@ class LeaseSearch:
                 leases.ask(key)
                 with waiting_for(*(() if holder is None else (holder,))):
                     await leases.wait(key, min(poll * random.uniform(0.75, 1.25), left))
-                poll = min(2 * poll, _LAST_POLL)
-                runtime.fences.renew(self._fence)
-                await self._read()
+                    poll = min(2 * poll, _LAST_POLL)
+                    runtime.fences.renew(self._fence)
+                    # This read too: until it has found a change, this load depends on the holder.
+                    await self._read()
