@@ -224,9 +224,15 @@ async def test_connection_stays_open_after_its_listener_raises(url: str, plain: 
     await connection.aclose()
 
 
+def receive(connection: MultiplexedConnection, data: bytes) -> None:
+    """Let ``connection`` receive ``data``, as its transport would."""
+    connection.get_buffer(-1)[: len(data)] = data
+    connection.buffer_updated(len(data))
+
+
 async def test_connection_closes_when_the_server_is_loading(connection: MultiplexedConnection) -> None:
     asked = connection.exchange([("PING",)], 5)
-    connection.data_received(b"-LOADING Valkey is loading the dataset in memory\r\n")
+    receive(connection, b"-LOADING Valkey is loading the dataset in memory\r\n")
     with pytest.raises(ValkeyConnectionError, match="loading"):
         await asked
     assert not connection.is_open
@@ -234,7 +240,7 @@ async def test_connection_closes_when_the_server_is_loading(connection: Multiple
 
 async def test_connection_closes_when_the_server_breaks_the_protocol(connection: MultiplexedConnection) -> None:
     asked = connection.exchange([("PING",)], 5)
-    connection.data_received(b"HTTP/1.1 400 Bad Request\r\n")
+    receive(connection, b"HTTP/1.1 400 Bad Request\r\n")
     with pytest.raises(Exception, match="rotocol"):
         await asked
     assert not connection.is_open

@@ -64,12 +64,12 @@ def takes_argument(loader: Callable[..., Any]) -> bool:
     Raises:
         UsageError: As for ``requires_argument``, and in the cases 2 and 4.
     """
-    if _is_plain_function(loader) and not loader.__code__.co_flags & _VARIADIC:
+    if _is_plain_function(loader) and not loader.__code__.co_kwonlyargcount and not loader.__defaults__:
         code = loader.__code__
-        if not code.co_argcount and not code.co_kwonlyargcount:
-            return False
-        if code.co_argcount == 1 and not loader.__defaults__ and not code.co_kwonlyargcount:
+        if code.co_argcount == 1 or (not code.co_argcount and code.co_flags & inspect.CO_VARARGS):
             return True
+        if not code.co_argcount and not code.co_flags & inspect.CO_VARKEYWORDS:
+            return False
     parameters = _parameters(loader)
     if _required(parameters):
         return True
