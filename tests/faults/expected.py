@@ -121,7 +121,7 @@ _FAULTS: Final[Mapping[str, Row]] = {
     "entries replaced by lists": EMPTY,
     "all keys replaced by lists": _row(
         EMPTY,
-        (("store", *_INDEXED, "session.get_all", *_SESSION_CHANGES), REFUSED),
+        (("store", *_INDEXED, "session.get_all", *_SESSION_CHANGES, "stats"), REFUSED),
         (("session.compare_and_set",), DONE),
     ),
     "password rotated, connections killed": REFUSING,
