@@ -34,7 +34,7 @@ from tiercache.monitor.statistics import parse
 from tiercache.stores.valkey.messages import decode, reader_of_own
 from tiercache.tiers.kv.entry import KvCodec
 from tiercache.tiers.kv.result import KvResult
-from tiercache.tiers.llm.entry import LlmCodec
+from tiercache.tiers.llm.codec import LlmCodec
 from tiercache.tiers.llm.result import LlmResult
 from tiercache.tiers.session.entry import SessionCodec
 from tiercache.tiers.tool.entry import ToolCodec

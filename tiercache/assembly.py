@@ -50,9 +50,10 @@ from .text import shown
 from .tiers.keys.key import groups_of_model
 from .tiers.kv.entry import KvCodec
 from .tiers.kv.tier import KvTier
-from .tiers.llm.entry import LlmCodec, LlmEntry
+from .tiers.llm.codec import LlmCodec
+from .tiers.llm.entry import LlmEntry
 from .tiers.llm.key import LlmKeys
-from .tiers.llm.tier import LlmTier, model_of
+from .tiers.llm.tier import LlmTier
 from .tiers.session.entry import SessionCodec
 from .tiers.session.tier import SessionTier
 from .tiers.stored import StoredEntries
@@ -267,7 +268,9 @@ class Assembly:
         return rules
 
     def _compression(self, options: TierOptions, *, as_text: bool) -> Compression:
-        return Compression(above=options.compress_above, max_bytes=options.max_value_bytes, as_text=as_text)
+        return Compression(
+            above=options.compress_above, max_bytes=options.max_value_bytes, as_text=as_text, log=self._log
+        )
 
     # Statistics and telemetry
 
@@ -313,7 +316,8 @@ class Assembly:
 
     def _model_of(self, data: bytes) -> str | None:
         rules = self._rules_of("llm")
-        model = model_of(rules.codec, data)
+        assert isinstance(rules.codec, LlmCodec)
+        model = rules.codec.model_of(data)
         # No lookup has read the entry, so that no model is known for it.
         rules.counters.of(OTHER).undecodable += model is None and not is_placeholder(data)
         return model

@@ -31,7 +31,8 @@ from tiercache.engine.coherence.placeholders import is_placeholder
 from tiercache.engine.entries.rules import UndecodableError, UnreadableHereError
 from tiercache.tiers.keys.canonical_json import compact_json
 from tiercache.tiers.kv.entry import KvCodec, encode_kv
-from tiercache.tiers.llm.entry import LlmCodec, encode
+from tiercache.tiers.llm.codec import LlmCodec
+from tiercache.tiers.llm.entry import encode
 from tiercache.tiers.tool.entry import ToolCodec, encode_tool
 from tiercache.tiers.values.compression import Compression
 from tiercache.version import install_command

@@ -13,7 +13,7 @@ from tests.requests import HELLO
 from tests.seams import CountedCalls
 from tiercache import AgentCache
 from tiercache.tiers.kv.entry import KvCodec
-from tiercache.tiers.llm.entry import LlmCodec
+from tiercache.tiers.llm.codec import LlmCodec
 from tiercache.tiers.tool.entry import ToolCodec
 
 BLOCKS = [{"type": "text", "text": "Hi"}]

@@ -10,21 +10,16 @@ and base64.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any
 
 import msgspec
-import orjson
 
-from ...engine.entries.rules import UndecodableError
 from ..keys.canonical_json import compact_json, text_json
-from ..values.codec import EntryCodec
-from ..values.wire import WireEntry, WireReader
 
-__all__ = ["LlmCodec", "LlmEntry", "encode", "joined_text", "shared_model"]
+__all__ = ["LlmEntry", "encode", "joined_text", "shared_model"]
 
 
 class LlmEntry(msgspec.Struct, frozen=True, gc=False):
@@ -110,65 +105,3 @@ def joined_text(content_blocks: Sequence[Mapping[str, Any]]) -> str:
     """Return the joined text of the text blocks."""
     texts = (block.get("text") for block in content_blocks if block.get("type") == "text")
     return "".join(text for text in texts if isinstance(text, str))
-
-
-_NULL: Final = msgspec.Raw(b"null")
-# JSON of so few bytes is not nested too deeply for ``json``.
-_SHALLOW_BYTES: Final = 500
-
-
-class _Wire(WireEntry, kw_only=True):
-    model: str
-    # In a union with None, msgspec would let a Raw match nothing but null.
-    tokens: msgspec.Raw = _NULL
-    contentBlocks: msgspec.Raw = _NULL  # noqa: N815 - the name on the wire
-
-
-_READER = WireReader(_Wire, raw=("tokens", "contentBlocks"), names=("model",))
-
-
-class LlmCodec(EntryCodec):
-    """The form of llm entries in Valkey."""
-
-    def _read(self, data: bytes) -> LlmEntry:
-        wire = _READER.read(data)
-        return LlmEntry(
-            wire.response,
-            shared_model(wire.model),
-            wire.storedAt,
-            wire.cost,
-            _part(wire.tokens, b"{"),
-            _part(wire.contentBlocks, b"["),
-        )
-
-
-def _part(raw: msgspec.Raw, opening: bytes) -> bytes | None:
-    """Return the JSON of a part that begins with ``opening``, or None if the entry has no such part."""
-    if raw is _NULL:
-        return None
-    data = bytes(raw)
-    if data == b"null":
-        return None
-    if not data.startswith(opening):
-        raise UndecodableError("tokens or contentBlocks are of the wrong type")
-    # Checked here, where a bad entry becomes a miss: a result decodes the part only when a caller reads it.
-    if not _is_readable(data):
-        raise UndecodableError("tokens or contentBlocks are not JSON that can be read")
-    return data
-
-
-def _is_readable(data: bytes) -> bool:
-    """Return whether ``json`` reads ``data``."""
-    if len(data) <= _SHALLOW_BYTES:
-        # json reads everything that orjson reads, unless it is nested too deeply for the call stack.
-        try:
-            orjson.loads(data)
-        except orjson.JSONDecodeError:
-            pass
-        else:
-            return True
-    try:
-        json.loads(data)
-    except (ValueError, RecursionError):
-        return False
-    return True

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias, TypeVar, overload
 from ...engine.call import Loaded, LoadFunction, Mode
 from ...engine.engine import Engine
 from ...engine.entries.entry import Group
-from ...engine.entries.rules import Codec, TierRules, UndecodableError, UnreadableHereError
+from ...engine.entries.rules import TierRules, UnreadableHereError
 from ...engine.memory.loaders import requires_argument, takes_argument
 from ...engine.operations.around_change import Invalidating, Target
 from ...engine.operations.batch_loader import BATCH_SIZE, BATCH_WINDOW, ArgumentBatchLoader, BatchFunction
@@ -23,11 +23,12 @@ from ..keys.key import LlmKey, is_unchanged
 from ..tier import Tier
 from ..values.unstorable import own_copy
 from ..values.wire import MOST_DOLLARS
+from .codec import LlmCodec
 from .entry import LlmEntry, encode, joined_text
 from .key import LlmKeyLookup, LlmKeys
 from .result import LlmResponse, LlmResult, check_blocks, check_tokens, has_counts
 
-__all__ = ["LlmLoader", "LlmTier", "model_of"]
+__all__ = ["LlmLoader", "LlmTier"]
 
 P = TypeVar("P", bound=Mapping[str, Any])
 
@@ -272,9 +273,12 @@ class LlmTier(Tier[LlmKey, LlmResult]):
             raise UsageError(f"model must be a str, not {type(model).__name__}")
         check_size(model, "model")
 
+        codec = self._rules.codec
+        assert isinstance(codec, LlmCodec)
+
         def belongs(data: bytes) -> bool:
             try:
-                return model_of(self._rules.codec, data) == model
+                return codec.model_of(data) == model
             except UnreadableHereError:
                 return True  # Perhaps an answer of the model: a process that can decode it must not find it.
 
@@ -351,18 +355,3 @@ class LlmTier(Tier[LlmKey, LlmResult]):
         """Return the dollars that an answer cost, or None if they are not known, or are more than an entry may have."""
         cost = self._prices.cost(model, tokens)
         return cost if cost is not None and cost <= MOST_DOLLARS else None
-
-
-def model_of(codec: Codec, data: bytes) -> str | None:
-    """Return the model of an entry from its bytes in Valkey, or None if the bytes are no llm entry.
-
-    Raises:
-        UnreadableHereError: This process cannot decode the bytes, and another process may be able to.
-    """
-    try:
-        entry: Any = codec.decode(data).value
-        return str(entry.model)
-    except UnreadableHereError:
-        raise
-    except UndecodableError:
-        return None

@@ -32,8 +32,12 @@ class EntryCodec:
 
     def pack(self, data: bytes, tags: tuple[str, ...] = ()) -> bytes:
         """Return the bytes to write to Valkey for an entry's bytes and its tags."""
-        packed = self._compression.pack(data)
+        packed = self._pack(data)
         return join_tags(packed, tags) if tags else packed
+
+    def _pack(self, data: bytes) -> bytes:
+        """Return the bytes to write for an entry's bytes, without its tags."""
+        return self._compression.pack(data)
 
     def tags_of(self, data: bytes) -> tuple[str, ...] | None:
         """Return the tags of the entry in ``data``, or None for more tags than are listed. Errors as for ``decode``."""

@@ -6,6 +6,8 @@
 The form of llm and tool is ASCII and not JSON: betterdb-agent-cache, which decodes every entry as UTF-8, treats it as
 an entry that cannot be read. Every process that has the library reads both forms, also if its own options compress no
 entry. A frame contains its checksum, so that a damaged frame is never decoded to another value.
+
+``tiers/llm/exchange.py`` puts frames inside the JSON of an entry instead.
 """
 
 from __future__ import annotations
@@ -15,10 +17,11 @@ import sys
 from functools import cache
 from importlib import import_module
 from types import ModuleType
-from typing import Final
+from typing import Any, Final
 
 from ...engine.entries.rules import UndecodableError, UnreadableHereError
 from ...errors import UsageError
+from ...log import CacheLog
 from ...version import install_command
 
 __all__ = ["Compression"]
@@ -34,6 +37,8 @@ _WINDOW_LOG: Final = 23
 # Valkey's proto-max-bulk-len: an entry that is not compressed cannot have more bytes either.
 _MOST_BYTES: Final = 512 * 1024 * 1024
 
+_MISSING: Final = "compressed entries in Valkey are misses here (counted as undecodable), because zstd is missing: %s"
+
 
 class Compression:
     """The compression of one tier's entries, and the limit on the size of entries that are read.
@@ -42,30 +47,35 @@ class Compression:
         above: Entries of more bytes than this are compressed. None: no entry is compressed.
         max_bytes: Most bytes, not compressed, of an entry that is read. None: Valkey's own limit.
         as_text: Whether a compressed entry must be text.
+        log: The cache's log, or None: nothing is logged.
 
     Raises:
         UsageError: ``above`` is given, and the library is not installed.
     """
 
-    def __init__(self, *, above: int | None, max_bytes: int | None, as_text: bool) -> None:
+    def __init__(self, *, above: int | None, max_bytes: int | None, as_text: bool, log: CacheLog | None = None) -> None:
         if above is not None and _library() is None:
             raise UsageError(f"TierOptions.compress_above needs an extra: {install_command('compress')}")
         self._above = above
         self._max_bytes = _MOST_BYTES if max_bytes is None else max_bytes
         self._as_text = as_text
+        self._log = log
         self._tag = _TEXT_TAG if as_text else _BYTES_TAG
+
+    def is_large(self, data: bytes, *, default: int | None = None) -> bool:
+        """Return whether an entry has more bytes than the threshold, and the library is installed.
+
+        Args:
+            default: The threshold if the tier has none of its own. None: then no entry is large.
+        """
+        above = default if self._above is None else self._above
+        return above is not None and len(data) > above and _library() is not None
 
     def pack(self, data: bytes) -> bytes:
         """Return the bytes to write for an entry: compressed if it is large and compression makes it smaller."""
-        if self._above is None or len(data) <= self._above:
+        if not self.is_large(data):
             return data
-        library = _library()
-        assert library is not None
-        options = {
-            library.CompressionParameter.compression_level: _LEVEL,
-            library.CompressionParameter.checksum_flag: 1,
-        }
-        frame: bytes = library.compress(data, options=options)
+        frame = self.frame(data)
         packed = self._tag + (binascii.b2a_base64(frame, newline=False) if self._as_text else frame)
         return packed if len(packed) < len(data) else data
 
@@ -80,26 +90,67 @@ class Compression:
             raise UnreadableHereError(f"the entry has {len(data)} bytes, and at most {self._max_bytes} are read")
         if not data.startswith(self._tag):
             return data
-        library = _library()
-        if library is None:
-            raise UnreadableHereError("the entry is compressed, and the library is not installed")
         frame = data[len(self._tag) :]
         if self._as_text:
             try:
                 frame = binascii.a2b_base64(frame)
             except binascii.Error as error:
                 raise UndecodableError(str(error)) from error
-        decompressor = library.ZstdDecompressor(options={library.DecompressionParameter.window_log_max: _WINDOW_LOG})
+        return self.content(frame)
+
+    def frame(self, content: bytes, *, prefix: bytes = b"") -> bytes:
+        """Return a frame of ``content``, with a checksum. The library must be installed.
+
+        Args:
+            prefix: Bytes that the reader of the frame has too, and that ``content`` repeats: 8 bytes or more, or none.
+        """
+        library = _library()
+        assert library is not None
+        options = {
+            library.CompressionParameter.compression_level: _LEVEL,
+            library.CompressionParameter.checksum_flag: 1,
+        }
+        frame: bytes = library.compress(content, options=options, zstd_dict=_dictionary(library, prefix))
+        return frame
+
+    def content(self, frame: bytes, *, prefix: bytes = b"") -> bytes:
+        """Return the content of a frame.
+
+        Args:
+            prefix: The prefix with which the frame was made. Counts towards the bytes that are read.
+
+        Raises:
+            UnreadableHereError: The content has too many bytes, or the library is not installed.
+            UndecodableError: ``frame`` is not exactly one frame, or was made with another prefix.
+        """
+        library = _library()
+        if library is None:
+            if self._log is not None:
+                self._log.warn_once(_MISSING, _install_commands())
+            raise UnreadableHereError("the entry is compressed, and the library is not installed")
+        most = self._max_bytes - len(prefix)
+        options = {library.DecompressionParameter.window_log_max: _WINDOW_LOG}
         try:
+            decompressor = library.ZstdDecompressor(zstd_dict=_dictionary(library, prefix), options=options)
             # A small frame can decompress to any number of bytes: the decompressor stops at the first byte too many.
-            entry: bytes = decompressor.decompress(frame, max_length=self._max_bytes + 1)
-        except library.ZstdError as error:
+            content: bytes = decompressor.decompress(frame, max_length=most + 1)
+        # ValueError: the prefix is too short.
+        except (library.ZstdError, ValueError) as error:
             raise UndecodableError(str(error)) from error
-        if len(entry) > self._max_bytes:
+        if len(content) > most:
             raise UnreadableHereError(f"the entry has more than the {self._max_bytes} bytes that are read")
         if not decompressor.eof or decompressor.unused_data:
             raise UndecodableError("the frame is incomplete, or more bytes follow it")
-        return entry
+        return content
+
+
+def _dictionary(library: ModuleType, prefix: bytes) -> Any:
+    return library.ZstdDict(prefix, is_raw=True).as_prefix if prefix else None
+
+
+@cache
+def _install_commands() -> str:
+    return f"{install_command('compress')}; the extras openai, anthropic and google bring zstd too"
 
 
 @cache
