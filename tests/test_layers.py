@@ -33,6 +33,7 @@ LAYERS: list[set[str]] = [
     {"tiers.llm", "tiers.tool", "tiers.kv", "tiers.session", "monitor"},
     {"embedded"},
     {"assembly"},
+    {"adapters.http"},
     {"agent_cache"},
     {"adapters", "testing", "cli", "__main__", "__init__"},
 ]

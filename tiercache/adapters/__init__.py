@@ -1,0 +1,1 @@
+"""Adapters: the cache behind the interfaces of other libraries."""

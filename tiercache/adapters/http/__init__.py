@@ -1,0 +1,1 @@
+"""Wrapped clients: requests to model APIs, answered from the cache."""
