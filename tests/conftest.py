@@ -15,6 +15,7 @@ from typing import Any, Final
 import pytest
 import valkey
 
+from tests.providers import ProviderServer
 from tests.support import UNTRACKED, MakeCache
 from tiercache import AgentCache
 from tiercache.embedded import EmbeddedValkey
@@ -119,6 +120,13 @@ async def peer(url: str) -> AsyncIterator[Any]:
 
     async with betterdb_cache(url) as cache:
         yield cache
+
+
+@pytest.fixture
+def provider() -> Iterator[ProviderServer]:
+    """Return a local server that speaks the APIs of model providers."""
+    with ProviderServer() as provider:
+        yield provider
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import inspect
 import os
 import threading
@@ -46,6 +47,16 @@ async def until(condition: Callable[[], Any], seconds: float = 4.0) -> None:
             return
         assert time.monotonic() < give_up_at, f"the condition does not hold after {seconds} s"
         await asyncio.sleep(0.005)
+
+
+async def collect_generators() -> None:
+    """Collect garbage, and let the loop close the asynchronous generators in it.
+
+    The SDKs of model providers leave such generators behind when a stream fails; the loop closes each in a task.
+    """
+    gc.collect()
+    for _ in range(5):
+        await asyncio.sleep(0)
 
 
 def distrusted(cache: AgentCache) -> int:
