@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from tests.every_operation import LOADS, OPERATIONS
 from tests.seams import compression_library, event_of, internals, policies_in, statistics_in
 from tests.support import MakeCache, until
+from tests.tiers.llm.exchanges import chat_body, exchange_of, stream_body
 from tiercache import AgentCache, L2CommandError, ToolPolicy
 from tiercache.clock import Clock
 from tiercache.engine.call import Call
@@ -170,6 +171,82 @@ def test_damaged_frame_is_a_value_or_undecodable(tier: str, content: bytes, plac
     damaged = bytearray(frame(content))
     damaged[place % len(damaged)] ^= flip
     check_use(codec, result, compressed(tier, bytes(damaged)))
+
+
+# Exchanges
+
+
+def with_http(http: bytes) -> bytes:
+    return b'{"response":"x","model":"m","storedAt":1,"http":%b}' % http
+
+
+header_lists = st.sampled_from([b"[]", b'[["a","b"]]', b'[["a","b\\r\\nc: d"]]', b'[["a"]]', b"{}"])
+parts_of_http = st.one_of(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "status": st.sampled_from([b"200", b"200.0", b"500", b"true", b'"200"', b"null"]) | fragments,
+            "headers": header_lists | fragments,
+            "body": st.sampled_from([b'"x"', b'"\\ud800"', b"null", b'"eA=="', b'"eA"']) | fragments,
+            "base64": st.sampled_from([b"true", b"false", b"null", b"1"]),
+            "zstd": st.sampled_from([b'"eA=="', b'""', b'"!"', b"null"]) | fragments,
+            "text": st.sampled_from([b'"eA=="', b'""', b'"!"', b"null"]) | fragments,
+        },
+    ).map(lambda fields: b"{%b}" % b",".join(b'"%b":%b' % (name.encode(), part) for name, part in fields.items())),
+    fragments,
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(http=parts_of_http)
+@example(http=b'{"status":200,"headers":[],"body":"%b"}' % (b"x" * 50_000))
+@example(http=b'{"status":200,"headers":[["a","b"]],"body":"x","base64":%b}' % HUGE)
+@example(http=b'{"status":%b,"headers":[],"body":"x"}' % HUGE)
+@example(http=b'{"status":200,"headers":%b,"body":"x"}' % DEEP)
+@example(http=b'{"status":200,"headers":[%b["a","b"]],"body":"x"}' % (b'["a","b"],' * 9000))
+def test_exchange_of_any_parts_is_a_plain_exchange_or_undecodable(http: bytes) -> None:
+    data = with_http(http)
+    codec, result = CODECS["llm"]
+    check_use(codec, result, data)
+    with contextlib.suppress(UndecodableError):
+        exchange = codec.exchanges_only().decode(data).value
+        assert exchange.status == 200
+        assert type(exchange.body) is bytes
+        assert len(exchange.headers) <= 64
+        for name, value in exchange.headers:
+            line = f"{name}: {value}"
+            assert line.isascii()
+            assert line.isprintable() or "\t" in line
+            assert name
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    text=st.text(max_size=600),
+    form=st.sampled_from(["stream", "whole", "binary"]),
+    changes=st.lists(st.tuples(st.integers(0, 10**6), st.integers(1, 255)), min_size=1, max_size=3),
+    cut=st.none() | st.integers(0, 10**6),
+    data=st.data(),
+)
+def test_compressed_exchange_with_changed_bytes_never_has_another_body(
+    text: str, form: str, changes: list[tuple[int, int]], cut: int | None, data: st.DataObject
+) -> None:
+    body = {"stream": stream_body, "whole": chat_body, "binary": lambda text: b"\xff" + text.encode() * 9}[form](text)
+    tags = tuple(data.draw(st.lists(st.text("ab]", min_size=1), unique=True, max_size=2)))
+    exchange, plain = exchange_of(text, body)
+    packed = bytearray(LlmCodec(Compression(above=0, max_bytes=MOST_BYTES, as_text=True)).pack(plain, tags))
+    codec, result = CODECS["llm"]
+    assert codec.decode(bytes(packed)).value == exchange
+    # Half of the changes are in the frames.
+    frames = packed.find(b'"zstd":')
+    for place, flip in changes:
+        low = frames if frames >= 0 and data.draw(st.booleans()) else 0
+        packed[low + place % (len(packed) - low)] ^= flip
+    changed = bytes(packed[: None if cut is None else cut % len(packed)])
+    check_use(codec, result, changed)
+    if frames >= 0:
+        with contextlib.suppress(UndecodableError):
+            assert codec.exchanges_only().decode(changed).value.body == body
 
 
 # Placeholders

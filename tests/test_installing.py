@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from urllib.request import url2pathname
 
 import pytest
+from packaging.requirements import Requirement
 
 from tests.docs.pages import ROOT, pages
 from tiercache.version import extra_command, install_command
@@ -71,3 +74,44 @@ def test_installing_command_of_this_installation_names_a_place_that_exists() -> 
     place = re.search(r' @ file://([^"]+)"$| -e "([^"]+)\[cli\]"$', command)
     assert place is not None, command
     assert Path(url2pathname(place[1] or place[2])).exists()
+
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+EXTRAS: dict[str, list[str]] = PROJECT["project"]["optional-dependencies"]
+SDKS = {"openai": "openai", "anthropic": "anthropic", "google": "google-genai"}
+
+
+def extras_in(extra: str) -> set[str]:
+    """Return the extras that ``extra`` installs, itself included."""
+    found = {extra}
+    for requirement in map(Requirement, EXTRAS[extra]):
+        if requirement.name == "tiercache-agents":
+            found = found.union(*map(extras_in, requirement.extras))
+    return found
+
+
+def packages_of(extra: str) -> set[str]:
+    """Return the names of the packages that ``extra`` installs."""
+    requirements = [Requirement(text) for each in extras_in(extra) for text in EXTRAS[each]]
+    return {requirement.name for requirement in requirements} - {"tiercache-agents"}
+
+
+@pytest.mark.parametrize("extra", SDKS)
+def test_installing_an_extra_of_an_sdk_brings_compression_and_the_tested_range(extra: str) -> None:
+    assert extras_in(extra) == {extra, "compress"}
+    (range_of_extra,) = (each.specifier for each in map(Requirement, EXTRAS[extra]) if each.name == SDKS[extra])
+    tools = map(Requirement, (text for text in PROJECT["dependency-groups"]["test-tools"]))
+    assert [each.specifier for each in tools if each.name == SDKS[extra]] == [range_of_extra]
+    try:
+        installed = version(SDKS[extra])
+    except PackageNotFoundError:
+        pytest.skip(f"needs {SDKS[extra]}")
+    assert installed in range_of_extra
+
+
+def test_installing_all_brings_no_sdk() -> None:
+    assert extras_in("all") == {"all", *EXTRAS} - {*SDKS}
+    assert not packages_of("all") & {*SDKS.values()}
+    # Each extra is explained.
+    page = (ROOT / "docs" / "design.md").read_text("utf-8")
+    assert all(f"| `{extra}` |" in page for extra in EXTRAS)

@@ -16,9 +16,11 @@ import valkey
 from betterdb_agent_cache.types import LlmStoreOptions, ToolPolicy, ToolStoreOptions
 
 from tests.requests import HELLO, asking
-from tests.support import MakeCache
+from tests.support import MakeCache, entry_keys
+from tests.tiers.llm.exchanges import LONG, codec, exchange_of
 from tiercache import AgentCache
 from tiercache import ToolPolicy as OurToolPolicy
+from tiercache.tiers.values.compression import Compression
 
 REQUESTS: list[dict[str, Any]] = [
     HELLO,
@@ -83,6 +85,49 @@ async def test_interop_invalidates_entries_of_both(peer: betterdb.AgentCache, ou
     assert await ours.llm.invalidate_by_model("gpt-4o") == 2
     await ours.llm.store(HELLO, "x")
     assert await peer.llm.clear() == 1
+
+
+@pytest.mark.parametrize("tags", [(), ("a", "b]")])
+async def test_interop_exchange_is_read_by_betterdb(
+    peer: betterdb.AgentCache, ours: AgentCache, plain: valkey.Valkey, tags: tuple[str, ...]
+) -> None:
+    key, (_, data) = ours.llm.key(HELLO).key, exchange_of(LONG)
+    for stored, text in ((data, LONG), (codec().pack(data, tags), LONG[:200])):
+        plain.set(key, stored)
+        result = await peer.llm.check(HELLO)  # type: ignore[arg-type]
+        assert (result.hit, result.response) == (True, text)
+        if hasattr(result, "input_tokens"):  # Results of 0.6 have no token counts.
+            assert (result.input_tokens, result.output_tokens) == (3, 4)
+    # Neither library has removed the entry, or changed it.
+    assert plain.get(key) == stored
+    assert (await ours.llm.check(HELLO)).response == LONG
+
+
+@pytest.mark.parametrize("remover", ["theirs", "ours"])
+async def test_interop_invalidates_exchanges_of_a_model_in_every_form(
+    peer: betterdb.AgentCache, ours: AgentCache, plain: valkey.Valkey, remover: str
+) -> None:
+    forms = {
+        "plain": lambda data: data,
+        "compressed": codec().pack,
+        "tagged": lambda data: codec().pack(data, ("a", "b]")),
+        "compressed as a whole": Compression(above=10, max_bytes=None, as_text=True).pack,
+    }
+    bodies = {"text": None, "binary": bytes(range(256)) * 20, "empty": b""}
+    kept = []
+    for number, (form, body) in enumerate((form, body) for form in forms for body in bodies):
+        for model in ("gpt-4o", "other"):
+            key = f"test:llm:{model}:{number}"
+            plain.set(key, forms[form](exchange_of(LONG, bodies[body], model=model)[1]))
+            # betterdb cannot read an entry that is compressed as a whole, and so does not know its model.
+            if model == "other" or (remover == "theirs" and form == "compressed as a whole"):
+                kept.append(key)
+    await peer.llm.store(HELLO, "x")  # type: ignore[arg-type]
+    if remover == "theirs":
+        assert await peer.llm.invalidate_by_model("gpt-4o") == 1 + 3 * len(bodies)
+    else:
+        assert await ours.llm.invalidate_by_model("gpt-4o", sweep=True) == 1 + len(forms) * len(bodies)
+    assert entry_keys(plain) == sorted(kept)
 
 
 async def test_interop_misses_on_parameter_that_betterdb_ignores(peer: betterdb.AgentCache, ours: AgentCache) -> None:

@@ -87,8 +87,9 @@ class TierOptions(_EntryOptions):
             logged once.
         threads: Whether plain loaders, batch functions included, run in threads (``asyncio.to_thread``), so that a
             blocking loader does not block the event loop. Async loaders run on the event loop in any case.
-        compress_above: Entries of more bytes are compressed in Valkey (zstd), if that makes them smaller; None
-            compresses none. Only tiercache can read compressed entries. Needs the ``compress`` extra.
+        compress_above: Entries of more bytes are compressed in Valkey (zstd), if that makes them smaller. None
+            compresses none, except exchanges of wrapped clients above 1,024 bytes, where zstd is installed. Only
+            tiercache can read compressed entries. Needs the ``compress`` extra.
     """
 
     lease: bool = field(default=True, kw_only=True)

@@ -24,6 +24,7 @@ from tiercache.engine.entries.rules import UndecodableError, UnreadableHereError
 from tiercache.tiers.llm.codec import LlmCodec
 from tiercache.tiers.llm.entry import LlmEntry, encode
 from tiercache.tiers.llm.exchange import Exchange, encode_exchange, is_plain_header
+from tiercache.tiers.values.compression import Compression
 from tiercache.version import install_command
 
 ANSWER = {"response": "x", "model": "gpt-4o", "storedAt": 1}
@@ -304,6 +305,16 @@ def damaged_texts() -> list[bytes]:
 def test_compressed_exchange_with_a_damaged_text_is_undecodable(number: int) -> None:
     with pytest.raises(UndecodableError):
         codec().decode(damaged_texts()[number])
+
+
+@pytest.mark.parametrize("prefix", [b"x", b"1234567", b"another prefix"])
+def test_compressed_text_is_undecodable_with_another_prefix(prefix: bytes) -> None:
+    compression = Compression(above=None, max_bytes=None, as_text=True)
+    body = chat_body(LONG)
+    frame = compression.frame(LONG.encode(), prefix=body)
+    assert compression.content(frame, prefix=body).decode() == LONG
+    with pytest.raises(UndecodableError):
+        compression.content(frame, prefix=prefix)
 
 
 @pytest.mark.parametrize("field", ["zstd", "text"])
