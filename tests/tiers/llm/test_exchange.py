@@ -143,7 +143,10 @@ def test_exchange_whose_body_is_tiny_is_not_compressed(body: bytes) -> None:
     assert codec().decode(data).value == exchange
 
 
-@pytest.mark.parametrize("nested", [{"a": 1, "http": {"status": 200, "headers": [], "body": "x" * 5000}}])
+HTTP_PART = {"status": 200, "headers": [], "body": "x" * 5000}
+
+
+@pytest.mark.parametrize("nested", [{"a": 1, "http": HTTP_PART}, {"http": HTTP_PART, "z": "the end"}])
 @pytest.mark.parametrize("above", [None, 100])
 def test_answer_with_a_part_named_http_is_no_exchange(nested: dict[str, Any], above: int | None) -> None:
     for parts in ({"content_blocks": [nested], "tokens": None}, {"content_blocks": None, "tokens": nested}):
@@ -151,7 +154,8 @@ def test_answer_with_a_part_named_http_is_no_exchange(nested: dict[str, Any], ab
         packed = codec(above).pack(data)
         assert packed.startswith(b"tc:zstd:") if above else packed == data
         value = codec().decode(packed).value
-        assert (type(value), value) == (LlmEntry, entry)
+        assert type(value) is LlmEntry
+        assert value == entry
 
 
 def test_exchange_whose_token_counts_only_json_reads_is_stored() -> None:
