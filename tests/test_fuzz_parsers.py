@@ -21,11 +21,17 @@ import valkey
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tests.adapters.http.exchanges import BODIES, EVENTS, URLS, WHOLE, key_of, sse
 from tests.every_operation import LOADS, OPERATIONS
 from tests.seams import compression_library, event_of, internals, policies_in, statistics_in
 from tests.support import MakeCache, until
 from tests.tiers.llm.exchanges import chat_body, exchange_of, stream_body
 from tiercache import AgentCache, L2CommandError, ToolPolicy
+from tiercache.adapters.http.answer import Answer
+from tiercache.adapters.http.apis import APIS
+from tiercache.adapters.http.apis.api import Api
+from tiercache.adapters.http.apis.sse import Scanner
+from tiercache.adapters.http.apis.sse import events as sse_events
 from tiercache.clock import Clock
 from tiercache.engine.call import Call
 from tiercache.engine.coherence.placeholders import holder_of, is_placeholder, may_be_renewed
@@ -327,6 +333,115 @@ def test_message_on_the_subscription_of_any_shape_is_an_event(message: Any) -> N
         assert event.keys is None or all(isinstance(key, str) for key in event.keys)
     else:
         assert isinstance(event, Received | Unreadable)
+
+
+# Responses of model providers, and requests to them
+
+
+def with_damage(value: Any, place: int, damage: object) -> Any:
+    """Return a copy of JSON whose part number ``place``, counted from the root, is ``damage``."""
+    count = -1
+
+    def copied(part: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count == place:
+            return damage
+        if isinstance(part, dict):
+            return {name: copied(item) for name, item in part.items()}
+        return [copied(item) for item in part] if isinstance(part, list) else part
+
+    return copied(value)
+
+
+damages = st.recursive(
+    st.one_of(
+        st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False),
+        st.sampled_from(["", "stop", "error", "text", "message_stop", "\ud800", "x" * 300, 2**70, -1]),
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=2), st.dictionaries(st.sampled_from(["type", "index", "content"]), inner, max_size=2)
+    ),
+    max_leaves=5,
+)  # fmt: skip
+places = st.integers(0, 40)
+REQUEST_FIELDS = [
+    "store", "stream", "tools", "system", "modalities", "prompt", "input", "metadata", "cache_control", "thread",
+    "generationConfig", "cachedContent", "user", "plugins", "container",
+]  # fmt: skip
+
+
+def check_answer(answer: Answer) -> None:
+    """Check the types of an answer, which statistics, prices and ``store_when`` use."""
+    assert isinstance(answer.text, str)
+    assert isinstance(answer.model, str)
+    assert all(isinstance(reason, str) for reason in answer.finish)
+    assert isinstance(answer.is_complete, bool)
+    (answer.text + answer.model + "".join(answer.finish)).encode()
+    if answer.tokens is not None:
+        assert answer.tokens.keys() <= {"input", "output"}
+        assert all(type(count) is int and 0 <= count < 2**55 for count in answer.tokens.values())
+
+
+@pytest.mark.parametrize("api", APIS, ids=lambda api: api.name)
+@settings(max_examples=200, deadline=None)
+@given(data=st.one_of(st.binary(max_size=100), st.sampled_from(EXTREMES), fragments.map(lambda f: b'{"a":%b}' % f)))
+def test_answer_of_any_bytes_is_not_complete(api: Api, data: bytes) -> None:
+    for answer in (api.read_whole(data), api.read_events(sse_events(b"data: " + data)), api.read_whole(b"[%b]" % data)):
+        check_answer(answer)
+        assert not answer.is_complete
+
+
+@pytest.mark.parametrize("api", APIS, ids=lambda api: api.name)
+@settings(max_examples=400, deadline=None)
+@given(place=places, damage=damages)
+def test_damaged_answer_is_read_or_not_complete(api: Api, place: int, damage: object) -> None:
+    check_answer(api.read_whole(json.dumps(with_damage(WHOLE[api.name], place, damage)).encode()))
+
+
+@pytest.mark.parametrize("api", APIS, ids=lambda api: api.name)
+@settings(max_examples=400, deadline=None)
+@given(number=st.integers(0, 9), place=places, damage=damages, cut=st.integers(0, 60))
+def test_damaged_stream_is_read_or_not_complete(api: Api, number: int, place: int, damage: object, cut: int) -> None:
+    stream = list(EVENTS.get(api.name, [{}]))
+    number %= len(stream)
+    name, data = stream[number] if isinstance(stream[number], tuple) else ("", stream[number])
+    stream[number] = (name, with_damage(data, place, damage))
+    body = sse(*stream)
+    check_answer(api.read_events(sse_events(body)))
+    # The last event lacks its end.
+    assert not api.read_events(sse_events(body[: len(body) - 3 - cut])).is_complete
+    scanner = Scanner(api)
+    scanner.feed(body)
+    scanner.end()
+    assert scanner.is_over or not scanner.is_failed
+
+
+@pytest.mark.parametrize("api", APIS, ids=lambda api: api.name)
+@settings(max_examples=400, deadline=None)
+@given(data=st.binary(max_size=200))
+@example(data=b"data: [DONE]\ndata: x\n\n")
+@example(data=b"event: " + b"x" * 10_000)
+def test_stream_of_any_bytes_is_not_complete(api: Api, data: bytes) -> None:
+    assert not api.read_events(sse_events(data)).is_complete
+    scanner = Scanner(api)
+    scanner.feed(data)
+    scanner.end()
+    # Gemini alone sends no last event: each line that is no event is an error to it.
+    assert api.name == "gemini" or not scanner.is_over or b"[DONE]" in data
+
+
+@pytest.mark.parametrize("name", URLS)
+@settings(max_examples=400, deadline=None)
+@given(place=places, damage=damages, more=st.dictionaries(st.sampled_from(REQUEST_FIELDS), damages, max_size=3))
+def test_damaged_request_has_a_key_of_its_own_or_bypasses_the_cache(
+    name: str, place: int, damage: object, more: dict[str, Any]
+) -> None:
+    damaged = with_damage({**BODIES[name], **more}, place, damage)
+    for stateful in (False, True):
+        key = key_of(name, json.dumps(damaged).encode(), stateful=stateful)
+        assert (len(key.digest), key.bypass is None) in ((64, True), (0, False))
+        assert len(key.model.encode()) <= 512
 
 
 # Hashes

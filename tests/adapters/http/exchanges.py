@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Mapping
 from typing import Any, Final
@@ -52,6 +53,11 @@ def request(
     return ModelRequest("POST", url or URLS[name], headers or {}, raw, **options)
 
 
+def altered(made: ModelRequest, **fields: Any) -> ModelRequest:
+    """Return a request with some fields changed."""
+    return ModelRequest(**{name: getattr(made, name) for name in inspect.signature(ModelRequest).parameters} | fields)
+
+
 def key_of(*arguments: Any, **options: Any) -> RequestKey:
     """Return the key of a request; the arguments are those of ``request``."""
     key = RequestKeys().of(request(*arguments, **options))
@@ -67,7 +73,7 @@ def sse(*events: tuple[str, object] | object, end: str = "\n") -> bytes:
         if name:
             lines.append(f"event: {name}")
         lines += [f"data: {data if isinstance(data, str) else json.dumps(data, separators=(',', ':'))}", ""]
-    return "".join(f"{line}{end}" for line in lines).encode()
+    return "".join(f"{line}{end}" for line in lines).encode("utf-8", "surrogatepass")
 
 
 def chat_whole(finish: object = "stop", **message: Any) -> dict[str, Any]:
@@ -122,7 +128,7 @@ def response_events(end: str = "completed", **fields: Any) -> list[Any]:
     return [
         ("response.created", {"type": "response.created", "response": response_whole("in_progress", output=[])}),
         ("response.output_text.delta", {"type": "response.output_text.delta", "delta": "Hi"}),
-        (f"response.{end}", {"type": f"response.{end}", "response": response_whole(end, **fields)}),
+        (f"response.{end}", {"type": f"response.{end}", "response": {**response_whole(end), **fields}}),
     ]
 
 

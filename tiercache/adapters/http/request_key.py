@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from hashlib import blake2b, sha256
+from hashlib import sha256
 from typing import Any, Final, NamedTuple
 
 from cachetools import LRUCache
@@ -155,7 +155,7 @@ def _alias(request: ModelRequest) -> bytes:
     read = [headers.get(name) for name in _READ_HEADERS]
     # The repr of plain texts tells them apart, and escapes lone surrogates.
     head = repr((request.url, read, request.scope, bool(request.stateful))).encode()
-    digest = blake2b(len(head).to_bytes(8), digest_size=32)
+    digest = sha256(len(head).to_bytes(8))
     digest.update(head)
     digest.update(request.body)
     return digest.digest()

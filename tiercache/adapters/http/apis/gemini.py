@@ -20,10 +20,9 @@ __all__ = ["Gemini"]
 
 _STREAM: Final = ":streamGenerateContent"
 # Google accepts both spellings of each name.
-_STATE: Final = (("cachedContent", "cached_content"), ("store", "store"))
+_STATE: Final = (("cachedContent", "cached_content"), ("outputConfig", "output_config"), ("store", "store"))
 _CONFIG: Final = ("generationConfig", "generation_config")
 _MODALITIES: Final = ("responseModalities", "response_modalities")
-_OUTPUT: Final = ("outputConfig", "output_config")
 # The caller runs these tools. All others run at the provider.
 _OWN_TOOLS: Final = frozenset({"functionDeclarations", "function_declarations", "computerUse", "computer_use"})
 _FINISH: Final = "finishReason"
@@ -58,8 +57,6 @@ class Gemini(Api):
             # Google accepts the names of a modality in either case.
             if any("AUDIO" in str(mapping(config).get(name)).upper() for name in _MODALITIES):
                 return "audio"
-            if any(is_given(mapping(config).get(name)) for name in _OUTPUT):
-                return _OUTPUT[0]
         tools = body.get("tools")
         # Google accepts a single object where it expects a list.
         for tool in tools_in([tools] if isinstance(tools, dict) else tools):

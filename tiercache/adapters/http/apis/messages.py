@@ -64,7 +64,9 @@ class Messages(Api):
     def read_events(self, events: Iterable[Event]) -> Answer:
         read = json_events(events)
         kinds = [event.get("type") for event in read or ()]
-        if read is None or kinds.count("message_start") != 1 or kinds.count("message_stop") != 1 or "error" in kinds:
+        if not read or kinds.count("message_start") != 1 or "error" in kinds:
+            return UNREADABLE
+        if kinds.count("message_stop") != 1 or kinds[-1] != "message_stop":
             return UNREADABLE
         message = mapping(read[kinds.index("message_start")].get("message"))
         ended: dict[str, Any] = {"usage": dict(mapping(message.get("usage")))}

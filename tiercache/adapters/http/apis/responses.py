@@ -77,9 +77,9 @@ class Responses(Api):
         # Some servers send the last event of chat completions, too.
         read = json_events(event for event in events if not event.data.startswith(b"[DONE]"))
         kinds = [event.get("type") for event in read or ()]
-        if read is None or kinds.count(_COMPLETED) != 1 or "error" in kinds:
+        if not read or kinds.count(_COMPLETED) != 1 or kinds[-1] != _COMPLETED or "error" in kinds:
             return UNREADABLE
-        return self.read(read[kinds.index(_COMPLETED)].get("response"))
+        return self.read(read[-1].get("response"))
 
 
 def _runs_elsewhere(tool: Mapping[str, Any] | None) -> bool:
