@@ -35,7 +35,7 @@ class Served:
         number: The number of the call, from 1; 0 if no model answers the request.
         connection: The number of its connection, from 1.
         is_stream: Whether the answer is a stream.
-        parts_sent: The number of parts sent so far.
+        parts_sent_at: The time of each part sent so far, by ``time.monotonic``, which all processes of a machine share.
         is_ended: Whether the last event of a stream, or the whole body, is sent.
         is_eof_sent: Whether the end of the body is sent too.
         response_headers: The headers of the answer, once they are sent.
@@ -53,7 +53,7 @@ class Served:
         self.connection = connection
         self.number = 0
         self.is_stream = False
-        self.parts_sent = 0
+        self.parts_sent_at: list[float] = []
         self.is_ended = False
         self.is_eof_sent = False
         self.response_headers: list[tuple[str, str]] = []
@@ -65,6 +65,11 @@ class Served:
         """The body as JSON."""
         return json.loads(self.body)
 
+    @property
+    def parts_sent(self) -> int:
+        """The number of parts sent so far."""
+        return len(self.parts_sent_at)
+
     def head_sent(self, response_headers: list[tuple[str, str]]) -> None:
         """Record that the head is sent."""
         self.response_headers = response_headers
@@ -72,7 +77,7 @@ class Served:
 
     def part_sent(self) -> None:
         """Record that one more part is sent."""
-        self.parts_sent += 1
+        self.parts_sent_at.append(time.monotonic())
         self._notify()
 
     def ending_sent(self) -> None:

@@ -56,7 +56,7 @@ def gemini(client: Any, stream: bool, **more: Any) -> Any:
     """Call Gemini."""
     models = client.models
     call = models.generate_content_stream if stream else models.generate_content
-    return call(model="gemini-2.5-flash", contents="Hello", **more)
+    return call(model="gemini-3.8-flash", contents="Hello", **more)
 
 
 def text_of_chat(items: list[Any]) -> str:

@@ -20,15 +20,15 @@ from tests.providers import Gate, ProviderServer, Script
 CHAT = "/v1/chat/completions"
 RESPONSES = "/v1/responses"
 MESSAGES = "/v1/messages"
-GEMINI = "/v1beta/models/gemini-2.5-flash:streamGenerateContent?alt=sse"
-GEMINI_ARRAY = "/v1beta/models/gemini-2.5-flash:streamGenerateContent"
+GEMINI = "/v1beta/models/gemini-3.8-flash:streamGenerateContent?alt=sse"
+GEMINI_ARRAY = "/v1beta/models/gemini-3.8-flash:streamGenerateContent"
 AZURE = "/openai/deployments/mine/chat/completions?api-version=2025-01-01"
 MESSAGE = {"role": "user", "content": "Hello"}
 BODIES: dict[str, dict[str, Any]] = {
     CHAT: {"model": "gpt-4o", "messages": [MESSAGE]},
     AZURE: {"messages": [MESSAGE]},
     RESPONSES: {"model": "gpt-4o", "input": "Hello"},
-    MESSAGES: {"model": "claude-sonnet-4-5", "max_tokens": 9, "messages": [MESSAGE]},
+    MESSAGES: {"model": "claude-sonnet-5-5", "max_tokens": 9, "messages": [MESSAGE]},
     GEMINI: {"contents": [{"parts": [{"text": "Hello"}]}]},
     GEMINI_ARRAY: {"contents": [{"parts": [{"text": "Hello"}]}]},
 }
@@ -249,6 +249,9 @@ def test_provider_delays_each_step(provider: ProviderServer, client: Client) -> 
     begun = time.monotonic()
     client.stream(CHAT).read()
     assert time.monotonic() - begun >= 6 * 0.02
+    times = [begun, *provider.calls[0].parts_sent_at]
+    assert times == sorted(times)
+    assert len(times) == 4
 
 
 # Gates and hang-ups

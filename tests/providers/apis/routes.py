@@ -22,7 +22,7 @@ _BY_ENDING: dict[str, Api] = {
     ":generateContent": Gemini(),
 }
 _GEMINI_EVENTS, _GEMINI_ARRAY = Gemini(), GeminiArray()
-_MODELS = ("gpt-4o", "gpt-4o-mini", "claude-sonnet-4-5")
+_MODELS = ("gpt-4o", "gpt-4o-mini", "claude-sonnet-5-5")
 
 
 def api_of(method: str, path: str, query: str) -> Api | None:
