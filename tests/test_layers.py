@@ -27,6 +27,7 @@ LAYERS: list[set[str]] = [
     {"engine.runtime"},
     {"engine.engine"},
     {"engine.operations"},
+    {"streams"},
     {"stores", "telemetry", "pricing", "indexes"},
     {"tiers", "tiers.keys", "tiers.values"},
     {"tiers.tier", "tiers.result"},

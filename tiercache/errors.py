@@ -12,6 +12,7 @@ __all__ = [
     "L2ReplicaError",
     "L2SilentError",
     "L2UnavailableError",
+    "StreamLostError",
     "TierCacheError",
     "UsageError",
     "WrongLoopError",
@@ -56,6 +57,13 @@ class L2CommandError(TierCacheError):
 
 class L2LoginError(L2CommandError):
     """Valkey refused the credentials, or refused them less than ``ResilienceOptions.breaker_pause`` ago."""
+
+
+class StreamLostError(TierCacheError):
+    """An answer that another process streams ended before its last part: that process died, or could not finish it.
+
+    Nothing is stored. The next call starts the stream again.
+    """
 
 
 # The errors of a state of Valkey that may pass. The breaker logs the state, and invalidations are repeated.

@@ -170,12 +170,16 @@ class CoherenceOptions:
             loads. Other processes wait for this time at most for a process that has died.
         lease_wait: Most seconds that a load waits for the lease of another process. Then it loads by itself, and its
             value is not stored in Valkey. None: as long as the holder renews the lease.
+        stream_wait: Most seconds that a streamed call of a wrapped client waits for the first part of the same stream
+            in another process. Then it makes a stream of its own, which is not stored in Valkey; 0 does so at once.
+            None: as long as the other process renews its lease.
     """
 
     max_staleness: float = 3.0
     tracking: TrackingMode = "auto"
     lease_ttl: float = 10.0
     lease_wait: float | None = None
+    stream_wait: float | None = None
 
     def __post_init__(self) -> None:
         _take_timedelta(self, "lease_ttl")
@@ -186,6 +190,8 @@ class CoherenceOptions:
                 "a lease needs no longer life, because its holder renews it"
             )
         _check_seconds(self, "lease_wait", optional=True)
+        if self.stream_wait != 0:
+            _check_seconds(self, "stream_wait", optional=True)
         _check_choice(self, "tracking", "auto", "on", "off")
 
 

@@ -84,10 +84,13 @@ class Lease:
         later_indexes: The indexes of tags that waiters have added since.
         indexed_until: Second of the loop's clock until which these indexes certainly live.
         is_awaited: Whether another process waits for the end of the lease.
+        on_awaited: Called when another process begins to wait for the end of the lease, and at each repetition.
         load: The load that has the lease, as a node of the wait-for graph; None for a lease on a value.
     """
 
-    __slots__ = ("_renewal", "holds", "indexed_until", "indexes", "is_awaited", "key", "later_indexes", "load")
+    __slots__ = (
+        *("_renewal", "holds", "indexed_until", "indexes", "is_awaited", "key", "later_indexes", "load", "on_awaited"),
+    )
 
     def __init__(self, key: str, holds: bytes | None) -> None:
         self.key = key
@@ -96,6 +99,7 @@ class Lease:
         self.later_indexes: tuple[str, ...] = ()
         self.indexed_until = -math.inf
         self.is_awaited = False
+        self.on_awaited: Callable[[], object] = _ignore
         self.load: WaitNode | None = None
         self._renewal: asyncio.TimerHandle | None = None
 
@@ -114,6 +118,10 @@ class Lease:
         if self._renewal is not None:
             self._renewal.cancel()
             self._renewal = None
+
+
+def _ignore() -> None:
+    """Do nothing."""
 
 
 def _is_taken(write: TakeLease | WriteSet, outcome: Any) -> bool:
@@ -352,6 +360,7 @@ class Leases:
         lease = self._held.get(key)
         if lease is not None:
             lease.is_awaited = True
+            lease.on_awaited()
 
     # Waiting
 

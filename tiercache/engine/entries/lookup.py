@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from .entry import Entry
 
@@ -22,6 +22,8 @@ class Lookup(NamedTuple):
         placeholder: The placeholder found under the key: a load of this or another process holds the lease. None if
             there was no placeholder.
         placeholder_life: Seconds that ``placeholder`` has left, inf without an end; 0 if that is not known.
+        ongoing: For a load whose value is still arriving: the caller's share in it, a ``memory.flights.Ongoing``. There
+            is no entry yet. None for every other lookup.
     """
 
     entry: Entry | None
@@ -30,6 +32,7 @@ class Lookup(NamedTuple):
     degraded: bool = False
     placeholder: bytes | None = None
     placeholder_life: float = 0.0
+    ongoing: Any = None
 
     @property
     def is_hit(self) -> bool:

@@ -22,6 +22,10 @@ waiting. The states of a flight:
 
 A flight that the engine does not add to ``Flights`` (a load with ``mode="store_only"``) is never joinable.
 
+The value of some loads arrives in parts. Such a load calls ``show`` with an ongoing value, once that has begun: every
+waiter gets it at once, also the waiters that join later, and stays a waiter until it leaves. The flight is abandoned as
+in 3 while the ongoing value is not complete. While the ongoing value is not whole, the flight is not joinable.
+
 A loader may call the cache again, and could then wait for itself. The *wait-for graph* prevents that. Its nodes are
 flights, and calls of batch loaders. Its edges lead from the node whose load is running in the current context
 (``CURRENT_FLIGHT``) to the nodes that this load waits for:
@@ -49,12 +53,13 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, NamedTuple, Protocol
 
 from ..entries.entry import Group
 from .fences import Fence
 
-__all__ = ["CURRENT_FLIGHT", "Flight", "Flights", "WaitNode", "wait_all", "waiting_for"]
+__all__ = ["CURRENT_FLIGHT", "Flight", "Flights", "Ongoing", "OngoingValue", "WaitNode", "wait_all", "waiting_for"]
 
 
 class WaitNode:
@@ -102,6 +107,32 @@ def waiting_for(*others: WaitNode) -> Iterator[None]:
             parent._waits_for.remove(other)
 
 
+class OngoingValue(Protocol):
+    """A value whose parts arrive while callers have it already (``streams.recording``)."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether a caller that joins now gets every part."""
+        ...
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the load has all that it came for, so that it must not be cancelled any more."""
+        ...
+
+
+class Ongoing(NamedTuple):
+    """A waiter's share in a load whose value is still arriving.
+
+    Attributes:
+        value: The value as far as it has arrived.
+        leave: Ends the share. The waiter must call it, however its use of the value ends; a second call does nothing.
+    """
+
+    value: Any
+    leave: Callable[[], None]
+
+
 class Flight(WaitNode):
     """One load in progress. The flights of one call for many keys follow a leader, and share its task.
 
@@ -112,16 +143,18 @@ class Flight(WaitNode):
         fence: The right to store the result. Callers join the flight only while the fence holds.
         finishes: Whether the load goes on when its last waiter has left.
         added_indexes: Keys of the indexes of the tags that ``add_tags`` has added.
+        ongoing: The value that ``show`` has handed to the waiters, or None.
         task: The task that loads. The runtime sets it, on the leader only, when it starts the load.
     """
 
-    __slots__ = ("_done", "_followers", "_leader", "_waiters", "added_indexes", "fence", "finishes", "task")
+    __slots__ = ("_done", "_followers", "_leader", "_waiters", "added_indexes", "fence", "finishes", "ongoing", "task")
 
     def __init__(self, fence: Fence, *, finishes: bool, leader: Flight | None = None) -> None:
         super().__init__()
         self.fence = fence
         self.finishes = finishes
         self.added_indexes: tuple[str, ...] = ()
+        self.ongoing: OngoingValue | None = None
         self.task: asyncio.Task[None] | None = None
         self._done = False
         self._waiters: dict[asyncio.Future[Any], None] = {}
@@ -158,7 +191,7 @@ class Flight(WaitNode):
         return added
 
     async def wait(self, start: Callable[[], None] | None = None) -> Any:
-        """Wait for the flight; return its value or raise its error.
+        """Wait for the flight; return its value or raise its error. For an ongoing value return an ``Ongoing``.
 
         Args:
             start: Starts the load; None if the load has started.
@@ -168,17 +201,22 @@ class Flight(WaitNode):
         # An eager task may run its loader, and end, before ``start`` returns. So the caller first becomes a waiter,
         # and its edge enters the wait-for graph: the loader may request the key that the caller's load brings.
         waiter = self.join()
+        stays = False
         try:
             if CURRENT_FLIGHT.get() is None:
                 if start is not None:
                     start()
-                return await waiter
-            with waiting_for(self):
-                if start is not None:
-                    start()
-                return await waiter
+                value = await waiter
+            else:
+                with waiting_for(self):
+                    if start is not None:
+                        start()
+                    value = await waiter
+            stays = self.ongoing is not None and value is self.ongoing
+            return Ongoing(value, partial(self.leave, waiter)) if stays else value
         finally:
-            self.leave(waiter)
+            if not stays:
+                self.leave(waiter)
 
     def join(self) -> asyncio.Future[Any]:
         """Add a waiter and return its future.
@@ -190,14 +228,23 @@ class Flight(WaitNode):
         # then raises, a shield reports that exception as unhandled.
         waiter = asyncio.get_running_loop().create_future()
         self._waiters[waiter] = None
+        if self.ongoing is not None:
+            waiter.set_result(self.ongoing)
         return waiter
 
+    def show(self, ongoing: OngoingValue) -> None:
+        """Hand a value that is still arriving to every waiter, now and later. Each stays a waiter until it leaves."""
+        self.ongoing = ongoing
+        self._hand_out(ongoing)
+
     def leave(self, waiter: asyncio.Future[Any]) -> None:
-        """Remove ``waiter``. The last waiter to leave abandons the flight, unless ``finishes`` is True."""
-        if self._done:
+        """Remove ``waiter``. The last waiter to leave abandons the flight, unless its load must go on.
+
+        The load goes on if ``finishes`` is True or its ongoing value is complete.
+        """
+        if self._done or self._waiters.pop(waiter, waiter) is waiter:
             return
-        del self._waiters[waiter]
-        if self._waiters or self.finishes:
+        if self._waiters or self.finishes or (self.ongoing is not None and self.ongoing.is_complete):
             return
         # One task brings the values of the whole group: it is cancelled only when no flight of the group has a waiter.
         task = self.leader.task
@@ -214,8 +261,11 @@ class Flight(WaitNode):
         return not self._done and bool(self._waiters)
 
     def resolve(self, value: Any) -> None:
-        """Hand ``value`` to every waiter."""
+        """Hand ``value`` to every waiter, and end the flight."""
         self._done = True
+        self._hand_out(value)
+
+    def _hand_out(self, value: Any) -> None:
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(value)
@@ -282,6 +332,8 @@ class Flights:
         """Return the flight that a caller of ``key`` may join, or None if there is none or it is overtaken."""
         flight = self._by_key.get(key)
         if flight is None or not flight.fence.holds or flight.fence.in_doubt:
+            return None
+        if flight.ongoing is not None and not flight.ongoing.is_whole:
             return None
         return flight if self._trusts(flight.fence.began) else None
 

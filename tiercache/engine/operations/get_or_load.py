@@ -15,7 +15,7 @@ A call with tags hits L1 only if the entry is known to have all of them. If case
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ..call import Call, LoadFunction, Mode
 from ..engine import Engine, count_lookup
@@ -31,10 +31,15 @@ __all__ = ["Loads"]
 
 
 class Loads:
-    """The loads of one cache."""
+    """The loads of one cache.
 
-    def __init__(self, engine: Engine) -> None:
+    Args:
+        kind: Makes a load: ``Load``, or a subclass of it with its further arguments.
+    """
+
+    def __init__(self, engine: Engine, kind: Callable[..., Load] = Load) -> None:
         self._engine = engine
+        self._kind = kind
 
     async def get_or_load(self, call: Call, function: LoadFunction, mode: Mode) -> Lookup:
         """Return the value of a key, loading it at most once at a time.
@@ -49,19 +54,19 @@ class Loads:
             lookup = await engine.find(call)
             return lookup if await Tagging(runtime, call).holds(lookup) else MISS
         if mode == "bypass":
-            return await Load(runtime, call).run_privately(function)
+            return await self._kind(runtime, call).run_privately(function)
         if mode != "use":
-            return await Load(runtime, call, is_refresh=True).start(function, is_shared=mode == "refresh")
+            return await self._kind(runtime, call, is_refresh=True).start(function, is_shared=mode == "refresh")
         entry = engine.hit_for(call)
         if entry is not None:
             return Lookup(entry, "l1")
         try:
-            lookup = await Load(runtime, call).join_or_start(function)
+            lookup = await self._kind(runtime, call).join_or_start(function)
             if call.tags and not await Tagging(runtime, call).holds(lookup):
-                lookup = await Load(runtime, call, is_refresh=True).join_or_start(function)
+                lookup = await self._kind(runtime, call, is_refresh=True).join_or_start(function)
                 if not await Tagging(runtime, call).holds(lookup):
                     # The joined flight has found an entry that cannot get the tags either.
-                    lookup = await Load(runtime, call, is_refresh=True).start(function)
+                    lookup = await self._kind(runtime, call, is_refresh=True).start(function)
         except Exception:
             call.counters.misses += 1
             raise

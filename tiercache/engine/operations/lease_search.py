@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import random
-from typing import Final
+from typing import Final, Protocol
 
 from ...errors import TierCacheError
 from ..call import Call
@@ -26,11 +26,29 @@ from ..memory.flights import CURRENT_FLIGHT, waiting_for
 from ..runtime.l2 import L2
 from ..runtime.runtime import Runtime
 
-__all__ = ["LeaseSearch"]
+__all__ = ["LeaseSearch", "LiveValue"]
 
 # Seconds between two polls of a key that another process loads, in case its announcement is lost.
 _FIRST_POLL: Final = 0.02
 _LAST_POLL: Final = 0.5
+
+
+class LiveValue(Protocol):
+    """The value that another process loads, as far as that process shares it before the load ends."""
+
+    @property
+    def wait(self) -> float | None:
+        """Most seconds to wait for the other process, or None for no limit."""
+        ...
+
+    @property
+    def pause(self) -> float:
+        """Most seconds between two calls of ``has_begun``."""
+        ...
+
+    async def has_begun(self, placeholder: bytes) -> bool:
+        """Return whether the holder of ``placeholder`` shares its value. Valkey never makes this raise."""
+        ...
 
 
 class LeaseSearch:
@@ -40,20 +58,32 @@ class LeaseSearch:
         fence: The load's fence, renewed as long as nothing has been loaded.
         lookup: The outcome of the load's first read.
         is_refresh: Whether the load replaces the value that Valkey may have.
+        live: Finds the parts that the other process shares, or None if the load waits for a whole value. The search
+            ends without a lease as soon as ``live`` has begun.
 
     Attributes:
         lookup: The newest read, which has the entry if another process has loaded the value.
     """
 
-    __slots__ = ("_call", "_fence", "_is_refresh", "_l2", "_runtime", "lookup")
+    __slots__ = ("_call", "_fence", "_is_refresh", "_l2", "_live", "_runtime", "lookup")
 
-    def __init__(self, runtime: Runtime, call: Call, fence: Fence, lookup: Lookup, *, is_refresh: bool) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        call: Call,
+        fence: Fence,
+        lookup: Lookup,
+        *,
+        is_refresh: bool,
+        live: LiveValue | None = None,
+    ) -> None:
         assert isinstance(runtime.l2, L2)
         self._l2 = runtime.l2
         self._runtime = runtime
         self._call = call
         self._fence = fence
         self._is_refresh = is_refresh
+        self._live = live
         self.lookup = lookup
 
     async def run(self) -> Lease | None:
@@ -132,12 +162,14 @@ class LeaseSearch:
         return True
 
     async def _wait_for(self, placeholder: bytes | None) -> None:
-        """Read the key until ``placeholder`` is gone or ``lease_wait`` has passed; set ``lookup``."""
+        """Read the key until ``placeholder`` is gone or its load is live, for the longest wait; set ``lookup``."""
         runtime, leases, key = self._runtime, self._l2.leases, self._call.key
         self._call.counters.lease_waits += 1
-        lease_wait = self._l2.lease_wait
+        live = self._live
+        lease_wait = self._l2.lease_wait if live is None else live.wait
         give_up_at = runtime.now() + (math.inf if lease_wait is None else lease_wait)
         poll = _FIRST_POLL
+        last_poll = _LAST_POLL if live is None else live.pause
         # A load that waits for another process holds no slot: the holder of that lease may be waiting for one.
         async with runtime.load_limits.lent():
             while (
@@ -154,7 +186,9 @@ class LeaseSearch:
                 leases.ask(key)
                 with waiting_for(*(() if holder is None else (holder,))):
                     await leases.wait(key, min(poll * random.uniform(0.75, 1.25), left))
-                    poll = min(2 * poll, _LAST_POLL)
+                    poll = min(2 * poll, last_poll)
                     runtime.fences.renew(self._fence)
                     # This read too: until it has found a change, this load depends on the holder.
                     await self._read()
+                    if live is not None and placeholder is not None and await live.has_begun(placeholder):
+                        break

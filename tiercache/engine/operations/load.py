@@ -8,14 +8,15 @@
       │ value
     fill          L1 and Valkey, each only if no change has overtaken the load; hand the value out in any case
 
-``load_many`` drives several loads with one read and one call of the loader.
+``load_many`` drives several loads with one read and one call of the loader. ``streams.recorded_load`` adds loads whose
+value arrives in parts.
 """
 
 from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from ...errors import L2CommandError
 from ..call import Call, Loaded, LoadFunction
@@ -23,7 +24,7 @@ from ..coherence.leases import Lease, Leases
 from ..entries.entry import Entry, Group, has_tags, names_of_tags
 from ..entries.lookup import Lookup
 from ..level2.writes import Release, WriteSet
-from ..memory.flights import CURRENT_FLIGHT, Flight
+from ..memory.flights import CURRENT_FLIGHT, Flight, Ongoing
 from ..runtime.l2 import L2
 from ..runtime.no_l2 import NoL2
 from ..runtime.reads import MISS
@@ -80,13 +81,13 @@ class Load:
         try:
             if runtime.load_limits.is_lending:
                 async with runtime.load_limits.lent():
-                    lookup: Lookup = await flight.wait()
+                    value = await flight.wait()
             else:
-                lookup = await flight.wait()
+                value = await flight.wait()
         except Exception:
             self.call.counters.coalesced += 1
             raise
-        return lookup
+        return _as_lookup(value)
 
     async def start(self, function: LoadFunction, *, is_shared: bool = True) -> Lookup:
         """Run the load in a task of its own, and wait for it.
@@ -96,8 +97,8 @@ class Load:
         """
         # Registered before any await: every change of the key from here on overtakes the load.
         self.register(is_shared=is_shared)
-        lookup: Lookup = await self.flight.wait(partial(self._runtime.start, self.flight, self._run(function)))
-        return lookup._replace(coalesced=False)
+        value = await self.flight.wait(partial(self._runtime.start, self.flight, self._run(function)))
+        return _as_lookup(value)._replace(coalesced=False)
 
     async def run_privately(self, function: LoadFunction) -> Lookup:
         """Load for one caller, in the caller's own task; store nothing."""
@@ -143,18 +144,19 @@ class Load:
     async def _load(self, function: LoadFunction) -> None:
         """Take the lease, call the loader and fill, unless another process loads the value first."""
         call = self.call
-        if self.may_lease():
-            await self._obtain_lease()
-            if self.lookup.entry is not None:
-                return
+        if self.may_lease() and await self._obtain_lease():
+            return
         try:
-            loaded = await self._runtime.load_limits.call(function, call.counters, is_batched=call.is_batched)
+            loaded = await self._call(function)
             entry = self.fill(loaded)
         except BaseException:
             self.give_up()
             raise
         if call.fill is not None and not self._is_refused(loaded):
             await call.fill(self.flight.fence, entry)
+
+    async def _call(self, function: LoadFunction) -> Loaded:
+        return await self._runtime.load_limits.call(function, self.call.counters, is_batched=self.call.is_batched)
 
     # The lease
 
@@ -178,12 +180,14 @@ class Load:
             self.call.key, lookup.placeholder, lookup.placeholder_life
         )
 
-    async def _obtain_lease(self) -> None:
+    async def _obtain_lease(self) -> bool:
+        """Take the lease; return whether the load is over, because another process has loaded the value."""
         search = LeaseSearch(self._runtime, self.call, self.flight.fence, self.lookup, is_refresh=self.is_refresh)
         self.lease = await search.run()
         self.lookup = search.lookup
         if self.lease is not None:
             self.lease.later_indexes = self.flight.added_indexes
+        return self.lookup.entry is not None
 
     def give_up(self) -> None:
         """Remove the placeholder, so that another process can load."""
@@ -310,3 +314,10 @@ class Load:
         if lease is not None:
             return runtime.l2.leases.fill(lease, write, filled)
         return runtime.l2.pipe.fill(write, filled)
+
+
+def _as_lookup(value: Any) -> Lookup:
+    """Return the lookup of a caller to whom its flight has handed ``value``."""
+    if type(value) is Ongoing:
+        return Lookup(None, "loader", coalesced=True, ongoing=value)
+    return cast(Lookup, value)

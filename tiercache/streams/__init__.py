@@ -1,0 +1,1 @@
+"""Values that arrive in parts: recordings, which callers follow while they are made."""

@@ -1,0 +1,142 @@
+"""Recordings: the parts of a value that a load brings, kept from the first part on for every follower.
+
+    writer ── append, append, ... ──▶ │ part 0 │ part 1 │ part 2 │ ... ──▶ end, or end with an error
+                                          ▲                  ▲
+                              follower that began late    follower that waits for part 3
+
+A recording has two states:
+
+1. whole: it has every part. A caller that comes late gets the parts so far at once, then each part as it arrives. When
+   the recording ends, the value can be stored.
+2. no longer whole: its parts have more than ``max_bytes``. No further caller can follow it, and it cannot be stored. It
+   forgets the parts that every follower has, and the writer waits for a follower that is far behind, so that the
+   memory stays bounded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+__all__ = ["Follower", "Recording"]
+
+# Bytes by which a follower may be behind the writer once the recording is not whole.
+_WINDOW_BYTES: Final = 256 * 1024
+
+
+class Recording:
+    """An append-only log of parts, with one writer and any number of followers. Belongs to one event loop.
+
+    Args:
+        head: The part of the value that is known before the first part, such as the status of a response.
+        max_bytes: Most bytes of a whole recording.
+
+    Attributes:
+        is_whole: Whether the recording has every part.
+        is_complete: Whether the writer has all that it came for, so that the load must not be cancelled any more. The
+            writer sets it before it appends the last part: a follower that has the last part may leave at once.
+    """
+
+    def __init__(self, head: Any, *, max_bytes: float) -> None:
+        self.head = head
+        self.is_whole = True
+        self.is_complete = False
+        self._max_bytes = max_bytes
+        self._parts: deque[tuple[Any, int]] = deque()
+        # The position of the first part in ``_parts``: parts that were forgotten count.
+        self._first = 0
+        self._kept_bytes = 0
+        self._is_ended = False
+        self._error: BaseException | None = None
+        self._followers: dict[Follower, None] = {}
+        self._changed: asyncio.Future[None] | None = None
+
+    def append(self, part: Any, size_bytes: int) -> None:
+        """Add a part, and wake the followers."""
+        self._parts.append((part, size_bytes))
+        self._kept_bytes += size_bytes
+        if self._kept_bytes > self._max_bytes:
+            self.is_whole = False
+        if not self.is_whole:
+            self._forget()
+        self._wake()
+
+    def end(self, error: BaseException | None = None) -> None:
+        """End the recording. A follower that has every part stops, or raises ``error``. The first call counts."""
+        if not self._is_ended:
+            self._is_ended, self._error = True, error
+            self._wake()
+
+    async def wait_for_room(self) -> None:
+        """Wait until another part may be appended: at once while the recording is whole."""
+        while not self.is_whole and self._kept_bytes > _WINDOW_BYTES and self._followers:
+            await self._wait()
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether the writer has called ``end``."""
+        return self._is_ended
+
+    def parts(self) -> list[Any]:
+        """Return the parts that the recording has: all parts, if it is whole."""
+        return [part for part, _ in self._parts]
+
+    def follow(self) -> Follower:
+        """Return a follower, which begins with the first part that the recording has. The caller must close it."""
+        follower = Follower(self, self._first)
+        self._followers[follower] = None
+        return follower
+
+    def _forget(self) -> None:
+        """Forget the parts that every follower has."""
+        end = self._first + len(self._parts)
+        passed = min((follower.position for follower in self._followers), default=end)
+        while self._first < passed:
+            _, size_bytes = self._parts.popleft()
+            self._kept_bytes -= size_bytes
+            self._first += 1
+
+    def _wake(self) -> None:
+        if self._changed is not None:
+            self._changed.set_result(None)
+            self._changed = None
+
+    async def _wait(self) -> None:
+        # All waiters share one future. ``asyncio.wait`` does not cancel it when one of them is cancelled.
+        if self._changed is None:
+            self._changed = asyncio.get_running_loop().create_future()
+        await asyncio.wait([self._changed])
+
+
+class Follower(AsyncIterator[list[Any]]):
+    """The place of one reader in a recording: an iterator over lists of the parts that have arrived since the last."""
+
+    def __init__(self, recording: Recording, position: int) -> None:
+        self._recording = recording
+        self.position = position
+
+    async def __anext__(self) -> list[Any]:
+        log = self._recording
+        while True:
+            count = log._first + len(log._parts) - self.position
+            if count > 0:
+                parts = [log._parts[index][0] for index in range(len(log._parts) - count, len(log._parts))]
+                self.position += count
+                if not log.is_whole:
+                    log._forget()
+                    log._wake()
+                return parts
+            if log._is_ended:
+                if log._error is not None:
+                    raise log._error
+                raise StopAsyncIteration
+            await log._wait()
+
+    def close(self) -> None:
+        """Follow no further, and let the writer go on if it waits for this follower."""
+        log = self._recording
+        if log._followers.pop(self, self) is None and not log.is_whole:
+            log._forget()
+            log._wake()
