@@ -8,6 +8,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypedDict, Unpack
 
+from .adapters.http.wrapping import WrapsClients
 from .assembly import Assembly, CacheSettings
 from .clock import SYSTEM_CLOCK, Clock
 from .embedded import EmbeddedValkey
@@ -36,6 +37,7 @@ from .pricing.prices import ModelPrice
 from .stores.valkey.settings import Client, client_from_url
 from .tiers.kv.key import ALL_KV
 from .tiers.kv.tier import KvTier
+from .tiers.llm.exchanges import Exchanges
 from .tiers.llm.tier import LlmTier
 from .tiers.session.tier import SessionTier
 from .tiers.tagged import entries_with_tag
@@ -67,7 +69,7 @@ class CacheOptions(TypedDict, total=False):
     clock: Clock
 
 
-class AgentCache(KeepsIdentity):
+class AgentCache(KeepsIdentity, WrapsClients):
     """A cache for the workers of AI agents: L1, process memory, in front of L2, Valkey.
 
     Making a cache does no I/O and starts no task, so a module can make one at its top level. The cache opens itself at
@@ -143,6 +145,7 @@ class AgentCache(KeepsIdentity):
         )
         self._name = name
         self._parts = Assembly(client, settings)
+        WrapsClients.__init__(self, self._parts.log)
         self._engine = self._parts.engine
         self._invalidations = Invalidations(self._engine)
         self._llm = self._parts.llm
@@ -376,6 +379,9 @@ class AgentCache(KeepsIdentity):
             distrusted_count=engine.generation,
             heard_count=engine.heard_count,
         )
+
+    def _exchanges(self) -> Exchanges:
+        return self._parts.exchanges
 
     def __del__(self) -> None:
         # The constructor may have failed before it set the engine.

@@ -52,6 +52,7 @@ from .tiers.kv.entry import KvCodec
 from .tiers.kv.tier import KvTier
 from .tiers.llm.codec import LlmCodec
 from .tiers.llm.entry import LlmEntry
+from .tiers.llm.exchanges import Exchanges
 from .tiers.llm.key import LlmKeys
 from .tiers.llm.tier import LlmTier
 from .tiers.session.entry import SessionCodec
@@ -109,7 +110,9 @@ class Assembly:
 
     Attributes:
         engine: The levels.
+        log: The log of the cache.
         llm, tool, session: The tiers; ``kv_tier`` returns the kv tiers.
+        exchanges: The exchanges of the llm tier.
         tier_rules: The rules of every tier made so far.
         statistics: The statistics hash of the whole fleet.
         reindex: Makes the indexes complete.
@@ -119,23 +122,25 @@ class Assembly:
     def __init__(self, client: Client | None, settings: CacheSettings) -> None:
         self._settings = settings
         self._name = name = settings.name
-        self._log = CacheLog(name)
+        self.log = CacheLog(name)
         self._has_l2 = client is not None
         self._connection = _checked(settings.connection, "connection", ConnectionOptions)
+        self._coherence = _checked(settings.coherence, "coherence", CoherenceOptions)
         self._writes = _checked(settings.writes, "writes", WriteOptions)
         self._resilience = _checked(settings.resilience, "resilience", ResilienceOptions)
         telemetry = _checked(settings.telemetry, "telemetry", TelemetryOptions)
         self.server: EmbeddedValkey | None = None
         self.tier_rules: list[TierRules] = []
         self._prices = PriceTable(settings.prices, use_default=settings.use_default_prices)
-        self._tool_policies = ToolPolicies(name, self._log)
+        self._tool_policies = ToolPolicies(name, self.log)
         self.statistics = self.new_statistics()
-        self.reindex = Reindex(name, StoredEntries(self._model_of), self._log)
+        self.reindex = Reindex(name, StoredEntries(self._model_of), self.log)
         listed = _checked(settings.discovery, "discovery", DiscoveryOptions).enabled
-        self._discovery = Discovery(name, self._describe, self._log) if listed and client is not None else None
+        self._discovery = Discovery(name, self._describe, self.log) if listed and client is not None else None
         self.engine = self._new_engine(client, telemetry)
         self.tool = self._new_tool_tier()
         self.llm = self._new_llm_tier()
+        self.exchanges = self._new_exchanges()
         self.session = self._new_session_tier()
         self._kv_tiers: dict[str, tuple[TierOptions, KvTier]] = {}
         self.kv_tier("kv", settings.kv)
@@ -146,13 +151,13 @@ class Assembly:
 
     def _new_engine(self, client: Client | None, telemetry: TelemetryOptions) -> Engine:
         settings = self._settings
-        tracing = Tracing(telemetry.tracer_name, telemetry.tracer_provider, self._log)
+        tracing = Tracing(telemetry.tracer_name, telemetry.tracer_provider, self.log)
         return Engine(
-            self._log,
+            self.log,
             None if client is None else self._new_server(self._connection_settings(client)),
             EngineOptions(
                 l1=_checked(settings.l1, "l1", L1Options),
-                coherence=_checked(settings.coherence, "coherence", CoherenceOptions),
+                coherence=self._coherence,
                 writes=self._writes,
                 resilience=self._resilience,
                 require_l2=settings.require_l2,
@@ -170,8 +175,8 @@ class Assembly:
                 used = self._connection_settings(client_from_url(self.server.url))
             return ValkeyLevel2(used, timeout=self._resilience.l2_timeout, name=self._name, origin=origin)
 
-        indexes = self.reindex, ForeignWrites(self._name, self.reindex, self._log)
-        service = MonitorService(self.statistics, self._tool_policies, indexes, self._discovery, self._log)
+        indexes = self.reindex, ForeignWrites(self._name, self.reindex, self.log)
+        service = MonitorService(self.statistics, self._tool_policies, indexes, self._discovery, self.log)
         return Server(connect, service)
 
     def _connection_settings(self, client: Client) -> Settings:
@@ -211,6 +216,18 @@ class Assembly:
         rules = self._new_rules("llm", options, codec, finish_abandoned=True, groups_of=_groups_of(options))
         keys = LlmKeys(f"{self._name}:llm:", ignore=options.ignore, transform=options.key)
         return LlmTier(self.engine, rules, keys, self._prices, self._name)
+
+    def _new_exchanges(self) -> Exchanges:
+        options, rules = _llm_options(self._settings.llm), self._rules_of("llm")
+        return Exchanges(
+            self.engine,
+            rules,
+            self._prices,
+            self._name,
+            self._coherence,
+            # The answer of a whole call is paid for in any case. A stream that no reader wants costs until it ends.
+            streams_finish=options.on_abandon == "finish",
+        )
 
     def _new_session_tier(self) -> SessionTier:
         options = _session_options(self._settings.session)
@@ -269,7 +286,7 @@ class Assembly:
 
     def _compression(self, options: TierOptions, *, as_text: bool) -> Compression:
         return Compression(
-            above=options.compress_above, max_bytes=options.max_value_bytes, as_text=as_text, log=self._log
+            above=options.compress_above, max_bytes=options.max_value_bytes, as_text=as_text, log=self.log
         )
 
     # Statistics and telemetry
@@ -277,7 +294,7 @@ class Assembly:
     def new_statistics(self) -> StatsHash:
         """Return a statistics hash of which nothing has been sent yet."""
         totals = {"session:reads": lambda: self.session.reads, "session:writes": lambda: self.session.writes}
-        return StatsHash(self._name, self._books, totals, self._log)
+        return StatsHash(self._name, self._books, totals, self.log)
 
     def _books(self) -> Iterator[tuple[str, CounterBook]]:
         for rules in self.tier_rules:
@@ -287,7 +304,7 @@ class Assembly:
                 yield "kv", rules.counters
 
     def _new_source(self) -> CacheSource:
-        source = CacheSource(self._name, self.engine, self.tier_rules, self._log)
+        source = CacheSource(self._name, self.engine, self.tier_rules, self.log)
         policies, discovery, session = self._tool_policies, self._discovery, self.session
         source.gauges[names.ACTIVE_SESSIONS.name] = lambda: session.active_count
         source.counters[names.CONFIG_REFRESH_FAILED.name] = lambda: policies.refresh_failed_count

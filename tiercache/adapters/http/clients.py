@@ -1,0 +1,75 @@
+"""``cache.wrap``: a cached copy of an SDK's client, or of the HTTP client beneath it.
+
+No SDK is imported. An SDK's client is known by its HTTP client and by its method ``with_options``, an HTTP client by
+the module of its class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from types import ModuleType
+from typing import Any, Final, TypeVar
+
+from ...errors import UsageError
+from .exchange_handler import ExchangeHandler
+from .transport import async_transport_of
+
+__all__ = ["wrapped_client"]
+
+C = TypeVar("C")
+
+_LIBRARIES: Final = ("httpx", "httpx2")
+_CLASSES: Final = ("Client", "AsyncClient")
+_TAKES: Final = (
+    "an OpenAI, AsyncOpenAI, Anthropic or AsyncAnthropic client (Azure included), or a Client or AsyncClient of httpx "
+    "or httpx2"
+)
+
+
+def wrapped_client(client: C, new_handler: Callable[[bool], ExchangeHandler]) -> C:
+    """Return a copy of ``client`` that answers requests to model APIs from a cache.
+
+    Args:
+        new_handler: Returns a handler; its argument says whether the client is asynchronous.
+
+    Raises:
+        UsageError: ``client`` is no client that can be wrapped.
+    """
+    if _library_of(client) is not None:
+        return _wrapped(client, new_handler)  # type: ignore[no-any-return]
+    inner = getattr(client, "_client", None)
+    with_options = getattr(client, "with_options", None)
+    if isinstance(client, type) or _library_of(inner) is None or not callable(with_options):
+        kind = f"the class {client.__name__}" if isinstance(client, type) else type(client).__name__
+        raise UsageError(f"client must be {_TAKES}, not {kind}")
+    return with_options(http_client=_wrapped(inner, new_handler))  # type: ignore[no-any-return]
+
+
+def _wrapped(inner: Any, new_handler: Callable[[bool], ExchangeHandler]) -> Any:
+    module = _library_of(inner)
+    assert module is not None
+    settings = {
+        "headers": inner.headers,
+        "params": inner.params,
+        "cookies": inner.cookies,
+        "timeout": inner.timeout,
+        "base_url": inner.base_url,
+        # The original client applies its proxies and credentials, and follows redirects.
+        "trust_env": False,
+        "follow_redirects": False,
+    }
+    is_async = isinstance(inner, module.AsyncClient)
+    handler = new_handler(is_async)
+    if is_async:
+        return module.AsyncClient(transport=async_transport_of(module)(handler, inner), **settings)
+    raise NotImplementedError
+
+
+def _library_of(client: object) -> ModuleType | None:
+    """Return ``httpx`` or ``httpx2``, whichever the class of ``client`` comes from, or None for another object."""
+    for base in type(client).__mro__:
+        root = base.__module__.partition(".")[0]
+        if root in _LIBRARIES and base.__name__ in _CLASSES:
+            return import_module(root)
+    return None

@@ -1,0 +1,177 @@
+"""The caching transports, made for either of ``httpx`` and ``httpx2``: for the module that a client came from.
+
+A transport takes each request of the wrapped client. What the cache does not answer, it sends through the original
+client, whose proxies, credentials, event hooks and mounts therefore count, for requests to the provider alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from functools import cache
+from types import ModuleType
+from typing import Any, Final, TypeVar
+
+from ...errors import TierCacheError, UsageError
+from ...tiers.llm.exchanges import Headers
+from .calls import CONTROL, Outcome
+from .exchange_handler import ExchangeHandler, HttpAnswer, HttpRequest, LiveBody, refusal
+
+__all__ = ["async_transport_of"]
+
+T = TypeVar("T")
+
+# The modules whose errors a flight may hand to a client of the other module.
+_LIBRARIES: Final = ("httpx", "httpx2")
+
+
+class AsyncUpstream:
+    """The response to a request of an asynchronous client: an ``Upstream``."""
+
+    def __init__(self, response: Any) -> None:
+        self._response = response
+        self.status: int = response.status_code
+        self.headers: Headers = tuple(response.headers.multi_items())
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        return self._response.aiter_bytes()  # type: ignore[no-any-return]
+
+    async def aclose(self) -> None:
+        await self._response.aclose()
+
+
+def seconds_of(request: Any, *names: str) -> float | None:
+    """Return the sum of timeouts of a request: "connect", "read", "write", "pool". None if one of them has no limit."""
+    timeouts: Mapping[str, float | None] = request.extensions.get("timeout", {})
+    seconds = [timeouts.get(name) for name in names]
+    return None if None in seconds else sum(filter(None, seconds))
+
+
+def as_library_error(module: ModuleType, error: Exception, request: Any) -> Exception:
+    """Return ``error`` as an error of ``module``: an SDK, and its caller, handle these alone.
+
+    The other library may have raised it, because clients of both can share a request.
+    """
+    if isinstance(error, TierCacheError):
+        return module.RemoteProtocolError(str(error), request=request)  # type: ignore[no-any-return]
+    library = type(error).__module__.partition(".")[0]
+    if library in _LIBRARIES and library != module.__name__:
+        kind = getattr(module, type(error).__name__, module.TransportError)
+        return kind(str(error), request=request)  # type: ignore[no-any-return]
+    return error
+
+
+def upstream_request(module: ModuleType, request: Any) -> Any:
+    """Return the request to send to the provider: ``request`` without the header that has options."""
+    if CONTROL not in request.headers:
+        return request
+    headers = request.headers.copy()
+    del headers[CONTROL]
+    return module.Request(
+        request.method, request.url, headers=headers, stream=request.stream, extensions=request.extensions
+    )
+
+
+def as_request(request: Any) -> HttpRequest:
+    """Return a request of either library as the handler takes it."""
+    return HttpRequest(request.method, str(request.url), request.headers, request.headers.get(CONTROL))
+
+
+def refused(error: UsageError) -> HttpAnswer:
+    """Return the answer to a request that ``error`` has refused. An exception would make SDKs repeat the request."""
+    return refusal(400, str(error), "usage_error", Outcome("refused", reason=str(error)))
+
+
+@cache
+def async_transport_of(module: ModuleType) -> Any:
+    """Return the class of the asynchronous transports of ``module``: called with a handler and the original client."""
+
+    class Body(module.AsyncByteStream):  # type: ignore[misc, name-defined]
+        """The body of a response that is still arriving."""
+
+        def __init__(self, body: LiveBody, request: Any, seconds: float | None) -> None:
+            self._body = body
+            self._request = request
+            self._seconds = seconds
+
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            while True:
+                try:
+                    yield await self._next()
+                except StopAsyncIteration:
+                    return
+
+        async def _next(self) -> bytes:
+            try:
+                return await _within(module, anext(self._body), self._seconds, self._request)
+            except StopAsyncIteration:
+                raise
+            except Exception as error:
+                raise as_library_error(module, error, self._request) from error
+
+        async def aclose(self) -> None:
+            self._body.close()
+
+        def __del__(self) -> None:
+            # A response that its caller has dropped without closing it must not keep the request going.
+            self._body.drop()
+
+    class AsyncCacheTransport(module.AsyncBaseTransport):  # type: ignore[misc, name-defined]
+        """Answers the requests of an asynchronous client from the cache."""
+
+        def __init__(self, handler: ExchangeHandler, inner: Any) -> None:
+            self._handler = handler
+            self._inner = inner
+
+        async def handle_async_request(self, request: Any) -> Any:
+            if not self._handler.takes(request.method, str(request.url)):
+                return await self._send(request)
+            body = await request.aread()
+
+            async def send() -> AsyncUpstream:
+                return AsyncUpstream(await self._send(request))
+
+            try:
+                answer = await _within(
+                    module,
+                    self._handler.handle(as_request(request), body, send),
+                    seconds_of(request, "pool", "connect", "write", "read"),
+                    request,
+                )
+            except UsageError as error:
+                answer = refused(error)
+            except Exception as error:
+                raise as_library_error(module, error, request) from error
+            if isinstance(answer, Outcome):
+                response = await self._send(request)
+                response.extensions["tiercache"] = answer
+                return response
+            return self._response(answer, request)
+
+        def _response(self, answer: HttpAnswer, request: Any) -> Any:
+            given = {"headers": list(answer.headers), "extensions": {"tiercache": answer.outcome}}
+            if isinstance(answer.body, bytes):
+                return module.Response(answer.status, content=answer.body, **given)
+            return module.Response(
+                answer.status, stream=Body(answer.body, request, seconds_of(request, "read")), **given
+            )
+
+        async def _send(self, request: Any) -> Any:
+            return await self._inner.send(upstream_request(module, request), stream=True)
+
+        async def aclose(self) -> None:
+            await self._inner.aclose()
+
+    return AsyncCacheTransport
+
+
+async def _within(module: ModuleType, work: Awaitable[T], seconds: float | None, request: Any) -> T:
+    """Await ``work`` for at most ``seconds``: a caller that follows another caller's request has its own timeouts."""
+    deadline = asyncio.timeout(seconds)
+    try:
+        async with deadline:
+            return await work
+    except TimeoutError as error:
+        if not deadline.expired():
+            raise
+        raise module.ReadTimeout(f"no answer for {seconds} s", request=request) from error

@@ -1,0 +1,97 @@
+"""The methods of a cache for wrapped clients: a base of ``AgentCache``."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import TypeVar
+
+from ...engine.call import Mode
+from ...errors import UsageError
+from ...log import CacheLog
+from ...tiers.llm.exchanges import Exchanges
+from ...ttl import Ttl
+from .answer import Answer
+from .calls import CallOptions, ClientCalls, Outcome, Scope
+from .clients import wrapped_client
+from .exchange_handler import ExchangeHandler
+
+__all__ = ["WrapsClients"]
+
+C = TypeVar("C")
+
+
+class WrapsClients(ABC):
+    """A cache that answers the calls of wrapped clients."""
+
+    def __init__(self, log: CacheLog) -> None:
+        self.__calls = ClientCalls()
+        self.__log = log
+
+    @abstractmethod
+    def _exchanges(self) -> Exchanges:
+        """Return the exchanges of the cache."""
+
+    def wrap(
+        self,
+        client: C,
+        *,
+        ttl: Ttl | None = None,
+        tags: Sequence[str] = (),
+        scope: Scope | None = None,
+        mode: Mode = "use",
+        stateful: bool = False,
+        store_when: Callable[[Answer], bool] | None = None,
+    ) -> C:
+        """Return a copy of ``client`` that answers requests to model APIs from the cache, streams included.
+
+        The copy has the same type, and sends all other requests as they are, through ``client``. Closing the copy
+        closes ``client``. Answers are llm entries: they have the options, the statistics and the groups of that tier.
+
+        Args:
+            client: A client of the OpenAI or Anthropic SDK, asynchronous, Azure included, or an ``AsyncClient`` of
+                httpx or httpx2.
+            ttl: Lifetime of the answers; None takes the llm tier's.
+            tags: Names by which the answers can be invalidated.
+            scope: A name that keeps the answers apart from those of other scopes, such as a tenant; or a function that
+                returns the name of the present call.
+            mode: As for ``LlmTier.get_or_load``. "only_cached" answers HTTP 504 where the cache has no answer.
+            stateful: Whether to cache answers that depend on state at the provider, too: stored conversations, and the
+                provider's own tools.
+            store_when: Decides from an ``Answer`` whether to store it. None: if it is complete, and neither cut off
+                nor refused.
+
+        A call with a wrong ``x-tiercache`` header or on a closed cache is answered with HTTP 400. A failure of Valkey
+        never fails a call.
+
+        Raises:
+            UsageError: ``client`` is of another kind, or an option is wrong.
+        """
+        if store_when is not None and not callable(store_when):
+            raise UsageError(f"store_when must be callable, not {type(store_when).__name__}")
+        options = CallOptions(mode, ttl, tags, scope, stateful)
+
+        def new_handler(is_async: bool) -> ExchangeHandler:
+            return ExchangeHandler(self._exchanges(), self.__calls, options, store_when, self.__log)
+
+        return wrapped_client(client, new_handler)
+
+    def calls(
+        self,
+        *,
+        mode: Mode | None = None,
+        ttl: Ttl | None = None,
+        tags: Sequence[str] = (),
+        scope: Scope | None = None,
+        stateful: bool | None = None,
+    ) -> AbstractContextManager[None]:
+        """Return a context whose options count for every call of a wrapped client within it, through any framework.
+
+        Of nested contexts the innermost counts; the tags of all of them add up. The arguments are those of ``wrap``.
+        """
+        return self.__calls.calls(CallOptions(mode, ttl, tags, scope, stateful))
+
+    def watch(self) -> AbstractContextManager[list[Outcome]]:
+        """Return a context that yields a list: every call of a wrapped client within it adds its ``Outcome``."""
+        return self.__calls.watch()
