@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 
 from ...errors import UsageError
 from .exchange_handler import ExchangeHandler
-from .transport import async_transport_of
+from .transport import async_transport
 
 __all__ = ["wrapped_client"]
 
@@ -62,7 +62,7 @@ def _wrapped(inner: Any, new_handler: Callable[[bool], ExchangeHandler]) -> Any:
     is_async = isinstance(inner, module.AsyncClient)
     handler = new_handler(is_async)
     if is_async:
-        return module.AsyncClient(transport=async_transport_of(module)(handler, inner), **settings)
+        return module.AsyncClient(transport=async_transport(module, handler, inner), **settings)
     raise NotImplementedError
 
 

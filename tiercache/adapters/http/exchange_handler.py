@@ -3,7 +3,8 @@
 There are five cases, in this order:
 
 1. The request is none of a model API: it is sent as it is.
-2. The request bypasses the cache, by its options or because its answer depends on more than the request: likewise.
+2. The request bypasses the cache, by its options or because its answer depends on more than the request: it is sent as
+   it is, too.
 3. The cache has the answer: it is replayed.
 4. The same request is in flight, in this or another process: its answer is followed as it arrives.
 5. Otherwise the request is sent. Its answer is recorded, followed as it arrives, and stored if it is complete.

@@ -17,7 +17,7 @@ from ...tiers.llm.exchanges import Headers
 from .calls import CONTROL, Outcome
 from .exchange_handler import ExchangeHandler, HttpAnswer, HttpRequest, LiveBody, refusal
 
-__all__ = ["async_transport_of"]
+__all__ = ["async_transport"]
 
 T = TypeVar("T")
 
@@ -82,87 +82,85 @@ def refused(error: UsageError) -> HttpAnswer:
     return refusal(400, str(error), "usage_error", Outcome("refused", reason=str(error)))
 
 
-@cache
-def async_transport_of(module: ModuleType) -> Any:
-    """Return the class of the asynchronous transports of ``module``: called with a handler and the original client."""
+class _AsyncBody:
+    """The body of a response that is still arriving."""
 
-    class Body(module.AsyncByteStream):  # type: ignore[misc, name-defined]
-        """The body of a response that is still arriving."""
+    def __init__(self, module: ModuleType, body: LiveBody, request: Any) -> None:
+        self._module = module
+        self._body = body
+        self._request = request
+        self._seconds = seconds_of(request, "read")
 
-        def __init__(self, body: LiveBody, request: Any, seconds: float | None) -> None:
-            self._body = body
-            self._request = request
-            self._seconds = seconds
-
-        async def __aiter__(self) -> AsyncIterator[bytes]:
-            while True:
-                try:
-                    yield await self._next()
-                except StopAsyncIteration:
-                    return
-
-        async def _next(self) -> bytes:
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while True:
             try:
-                return await _within(module, anext(self._body), self._seconds, self._request)
+                yield await _within(self._module, anext(self._body), self._seconds, self._request)
             except StopAsyncIteration:
-                raise
+                return
             except Exception as error:
-                raise as_library_error(module, error, self._request) from error
+                raise as_library_error(self._module, error, self._request) from error
 
-        async def aclose(self) -> None:
-            self._body.close()
+    async def aclose(self) -> None:
+        self._body.close()
 
-        def __del__(self) -> None:
-            # A response that its caller has dropped without closing it must not keep the request going.
-            self._body.drop()
+    def __del__(self) -> None:
+        # A response that its caller has dropped without closing it must not keep the request going.
+        self._body.drop()
 
-    class AsyncCacheTransport(module.AsyncBaseTransport):  # type: ignore[misc, name-defined]
-        """Answers the requests of an asynchronous client from the cache."""
 
-        def __init__(self, handler: ExchangeHandler, inner: Any) -> None:
-            self._handler = handler
-            self._inner = inner
+class _AsyncTransport:
+    """Answers the requests of an asynchronous client from the cache."""
 
-        async def handle_async_request(self, request: Any) -> Any:
-            if not self._handler.takes(request.method, str(request.url)):
-                return await self._send(request)
-            body = await request.aread()
+    def __init__(self, module: ModuleType, handler: ExchangeHandler, inner: Any) -> None:
+        self._module = module
+        self._handler = handler
+        self._inner = inner
 
-            async def send() -> AsyncUpstream:
-                return AsyncUpstream(await self._send(request))
+    async def handle_async_request(self, request: Any) -> Any:
+        if not self._handler.takes(request.method, str(request.url)):
+            return await self._send(request)
+        module, body = self._module, await request.aread()
 
-            try:
-                answer = await _within(
-                    module,
-                    self._handler.handle(as_request(request), body, send),
-                    seconds_of(request, "pool", "connect", "write", "read"),
-                    request,
-                )
-            except UsageError as error:
-                answer = refused(error)
-            except Exception as error:
-                raise as_library_error(module, error, request) from error
-            if isinstance(answer, Outcome):
-                response = await self._send(request)
-                response.extensions["tiercache"] = answer
-                return response
-            return self._response(answer, request)
+        async def send() -> AsyncUpstream:
+            return AsyncUpstream(await self._send(request))
 
-        def _response(self, answer: HttpAnswer, request: Any) -> Any:
-            given = {"headers": list(answer.headers), "extensions": {"tiercache": answer.outcome}}
-            if isinstance(answer.body, bytes):
-                return module.Response(answer.status, content=answer.body, **given)
-            return module.Response(
-                answer.status, stream=Body(answer.body, request, seconds_of(request, "read")), **given
-            )
+        handling = self._handler.handle(as_request(request), body, send)
+        try:
+            answer = await _within(module, handling, seconds_of(request, "pool", "connect", "write", "read"), request)
+        except UsageError as error:
+            answer = refused(error)
+        except Exception as error:
+            raise as_library_error(module, error, request) from error
+        if isinstance(answer, Outcome):
+            response = await self._send(request)
+            response.extensions["tiercache"] = answer
+            return response
+        return self._response(answer, request)
 
-        async def _send(self, request: Any) -> Any:
-            return await self._inner.send(upstream_request(module, request), stream=True)
+    def _response(self, answer: HttpAnswer, request: Any) -> Any:
+        module = self._module
+        given = {"headers": list(answer.headers), "extensions": {"tiercache": answer.outcome}}
+        if isinstance(answer.body, bytes):
+            return module.Response(answer.status, content=answer.body, **given)
+        body = _flavour(_AsyncBody, module.AsyncByteStream)(module, answer.body, request)
+        return module.Response(answer.status, stream=body, **given)
 
-        async def aclose(self) -> None:
-            await self._inner.aclose()
+    async def _send(self, request: Any) -> Any:
+        return await self._inner.send(upstream_request(self._module, request), stream=True)
 
-    return AsyncCacheTransport
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
+def async_transport(module: ModuleType, handler: ExchangeHandler, inner: Any) -> Any:
+    """Return a transport for an asynchronous client of ``module``, in front of the client ``inner``."""
+    return _flavour(_AsyncTransport, module.AsyncBaseTransport)(module, handler, inner)
+
+
+@cache
+def _flavour(kind: type, base: type) -> Any:
+    """Return ``kind`` as a subclass of ``base``, the class of one of the libraries that its clients ask for."""
+    return type(kind.__name__.lstrip("_"), (kind, base), {"__module__": __name__})
 
 
 async def _within(module: ModuleType, work: Awaitable[T], seconds: float | None, request: Any) -> T:
