@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypedDict, Unpack
@@ -13,8 +13,8 @@ from .assembly import Assembly, CacheSettings
 from .clock import SYSTEM_CLOCK, Clock
 from .embedded import EmbeddedValkey
 from .engine.operations.around_change import Invalidating, Target
-from .engine.operations.invalidate import GroupEntries, Invalidations
-from .errors import TierCacheError, UsageError
+from .engine.operations.invalidate import GroupEntries, Invalidations, sum_of_all
+from .errors import UsageError
 from .identity import KeepsIdentity
 from .indexes.names import tag_groups
 from .monitor.applications import DEFAULT_NAME
@@ -275,7 +275,7 @@ class AgentCache(KeepsIdentity, WrapsClients):
         if include_session:
             clears.append(self._session.clear)
         with self._engine.operation("flush") as operation:
-            count = await _sum_of_all(clears)
+            count = await sum_of_all(clears)
             operation.set("deleted_count", count)
         return count
 
@@ -292,7 +292,7 @@ class AgentCache(KeepsIdentity, WrapsClients):
         """
         entries = [entries_with_tag(self._name, group) for group in tag_groups(tags)]
         with self._engine.operation("invalidate_tag") as operation:
-            count = await _sum_of_all([partial(self._invalidations.group, each) for each in entries])
+            count = await sum_of_all([partial(self._invalidations.group, each) for each in entries])
             operation.set("deleted_count", count)
         return count
 
@@ -390,17 +390,3 @@ class AgentCache(KeepsIdentity, WrapsClients):
 
     def __repr__(self) -> str:
         return f"<AgentCache {self._name!r}>"
-
-
-async def _sum_of_all(removals: Sequence[Callable[[], Awaitable[int]]]) -> int:
-    """Call every one of ``removals`` and return the sum of their results; raise the first error at the end."""
-    count = 0
-    failure: TierCacheError | None = None
-    for remove in removals:
-        try:
-            count += await remove()
-        except TierCacheError as error:
-            failure = failure or error
-    if failure is not None:
-        raise failure
-    return count

@@ -219,13 +219,10 @@ class Assembly:
 
     def _new_exchanges(self) -> Exchanges:
         options, rules = _llm_options(self._settings.llm), self._rules_of("llm")
+        given = self.engine, rules, self._prices, self._name, self._coherence
         return Exchanges(
-            self.engine,
-            rules,
-            self._prices,
-            self._name,
-            self._coherence,
-            # The answer of a whole call is paid for in any case. A stream that no reader wants costs until it ends.
+            *given,
+            # A whole answer is paid for in any case. A stream that no reader wants costs until it ends.
             streams_finish=options.on_abandon == "finish",
         )
 

@@ -6,9 +6,10 @@ is written, so an index also has the keys of loads in progress: their right to s
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final, NamedTuple
 
+from ...errors import TierCacheError
 from ..coherence.placeholders import is_placeholder
 from ..engine import Engine
 from ..entries.entry import Group
@@ -22,7 +23,7 @@ from ..runtime.no_l2 import NoL2
 from ..runtime.runtime import Runtime
 from .change import GroupChange, KeyChange
 
-__all__ = ["GroupEntries", "Index", "Invalidations", "is_text"]
+__all__ = ["GroupEntries", "Index", "Invalidations", "is_text", "sum_of_all"]
 
 # Values read at once to see whether they belong to a group: large answers must fit into the deadline of one exchange.
 _READ_COUNT: Final = 50
@@ -275,3 +276,17 @@ async def _belonging(level2: GuardedLevel2, keys: list[bytes], belongs: Callable
             if value is not None and (is_placeholder(value) or belongs(value))
         ]
     return found
+
+
+async def sum_of_all(removals: Sequence[Callable[[], Awaitable[int]]]) -> int:
+    """Call every one of ``removals`` and return the sum of their results; raise the first error at the end."""
+    count = 0
+    failure: TierCacheError | None = None
+    for remove in removals:
+        try:
+            count += await remove()
+        except TierCacheError as error:
+            failure = failure or error
+    if failure is not None:
+        raise failure
+    return count
