@@ -135,6 +135,14 @@ def test_scanner_takes_no_other_line_for_the_end(name: str, body: bytes) -> None
     assert not scanned(name, [body, b"\n\n"]).is_over
 
 
+@stream
+def test_scanner_passes_over_comments_and_other_fields(name: str) -> None:
+    noise = b": keep-alive\n\n:\nid: 5\nretry: 3000\n\n"
+    scanner = scanned(name, [noise, sse(*EVENTS[name][:1]), noise, sse(*EVENTS[name][1:])])
+    assert scanner.is_over
+    assert not scanner.is_failed
+
+
 def test_scanner_keeps_no_line_that_has_no_end() -> None:
     scanner = Scanner(api("chat"))
     chunk = b"data: " + b"x" * 1_000_000

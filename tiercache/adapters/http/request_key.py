@@ -147,16 +147,12 @@ def question_of(request: ModelRequest) -> Question | None:
 
 
 def _alias(request: ModelRequest) -> bytes:
-    """Return 32 bytes that differ between any two requests whose keys may differ.
-
-    The length of the first part comes first, so that no byte of it can count as the body.
-    """
+    """Return 32 bytes that differ between any two requests whose keys may differ."""
     headers = request.headers
     read = [headers.get(name) for name in _READ_HEADERS]
-    # The repr of plain texts tells them apart, and escapes lone surrogates.
-    head = repr((request.url, read, request.scope, bool(request.stateful))).encode()
-    digest = sha256(len(head).to_bytes(8))
-    digest.update(head)
+    # The repr of a tuple of texts shows its own end, so that no byte of it can count as the body, and it escapes lone
+    # surrogates.
+    digest = sha256(repr((request.url, read, request.scope, bool(request.stateful))).encode())
     digest.update(request.body)
     return digest.digest()
 
