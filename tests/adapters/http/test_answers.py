@@ -235,6 +235,7 @@ def test_answer_of_gemini_leaves_thoughts_out_of_the_text() -> None:
         ("chat", [{"choices": 5}, *chat_events()]),
         ("responses", response_events("failed")),
         ("responses", response_events("incomplete")),
+        ("responses", [*response_events()[:-1], *response_events("incomplete")[-1:], *response_events()[-1:]]),
         ("responses", response_events()[:-1]),
         ("responses", [*response_events()[:-1], *response_events()[-1:] * 2]),
         ("responses", [*response_events(), ("error", {"type": "error"})]),
@@ -248,7 +249,7 @@ def test_answer_of_gemini_leaves_thoughts_out_of_the_text() -> None:
         ("messages", [*message_events(), *message_events()]),
         ("messages", [*message_events(), {"type": "ping"}]),
         ("messages", [message_events()[0], message_events()[-1], *message_events()[1:-1]]),
-        ("responses", [*response_events(), {"type": "a.new.event"}]),
+        ("responses", [*response_events(), {"type": "a.new.event", "response": response_whole()}]),
         ("gemini", [*gemini_events(), {"error": {"code": 500}}]),
         ("gemini", gemini_events()[:1]),
         ("gemini", [{"promptFeedback": {"blockReason": "SAFETY"}}]),
@@ -276,6 +277,21 @@ def test_stream_without_a_good_end_is_not_complete(name: str, stream: list[Any])
 )
 def test_stream_with_unknown_parts_is_complete(name: str, stream: list[Any]) -> None:
     assert streamed(name, *stream).is_complete
+
+
+@pytest.mark.parametrize(
+    ("name", "stream", "finish"),
+    [
+        ("chat", chat_events("length"), "length"),
+        ("responses", response_events("incomplete"), "incomplete"),
+        ("messages", message_events("max_tokens"), "max_tokens"),
+        ("gemini", gemini_events("MAX_TOKENS"), "MAX_TOKENS"),
+    ],
+)
+def test_stream_that_was_cut_off_has_an_answer_that_store_when_can_take(
+    name: str, stream: list[Any], finish: str
+) -> None:
+    assert streamed(name, *stream) == Answer("Hi", "m-2026", TOKENS, (finish,), False)
 
 
 # Token counts

@@ -76,7 +76,6 @@ def test_scanner_of_a_stream_that_stops_early_is_not_over(name: str) -> None:
         ("chat", b'data:{ "error" : {"message":"overloaded"}}\n\n'),
         ("chat", sse(("error", {"message": "overloaded"}))),
         ("responses", sse(*response_events("failed"))),
-        ("responses", sse(*response_events("incomplete"))),
         ("responses", sse(*response_events("cancelled"))),
         ("responses", sse(("error", {"type": "error", "message": "x"}))),
         ("responses", sse({"type": "error", "message": "x"})),
@@ -90,11 +89,39 @@ def test_scanner_of_a_stream_that_stops_early_is_not_over(name: str) -> None:
     ],
 )
 @pytest.mark.parametrize("rest", [True, False])
-def test_scanner_of_an_error_is_over_and_failed(name: str, body: bytes, rest: bool) -> None:
+def test_scanner_of_an_error_is_failed_and_over_at_the_end(name: str, body: bytes, rest: bool) -> None:
     after = sse(*EVENTS[name]) if rest else b""
-    scanner = scanned(name, [body, after])
+    scanner = scanned(name, [body], ended=False)
+    assert scanner.is_failed
+    # Readers must get all that follows an error, unless its event is the last one, too.
+    assert scanner.is_over is (b"message_stop" in body)
+    scanner.feed(after)
+    scanner.end()
     assert scanner.is_over
     assert scanner.is_failed
+
+
+@pytest.mark.parametrize("name", ["chat", "responses", "messages"])
+@pytest.mark.parametrize("is_split", [False, True])
+def test_scanner_passes_over_bytes_after_the_last_event(name: str, is_split: bool) -> None:
+    last, error = sse(*EVENTS[name]), sse(("error", {"type": "error", "error": {}}))
+    scanner = scanned(name, [last, error] if is_split else [last + error])
+    assert scanner.is_over
+    assert not scanner.is_failed
+
+
+@pytest.mark.parametrize("name", ["chat", "gemini"])
+def test_scanner_takes_an_error_that_is_null_for_none(name: str) -> None:
+    first, *rest = EVENTS[name]
+    scanner = scanned(name, [sse({"error": None, **first}, *rest)])
+    assert scanner.is_over
+    assert not scanner.is_failed
+
+
+def test_scanner_takes_the_end_of_an_answer_that_was_cut_off_for_an_end() -> None:
+    scanner = scanned("responses", [sse(*response_events("incomplete"))], ended=False)
+    assert scanner.is_over
+    assert not scanner.is_failed
 
 
 @pytest.mark.parametrize(

@@ -23,10 +23,10 @@ UNREADABLE = Answer("", "", None, (), False)
 
 
 class Ending(Enum):
-    """The end of a stream, as a line of it shows."""
+    """The end of a stream, as a line of it shows: a line of its last event, or of an error."""
 
-    WELL = "well"
-    BADLY = "badly"
+    LAST = "last"
+    ERROR = "error"
 
 
 class Event(NamedTuple):
@@ -106,7 +106,7 @@ class Api(ABC):
         """Return why the answer depends on more than the request, or None if it does not."""
 
     def ending(self, field: bytes, value: bytes) -> Ending | None:
-        """Return how a line of a stream ends the stream, or None for any other line.
+        """Return how a line of a stream shows its end, or None for any other line.
 
         Args:
             field: The name of the line's field.

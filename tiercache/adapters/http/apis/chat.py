@@ -22,7 +22,7 @@ _OWN_TOOLS: Final = frozenset({"function", "custom"})
 _SEARCH_MODELS: Final = ("search-preview", "search-api")
 _GOOD: Final = frozenset({"stop", "tool_calls", "function_call"})
 _DONE: Final = b"[DONE]"
-_ERROR: Final = re.compile(rb'\s*\{\s*"error"\s*:')
+_ERROR: Final = re.compile(rb'\s*\{\s*"error"\s*:(?!\s*null)')
 
 
 class Chat(Api):
@@ -53,9 +53,9 @@ class Chat(Api):
     def ending(self, field: bytes, value: bytes) -> Ending | None:
         if field == b"data":
             if value.startswith(_DONE):
-                return Ending.WELL
-            return Ending.BADLY if _ERROR.match(value) else None
-        return Ending.BADLY if field == b"event" and value == b"error" else None
+                return Ending.LAST
+            return Ending.ERROR if _ERROR.match(value) else None
+        return Ending.ERROR if field == b"event" and value == b"error" else None
 
     def read(self, data: object) -> Answer:
         body = mapping(data)

@@ -26,7 +26,7 @@ _MODALITIES: Final = ("responseModalities", "response_modalities")
 # The caller runs these tools. All others run at the provider.
 _OWN_TOOLS: Final = frozenset({"functionDeclarations", "function_declarations", "computerUse", "computer_use"})
 _FINISH: Final = "finishReason"
-_ERROR: Final = re.compile(rb'\s*\[?\s*\{\s*"error"\s*:')
+_ERROR: Final = re.compile(rb'\s*\[?\s*\{\s*"error"\s*:(?!\s*null)')
 _FIELDS: Final = frozenset({b"data", b"event", b"id", b"retry"})
 
 
@@ -66,9 +66,9 @@ class Gemini(Api):
 
     def ending(self, field: bytes, value: bytes) -> Ending | None:
         if field == b"data":
-            return Ending.BADLY if _ERROR.match(value) else None
+            return Ending.ERROR if _ERROR.match(value) else None
         # An error may follow a stream as plain JSON, without the form of an event.
-        return None if field in _FIELDS else Ending.BADLY
+        return None if field in _FIELDS else Ending.ERROR
 
     def read(self, data: object) -> Answer:
         responses = mappings(data if isinstance(data, list) else [data])

@@ -15,7 +15,7 @@ _STATE: Final = ("container", "mcp_servers", "thread", "diagnostics")
 # The caller runs these tools, whose types end in a date. A tool of any other type runs at the provider.
 _OWN_TOOLS: Final = ("bash_", "text_editor_", "computer_", "browser_", "memory_")
 _GOOD: Final = frozenset({"end_turn", "stop_sequence", "tool_use"})
-_ENDINGS: Final = {b"message_stop": Ending.WELL, b"error": Ending.BADLY}
+_ENDINGS: Final = {b"message_stop": Ending.LAST, b"error": Ending.ERROR}
 
 _HINT: Final = "cache_control"
 # Blocks whose ``content`` is a list of blocks.

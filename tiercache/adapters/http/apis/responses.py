@@ -15,13 +15,14 @@ _STATE: Final = ("previous_response_id", "conversation", "background", "store")
 # The caller runs these tools. A tool of any other type runs at the provider, or acts on a machine.
 _OWN_TOOLS: Final = frozenset({"function", "custom", "apply_patch"})
 _NAMESPACE: Final = "namespace"
-_COMPLETED: Final = "response.completed"
+# The last event of an answer, whole or cut off.
+_LAST: Final = ("response.completed", "response.incomplete")
 _ENDINGS: Final = {
-    b"response.completed": Ending.WELL,
-    b"response.failed": Ending.BADLY,
-    b"response.incomplete": Ending.BADLY,
-    b"response.cancelled": Ending.BADLY,
-    b"error": Ending.BADLY,
+    b"response.completed": Ending.LAST,
+    b"response.failed": Ending.ERROR,
+    b"response.incomplete": Ending.LAST,
+    b"response.cancelled": Ending.ERROR,
+    b"error": Ending.ERROR,
 }
 
 
@@ -77,7 +78,7 @@ class Responses(Api):
         # Some servers send the last event of chat completions, too.
         read = json_events(event for event in events if not event.data.startswith(b"[DONE]"))
         kinds = [event.get("type") for event in read or ()]
-        if not read or kinds.count(_COMPLETED) != 1 or kinds[-1] != _COMPLETED or "error" in kinds:
+        if not read or kinds[-1] not in _LAST or sum(map(kinds.count, _LAST)) != 1 or "error" in kinds:
             return UNREADABLE
         return self.read(read[-1].get("response"))
 

@@ -27,9 +27,9 @@ class Scanner:
     The scanner keeps the first bytes of the current line alone, so that an endless line takes no memory.
 
     Attributes:
-        is_over: Whether the stream has ended, well or badly: no later byte changes the answer. A stream ends with the
-            blank line after its last event, or in ``end``.
-        is_failed: Whether it has ended badly: with an error, or with an answer that is not complete.
+        is_over: Whether the stream has ended: no later byte changes the answer. A stream ends with the blank line after
+            its last event, or in ``end``. After an error only ``end`` ends it: readers must get all that follows.
+        is_failed: Whether the stream has an error, so that it holds no answer.
     """
 
     def __init__(self, api: Api) -> None:
@@ -39,8 +39,7 @@ class Scanner:
         self._head = bytearray()
         self._is_first_line = True
         self._ends_in_cr = False
-        # The end that the lines of the current event show.
-        self._ending: Ending | None = None
+        self._is_last_event = False
         # For an API whose streams have no last event: the end of the last chunk, which may hold half of the marker.
         self._tail = b""
         self._has_marker = False
@@ -62,12 +61,10 @@ class Scanner:
 
     def end(self) -> None:
         """Scan the end of the stream: no further bytes come."""
-        if self.is_over:
-            return
         # A last line without an end, and the blank line that ends its event.
         for _ in range(2):
             self._end_line()
-        self.is_over = self.is_over or self._has_marker
+        self.is_over = self.is_over or self.is_failed or self._has_marker
 
     def _add(self, chunk: bytes, start: int, end: int) -> None:
         if (room := _HEAD_BYTES - len(self._head)) > 0:
@@ -81,17 +78,12 @@ class Scanner:
             self._is_first_line = False
             line = line.removeprefix(_MARK)
         if not line:
-            self._end_event()
+            self.is_over = self._is_last_event
         elif not line.startswith(b":"):
             ending = self._api.ending(*_field(line))
-            # An event that shows both ends, by its name and by its data, has failed.
-            if ending is not None and self._ending is not Ending.BADLY:
-                self._ending = ending
+            self._is_last_event = self._is_last_event or ending is Ending.LAST
+            self.is_failed = self.is_failed or ending is Ending.ERROR
         return self.is_over
-
-    def _end_event(self) -> None:
-        if self._ending is not None:
-            self.is_over, self.is_failed = True, self._ending is Ending.BADLY
 
     def _look_for_marker(self, chunk: bytes) -> None:
         marker = self._api.marker
