@@ -3,7 +3,8 @@
 An example runs as its reader runs it, in ``python -m asyncio``: inside of the event loop. The blocks of a page run in
 their order and share their names. A block that calls ``asyncio.run`` is a program: it runs in a process of its own, and
 shares nothing. A line ``print(...)  # text`` must print that text. A page may import a package that is no dependency of
-tiercache if a command on the page installs it.
+tiercache if a command on the page installs it. The SDKs of model providers reach a local server, by the variables of
+the environment that they read.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from typing import Any
 import pytest
 
 from tests.docs.pages import ROOT, Block, blocks, name_of, pages
+from tests.providers import ProviderServer
 from tests.support import run_in_thread
 
 URL = "valkey://localhost:6379"
@@ -126,6 +128,8 @@ def missing_packages(text: str) -> Iterator[str]:
     """Yield each package that an example of a page imports and that its reader may not have."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     words = [*project["dependencies"], *" ".join(_INSTALLED.findall(text)).replace('"', " ").split()]
+    for extra in (name for word in words for name in re.findall(r"\w+", word.partition(".[")[2])):
+        words += project["optional-dependencies"][extra]
     installed = {normal(re.split(r"[^\w.-]", word)[0]) for word in words}
     for block in python_blocks(text):
         for module in imports(block.code):
@@ -147,7 +151,21 @@ def run_page_in_thread(text: str, name: str, url: str) -> None:
     run_in_thread(lambda: run_page(text, name, url))
 
 
+@pytest.fixture
+def provider_server(provider: ProviderServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the SDKs of the examples reach a local server."""
+    for name, value in {
+        "OPENAI_BASE_URL": provider.openai_url,
+        "OPENAI_API_KEY": "none",
+        "ANTHROPIC_BASE_URL": provider.url,
+        "ANTHROPIC_API_KEY": "none",
+        "NO_PROXY": "127.0.0.1",
+    }.items():
+        monkeypatch.setenv(name, value)
+
+
 @pytest.mark.parametrize("page", pages(), ids=name_of)
+@pytest.mark.usefixtures("provider_server")
 def test_docs_examples_run(page: Path, url: str) -> None:
     run_page_in_thread(page.read_text("utf-8"), name_of(page), url)
 
@@ -163,6 +181,8 @@ def test_docs_examples_import_only_packages_that_their_reader_has(page: Path) ->
         ("```python\nimport pytest\n```", ["pytest"]),
         ("```python\nasync def f():\n    from opentelemetry.sdk.trace import X\n```", ["opentelemetry.sdk.trace"]),
         ("```python\nfrom opentelemetry import trace\n```", []),
+        ('`pip install ".[openai]"`\n\n```python\nfrom openai import OpenAI\n```', []),
+        ('`pip install ".[cli]"`\n\n```python\nfrom openai import OpenAI\n```', ["openai"]),
         ("`pip install pytest`\n\n```python\nimport pytest, json\n```", []),
         ("    pip install 'x' \"Py.Test>=8\"\n\n```python\nimport py_test\n```", []),
         ("```python\nimport tiercache, valkey.asyncio, prometheus_client\n```", []),
