@@ -7,16 +7,21 @@ The holder of the lease then shares its recording: it adds the parts so far, and
     l  the placeholder of the lease, which tells the recordings of one key apart
     n  the number of the entry in its recording, from 0 on: a reader notices a gap
     h  the head of the recording (entry 0), or
-    p  bytes of the recording, or
-    e  the end: "ok", or "failed" if the recording ended with an error or became too large
+    p  bytes of the recording; none, while the provider is silent, or
+    c  the last bytes of a recording that is complete, or
+    e  the end of any other recording: "ok", or "failed" if it ended with an error
 
-The stream ends by itself twice ``lease_ttl`` after its last entry; the holder prolongs it while the provider is silent.
-A reader takes a stream that has gone for a holder that has died.
+The stream expires twice ``lease_ttl`` after its last entry. It keeps at most the newest ``max_value_bytes`` of a
+recording, for readers that are not further behind.
+
+A holder sends three entries in ``lease_ttl`` at least. A reader that receives none for so long takes the holder for
+dead, as the lease does.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final, NamedTuple, Protocol
@@ -36,10 +41,8 @@ _READ_COUNT: Final = 64
 # Seconds between two reads: the shortest, and the longest while no entry arrives.
 _FIRST_POLL: Final = 0.02
 _LAST_POLL: Final = 0.05
-# Seconds without an entry after which a reader asks whether the stream is still there.
-_SILENCE: Final = 1.0
-# Seconds without an answer from Valkey after which a reader gives up.
-_PATIENCE: Final = 10.0
+# Entries in one ``lease_ttl`` of a silent recording.
+_ENTRIES_PER_TTL: Final = 3
 
 
 class HeadForm(Protocol):
@@ -66,7 +69,7 @@ class Sharing(NamedTuple):
         form: The form of their heads.
         lease_ttl: ``CoherenceOptions.lease_ttl``.
         wait: ``CoherenceOptions.stream_wait``.
-        max_bytes: Most bytes of a recording that is shared.
+        max_bytes: Most bytes of a recording that Valkey has at a time.
     """
 
     name: str
@@ -95,7 +98,9 @@ class LiveWriter:
         self._sharing = sharing
         self._log = log
         self._count = 0
-        self._bytes = 0
+        # The id and the bytes of each entry that the stream must still have.
+        self._kept: deque[tuple[bytes, int]] = deque()
+        self._kept_bytes = 0
         self._ttl_ms = int(sharing.lease_ttl * 2000)
 
     async def run(self, recording: Recording) -> None:
@@ -103,56 +108,60 @@ class LiveWriter:
         follower = recording.follow()
         try:
             await self._begin(recording.head)
-            await self._add(b"e", await self._add_all(follower))
+            while await self._add_next(follower):
+                pass
         except TierCacheError as error:
             self._log.warn_once("a stream is not shared with other processes any more: %s", error)
-            await self._end_early()
+            # By this entry the readers in other processes learn it at once, if Valkey takes the entry.
+            with suppress(TierCacheError):
+                await self._add(b"e", b"failed")
         finally:
             follower.close()
 
-    async def _add_all(self, follower: Follower) -> bytes:
-        """Add all parts; return the outcome of the recording."""
-        while True:
-            # The stream must live as long as the recording, also if no part arrives for a while.
-            deadline = asyncio.timeout(self._sharing.lease_ttl / 2)
-            try:
-                async with deadline:
-                    parts = await anext(follower)
-            except StopAsyncIteration:
-                return b"ok"
-            # The error with which the recording ended, of any type. It reaches the readers of this process.
-            except Exception:
-                if not deadline.expired():
-                    return b"failed"
-                await self._send(("PEXPIRE", self._key, self._ttl_ms))
-                continue
-            await self._add_parts(b"".join(parts))
-
     async def _begin(self, head: Any) -> None:
-        (number,) = await self._add(b"h", self._sharing.form.encode(head))
+        number = await self._add(b"h", self._sharing.form.encode(head))
         # Entries of earlier recordings under this key. Their readers have them, or have given up.
-        oldest = int(bytes(number).partition(b"-")[0]) - self._ttl_ms
+        oldest = int(number.partition(b"-")[0]) - self._ttl_ms
         await self._send(("XTRIM", self._key, "MINID", oldest))
 
-    async def _add_parts(self, data: bytes) -> None:
-        self._bytes += len(data)
-        if self._bytes > self._sharing.max_bytes:
-            raise StreamLostError("a stream is larger than TierOptions.max_value_bytes")
-        for start in range(0, len(data), _PART_BYTES):
+    async def _add_next(self, follower: Follower) -> bool:
+        """Add the next parts, or the end; return whether more can follow."""
+        deadline = asyncio.timeout(self._sharing.lease_ttl / _ENTRIES_PER_TTL)
+        try:
+            async with deadline:
+                parts = await anext(follower)
+        except StopAsyncIteration:
+            await self._add(b"e", b"ok")
+            return False
+        # The error with which the recording ended, of any type. It reaches the readers of this process.
+        except Exception:
+            if not deadline.expired():
+                await self._add(b"e", b"failed")
+                return False
+            await self._add(b"p", b"")
+            return True
+        is_complete = follower.recording.is_complete
+        data = b"".join(parts)
+        last = (len(data) - 1) // _PART_BYTES * _PART_BYTES if data else 0
+        for start in range(0, last, _PART_BYTES):
             await self._add(b"p", data[start : start + _PART_BYTES])
+        await self._add(b"c" if is_complete else b"p", data[last:])
+        return not is_complete
 
-    async def _add(self, field: bytes, value: bytes) -> list[Any]:
-        replies = await self._send(
-            ("XADD", self._key, "*", b"l", self._placeholder, b"n", self._count, field, value),
+    async def _add(self, field: bytes, value: bytes) -> bytes:
+        """Add an entry, and return its id."""
+        while len(self._kept) > 1 and self._kept_bytes > self._sharing.max_bytes:
+            self._kept_bytes -= self._kept.popleft()[1]
+        trim = ("MINID", self._kept[0][0]) if len(self._kept) < self._count else ()
+        added, _ = await self._send(
+            ("XADD", self._key, *trim, "*", b"l", self._placeholder, b"n", self._count, field, value),
             ("PEXPIRE", self._key, self._ttl_ms),
         )
+        number = bytes(added)
         self._count += 1
-        return replies[:1]
-
-    async def _end_early(self) -> None:
-        # Without this entry the readers in other processes notice that the stream goes.
-        with suppress(TierCacheError):
-            await self._add(b"e", b"failed")
+        self._kept.append((number, len(value)))
+        self._kept_bytes += len(value)
+        return number
 
     async def _send(self, *commands: Command) -> list[Any]:
         replies = await self._level2.execute(commands)
@@ -163,14 +172,16 @@ class LiveWriter:
 
 
 class LiveReader:
-    """Reads the recording of another process: a ``LiveValue`` of the lease search, then an iterator of its parts.
+    """Reads the recording of another process: a ``LiveValue`` of the lease search, then a source of its parts.
 
     Attributes:
         head: The head of the recording, once ``has_begun`` has returned True.
+        is_complete: Whether the parts that have arrived are all parts of a complete recording.
     """
 
     def __init__(self, level2: Level2, key: str, sharing: Sharing, now: Callable[[], float], log: CacheLog) -> None:
         self.head: Any = None
+        self.is_complete = False
         self._level2 = level2
         self._key = key
         self._sharing = sharing
@@ -181,6 +192,7 @@ class LiveReader:
         self._next_number = 0
         self._parts: list[bytes] = []
         self._is_ended = False
+        self._loss: str | None = None
         self._is_refused = False
 
     @property
@@ -195,8 +207,8 @@ class LiveReader:
 
     @property
     def is_begun(self) -> bool:
-        """Whether the head has arrived."""
-        return self._next_number > 0
+        """Whether the head has arrived, and every entry since."""
+        return self._next_number > 0 and self._loss is None
 
     async def has_begun(self, placeholder: bytes) -> bool:
         """Return whether the holder of ``placeholder`` shares its recording. Valkey never makes this raise."""
@@ -205,88 +217,91 @@ class LiveReader:
         self._placeholder = placeholder
         try:
             await self._read()
-        except (L2UnavailableError, StreamLostError):
-            return False  # The load waits for the whole value, as it does without a live stream.
+        except L2UnavailableError:
+            return False
         except L2CommandError as error:
             self._is_refused = True
             self._log.warn_once("the streams of other processes cannot be read live: %s", error)
             return False
+        # After a loss the load waits for the whole value, as it does without a live stream.
         return self.is_begun
 
     async def parts(self) -> list[bytes]:
         """Wait for further parts and return them; an empty list at the end of the recording.
 
         Raises:
-            StreamLostError: The other process could not finish the recording, or cannot be read any more.
+            StreamLostError: The other process could not finish the recording, or cannot be read any more. All parts
+                that have arrived have been returned before.
         """
-        pause, heard_at, answered_at = _FIRST_POLL, self._now(), self._now()
+        pause, received_at = _FIRST_POLL, self._now()
         while not self._parts and not self._is_ended:
+            if self._loss is not None:
+                raise StreamLostError(self._loss)
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, _LAST_POLL)
-            now = self._now()
+            before = self._next_number
             try:
-                is_there = await self._read() or now - heard_at < _SILENCE or await self._exists()
-            except L2UnavailableError as error:
-                if now - answered_at > _PATIENCE:
-                    raise StreamLostError(f"the process that streams the answer cannot be read: {error}") from error
-                continue
+                await self._read()
+            except L2UnavailableError:
+                pass  # Valkey may return, and the stream with it.
             except L2CommandError as error:
-                raise StreamLostError(f"the process that streams the answer cannot be read: {error}") from error
-            answered_at = now
-            if not is_there and not self._parts and not self._is_ended:
-                raise StreamLostError("the process that streams the answer has ended before the stream")
-            if now - heard_at >= _SILENCE:
-                heard_at = now
+                self._loss = f"the process that streams the answer cannot be read: {error}"
+            if self._next_number != before:
+                received_at = self._now()
+            elif self._now() - received_at > self._sharing.lease_ttl:
+                self._loss = self._loss or "the process that streams the answer has gone silent before its end"
         parts, self._parts = self._parts, []
         return parts
 
-    async def _exists(self) -> bool:
-        return bool((await self._send(("EXISTS", self._key)))[0])
-
-    async def _read(self) -> bool:
-        """Read the entries that have arrived; return whether there were any."""
-        is_any = False
-        while not self._is_ended:
+    async def _read(self) -> None:
+        """Read the entries that have arrived."""
+        while not self._is_ended and self._loss is None:
             command = ("XREAD", "COUNT", _READ_COUNT, "STREAMS", self._key, self._last_id)
-            (reply,) = await self._send(command)
-            entries = reply[0][1] if reply else []
+            (reply,) = await self._level2.execute([command])
+            if isinstance(reply, Exception):
+                raise reply
+            entries = _entries(reply)
             for number, fields in entries:
                 self._last_id = number
                 self._take(fields)
-            is_any = is_any or bool(entries)
             if len(entries) < _READ_COUNT:
-                break
-        return is_any
+                return
 
     def _take(self, fields: Any) -> None:
         try:
             lease, placeholder, count, number, kind, value = fields
-            is_ours = lease == b"l" and placeholder == self._placeholder and count == b"n"
         except (TypeError, ValueError):
             return  # Not an entry of a live stream.
-        if not is_ours or self._is_ended:
+        if (lease, placeholder, count) != (b"l", self._placeholder, b"n") or self._is_ended or self._loss is not None:
             return
         if number != b"%d" % self._next_number:
-            if self.is_begun:
-                raise StreamLostError("parts of the stream are missing in Valkey")
-            return  # Its beginning has been trimmed.
-        if kind == b"h" and not self.is_begun:
+            if self._next_number > 0:
+                self._loss = "parts of the stream are missing in Valkey"
+            return  # Otherwise its beginning has been trimmed.
+        if self._next_number == 0:
+            self._begin(kind, value)
+            return
+        self._next_number += 1
+        if kind in (b"p", b"c"):
+            self._parts += [value] if value else []
+            self._is_ended = self.is_complete = kind == b"c"
+        elif (kind, value) == (b"e", b"ok"):
+            self._is_ended = True
+        else:
+            self._loss = "the process that streams the answer could not finish the stream"
+
+    def _begin(self, kind: bytes, value: bytes) -> None:
+        if kind == b"h":
             try:
                 self.head = self._sharing.form.decode(value)
             except UndecodableError:
                 return
-        elif kind == b"p" and self.is_begun:
-            self._parts.append(value)
-        elif kind == b"e" and self.is_begun:
-            if value != b"ok":
-                raise StreamLostError("the process that streams the answer could not finish the stream")
-            self._is_ended = True
-        else:
-            return
-        self._next_number += 1
+            self._next_number = 1
 
-    async def _send(self, command: Command) -> list[Any]:
-        replies = await self._level2.execute([command])
-        if isinstance(replies[0], Exception):
-            raise replies[0]
-        return replies
+
+def _entries(reply: Any) -> list[Any]:
+    """Return the entries in the reply to an XREAD of one stream: a map in RESP3, a list of pairs in RESP2."""
+    if not reply:
+        return []
+    entries: list[Any] = next(iter(reply.values())) if isinstance(reply, dict) else reply[0][1]
+    return entries

@@ -25,6 +25,7 @@ from ..engine.runtime.l2 import L2
 from ..engine.runtime.reads import MISS
 from ..engine.runtime.runtime import Runtime
 from ..errors import UsageError
+from ..supervision import attempt
 from .live import LiveReader, LiveWriter, Sharing, live_key
 from .recording import Recording
 
@@ -47,15 +48,16 @@ class RecordedLoad(Load):
         sharing: How processes share the recording, or None if they do not.
     """
 
-    __slots__ = ("_recording", "_sharing", "_writer")
+    __slots__ = ("_is_copy", "_recording", "_sharing", "_writer")
 
     def __init__(
         self, runtime: Runtime, call: Call, *, is_refresh: bool = False, sharing: Sharing | None = None
     ) -> None:
         super().__init__(runtime, call, is_refresh=is_refresh)
         self._sharing = sharing
+        self._is_copy = False
         self._recording: Recording | None = None
-        self._writer: asyncio.Task[None] | None = None
+        self._writer: asyncio.Task[bool] | None = None
 
     async def run_privately(self, function: object) -> Lookup:
         """Return a miss: a caller that must not wait for other callers makes its request by itself."""
@@ -79,12 +81,17 @@ class RecordedLoad(Load):
             return True
         return self.lookup.entry is not None
 
-    async def _load(self, function: Record) -> None:  # type: ignore[override]
+    async def start(self, function: object, *, is_shared: bool = True) -> Lookup:
+        """Do as ``Load.start``. A caller that follows another process has shared its load, too."""
+        lookup = await super().start(function, is_shared=is_shared)  # type: ignore[arg-type]
+        return lookup._replace(coalesced=self._is_copy)
+
+    async def _run(self, function: object) -> None:
         try:
-            await super()._load(function)  # type: ignore[arg-type]
+            await super()._run(function)  # type: ignore[arg-type]
         finally:
+            # The flight has ended. The task waits for the writer, which ends with the recording.
             if self._writer is not None:
-                # It ends with the recording.
                 await self._writer
 
     async def _call(self, function: Record) -> Loaded:  # type: ignore[override]
@@ -106,6 +113,10 @@ class RecordedLoad(Load):
 
     def _show(self, recording: Recording) -> None:
         self._recording = recording
+        # It cannot be stored any more. Other callers cannot follow it, so that they must load for themselves.
+        recording.on_overflow = self.give_up
+        # The follower may need the slot.
+        recording.waiting = self._runtime.load_limits.lent
         self.flight.show(recording)
         lease = self.lease
         if self._sharing is not None and lease is not None and lease.is_placeholder:
@@ -123,7 +134,8 @@ class RecordedLoad(Load):
         # The readers of other processes do not count as waiters here: the load goes on for them.
         self.flight.finishes = True
         writer = LiveWriter(l2.level2, live_key(sharing.name, self.call.key), lease.holds, sharing, self._runtime.log)
-        self._writer = self._runtime.loop.create_task(writer.run(recording), name="tiercache-live")
+        share = attempt("sharing of a stream", partial(writer.run, recording), self._runtime.log)
+        self._writer = self._runtime.loop.create_task(share, name="tiercache-live")
 
     # The recording of another process
 
@@ -135,9 +147,11 @@ class RecordedLoad(Load):
             # An invalidation of a tag from now on finds the key, and takes the other process's right to store.
             l2.leases.add_indexes(tagged.key, tuple(tagged.tag_indexes.values()), tagged.expected_ttl)
         recording = Recording(live.head, max_bytes=self._sharing.max_bytes)
+        self._is_copy = True
         self._show(recording)
         try:
             while parts := await live.parts():
+                recording.is_complete = live.is_complete
                 for part in parts:
                     recording.append(part, len(part))
                 await recording.wait_for_room()
@@ -152,13 +166,18 @@ class RecordedLoad(Load):
         """Wait until the other process has stored the value, and read it, so that L1 has it."""
         runtime, key, placeholder = self._runtime, self.call.key, self.lookup.placeholder
         poll = _FIRST_POLL
-        while self.lookup.entry is None and self.lookup.placeholder == placeholder and not self.lookup.degraded:
-            l2.leases.ask(key)
-            await l2.leases.wait(key, poll)
-            poll = min(2 * poll, _LAST_POLL)
-            # The value is read from Valkey now: a change up to now has not overtaken it.
-            runtime.fences.renew(self.flight.fence)
-            await self._read()
+        # Not under the fence of the flight: if a change breaks that fence, no caller may join the recording any more.
+        fence = runtime.fences.open(key, self.flight.fence.groups)
+        try:
+            while self.lookup.entry is None and self.lookup.placeholder == placeholder and not self.lookup.degraded:
+                l2.leases.ask(key)
+                await l2.leases.wait(key, poll)
+                poll = min(2 * poll, _LAST_POLL)
+                # The value is read from Valkey now: a change up to now has not overtaken it.
+                runtime.fences.renew(fence)
+                self.lookup = await runtime.reads.read(self.call, fence)
+        finally:
+            runtime.fences.close(fence)
         if not await Tagging(runtime, self._with_all_tags()).holds(self.lookup):
             self._drop_older()
 

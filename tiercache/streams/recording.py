@@ -8,16 +8,18 @@ A recording has two states:
 
 1. whole: it has every part. A caller that comes late gets the parts so far at once, then each part as it arrives. When
    the recording ends, the value can be stored.
-2. no longer whole: its parts have more than ``max_bytes``. No further caller can follow it, and it cannot be stored. It
-   forgets the parts that every follower has, and the writer waits for a follower that is far behind, so that the
-   memory stays bounded.
+2. no longer whole: its parts have more than ``max_bytes``, or it ended with an error. No further caller can follow it,
+   and it cannot be stored. It forgets the parts that every follower has, and the writer waits for a follower that is
+   far behind, so that the memory stays bounded.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
+from itertools import islice
 from typing import Any, Final
 
 __all__ = ["Follower", "Recording"]
@@ -37,42 +39,56 @@ class Recording:
         is_whole: Whether the recording has every part.
         is_complete: Whether the writer has all that it came for, so that the load must not be cancelled any more. The
             writer sets it before it appends the last part: a follower that has the last part may leave at once.
+        kept_bytes: The bytes of the parts that the recording has.
+        on_overflow: Called once, when the parts have more than ``max_bytes``.
+        waiting: Returns a context for the time in which the writer waits for a follower.
     """
 
     def __init__(self, head: Any, *, max_bytes: float) -> None:
         self.head = head
         self.is_whole = True
         self.is_complete = False
+        self.kept_bytes = 0
+        self.on_overflow: Callable[[], object] = _ignore
+        self.waiting: Callable[[], AbstractAsyncContextManager[object]] = nullcontext
         self._max_bytes = max_bytes
         self._parts: deque[tuple[Any, int]] = deque()
         # The position of the first part in ``_parts``: parts that were forgotten count.
         self._first = 0
-        self._kept_bytes = 0
         self._is_ended = False
         self._error: BaseException | None = None
         self._followers: dict[Follower, None] = {}
-        self._changed: asyncio.Future[None] | None = None
+        self._progress = _Signal()
+        self._room = _Signal()
 
     def append(self, part: Any, size_bytes: int) -> None:
         """Add a part, and wake the followers."""
         self._parts.append((part, size_bytes))
-        self._kept_bytes += size_bytes
-        if self._kept_bytes > self._max_bytes:
+        self.kept_bytes += size_bytes
+        if self.is_whole and self.kept_bytes > self._max_bytes:
             self.is_whole = False
-        if not self.is_whole:
-            self._forget()
-        self._wake()
+            self.on_overflow()
+        self._forget()
+        self._progress.send()
 
     def end(self, error: BaseException | None = None) -> None:
         """End the recording. A follower that has every part stops, or raises ``error``. The first call counts."""
         if not self._is_ended:
             self._is_ended, self._error = True, error
-            self._wake()
+            # The next caller starts a new load, also in this very step.
+            self.is_whole = self.is_whole and error is None
+            self._progress.send()
 
     async def wait_for_room(self) -> None:
         """Wait until another part may be appended: at once while the recording is whole."""
-        while not self.is_whole and self._kept_bytes > _WINDOW_BYTES and self._followers:
-            await self._wait()
+        if self._is_full:
+            async with self.waiting():
+                while self._is_full:
+                    await self._room.wait()
+
+    @property
+    def _is_full(self) -> bool:
+        return not self.is_whole and self.kept_bytes > _WINDOW_BYTES and bool(self._followers)
 
     @property
     def is_ended(self) -> bool:
@@ -89,54 +105,88 @@ class Recording:
         self._followers[follower] = None
         return follower
 
+    def _take_from(self, position: int) -> list[Any]:
+        """Return the parts from ``position`` on."""
+        count = self._first + len(self._parts) - position
+        # From the end: the beginning of a long deque is far for a follower that wants the newest part.
+        parts = [part for part, _ in islice(reversed(self._parts), count)]
+        parts.reverse()
+        return parts
+
     def _forget(self) -> None:
-        """Forget the parts that every follower has."""
+        """Forget the parts that every follower has, unless the recording is whole."""
+        if self.is_whole:
+            return
         end = self._first + len(self._parts)
         passed = min((follower.position for follower in self._followers), default=end)
         while self._first < passed:
             _, size_bytes = self._parts.popleft()
-            self._kept_bytes -= size_bytes
+            self.kept_bytes -= size_bytes
             self._first += 1
 
-    def _wake(self) -> None:
-        if self._changed is not None:
-            self._changed.set_result(None)
-            self._changed = None
+    def _make_room(self) -> None:
+        """Let the writer go on, if it waits for a follower that has moved."""
+        # While the writer does not wait, ``append`` forgets: not each follower looks at all others.
+        if self._room.is_awaited:
+            self._forget()
+            if not self._is_full:
+                self._room.send()
 
-    async def _wait(self) -> None:
+
+def _ignore() -> None:
+    """Do nothing."""
+
+
+class _Signal:
+    """Wakes every task that waits for it."""
+
+    def __init__(self) -> None:
+        self._sent: asyncio.Future[None] | None = None
+
+    @property
+    def is_awaited(self) -> bool:
+        return self._sent is not None
+
+    def send(self) -> None:
+        if self._sent is not None:
+            self._sent.set_result(None)
+            self._sent = None
+
+    async def wait(self) -> None:
         # All waiters share one future. ``asyncio.wait`` does not cancel it when one of them is cancelled.
-        if self._changed is None:
-            self._changed = asyncio.get_running_loop().create_future()
-        await asyncio.wait([self._changed])
+        if self._sent is None:
+            self._sent = asyncio.get_running_loop().create_future()
+        await asyncio.wait([self._sent])
 
 
 class Follower(AsyncIterator[list[Any]]):
-    """The place of one reader in a recording: an iterator over lists of the parts that have arrived since the last."""
+    """The place of one reader in a recording: an iterator over lists of the parts that have arrived since the last.
+
+    Attributes:
+        recording: The recording.
+        position: The number of parts that the reader has.
+    """
 
     def __init__(self, recording: Recording, position: int) -> None:
-        self._recording = recording
+        self.recording = recording
         self.position = position
 
     async def __anext__(self) -> list[Any]:
-        log = self._recording
+        log = self.recording
         while True:
-            count = log._first + len(log._parts) - self.position
-            if count > 0:
-                parts = [log._parts[index][0] for index in range(len(log._parts) - count, len(log._parts))]
-                self.position += count
-                if not log.is_whole:
-                    log._forget()
-                    log._wake()
+            if parts := log._take_from(self.position):
+                self.position += len(parts)
+                log._make_room()
                 return parts
             if log._is_ended:
                 if log._error is not None:
-                    raise log._error
+                    # All followers raise the same object: without its frames in the others.
+                    raise log._error.with_traceback(None)
                 raise StopAsyncIteration
-            await log._wait()
+            await log._progress.wait()
 
     def close(self) -> None:
         """Follow no further, and let the writer go on if it waits for this follower."""
-        log = self._recording
-        if log._followers.pop(self, self) is None and not log.is_whole:
-            log._forget()
-            log._wake()
+        log = self.recording
+        if log._followers.pop(self, self) is None:
+            log._make_room()

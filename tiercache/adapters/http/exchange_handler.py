@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol
@@ -108,13 +109,14 @@ class LiveBody:
     def close(self) -> None:
         """Read no further. The last reader of a stream cancels it. A second call does nothing."""
         self._is_closed = True
-        self._follower.close()
         self._leave()
 
     def drop(self) -> None:
         """Close the body in the next step of its loop, if it is not closed. May be called from any thread."""
-        if not self._is_closed and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self.close)
+        if not self._is_closed:
+            # The loop may be closed: its end has closed the cache too.
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self.close)
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,13 +220,11 @@ class ExchangeHandler:
         return HttpAnswer(exchange.status, (*exchange.headers, *_marks(outcome)), exchange.body, outcome)
 
     def _follow(self, key: LlmKey, lookup: Lookup) -> HttpAnswer:
-        recording: Recording = lookup.ongoing.value
+        follower: Follower = lookup.ongoing.place
         outcome = self._calls.note(Outcome("follower" if lookup.coalesced else "loader", key.key))
-        head: Head = recording.head
+        head: Head = follower.recording.head
         headers = head.kept if lookup.coalesced else head.headers
-        return HttpAnswer(
-            head.status, (*headers, *_marks(outcome)), LiveBody(recording.follow(), lookup.ongoing.leave), outcome
-        )
+        return HttpAnswer(head.status, (*headers, *_marks(outcome)), LiveBody(follower, lookup.ongoing.leave), outcome)
 
     # The request to the provider
 

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from functools import cache
 from types import ModuleType
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 from ...errors import TierCacheError, UsageError
 from ...tiers.llm.exchanges import Headers
@@ -47,18 +47,19 @@ def seconds_of(request: Any, *names: str) -> float | None:
     return None if None in seconds else sum(filter(None, seconds))
 
 
-def as_library_error(module: ModuleType, error: Exception, request: Any) -> Exception:
-    """Return ``error`` as an error of ``module``: an SDK, and its caller, handle these alone.
+def raise_library_error(module: ModuleType, error: Exception, request: Any) -> NoReturn:
+    """Raise ``error`` as an error of ``module``: an SDK, and its caller, handle these alone.
 
-    The other library may have raised it, because clients of both can share a request.
+    The other library may have raised it, because clients of both can share a request. All callers that share a request
+    get the same error.
     """
     if isinstance(error, TierCacheError):
-        return module.RemoteProtocolError(str(error), request=request)  # type: ignore[no-any-return]
+        raise module.RemoteProtocolError(str(error), request=request) from error
     library = type(error).__module__.partition(".")[0]
     if library in _LIBRARIES and library != module.__name__:
         kind = getattr(module, type(error).__name__, module.TransportError)
-        return kind(str(error), request=request)  # type: ignore[no-any-return]
-    return error
+        raise kind(str(error), request=request) from error
+    raise error
 
 
 def upstream_request(module: ModuleType, request: Any) -> Any:
@@ -98,7 +99,7 @@ class _AsyncBody:
             except StopAsyncIteration:
                 return
             except Exception as error:
-                raise as_library_error(self._module, error, self._request) from error
+                raise_library_error(self._module, error, self._request)
 
     async def aclose(self) -> None:
         self._body.close()
@@ -130,7 +131,7 @@ class _AsyncTransport:
         except UsageError as error:
             answer = refused(error)
         except Exception as error:
-            raise as_library_error(module, error, request) from error
+            raise_library_error(module, error, request)
         if isinstance(answer, Outcome):
             response = await self._send(request)
             response.extensions["tiercache"] = answer

@@ -23,8 +23,9 @@ waiting. The states of a flight:
 A flight that the engine does not add to ``Flights`` (a load with ``mode="store_only"``) is never joinable.
 
 The value of some loads arrives in parts. Such a load calls ``show`` with an ongoing value, once that has begun: every
-waiter gets it at once, also the waiters that join later, and stays a waiter until it leaves. The flight is abandoned as
-in 3 while the ongoing value is not complete. While the ongoing value is not whole, the flight is not joinable.
+waiter gets a place in it at once, also the waiters that join later, and stays a waiter until it leaves. The flight is
+abandoned as in 3 while the ongoing value is not complete. While the ongoing value is not whole, the flight is not
+joinable.
 
 A loader may call the cache again, and could then wait for itself. The *wait-for graph* prevents that. Its nodes are
 flights, and calls of batch loaders. Its edges lead from the node whose load is running in the current context
@@ -120,16 +121,29 @@ class OngoingValue(Protocol):
         """Whether the load has all that it came for, so that it must not be cancelled any more."""
         ...
 
+    def follow(self) -> Place:
+        """Return the place of one more waiter, which gets every part."""
+        ...
+
+
+class Place(Protocol):
+    """The place of one waiter in an ongoing value."""
+
+    def close(self) -> None:
+        """Give the place up."""
+        ...
+
 
 class Ongoing(NamedTuple):
     """A waiter's share in a load whose value is still arriving.
 
     Attributes:
-        value: The value as far as it has arrived.
-        leave: Ends the share. The waiter must call it, however its use of the value ends; a second call does nothing.
+        place: The waiter's place in the value.
+        leave: Ends the share, and closes the place. The waiter must call it, however its use of the value ends; a
+            second call does nothing.
     """
 
-    value: Any
+    place: Any
     leave: Callable[[], None]
 
 
@@ -143,7 +157,7 @@ class Flight(WaitNode):
         fence: The right to store the result. Callers join the flight only while the fence holds.
         finishes: Whether the load goes on when its last waiter has left.
         added_indexes: Keys of the indexes of the tags that ``add_tags`` has added.
-        ongoing: The value that ``show`` has handed to the waiters, or None.
+        ongoing: The value in which ``show`` has given each waiter a place, or None.
         task: The task that loads. The runtime sets it, on the leader only, when it starts the load.
     """
 
@@ -157,7 +171,8 @@ class Flight(WaitNode):
         self.ongoing: OngoingValue | None = None
         self.task: asyncio.Task[None] | None = None
         self._done = False
-        self._waiters: dict[asyncio.Future[Any], None] = {}
+        # Each waiter with its place in the ongoing value, if it has one.
+        self._waiters: dict[asyncio.Future[Any], Place | None] = {}
         self._leader = leader
         self._followers: list[Flight] = []
         if leader is not None:
@@ -191,7 +206,7 @@ class Flight(WaitNode):
         return added
 
     async def wait(self, start: Callable[[], None] | None = None) -> Any:
-        """Wait for the flight; return its value or raise its error. For an ongoing value return an ``Ongoing``.
+        """Wait for the flight; return its value or raise its error. Of an ongoing value return a share: ``Ongoing``.
 
         Args:
             start: Starts the load; None if the load has started.
@@ -212,7 +227,7 @@ class Flight(WaitNode):
                     if start is not None:
                         start()
                     value = await waiter
-            stays = self.ongoing is not None and value is self.ongoing
+            stays = self._waiters.get(waiter) is not None
             return Ongoing(value, partial(self.leave, waiter)) if stays else value
         finally:
             if not stays:
@@ -228,23 +243,35 @@ class Flight(WaitNode):
         # then raises, a shield reports that exception as unhandled.
         waiter = asyncio.get_running_loop().create_future()
         self._waiters[waiter] = None
-        if self.ongoing is not None:
-            waiter.set_result(self.ongoing)
+        self._give_place(waiter)
         return waiter
 
     def show(self, ongoing: OngoingValue) -> None:
-        """Hand a value that is still arriving to every waiter, now and later. Each stays a waiter until it leaves."""
+        """Give every waiter, now and later, a place in a value that is still arriving. Each waits on until it leaves.
+
+        A waiter takes some steps to wake, and parts may arrive in these steps. Its place has them.
+        """
         self.ongoing = ongoing
-        self._hand_out(ongoing)
+        for waiter in self._waiters:
+            if not waiter.done():
+                self._give_place(waiter)
+
+    def _give_place(self, waiter: asyncio.Future[Any]) -> None:
+        if self.ongoing is not None:
+            place = self._waiters[waiter] = self.ongoing.follow()
+            waiter.set_result(place)
 
     def leave(self, waiter: asyncio.Future[Any]) -> None:
         """Remove ``waiter``. The last waiter to leave abandons the flight, unless its load must go on.
 
         The load goes on if ``finishes`` is True or its ongoing value is complete.
         """
-        if self._done or self._waiters.pop(waiter, waiter) is waiter:
+        place = self._waiters.pop(waiter, waiter)
+        if place is waiter:
             return
-        if self._waiters or self.finishes or (self.ongoing is not None and self.ongoing.is_complete):
+        if place is not None:
+            place.close()  # type: ignore[union-attr]
+        if self._done or self._waiters or self.finishes or (self.ongoing is not None and self.ongoing.is_complete):
             return
         # One task brings the values of the whole group: it is cancelled only when no flight of the group has a waiter.
         task = self.leader.task
@@ -263,9 +290,6 @@ class Flight(WaitNode):
     def resolve(self, value: Any) -> None:
         """Hand ``value`` to every waiter, and end the flight."""
         self._done = True
-        self._hand_out(value)
-
-    def _hand_out(self, value: Any) -> None:
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(value)

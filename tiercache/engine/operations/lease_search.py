@@ -190,5 +190,11 @@ class LeaseSearch:
                     runtime.fences.renew(self._fence)
                     # This read too: until it has found a change, this load depends on the holder.
                     await self._read()
-                    if live is not None and placeholder is not None and await live.has_begun(placeholder):
+                    # Only while its holder has the lease: a change has taken the lease from a value that is older.
+                    if (
+                        live is not None
+                        and placeholder is not None
+                        and self.lookup.placeholder == placeholder
+                        and await live.has_begun(placeholder)
+                    ):
                         break

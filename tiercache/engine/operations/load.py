@@ -78,14 +78,18 @@ class Load:
         if parent is not None and flight.depends_on(parent):
             return await self.run_privately(function)
         Tagging(runtime, self.call).join(flight)
+        value: Any = None
         try:
             if runtime.load_limits.is_lending:
                 async with runtime.load_limits.lent():
                     value = await flight.wait()
             else:
                 value = await flight.wait()
-        except Exception:
-            self.call.counters.coalesced += 1
+        except BaseException as error:
+            # Cancelled while it waited to get its slot back.
+            if type(value) is Ongoing:
+                value.leave()
+            self.call.counters.coalesced += isinstance(error, Exception)
             raise
         return _as_lookup(value)
 

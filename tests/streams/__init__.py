@@ -1,0 +1,1 @@
+"""Tests of ``tiercache.streams``: recordings, and values that arrive in parts."""
