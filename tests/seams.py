@@ -39,7 +39,7 @@ from opentelemetry import trace
 from valkey.exceptions import ResponseError
 
 from tests.support import SEQUENCE, until
-from tiercache import AgentCache, L2UnavailableError, supervision
+from tiercache import AgentCache, L2UnavailableError, SyncCache, supervision
 from tiercache.embedded import EmbeddedValkey
 from tiercache.engine.coherence.coherence import Coherence
 from tiercache.engine.coherence.leases import Leases
@@ -56,6 +56,7 @@ from tiercache.engine.memory.fences import Fences
 from tiercache.engine.memory.flights import Flight
 from tiercache.engine.operations import lease_search
 from tiercache.engine.operations.change import KeyChange
+from tiercache.engine.runtime.face import Face
 from tiercache.indexes import reindex
 from tiercache.indexes.reindex import Reindex
 from tiercache.log import CacheLog
@@ -147,12 +148,15 @@ __all__ = [
     "transport_of",
     "unread_bytes",
     "unsent_bytes",
+    "waiter_count",
     "weak_references",
     "without_awaited_check",
     "without_bar",
     "without_exact_json_check",
     "without_fences",
+    "without_hand_over",
     "without_lease_wakeups",
+    "without_looks_at_other_face",
     "without_overtaking",
     "without_second_drop",
     "without_write_check",
@@ -1195,7 +1199,7 @@ def unsent_bytes(connection: MultiplexedConnection) -> int:
 
 def embedded_server(cache: AgentCache) -> EmbeddedValkey:
     """Return the embedded server of a cache."""
-    server = cache._parts.server
+    server = cache._parts.shared.server
     assert server is not None
     return server
 
@@ -1221,7 +1225,7 @@ class TelemetryView:
 
     def break_collection(self) -> None:
         """Have every collection of the cache's numbers raise, as by a defect."""
-        self._parts.tier_rules.append(None)
+        self._parts.shared.tier_rules.append(None)
 
 
 def results_of_driver(driver: Any) -> Any:
@@ -1331,6 +1335,24 @@ def without_write_check(monkeypatch: pytest.MonkeyPatch) -> None:
 def without_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let loads be stored while the source data of their key is being changed."""
     monkeypatch.setattr(Fences, "barred", lambda *_: nullcontext())
+
+
+def waiter_count(sync: SyncCache, key: str) -> int:
+    """Return how many callers of the sync face wait for the flight of a key of ``kv``."""
+    runtime = sync._face.parts.engine.runtime
+    flight = None if runtime is None else runtime.flights.joinable(f"{sync.name}:__tc:kv:kv:{key}")
+    return 0 if flight is None else len(flight._waiters)
+
+
+def without_hand_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hand no change to the other face of a cache: it learns of the change by the announcement alone."""
+    monkeypatch.setattr(Face, "_receive", lambda face, change: None)
+
+
+def without_looks_at_other_face(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a face know nothing of the queued writes, pending invalidations, bars and loads of the other face."""
+    monkeypatch.setattr(Face, "is_alone", True)
+    monkeypatch.setattr(Face, "_other_runtime", None)
 
 
 def without_lease_wakeups(monkeypatch: pytest.MonkeyPatch) -> None:

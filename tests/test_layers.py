@@ -16,8 +16,8 @@ PACKAGE = Path(tiercache.__file__).parent
 # or a folder; the most specific name counts.
 LAYERS: list[set[str]] = [
     {"errors"},
-    {"clock", "ttl", "text", "identity", "lua", "log", "version"},
-    {"supervision"},
+    {"clock", "ttl", "text", "identity", "locks", "lua", "log", "version"},
+    {"supervision", "portal"},
     {"options"},
     {"engine", "engine.entries"},
     {"engine.memory"},
@@ -32,8 +32,11 @@ LAYERS: list[set[str]] = [
     {"tiers", "tiers.keys", "tiers.values"},
     {"tiers.tier", "tiers.result"},
     {"tiers.llm", "tiers.tool", "tiers.kv", "tiers.session", "monitor"},
-    {"embedded"},
+    {"embedded", "settings"},
+    {"shared_parts"},
     {"assembly"},
+    {"cache_operations"},
+    {"sync"},
     {"adapters.http"},
     {"agent_cache"},
     {"adapters", "testing", "cli", "__main__", "__init__"},

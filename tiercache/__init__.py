@@ -21,6 +21,12 @@ from .options import (
     WriteOptions,
 )
 from .pricing.prices import DEFAULT_COST_TABLE, ModelPrice
+from .sync.cache import SyncCache
+from .sync.guard import SyncInvalidating
+from .sync.kv import SyncKvTier
+from .sync.llm import SyncLlmTier
+from .sync.session import SyncSessionTier
+from .sync.tool import SyncToolTier
 from .tiers.keys.key import LlmKey, ToolKey
 from .tiers.kv.result import MISS, KvResult, MissType
 from .tiers.kv.tier import KvTier
@@ -63,6 +69,12 @@ __all__ = [
     "SessionOptions",
     "SessionStats",
     "SessionTier",
+    "SyncCache",
+    "SyncInvalidating",
+    "SyncKvTier",
+    "SyncLlmTier",
+    "SyncSessionTier",
+    "SyncToolTier",
     "TelemetryOptions",
     "TierCacheError",
     "TierOptions",

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any, Self, TypedDict, Unpack
+from typing import Self, TypedDict, Unpack
 
 from .adapters.http.wrapping import WrapsClients
-from .assembly import Assembly, CacheSettings
+from .assembly import Assembly
+from .cache_operations import CacheOperations, local_stats
 from .clock import SYSTEM_CLOCK, Clock
 from .embedded import EmbeddedValkey
-from .engine.operations.around_change import Invalidating, Target
-from .engine.operations.invalidate import GroupEntries, Invalidations, sum_of_all
-from .errors import UsageError
+from .engine.operations.around_change import Invalidating
 from .identity import KeepsIdentity
-from .indexes.names import tag_groups
 from .monitor.applications import DEFAULT_NAME
-from .monitor.effectiveness import ToolEffectiveness, rate
+from .monitor.effectiveness import ToolEffectiveness
 from .monitor.local_stats import LocalStats
-from .monitor.statistics import CacheStats, parse
+from .monitor.statistics import CacheStats
 from .options import (
     CoherenceOptions,
     ConnectionOptions,
@@ -34,13 +31,15 @@ from .options import (
     WriteOptions,
 )
 from .pricing.prices import ModelPrice
+from .settings import CacheSettings
+from .shared_parts import SharedParts
 from .stores.valkey.settings import Client, client_from_url
-from .tiers.kv.key import ALL_KV
+from .sync.cache import SyncCache
+from .sync.face import SyncFace
 from .tiers.kv.tier import KvTier
 from .tiers.llm.exchanges import Exchanges
 from .tiers.llm.tier import LlmTier
 from .tiers.session.tier import SessionTier
-from .tiers.tagged import entries_with_tag
 from .tiers.tool.tier import ToolTier
 from .ttl import Ttl
 
@@ -144,10 +143,12 @@ class AgentCache(KeepsIdentity, WrapsClients):
             clock=clock,
         )
         self._name = name
-        self._parts = Assembly(client, settings)
-        WrapsClients.__init__(self, self._parts.log)
+        self._parts = Assembly(SharedParts(client, settings))
+        self._operations = CacheOperations(self._parts, name)
+        self._sync_face = SyncFace(self._parts, name)
+        self._sync = SyncCache(self._sync_face, name)
+        WrapsClients.__init__(self, self._parts.shared.log)
         self._engine = self._parts.engine
-        self._invalidations = Invalidations(self._engine)
         self._llm = self._parts.llm
         self._tool = self._parts.tool
         self._session = self._parts.session
@@ -174,7 +175,7 @@ class AgentCache(KeepsIdentity, WrapsClients):
         """
         server = EmbeddedValkey(data_dir)
         cache = cls.from_url(server.url, **options)
-        cache._parts.server = server
+        cache._parts.shared.server = server
         return cache
 
     @classmethod
@@ -208,9 +209,12 @@ class AgentCache(KeepsIdentity, WrapsClients):
     async def aclose(self) -> None:
         """Finish loads and writes within ``ResilienceOptions.drain_timeout``, and close the connections.
 
-        Loads that still run after that are cancelled, and their waiters get UsageError. A second call does nothing.
+        Loads that still run after that are cancelled, and their waiters get UsageError. This closes ``sync`` too, and
+        ends its thread. A second call does nothing.
         """
+        await self._sync_face.aclose()
         await self._parts.aclose()
+        await self._parts.stop_server()
 
     @property
     def name(self) -> str:
@@ -237,6 +241,11 @@ class AgentCache(KeepsIdentity, WrapsClients):
         """The tier for all other values, by keys that the caller chooses."""
         return self._kv
 
+    @property
+    def sync(self) -> SyncCache:
+        """The same cache for plain code: every method, without ``await``. See ``SyncCache``."""
+        return self._sync
+
     def tier(self, name: str, options: TierOptions | None = None) -> KvTier:
         """Return the kv tier ``name``, made now or by an earlier call.
 
@@ -250,8 +259,8 @@ class AgentCache(KeepsIdentity, WrapsClients):
         return self._parts.kv_tier(name, options)
 
     def clear_l1(self) -> int:
-        """Clear L1 for every tier; return how many entries it had. Valkey keeps its entries."""
-        return self._engine.l1.clear()
+        """Clear L1 for every tier, that of ``sync`` too; return how many entries it had. Valkey keeps its entries."""
+        return self._engine.clear_l1()
 
     async def flush_writes(self) -> None:
         """Return when Valkey has answered every write queued so far, fills included, with success or an error."""
@@ -268,16 +277,7 @@ class AgentCache(KeepsIdentity, WrapsClients):
         Raises:
             L2UnavailableError, L2CommandError: Some entries may be left in Valkey; L1 of this process has none.
         """
-        self._engine.l1.clear()
-        # The group of all kv tiers, also of tiers that only other processes have made.
-        clear_kv = partial(self._invalidations.group, GroupEntries(ALL_KV, (f"{self._name}:__tc:kv:",)))
-        clears: list[Callable[[], Awaitable[int]]] = [self._llm.clear, self._tool.clear, clear_kv]
-        if include_session:
-            clears.append(self._session.clear)
-        with self._engine.operation("flush") as operation:
-            count = await sum_of_all(clears)
-            operation.set("deleted_count", count)
-        return count
+        return await self._operations.flush(include_session=include_session)
 
     async def invalidate_tag(self, *tags: str) -> int:
         """Remove every entry that was stored with any of ``tags``, of all tiers; return how many there were.
@@ -290,11 +290,7 @@ class AgentCache(KeepsIdentity, WrapsClients):
                 acknowledges it, and reads no llm, tool or kv entry from Valkey until then: any could have the tag.
             L2CommandError: Valkey refused the invalidation.
         """
-        entries = [entries_with_tag(self._name, group) for group in tag_groups(tags)]
-        with self._engine.operation("invalidate_tag") as operation:
-            count = await sum_of_all([partial(self._invalidations.group, each) for each in entries])
-            operation.set("deleted_count", count)
-        return count
+        return await self._operations.invalidate_tag(*tags)
 
     async def reindex(self) -> int:
         """Add every entry under this name to its index, also of other software; return how many were in no index.
@@ -310,12 +306,7 @@ class AgentCache(KeepsIdentity, WrapsClients):
         Raises:
             L2UnavailableError, L2CommandError: Some entries may have been added. Call it again.
         """
-        runtime = await self._engine.open()
-        with self._engine.operation("reindex") as operation:
-            level2 = runtime.l2.level2
-            count = 0 if level2 is None else await self._parts.reindex.run(level2)
-            operation.set("indexed_count", count)
-        return count
+        return await self._operations.reindex()
 
     def invalidates(self, *tags: str | Callable[..., str]) -> Invalidating:
         """Return a guard for a change of the source data of tagged entries: ``async with``, or a decorator.
@@ -326,31 +317,17 @@ class AgentCache(KeepsIdentity, WrapsClients):
         Args:
             tags: Tags. A decorator also takes functions that return a tag from the arguments of the decorated call.
         """
-
-        def target(*given: Any, **named: Any) -> Target:
-            names = [tag(*given, **named) if callable(tag) else tag for tag in tags]
-            return Target(tag_groups(names), lambda: self.invalidate_tag(*names))
-
-        takes_call = any(callable(tag) for tag in tags)
-        if not takes_call:
-            target()
-        return Invalidating(self._engine, target, takes_call=takes_call)
+        return self._operations.invalidates(*tags)
 
     async def stats(self) -> CacheStats:
         """Return the statistics of all processes under this name, including every call of this process up to now.
 
+        The calls of ``sync`` are included.
+
         Raises:
             L2UnavailableError, L2CommandError: The statistics could not be read.
         """
-        runtime = await self._engine.open()
-        with self._engine.operation("stats"):
-            statistics, level2 = self._parts.statistics, runtime.l2.level2
-            if level2 is None:
-                fields = self._parts.new_statistics().collect()
-            else:
-                await statistics.send(level2)
-                fields = await statistics.read(level2)
-        return parse(fields, self._parts.policy_ttl)
+        return await self._operations.stats()
 
     async def tool_effectiveness(self, *, min_samples: int = 1) -> list[ToolEffectiveness]:
         """Return how well caching pays for each tool, the tool with the most dollars saved first.
@@ -360,25 +337,11 @@ class AgentCache(KeepsIdentity, WrapsClients):
 
         The errors are those of ``stats``.
         """
-        if not isinstance(min_samples, int) or min_samples < 1:
-            raise UsageError(f"min_samples must be a whole number above 0, not {min_samples!r}")
-        return rate(await self.stats(), self._parts.tool_ttl, min_samples)
+        return await self._operations.tool_effectiveness(min_samples=min_samples)
 
     def local_stats(self) -> LocalStats:
-        """Return the counts of this process since the cache was made."""
-        engine = self._engine
-        return LocalStats(
-            tiers={rules.tier: rules.counters.total() for rules in self._parts.tier_rules},
-            operations=engine.operations.snapshot(),
-            l1_entry_count=engine.l1.entry_count,
-            l1_bytes=engine.l1.size_bytes,
-            l1_evicted_count=engine.l1.evicted_count,
-            queued_write_count=engine.queued_write_count,
-            degraded=engine.is_degraded,
-            trusted=engine.l1.trusted_until > engine.now(),
-            distrusted_count=engine.generation,
-            heard_count=engine.heard_count,
-        )
+        """Return the counts of this process since the cache was made, those of ``sync`` too. Any thread may call it."""
+        return local_stats(self._parts.shared)
 
     def _exchanges(self) -> Exchanges:
         return self._parts.exchanges

@@ -5,30 +5,25 @@ from __future__ import annotations
 import asyncio
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
-from typing import Any, Final, TypeVar
+from collections.abc import Callable
+from typing import Any, Final
 
-from .clock import Clock
-from .embedded import EmbeddedValkey
 from .engine.coherence.placeholders import is_placeholder
 from .engine.engine import Engine
-from .engine.entries.counters import OTHER, CounterBook
+from .engine.entries.counters import OTHER
 from .engine.entries.entry import Group
 from .engine.entries.rules import Codec, TierRules
 from .engine.level2.level2 import Level2
+from .engine.memory.loaders import RunPlain
 from .engine.runtime.options import EngineOptions
 from .engine.runtime.runtime import Server
 from .errors import UsageError
 from .indexes.foreign_writes import ForeignWrites
 from .indexes.reindex import Reindex
-from .log import CacheLog
 from .monitor.discovery import Discovery
 from .monitor.service import MonitorService
-from .monitor.statistics import StatsHash
 from .options import (
     CoherenceOptions,
-    ConnectionOptions,
     DiscoveryOptions,
     L1Options,
     LlmOptions,
@@ -38,9 +33,9 @@ from .options import (
     TierOptions,
     WriteOptions,
 )
-from .pricing.prices import ModelPrice, PriceTable
-from .stores.valkey.logins import Logins
-from .stores.valkey.settings import Client, Settings, client_from_url
+from .settings import checked, llm_options, session_options, tier_options
+from .shared_parts import FaceParts, SharedParts
+from .stores.valkey.settings import Settings, client_from_url
 from .stores.valkey.store import ValkeyLevel2
 from .telemetry import names
 from .telemetry.otel import Tracing
@@ -55,171 +50,161 @@ from .tiers.llm.entry import LlmEntry
 from .tiers.llm.exchanges import Exchanges
 from .tiers.llm.key import LlmKeys
 from .tiers.llm.tier import LlmTier
+from .tiers.session.active import ActiveThreads
 from .tiers.session.entry import SessionCodec
 from .tiers.session.tier import SessionTier
 from .tiers.stored import StoredEntries
 from .tiers.tool.entry import ToolCodec
-from .tiers.tool.policies import ToolPolicies
 from .tiers.tool.tier import ToolTier
 from .tiers.values.compression import Compression
-from .ttl import Ttl, check_ttl
 
-__all__ = ["Assembly", "CacheSettings"]
+__all__ = ["Assembly"]
 
-T = TypeVar("T")
-
-_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 _TIER_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CacheSettings:
-    """The options of one cache as its caller gave them; see ``AgentCache``. None takes the defaults."""
-
-    name: str
-    default_ttl: Ttl | None
-    llm: LlmOptions | TierOptions | None
-    tool: TierOptions | None
-    session: SessionOptions | TierOptions | None
-    kv: TierOptions | None
-    l1: L1Options | None
-    coherence: CoherenceOptions | None
-    connection: ConnectionOptions | None
-    writes: WriteOptions | None
-    resilience: ResilienceOptions | None
-    telemetry: TelemetryOptions | None
-    discovery: DiscoveryOptions | None
-    prices: Mapping[str, ModelPrice | tuple[float, float]] | None
-    use_default_prices: bool
-    require_l2: bool
-    clock: Clock
-
-    def __post_init__(self) -> None:
-        name = self.name
-        if not isinstance(name, str) or not _NAME.fullmatch(name) or name.startswith("__"):
-            raise UsageError(f"name must be 1 to 128 of A-Z a-z 0-9 _ . - and not begin with '__', not {shown(name)}")
-        if self.default_ttl is not None:
-            check_ttl(self.default_ttl, "default_ttl")
-
-
 class Assembly:
-    """The parts of one cache.
+    """The parts of one face of a cache.
 
     Args:
-        client: The caller's client, or None for a cache of process memory alone.
+        shared: The parts that the faces of the cache share.
+        run_plain: Calls the plain loaders of the sync face; None makes the async face.
 
     Attributes:
         engine: The levels.
         log: The log of the cache.
         llm, tool, session: The tiers; ``kv_tier`` returns the kv tiers.
         exchanges: The exchanges of the llm tier.
-        tier_rules: The rules of every tier made so far.
-        statistics: The statistics hash of the whole fleet.
+        shared: See the arguments.
         reindex: Makes the indexes complete.
-        server: The private Valkey of an embedded cache, or None.
     """
 
-    def __init__(self, client: Client | None, settings: CacheSettings) -> None:
+    def __init__(self, shared: SharedParts, *, run_plain: RunPlain | None = None) -> None:
+        settings = shared.settings
+        self.shared = shared
         self._settings = settings
         self._name = name = settings.name
-        self.log = CacheLog(name)
-        self._has_l2 = client is not None
-        self._connection = _checked(settings.connection, "connection", ConnectionOptions)
-        self._coherence = _checked(settings.coherence, "coherence", CoherenceOptions)
-        self._writes = _checked(settings.writes, "writes", WriteOptions)
-        self._resilience = _checked(settings.resilience, "resilience", ResilienceOptions)
-        telemetry = _checked(settings.telemetry, "telemetry", TelemetryOptions)
-        self.server: EmbeddedValkey | None = None
-        self.tier_rules: list[TierRules] = []
-        self._prices = PriceTable(settings.prices, use_default=settings.use_default_prices)
-        self._tool_policies = ToolPolicies(name, self.log)
-        self.statistics = self.new_statistics()
+        self._is_sync = run_plain is not None
+        self.log = shared.log
+        self._has_l2 = shared.connection is not None
+        self._coherence = checked(settings.coherence, "coherence", CoherenceOptions)
+        self._writes = checked(settings.writes, "writes", WriteOptions)
+        self._resilience = checked(settings.resilience, "resilience", ResilienceOptions)
+        telemetry = checked(settings.telemetry, "telemetry", TelemetryOptions)
+        self._tool_policies = shared.tool_policies
+        self._own_rules: list[TierRules] = []
         self.reindex = Reindex(name, StoredEntries(self._model_of), self.log)
-        listed = _checked(settings.discovery, "discovery", DiscoveryOptions).enabled
-        self._discovery = Discovery(name, self._describe, self.log) if listed and client is not None else None
-        self.engine = self._new_engine(client, telemetry)
+        listed = checked(settings.discovery, "discovery", DiscoveryOptions).enabled
+        self._discovery = Discovery(name, self._describe, self.log) if listed and self._has_l2 else None
+        self.engine = self._new_engine(telemetry, run_plain)
         self.tool = self._new_tool_tier()
         self.llm = self._new_llm_tier()
         self.exchanges = self._new_exchanges()
+        self._active = ActiveThreads()
         self.session = self._new_session_tier()
-        self._kv_tiers: dict[str, tuple[TierOptions, KvTier]] = {}
+        self._kv_tiers: dict[str, KvTier] = {}
         self.kv_tier("kv", settings.kv)
+        shared.faces.append(FaceParts(self._is_sync, self.engine, self.session))
         self._source = self._new_source()
         self._collector = self._report(telemetry) if telemetry.metrics else None
 
+    def new_sync_face(self, run_plain: RunPlain) -> Assembly:
+        """Return the parts of the sync face of the same cache. Call it once, on the async face.
+
+        Args:
+            run_plain: Calls the plain loaders.
+        """
+        face = Assembly(self.shared, run_plain=run_plain)
+        self.engine.face.pair(face.engine.face)
+        self._active.pair(face._active)
+        return face
+
     # The engine
 
-    def _new_engine(self, client: Client | None, telemetry: TelemetryOptions) -> Engine:
+    def _new_engine(self, telemetry: TelemetryOptions, run_plain: RunPlain | None) -> Engine:
         settings = self._settings
         tracing = Tracing(telemetry.tracer_name, telemetry.tracer_provider, self.log)
         return Engine(
             self.log,
-            None if client is None else self._new_server(self._connection_settings(client)),
+            None if self.shared.connection is None else self._new_server(self.shared.connection),
             EngineOptions(
-                l1=_checked(settings.l1, "l1", L1Options),
+                l1=checked(settings.l1, "l1", L1Options),
                 coherence=self._coherence,
                 writes=self._writes,
                 resilience=self._resilience,
                 require_l2=settings.require_l2,
+                run_plain=run_plain,
             ),
             clock=settings.clock,
             find_tracer=tracing.find_tracer if telemetry.tracing else lambda: None,
-            on_start=self._start_reporting,
+            on_start=self._on_start,
         )
 
     def _new_server(self, connection: Settings) -> Server:
         async def connect(origin: str) -> Level2:
             used = connection
-            if self.server is not None:
-                await asyncio.to_thread(self.server.start)
-                used = self._connection_settings(client_from_url(self.server.url))
+            server = self.shared.server
+            if server is not None:
+                await asyncio.to_thread(server.start)
+                used = self.shared.connection_of(client_from_url(server.url))
             return ValkeyLevel2(used, timeout=self._resilience.l2_timeout, name=self._name, origin=origin)
 
         indexes = self.reindex, ForeignWrites(self._name, self.reindex, self.log)
-        service = MonitorService(self.statistics, self._tool_policies, indexes, self._discovery, self.log)
+        service = MonitorService(self.shared.statistics, self._tool_policies, indexes, self._discovery, self.log)
         return Server(connect, service)
-
-    def _connection_settings(self, client: Client) -> Settings:
-        logins = Logins(self._resilience.breaker_pause, self._settings.clock.monotonic)
-        return Settings.from_client(client, multiplexes=self._connection.multiplexed, logins=logins)
 
     async def open(self) -> None:
         """Open the engine; close everything again if that fails or is cancelled. Errors as for ``AgentCache.open``."""
         try:
             await self.engine.open(gives_up=True)
         except BaseException:
-            if self.engine.runtime is None:
-                await self._stop_server()
+            if all(face.engine.runtime is None for face in self.shared.faces):
+                await self.stop_server()
             raise
 
     async def aclose(self) -> None:
-        """Close the engine, report nothing to Prometheus any more, and stop the private Valkey."""
+        """Close the engine of this face, and report the face to Prometheus no longer."""
         await self.engine.aclose()
+        self._leave_collector()
+
+    def close_unused(self) -> bool:
+        """Close the engine without an event loop; return False, and change nothing, if it is in use."""
+        is_closed = self.engine.close_unused()
+        if is_closed:
+            self._leave_collector()
+        return is_closed
+
+    @property
+    def drain_timeout(self) -> float:
+        """The most seconds for which the end of the engine waits for loads and writes."""
+        return self._resilience.drain_timeout
+
+    def _leave_collector(self) -> None:
         if self._collector is not None:
             self._collector.leave(self._source)
-        await self._stop_server()
 
-    async def _stop_server(self) -> None:
-        if self.server is not None:
-            await asyncio.to_thread(self.server.stop)
+    async def stop_server(self) -> None:
+        """Stop the private Valkey of an embedded cache, once no face uses it."""
+        if self.shared.server is not None:
+            await asyncio.to_thread(self.shared.server.stop)
 
     # The tiers
 
     def _new_tool_tier(self) -> ToolTier:
-        options = _tier_options(self._settings.tool, "tool")
+        options = tier_options(self._settings.tool, "tool")
         codec = ToolCodec(self._compression(options, as_text=True))
         return ToolTier(self.engine, self._new_rules("tool", options, codec), self._tool_policies, self._name)
 
     def _new_llm_tier(self) -> LlmTier:
-        options = _llm_options(self._settings.llm)
+        options = llm_options(self._settings.llm)
         codec = LlmCodec(self._compression(options, as_text=True))
         rules = self._new_rules("llm", options, codec, finish_abandoned=True, groups_of=_groups_of(options))
         keys = LlmKeys(f"{self._name}:llm:", ignore=options.ignore, transform=options.key)
-        return LlmTier(self.engine, rules, keys, self._prices, self._name)
+        return LlmTier(self.engine, rules, keys, self.shared.prices, self._name)
 
     def _new_exchanges(self) -> Exchanges:
-        options, rules = _llm_options(self._settings.llm), self._rules_of("llm")
-        given = self.engine, rules, self._prices, self._name, self._coherence
+        options, rules = llm_options(self._settings.llm), self._rules_of("llm")
+        given = self.engine, rules, self.shared.prices, self._name, self._coherence
         return Exchanges(
             *given,
             # A whole answer is paid for in any case. A stream that no reader wants costs until it ends.
@@ -227,9 +212,9 @@ class Assembly:
         )
 
     def _new_session_tier(self) -> SessionTier:
-        options = _session_options(self._settings.session)
+        options = session_options(self._settings.session)
         rules = self._new_rules("session", options, SessionCodec(), is_state=True)
-        return SessionTier(self.engine, rules, self._name, in_memory=not self._has_l2)
+        return SessionTier(self.engine, rules, self._name, self._active, in_memory=not self._has_l2)
 
     def kv_tier(self, name: str, options: TierOptions | None = None) -> KvTier:
         """Return the kv tier ``name``, made now or earlier. Arguments and errors as for ``AgentCache.tier``."""
@@ -238,17 +223,17 @@ class Assembly:
                 f"name must be 1 to 128 of A-Z a-z 0-9 _ - and not llm, tool or session, which are tiers already, "
                 f"not {shown(name)}"
             )
+        given = None if options is None else tier_options(options, name)
+        # A plain str: the cache keeps no object of the caller's. The other face may have made the tier.
+        name = str.__str__(name)
+        known = self.shared.kv_options.setdefault(name, given or TierOptions())
+        if given is not None and given != known:
+            raise UsageError(f"the tier {name!r} has been made with other options: {known}")
         made = self._kv_tiers.get(name)
         if made is None:
-            # A plain str: the cache keeps no object of the caller's.
-            name = str.__str__(name)
-            options = _tier_options(options, name)
-            codec = KvCodec(self._compression(options, as_text=False))
-            made = options, KvTier(self.engine, self._new_rules(name, options, codec), self._name)
-            self._kv_tiers[name] = made
-        elif options is not None and _tier_options(options, name) != made[0]:
-            raise UsageError(f"the tier {name!r} has been made with other options: {made[0]}")
-        return made[1]
+            codec = KvCodec(self._compression(known, as_text=False))
+            made = self._kv_tiers[name] = KvTier(self.engine, self._new_rules(name, known, codec), self._name)
+        return made
 
     def _new_rules(
         self,
@@ -277,8 +262,10 @@ class Assembly:
             is_state=is_state,
             max_value_bytes=options.max_value_bytes,
             writes_behind=self._writes.mode == "behind" and tier in ("llm", "tool"),
+            owner=self.shared.owners.setdefault(tier, object()),
         )
-        self.tier_rules.append(rules)
+        self._own_rules.append(rules)
+        self.shared.tier_rules.append(rules)
         return rules
 
     def _compression(self, options: TierOptions, *, as_text: bool) -> Compression:
@@ -288,25 +275,21 @@ class Assembly:
 
     # Statistics and telemetry
 
-    def new_statistics(self) -> StatsHash:
-        """Return a statistics hash of which nothing has been sent yet."""
-        totals = {"session:reads": lambda: self.session.reads, "session:writes": lambda: self.session.writes}
-        return StatsHash(self._name, self._books, totals, self.log)
-
-    def _books(self) -> Iterator[tuple[str, CounterBook]]:
-        for rules in self.tier_rules:
-            if rules.tier in ("llm", "tool"):
-                yield rules.tier, rules.counters
-            elif rules.tier != "session":
-                yield "kv", rules.counters
-
     def _new_source(self) -> CacheSource:
-        source = CacheSource(self._name, self.engine, self.tier_rules, self.log)
-        policies, discovery, session = self._tool_policies, self._discovery, self.session
-        source.gauges[names.ACTIVE_SESSIONS.name] = lambda: session.active_count
-        source.counters[names.CONFIG_REFRESH_FAILED.name] = lambda: policies.refresh_failed_count
+        shared, policies, discovery = self.shared, self._tool_policies, self._discovery
+        # The async face reports the tiers of both faces, and the numbers that the faces have together.
+        source = CacheSource(self._name, self.engine, () if self._is_sync else shared.tier_rules, self.log)
         if discovery is not None:
             source.counters[names.DISCOVERY_WRITE_FAILED.name] = lambda: discovery.write_failed_count
+        if self._is_sync:
+            for metric in (names.L1_TRUSTED, names.BREAKER_OPEN):
+                del source.gauges[metric.name]
+            return source
+        session = self.session
+        source.gauges[names.L1_TRUSTED.name] = lambda: shared.is_trusted
+        source.gauges[names.BREAKER_OPEN.name] = lambda: shared.is_degraded
+        source.gauges[names.ACTIVE_SESSIONS.name] = lambda: session.active_count
+        source.counters[names.CONFIG_REFRESH_FAILED.name] = lambda: policies.refresh_failed_count
         return source
 
     def _report(self, options: TelemetryOptions) -> CacheCollector | None:
@@ -314,7 +297,8 @@ class Assembly:
             self._source, registry=options.registry, prefix=options.metrics_prefix, max_labels=options.max_labels
         )
 
-    def _start_reporting(self) -> None:
+    def _on_start(self) -> None:
+        self.shared.claim_memory(is_sync=self._is_sync)
         if self._collector is not None:
             self._collector.start(self._source)
 
@@ -337,19 +321,19 @@ class Assembly:
         return model
 
     def _rules_of(self, tier: str) -> TierRules:
-        return next(rules for rules in self.tier_rules if rules.tier == tier)
+        return next(rules for rules in self._own_rules if rules.tier == tier)
 
     def _describe(self) -> dict[str, Any]:
         """Return the fields of the registration that depend on the cache's options."""
         tiers: dict[str, Any] = {tier: {"enabled": True} for tier in ("llm", "tool", "session")}
-        for rules in self.tier_rules:
+        for rules in self._own_rules:
             ttl = rules.default_lifetime()
             if rules.tier in tiers and ttl is not None:
                 tiers[rules.tier]["ttl_default"] = math.ceil(ttl)
         return {
             "tiers": tiers,
-            "has_cost_table": self._prices.has_prices,
-            "uses_default_cost_table": self._prices.uses_default,
+            "has_cost_table": self.shared.prices.has_prices,
+            "uses_default_cost_table": self.shared.prices.uses_default,
             "tool_policies": self._tool_policies.names(),
         }
 
@@ -357,42 +341,3 @@ class Assembly:
 def _groups_of(options: LlmOptions) -> Callable[[LlmEntry], tuple[Group, ...]] | None:
     """A key function may let requests for several models share an answer; the answer's own model then counts."""
     return None if options.key is None else lambda entry: groups_of_model(entry.model)
-
-
-def _tier_options(options: TierOptions | None, name: str) -> TierOptions:
-    options = _checked(options, name, TierOptions)
-    if isinstance(options, LlmOptions):
-        raise UsageError(f"{name} must be a TierOptions, not a LlmOptions: ignore and key are the llm tier's alone")
-    return options
-
-
-def _llm_options(options: TierOptions | None) -> LlmOptions:
-    options = _checked(options, "llm", TierOptions)
-    if isinstance(options, LlmOptions):
-        return options
-    return LlmOptions(**{name: getattr(options, name) for name in _fields(TierOptions)})
-
-
-def _session_options(options: SessionOptions | TierOptions | None) -> SessionOptions:
-    if isinstance(options, TierOptions):
-        is_of_llm = isinstance(options, LlmOptions) or options.threads
-        if is_of_llm or options.jitter or options.store_when is not None or options.compress_above is not None:
-            raise UsageError(
-                "session must be a SessionOptions: a session has no jitter, store_when, threads, compress_above, "
-                "ignore and key"
-            )
-        # Options that a session takes too are taken from a TierOptions.
-        return SessionOptions(**{name: getattr(options, name) for name in _fields(SessionOptions)})
-    return _checked(options, "session", SessionOptions)
-
-
-def _checked(options: T | None, name: str, kind: type[T]) -> T:
-    if options is None:
-        return kind()
-    if not isinstance(options, kind):
-        raise UsageError(f"{name} must be a {kind.__name__}, not {type(options).__name__}")
-    return options
-
-
-def _fields(kind: type) -> tuple[str, ...]:
-    return tuple(each.name for each in fields(kind))

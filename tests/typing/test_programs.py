@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.typing.programs import accepted
+from tests.typing.programs import accepted, accepted_plain
 from tiercache import AgentCache
 
 pytest.importorskip("mypy", reason="the environment `types` of tox has both checkers")
@@ -54,11 +54,12 @@ def run(program: Path, *command: str) -> str:
 CHECKERS = [mypy_errors, pyright_errors]
 
 
+@pytest.mark.parametrize("name", ["accepted.py", "accepted_plain.py"])
 @pytest.mark.parametrize("checker", CHECKERS)
 def test_typing_of_a_program_with_the_types_of_its_loaders_is_accepted(
-    checker: Callable[[Path], dict[int, str]], tmp_path: Path
+    checker: Callable[[Path], dict[int, str]], name: str, tmp_path: Path
 ) -> None:
-    program = Path(shutil.copy(PROGRAMS / "accepted.py", tmp_path))
+    program = Path(shutil.copy(PROGRAMS / name, tmp_path))
     assert checker(program) == {}
 
 
@@ -76,3 +77,7 @@ def test_typing_refuses_values_that_do_not_come_back_as_they_were(
 
 async def test_typing_of_the_accepted_program_holds_when_it_runs(cache: AgentCache) -> None:
     await accepted.main(cache)
+
+
+async def test_typing_of_the_accepted_plain_program_holds_when_it_runs(cache: AgentCache) -> None:
+    accepted_plain.main(cache)

@@ -19,6 +19,7 @@ from .entries.entry import Entry, Group
 from .entries.lookup import Lookup
 from .entries.operation import HasAttributes, Operation, OperationLog, Tracer
 from .memory.l1 import L1
+from .runtime.face import Face
 from .runtime.lifecycle import Lifecycle
 from .runtime.loop_end import warn_if_left_open
 from .runtime.options import EngineOptions
@@ -37,7 +38,9 @@ class Engine(KeepsIdentity):
 
     Attributes:
         log: The log of this cache.
-        l1: The process memory of this cache.
+        l1: The process memory of this engine.
+        face: The face of the cache that this engine is, with the way to the other face.
+        run_plain: Calls the plain loaders; None: they run on the event loop, unless their tier wants threads.
         operations: The count and duration of every operation.
         open_runtime: As ``Lifecycle.open_runtime``.
         tracer: Makes the spans, or None if no span is wanted: then no span object is made.
@@ -59,6 +62,7 @@ class Engine(KeepsIdentity):
         self.l1.trusted_until = math.inf if server is None else -math.inf
         self.now = clock.monotonic
         self.wall = clock.wall
+        self.run_plain = options.run_plain
         self.operations = OperationLog(clock.monotonic)
         self.tracer: Tracer | None = None
         self._find_tracer = find_tracer
@@ -67,6 +71,7 @@ class Engine(KeepsIdentity):
         self._options = options
         self._clock = clock
         self._life = Lifecycle(self._start)
+        self.face = Face(self.l1, lambda: self._life.runtime)
         self.open_runtime = self._life.open_runtime
 
     async def open(self, *, gives_up: bool = False) -> Runtime:
@@ -77,6 +82,13 @@ class Engine(KeepsIdentity):
         """Finish loads and writes, close the connections, clear L1. Every later call raises UsageError."""
         await self._life.aclose()
         self.l1.clear()
+
+    def close_unused(self) -> bool:
+        """Close without an event loop, as ``Lifecycle.close_unused`` does, and clear L1."""
+        is_closed = self._life.close_unused()
+        if is_closed:
+            self.l1.clear()
+        return is_closed
 
     def warn_if_left_open(self) -> None:
         """Warn that the program has dropped the cache, if it leaves connections that ``aclose`` would close."""
@@ -91,7 +103,11 @@ class Engine(KeepsIdentity):
             self.l1.trusted_until = -math.inf
         self.tracer = self._find_tracer()
         self._on_start()
-        return Runtime(self._server, self._options, self.l1, self._clock, self.log)
+        return Runtime(self._server, self._options, self.face, self._clock, self.log)
+
+    def clear_l1(self) -> int:
+        """Clear L1, and that of the other face before its next lookup; return how many entries they had."""
+        return self.l1.clear() + self.face.clear_other()
 
     # Lookups
 

@@ -10,6 +10,7 @@ high.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,6 +21,7 @@ from ..engine.entries.counters import OTHER, CounterBook, TierCounters
 from ..engine.level2.level2 import Level2
 from ..engine.level2.replies import send
 from ..errors import TierCacheError
+from ..locks import ThreadLock
 from ..log import CacheLog
 from ..text import shown
 
@@ -27,6 +29,8 @@ __all__ = ["CacheStats", "SessionStats", "StatsHash", "TierStats", "ToolStats", 
 
 # Counts are integers of 64 bits, as HINCRBY makes them, and only ever incremented.
 _MOST: Final = 2**63 - 1
+# Seconds between two looks at increments that Valkey has not acknowledged.
+_LOOK_SECONDS: Final = 0.002
 # The Monitor is JavaScript: a field of the tool ``__proto__`` changes the prototype of all its objects, and ends it.
 _UNNAMED_TOOLS: Final = frozenset({OTHER, "__proto__"})
 _TOOL_FIELD: Final = re.compile(r"tool:([^:]+):(hits|misses|cost_saved_micros)")
@@ -108,7 +112,8 @@ class StatsHash:
 
     Args:
         name: The cache's name.
-        books: Returns pairs of a tier's name and the tier's counters.
+        books: Returns pairs of a tier's name and the tier's counters, always in the same order; new pairs come last.
+            Two pairs of one tier belong to the two faces of a cache.
         totals: Further fields: name to a function that returns a count which never falls.
         log: The cache's log.
     """
@@ -124,18 +129,26 @@ class StatsHash:
         self._key = f"{name}:__stats"
         self._books = books
         self._totals = totals
-        self._sent: dict[tuple[str, str], _Sent] = {}
+        # By the number of the book, and the label.
+        self._sent: dict[tuple[int, str], _Sent] = {}
         self._sent_totals: Counter[str] = Counter()
+        # Both faces of a cache send the increments of both, each from its own thread.
+        self._lock = ThreadLock()
+        self._unanswered_count = 0
 
     def collect(self) -> dict[str, int]:
-        """Return the increments since the last call, by field. From now on they count as sent."""
+        """Return the increments since the last call, by field. From now on they count as sent. For any thread."""
+        with self._lock:
+            return self._collect()
+
+    def _collect(self) -> dict[str, int]:
         fields: Counter[str] = Counter()
-        for tier, book in self._books():
+        for number, (tier, book) in enumerate(self._books()):
             for label, counters in book.items():
                 now = _now(counters)
-                before = self._sent.get((tier, label), _Sent())
+                before = self._sent.get((number, label), _Sent())
                 if now != before:
-                    self._sent[tier, label] = now
+                    self._sent[number, label] = now
                     since = _Sent(*(new - old for new, old in zip(now, before, strict=True)))
                     fields.update(_fields(tier, label, since))
         for field, total in self._totals.items():
@@ -149,13 +162,31 @@ class StatsHash:
         increments = self.collect()
         if not increments:
             return True
+        self._count_unanswered(1)
         try:
             await send(level2, [("HINCRBY", self._key, field, count) for field, count in increments.items()])
         except TierCacheError as error:
             # Valkey may have executed some of them: to send them again could count them twice.
             self._log.debug("increments of the statistics are lost: %s", error)
             return False
+        finally:
+            self._count_unanswered(-1)
         return True
+
+    def _count_unanswered(self, by: int) -> None:
+        with self._lock:
+            self._unanswered_count += by
+
+    async def sent(self, timeout: float) -> None:
+        """Return when the hash has all collected increments; give up after ``timeout`` seconds.
+
+        Another task, or the other face, may have collected increments that Valkey does not have yet.
+        """
+        now = asyncio.get_running_loop().time
+        give_up_at = now() + timeout
+        # No event: the answer may arrive in the thread of the other face.
+        while self._unanswered_count and now() < give_up_at:  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK_SECONDS)
 
     async def read(self, level2: Level2) -> dict[str, int]:
         """Return the fields of the hash. A field that is no count is left out, with one warning for the cache.

@@ -89,7 +89,7 @@ class Tier(KeepsIdentity, Generic[K, R]):
         self._stores = Stores(engine)
         self._invalidations = Invalidations(engine)
         self._rules = rules
-        self._loaders = LoaderCalls(rules.tier, engine.log, in_threads=rules.threads)
+        self._loaders = LoaderCalls(rules.tier, engine.log, in_threads=rules.threads, run_plain=engine.run_plain)
         self._name = name
         self._prefix = prefix
 
@@ -160,9 +160,12 @@ class Tier(KeepsIdentity, Generic[K, R]):
             lookup = await self._loads.join(method, flight, key._counters)
         else:
             with engine.operation(method, key) as operation:
+                is_batched = isinstance(loader, BatchLoader)
+                if is_batched:
+                    loader.check_engine(engine)
                 if self.needs_policies:
                     await engine.open()
-                call = self._make_call(key, ttl, tags)._replace(is_batched=isinstance(loader, BatchLoader))
+                call = self._make_call(key, ttl, tags)._replace(is_batched=is_batched)
                 lookup = await self._loads.get_or_load(call, self._load_function(key, request, loader), mode)
                 operation.found(lookup)
         return self._result(key, lookup)

@@ -142,7 +142,7 @@ def test_closing_a_loop_does_not_wait_longer_than_the_drain_for_a_silent_valkey(
     async def begin():
         await cache.open()
         import valkey.asyncio
-        async with valkey.asyncio.Valkey.from_url(cache._parts.server.url) as client:
+        async with valkey.asyncio.Valkey.from_url(cache._parts.shared.server.url) as client:
             return (await client.info("server"))["process_id"]
 
     pid = loop.run_until_complete(begin())

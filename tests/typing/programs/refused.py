@@ -106,3 +106,12 @@ async def stores(cache: AgentCache) -> None:
     await cache.tool.store("raw", None, b"x")  # refused
     await cache.session.set_json("thread", "field", User("ann"))  # refused
     await cache.session.append("thread", "field", User("ann"))  # refused
+
+
+def plain_code(cache: AgentCache) -> None:
+    """``cache.sync`` refuses the same, and returns values instead of coroutines."""
+    cache.sync.kv.get_or_load("user", user)  # refused
+    cache.sync.tool.get_or_load("raw", None, raw)  # refused
+    cache.sync.kv.set("user", User("ann"))  # refused
+    text: str = cache.sync.kv.get_or_load("number", number).value  # refused
+    print(text)

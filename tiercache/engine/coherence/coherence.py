@@ -45,7 +45,7 @@ from typing import Protocol
 
 from ...log import CacheLog
 from ...options import CoherenceOptions
-from ..level2.announcement import Event, Pong, Received, TrackedChange, Unreadable
+from ..level2.announcement import Announcement, Event, Pong, Received, TrackedChange, Unreadable
 from ..level2.level2 import Position
 from ..memory.memory import Memory
 from .leases import Leases
@@ -151,8 +151,11 @@ class Coherence:
             self._check_number(received.number)
         if received.origin == self._origin:
             return  # This process applied its own change before it published the change.
-        announcement = received.announcement
-        self.heard_count += announcement.is_change
+        self.heard_count += received.announcement.is_change
+        self.follow(received.announcement)
+
+    def follow(self, announcement: Announcement) -> None:
+        """Apply a change that another runtime has made: of another process, or of the other face of this process."""
         for key in announcement.keys:
             self._drop(key)
         for group in announcement.groups:

@@ -95,6 +95,7 @@ class TierRules:
         max_value_bytes: Most bytes, before ``Codec.pack``, of a value that is stored. None sets no limit.
         threads: Whether plain loaders run in threads.
         writes_behind: Whether an explicit store returns when its write is queued.
+        owner: The same object for the rules of this tier in both faces of the cache, and for no others.
     """
 
     tier: str
@@ -112,6 +113,7 @@ class TierRules:
     threads: bool = False
     writes_behind: bool = False
     counters: CounterBook = field(default_factory=CounterBook)
+    owner: object = field(default_factory=object, repr=False, compare=False)
 
     @property
     def group(self) -> Group:

@@ -76,6 +76,11 @@ class Fences:
         self._now = now
         self._open: dict[str, list[Fence]] = {}
         self._barred: Counter[str | Group] = Counter()
+        self._bars_elsewhere: Callable[[Fence], bool] = lambda _: False
+
+    def obey(self, bars_elsewhere: Callable[[Fence], bool]) -> None:
+        """Take also the fences for barred for which ``bars_elsewhere``, of the other face of the cache, is true."""
+        self._bars_elsewhere = bars_elsewhere
 
     def open(self, key: str, groups: tuple[Group, ...]) -> Fence:
         """Open and return a new fence on ``key``. The caller must close the fence."""
@@ -173,6 +178,10 @@ class Fences:
 
     def is_barred(self, fence: Fence) -> bool:
         """Return whether the key of ``fence`` is barred now, so that nothing may be stored under it."""
+        return self.bars(fence) or self._bars_elsewhere(fence)
+
+    def bars(self, fence: Fence) -> bool:
+        """Return whether these fences themselves bar the key of ``fence``. Any thread may call this."""
         barred = self._barred
         return bool(barred) and (fence.key in barred or any(group in barred for group in fence.groups))
 

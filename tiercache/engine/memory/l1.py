@@ -22,6 +22,8 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
 
 from cachetools import Cache
 
@@ -81,7 +83,7 @@ class _Lru(Cache[str, Entry]):
 
 
 class L1:
-    """The entries of one cache in this process. Not thread-safe: it belongs to one event loop.
+    """The entries of one face of a cache in this process. Not thread-safe: it belongs to one event loop.
 
     Attributes:
         max_entries, max_bytes: The bounds.
@@ -94,8 +96,26 @@ class L1:
         self._max_staleness = max_staleness
         self.trusted_until = -math.inf
         self._lru = _Lru(options.max_entries)
-        self._find = self._lru.order.get
+        self._find: Callable[[str], Entry | None] = self._lru.order.get
         self._used = self._lru.order.move_to_end
+
+    def settle_first(self, settle: Callable[[], None]) -> None:
+        """Let the next lookup call ``settle`` before it looks. Any thread may call this.
+
+        ``settle`` may be called once more than that.
+        """
+        # A replaced function and no question in ``get``: a lookup with nothing to settle costs nothing more.
+        self._find = partial(self._settle_and_find, settle)
+
+    def _settle_and_find(self, settle: Callable[[], None], key: str) -> Entry | None:
+        # Before ``settle``: a ``settle_first`` of another thread from here on lasts until the next lookup.
+        self._find = self._lru.order.get
+        settle()
+        return self._lru.order.get(key)
+
+    def glance(self, key: str) -> Entry | None:
+        """Return the entry of ``key`` as ``peek`` does, and settle nothing. Any thread may call this."""
+        return self._lru.order.get(key)
 
     def get(self, key: str, now: float) -> Entry | None:
         """Return the live entry of ``key`` at monotonic second ``now``, or None."""

@@ -28,15 +28,17 @@ class _Load:
     """One load. Of nested loads the outermost holds the slot.
 
     Attributes:
+        limits: The limits whose slot the load holds. A nested load may run under the limits of the other face.
         outermost: The load that holds the slot for this load: the load itself, unless it is nested.
         holds: Whether the load holds its slot now.
         lent: Count of waits for which the load lends its slot now.
         is_over: Whether ``run`` has returned.
     """
 
-    __slots__ = ("holds", "is_over", "lent", "outermost")
+    __slots__ = ("holds", "is_over", "lent", "limits", "outermost")
 
-    def __init__(self, outermost: _Load | None) -> None:
+    def __init__(self, limits: LoadLimits, outermost: _Load | None) -> None:
+        self.limits = limits
         self.outermost = outermost or self
         self.holds = False
         self.lent = 0
@@ -72,7 +74,7 @@ class LoadLimits:
                 count.
         """
         outer = None if apart else _CURRENT_LOAD.get()
-        current = _Load(None if outer is None or outer.is_over else outer.outermost)
+        current = _Load(self, None if outer is None or outer.is_over else outer.outermost)
         if self._slots is not None and current.outermost is current:
             await self._slots.acquire()
             current.holds = True
@@ -113,7 +115,7 @@ class LoadLimits:
         """
         current = _CURRENT_LOAD.get()
         holder = None if current is None or current.is_over else current.outermost
-        if holder is None or self._slots is None:
+        if holder is None or self._slots is None or holder.limits is not self:
             yield
             return
         holder.lent += 1

@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from types import FunctionType
-from typing import Any, Final, TypeGuard
+from typing import Any, Final, TypeAlias, TypeGuard
 
 from ...errors import UsageError
 from ...log import CacheLog
 
-__all__ = ["LoaderCalls", "accepts_arguments", "check_loader", "requires_argument", "takes_argument"]
+__all__ = ["LoaderCalls", "RunPlain", "accepts_arguments", "check_loader", "requires_argument", "takes_argument"]
 
 # Seconds for which a plain loader may block the event loop without a warning. The debug mode of asyncio has this limit.
 _LONGEST_BLOCK: Final = 0.1
@@ -22,6 +22,9 @@ _LONGEST_BLOCK: Final = 0.1
 _VARIADIC: Final = inspect.CO_VARARGS | inspect.CO_VARKEYWORDS
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _LAMBDA: Final = "<lambda>"
+
+# Calls a plain function outside of the event loop, and returns its value or raises its exception.
+RunPlain: TypeAlias = Callable[[Callable[[], Any]], Awaitable[Any]]
 
 
 def check_loader(loader: object) -> None:
@@ -127,12 +130,13 @@ class LoaderCalls:
     Args:
         tier: The name of the tier in the warning.
         in_threads: Whether plain loaders run in a thread.
+        run_plain: Calls every plain loader; None: plain loaders run on the event loop, or as ``in_threads`` says.
     """
 
-    def __init__(self, tier: str, log: CacheLog, *, in_threads: bool) -> None:
+    def __init__(self, tier: str, log: CacheLog, *, in_threads: bool, run_plain: RunPlain | None = None) -> None:
         self._tier = tier
         self._log = log
-        self._in_threads = in_threads
+        self._run_plain = _in_worker if run_plain is None and in_threads else run_plain
 
     async def call(self, loader: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Call ``loader`` and return its value, awaited if it is awaitable.
@@ -141,8 +145,8 @@ class LoaderCalls:
         runs to its end there, and its value is dropped. A thread of its own loop awaits nothing: an awaitable that a
         plain loader returns is awaited on the event loop.
         """
-        if self._in_threads and not _is_async(loader):
-            value = await asyncio.to_thread(_without_stop_iteration, loader, *args, **kwargs)
+        if self._run_plain is not None and not _is_async(loader):
+            value = await self._run_plain(partial(_without_stop_iteration, loader, *args, **kwargs))
         else:
             began = time.monotonic()
             value = loader(*args, **kwargs)
@@ -159,6 +163,10 @@ class LoaderCalls:
             "plain loaders in threads with TierOptions(threads=True)",
             seconds,
         )
+
+
+async def _in_worker(function: Callable[[], Any]) -> Any:
+    return await asyncio.to_thread(function)
 
 
 def _is_async(loader: Callable[..., Any]) -> bool:

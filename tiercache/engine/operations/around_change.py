@@ -13,7 +13,7 @@ import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from types import TracebackType
-from typing import NamedTuple, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from ...errors import PASSING, UsageError
 from ...identity import KeepsIdentity
@@ -75,9 +75,7 @@ class Invalidating(KeepsIdentity):
         self._entered: list[AbstractAsyncContextManager[None]] = []
 
     async def __aenter__(self) -> None:
-        if self._takes_call:
-            raise UsageError("invalidates with a function of a call's arguments works only as a decorator")
-        block = _around(self._target_of(), self._engine)
+        block = self.block()
         await block.__aenter__()
         self._entered.append(block)
 
@@ -86,6 +84,21 @@ class Invalidating(KeepsIdentity):
     ) -> None:
         # Of several blocks that overlap any one may end: all have the same target.
         await self._entered.pop().__aexit__(kind, error, trace)
+
+    def block(self) -> AbstractAsyncContextManager[None]:
+        """Return one ``async with`` block of this guard.
+
+        Raises:
+            UsageError: The guard depends on the arguments of a call.
+        """
+        if self._takes_call:
+            raise UsageError("invalidates with a function of a call's arguments works only as a decorator")
+        return _around(self._target_of(), self._engine)
+
+    def block_of_call(self, *args: Any, **kwargs: Any) -> AbstractAsyncContextManager[None]:
+        """Return the block around one call with these arguments of a decorated function."""
+        target = self._target_of(*args, **kwargs) if self._takes_call else self._target_of()
+        return _around(target, self._engine)
 
     def __call__(self, function: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
         """Return ``function`` with this guard around each call.
@@ -98,8 +111,7 @@ class Invalidating(KeepsIdentity):
 
         @functools.wraps(function)
         async def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
-            target = self._target_of(*args, **kwargs) if self._takes_call else self._target_of()
-            async with _around(target, self._engine):
+            async with self.block_of_call(*args, **kwargs):
                 return await function(*args, **kwargs)
 
         return wrapped

@@ -82,6 +82,15 @@ class BatchLoader(KeepsIdentity):
         self._max_size = max_size
         self._collecting: _Batch | None = None
 
+    def check_engine(self, engine: Engine) -> None:
+        """Refuse a loader that belongs to a sync face where ``engine`` belongs to an async face, or the reverse.
+
+        Raises:
+            UsageError: The loader would run on the event loop of the other face.
+        """
+        if engine.run_plain is not self._engine.run_plain:
+            raise UsageError("a batch loader of cache.sync serves cache.sync alone, and another one does not")
+
     async def _load(self, argument: Any) -> Any:
         """Return the result for ``argument``, or raise its exception."""
         runtime = await self._engine.open()

@@ -3,7 +3,7 @@
     begin()   1. L1 drops the entries; 2. the fences of reads and loads in progress break
               ── the caller queues the write in the same step: no await in between ──
     done()    3. the same a second time; loads that wait for the lease look again; a delete that Valkey did not
-                 acknowledge becomes a pending invalidation
+                 acknowledge becomes a pending invalidation; 4. the other face of the cache does the same
 
 The second drop closes this race: a read that starts after ``begin`` reaches Valkey before the write does, finds the
 older value there and fills L1 with it. A change of a group first waits for queued writes and looks for the keys of the
@@ -76,6 +76,9 @@ class KeyChange(Change, eq=False):
         runtime.l2.leases.wake(self.key)
         if self.is_repeated or not isinstance(outcome, Exception):
             runtime.l2.pending.note((self.key,), outcome)
+        # Last: a read of the other face that begins before this step drops its value, and one that begins later finds
+        # the pending invalidation.
+        runtime.face.hand_over_key(self.key)
 
 
 class GroupChange(Change, eq=False):
@@ -104,6 +107,7 @@ class GroupChange(Change, eq=False):
             pending.acknowledge_group(overtaken)
         elif isinstance(outcome, PASSING) and self.repeat is not None:
             pending.note_group(overtaken, self.repeat, covers_everything=self.covers_everything)
+        self.runtime.face.hand_over_group(self.group, self.overtakes)
 
     async def run(self, write: Callable[[], Awaitable[T]]) -> T:
         """Begin, await ``write``, which queues the writes, and finish with its outcome; return its result."""

@@ -180,7 +180,11 @@ class LeaseSearch:
             ):
                 # The holder may be a load of this process that no caller may join any more. If its loader waits for
                 # this load, neither would end. A caller that is about to wait for this load must know of the holder.
-                holder = leases.load_of(key, placeholder)
+                elsewhere = runtime.face.load_elsewhere(key, placeholder)
+                if elsewhere is not None and runtime.face.is_other_blocked:
+                    # The holder can end only after the caller of this load, which blocks the loop of the holder.
+                    break
+                holder = leases.load_of(key, placeholder) or elsewhere
                 if holder is not None and (current := CURRENT_FLIGHT.get()) is not None and holder.depends_on(current):
                     break
                 leases.ask(key)

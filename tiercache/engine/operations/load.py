@@ -238,6 +238,9 @@ class Load:
         if not self._fill_l2(loaded, lifetime, entry):
             counters.fills_dropped += 1
             self._note_kept_in_l1(entry)
+        if self.is_refresh:
+            # After the write is queued: the other face finds it there, and not the older value in Valkey.
+            runtime.face.hand_over_key(fence.key)
         return entry
 
     def _note_kept_in_l1(self, entry: Entry) -> None:
@@ -275,6 +278,7 @@ class Load:
     def _is_overtaken(self) -> bool:
         """Return whether the key was changed since the load began, or is being changed: an explicit write wins."""
         runtime, fence = self._runtime, self.flight.fence
+        runtime.l1.peek(fence.key)  # Settles: a change by the other face may have broken the fence.
         return not fence.holds or runtime.l2.pipe.is_changing(fence.key) or runtime.fences.is_barred(fence)
 
     def _drop_older(self) -> None:

@@ -32,10 +32,12 @@ class Stores:
             L2CommandError: Valkey refused the write.
         """
         runtime = self._engine.open_runtime() or await self._engine.open()
-        pipe, is_behind = runtime.l2.pipe, call.rules.writes_behind
+        # Two faces have two queues, and so no order among their stores behind: with both in use, stores wait.
+        pipe, is_behind = runtime.l2.pipe, call.rules.writes_behind and runtime.face.is_alone
         size_bytes = len(call.key) + len(loaded.data)
         if not pipe.has_room(size_bytes, is_behind=is_behind):
             await pipe.wait_room(size_bytes, is_behind=is_behind)
+            is_behind = is_behind and runtime.face.is_alone
         change = store_change(call, loaded, runtime, is_behind=is_behind)
         change.begin()
         if is_behind:

@@ -72,6 +72,14 @@ class Lifecycle:
                 raise
         return runtime
 
+    def close_unused(self) -> bool:
+        """Close without an event loop; return False, and change nothing, if a runtime is in use on an open loop."""
+        runtime = self.runtime
+        if runtime is not None and runtime.pid == os.getpid() and not runtime.loop.is_closed():
+            return False
+        self._closed = True
+        return True
+
     async def aclose(self) -> None:
         """Close the runtime; ``open`` raises from now on."""
         runtime = self._current()

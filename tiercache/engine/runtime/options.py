@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ...options import CoherenceOptions, L1Options, ResilienceOptions, WriteOptions
+from ..memory.loaders import RunPlain
 
 __all__ = ["EngineOptions"]
 
@@ -15,6 +16,7 @@ class EngineOptions:
 
     Attributes:
         require_l2: Whether opening fails while Valkey is unavailable.
+        run_plain: Calls every plain loader; None: see ``LoaderCalls``.
     """
 
     l1: L1Options = field(default_factory=L1Options)
@@ -22,3 +24,4 @@ class EngineOptions:
     writes: WriteOptions = field(default_factory=WriteOptions)
     resilience: ResilienceOptions = field(default_factory=ResilienceOptions)
     require_l2: bool = False
+    run_plain: RunPlain | None = None

@@ -28,6 +28,7 @@ from ..entries.rules import UndecodableError
 from ..level2.level2 import Stored
 from ..memory.fences import Fence
 from ..memory.memory import Memory
+from .face import Face
 from .l2 import L2
 from .no_l2 import NoL2
 
@@ -43,8 +44,11 @@ class Reads:
         serve_untrusted: Seconds, see ``ResilienceOptions``.
     """
 
-    def __init__(self, memory: Memory, l2: L2 | NoL2, clock: Clock, log: CacheLog, *, serve_untrusted: float) -> None:
+    def __init__(
+        self, memory: Memory, l2: L2 | NoL2, face: Face, clock: Clock, log: CacheLog, *, serve_untrusted: float
+    ) -> None:
         self._memory = memory
+        self._face = face
         self._l2 = l2
         self._clock = clock
         self._now = clock.monotonic
@@ -68,6 +72,9 @@ class Reads:
             # No await before this: a queued store that has failed is a pending invalidation now.
             if l2.pending.covers(call.key, call.all_groups):
                 return self._degraded(call)
+        lookup = self._answered_elsewhere(call)
+        if lookup is not None:
+            return lookup
         sent_at = self._now()
         self._begin(l2, fence)
         try:
@@ -112,20 +119,37 @@ class Reads:
 
     async def _answered_locally(self, l2: L2, calls: Sequence[Call]) -> dict[str, Lookup]:
         """Return the lookups that are answered without asking Valkey, by key."""
-        if not (l2.behind or l2.pending) or not calls or calls[0].rules.is_state:
+        if not calls or calls[0].rules.is_state:
             return {}
-        queued = {call.key: await l2.behind.find(call.key) for call in calls}
-        lookups = {key: Lookup(entry, "l1") for key, entry in queued.items() if entry is not None}
-        for call in calls:
-            if call.key not in lookups and l2.pending.covers(call.key, call.all_groups):
-                lookups[call.key] = self._degraded(call)
+        lookups: dict[str, Lookup] = {}
+        if l2.behind or l2.pending:
+            queued = {call.key: await l2.behind.find(call.key) for call in calls}
+            lookups = {key: Lookup(entry, "l1") for key, entry in queued.items() if entry is not None}
+            for call in calls:
+                if call.key not in lookups and l2.pending.covers(call.key, call.all_groups):
+                    lookups[call.key] = self._degraded(call)
+        if not self._face.is_alone:
+            for call in calls:
+                if call.key not in lookups and (lookup := self._answered_elsewhere(call)) is not None:
+                    lookups[call.key] = lookup
         return lookups
 
-    @staticmethod
-    def _begin(l2: L2, fence: Fence) -> None:
+    def _answered_elsewhere(self, call: Call) -> Lookup | None:
+        """Return the lookup of a call that the other face answers without asking Valkey, or None."""
+        face = self._face
+        if face.is_alone or call.rules.is_state:
+            return None
+        if face.is_pending_elsewhere(call.key, call.all_groups):
+            return self._degraded(call)
+        entry = face.queued_elsewhere(call.key, self._now())
+        if entry is None or not all(tag in entry.groups for tag in call.tags):
+            return None
+        return Lookup(entry, "l1")
+
+    def _begin(self, l2: L2, fence: Fence) -> None:
         fence.reading = True
         # While a write of the key is in the pipe, the read may return the older value: it must not fill L1.
-        fence.keeps_reads = not l2.pipe.is_writing(fence.key)
+        fence.keeps_reads = not (l2.pipe.is_writing(fence.key) or self._face.is_writing_elsewhere(fence.key))
 
     def _log_refusal(self, error: TierCacheError) -> None:
         """Log, once, that Valkey refused a lookup. The breaker logs an outage and refused credentials."""

@@ -16,8 +16,8 @@ from ...supervision import attempt, keep_running
 from ..level2.breaker import Breaker, GuardedLevel2
 from ..level2.probe import Probe
 from ..memory.flights import Flight
-from ..memory.l1 import L1
 from ..memory.memory import Memory
+from .face import Face
 from .l2 import L2, Connect, Service
 from .loop_end import end_with_loop
 from .no_l2 import NO_L2, NoL2
@@ -51,7 +51,8 @@ class Runtime:
         pid: The process that made the runtime. A forked process must not touch a runtime that it inherited.
         is_open: Whether ``open`` has succeeded.
         is_closing: Whether the runtime finishes its loads and writes, or has done so.
-        l1: The cache's process memory.
+        face: The face of the cache that this runtime serves.
+        l1: The process memory of that face.
         fences, flights, load_limits, tag_locks: See ``Memory``.
         breaker: Decides whether lookups ask Valkey.
         l2: Valkey, and the parts that keep L1 coherent with it. ``NO_L2`` without a server, and until ``open``.
@@ -59,7 +60,7 @@ class Runtime:
         now: The monotonic clock, in seconds.
     """
 
-    def __init__(self, server: Server | None, options: EngineOptions, l1: L1, clock: Clock, log: CacheLog) -> None:
+    def __init__(self, server: Server | None, options: EngineOptions, face: Face, clock: Clock, log: CacheLog) -> None:
         self.loop = asyncio.get_running_loop()
         self.pid = os.getpid()
         self.is_open = False
@@ -67,9 +68,11 @@ class Runtime:
         self.clock = clock
         self.now = clock.monotonic
         self.log = log
-        self._memory = memory = Memory(l1, options.resilience, clock.monotonic)
-        self.l1 = l1
+        self.face = face
+        self.l1 = face.l1
+        self._memory = memory = Memory(face.l1, options.resilience, clock.monotonic)
         self.fences = memory.fences
+        self.fences.obey(face.is_barred_elsewhere)
         self.flights = memory.flights
         self.load_limits = memory.load_limits
         self.tag_locks = memory.tag_locks
@@ -87,7 +90,7 @@ class Runtime:
     def _set_l2(self, l2: L2 | NoL2) -> None:
         self.l2 = l2
         serve_untrusted = self._options.resilience.serve_untrusted
-        self.reads = Reads(self._memory, l2, self.clock, self.log, serve_untrusted=serve_untrusted)
+        self.reads = Reads(self._memory, l2, self.face, self.clock, self.log, serve_untrusted=serve_untrusted)
 
     # Opening
 
@@ -127,6 +130,11 @@ class Runtime:
         # A loop closes its asynchronous generators when it shuts down (asyncio.run, Runner); see ``loop_end``.
         self._end_of_loop = self._close_at_end()
         await anext(self._end_of_loop)
+        if not await self.face.wait_for_stores_behind(self._options.resilience.l2_timeout):
+            self.log.warn_once(
+                "the other face of the cache has stores behind, and its event loop is blocked: later changes of the "
+                "same keys may reach Valkey before these stores"
+            )
         self.is_open = True
         self.is_closing = False
         end_with_loop(self)

@@ -58,14 +58,14 @@ class SessionTier(KeepsIdentity):
         writes: Number of writes of single fields, by all methods.
     """
 
-    def __init__(self, engine: Engine, rules: TierRules, name: str, *, in_memory: bool) -> None:
+    def __init__(self, engine: Engine, rules: TierRules, name: str, active: ActiveThreads, *, in_memory: bool) -> None:
         self._engine = engine
         self._rules = rules
-        self._loaders = LoaderCalls(rules.tier, engine.log, in_threads=False)
+        self._loaders = LoaderCalls(rules.tier, engine.log, in_threads=False, run_plain=engine.run_plain)
         self._threads = Threads(name)
         self._counters = rules.counters.of(rules.tier)
         self._store: SessionStore = MemorySessions(engine, rules) if in_memory else ValkeySessions(engine, rules, name)
-        self._active = ActiveThreads()
+        self._active = active
         self.reads = 0
         self.writes = 0
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 from ...engine.level2.level2 import Level2
 from ...engine.level2.replies import send
 from ...errors import TierCacheError, UsageError
+from ...locks import ThreadLock
 from ...log import CacheLog
 from ...text import LONGEST_NAME_BYTES, shown
 from ...ttl import Ttl, check_ttl
@@ -63,6 +64,8 @@ class ToolPolicies:
         self._events = 0
         self._applied = 0
         self._ignored: set[tuple[bytes, bytes]] = set()
+        # Both faces of a cache share the policies, each from its own thread.
+        self._lock = ThreadLock()
         self.refresh_failed_count = 0
         self.malformed_count = 0
 
@@ -83,22 +86,28 @@ class ToolPolicies:
         """
         if level2 is not None:
             await send(level2, [("HSET", self.key, tool, json.dumps({"ttl": policy.ttl}, separators=(",", ":")))])
-        self._events += 1
-        self._set_at[tool] = self._events
-        self._policies[tool] = policy
+        with self._lock:
+            self._events += 1
+            self._set_at[tool] = self._events
+            self._policies[tool] = policy
 
     async def refresh(self, level2: Level2) -> bool:
         """Read all policies from Valkey; return False, and keep the known policies, if Valkey does not answer."""
-        self._events += 1
-        began = self._events
+        with self._lock:
+            self._events += 1
+            began = self._events
         try:
             (fields,) = await send(level2, [("HGETALL", self.key)])
         except TierCacheError as error:
             self.refresh_failed_count += 1
             self._log.debug("cannot read the tool policies, the known ones stay in use: %s", error)
             return False
-        # No await from here on. If a later refresh has been applied already, this answer is older than the known
-        # policies.
+        with self._lock:
+            self._apply(began, fields)
+        return True
+
+    def _apply(self, began: int, fields: list[bytes]) -> None:
+        # If a later refresh has been applied already, this answer is older than the known policies.
         if began > self._applied:
             self._applied = began
             read = self._read(fields)
@@ -109,7 +118,6 @@ class ToolPolicies:
                 else:
                     del self._set_at[tool]
             self._policies = read
-        return True
 
     def _read(self, fields: list[bytes]) -> dict[str, ToolPolicy]:
         policies = {}

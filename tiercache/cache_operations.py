@@ -1,0 +1,124 @@
+"""The operations on a whole cache: on all tiers, and the statistics. Each face of a cache has these operations.
+
+``AgentCache`` documents them. Here is how they work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, Final
+
+from .assembly import Assembly
+from .engine.entries.counters import OperationCounters, TierCounters
+from .engine.operations.around_change import Invalidating, Target
+from .engine.operations.invalidate import GroupEntries, Invalidations, sum_of_all
+from .errors import UsageError
+from .indexes.names import tag_groups
+from .monitor.effectiveness import ToolEffectiveness, rate
+from .monitor.local_stats import LocalStats
+from .monitor.statistics import CacheStats, parse
+from .shared_parts import SharedParts
+from .tiers.kv.key import ALL_KV
+from .tiers.tagged import entries_with_tag
+
+__all__ = ["CacheOperations", "local_stats"]
+
+# Seconds for which ``stats`` waits for increments that the other face is sending: its event loop may be blocked.
+_LONGEST_WAIT: Final = 1.0
+
+
+class CacheOperations:
+    """The operations of one face on the whole cache. Results, errors and cancellation as for ``AgentCache``."""
+
+    def __init__(self, parts: Assembly, name: str) -> None:
+        self._parts = parts
+        self._name = name
+        self._engine = parts.engine
+        self._invalidations = Invalidations(parts.engine)
+
+    async def flush(self, *, include_session: bool = False) -> int:
+        """Remove every entry of the llm, tool and kv tiers, and with ``include_session`` the sessions."""
+        self._engine.clear_l1()
+        # The group of all kv tiers, also of tiers that only other processes have made.
+        clear_kv = partial(self._invalidations.group, GroupEntries(ALL_KV, (f"{self._name}:__tc:kv:",)))
+        clears: list[Callable[[], Awaitable[int]]] = [self._parts.llm.clear, self._parts.tool.clear, clear_kv]
+        if include_session:
+            clears.append(self._parts.session.clear)
+        with self._engine.operation("flush") as operation:
+            count = await sum_of_all(clears)
+            operation.set("deleted_count", count)
+        return count
+
+    async def invalidate_tag(self, *tags: str) -> int:
+        """Remove every entry that was stored with any of ``tags``."""
+        entries = [entries_with_tag(self._name, group) for group in tag_groups(tags)]
+        with self._engine.operation("invalidate_tag") as operation:
+            count = await sum_of_all([partial(self._invalidations.group, each) for each in entries])
+            operation.set("deleted_count", count)
+        return count
+
+    async def reindex(self) -> int:
+        """Add every entry under this name to its index."""
+        runtime = await self._engine.open()
+        with self._engine.operation("reindex") as operation:
+            level2 = runtime.l2.level2
+            count = 0 if level2 is None else await self._parts.reindex.run(level2)
+            operation.set("indexed_count", count)
+        return count
+
+    def invalidates(self, *tags: str | Callable[..., str]) -> Invalidating:
+        """Return a guard for a change of the source data of tagged entries."""
+
+        def target(*given: Any, **named: Any) -> Target:
+            names = [tag(*given, **named) if callable(tag) else tag for tag in tags]
+            return Target(tag_groups(names), lambda: self.invalidate_tag(*names))
+
+        takes_call = any(callable(tag) for tag in tags)
+        if not takes_call:
+            target()
+        return Invalidating(self._engine, target, takes_call=takes_call)
+
+    async def stats(self) -> CacheStats:
+        """Return the statistics of all processes, with every call of both faces of this process up to now."""
+        runtime = await self._engine.open()
+        shared = self._parts.shared
+        with self._engine.operation("stats"):
+            statistics, level2 = shared.statistics, runtime.l2.level2
+            if level2 is None:
+                fields = shared.new_statistics().collect()
+            else:
+                await statistics.send(level2)
+                await statistics.sent(_LONGEST_WAIT)
+                fields = await statistics.read(level2)
+        return parse(fields, self._parts.policy_ttl)
+
+    async def tool_effectiveness(self, *, min_samples: int = 1) -> list[ToolEffectiveness]:
+        """Return how well caching pays for each tool with at least ``min_samples`` lookups."""
+        if not isinstance(min_samples, int) or min_samples < 1:
+            raise UsageError(f"min_samples must be a whole number above 0, not {min_samples!r}")
+        return rate(await self.stats(), self._parts.tool_ttl, min_samples)
+
+
+def local_stats(shared: SharedParts) -> LocalStats:
+    """Return the counts of this process since the cache was made, of both faces together. Any thread may call this."""
+    tiers: dict[str, TierCounters] = {}
+    for rules in tuple(shared.tier_rules):
+        tiers.setdefault(rules.tier, TierCounters()).add(rules.counters.total())
+    operations: dict[str, OperationCounters] = {}
+    engines = [face.engine for face in shared.faces]
+    for engine in engines:
+        for name, counters in engine.operations.snapshot().items():
+            operations.setdefault(name, OperationCounters()).add(counters)
+    return LocalStats(
+        tiers=tiers,
+        operations=operations,
+        l1_entry_count=sum(engine.l1.entry_count for engine in engines),
+        l1_bytes=sum(engine.l1.size_bytes for engine in engines),
+        l1_evicted_count=sum(engine.l1.evicted_count for engine in engines),
+        queued_write_count=sum(engine.queued_write_count for engine in engines),
+        degraded=shared.is_degraded,
+        trusted=shared.is_trusted,
+        distrusted_count=sum(engine.generation for engine in engines),
+        heard_count=sum(engine.heard_count for engine in engines),
+    )

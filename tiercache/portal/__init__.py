@@ -1,0 +1,1 @@
+"""The portal: a private event loop on a thread of its own, by which plain code uses async code."""

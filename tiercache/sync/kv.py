@@ -1,0 +1,124 @@
+"""The kv tiers for plain code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, Literal, TypeVar, overload
+
+from ..engine.call import Mode
+from ..engine.operations.batch_loader import BATCH_SIZE, BATCH_WINDOW, ArgumentBatchLoader, BatchFunction
+from ..engine.operations.explain import Explanation
+from ..identity import KeepsIdentity
+from ..tiers.kv.result import KvResult, MissType
+from ..tiers.kv.tier import KvBatchLoader, KvLoader, KvTier
+from ..tiers.values.json_types import KvValue, StorableInKv
+from ..ttl import Ttl
+from .face import SyncFace
+from .guard import SyncInvalidating
+
+__all__ = ["SyncKvTier"]
+
+T = TypeVar("T", bound=KvValue)
+
+
+class SyncKvTier(KeepsIdentity):
+    """``cache.sync.kv``, or a tier of ``cache.sync.tier``: the methods of ``KvTier`` for plain code.
+
+    Arguments, results and errors are those of ``KvTier``.
+    """
+
+    def __init__(self, face: SyncFace, tier: KvTier) -> None:
+        self._face = face
+        self._tier = tier
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Look up the value of ``key``; return ``default`` if there is no value, as ``KvTier.get``."""
+        return self._face.run(partial(self._tier.get, key, default))
+
+    def exists(self, key: str) -> bool:
+        """Return whether ``get`` would find a value, as ``KvTier.exists``."""
+        return self._face.run(partial(self._tier.exists, key))
+
+    def set(self, key: str, value: StorableInKv, *, ttl: Ttl | None = None, tags: Sequence[str] = ()) -> None:
+        """Store a value, as ``KvTier.set``."""
+        self._face.run(partial(self._tier.set, key, value, ttl=ttl, tags=tags))
+
+    def delete(self, key: str) -> bool:
+        """Remove a value; return whether it was there, as ``KvTier.delete``."""
+        return self._face.run(partial(self._tier.delete, key))
+
+    def invalidates(self, key: str | Callable[..., str]) -> SyncInvalidating:
+        """Return a guard for a change of the source of a value, as ``KvTier.invalidates``."""
+        return SyncInvalidating(self._face, self._face.call(self._tier.invalidates, key))
+
+    def explain(self, key: str) -> Explanation:
+        """Return where the value of ``key`` is, as ``KvTier.explain``."""
+        return self._face.run(partial(self._tier.explain, key))
+
+    @overload
+    def get_or_load(  # type: ignore[overload-overlap]
+        self, key: str, loader: KvLoader[T], *, mode: Literal["only_cached"]
+    ) -> KvResult[T | MissType]: ...
+
+    @overload
+    def get_or_load(
+        self,
+        key: str,
+        loader: KvLoader[T],
+        *,
+        ttl: Ttl | None = None,
+        tags: Sequence[str] = (),
+        mode: Mode = "use",
+    ) -> KvResult[T]: ...
+
+    def get_or_load(
+        self,
+        key: str,
+        loader: KvLoader[Any],
+        *,
+        ttl: Ttl | None = None,
+        tags: Sequence[str] = (),
+        mode: Mode = "use",
+    ) -> KvResult[Any]:
+        """Return the value of ``key``; on a miss, load it at most once at a time, as ``KvTier.get_or_load``.
+
+        Args:
+            loader: As there. It runs where the loader of ``SyncLlmTier.get_or_load`` does.
+        """
+        load: Any = self._tier.get_or_load
+        return self._face.run(partial(load, key, loader, ttl=ttl, tags=tags, mode=mode))
+
+    def batch_loader(
+        self, fn: BatchFunction[str, T], *, window: float = BATCH_WINDOW, max_size: int = BATCH_SIZE
+    ) -> ArgumentBatchLoader[str, T]:
+        """Return a loader for ``get_or_load`` of this tier alone, as ``KvTier.batch_loader``.
+
+        Args:
+            fn: As there. A plain ``fn`` runs in the thread of one of the callers that wait for the batch.
+        """
+        return self._tier.batch_loader(fn, window=window, max_size=max_size)
+
+    def get_many(self, keys: Iterable[str], default: Any = None) -> dict[str, Any]:
+        """Return the value of each key, or ``default``, as ``KvTier.get_many``."""
+        return self._face.run(partial(self._tier.get_many, keys, default))
+
+    def set_many(
+        self, mapping: Mapping[str, StorableInKv], *, ttl: Ttl | None = None, tags: Sequence[str] = ()
+    ) -> None:
+        """Store the values of a mapping, as ``KvTier.set_many``."""
+        self._face.run(partial(self._tier.set_many, mapping, ttl=ttl, tags=tags))
+
+    def delete_many(self, keys: Iterable[str]) -> int:
+        """Remove values; return how many there were, as ``KvTier.delete_many``."""
+        return self._face.run(partial(self._tier.delete_many, keys))
+
+    def get_or_load_many(
+        self, keys: Iterable[str], loader: KvBatchLoader[T], *, ttl: Ttl | None = None, tags: Sequence[str] = ()
+    ) -> dict[str, T]:
+        """Return the value of each key; load the missing keys by one call, as ``KvTier.get_or_load_many``."""
+        return self._face.run(partial(self._tier.get_or_load_many, keys, loader, ttl=ttl, tags=tags))
+
+    def clear(self) -> int:
+        """Remove every entry of the tier; return how many there were, as ``KvTier.clear``."""
+        return self._face.run(self._tier.clear)

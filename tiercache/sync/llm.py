@@ -1,0 +1,136 @@
+"""The llm tier for plain code."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeAlias, TypeVar, overload
+
+from ..engine.call import Mode
+from ..engine.operations.batch_loader import BATCH_SIZE, BATCH_WINDOW, ArgumentBatchLoader, BatchFunction
+from ..engine.operations.explain import Explanation
+from ..identity import KeepsIdentity
+from ..tiers.keys.key import LlmKey
+from ..tiers.llm.result import LlmResponse, LlmResult
+from ..tiers.llm.tier import LlmLoader, LlmTier
+from ..ttl import Ttl
+from .face import SyncFace
+from .guard import SyncInvalidating
+
+__all__ = ["SyncLlmTier"]
+
+P = TypeVar("P", bound=Mapping[str, Any])
+
+_Answer: TypeAlias = str | LlmResponse
+_PlainLoader: TypeAlias = Callable[[], _Answer | Awaitable[_Answer]]
+
+
+class SyncLlmTier(KeepsIdentity):
+    """``cache.sync.llm``: the methods of ``LlmTier`` for plain code, with the same arguments, results and errors."""
+
+    def __init__(self, face: SyncFace, tier: LlmTier) -> None:
+        self._face = face
+        self._tier = tier
+
+    def key(self, params: Mapping[str, Any]) -> LlmKey:
+        """Return the key of ``params`` as they are now, as ``LlmTier.key``."""
+        return self._face.call(self._tier.key, params)
+
+    def check(self, params: Mapping[str, Any] | LlmKey) -> LlmResult:
+        """Look up the answer to ``params``, as ``LlmTier.check``."""
+        return self._face.run(partial(self._tier.check, params))
+
+    @overload
+    def get_or_load(
+        self,
+        params: LlmKey,
+        loader: _PlainLoader,
+        *,
+        ttl: Ttl | None = None,
+        tags: Sequence[str] = (),
+        mode: Mode = "use",
+    ) -> LlmResult: ...
+
+    @overload
+    def get_or_load(
+        self,
+        params: P,
+        loader: LlmLoader[P],
+        *,
+        ttl: Ttl | None = None,
+        tags: Sequence[str] = (),
+        mode: Mode = "use",
+    ) -> LlmResult: ...
+
+    def get_or_load(
+        self,
+        params: Any,
+        loader: LlmLoader[Any],
+        *,
+        ttl: Ttl | None = None,
+        tags: Sequence[str] = (),
+        mode: Mode = "use",
+    ) -> LlmResult:
+        """Return the answer to ``params``; on a miss, load it at most once at a time, as ``LlmTier.get_or_load``.
+
+        Args:
+            loader: As there. A plain loader runs in this thread; where this thread joins the load of another thread,
+                it runs there. An async loader runs on the private event loop.
+        """
+        return self._face.run(partial(self._tier.get_or_load, params, loader, ttl=ttl, tags=tags, mode=mode))
+
+    def batch_loader(
+        self, fn: BatchFunction[P, _Answer], *, window: float = BATCH_WINDOW, max_size: int = BATCH_SIZE
+    ) -> ArgumentBatchLoader[P, _Answer]:
+        """Return a loader for ``get_or_load`` of this tier alone, as ``LlmTier.batch_loader``.
+
+        Args:
+            fn: As there. A plain ``fn`` runs in the thread of one of the callers that wait for the batch.
+        """
+        return self._tier.batch_loader(fn, window=window, max_size=max_size)
+
+    def store(
+        self,
+        params: Mapping[str, Any] | LlmKey,
+        response: str,
+        *,
+        ttl: Ttl | None = None,
+        tokens: Mapping[str, Any] | None = None,
+        tags: Sequence[str] = (),
+    ) -> str:
+        """Store an answer; return its key, as ``LlmTier.store``."""
+        return self._face.run(partial(self._tier.store, params, response, ttl=ttl, tokens=tokens, tags=tags))
+
+    def store_multipart(
+        self,
+        params: Mapping[str, Any] | LlmKey,
+        blocks: Sequence[Mapping[str, Any]],
+        *,
+        ttl: Ttl | None = None,
+        tokens: Mapping[str, Any] | None = None,
+        tags: Sequence[str] = (),
+    ) -> str:
+        """Store an answer made of content blocks, as ``LlmTier.store_multipart``."""
+        return self._face.run(partial(self._tier.store_multipart, params, blocks, ttl=ttl, tokens=tokens, tags=tags))
+
+    def invalidate(self, params: Mapping[str, Any] | LlmKey) -> bool:
+        """Remove the answer to ``params``; return whether it was there, as ``LlmTier.invalidate``."""
+        return self._face.run(partial(self._tier.invalidate, params))
+
+    def invalidates(
+        self, params: Mapping[str, Any] | LlmKey | Callable[..., Mapping[str, Any] | LlmKey]
+    ) -> SyncInvalidating:
+        """Return a guard for a change of the source of an answer, as ``LlmTier.invalidates``."""
+        return SyncInvalidating(self._face, self._face.call(self._tier.invalidates, params))
+
+    def invalidate_by_model(self, model: str, *, sweep: bool = False) -> int:
+        """Remove every answer of ``model``; return how many, as ``LlmTier.invalidate_by_model``."""
+        return self._face.run(partial(self._tier.invalidate_by_model, model, sweep=sweep))
+
+    def explain(self, params: Mapping[str, Any] | LlmKey) -> Explanation:
+        """Return where the answer to ``params`` is, as ``LlmTier.explain``."""
+        return self._face.run(partial(self._tier.explain, params))
+
+    def clear(self) -> int:
+        """Remove every entry of the tier; return how many there were, as ``LlmTier.clear``."""
+        return self._face.run(self._tier.clear)

@@ -1,0 +1,207 @@
+"""The tool tier for plain code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Literal, overload
+
+from ..engine.call import Mode
+from ..engine.operations.batch_loader import BATCH_SIZE, BATCH_WINDOW, BatchFunction, KeywordBatchLoader
+from ..engine.operations.explain import Explanation
+from ..identity import KeepsIdentity
+from ..tiers.keys.key import ToolKey
+from ..tiers.tool.key import ABSENT
+from ..tiers.tool.loader import T, ToolLoader
+from ..tiers.tool.policies import ToolPolicy
+from ..tiers.tool.result import ToolResult
+from ..tiers.tool.tier import ToolTier
+from ..tiers.values.json_types import Storable
+from ..ttl import Ttl
+from .face import SyncFace
+from .guard import SyncInvalidating
+
+__all__ = ["SyncToolTier"]
+
+
+class SyncToolTier(KeepsIdentity):
+    """``cache.sync.tool``: the methods of ``ToolTier`` for plain code, with the same arguments, results and errors."""
+
+    def __init__(self, face: SyncFace, tier: ToolTier) -> None:
+        self._face = face
+        self._tier = tier
+        # Its overloads refuse the union of their arguments.
+        self._any_tier: Any = tier
+
+    def key(self, tool: str, args: Any) -> ToolKey:
+        """Return the key of a call with ``args`` as they are now, as ``ToolTier.key``."""
+        return self._face.call(self._tier.key, tool, args)
+
+    @overload
+    def check(self, tool: ToolKey, /) -> ToolResult[Any]: ...
+
+    @overload
+    def check(self, tool: str, args: Any) -> ToolResult[Any]: ...
+
+    def check(self, tool: str | ToolKey, args: Any = ABSENT) -> ToolResult[Any]:
+        """Look up the result of a call, as ``ToolTier.check``."""
+        return self._face.run(partial(self._any_tier.check, tool, args))
+
+    @overload
+    def get_or_load(
+        self, tool: ToolKey, loader: ToolLoader[T], /, *, mode: Literal["only_cached"]
+    ) -> ToolResult[T | None]: ...
+
+    @overload
+    def get_or_load(
+        self, tool: str, args: Any, loader: ToolLoader[T], *, mode: Literal["only_cached"]
+    ) -> ToolResult[T | None]: ...
+
+    @overload
+    def get_or_load(
+        self,
+        tool: ToolKey,
+        loader: ToolLoader[T],
+        /,
+        *,
+        ttl: Ttl | None = None,
+        cost: float | None = None,
+        tags: Sequence[str] = (),
+        mode: Mode = "use",
+    ) -> ToolResult[T]: ...
+
+    @overload
+    def get_or_load(
+        self,
+        tool: str,
+        args: Any,
+        loader: ToolLoader[T],
+        *,
+        ttl: Ttl | None = None,
+        cost: float | None = None,
+        tags: Sequence[str] = (),
+        mode: Mode = "use",
+    ) -> ToolResult[T]: ...
+
+    def get_or_load(
+        self,
+        tool: str | ToolKey,
+        args: Any,
+        loader: Any = ABSENT,
+        *,
+        ttl: Ttl | None = None,
+        cost: float | None = None,
+        tags: Sequence[str] = (),
+        mode: Mode = "use",
+    ) -> ToolResult[Any]:
+        """Return the result of a call; on a miss, make the call at most once at a time, as ``ToolTier.get_or_load``.
+
+        Args:
+            loader: As there. It runs where the loader of ``SyncLlmTier.get_or_load`` does.
+        """
+        load = self._any_tier.get_or_load
+        return self._face.run(partial(load, tool, args, loader, ttl=ttl, cost=cost, tags=tags, mode=mode))
+
+    def batch_loader(
+        self,
+        fn: BatchFunction[dict[str, Any], T],
+        *,
+        window: float = BATCH_WINDOW,
+        max_size: int = BATCH_SIZE,
+    ) -> KeywordBatchLoader[T]:
+        """Return a loader for ``get_or_load`` of this tier alone, as ``ToolTier.batch_loader``.
+
+        Args:
+            fn: As there. A plain ``fn`` runs in the thread of one of the callers that wait for the batch.
+        """
+        return self._tier.batch_loader(fn, window=window, max_size=max_size)
+
+    @overload
+    def store(
+        self,
+        tool: ToolKey,
+        response: Storable,
+        /,
+        *,
+        ttl: Ttl | None = None,
+        cost: float | None = None,
+        tags: Sequence[str] = (),
+    ) -> str: ...
+
+    @overload
+    def store(
+        self,
+        tool: str,
+        args: Any,
+        response: Storable,
+        *,
+        ttl: Ttl | None = None,
+        cost: float | None = None,
+        tags: Sequence[str] = (),
+    ) -> str: ...
+
+    def store(
+        self,
+        tool: str | ToolKey,
+        args: Any,
+        response: Any = ABSENT,
+        *,
+        ttl: Ttl | None = None,
+        cost: float | None = None,
+        tags: Sequence[str] = (),
+    ) -> str:
+        """Store the result of a call; return its key, as ``ToolTier.store``."""
+        key: str = self._face.run(partial(self._any_tier.store, tool, args, response, ttl=ttl, cost=cost, tags=tags))
+        return key
+
+    @overload
+    def invalidate(self, tool: ToolKey, /) -> bool: ...
+
+    @overload
+    def invalidate(self, tool: str, args: Any) -> bool: ...
+
+    def invalidate(self, tool: str | ToolKey, args: Any = ABSENT) -> bool:
+        """Remove the result of a call; return whether it was there, as ``ToolTier.invalidate``."""
+        existed: bool = self._face.run(partial(self._any_tier.invalidate, tool, args))
+        return existed
+
+    @overload
+    def invalidates(self, tool: ToolKey, /) -> SyncInvalidating: ...
+
+    @overload
+    def invalidates(self, tool: str, args: Any) -> SyncInvalidating: ...
+
+    def invalidates(self, tool: str | ToolKey, args: Any = ABSENT) -> SyncInvalidating:
+        """Return a guard for a change of the source of a result, as ``ToolTier.invalidates``."""
+        return SyncInvalidating(self._face, self._face.call(self._any_tier.invalidates, tool, args))
+
+    @overload
+    def explain(self, tool: ToolKey, /) -> Explanation: ...
+
+    @overload
+    def explain(self, tool: str, args: Any) -> Explanation: ...
+
+    def explain(self, tool: str | ToolKey, args: Any = ABSENT) -> Explanation:
+        """Return where the result of a call is, as ``ToolTier.explain``."""
+        explanation: Explanation = self._face.run(partial(self._any_tier.explain, tool, args))
+        return explanation
+
+    def invalidate_by_tool(self, tool: str, *, sweep: bool = False) -> int:
+        """Remove every result of ``tool``; return how many, as ``ToolTier.invalidate_by_tool``."""
+        return self._face.run(partial(self._tier.invalidate_by_tool, tool, sweep=sweep))
+
+    def set_policy(self, tool: str, policy: ToolPolicy) -> None:
+        """Give the results of ``tool`` a lifetime of their own, as ``ToolTier.set_policy``."""
+        self._face.run(partial(self._tier.set_policy, tool, policy))
+
+    def get_policy(self, tool: str) -> ToolPolicy | None:
+        """Return the policy of ``tool`` as this process knows it, or None, as ``ToolTier.get_policy``."""
+        return self._tier.get_policy(tool)
+
+    def refresh_policies(self) -> bool:
+        """Read the policies of all tools from Valkey, as ``ToolTier.refresh_policies``."""
+        return self._face.run(self._tier.refresh_policies)
+
+    def clear(self) -> int:
+        """Remove every entry of the tier; return how many there were, as ``ToolTier.clear``."""
+        return self._face.run(self._tier.clear)
