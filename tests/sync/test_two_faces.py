@@ -141,7 +141,9 @@ async def test_read_in_flight_of_one_face_keeps_no_value_from_before_a_change_of
     assert await both.kv.get("k") == 2
 
 
-async def test_hand_over_is_the_guard_of_the_promise(both: AgentCache, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_change_without_hand_over_is_missed_by_the_other_face(
+    both: AgentCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without the hand-over, the async face serves the older value until its loop has received the message."""
     without_hand_over(monkeypatch)
     await both.kv.set("k", 1)
