@@ -247,6 +247,8 @@ def test_answer_of_gemini_leaves_thoughts_out_of_the_text() -> None:
         ("messages", [*message_events()[:-2], message_events()[-1]]),
         ("messages", [*message_events(), ("error", {"type": "error"})]),
         ("messages", [*message_events(), *message_events()]),
+        ("messages", [*message_events(), *message_events()[-1:]]),
+        ("messages", [*message_events()[:1], *message_events()]),
         ("messages", [*message_events(), {"type": "ping"}]),
         ("messages", [message_events()[0], message_events()[-1], *message_events()[1:-1]]),
         ("responses", [*response_events(), {"type": "a.new.event", "response": response_whole()}]),

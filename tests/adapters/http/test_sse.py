@@ -228,6 +228,13 @@ def test_scanner_finds_the_same_end_in_any_split(name: str, data: st.DataObject,
     assert outcome(scanned(name, chunks, ended=False)) == outcome(scanned(name, [body], ended=False))
 
 
+@stream
+def test_scanner_finds_the_end_of_a_stream_in_two_chunks(name: str) -> None:
+    body = sse(*EVENTS[name])
+    for cut in range(len(body)):
+        assert outcome(scanned(name, [body[:cut], body[cut:]])) == (True, False)
+
+
 @given(name=st.sampled_from(STREAMED), end=st.sampled_from(LINE_ENDS), data=st.data())
 def test_scanner_finds_the_end_of_a_real_stream_in_any_split(name: str, end: str, data: st.DataObject) -> None:
     assert outcome(scanned(name, data.draw(splits(sse(*EVENTS[name], end=end))))) == (True, False)
