@@ -320,7 +320,8 @@ class ProviderServer:
         if (request.method, request.path) != ("GET", "/v1/models"):
             status, body = 404, {"error": {"message": f"Unknown request URL: {request.method} {request.path}."}}
         headers = [("x-request-id", token("req_", 32))]
-        await Answering(connection, Script(status=status), request).send_whole(as_json(body), headers)
+        data = b"" if request.method == "HEAD" else as_json(body)
+        await Answering(connection, Script(status=status), request).send_whole(data, headers)
 
     async def _answer_by_model(self, connection: Connection, request: Served, api: Api) -> None:
         script = self._script_of(request)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from importlib import import_module
 from typing import Any, Final, TypeAlias
 
 import pytest
@@ -15,7 +14,18 @@ from tests.providers.sdks import anthropic_client, chat, embeddings, gemini, mes
 from tests.support import collect_generators
 from tiercache import AgentCache
 
-__all__ = ["CALLS", "FLAVOURS", "Client", "both_flavours", "dumped", "every_form", "raw_client", "wrapped"]
+__all__ = [
+    "CALLS",
+    "CHAT",
+    "FLAVOURS",
+    "Client",
+    "both_flavours",
+    "client_class",
+    "dumped",
+    "every_form",
+    "raw_client",
+    "wrapped",
+]
 
 Call: TypeAlias = Callable[..., Any]
 
@@ -28,6 +38,8 @@ CALLS: Final[Mapping[str, Call]] = {
 }
 FORMS: Final = [(name, stream) for name in CALLS for stream in (False, True) if not (stream and name == "embeddings")]
 FLAVOURS: Final = {"async": True}
+# The body of the least chat.
+CHAT: Final[Mapping[str, Any]] = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hello"}]}
 
 every_form = pytest.mark.parametrize(
     ("api", "stream"), FORMS, ids=[f"{name}-{'stream' if stream else 'whole'}" for name, stream in FORMS]
@@ -62,6 +74,10 @@ class Client:
             return await asyncio.to_thread(call, self.client)
         called = call(self.client)
         return await called if inspect.isawaitable(called) else called
+
+    async def post(self, url: str, **options: Any) -> Any:
+        """Return the response of an HTTP client to a POST."""
+        return await self.run(lambda client: client.post(url, **options))
 
     async def items(self, call: Call, stream: bool, **more: Any) -> list[Any]:
         """Return the objects of a call: the answer, or the items of its stream."""
@@ -128,9 +144,13 @@ def _gemini(cache: AgentCache, provider: ProviderServer, *, is_async: bool, **op
 
 def raw_client(library: str, *, is_async: bool, **options: Any) -> Any:
     """Return a client of ``httpx`` or ``httpx2``."""
-    pytest.importorskip(library, reason=f"{library} is not installed")
-    module = import_module(library)
-    return (module.AsyncClient if is_async else module.Client)(**options)
+    return client_class(library, is_async=is_async)(**options)
+
+
+def client_class(library: str, *, is_async: bool) -> Any:
+    """Return the class of the clients of ``httpx`` or ``httpx2``."""
+    module = pytest.importorskip(library, reason=f"{library} is not installed")
+    return module.AsyncClient if is_async else module.Client
 
 
 def dumped(items: list[Any]) -> list[Any]:

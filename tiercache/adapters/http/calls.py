@@ -80,9 +80,17 @@ class CallOptions:
         """Return the scope of a call that is made now, or None for no scope.
 
         Raises:
-            UsageError: The scope function returned no name: without its context, a call must not share its answer.
+            UsageError: The scope function returned no name, or raised: a call without its scope must not share its
+                answer.
         """
-        return _check_scope(self.scope()) if callable(self.scope) else self.scope
+        if not callable(self.scope):
+            return self.scope
+        try:
+            scope = self.scope()
+        # The caller's function may raise any exception, such as the LookupError of a context variable without value.
+        except Exception as error:
+            raise UsageError(f"scope must return a name, and raised {error!r}") from error
+        return _check_scope(scope)
 
 
 def _check_scope(scope: object) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
-from types import ModuleType
+from types import MethodType, ModuleType
 from typing import Any, Final, TypeVar
 
 from ...errors import UsageError
@@ -23,7 +23,7 @@ _LIBRARIES: Final = ("httpx", "httpx2")
 _CLASSES: Final = ("Client", "AsyncClient")
 _TAKES: Final = (
     "an OpenAI, AsyncOpenAI, Anthropic or AsyncAnthropic client (Azure included), or a Client or AsyncClient of httpx "
-    "or httpx2"
+    "or httpx2 (for Gemini, the HTTP client of its HttpOptions)"
 )
 
 
@@ -37,11 +37,11 @@ def wrapped_client(client: C, new_handler: Callable[[bool], ExchangeHandler]) ->
         UsageError: ``client`` is no client that can be wrapped.
     """
     if _library_of(client) is not None:
-        return _wrapped(client, new_handler)  # type: ignore[no-any-return]
+        return _as_subclass(_wrapped(client, new_handler), client)  # type: ignore[no-any-return]
     inner = getattr(client, "_client", None)
     with_options = getattr(client, "with_options", None)
     if isinstance(client, type) or _library_of(inner) is None or not callable(with_options):
-        kind = f"the class {client.__name__}" if isinstance(client, type) else type(client).__name__
+        kind = f"the class {_name(client)}" if isinstance(client, type) else _name(type(client))
         raise UsageError(f"client must be {_TAKES}, not {kind}")
     return with_options(http_client=_wrapped(inner, new_handler))  # type: ignore[no-any-return]
 
@@ -64,6 +64,25 @@ def _wrapped(inner: Any, new_handler: Callable[[bool], ExchangeHandler]) -> Any:
     if is_async:
         return module.AsyncClient(transport=async_transport(module, handler, inner), **settings)
     raise NotImplementedError
+
+
+def _as_subclass(copy: Any, client: Any) -> Any:
+    """Return ``copy``, a client of a library itself, as one of the class of ``client``, which may be a subclass.
+
+    A ``send`` of the subclass is for requests to the provider, as event hooks are: the original client has it.
+    """
+    base: Any = type(copy)
+    kind: Any = type(client)
+    # The end of an object of such a class, such as an SDK's, would close the client, which the original still uses.
+    if kind is base or hasattr(kind, "__del__"):
+        return copy
+    made = kind.__new__(kind)
+    vars(made).update({**vars(client), **vars(copy), "send": MethodType(base.send, made)})
+    return made
+
+
+def _name(kind: type) -> str:
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _library_of(client: object) -> ModuleType | None:

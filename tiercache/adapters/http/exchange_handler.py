@@ -25,6 +25,7 @@ from typing import Final, Protocol
 from ...engine.call import Loaded
 from ...engine.entries.entry import Entry
 from ...engine.entries.lookup import Lookup
+from ...errors import UsageError
 from ...log import CacheLog
 from ...streams.recording import Follower, Recording
 from ...tiers.keys.key import LlmKey
@@ -173,13 +174,24 @@ class ExchangeHandler:
     ) -> HttpAnswer | Outcome:
         """Answer a request of a model API, or return the outcome of a request that the caller must send as it is.
 
+        A request with a wrong option, on a closed cache or from another event loop is refused: an exception would make
+        SDKs repeat it.
+
         Args:
             send: Sends the request to the provider.
 
         Raises:
-            UsageError: An option is wrong, or the cache is closed.
             Exception: ``send`` raised it, for this call or for the call in flight that this call waited for.
         """
+        try:
+            return await self._handle(request, body, send)
+        except UsageError as error:
+            outcome = self._calls.note(Outcome("refused", reason=str(error)))
+            return refusal(400, str(error), "usage_error", outcome)
+
+    async def _handle(
+        self, request: HttpRequest, body: bytes, send: Callable[[], Awaitable[Upstream]]
+    ) -> HttpAnswer | Outcome:
         options = self._calls.options(self._options, request.control)
         if options.mode == "bypass":
             return self._calls.note(Outcome("bypass", reason="the mode is bypass"))
@@ -303,7 +315,12 @@ async def _read_rest(chunks: AsyncIterator[bytes]) -> None:
 
 
 def _head(upstream: Upstream) -> Head:
-    headers = tuple((name, value) for name, value in upstream.headers if name.lower() not in _OF_CONNECTION)
+    # A gateway may have a cache of its own: the marks of this cache count.
+    headers = tuple(
+        (name, value)
+        for name, value in upstream.headers
+        if name.lower() not in _OF_CONNECTION and not name.lower().startswith(CONTROL)
+    )
     kept = tuple((name.lower(), value) for name, value in headers if name.lower() in _KEPT)
     return Head(upstream.status, headers, tuple(header for header in kept if is_plain_header(*header)))
 

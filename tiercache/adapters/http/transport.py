@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Mapping
+from contextlib import suppress
 from functools import cache
 from types import ModuleType
 from typing import Any, Final, NoReturn, TypeVar
 
-from ...errors import TierCacheError, UsageError
+from ...errors import TierCacheError
 from ...tiers.llm.exchanges import Headers
 from .calls import CONTROL, Outcome
-from .exchange_handler import ExchangeHandler, HttpAnswer, HttpRequest, LiveBody, refusal
+from .exchange_handler import ExchangeHandler, HttpAnswer, HttpRequest, LiveBody
 
 __all__ = ["async_transport"]
 
@@ -41,7 +42,7 @@ class AsyncUpstream:
 
 
 def seconds_of(request: Any, *names: str) -> float | None:
-    """Return the sum of timeouts of a request: "connect", "read", "write", "pool". None if one of them has no limit."""
+    """Return the sum of timeouts of a request, such as "connect" and "read", or None if one of them has no limit."""
     timeouts: Mapping[str, float | None] = request.extensions.get("timeout", {})
     seconds = [timeouts.get(name) for name in names]
     return None if None in seconds else sum(filter(None, seconds))
@@ -55,6 +56,8 @@ def raise_library_error(module: ModuleType, error: Exception, request: Any) -> N
     """
     if isinstance(error, TierCacheError):
         raise module.RemoteProtocolError(str(error), request=request) from error
+    if isinstance(error, TimeoutError):
+        raise module.ReadTimeout(f"no answer in time: {error}", request=request) from error
     library = type(error).__module__.partition(".")[0]
     if library in _LIBRARIES and library != module.__name__:
         kind = getattr(module, type(error).__name__, module.TransportError)
@@ -68,19 +71,17 @@ def upstream_request(module: ModuleType, request: Any) -> Any:
         return request
     headers = request.headers.copy()
     del headers[CONTROL]
-    return module.Request(
+    sent = module.Request(
         request.method, request.url, headers=headers, stream=request.stream, extensions=request.extensions
     )
+    if isinstance(sent.stream, module.ByteStream):
+        sent.read()  # It is in memory. Event hooks of the original client may look at it.
+    return sent
 
 
 def as_request(request: Any) -> HttpRequest:
     """Return a request of either library as the handler takes it."""
     return HttpRequest(request.method, str(request.url), request.headers, request.headers.get(CONTROL))
-
-
-def refused(error: UsageError) -> HttpAnswer:
-    """Return the answer to a request that ``error`` has refused. An exception would make SDKs repeat the request."""
-    return refusal(400, str(error), "usage_error", Outcome("refused", reason=str(error)))
 
 
 class _AsyncBody:
@@ -95,7 +96,8 @@ class _AsyncBody:
     async def __aiter__(self) -> AsyncIterator[bytes]:
         while True:
             try:
-                yield await _within(self._module, anext(self._body), self._seconds, self._request)
+                deadline = asyncio.timeout(self._seconds)
+                yield await _within(self._module, anext(self._body), deadline, self._request)
             except StopAsyncIteration:
                 return
             except Exception as error:
@@ -122,14 +124,16 @@ class _AsyncTransport:
             return await self._send(request)
         module, body = self._module, await request.aread()
 
+        deadline = asyncio.timeout(seconds_of(request, "connect", "read"))
+
         async def send() -> AsyncUpstream:
+            # The original client has the timeouts of this call's own request. The call itself may have ended already.
+            with suppress(RuntimeError):
+                deadline.reschedule(None)
             return AsyncUpstream(await self._send(request))
 
-        handling = self._handler.handle(as_request(request), body, send)
         try:
-            answer = await _within(module, handling, seconds_of(request, "pool", "connect", "write", "read"), request)
-        except UsageError as error:
-            answer = refused(error)
+            answer = await _within(module, self._handler.handle(as_request(request), body, send), deadline, request)
         except Exception as error:
             raise_library_error(module, error, request)
         if isinstance(answer, Outcome):
@@ -164,13 +168,13 @@ def _flavour(kind: type, base: type) -> Any:
     return type(kind.__name__.lstrip("_"), (kind, base), {"__module__": __name__})
 
 
-async def _within(module: ModuleType, work: Awaitable[T], seconds: float | None, request: Any) -> T:
-    """Await ``work`` for at most ``seconds``: a caller that follows another caller's request has its own timeouts."""
-    deadline = asyncio.timeout(seconds)
+async def _within(module: ModuleType, work: Awaitable[T], deadline: asyncio.Timeout, request: Any) -> T:
+    """Await ``work`` until ``deadline``: a caller that follows another caller's request has its own timeouts."""
     try:
         async with deadline:
             return await work
     except TimeoutError as error:
         if not deadline.expired():
             raise
-        raise module.ReadTimeout(f"no answer for {seconds} s", request=request) from error
+        message = "no answer to the same request of another call within the timeouts of this call"
+        raise module.ReadTimeout(message, request=request) from error
