@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import AsyncIterator, Iterator
-from importlib import import_module
 from typing import Any
 
 import pytest
 
-from tests.adapters.http.wrapped import CHAT, Client, both_flavours, client_class, raw_client, wrapped
+from tests.adapters.http.wrapped import CHAT, Client, both_flavours, client_class, http_library, raw_client, wrapped
 from tests.providers import Gate, ProviderServer, Script
 from tests.providers.sdks import anthropic_client, chat, openai_client
 from tests.support import MakeCache, run_in_thread
@@ -238,7 +237,7 @@ async def test_event_hooks_of_the_original_run_for_requests_to_the_provider_alon
 async def test_mounts_and_proxies_of_the_original_count(
     cache: AgentCache, provider: ProviderServer, library: str, is_async: bool
 ) -> None:
-    module = import_module(library)
+    module = http_library(library)
     sent: list[str] = []
 
     def answer(request: Any) -> Any:
@@ -291,7 +290,7 @@ async def test_follower_with_short_timeout_leaves_the_leader(
     gate = Gate(2 if stream else "head")
     provider.script = Script(gates=(gate,))
     body = {**CHAT, "stream": stream}
-    errors = import_module(library)
+    errors = http_library(library)
     async with raw(cache, library, is_async=is_async, base_url=provider.url, timeout=60) as client:
         leader = asyncio.ensure_future(client.post("/v1/chat/completions", json=body))
         await provider.until(gate.held.is_set)
@@ -311,7 +310,7 @@ async def test_follower_with_short_timeout_leaves_the_leader(
 async def test_timeout_of_a_call_counts_for_its_own_request(
     cache: AgentCache, provider: ProviderServer, library: str, is_async: bool
 ) -> None:
-    errors = import_module(library)
+    errors = http_library(library)
     gate = Gate("head")
     provider.script = Script(gates=(gate,))
     async with raw(cache, library, is_async=is_async, base_url=provider.url, timeout=60) as client:
@@ -340,7 +339,7 @@ async def test_redirect_to_a_slow_answer_has_the_read_timeout_for_each_request(
 
 def raw_timeout(**seconds: float) -> Any:
     """Return timeouts of httpx."""
-    return pytest.importorskip("httpx", reason="httpx is not installed").Timeout(60, **seconds)
+    return http_library("httpx").Timeout(60, **seconds)
 
 
 # Requests that pass by the cache
@@ -485,7 +484,7 @@ async def test_caches_of_two_names_share_no_exchange(
 async def test_clients_of_both_libraries_share_a_flight_and_its_end(
     cache: AgentCache, provider: ProviderServer, is_async: bool
 ) -> None:
-    libraries = [import_module(name) for name in ("httpx", "httpx2") if pytest.importorskip(name, reason=name)]
+    libraries = [http_library(name) for name in ("httpx", "httpx2")]
     for script, stream in [
         (Script(gates=(Gate("head"),)), False),
         (Script(gates=(Gate(2),)), True),

@@ -23,6 +23,7 @@ __all__ = [
     "client_class",
     "dumped",
     "every_form",
+    "http_library",
     "raw_client",
     "wrapped",
 ]
@@ -149,8 +150,13 @@ def raw_client(library: str, *, is_async: bool, **options: Any) -> Any:
 
 def client_class(library: str, *, is_async: bool) -> Any:
     """Return the class of the clients of ``httpx`` or ``httpx2``."""
-    module = pytest.importorskip(library, reason=f"{library} is not installed")
+    module = http_library(library)
     return module.AsyncClient if is_async else module.Client
+
+
+def http_library(name: str) -> Any:
+    """Return ``httpx`` or ``httpx2``; skip the test if it is not installed."""
+    return pytest.importorskip(name, reason=f"{name} is not installed")
 
 
 def dumped(items: list[Any]) -> list[Any]:
