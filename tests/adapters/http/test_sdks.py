@@ -8,7 +8,16 @@ from typing import Any, Final
 
 import pytest
 
-from tests.adapters.http.wrapped import CALLS, Client, both_flavours, dumped, every_form, raw_client, wrapped
+from tests.adapters.http.wrapped import (
+    CALLS,
+    Client,
+    both_flavours,
+    dumped,
+    every_form,
+    http_library,
+    raw_client,
+    wrapped,
+)
 from tests.providers import Gate, ProviderServer, Script
 from tests.providers.sdks import ASK, WEATHER, chat, messages, responses
 from tests.support import MakeCache
@@ -214,7 +223,7 @@ async def test_exchange_is_replayed_by_the_stream_helper_of_anthropic(
 @both_flavours
 async def test_exchange_keeps_fields_that_the_sdk_does_not_know(cache: AgentCache, is_async: bool) -> None:
     openai = pytest.importorskip("openai", reason="openai is not installed")
-    module = __import__(type(openai.OpenAI(api_key="k")._client).__mro__[2].__module__.partition(".")[0])
+    module = http_library(openai.DefaultHttpxClient.__mro__[1].__module__.partition(".")[0])
     calls: list[bytes] = []
     body = {
         "id": "c",
