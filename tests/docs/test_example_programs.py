@@ -1,0 +1,108 @@
+"""Every program in docs/examples runs on a real Valkey and on the local provider server, as its reader runs it.
+
+Each program asks the same question twice as a whole and twice as a stream, and prints a line for each answer. A program
+whose framework is not installed is skipped; ``tox run -e frameworks,frameworks-httpx`` runs every program.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.docs.pages import DOCS
+from tests.providers import ProviderServer
+
+EXAMPLES: Final = DOCS / "examples"
+# Each program, and the modules that it needs.
+NEEDS: Final = {
+    "with_anthropic": ("anthropic",),
+    "with_gemini": ("google.genai", "httpx2"),
+    "with_langchain": ("langchain_openai", "httpx2"),
+    "with_litellm": ("litellm",),
+    "with_llamaindex": ("llama_index.llms.openai",),
+    "with_openai": ("openai",),
+    "with_openai_agents": ("agents",),
+    "with_pydantic_ai": ("pydantic_ai",),
+}
+# The programs that an environment of tox must run, and not skip.
+RUN_IN: Final = {"frameworks": set(NEEDS) - {"with_llamaindex"}, "frameworks-httpx": {"with_llamaindex", "with_openai"}}
+_MAX_LINES: Final = 40
+# Importing a framework takes seconds.
+_SECONDS: Final = 200
+
+
+def is_installed(module: str) -> bool:
+    """Return whether ``module`` can be imported, without importing it."""
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # A package around it is missing.
+        return False
+
+
+def environment(provider: ProviderServer, url: str) -> dict[str, str]:
+    """Return the variables with which a program uses the local servers, and no other address."""
+    return {
+        **os.environ,
+        "VALKEY_URL": url,
+        "OPENAI_BASE_URL": provider.openai_url,
+        "OPENAI_API_KEY": "none",
+        "ANTHROPIC_BASE_URL": provider.url,
+        "ANTHROPIC_API_KEY": "none",
+        "GOOGLE_GEMINI_BASE_URL": provider.url,
+        "GEMINI_API_KEY": "none",
+        "NO_PROXY": "127.0.0.1",
+        # LiteLLM reads another name, and would load its prices from the network.
+        "OPENAI_API_BASE": provider.openai_url,
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        # OpenAI Agents would send traces.
+        "OPENAI_AGENTS_DISABLE_TRACING": "1",
+    }
+
+
+def run(program: str, provider: ProviderServer, url: str) -> list[str]:
+    """Run a program of docs/examples; return the lines that it prints."""
+    command = [sys.executable, str(EXAMPLES / f"{program}.py")]
+    env = environment(provider, url)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=_SECONDS, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.mark.timeout(_SECONDS + 30)
+@pytest.mark.parametrize("program", NEEDS)
+def test_example_sends_one_request_for_two_calls(program: str, provider: ProviderServer, url: str) -> None:
+    if missing := [module for module in NEEDS[program] if not is_installed(module)]:
+        assert program not in RUN_IN.get(os.environ.get("TOX_ENV_NAME", ""), ()), f"{missing} must be installed here"
+        pytest.skip(f"{', '.join(missing)} is not installed")
+    whole, whole_again, streamed, streamed_again = run(program, provider, url)
+    assert whole == whole_again == "Answer 1: part 1 part 2 part 3 part 4"
+    assert streamed == streamed_again == "Answer 2: part 1 part 2 part 3 part 4"
+    assert [call.is_stream for call in provider.calls] == [False, True]
+    assert provider.requests == provider.calls
+
+
+@pytest.mark.timeout(2 * _SECONDS + 30)
+def test_example_sends_no_request_after_a_process_that_asked_the_same(provider: ProviderServer, url: str) -> None:
+    if not is_installed("openai"):
+        pytest.skip("openai is not installed")
+    assert run("with_openai", provider, url) == run("with_openai", provider, url)
+    assert provider.call_count == 2
+
+
+def test_example_programs_are_all_run() -> None:
+    assert sorted(path.stem for path in EXAMPLES.glob("*.py")) == sorted(NEEDS) == sorted(set().union(*RUN_IN.values()))
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
+def test_example_program_is_short_and_says_how_to_install_it(path: Path) -> None:
+    text = path.read_text("utf-8")
+    assert len(text.splitlines()) <= _MAX_LINES
+    assert re.search(r'^python -m pip install "\.\[\w+\]"', text, re.MULTILINE)
+    assert "cache.wrap(" in text
