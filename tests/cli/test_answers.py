@@ -64,6 +64,10 @@ def test_prompt_tokens_grow_with_the_request() -> None:
     assert answer(longer).prompt_tokens > answer(params).prompt_tokens + 100
 
 
+def test_first_part_comes_before_the_whole_answer() -> None:
+    assert all(0 < reply.first_latency <= reply.latency for reply in ANSWERS)
+
+
 def test_latency_has_a_long_tail() -> None:
     latencies = sorted(reply.latency for reply in ANSWERS)
     median = latencies[len(latencies) // 2]

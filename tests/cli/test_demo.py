@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import openai
 import pytest
 
 from tests.child_processes import wait_until
@@ -23,10 +24,15 @@ FIRST_QUARTER = "of 1,200 requests"
 ENDPOINT, WORKER, VALKEY = "demo.endpoint", "demo.worker", "valkey-server"
 
 
-@pytest.fixture(scope="module")
-def document() -> dict[str, Any]:
-    """Return the summary of one small run."""
-    command = [sys.executable, "-m", "tiercache", "demo", "--requests", "200", "--workers", "2", "--json"]
+# Python without OpenAI's SDK, as far as the demo can see.
+WITHOUT_SDK = "import sys; sys.modules['openai'] = None; from tiercache.cli import main; main()"
+
+
+@pytest.fixture(scope="module", params=["streams", "loads"])
+def document(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Return the summary of one small run, with OpenAI's SDK or without."""
+    start = ["-m", "tiercache"] if request.param == "streams" else ["-c", WITHOUT_SDK]
+    command = [sys.executable, *start, "demo", "--requests", "200", "--workers", "2", "--json"]
     run = subprocess.run([*command, "--scale", "0.05", "--seed", "11"], capture_output=True, text=True, timeout=55)
     assert run.stderr == ""
     assert run.returncode == 0
@@ -35,7 +41,8 @@ def document() -> dict[str, Any]:
 
 def test_demo_counts_every_request_once(document: dict[str, Any]) -> None:
     assert document["requests"] == sum(document["counts"].values()) == 200
-    assert document["settings"] == {"requests": 200, "workers": 2, "agents": 32, "seed": 11, "scale": 0.05}
+    settings = {"requests": 200, "workers": 2, "agents": 32, "seed": 11, "scale": 0.05}
+    assert document["settings"] in ({**settings, "sdk": None}, {**settings, "sdk": openai.__version__})
 
 
 def test_demo_checks_every_answer(document: dict[str, Any]) -> None:
@@ -66,6 +73,8 @@ def test_latency_exists_for_every_outcome_with_answers(document: dict[str, Any])
     for outcome, latency in document["latencies"].items():
         assert (latency["p50"] is None) == (document["counts"][outcome] == 0)
         assert latency["p50"] is None or 0 < latency["p50"] <= latency["p99"]
+        is_streamed = document["settings"]["sdk"] is not None
+        assert (latency["first_p50"] is not None) == (is_streamed and latency["p50"] is not None)
 
 
 def test_demo_finishes_with_more_workers_and_agents_than_requests(start_demo: StartDemo) -> None:

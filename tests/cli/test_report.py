@@ -12,6 +12,7 @@ from tiercache.cli.demo.messages import DemoSettings
 from tiercache.cli.demo.report import ProgressView, print_introduction, print_summary
 from tiercache.cli.demo.summary import Bill, Latency, Summary
 from tiercache.cli.demo.units import format_dollars, format_part, format_seconds
+from tiercache.version import install_command
 
 SUMMARY = Summary(
     settings=DemoSettings(requests=100_000, scale=0.25),
@@ -35,6 +36,13 @@ SUMMARY = Summary(
 )
 
 
+STREAMED = replace(
+    SUMMARY,
+    settings=replace(SUMMARY.settings, sdk="3.57.0"),
+    latencies={**SUMMARY.latencies, "loader": Latency(2.21, 11.5, 0.987)},
+)
+
+
 def render(summary: Summary = SUMMARY, *, width: int = 80, terminal: bool = False, no_color: bool = False) -> str:
     """Return the printed introduction and summary."""
     out = io.StringIO()
@@ -46,9 +54,11 @@ def render(summary: Summary = SUMMARY, *, width: int = 80, terminal: bool = Fals
 
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_report_fits_the_width_without_cut_text(width: int) -> None:
-    text = render(width=width)
-    assert "…" not in text
-    assert max(map(len, text.splitlines())) <= width
+    for summary in (SUMMARY, STREAMED):
+        text = render(summary, width=width)
+        assert "…" not in text
+        # A command stays in one line, so that it can be copied.
+        assert max(len(line) for line in text.splitlines() if "pip install" not in line) <= width
 
 
 @pytest.mark.parametrize(
@@ -78,6 +88,21 @@ def test_report_fits_the_width_without_cut_text(width: int) -> None:
 )
 def test_report_shows_every_number_of_the_summary(expected: str) -> None:
     assert expected in render()
+
+
+def test_report_of_streams_names_the_sdk_and_shows_the_first_part() -> None:
+    text = render(STREAMED)
+    assert "cache.wrap(AsyncOpenAI()), of openai 3.57.0." in text
+    assert "pip install" not in text
+    assert "First part" in text
+    assert "987 ms" in text
+    assert "Follower" in text
+
+
+def test_report_without_an_sdk_names_the_command_that_installs_it() -> None:
+    text = render()
+    assert f"  {install_command('openai,embedded,cli')}" in text.splitlines()
+    assert "First part" not in text
 
 
 def test_report_is_plain_text_without_a_terminal() -> None:

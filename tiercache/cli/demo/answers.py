@@ -31,7 +31,12 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The answer of a model to one request. ``latency`` is in seconds, at full scale."""
+    """The answer of a model to one request.
+
+    Attributes:
+        latency: Seconds until the whole answer, at full scale.
+        first_latency: Seconds until its first part.
+    """
 
     digest: str
     text: str | None
@@ -39,6 +44,7 @@ class Answer:
     prompt_tokens: int
     completion_tokens: int
     latency: float
+    first_latency: float
 
 
 def digest_of(params: dict[str, Any]) -> str:
@@ -59,8 +65,8 @@ def answer(params: dict[str, Any]) -> Answer:
     completion_tokens = count_tokens(shown)
     if "reasoning_effort" in params:  # hidden reasoning is billed as output
         completion_tokens += rng.randrange(120, 700)
-    latency = _model_latency(params["model"], prompt_tokens, completion_tokens, rng)
-    return Answer(digest, text, tool_call, prompt_tokens, completion_tokens, latency)
+    first_latency, latency = _model_latencies(params["model"], prompt_tokens, completion_tokens, rng)
+    return Answer(digest, text, tool_call, prompt_tokens, completion_tokens, latency, first_latency)
 
 
 def count_tokens(text: str) -> int:
@@ -122,11 +128,15 @@ def _fill(rule: dict[str, Any], words: list[str], rng: random.Random) -> Any:
             return " ".join(words[start : start + 3])
 
 
-def _model_latency(model: str, prompt_tokens: int, completion_tokens: int, rng: random.Random) -> float:
-    """Return the time to read the prompt, plus a time for each token of the answer; some latencies are very long."""
+def _model_latencies(model: str, prompt_tokens: int, completion_tokens: int, rng: random.Random) -> tuple[float, float]:
+    """Return the time to read the prompt, and this time plus a time for each token of the answer.
+
+    Some latencies are very long.
+    """
     models: dict[str, dict[str, float]] = bundled("models")
     speed = models.get(model) or models["gpt-4o"]
     first_token = (speed["first_token"] + prompt_tokens / 20_000) * rng.lognormvariate(0, 0.35)
     writing = completion_tokens / speed["tokens_per_second"] * rng.lognormvariate(0, 0.2)
     busy = rng.uniform(2, 4) if rng.random() < _SLOW_FRACTION else 1
-    return min(MAX_LATENCY, (first_token + writing) * busy)
+    latency = min(MAX_LATENCY, (first_token + writing) * busy)
+    return min(first_token * busy, latency), latency

@@ -1,7 +1,7 @@
 """The endpoint: a program that speaks the OpenAI chat-completions wire format on 127.0.0.1, as slowly as a model.
 
 The endpoint stands in for the model provider, in its own process. ``answers`` decides the text and the latency of each
-answer. Wire format: https://platform.openai.com/docs/api-reference/chat (not streamed).
+answer. Wire format: https://platform.openai.com/docs/api-reference/chat, whole and streamed.
 """
 
 import json
@@ -14,6 +14,7 @@ from typing import Any
 
 from .answers import Answer, answer
 from .bundled import bundled
+from .events import LAST_EVENT, chunks, event, usage_of
 from .messages import EndpointDone, EndpointReady, EndpointSettings, decode, listen_to_parent, send
 
 COMPLETIONS_PATH = "/v1/chat/completions"
@@ -34,7 +35,7 @@ def parse_request(body: bytes) -> dict[str, Any]:
     """Return the parameters of a chat completion.
 
     Raises:
-        RequestError: The body is not JSON, lacks a model or messages, or asks for an unsupported feature.
+        RequestError: The body is not JSON, or lacks a model or messages.
     """
     try:
         params = json.loads(body)
@@ -54,10 +55,12 @@ def parse_request(body: bytes) -> dict[str, Any]:
     if not isinstance(messages, list) or not all(isinstance(item, dict) and "role" in item for item in messages):
         message = "Invalid type for 'messages': expected an array of objects with a role."
         raise RequestError(400, message, param="messages", code="invalid_type")
-    if params.get("stream"):
-        message = "Unsupported value: 'stream' does not support true with this endpoint."
-        raise RequestError(400, message, param="stream", code="unsupported_value")
     return params
+
+
+def question_of(params: dict[str, Any]) -> dict[str, Any]:
+    """Return the parameters that decide the answer: a stream has the text of the whole answer."""
+    return {name: value for name, value in params.items() if name not in ("stream", "stream_options")}
 
 
 def completion_object(params: dict[str, Any], reply: Answer, created: int) -> dict[str, Any]:
@@ -73,11 +76,7 @@ def completion_object(params: dict[str, Any], reply: Answer, created: int) -> di
         "created": created,
         "model": params["model"],
         "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": reason}],
-        "usage": {
-            "prompt_tokens": reply.prompt_tokens,
-            "completion_tokens": reply.completion_tokens,
-            "total_tokens": reply.prompt_tokens + reply.completion_tokens,
-        },
+        "usage": usage_of(reply),
         "system_fingerprint": "fp_tiercache_demo",
     }
 
@@ -126,11 +125,37 @@ class Handler(BaseHTTPRequestHandler):
         except RequestError as error:
             self._reply_error(error)
             return
-        reply = answer(params)
+        reply = answer(question_of(params))
         self._endpoint.count(failed=False)
-        time.sleep(max(0.0, reply.latency * self._endpoint.scale - (time.perf_counter() - started)))
+        if params.get("stream"):
+            self._stream(params, reply, started)
+            return
+        self._wait_until(started, reply.latency)
         took_ms = str(round((time.perf_counter() - started) * 1000))
         self._reply(200, completion_object(params, reply, int(time.time())), {"openai-processing-ms": took_ms})
+
+    def _stream(self, params: dict[str, Any], reply: Answer, started: float) -> None:
+        """Send the answer in parts: the first after ``first_latency``, the last after ``latency``, at an even pace."""
+        every = list(chunks(params, reply, int(time.time())))
+        pause = (reply.latency - reply.first_latency) / (len(every) - 1)
+        self._wait_until(started, reply.first_latency)
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream; charset=utf-8")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        for number, chunk in enumerate(every):
+            self._wait_until(started, reply.first_latency + number * pause)
+            self._send_chunk(event(chunk))
+        self._send_chunk(LAST_EVENT)
+        self._send_chunk(b"")
+
+    def _wait_until(self, started: float, latency: float) -> None:
+        """Wait until ``latency`` has passed since ``started``, scaled."""
+        time.sleep(max(0.0, latency * self._endpoint.scale - (time.perf_counter() - started)))
+
+    def _send_chunk(self, data: bytes) -> None:
+        """Send a chunk of a body of unknown length; the empty chunk is the end (RFC 9112, section 7.1)."""
+        self.wfile.write(b"%x\r\n%b\r\n" % (len(data), data))
 
     def do_GET(self) -> None:
         """Return the list of models, or an error for another URL."""

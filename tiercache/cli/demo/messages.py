@@ -28,6 +28,7 @@ class DemoSettings:
     Attributes:
         agents: Concurrent agents in each worker.
         scale: Fraction of the modelled latency that the endpoint really waits, 0 to 1.
+        sdk: The version of OpenAI's SDK by which the agents stream; None: they load whole answers without an SDK.
     """
 
     requests: int = 4000
@@ -35,6 +36,7 @@ class DemoSettings:
     agents: int = 32
     seed: int = 1
     scale: float = 1.0
+    sdk: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

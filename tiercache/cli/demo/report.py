@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Column, Table
 from rich.text import Text
 
+from ...version import install_command
 from .messages import DemoSettings
 from .summary import Summary
 from .tally import Outcome
@@ -23,6 +24,13 @@ _OUTCOMES: dict[Outcome, tuple[str, str]] = {
     "waited": ("Lease wait", "other process"),
     "loader": ("Load", "model call"),
 }
+_STREAM_OUTCOMES: dict[Outcome, tuple[str, str]] = {
+    "l1": ("L1 hit", "process memory"),
+    "l2": ("L2 hit", "Valkey"),
+    "coalesced": ("Follower", "live stream"),
+    "waited": ("Lease wait", "other process"),
+    "loader": ("Load", "model call"),
+}
 _STYLES: dict[Outcome, str] = {
     "l1": "green",
     "l2": "green",
@@ -31,7 +39,7 @@ _STYLES: dict[Outcome, str] = {
     "loader": "yellow",
 }
 _NEXT_STEPS = (
-    ("Your calls", "cache.llm.get_or_load(params, call_llm)", "docs/llm.md"),
+    ("Your client", "client = cache.wrap(AsyncOpenAI())", "docs/clients.md"),
     ("Your Valkey", "AgentCache.from_url(url) or .embedded()", "docs/embedded.md"),
     ("Outages", "when Valkey or a model fails", "docs/resilience.md"),
 )
@@ -103,7 +111,21 @@ def print_introduction(console: Console, settings: DemoSettings) -> None:
         "No request leaves this machine.",
     ):
         console.print(line, style="dim", highlight=False)
+    for line in _ways(settings):
+        # A command stays in one line, so that it can be copied.
+        console.print(line, highlight=False, markup=False, soft_wrap=line.startswith(" "))
     console.print()
+
+
+def _ways(settings: DemoSettings) -> tuple[str, ...]:
+    """Return how the agents call the models."""
+    if settings.sdk is not None:
+        return (f"The agents stream: client = cache.wrap(AsyncOpenAI()), of openai {settings.sdk}.",)
+    return (
+        "The agents load whole answers: cache.llm.get_or_load(params, call_llm).",
+        "To see them stream through OpenAI's client, install it first:",
+        f"  {install_command('openai,embedded,cli')}",
+    )
 
 
 def print_summary(console: Console, summary: Summary) -> None:
@@ -125,16 +147,17 @@ def print_summary(console: Console, summary: Summary) -> None:
 
 
 def _outcome_table(summary: Summary) -> Table:
-    table = _table("Answered by", "", "Requests", "Share", "p50", "p99", left=2)
-    for outcome, (name, source) in _OUTCOMES.items():
+    streams = summary.settings.sdk is not None
+    times = ("First part", "p50", "p99") if streams else ("p50", "p99")
+    table = _table("Answered by", "", "Requests", "Share", *times, left=2)
+    for outcome, (name, source) in (_STREAM_OUTCOMES if streams else _OUTCOMES).items():
         count, latency = summary.counts[outcome], summary.latencies[outcome]
         share = format_part(count, summary.requests)
-        times = format_seconds(latency.p50), format_seconds(latency.p99)
-        table.add_row(Text(name, style=_STYLES[outcome]), Text(source, style="dim"), f"{count:,}", share, *times)
+        seconds = [latency.first_p50] * streams + [latency.p50, latency.p99]
+        row = Text(name, style=_STYLES[outcome]), Text(source, style="dim"), f"{count:,}", share
+        table.add_row(*row, *map(format_seconds, seconds))
     table.add_section()
-    table.add_row(
-        "All", Text(f"{summary.distinct_requests:,} distinct", style="dim"), f"{summary.requests:,}", "", "", ""
-    )
+    table.add_row("All", Text(f"{summary.distinct_requests:,} distinct", style="dim"), f"{summary.requests:,}")
     return table
 
 
@@ -162,7 +185,7 @@ def _bill_table(summary: Summary) -> Table:
 
 
 def _table(*headings: str, left: int) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, expand=False, padding=(0, 1), header_style="bold", border_style="dim")
+    table = Table(box=box.SIMPLE_HEAD, expand=False, padding=(0, 0, 0, 1), header_style="bold", border_style="dim")
     for place, heading in enumerate(headings):
         # On a narrow terminal the columns of words shrink, and the columns of numbers do not.
         table.add_column(heading, justify="left" if place < left else "right", no_wrap=place >= left, overflow="fold")
@@ -174,9 +197,15 @@ def _notes(summary: Summary) -> list[str]:
     notes = [
         "* The times without a cache are modelled: the sum of the endpoint's latencies of all requests; for the wall "
         "clock, this sum and the agents' pauses, divided by the number of agents. All other times are measured while "
-        "an agent waits for its answer. A lease wait is a wait for a load in another process.",
+        "an agent waits for its answer. "
+        + (
+            "A follower joined a stream that another agent, in any process, had started."
+            if settings.sdk is not None
+            else "A lease wait is a wait for a load in another process."
+        ),
         "Dollars: the list price of the model, for estimated tokens of 4 characters each.",
-        f"The endpoint itself counted {summary.endpoint_calls:,} calls. Repeat this run with --seed {settings.seed}.",
+        f"The endpoint itself counted {summary.endpoint_calls:,} calls, for {summary.distinct_requests:,} distinct "
+        f"requests. Repeat this run with --seed {settings.seed}.",
     ]
     if settings.scale != 1:
         notes.insert(1, f"The endpoint waited {settings.scale:g} of a model's latency (--scale).")

@@ -10,10 +10,16 @@ from .tally import OUTCOMES, Bucket, Outcome, Tally
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Seconds that agents waited for the answers of one outcome, or None if there were no such answers."""
+    """Seconds that agents waited for the answers of one outcome, or None if there were no such answers.
+
+    Attributes:
+        first_p50: Until the first part; None also without streams.
+        p50: Until the whole answer.
+    """
 
     p50: float | None
     p99: float | None
+    first_p50: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +74,11 @@ class Summary:
             found.append(
                 f"the endpoint counted {self.endpoint_calls:,} calls, the workers {self.counts['loader']:,} loads"
             )
+        if self.endpoint_calls < self.distinct_requests:
+            found.append(
+                f"the endpoint counted {self.endpoint_calls:,} calls, "
+                f"fewer than the {self.distinct_requests:,} distinct requests"
+            )
         return found
 
 
@@ -115,7 +126,9 @@ def summarize(
         distinct_requests=distinct_requests,
         counts={outcome: len(tally.buckets[outcome].latencies) for outcome in OUTCOMES},
         latencies={
-            outcome: Latency(percentile(bucket.latencies, 50), percentile(bucket.latencies, 99))
+            outcome: Latency(
+                percentile(bucket.latencies, 50), percentile(bucket.latencies, 99), percentile(bucket.first_parts, 50)
+            )
             for outcome, bucket in tally.buckets.items()
         },
         with_cache=Bill(

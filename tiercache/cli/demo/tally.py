@@ -15,6 +15,7 @@ class Bucket:
     """All answers of one outcome. Times in seconds, costs in dollars."""
 
     latencies: list[float] = field(default_factory=list)
+    first_parts: list[float] = field(default_factory=list)  # of streams: the times until the first part
     model_time: float = 0.0  # the endpoint's latencies for these requests, each loaded separately
     input_tokens: int = 0
     output_tokens: int = 0
@@ -23,6 +24,7 @@ class Bucket:
     def add(self, other: "Bucket") -> None:
         """Add the counts of ``other``."""
         self.latencies += other.latencies
+        self.first_parts += other.first_parts
         self.model_time += other.model_time
         self.input_tokens += other.input_tokens
         self.output_tokens += other.output_tokens

@@ -5,59 +5,30 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import aclosing
 from typing import Any
 
 from ...agent_cache import AgentCache
-from ...tiers.llm.result import LlmResult
 from .answers import Answer, answer
 from .client import EndpointClient
+from .loading import Loading
 from .messages import Progress, WorkerSettings, decode, listen_to_parent, send
-from .tally import Outcome, Tally
+from .replies import Asking, Reply, is_right
+from .streaming import Streaming
+from .tally import Tally
 from .workload import PAUSE, AgentRequest, build_catalog, build_trace
 
 CACHE_NAME = "tiercache_demo"
 REPORT_EVERY = 0.1
 
 
-def is_right(result: LlmResult, expected: Answer) -> bool:
-    """Return whether ``result`` is the ``expected`` answer: text, tool call and tokens."""
-    call = expected.tool_call
-    blocks = [] if call is None else [{"type": "tool_call", "id": call.id, "name": call.name, "args": call.arguments}]
-    tokens = {"input": expected.prompt_tokens, "output": expected.completion_tokens}
-    return (
-        (result.response or "") == (expected.text or "")
-        and list(result.content_blocks or ()) == blocks
-        and dict(result.tokens or {}) == tokens
-    )
-
-
-def outcome_of(result: LlmResult, took: float) -> Outcome:
-    """Return the outcome of a call that took ``took`` seconds.
-
-    ``"coalesced"`` if the caller joined a load of its process, ``"waited"`` if it waited for the load of another
-    process, else the source of the answer.
-    """
-    if result.coalesced:
-        return "coalesced"
-    if result.source == "l2" and result.age is not None and result.age < took:
-        # The answer was made during the call: at the beginning of the call Valkey did not have it.
-        return "waited"
-    match result.source:
-        case "l1" | "l2" | "loader" as source:
-            return source
-        case source:
-            raise ValueError(f"cannot count an answer from {source!r}: the demo expects l1, l2 or loader")
-
-
 class Worker:
     """The agents of this process and their counts."""
 
-    def __init__(self, settings: WorkerSettings, cache: AgentCache, client: EndpointClient) -> None:
+    def __init__(self, settings: WorkerSettings, asking: Asking) -> None:
         demo = settings.demo
         self.tally = Tally()
-        self._cache = cache
-        self._client = client
+        self._asking = asking
         self._agents = demo.agents
         self._scale = demo.scale
         catalog = build_catalog()
@@ -86,22 +57,21 @@ class Worker:
             await asyncio.sleep(PAUSE)
 
     async def _ask(self, params: dict[str, Any]) -> None:
-        started = time.perf_counter()
-        result = await self._cache.llm.get_or_load(params, self._client.call_llm)
-        took = time.perf_counter() - started
-        self._count(result, answer(params), took)
+        self._count(await self._asking.ask(params), answer(params))
 
-    def _count(self, result: LlmResult, expected: Answer, took: float) -> None:
-        bucket = self.tally.buckets[outcome_of(result, took)]
-        bucket.latencies.append(took)
+    def _count(self, reply: Reply, expected: Answer) -> None:
+        bucket = self.tally.buckets[reply.outcome]
+        bucket.latencies.append(reply.took)
+        if reply.first_part is not None:
+            bucket.first_parts.append(reply.first_part)
         bucket.model_time += expected.latency * self._scale
         bucket.input_tokens += expected.prompt_tokens
         bucket.output_tokens += expected.completion_tokens
-        bucket.cost += result.cost or 0.0
+        bucket.cost += reply.cost or 0.0
         self.tally.checked += 1
-        self.tally.wrong += not is_right(result, expected)
-        self.tally.degraded += result.degraded
-        self.tally.unpriced += result.cost is None
+        self.tally.wrong += not is_right(reply, expected)
+        self.tally.degraded += reply.degraded
+        self.tally.unpriced += reply.cost is None
 
     async def _report(self) -> None:
         while True:
@@ -109,15 +79,26 @@ class Worker:
             send(Progress(self.tally.done, self.tally.hits, self.tally.saved))
 
 
+def asking(settings: WorkerSettings, cache: AgentCache) -> Asking:
+    """Return the way in which the agents ask."""
+    if settings.demo.sdk is not None:
+        return Streaming(cache, settings.endpoint_port)
+    return Loading(cache, EndpointClient(settings.endpoint_port, settings.demo.agents))
+
+
 async def work(settings: WorkerSettings) -> None:
     """Open the cache, report to the parent, wait for ``GO``, run the agents, and send the tally."""
     go = listen_to_parent(lambda: os._exit(1))
-    with closing(EndpointClient(settings.endpoint_port, settings.demo.agents)) as client:
-        async with AgentCache.from_url(settings.url, name=CACHE_NAME, default_ttl=3600) as cache:
-            worker = Worker(settings, cache, client)
+    async with AgentCache.from_url(settings.url, name=CACHE_NAME, default_ttl=3600) as cache:
+        async with aclosing(asking(settings, cache)) as agents_ask:
+            await agents_ask.open()
+            worker = Worker(settings, agents_ask)
             send(Progress())
             await asyncio.to_thread(go.wait)
             await worker.run()
+        if settings.demo.sdk is not None:
+            # The answer of a wrapped client does not show that Valkey was unavailable.
+            worker.tally.degraded = cache.local_stats().tiers["llm"].l2_errors
     tally = worker.tally
     send(Progress(tally.done, tally.hits, tally.saved, tally))
 
