@@ -117,6 +117,7 @@ class LlmOptions(TierOptions):
         key: A function from the request parameters to the parameters that make the key: requests with equal results
             share an entry. Must return a new mapping. Applied after ``ignore``.
 
+    Calls of wrapped clients have keys of their own, without ``ignore`` and ``key``.
     The other arguments are those of ``TierOptions``.
     """
 

@@ -113,12 +113,12 @@ class SyncLlmTier(KeepsIdentity):
         """Store an answer made of content blocks, as ``LlmTier.store_multipart``."""
         return self._face.run(partial(self._tier.store_multipart, params, blocks, ttl=ttl, tokens=tokens, tags=tags))
 
-    def invalidate(self, params: Mapping[str, Any] | LlmKey) -> bool:
+    def invalidate(self, params: Mapping[str, Any] | LlmKey | str) -> bool:
         """Remove the answer to ``params``; return whether it was there, as ``LlmTier.invalidate``."""
         return self._face.run(partial(self._tier.invalidate, params))
 
     def invalidates(
-        self, params: Mapping[str, Any] | LlmKey | Callable[..., Mapping[str, Any] | LlmKey]
+        self, params: Mapping[str, Any] | LlmKey | str | Callable[..., Mapping[str, Any] | LlmKey | str]
     ) -> SyncInvalidating:
         """Return a guard for a change of the source of an answer, as ``LlmTier.invalidates``."""
         return SyncInvalidating(self._face, self._face.call(self._tier.invalidates, params))
@@ -127,7 +127,7 @@ class SyncLlmTier(KeepsIdentity):
         """Remove every answer of ``model``; return how many, as ``LlmTier.invalidate_by_model``."""
         return self._face.run(partial(self._tier.invalidate_by_model, model, sweep=sweep))
 
-    def explain(self, params: Mapping[str, Any] | LlmKey) -> Explanation:
+    def explain(self, params: Mapping[str, Any] | LlmKey | str) -> Explanation:
         """Return where the answer to ``params`` is, as ``LlmTier.explain``."""
         return self._face.run(partial(self._tier.explain, params))
 

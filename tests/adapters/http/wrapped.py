@@ -19,6 +19,7 @@ __all__ = [
     "CHAT",
     "FLAVOURS",
     "Client",
+    "anthropic_or_openai",
     "both_flavours",
     "client_class",
     "dumped",
@@ -165,3 +166,9 @@ def dumped(items: list[Any]) -> list[Any]:
         (item.model_dump(exclude={"sdk_http_response"}), item.model_extra, getattr(item, "_request_id", None))
         for item in items
     ]
+
+
+def anthropic_or_openai(api: str) -> Any:
+    """Return the module of the SDK that calls ``api``; skip the test if it is not installed."""
+    name = "anthropic" if api == "messages" else "openai"
+    return pytest.importorskip(name, reason=f"{name} is not installed")

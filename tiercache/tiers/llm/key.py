@@ -13,10 +13,12 @@ kind, betterdb-agent-cache computes the same key.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from hashlib import sha256
 from typing import Any, Final
 
+from ...engine.entries.counters import TierCounters
 from ...engine.entries.rules import TierRules
 from ...engine.memory.l1 import L1
 from ...errors import UsageError
@@ -36,6 +38,7 @@ _WIRE_NAMES: Final = {
     "reasoning_effort": "reasoningEffort",
     "prompt_cache_key": "promptCacheKey",
 }
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 # A parameter with a name on the wire would make the key of another parameter. The last name is reserved for tenants.
 _RESERVED: Final = frozenset(_WIRE_NAMES.values()) | {"__tc_scope"}
 
@@ -63,6 +66,16 @@ class LlmKeys:
         self._ignore = frozenset(ignore)
         self._transform = transform
         self.reduces = bool(ignore) or transform is not None
+
+    def check(self, key: str) -> str:
+        """Return ``key``, the text of a key of this tier.
+
+        Raises:
+            UsageError: ``key`` is no such text.
+        """
+        if not key.startswith(self._prefix) or not _DIGEST.fullmatch(key, len(self._prefix)):
+            raise UsageError(f"the text of a key must be {self._prefix!r} and 64 hex digits, not {shown(key)}")
+        return str.__str__(key)
 
     def key(self, params: Mapping[str, Any]) -> str:
         """Return the Valkey key of a request.
@@ -118,6 +131,14 @@ class LlmKeyLookup(KeyLookup[LlmKey]):
             return params
         fingerprint = fingerprint_of_request(params)
         return self.known.find(fingerprint) or self.make(params, fingerprint, self._make)
+
+    def of_text(self, key: str) -> LlmKey:
+        """Return the key with the text ``key``, for a look at the levels alone: its model is not known.
+
+        Raises:
+            UsageError: ``key`` is no text of a key of this tier.
+        """
+        return LlmKey(key=self._keys.check(key), model="", _rules=self._rules, _counters=TierCounters())
 
     def _make(self, params: Mapping[str, Any], is_exact: bool) -> LlmKey:
         key = self._keys.key_of_reduced(params, is_exact=is_exact)

@@ -219,8 +219,11 @@ class LlmTier(Tier[LlmKey, LlmResult]):
         loaded = self._given_answer(key.model, joined_text(blocks), blocks, tokens)
         return await self._store("store_multipart", key, loaded, ttl, tags, "blocks")
 
-    async def invalidate(self, params: Mapping[str, Any] | LlmKey) -> bool:
+    async def invalidate(self, params: Mapping[str, Any] | LlmKey | str) -> bool:
         """Remove the answer to ``params`` from both levels; return whether either level had it.
+
+        Args:
+            params: The request, its key, or the text of its key, as ``LlmResult.key`` and ``Outcome.key`` give it.
 
         After the call has returned, no read that this process starts returns the older answer, and no load that began
         before the call stores an answer.
@@ -235,7 +238,7 @@ class LlmTier(Tier[LlmKey, LlmResult]):
         return await self._remove("invalidate", self._full_key(params))
 
     def invalidates(
-        self, params: Mapping[str, Any] | LlmKey | Callable[..., Mapping[str, Any] | LlmKey]
+        self, params: Mapping[str, Any] | LlmKey | str | Callable[..., Mapping[str, Any] | LlmKey | str]
     ) -> Invalidating:
         """Return a guard for a change of the source of an answer: ``async with``, or a decorator.
 
@@ -243,20 +246,25 @@ class LlmTier(Tier[LlmKey, LlmResult]):
         answer to ``params``. Promise and errors as for ``invalidate``.
 
         Args:
-            params: The request, or its key. For a decorator also a function of the call's arguments that returns either
-                of them.
+            params: As for ``invalidate``. For a decorator also a function of the call's arguments that returns such
+                params.
         """
         return self._around_change(
             params, lambda request: Target((self._full_key(request),), lambda: self.invalidate(request))
         )
 
-    async def explain(self, params: Mapping[str, Any] | LlmKey) -> Explanation:
-        """Return where the answer to ``params`` is, and how ``check`` would be answered. Counts and changes nothing.
+    async def explain(self, params: Mapping[str, Any] | LlmKey | str) -> Explanation:
+        """Return where the answer to ``params`` is, and how a lookup would be answered. Counts and changes nothing.
+
+        Args:
+            params: The request, its key, or the text of its key, as ``LlmResult.key`` and ``Outcome.key`` give it. A
+                text has no model, so a pending ``invalidate_by_model`` is not seen for it.
 
         Raises:
             L2CommandError: Valkey refused the read.
         """
-        return await self._explain(self._lookup.of(params))
+        key = self._lookup.of_text(params) if isinstance(params, str) else self._lookup.of(params)
+        return await self._explain(key)
 
     async def invalidate_by_model(self, model: str, *, sweep: bool = False) -> int:
         """Remove every answer of ``model`` from both levels; return how many. Errors and cancellation as for ``clear``.
@@ -290,6 +298,8 @@ class LlmTier(Tier[LlmKey, LlmResult]):
 
     def _full_key(self, params: Any) -> str:
         """Return the key in Valkey, also of params for which no answer can be stored."""
+        if isinstance(params, str):
+            return self._keys.check(params)
         return self._lookup.of(params).key if type(params) is LlmKey else self._keys.key(params)
 
     def _is_unchanged(self, key: LlmKey, params: Mapping[str, Any] | LlmKey) -> bool:
