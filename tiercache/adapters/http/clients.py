@@ -9,44 +9,42 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib import import_module
 from types import MethodType, ModuleType
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 from ...errors import UsageError
-from .exchange_handler import ExchangeHandler
-from .transport import async_transport
-
 __all__ = ["wrapped_client"]
 
 C = TypeVar("C")
+NewTransport: TypeAlias = Callable[[ModuleType, Any], Any]
 
 _LIBRARIES: Final = ("httpx", "httpx2")
 _CLASSES: Final = ("Client", "AsyncClient")
 _TAKES: Final = (
     "an OpenAI, AsyncOpenAI, Anthropic or AsyncAnthropic client (Azure included), or a Client or AsyncClient of httpx "
-    "or httpx2 (for Gemini, the HTTP client of its HttpOptions)"
+    "or httpx2"
 )
 
 
-def wrapped_client(client: C, new_handler: Callable[[bool], ExchangeHandler]) -> C:
+def wrapped_client(client: C, new_transport: NewTransport) -> C:
     """Return a copy of ``client`` that answers requests to model APIs from a cache.
 
     Args:
-        new_handler: Returns a handler; its argument says whether the client is asynchronous.
+        new_transport: Called with the library and with the client of it that sends requests to the providers.
 
     Raises:
         UsageError: ``client`` is no client that can be wrapped.
     """
     if _library_of(client) is not None:
-        return _as_subclass(_wrapped(client, new_handler), client)  # type: ignore[no-any-return]
+        return _as_subclass(_wrapped(client, new_transport), client)  # type: ignore[no-any-return]
     inner = getattr(client, "_client", None)
     with_options = getattr(client, "with_options", None)
     if isinstance(client, type) or _library_of(inner) is None or not callable(with_options):
         kind = f"the class {_name(client)}" if isinstance(client, type) else _name(type(client))
         raise UsageError(f"client must be {_TAKES}, not {kind}")
-    return with_options(http_client=_wrapped(inner, new_handler))  # type: ignore[no-any-return]
+    return with_options(http_client=_wrapped(inner, new_transport))  # type: ignore[no-any-return]
 
 
-def _wrapped(inner: Any, new_handler: Callable[[bool], ExchangeHandler]) -> Any:
+def _wrapped(inner: Any, new_transport: NewTransport) -> Any:
     module = _library_of(inner)
     assert module is not None
     settings = {
@@ -59,11 +57,8 @@ def _wrapped(inner: Any, new_handler: Callable[[bool], ExchangeHandler]) -> Any:
         "trust_env": False,
         "follow_redirects": False,
     }
-    is_async = isinstance(inner, module.AsyncClient)
-    handler = new_handler(is_async)
-    if is_async:
-        return module.AsyncClient(transport=async_transport(module, handler, inner), **settings)
-    raise NotImplementedError
+    kind = module.AsyncClient if isinstance(inner, module.AsyncClient) else module.Client
+    return kind(transport=new_transport(module, inner), **settings)
 
 
 def _as_subclass(copy: Any, client: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The caching transports, made for either of ``httpx`` and ``httpx2``: for the module that a client came from.
+"""The parts that the caching transports of asynchronous and of plain clients share, for ``httpx`` and ``httpx2``.
 
 A transport takes each request of the wrapped client. What the cache does not answer, it sends through the original
 client, whose proxies, credentials, event hooks and mounts therefore count, for requests to the provider alone.
@@ -7,18 +7,17 @@ client, whose proxies, credentials, event hooks and mounts therefore count, for 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from functools import cache
 from types import ModuleType
 from typing import Any, Final, NoReturn, TypeVar
 
-from ...errors import TierCacheError
-from ...tiers.llm.exchanges import Headers
+from ...errors import TierCacheError, UsageError
 from .calls import CONTROL, Outcome
-from .exchange_handler import ExchangeHandler, HttpAnswer, HttpRequest, LiveBody
+from .exchange_handler import ExchangeHandler, HttpAnswer, HttpRequest, LiveBody, Upstream, refusal
 
-__all__ = ["async_transport"]
+__all__ = ["Library", "flavour", "refused"]
 
 T = TypeVar("T")
 
@@ -26,19 +25,108 @@ T = TypeVar("T")
 _LIBRARIES: Final = ("httpx", "httpx2")
 
 
-class AsyncUpstream:
-    """The response to a request of an asynchronous client: an ``Upstream``."""
+class Library:
+    """One of the two HTTP libraries: its requests, responses, errors and timeouts.
 
-    def __init__(self, response: Any) -> None:
-        self._response = response
-        self.status: int = response.status_code
-        self.headers: Headers = tuple(response.headers.multi_items())
+    Args:
+        module: ``httpx`` or ``httpx2``, whichever the client came from.
+    """
 
-    def chunks(self) -> AsyncIterator[bytes]:
-        return self._response.aiter_bytes()  # type: ignore[no-any-return]
+    def __init__(self, module: ModuleType) -> None:
+        self.module = module
 
-    async def aclose(self) -> None:
-        await self._response.aclose()
+    async def answer(
+        self, handler: ExchangeHandler, request: Any, body: bytes, send: Callable[[], Awaitable[Upstream]]
+    ) -> HttpAnswer | Outcome:
+        """Return the handler's answer to ``request``.
+
+        Raises:
+            Exception: An error of the library.
+        """
+        given = HttpRequest(request.method, str(request.url), request.headers, request.headers.get(CONTROL))
+        deadline = asyncio.timeout(seconds_of(request, "connect", "read"))
+
+        async def send_without_deadline() -> Upstream:
+            # The original client has the timeouts of this call's own request. The call itself may have ended already.
+            with suppress(RuntimeError):
+                deadline.reschedule(None)
+            return await send()
+
+        try:
+            return await self._within(handler.handle(given, body, send_without_deadline), deadline, request)
+        except Exception as error:
+            self._raise_own(error, request)
+
+    async def next_chunk(self, body: LiveBody, request: Any) -> bytes:
+        """Return the next chunk of an answer that is still arriving.
+
+        Raises:
+            StopAsyncIteration: The answer has ended.
+            Exception: An error of the library.
+        """
+        try:
+            return await self._within(anext(body), asyncio.timeout(seconds_of(request, "read")), request)
+        except StopAsyncIteration:
+            raise
+        except Exception as error:
+            self._raise_own(error, request)
+
+    def response(self, answer: HttpAnswer, new_stream: Callable[[LiveBody], Any]) -> Any:
+        """Return ``answer`` as a response of the library.
+
+        Args:
+            new_stream: Returns the stream of the body of an answer that is still arriving.
+        """
+        given = {"headers": list(answer.headers), "extensions": {"tiercache": answer.outcome}}
+        if isinstance(answer.body, bytes):
+            return self.module.Response(answer.status, content=answer.body, **given)
+        return self.module.Response(answer.status, stream=new_stream(answer.body), **given)
+
+    def upstream_request(self, request: Any) -> Any:
+        """Return the request to send to the provider: ``request`` without the header that has options."""
+        if CONTROL not in request.headers:
+            return request
+        headers = request.headers.copy()
+        del headers[CONTROL]
+        sent = self.module.Request(
+            request.method, request.url, headers=headers, stream=request.stream, extensions=request.extensions
+        )
+        if isinstance(sent.stream, self.module.ByteStream):
+            sent.read()  # It is in memory. Event hooks of the original client may look at it.
+        return sent
+
+    async def _within(self, work: Awaitable[T], deadline: asyncio.Timeout, request: Any) -> T:
+        """Await ``work`` until ``deadline``: a caller that follows another caller's request has its own timeouts."""
+        try:
+            async with deadline:
+                return await work
+        except TimeoutError as error:
+            if not deadline.expired():
+                raise
+            message = "no answer to the same request of another call within the timeouts of this call"
+            raise self.module.ReadTimeout(message, request=request) from error
+
+    def _raise_own(self, error: Exception, request: Any) -> NoReturn:
+        """Raise ``error`` as an error of the library: an SDK, and its caller, handle these alone.
+
+        The other library may have raised it, because clients of both can share a request. All callers that share a
+        request get the same error.
+        """
+        module = self.module
+        if isinstance(error, TierCacheError):
+            raise module.RemoteProtocolError(str(error), request=request) from error
+        if isinstance(error, TimeoutError):
+            raise module.ReadTimeout(f"no answer in time: {error}", request=request) from error
+        library = type(error).__module__.partition(".")[0]
+        if library in _LIBRARIES and library != module.__name__:
+            kind = getattr(module, type(error).__name__, module.TransportError)
+            raise kind(str(error), request=request) from error
+        raise error
+
+
+def refused(error: UsageError) -> HttpAnswer:
+    """Return the answer to a request that ``error`` has refused. An exception would make SDKs repeat the request."""
+    return refusal(400, str(error), "usage_error", Outcome("refused", reason=str(error)))
 
 
 def seconds_of(request: Any, *names: str) -> float | None:
@@ -48,133 +136,7 @@ def seconds_of(request: Any, *names: str) -> float | None:
     return None if None in seconds else sum(filter(None, seconds))
 
 
-def raise_library_error(module: ModuleType, error: Exception, request: Any) -> NoReturn:
-    """Raise ``error`` as an error of ``module``: an SDK, and its caller, handle these alone.
-
-    The other library may have raised it, because clients of both can share a request. All callers that share a request
-    get the same error.
-    """
-    if isinstance(error, TierCacheError):
-        raise module.RemoteProtocolError(str(error), request=request) from error
-    if isinstance(error, TimeoutError):
-        raise module.ReadTimeout(f"no answer in time: {error}", request=request) from error
-    library = type(error).__module__.partition(".")[0]
-    if library in _LIBRARIES and library != module.__name__:
-        kind = getattr(module, type(error).__name__, module.TransportError)
-        raise kind(str(error), request=request) from error
-    raise error
-
-
-def upstream_request(module: ModuleType, request: Any) -> Any:
-    """Return the request to send to the provider: ``request`` without the header that has options."""
-    if CONTROL not in request.headers:
-        return request
-    headers = request.headers.copy()
-    del headers[CONTROL]
-    sent = module.Request(
-        request.method, request.url, headers=headers, stream=request.stream, extensions=request.extensions
-    )
-    if isinstance(sent.stream, module.ByteStream):
-        sent.read()  # It is in memory. Event hooks of the original client may look at it.
-    return sent
-
-
-def as_request(request: Any) -> HttpRequest:
-    """Return a request of either library as the handler takes it."""
-    return HttpRequest(request.method, str(request.url), request.headers, request.headers.get(CONTROL))
-
-
-class _AsyncBody:
-    """The body of a response that is still arriving."""
-
-    def __init__(self, module: ModuleType, body: LiveBody, request: Any) -> None:
-        self._module = module
-        self._body = body
-        self._request = request
-        self._seconds = seconds_of(request, "read")
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        while True:
-            try:
-                deadline = asyncio.timeout(self._seconds)
-                yield await _within(self._module, anext(self._body), deadline, self._request)
-            except StopAsyncIteration:
-                return
-            except Exception as error:
-                raise_library_error(self._module, error, self._request)
-
-    async def aclose(self) -> None:
-        self._body.close()
-
-    def __del__(self) -> None:
-        # A response that its caller has dropped without closing it must not keep the request going.
-        self._body.drop()
-
-
-class _AsyncTransport:
-    """Answers the requests of an asynchronous client from the cache."""
-
-    def __init__(self, module: ModuleType, handler: ExchangeHandler, inner: Any) -> None:
-        self._module = module
-        self._handler = handler
-        self._inner = inner
-
-    async def handle_async_request(self, request: Any) -> Any:
-        if not self._handler.takes(request.method, str(request.url)):
-            return await self._send(request)
-        module, body = self._module, await request.aread()
-
-        deadline = asyncio.timeout(seconds_of(request, "connect", "read"))
-
-        async def send() -> AsyncUpstream:
-            # The original client has the timeouts of this call's own request. The call itself may have ended already.
-            with suppress(RuntimeError):
-                deadline.reschedule(None)
-            return AsyncUpstream(await self._send(request))
-
-        try:
-            answer = await _within(module, self._handler.handle(as_request(request), body, send), deadline, request)
-        except Exception as error:
-            raise_library_error(module, error, request)
-        if isinstance(answer, Outcome):
-            response = await self._send(request)
-            response.extensions["tiercache"] = answer
-            return response
-        return self._response(answer, request)
-
-    def _response(self, answer: HttpAnswer, request: Any) -> Any:
-        module = self._module
-        given = {"headers": list(answer.headers), "extensions": {"tiercache": answer.outcome}}
-        if isinstance(answer.body, bytes):
-            return module.Response(answer.status, content=answer.body, **given)
-        body = _flavour(_AsyncBody, module.AsyncByteStream)(module, answer.body, request)
-        return module.Response(answer.status, stream=body, **given)
-
-    async def _send(self, request: Any) -> Any:
-        return await self._inner.send(upstream_request(self._module, request), stream=True)
-
-    async def aclose(self) -> None:
-        await self._inner.aclose()
-
-
-def async_transport(module: ModuleType, handler: ExchangeHandler, inner: Any) -> Any:
-    """Return a transport for an asynchronous client of ``module``, in front of the client ``inner``."""
-    return _flavour(_AsyncTransport, module.AsyncBaseTransport)(module, handler, inner)
-
-
 @cache
-def _flavour(kind: type, base: type) -> Any:
+def flavour(kind: type, base: type) -> Any:
     """Return ``kind`` as a subclass of ``base``, the class of one of the libraries that its clients ask for."""
     return type(kind.__name__.lstrip("_"), (kind, base), {"__module__": __name__})
-
-
-async def _within(module: ModuleType, work: Awaitable[T], deadline: asyncio.Timeout, request: Any) -> T:
-    """Await ``work`` until ``deadline``: a caller that follows another caller's request has its own timeouts."""
-    try:
-        async with deadline:
-            return await work
-    except TimeoutError as error:
-        if not deadline.expired():
-            raise
-        message = "no answer to the same request of another call within the timeouts of this call"
-        raise module.ReadTimeout(message, request=request) from error

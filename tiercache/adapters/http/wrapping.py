@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import TypeVar
+from types import ModuleType
+from typing import Any, Protocol, TypeVar
 
 from ...engine.call import Mode
 from ...errors import UsageError
@@ -13,25 +13,39 @@ from ...log import CacheLog
 from ...tiers.llm.exchanges import Exchanges
 from ...ttl import Ttl
 from .answer import Answer
+from .async_transport import async_transport
 from .calls import CallOptions, ClientCalls, Outcome, Scope
 from .clients import wrapped_client
 from .exchange_handler import ExchangeHandler
+from .sync_transport import PrivateLoop, sync_transport
 
 __all__ = ["WrapsClients"]
 
 C = TypeVar("C")
 
 
-class WrapsClients(ABC):
-    """A cache that answers the calls of wrapped clients."""
+class PlainFace(PrivateLoop, Protocol):
+    """The face of a cache for plain code."""
 
-    def __init__(self, log: CacheLog) -> None:
+    @property
+    def exchanges(self) -> Exchanges:
+        """The exchanges of the face, which it uses on its private loop."""
+        ...
+
+
+class WrapsClients:
+    """A cache that answers the calls of wrapped clients.
+
+    Args:
+        exchanges: The exchanges of the async face.
+        plain: The face for plain code.
+    """
+
+    def __init__(self, exchanges: Exchanges, plain: PlainFace, log: CacheLog) -> None:
         self.__calls = ClientCalls()
+        self.__exchanges = exchanges
+        self.__plain = plain
         self.__log = log
-
-    @abstractmethod
-    def _exchanges(self) -> Exchanges:
-        """Return the exchanges of the cache."""
 
     def wrap(
         self,
@@ -50,8 +64,8 @@ class WrapsClients(ABC):
         closes ``client``. Answers are llm entries: they have the options, the statistics and the groups of that tier.
 
         Args:
-            client: A client of the OpenAI or Anthropic SDK, asynchronous, Azure included, or an ``AsyncClient`` of
-                httpx or httpx2.
+            client: A client of the OpenAI or Anthropic SDK, asynchronous or plain, Azure included, or an
+                ``AsyncClient`` or ``Client`` of httpx or httpx2. Plain clients work on the loop of ``sync``.
             ttl: Lifetime of the answers; None takes the llm tier's.
             tags: Names by which the answers can be invalidated.
             scope: A name that keeps the answers apart from those of other scopes, such as a tenant; or a function that
@@ -72,10 +86,15 @@ class WrapsClients(ABC):
             raise UsageError(f"store_when must be callable, not {type(store_when).__name__}")
         options = CallOptions(mode, ttl, tags, scope, stateful)
 
-        def new_handler(is_async: bool) -> ExchangeHandler:
-            return ExchangeHandler(self._exchanges(), self.__calls, options, store_when, self.__log)
+        def new_transport(module: ModuleType, inner: Any) -> Any:
+            if isinstance(inner, module.AsyncClient):
+                return async_transport(module, new_handler(self.__exchanges), inner)
+            return sync_transport(module, new_handler(self.__plain.exchanges), inner, self.__plain)
 
-        return wrapped_client(client, new_handler)
+        def new_handler(exchanges: Exchanges) -> ExchangeHandler:
+            return ExchangeHandler(exchanges, self.__calls, options, store_when, self.__log)
+
+        return wrapped_client(client, new_transport)
 
     def calls(
         self,
