@@ -20,7 +20,6 @@ from ...engine.entries.entry import Entry
 from ...engine.entries.lookup import Lookup
 from ...engine.entries.rules import TierRules, UndecodableError
 from ...engine.operations.get_or_load import Loads
-from ...engine.runtime.reads import MISS
 from ...errors import UsageError
 from ...indexes.names import tag_groups
 from ...options import CoherenceOptions
@@ -31,6 +30,7 @@ from ...ttl import Ttl, check_ttl
 from ..keys.key import LlmKey
 from ..tier import Tier
 from ..values.wire import MOST_DOLLARS
+from .codec import LlmCodec
 from .entry import LlmEntry, encode
 from .exchange import Exchange, encode_exchange, is_plain_header
 from .result import LlmResponse, LlmResult, check_tokens
@@ -125,7 +125,11 @@ class Exchanges(Tier[LlmKey, LlmResult]):
     ) -> None:
         super().__init__(engine, rules, name, f"{name}:llm:")
         self._prices = prices
-        self._stream_rules = replace(rules, finish_abandoned=streams_finish)
+        codec = rules.codec
+        assert isinstance(codec, LlmCodec)
+        # An llm entry under the key of an exchange, which other software has written, is a miss and is replaced.
+        self._whole_rules = replace(rules, codec=codec.exchanges_only())
+        self._stream_rules = replace(self._whole_rules, finish_abandoned=streams_finish)
         self.max_bytes = math.inf if rules.max_value_bytes is None else rules.max_value_bytes
         sharing = Sharing(name, _HeadForm(), coherence.lease_ttl, coherence.stream_wait, self.max_bytes)
         self._wholes = Loads(engine, RecordedLoad)
@@ -148,7 +152,7 @@ class Exchanges(Tier[LlmKey, LlmResult]):
         if tags and not engine.knows_tags(key.key, tag_groups(tags)):
             return None
         entry = engine.hit(key.key, engine.now(), key._counters)
-        if entry is None or type(entry.value) is not Exchange:
+        if entry is None or self._is_foreign(key, entry):
             return None
         if engine.tracer is not None:
             engine.trace_hit(_LOAD, **key.attributes)
@@ -171,18 +175,20 @@ class Exchanges(Tier[LlmKey, LlmResult]):
         loads, mode = self._streams if options.is_stream else self._wholes, options.mode
         with self._engine.operation(_LOAD, key) as operation:
             call = self._make_call(key, options.ttl, options.tags)
-            if options.is_stream:
-                call = call._replace(rules=self._stream_rules)
+            call = call._replace(rules=self._stream_rules if options.is_stream else self._whole_rules)
             # A recorded load takes a Record as its function.
             lookup = await loads.get_or_load(call, record, mode)  # type: ignore[arg-type]
-            if lookup.entry is not None and type(lookup.entry.value) is not Exchange:
-                # An llm entry that a caller has stored under this very key.
-                if mode == "only_cached":
-                    lookup = MISS
-                else:
-                    lookup = await loads.get_or_load(call, record, "refresh")  # type: ignore[arg-type]
+            if lookup.entry is not None and self._is_foreign(key, lookup.entry):
+                lookup = await loads.get_or_load(call, record, mode)  # type: ignore[arg-type]
             operation.found(lookup)
         return lookup
+
+    def _is_foreign(self, key: LlmKey, entry: Entry) -> bool:
+        """Return whether L1 has an llm entry that is no exchange, from ``LlmTier.check`` with this key; drop it."""
+        if type(entry.value) is Exchange:
+            return False
+        self._engine.l1.drop_entry(key.key, entry)
+        return True
 
     def age(self, entry: Entry) -> float:
         """Return the seconds since ``entry`` was stored."""
