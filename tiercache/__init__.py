@@ -1,5 +1,7 @@
 """tiercache: an asyncio cache for AI-agent workers, in process memory in front of Valkey."""
 
+from .adapters.http.answer import Answer
+from .adapters.http.calls import Outcome
 from .agent_cache import AgentCache
 from .clock import Clock
 from .engine.operations.around_change import Invalidating
@@ -45,6 +47,7 @@ __all__ = [
     "MISS",
     "NO_EXPIRY",
     "AgentCache",
+    "Answer",
     "CacheStats",
     "Clock",
     "CoherenceOptions",
@@ -65,6 +68,7 @@ __all__ = [
     "LocalStats",
     "MissType",
     "ModelPrice",
+    "Outcome",
     "ResilienceOptions",
     "SessionOptions",
     "SessionStats",

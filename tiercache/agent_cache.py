@@ -37,7 +37,6 @@ from .stores.valkey.settings import Client, client_from_url
 from .sync.cache import SyncCache
 from .sync.face import SyncFace
 from .tiers.kv.tier import KvTier
-from .tiers.llm.exchanges import Exchanges
 from .tiers.llm.tier import LlmTier
 from .tiers.session.tier import SessionTier
 from .tiers.tool.tier import ToolTier
@@ -147,7 +146,7 @@ class AgentCache(KeepsIdentity, WrapsClients):
         self._operations = CacheOperations(self._parts, name)
         self._sync_face = SyncFace(self._parts, name)
         self._sync = SyncCache(self._sync_face, name)
-        WrapsClients.__init__(self, self._parts.shared.log)
+        WrapsClients.__init__(self, self._parts.exchanges, self._sync_face, self._parts.shared.log)
         self._engine = self._parts.engine
         self._llm = self._parts.llm
         self._tool = self._parts.tool
@@ -342,9 +341,6 @@ class AgentCache(KeepsIdentity, WrapsClients):
     def local_stats(self) -> LocalStats:
         """Return the counts of this process since the cache was made, those of ``sync`` too. Any thread may call it."""
         return local_stats(self._parts.shared)
-
-    def _exchanges(self) -> Exchanges:
-        return self._parts.exchanges
 
     def __del__(self) -> None:
         # The constructor may have failed before it set the engine.

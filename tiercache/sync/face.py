@@ -31,6 +31,7 @@ from ..options import TierOptions
 from ..portal.call import run_plain
 from ..portal.portal import Portal
 from ..tiers.kv.tier import KvTier
+from ..tiers.llm.exchanges import Exchanges
 
 __all__ = ["SyncFace"]
 
@@ -86,6 +87,15 @@ class SyncFace(KeepsIdentity):
         assert self.parts is self._parts
         assert self._operations is not None
         return self._operations
+
+    @property
+    def exchanges(self) -> Exchanges:
+        """The exchanges of this face, for wrapped plain clients."""
+        return self.parts.exchanges
+
+    def post(self, function: Callable[[], object]) -> bool:
+        """Call ``function`` on the private loop soon, as ``Portal.post``."""
+        return self.portal.post(function)
 
     def kv_tier(self, name: str, options: TierOptions | None) -> KvTier:
         """Return a kv tier of this face. Arguments and errors as for ``AgentCache.tier``."""

@@ -12,6 +12,7 @@ from types import MethodType, ModuleType
 from typing import Any, Final, TypeAlias, TypeVar
 
 from ...errors import UsageError
+
 __all__ = ["wrapped_client"]
 
 C = TypeVar("C")
