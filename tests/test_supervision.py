@@ -92,7 +92,19 @@ async def test_pending_invalidation_is_repeated_after_a_defect_in_its_repetition
 
 
 # Tasks whose errors reach the callers that wait for them.
-AWAITED = {"batch", "close", "connect", "exchange", "live", "load", "open", "sync-call", "sync-end", "transport", "writes"}
+AWAITED = {
+    "batch",
+    "close",
+    "connect",
+    "exchange",
+    "live",
+    "load",
+    "open",
+    "sync-call",
+    "sync-end",
+    "transport",
+    "writes",
+}
 # Background jobs, which no caller waits for: supervised.
 SUPERVISED = {"index", "listen", "pending", "ping", "probe", "service"}
 
