@@ -22,7 +22,7 @@ _LIBRARIES: Final = ("httpx", "httpx2")
 _CLASSES: Final = ("Client", "AsyncClient")
 _TAKES: Final = (
     "an OpenAI, AsyncOpenAI, Anthropic or AsyncAnthropic client (Azure included), or a Client or AsyncClient of httpx "
-    "or httpx2"
+    "or httpx2 (for Gemini, the HTTP client of its HttpOptions)"
 )
 
 
