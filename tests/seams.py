@@ -24,6 +24,7 @@ A seam that takes a ``monkeypatch`` lasts until the monkeypatch is undone: until
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
 import weakref
 from collections import Counter
@@ -70,6 +71,7 @@ from tiercache.stores.valkey.commands import WriteCommands
 from tiercache.stores.valkey.multiplexed import MultiplexedConnection
 from tiercache.stores.valkey.pool import PlainConnection
 from tiercache.stores.valkey.store import ValkeyLevel2
+from tiercache.streams.recording import Recording
 from tiercache.telemetry import otel
 from tiercache.tiers.keys import canonical_json
 from tiercache.tiers.tool.policies import ToolPolicies, ToolPolicy
@@ -111,6 +113,8 @@ __all__ = [
     "fail_commands",
     "fail_next_fill",
     "fail_results",
+    "followed_recordings",
+    "follower_count",
     "has_ended",
     "hide_compression_library",
     "hide_conditions",
@@ -494,8 +498,12 @@ def fail_next_fill(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ValkeyLevel2, "apply", failing)
 
 
-def cancel_loads_with_lease_reply(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cancel every load in the loop step in which the reply to its lease arrives, before the load runs again."""
+def cancel_loads_with_lease_reply(monkeypatch: pytest.MonkeyPatch, *, before: bool = False) -> None:
+    """Cancel every load in the loop step in which the reply to its lease arrives, before the load runs again.
+
+    Args:
+        before: Whether the cancellation comes before the reply, not after it.
+    """
     submit = WritePipe.submit
 
     def cancel() -> None:
@@ -505,8 +513,10 @@ def cancel_loads_with_lease_reply(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def submitted(pipe: WritePipe, write: Any, on_done: Any = None) -> Any:
         def done(outcome: Any) -> None:
+            if before and isinstance(write, TakeLease):
+                cancel()
             on_done(outcome)
-            if isinstance(write, TakeLease):
+            if not before and isinstance(write, TakeLease):
                 asyncio.get_running_loop().call_soon(cancel)
 
         return submit(pipe, write, done if on_done is not None else None)
@@ -994,6 +1004,11 @@ class Internals:
         return bool(self._l2.leases._held[key].is_awaited)
 
     @property
+    def held_lease_count(self) -> int:
+        """The number of leases that this cache holds."""
+        return len(self._l2.leases._held)
+
+    @property
     def lease_waiter_count(self) -> int:
         """The number of keys for whose lease this cache waits."""
         return len(self._l2.leases._waiting)
@@ -1019,6 +1034,16 @@ class Internals:
     def write_behind_count(self) -> int:
         """The number of keys whose write-behind store Valkey has not acknowledged."""
         return len(self._l2.behind)
+
+
+def followed_recordings() -> list[Recording]:
+    """Return the recordings that a follower has not closed."""
+    return [thing for thing in gc.get_objects() if type(thing) is Recording and thing._followers]
+
+
+def follower_count() -> int:
+    """Return the number of followers of all recordings."""
+    return sum(len(recording._followers) for recording in followed_recordings())
 
 
 def internals(cache: AgentCache) -> Internals:

@@ -34,13 +34,14 @@ async def test_lease_granted_after_cancellation_is_released(
     assert loader.calls == 0
 
 
+@pytest.mark.parametrize("before", [False, True])
 @pytest.mark.parametrize("many", [False, True])
 async def test_lease_granted_in_step_of_cancellation_is_released(
-    cache: AgentCache, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch, many: bool
+    cache: AgentCache, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch, many: bool, before: bool
 ) -> None:
     """The reply arrives in the same loop step in which the load is cancelled."""
     await cache.open()
-    cancel_loads_with_lease_reply(monkeypatch)
+    cancel_loads_with_lease_reply(monkeypatch, before=before)
     kv = cache.kv
     loading: Any = kv.get_or_load_many(["k"], lambda keys: ["v"]) if many else kv.get_or_load("k", Loader(held=True))
     with pytest.raises(asyncio.CancelledError):

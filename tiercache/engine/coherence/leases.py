@@ -84,7 +84,7 @@ class Lease:
         later_indexes: The indexes of tags that waiters have added since.
         indexed_until: Second of the loop's clock until which these indexes certainly live.
         is_awaited: Whether another process waits for the end of the lease.
-        on_awaited: Called when another process begins to wait for the end of the lease, and at each repetition.
+        on_awaited: Called when another load begins to wait for the end of the lease, and at each repetition.
         load: The load that has the lease, as a node of the wait-for graph; None for a lease on a value.
     """
 
@@ -240,17 +240,21 @@ class Leases:
         self._in_flight |= placeholders
         futures = [self._pipe.submit(write, partial(answered, write)) for write in writes]
         try:
-            return await asyncio.gather(*futures, return_exceptions=True)
+            # Unlike ``gather``, this does not cancel the futures: they receive the answers that arrive between the
+            # cancellation and the step in which this task notices it.
+            if futures:
+                await asyncio.wait(futures)
         except asyncio.CancelledError:
             is_caller_waiting = False
             for write, future in zip(writes, futures, strict=True):
-                # The race "cancelled while taking": this answer arrived just before the cancellation, in the same step.
-                # For later answers ``answered`` gives the lease back.
-                if future.done() and not future.cancelled() and future.exception() is None:
+                # The race "cancelled while taking": this answer has arrived. For later answers ``answered`` gives the
+                # lease back.
+                if not future.cancel() and future.exception() is None:
                     self._give_back(write, future.result())
             raise
         finally:
             self._in_flight -= placeholders
+        return [future.exception() or future.result() for future in futures]
 
     def _give_back(self, write: TakeLease | WriteSet, outcome: Any) -> None:
         if _is_taken(write, outcome):
@@ -366,8 +370,12 @@ class Leases:
 
     def ask(self, key: str) -> None:
         """Ask the process that holds the lease on ``key`` for a message when the lease ends."""
-        if key not in self._held:
+        lease = self._held.get(key)
+        if lease is None:
             self._pipe.post(Announce(Announcement(awaited_leases=(key,))))
+        else:
+            # A load of this process, which no caller may join any more.
+            lease.on_awaited()
 
     async def wait(self, key: str, timeout: float) -> None:
         """Wait until ``wake`` is called for ``key``, at most ``timeout`` seconds."""
