@@ -175,24 +175,28 @@ class HeldReads:
 
     Args:
         method: The read of the second level to hold: ``get`` or ``get_many``.
+        cache: The cache whose reads are held, or None for all caches.
 
     Attributes:
         answered: Set once Valkey has answered a read.
         release: Set by the test to let every reply through.
     """
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, method: str = "get") -> None:
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, method: str = "get", *, cache: AgentCache | None = None
+    ) -> None:
         self.answered = asyncio.Event()
         self.release = asyncio.Event()
-        read = getattr(ValkeyLevel2, method)
+        holder: Any = ValkeyLevel2 if cache is None else internals(cache).unguarded_level2
+        read = getattr(holder, method)
 
-        async def held(level2: ValkeyLevel2, keys: Any) -> Any:
-            stored = await read(level2, keys)
+        async def held(*arguments: Any) -> Any:
+            stored = await read(*arguments)
             self.answered.set()
             await self.release.wait()
             return stored
 
-        monkeypatch.setattr(ValkeyLevel2, method, held)
+        monkeypatch.setattr(holder, method, held)
 
 
 def changes_an_entry(write: Write) -> bool:
@@ -1004,9 +1008,14 @@ class Internals:
         return bool(self._l2.leases._held[key].is_awaited)
 
     @property
+    def held_lease_keys(self) -> list[str]:
+        """The keys whose leases this cache holds."""
+        return list(self._l2.leases._held)
+
+    @property
     def held_lease_count(self) -> int:
         """The number of leases that this cache holds."""
-        return len(self._l2.leases._held)
+        return len(self.held_lease_keys)
 
     @property
     def lease_waiter_count(self) -> int:

@@ -14,7 +14,7 @@ import valkey
 
 from tests.providers import ProviderServer
 from tests.seams import followed_recordings, internals
-from tests.support import until
+from tests.support import collect_generators, until
 from tiercache import AgentCache
 from tiercache.engine.coherence.placeholders import is_placeholder
 
@@ -137,6 +137,20 @@ async def outcome(caller: Caller, ask: str = "hello") -> tuple[str, Exception | 
     async with caller.stream(ask) as response:
         parts = await Parts(response).read_to_error()
     return parts.text, parts.error
+
+
+async def follower_of(caller: Caller, **options: Any) -> tuple[Any, Any, Parts]:
+    """Start a streamed call; return its context, its response and its parts."""
+    context = caller.stream(**options)
+    response = await context.__aenter__()
+    return context, response, Parts(response)
+
+
+async def close(*contexts: Any) -> None:
+    """End streamed calls."""
+    for context in contexts:
+        await context.__aexit__(None, None, None)
+    await collect_generators()
 
 
 def placeholders(plain: valkey.Valkey) -> list[bytes]:

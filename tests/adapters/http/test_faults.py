@@ -12,12 +12,13 @@ import pytest
 import valkey
 
 from tests.adapters.http.callers import (
-    Caller,
     NewCaller,
     Parts,
     callers_of,
+    close,
     exchanges,
     followed_bytes,
+    follower_of,
     library,
     nothing_is_left,
     outcome,
@@ -32,20 +33,6 @@ from tiercache.testing import ChaosProxy
 
 MIB: Final = 1 << 20
 TEXT: Final = "Answer 1: part 1 part 2 part 3 part 4"
-
-
-async def follower_of(caller: Caller, **options: Any) -> tuple[Any, Any, Parts]:
-    """Start a streamed call; return its context, its response and its parts."""
-    context = caller.stream(**options)
-    response = await context.__aenter__()
-    return context, response, Parts(response)
-
-
-async def close(*contexts: Any) -> None:
-    """End streamed calls."""
-    for context in contexts:
-        await context.__aexit__(None, None, None)
-    await collect_generators()
 
 
 # Readers that leave
