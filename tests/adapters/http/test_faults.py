@@ -371,7 +371,7 @@ async def test_stream_that_takes_longer_than_load_timeout_ends_with_that_error_a
     readers = [asyncio.create_task(outcome(caller)) for _ in range(3)]
     for text, error in await asyncio.gather(*readers):
         assert text == "Answer 1: part 1"
-        assert isinstance(error, TimeoutError)
+        assert isinstance(error, library().ReadTimeout)
         assert "load_timeout" in str(error)
     await collect_generators()
     await provider.until(lambda: provider.hung_up)
