@@ -6,7 +6,14 @@ from .agent_cache import AgentCache
 from .clock import Clock
 from .engine.operations.around_change import Invalidating
 from .engine.operations.explain import Explanation
-from .errors import L2CommandError, L2UnavailableError, TierCacheError, UsageError, WrongLoopError
+from .errors import (
+    L2CommandError,
+    L2UnavailableError,
+    StreamLostError,
+    TierCacheError,
+    UsageError,
+    WrongLoopError,
+)
 from .monitor.effectiveness import ToolEffectiveness
 from .monitor.local_stats import LocalStats
 from .monitor.statistics import CacheStats, SessionStats, TierStats, ToolStats
@@ -73,6 +80,7 @@ __all__ = [
     "SessionOptions",
     "SessionStats",
     "SessionTier",
+    "StreamLostError",
     "SyncCache",
     "SyncInvalidating",
     "SyncKvTier",

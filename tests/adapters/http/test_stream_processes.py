@@ -1,4 +1,4 @@
-"""Streams of wrapped clients in several real processes: one upstream stream, live parts, and a holder that is killed."""
+"""Streams of wrapped clients in real processes: one upstream stream, live parts, and a holder that is killed."""
 
 from __future__ import annotations
 
