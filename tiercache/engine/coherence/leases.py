@@ -236,19 +236,16 @@ class Leases:
                 # The same where the server has refused to add the key to an index.
                 self._pipe.post(Release(write.key, _placeholder_of(write)))
 
-        placeholders = {_placeholder_of(write) for write in writes}
-        self._in_flight |= placeholders
+        self._in_flight |= (placeholders := {_placeholder_of(write) for write in writes})
         futures = [self._pipe.submit(write, partial(answered, write)) for write in writes]
         try:
-            # Unlike ``gather``, this does not cancel the futures: they receive the answers that arrive between the
-            # cancellation and the step in which this task notices it.
+            # Not ``gather``, which cancels the futures some steps before this task notices its own cancellation.
             if futures:
                 await asyncio.wait(futures)
         except asyncio.CancelledError:
             is_caller_waiting = False
             for write, future in zip(writes, futures, strict=True):
-                # The race "cancelled while taking": this answer has arrived. For later answers ``answered`` gives the
-                # lease back.
+                # The race "cancelled while taking": this answer has arrived. ``answered`` handles later answers.
                 if not future.cancel() and future.exception() is None:
                     self._give_back(write, future.result())
             raise
@@ -342,8 +339,7 @@ class Leases:
         self._pipe.post(WriteSet(key, nothing, index_ttl, replaces=nothing, indexes=indexes))
         lease = self._held.get(key)
         if lease is not None and lease.is_placeholder:
-            # For the renewals: the indexes must not end before the load does.
-            lease.later_indexes += indexes
+            lease.later_indexes += indexes  # For the renewals: the indexes must not end before the load does.
 
     def give_up(self, lease: Lease) -> None:
         """Remove the placeholder, so that another load can start. Does nothing if the lease has no placeholder."""
@@ -370,12 +366,10 @@ class Leases:
 
     def ask(self, key: str) -> None:
         """Ask the process that holds the lease on ``key`` for a message when the lease ends."""
-        lease = self._held.get(key)
-        if lease is None:
+        if (lease := self._held.get(key)) is None:
             self._pipe.post(Announce(Announcement(awaited_leases=(key,))))
         else:
-            # A load of this process, which no caller may join any more.
-            lease.on_awaited()
+            lease.on_awaited()  # Of a load of this process that no caller may join any more.
 
     async def wait(self, key: str, timeout: float) -> None:
         """Wait until ``wake`` is called for ``key``, at most ``timeout`` seconds."""
