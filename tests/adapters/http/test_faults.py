@@ -330,7 +330,7 @@ async def test_answer_that_is_too_large_at_once_reaches_every_caller_from_its_fi
 async def test_stream_that_has_become_too_large_leaves_later_callers_their_own_request(
     new_caller: NewCaller, provider: ProviderServer, plain: valkey.Valkey
 ) -> None:
-    """It gives its lease up: nobody can follow it, and it will never be stored."""
+    """It gives its lease up: no caller can follow it, and it will never be stored."""
     caller, gate = new_caller(llm=TierOptions(max_value_bytes=64 * 1024)), Gate(4)
     provider.enqueue(Script.of_size(8 * 65_536, gates=(gate,)), Script())
     large, _, parts = await follower_of(caller)
