@@ -29,10 +29,14 @@ NEEDS: Final = {
     "with_llamaindex": ("llama_index.llms.openai",),
     "with_openai": ("openai",),
     "with_openai_agents": ("agents",),
+    "with_openai_plain": ("openai",),
     "with_pydantic_ai": ("pydantic_ai",),
 }
 # The programs that an environment of tox must run, and not skip.
-RUN_IN: Final = {"frameworks": set(NEEDS) - {"with_llamaindex"}, "frameworks-httpx": {"with_llamaindex", "with_openai"}}
+RUN_IN: Final = {
+    "frameworks": set(NEEDS) - {"with_llamaindex"},
+    "frameworks-httpx": {"with_llamaindex", "with_openai", "with_openai_plain"},
+}
 _MAX_LINES: Final = 40
 # Importing a framework takes seconds.
 _SECONDS: Final = 200
