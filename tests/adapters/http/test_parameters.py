@@ -74,6 +74,23 @@ def test_requests_with_a_parameter_bypass_the_cache_if_the_docs_say_so(api: str,
         assert made.bypass in (parameter.rpartition(".")[2], "audio")
 
 
+@pytest.mark.parametrize(
+    ("api", "parameter"),
+    [
+        ("chat", "web_search_options"),
+        ("chat", "search_parameters"),
+        ("responses", "conversation"),
+        ("messages", "container"),
+        ("gemini", "outputConfig"),
+    ],
+)
+def test_an_empty_object_bypasses_the_cache_and_an_empty_list_does_not(api: str, parameter: str) -> None:
+    # {} asks for a search of the web, with the defaults of the provider.
+    assert key_of(api, {**BODIES[api], parameter: {}}).bypass == parameter
+    for nothing in (None, False, "", []):
+        assert key_of(api, {**BODIES[api], parameter: nothing}).bypass is None
+
+
 def test_docs_name_only_parameters_that_the_tests_try() -> None:
     assert set(EACH) >= LEFT_OUT
     assert set(EACH) >= BYPASSED

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Final
 
 from ..answer import Answer
 from .api import UNREADABLE, Api, Ending, Event
-from .parts import counted, is_given, joined_texts, json_events, mapping, mappings, text, tools_in
+from .parts import counted, is_asked, is_given, joined_texts, json_events, mapping, mappings, text, tools_in
 
 __all__ = ["Chat"]
 
@@ -36,7 +36,7 @@ class Chat(Api):
 
     def state_in(self, body: Mapping[str, Any]) -> str | None:
         for name in _STATE:
-            if is_given(body.get(name)):
+            if is_asked(body.get(name)):
                 return name
         modalities = body.get("modalities")
         if isinstance(modalities, list) and "audio" in modalities:

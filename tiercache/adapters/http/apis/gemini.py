@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Final
 from ..answer import Answer
 from ..target import Target
 from .api import UNREADABLE, Api, Ending, Event
-from .parts import counted, is_given, json_events, mapping, mappings, text, tools_in
+from .parts import counted, is_asked, is_given, json_events, mapping, mappings, text, tools_in
 
 __all__ = ["Gemini"]
 
@@ -51,7 +51,7 @@ class Gemini(Api):
 
     def state_in(self, body: Mapping[str, Any]) -> str | None:
         for names in _STATE:
-            if any(is_given(body.get(name)) for name in names):
+            if any(is_asked(body.get(name)) for name in names):
                 return names[0]
         for config in (body.get(name) for name in _CONFIG):
             # Google accepts the names of a modality in either case.

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Final
 
 from ..answer import Answer
 from .api import UNREADABLE, Api, Ending, Event
-from .parts import counted, is_given, joined_texts, json_events, kind_in, mapping, mappings, text, tools_in
+from .parts import counted, is_asked, joined_texts, json_events, kind_in, mapping, mappings, text, tools_in
 
 __all__ = ["Messages"]
 
@@ -33,7 +33,7 @@ class Messages(Api):
 
     def state_in(self, body: Mapping[str, Any]) -> str | None:
         for name in _STATE:
-            if is_given(body.get(name)):
+            if is_asked(body.get(name)):
                 return name
         if any(_runs_elsewhere(tool) for tool in tools_in(body.get("tools"), _later_tools(body.get("messages")))):
             return "a tool of the provider"

@@ -10,7 +10,18 @@ import orjson
 
 from .api import Event
 
-__all__ = ["counted", "is_given", "joined_texts", "json_events", "kind_in", "mapping", "mappings", "text", "tools_in"]
+__all__ = [
+    "counted",
+    "is_asked",
+    "is_given",
+    "joined_texts",
+    "json_events",
+    "kind_in",
+    "mapping",
+    "mappings",
+    "text",
+    "tools_in",
+]
 
 _NOTHING: Final[dict[str, Any]] = {}
 # A token count above it is no count.
@@ -38,6 +49,11 @@ def text(value: object) -> str:
 def is_given(value: object) -> bool:
     """Return whether a parameter is set: not null, false, zero or empty."""
     return bool(value)
+
+
+def is_asked(value: object) -> bool:
+    """Return whether a parameter asks for something: an empty object does, because it asks for the defaults."""
+    return bool(value) or isinstance(value, dict)
 
 
 def joined_texts(parts: object, kind: str) -> str:

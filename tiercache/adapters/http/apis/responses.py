@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Final
 
 from ..answer import Answer
 from .api import UNREADABLE, Api, Ending, Event
-from .parts import counted, is_given, json_events, kind_in, mapping, mappings, text, tools_in
+from .parts import counted, is_asked, is_given, json_events, kind_in, mapping, mappings, text, tools_in
 
 __all__ = ["Responses"]
 
@@ -34,7 +34,7 @@ class Responses(Api):
 
     def state_in(self, body: Mapping[str, Any]) -> str | None:
         for name in _STATE:
-            if is_given(body.get(name)):
+            if is_asked(body.get(name)):
                 return name
         prompt = body.get("prompt")
         if is_given(prompt) and not text(mapping(prompt).get("version")):
