@@ -49,6 +49,7 @@ from tiercache.engine.coherence.pending_invalidations import PendingInvalidation
 from tiercache.engine.coherence.placeholders import is_placeholder
 from tiercache.engine.entries.counters import OperationCounters, TierCounters
 from tiercache.engine.entries.entry import Entry
+from tiercache.engine.level2.announcement import Received
 from tiercache.engine.level2.breaker import Breaker
 from tiercache.engine.level2.probe import Probe
 from tiercache.engine.level2.write_pipe import WritePipe
@@ -108,6 +109,7 @@ __all__ = [
     "close_engine",
     "compression_library",
     "count_exchanges",
+    "deaf_to_announcements",
     "embedded_server",
     "end_in_silence",
     "fail_commands",
@@ -115,6 +117,7 @@ __all__ = [
     "fail_results",
     "followed_recordings",
     "follower_count",
+    "handed_over_count",
     "has_ended",
     "hide_compression_library",
     "hide_conditions",
@@ -1369,6 +1372,21 @@ def without_write_check(monkeypatch: pytest.MonkeyPatch) -> None:
 def without_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let loads be stored while the source data of their key is being changed."""
     monkeypatch.setattr(Fences, "barred", lambda *_: nullcontext())
+
+
+def deaf_to_announcements(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every cache count the announcements that it receives, and apply none of them."""
+
+    def count(coherence: Coherence, received: Received) -> None:
+        if received.number is not None:
+            coherence._check_number(received.number)
+
+    monkeypatch.setattr(Coherence, "_receive", count)
+
+
+def handed_over_count(cache: AgentCache) -> int:
+    """Return how many changes of the sync face wait for the next lookup of the async face."""
+    return len(cache._engine.face._queue)
 
 
 def waiter_count(sync: SyncCache, key: str) -> int:

@@ -108,7 +108,9 @@ def test_portal_cancels_the_task_of_an_interrupted_caller(portal: Portal) -> Non
         await run_plain(lambda: (_ for _ in ()).throw(KeyboardInterrupt))
 
     async def both() -> None:
-        await asyncio.gather(hold(began, ended), interrupt())
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(hold(began, ended))
+            tasks.create_task(interrupt())
 
     with pytest.raises(KeyboardInterrupt):
         portal.run(both)

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from tests.requests import HELLO, asking
-from tests.seams import HeldReads, without_hand_over
+from tests.seams import HeldReads, HeldReplies, HeldWrites, deaf_to_announcements, handed_over_count, without_hand_over
 from tests.support import UNTRACKED, MakeCache
+from tests.sync.threads import started
 from tiercache import (
     AgentCache,
-    CoherenceOptions,
     L2UnavailableError,
     ResilienceOptions,
     TierOptions,
@@ -24,6 +24,7 @@ from tiercache import (
     UsageError,
     WriteOptions,
 )
+from tiercache.engine.level2.writes import WriteSet
 from tiercache.testing import ChaosProxy
 
 SECONDS = 2.0
@@ -47,12 +48,19 @@ async def awaited(outcome: Any) -> Any:
 
 
 @pytest.fixture
-async def both(make_cache: MakeCache) -> AgentCache:
-    """Return a cache with both faces open, on which messages between the faces take no effect on their own."""
-    cache = make_cache(name="test", coherence=CoherenceOptions(tracking="off"))
+async def both(make_cache: MakeCache, monkeypatch: pytest.MonkeyPatch) -> AgentCache:
+    """Return a cache with both faces open, each of which learns of a change of the other by the hand-over alone."""
+    deaf_to_announcements(monkeypatch)
+    cache = make_cache(name="test", coherence=UNTRACKED)
     await cache.open()
     await asyncio.to_thread(cache.sync.open)
     return cache
+
+
+def held_loader(began: threading.Event, release: threading.Event) -> str:
+    began.set()
+    assert release.wait(20)
+    return "older"
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
@@ -68,6 +76,14 @@ async def test_change_by_one_face_is_seen_by_the_other_at_once(
         # The loop of the async face has not run since a sync change: no message has arrived there.
         seen = await both.kv.get("k") if by_sync else both.sync.kv.get("k")
         assert seen in (2, None)
+
+
+async def test_entry_removed_by_one_face_is_absent_for_the_delete_of_the_other(both: AgentCache) -> None:
+    await both.kv.set("k", 1)
+    assert (await both.kv.get("k"), both.sync.kv.get("k")) == (1, 1)
+    assert both.sync.kv.delete("k")
+    assert not await both.kv.delete("k")
+    assert not both.sync.kv.delete("k")
 
 
 async def test_change_of_sessions_by_one_face_is_seen_by_the_other_at_once(both: AgentCache) -> None:
@@ -153,6 +169,22 @@ async def test_change_without_hand_over_is_missed_by_the_other_face(
         assert await both.kv.get("k") == 2
 
 
+async def test_store_of_one_face_that_ends_after_a_later_store_of_the_other_is_not_kept(
+    both: AgentCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Valkey has answered the older store, and its face has not read the answer yet."""
+    with monkeypatch.context() as patch:
+        replies = HeldReplies(patch, WriteSet)
+        storing = asyncio.create_task(both.kv.set("k", 1))
+        await replies.answered.wait()
+        patch.undo()
+        both.sync.kv.set("k", 2)
+        replies.release.set()
+        await storing
+    assert await both.kv.get("k") == 2
+    assert both.sync.kv.get("k") == 2
+
+
 async def test_bar_of_one_face_holds_for_the_other(both: AgentCache) -> None:
     async with both.invalidates("tag"):
         both.sync.kv.get_or_load("k", lambda: "older", tags=["tag"])
@@ -163,20 +195,85 @@ async def test_bar_of_one_face_holds_for_the_other(both: AgentCache) -> None:
     assert (await both.kv.get_or_load("k", lambda: "new", tags=["tag"])).value == "new"
 
 
+async def test_refresh_of_one_face_is_read_by_the_other_before_valkey_has_it(
+    both: AgentCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await both.kv.set("k", 1, tags=["tag"])
+    assert both.sync.kv.get("k") == 1
+    with monkeypatch.context() as patch:
+        held = HeldWrites(patch)
+        assert (await both.kv.get_or_load("k", lambda: 2, mode="refresh")).value == 2
+        await held.sending.wait()
+        assert both.sync.kv.get("k") == 2
+        assert both.sync.kv.get_many(["k"]) == {"k": 2}
+        held.release.set()
+        await both.flush_writes()
+    assert both.sync.kv.get("k") == 2
+
+
+async def test_read_of_one_face_during_a_write_of_the_other_keeps_nothing(
+    both: AgentCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The face that refreshes has lost the new value from its L1, so that the other face must ask Valkey."""
+    await both.kv.set("k", 1)
+    with monkeypatch.context() as patch:
+        held = HeldWrites(patch)
+        await both.kv.get_or_load("k", lambda: 2, mode="refresh")
+        await held.sending.wait()
+        both.clear_l1()
+        assert both.sync.kv.get("k") == 1, "Valkey still holds the older value"
+        assert both.sync.kv.explain("k").l1 == "absent"
+        held.release.set()
+        await both.flush_writes()
+    assert both.sync.kv.get("k") == 2
+
+
+@pytest.mark.parametrize("tier", ["kv", "session"])
+async def test_unleased_load_of_one_face_is_not_stored_after_a_change_of_the_other(
+    make_cache: MakeCache, tier: str
+) -> None:
+    """No lease in Valkey ends the right of the load: the load must find the change that was handed over."""
+    cache = make_cache(name="test", kv=TierOptions(lease=False))
+    await cache.open()
+    for number in range(10):
+        field = f"field {number}"
+        began, release = threading.Event(), threading.Event()
+        loader = partial(held_loader, began, release)
+        if tier == "kv":
+            load = partial(cache.sync.kv.get_or_load, field, loader)
+        else:
+            load = partial(cache.sync.session.get_or_load, "thread", field, loader)
+        loading = started(load)
+        assert await asyncio.to_thread(began.wait, 20)
+        if tier == "kv":
+            await cache.kv.delete(field)
+        else:
+            await cache.session.delete("thread", field)
+        release.set()
+        # The loop is blocked: no announcement is received on either side of this step.
+        loading.result()
+        cache.sync.flush_writes()
+        assert await (cache.kv.get(field) if tier == "kv" else cache.session.get("thread", field)) is None
+
+
 async def test_changes_beyond_the_queue_of_a_face_drop_all_of_its_l1(both: AgentCache) -> None:
     """The async face looks nothing up while 3,000 keys are changed: its queue stays bounded."""
     await both.kv.set_many({f"k{number}": 1 for number in range(3000)})
     assert both.local_stats().l1_entry_count == 3000
     both.sync.kv.set_many({f"k{number}": 2 for number in range(3000)})
+    assert 1000 < handed_over_count(both) < 1010
     for number in range(0, 3000, 50):
         assert await both.kv.get(f"k{number}") == 2
 
 
+@pytest.mark.parametrize("is_deaf", [False, True], ids=["with announcements", "without announcements"])
 @pytest.mark.parametrize("options", [{}, {"kv": TierOptions(l1=False)}], ids=["l1", "without l1"])
 async def test_no_read_of_either_face_is_older_than_a_change_that_has_returned(
-    make_cache: MakeCache, options: dict[str, Any]
+    make_cache: MakeCache, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], is_deaf: bool
 ) -> None:
     """Two threads and the loop hammer one key: a version counter falls for no reader."""
+    if is_deaf:
+        deaf_to_announcements(monkeypatch)
     cache = make_cache(name="test", **options)
     sync = cache.sync
     await cache.open()

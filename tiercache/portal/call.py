@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from contextvars import ContextVar, copy_context
@@ -18,6 +19,8 @@ __all__ = ["CLOSED", "Call", "in_thread", "run_plain"]
 
 T = TypeVar("T")
 
+# Seconds for which an interrupted caller waits for the end of its task. The private loop may be blocked.
+_LEAVE_SECONDS: Final = 1.0
 # The text of the error of a call on a closed portal.
 CLOSED: Final = "the cache is closed"
 
@@ -29,10 +32,10 @@ class Call(Generic[T]):
 
     def __init__(self, thread: LoopThread) -> None:
         self._thread = thread
-        # Plain functions to call, then the done task, or None if there is no outcome.
-        self._items: SimpleQueue[Work[Any] | asyncio.Task[T] | None] = SimpleQueue()
+        # Plain functions to call, then the outcome: the value and the error, or None if the portal has ended.
+        self._items: SimpleQueue[Work[Any] | tuple[T | None, BaseException | None] | None] = SimpleQueue()
         self._is_waiting = True
-        self._task: asyncio.Task[T] | None = None
+        self._task: asyncio.Task[None] | None = None
 
     def begin(self, make: Callable[[], Coroutine[Any, Any, T]]) -> None:
         context = copy_context()
@@ -42,9 +45,25 @@ class Call(Generic[T]):
             self.end()
 
     def _start(self, make: Callable[[], Coroutine[Any, Any, T]]) -> None:
-        if self._is_waiting:
-            self._task = self._thread.loop.create_task(_awaited(make), name="tiercache-sync-call")
-            self._task.add_done_callback(self._items.put)
+        if not self._is_waiting:
+            self.end()
+        else:
+            self._task = self._thread.loop.create_task(self._answer(make), name="tiercache-sync-call")
+            self._task.add_done_callback(self._answered)
+
+    async def _answer(self, make: Callable[[], Coroutine[Any, Any, T]]) -> None:
+        try:
+            value = await make()
+        # The caller gets every exception. The loop must not: SystemExit would end it, and an eager task raises it in
+        # the step that makes the task.
+        except BaseException as error:
+            self._items.put((None, error))
+        else:
+            self._items.put((value, None))
+
+    def _answered(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled():
+            self._items.put((None, asyncio.CancelledError()))  # Before its first step.
 
     def end(self) -> None:
         """End the call without an outcome. Any thread may call this."""
@@ -70,37 +89,50 @@ class Call(Generic[T]):
                 if self._thread.pid != os.getpid():
                     raise RuntimeError("the process was forked inside a loader: this copy of the call has no outcome")
         except Empty:
-            self._leave()
+            self._leave(0.0)
             raise TimeoutError from None
         except BaseException:
-            self._leave()
+            self._leave(_LEAVE_SECONDS)
             raise
         self._stop_waiting()
-        if item is None or (item.cancelled() and self._thread.is_stopping):
+        if item is None:
             raise UsageError(CLOSED)
-        return item.result()
+        value, error = item
+        if error is None:
+            return value  # type: ignore[return-value]
+        if isinstance(error, asyncio.CancelledError) and self._thread.is_stopping:
+            raise UsageError(CLOSED) from None
+        try:
+            raise error
+        finally:
+            del error, item  # The error refers to this frame.
 
-    def _leave(self) -> None:
+    def _leave(self, seconds: float) -> None:
+        """Cancel the task, and wait up to ``seconds`` for its end.
+
+        Without that wait, the next call of this thread could join a load that is about to end with this call.
+        """
+        self._is_waiting = False
+        if self._thread.pid == os.getpid() and self._thread.post(self._cancel):
+            self._pass_on(seconds)
         self._stop_waiting()
-        self._thread.post(self._cancel)
 
     def _stop_waiting(self) -> None:
-        """Let new threads call the functions that are left."""
         self._thread.calls.discard(self)
         self._is_waiting = False
+        self._pass_on(0.0)
+
+    def _pass_on(self, seconds: float) -> None:
+        """Let new threads call the offered functions, until the outcome arrives or ``seconds`` have passed."""
+        give_up_at = time.monotonic() + seconds
         with suppress(Empty):
-            while True:
-                item = self._items.get_nowait()
-                if isinstance(item, Work) and item.claim():
+            while isinstance(item := self._items.get(timeout=max(0.0, give_up_at - time.monotonic())), Work):
+                if item.claim():
                     item.start_thread()
 
     def _cancel(self) -> None:
         if self._task is not None:
             self._task.cancel()
-
-
-async def _awaited(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    return await make()
 
 
 # The call in whose context the running code is, or None.

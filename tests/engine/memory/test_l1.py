@@ -127,3 +127,31 @@ class Model(RuleBasedStateMachine):
 
 Model.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
 TestL1MatchesModel = Model.TestCase
+
+
+def test_l1_settles_before_the_next_lookup_and_only_then() -> None:
+    l1 = L1(L1Options())
+    settled: list[str] = []
+    l1.settle_first(lambda: settled.append("first"))
+    assert settled == []
+    assert l1.glance("k") is None
+    assert settled == [], "a glance settles nothing"
+    assert l1.get("k", 0.0) is None
+    assert l1.get("k", 0.0) is None
+    assert settled == ["first"]
+
+
+def test_l1_settles_again_after_a_request_that_came_while_it_settled() -> None:
+    """The race: another thread queues a change after the last look at the queue, and before the lookup goes on."""
+    l1 = L1(L1Options())
+    settled: list[int] = []
+
+    def settle() -> None:
+        settled.append(len(settled))
+        if len(settled) == 1:
+            l1.settle_first(settle)
+
+    l1.settle_first(settle)
+    for _ in range(3):
+        assert l1.peek("k") is None
+    assert settled == [0, 1]

@@ -10,6 +10,7 @@ import pytest
 from tests.requests import HELLO, Loader, asking, load_llm, turns
 from tests.support import MakeCache
 from tiercache import ResilienceOptions
+from tiercache.engine.memory.load_limits import LoadLimits
 
 
 async def test_load_limits_let_nested_load_share_the_slot(make_cache: MakeCache) -> None:
@@ -121,3 +122,24 @@ async def test_load_limits_pass_on_timeout_error_of_loader(make_cache: MakeCache
     with pytest.raises(TimeoutError) as caught:
         await cache.llm.get_or_load(HELLO, Loader(error))
     assert caught.value is error
+
+
+async def test_load_limits_lend_no_slot_that_a_load_of_other_limits_holds() -> None:
+    """A load of one face runs a load of the other face, which waits for a lease: each face has slots of its own."""
+    outer, inner = (LoadLimits(ResilienceOptions(max_loads=1)) for _ in range(2))
+    running: list[int] = []
+    release = asyncio.Event()
+
+    async def occupy() -> None:
+        running.append(1)
+        await release.wait()
+
+    async def nested() -> None:
+        async with inner.lent():
+            loads = [asyncio.create_task(inner.run(occupy, apart=True)) for _ in range(2)]
+            await turns(10)
+            assert len(running) == 1
+            release.set()
+            await asyncio.gather(*loads)
+
+    await outer.run(lambda: inner.run(nested))

@@ -96,26 +96,34 @@ class L1:
         self._max_staleness = max_staleness
         self.trusted_until = -math.inf
         self._lru = _Lru(options.max_entries)
-        self._find: Callable[[str], Entry | None] = self._lru.order.get
+        # As it is, and as lookups use it: see ``settle_first``.
+        self._entry_of: Callable[[str], Entry | None] = self._lru.order.get
+        self._find: Callable[[str], Entry | None] = self._entry_of
         self._used = self._lru.order.move_to_end
 
     def settle_first(self, settle: Callable[[], None]) -> None:
         """Let the next lookup call ``settle`` before it looks. Any thread may call this.
 
-        ``settle`` may be called once more than that.
+        Lookups are ``get``, ``get_untrusted``, ``peek`` and ``settle``. ``put`` and ``drop`` do not settle. The race: a
+        read checks its fence, and puts its value here. If ``put`` settled, the change that it applies would break the
+        fence after the check, and drop the entry before the value comes.
         """
         # A replaced function and no question in ``get``: a lookup with nothing to settle costs nothing more.
         self._find = partial(self._settle_and_find, settle)
 
     def _settle_and_find(self, settle: Callable[[], None], key: str) -> Entry | None:
         # Before ``settle``: a ``settle_first`` of another thread from here on lasts until the next lookup.
-        self._find = self._lru.order.get
+        self._find = self._entry_of
         settle()
-        return self._lru.order.get(key)
+        return self._entry_of(key)
+
+    def settle(self) -> None:
+        """Do as a lookup does before it looks."""
+        self._find("")
 
     def glance(self, key: str) -> Entry | None:
         """Return the entry of ``key`` as ``peek`` does, and settle nothing. Any thread may call this."""
-        return self._lru.order.get(key)
+        return self._entry_of(key)
 
     def get(self, key: str, now: float) -> Entry | None:
         """Return the live entry of ``key`` at monotonic second ``now``, or None."""
@@ -188,7 +196,7 @@ class L1:
     def drop(self, key: str) -> bool:
         """Remove ``key``; return whether L1 held an entry for it."""
         # A check and no exception: most dropped keys are not in L1, and a raised KeyError costs more than the check.
-        if self._find(key) is None:
+        if self._entry_of(key) is None:
             return False
         del self._lru[key]
         return True

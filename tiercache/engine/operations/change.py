@@ -64,6 +64,8 @@ class KeyChange(Change, eq=False):
     fence: Fence | None = None
 
     def begin(self) -> int:
+        # Or else an entry would count that the other face has removed.
+        self.runtime.l1.settle()
         count = self.runtime.l1.drop(self.key)
         self.fence = self.runtime.fences.open_for_write(self.key, self.groups)
         return count

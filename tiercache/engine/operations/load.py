@@ -278,7 +278,7 @@ class Load:
     def _is_overtaken(self) -> bool:
         """Return whether the key was changed since the load began, or is being changed: an explicit write wins."""
         runtime, fence = self._runtime, self.flight.fence
-        runtime.l1.peek(fence.key)  # Settles: a change by the other face may have broken the fence.
+        runtime.l1.settle()  # A change by the other face may have broken the fence.
         return not fence.holds or runtime.l2.pipe.is_changing(fence.key) or runtime.fences.is_barred(fence)
 
     def _drop_older(self) -> None:

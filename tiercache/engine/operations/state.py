@@ -96,7 +96,7 @@ class StateCommands:
         # No await from here until the command is queued: a change comes either before this step (and nothing is stored)
         # or after it (and its write is queued behind this one).
         stored = False
-        runtime.l1.peek(fence.key)  # Settles: a change by the other face may have broken the fence.
+        runtime.l1.settle()  # A change by the other face may have broken the fence.
         if fence.holds and not runtime.fences.is_barred(fence):
             runtime.fences.overtake(fence)
 

@@ -18,8 +18,10 @@ lookup without queued changes costs nothing more than in a cache with one face (
 The order of the steps matters. A settling lookup takes step 2 back before it takes the first change from the queue. So
 a change that it does not find is followed by a step 2 that it cannot take back.
 
-A read or load that began before the change may still fill L1 after the other face has returned. The next lookup settles
-and drops that value; if the change was applied before the fill, it has broken the fence.
+A read or load that began before the change may still fill L1 after the changing face has returned. There are two cases:
+
+1. The change was applied before the fill: it has broken the fence.
+2. The change is still queued. A fill does not settle, so the next lookup settles, and drops the value.
 
 Three other things of a face concern the reads of the other face, which looks at them from its own thread:
 
@@ -83,7 +85,6 @@ class Face:
         self._runtime_of = runtime_of
         self._other: Face | None = None
         self._queue: deque[Announcement] = deque()
-        self._is_settling = False
 
     def pair(self, other: Face) -> None:
         """Make this face and ``other`` the two faces of one cache."""
@@ -128,18 +129,12 @@ class Face:
 
     def _settle(self) -> None:
         """Apply the queued changes, in the thread of this face."""
-        if self._is_settling:
-            return  # A drop below looks its key up.
         if self._is_wrong_thread():
             # This lookup will raise WrongLoopError. The next lookup settles.
             self.l1.settle_first(self._settle)
             return
-        self._is_settling = True
-        try:
-            while self._queue:
-                self._apply(self._queue.popleft())
-        finally:
-            self._is_settling = False
+        while self._queue:
+            self._apply(self._queue.popleft())
 
     def _is_wrong_thread(self) -> bool:
         runtime = _usable(self._runtime_of())
