@@ -230,9 +230,10 @@ async def test_read_of_one_face_during_a_write_of_the_other_keeps_nothing(
 
 @pytest.mark.parametrize("tier", ["kv", "session"])
 async def test_unleased_load_of_one_face_is_not_stored_after_a_change_of_the_other(
-    make_cache: MakeCache, tier: str
+    make_cache: MakeCache, monkeypatch: pytest.MonkeyPatch, tier: str
 ) -> None:
     """No lease in Valkey ends the right of the load: the load must find the change that was handed over."""
+    deaf_to_announcements(monkeypatch)
     cache = make_cache(name="test", kv=TierOptions(lease=False))
     await cache.open()
     for number in range(10):
