@@ -5,44 +5,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextvars import ContextVar
-from typing import Any, Final
+from typing import Any
 
 import pytest
 import valkey
 
 from tests.adapters.http.wrapped import (
     CALLS,
-    CHAT,
     FLAVOURS,
+    Caller,
     Client,
     anthropic_or_openai,
-    raw_client,
     wrapped,
 )
 from tests.providers import Gate, ProviderServer, Script
 from tests.providers.sdks import chat, openai_client
 from tests.support import MakeCache, entry_keys
 from tiercache import AgentCache, UsageError
-
-PATH: Final = "/v1/chat/completions"
-
-
-class Caller:
-    """A wrapped HTTP client that asks one question, and the sources of its answers."""
-
-    def __init__(self, cache: AgentCache, provider: ProviderServer, *, is_async: bool, **options: Any) -> None:
-        made = raw_client("httpx2", is_async=is_async, base_url=provider.url, timeout=60)
-        self.client = Client(cache.wrap(made, **options), is_async=is_async)
-
-    async def ask(self, header: str | None = None, *, stream: bool = False, **more: Any) -> Any:
-        """Return the response to the question."""
-        headers = {} if header is None else {"x-tiercache": header}
-        body = {**CHAT, **more, "stream": stream} if stream else {**CHAT, **more}
-        return await self.client.post(PATH, json=body, headers=headers)
-
-    async def source(self, header: str | None = None, **more: Any) -> str:
-        """Return the source of the answer to the question."""
-        return (await self.ask(header, **more)).extensions["tiercache"].source
 
 
 @pytest.fixture(params=FLAVOURS.values(), ids=FLAVOURS.keys())
@@ -54,9 +33,8 @@ def is_async(request: pytest.FixtureRequest) -> Any:
 @pytest.fixture
 async def caller(cache: AgentCache, provider: ProviderServer, is_async: bool) -> AsyncIterator[Caller]:
     """Return a wrapped HTTP client."""
-    caller = Caller(cache, provider, is_async=is_async)
-    yield caller
-    await caller.client.close()
+    async with Caller(cache, provider, is_async=is_async) as caller:
+        yield caller
 
 
 # Options and their precedence

@@ -18,6 +18,7 @@ __all__ = [
     "CALLS",
     "CHAT",
     "FLAVOURS",
+    "Caller",
     "Client",
     "anthropic_or_openai",
     "both_flavours",
@@ -142,6 +143,30 @@ def _gemini(cache: AgentCache, provider: ProviderServer, *, is_async: bool, **op
     made = genai.types.HttpOptions(base_url=provider.url, api_version="v1beta", **given)
     client = genai.Client(api_key="k", http_options=made)
     return Client(client.aio if is_async else client, is_async=is_async, http=http)
+
+
+class Caller:
+    """A wrapped HTTP client that asks one question, and the sources of its answers."""
+
+    def __init__(self, cache: AgentCache, provider: ProviderServer, *, is_async: bool, **options: Any) -> None:
+        made = raw_client("httpx2", is_async=is_async, base_url=provider.url, timeout=60)
+        self.client = Client(cache.wrap(made, **options), is_async=is_async)
+
+    async def __aenter__(self) -> Caller:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.client.close()
+
+    async def ask(self, header: str | None = None, *, stream: bool = False, **more: Any) -> Any:
+        """Return the response to the question."""
+        headers = {} if header is None else {"x-tiercache": header}
+        body = {**CHAT, **more, "stream": stream} if stream else {**CHAT, **more}
+        return await self.client.post("/v1/chat/completions", json=body, headers=headers)
+
+    async def source(self, header: str | None = None, **more: Any) -> str:
+        """Return the source of the answer to the question."""
+        return (await self.ask(header, **more)).extensions["tiercache"].source
 
 
 def raw_client(library: str, *, is_async: bool, **options: Any) -> Any:
