@@ -16,6 +16,7 @@ from tests.adapters.http.wrapped import (
     Caller,
     Client,
     anthropic_or_openai,
+    on_face,
     wrapped,
 )
 from tests.providers import Gate, ProviderServer, Script
@@ -546,11 +547,11 @@ async def test_tag_of_a_follower_holds(cache: AgentCache, provider: ProviderServ
 # The text of a key
 
 
-async def test_explain_takes_the_key_of_an_outcome(cache: AgentCache, caller: Caller) -> None:
+async def test_explain_takes_the_key_of_an_outcome(cache: AgentCache, caller: Caller, is_async: bool) -> None:
     outcome = (await caller.ask()).extensions["tiercache"]
     await cache.flush_writes()
     before = cache.local_stats().tiers["llm"]
-    explained = await cache.llm.explain(outcome.key)
+    explained = await on_face(cache, lambda face: face.llm.explain(outcome.key), is_async=is_async)
     assert (explained.key, explained.source, explained.l1, explained.l2) == (outcome.key, "l1", "hit", "hit")
     cache.clear_l1()
     assert (await cache.llm.explain(outcome.key)).source == "l2"

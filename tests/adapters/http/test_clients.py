@@ -9,7 +9,16 @@ from typing import Any
 
 import pytest
 
-from tests.adapters.http.wrapped import CHAT, Client, both_flavours, client_class, http_library, raw_client, wrapped
+from tests.adapters.http.wrapped import (
+    CHAT,
+    Client,
+    both_flavours,
+    client_class,
+    http_library,
+    raw_client,
+    settled,
+    wrapped,
+)
 from tests.providers import Gate, ProviderServer, Script
 from tests.providers.sdks import anthropic_client, chat, openai_client
 from tests.support import MakeCache, run_in_thread
@@ -299,6 +308,7 @@ async def test_follower_with_short_timeout_leaves_the_leader(
         gate.release()
         answer = await leader
         assert answer.status_code == 200
+        await settled(cache, answer.extensions["tiercache"].key, is_async=is_async)
         again = await client.post("/v1/chat/completions", json=body)
     assert again.content == answer.content
     assert again.extensions["tiercache"].hit

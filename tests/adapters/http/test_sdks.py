@@ -16,6 +16,7 @@ from tests.adapters.http.wrapped import (
     every_form,
     http_library,
     raw_client,
+    settled,
     wrapped,
 )
 from tests.providers import Gate, ProviderServer, Script
@@ -37,6 +38,7 @@ async def test_exchange_of_an_sdk_is_replayed_from_both_levels(
     async def items(client: Client, by: AgentCache) -> list[Any]:
         with by.watch() as seen:
             found = dumped(await client.items(CALLS[api], stream))
+        await settled(by, seen[0].key, is_async=is_async)
         sources.extend(outcome.source for outcome in seen)
         return found
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.providers import ProviderServer
 from tests.providers.sdks import anthropic_client, chat, embeddings, gemini, messages, openai_client, responses
-from tests.support import collect_generators
+from tests.support import collect_generators, until
 from tiercache import AgentCache
 
 __all__ = [
@@ -26,7 +26,9 @@ __all__ = [
     "dumped",
     "every_form",
     "http_library",
+    "on_face",
     "raw_client",
+    "settled",
     "wrapped",
 ]
 
@@ -40,7 +42,7 @@ CALLS: Final[Mapping[str, Call]] = {
     "gemini": gemini,
 }
 FORMS: Final = [(name, stream) for name in CALLS for stream in (False, True) if not (stream and name == "embeddings")]
-FLAVOURS: Final = {"async": True}
+FLAVOURS: Final = {"async": True, "plain": False}
 # The body of the least chat.
 CHAT: Final[Mapping[str, Any]] = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hello"}]}
 
@@ -149,6 +151,8 @@ class Caller:
     """A wrapped HTTP client that asks one question, and the sources of its answers."""
 
     def __init__(self, cache: AgentCache, provider: ProviderServer, *, is_async: bool, **options: Any) -> None:
+        self._cache = cache
+        self._is_async = is_async
         made = raw_client("httpx2", is_async=is_async, base_url=provider.url, timeout=60)
         self.client = Client(cache.wrap(made, **options), is_async=is_async)
 
@@ -159,10 +163,12 @@ class Caller:
         await self.client.close()
 
     async def ask(self, header: str | None = None, *, stream: bool = False, **more: Any) -> Any:
-        """Return the response to the question."""
+        """Return the response to the question, once its load has ended."""
         headers = {} if header is None else {"x-tiercache": header}
         body = {**CHAT, **more, "stream": stream} if stream else {**CHAT, **more}
-        return await self.client.post("/v1/chat/completions", json=body, headers=headers)
+        response = await self.client.post("/v1/chat/completions", json=body, headers=headers)
+        await settled(self._cache, response.extensions["tiercache"].key, is_async=self._is_async)
+        return response
 
     async def source(self, header: str | None = None, **more: Any) -> str:
         """Return the source of the answer to the question."""
@@ -197,3 +203,21 @@ def anthropic_or_openai(api: str) -> Any:
     """Return the module of the SDK that calls ``api``; skip the test if it is not installed."""
     name = "anthropic" if api == "messages" else "openai"
     return pytest.importorskip(name, reason=f"{name} is not installed")
+
+
+async def on_face(cache: AgentCache, call: Call, *, is_async: bool) -> Any:
+    """Return the result of ``call`` with the face of ``cache`` that a client uses: the cache, or ``cache.sync``."""
+    if not is_async:
+        return await asyncio.to_thread(call, cache.sync)
+    return await call(cache)
+
+
+async def settled(cache: AgentCache, key: str | None, *, is_async: bool) -> None:
+    """Return once no load of ``key`` runs: a reader has the end of an answer before the answer is stored."""
+
+    async def is_over() -> bool:
+        explained = await on_face(cache, lambda face: face.llm.explain(key), is_async=is_async)
+        return not explained.is_loading
+
+    if key is not None:
+        await until(is_over, 20)

@@ -186,8 +186,12 @@ class ExchangeHandler:
         try:
             return await self._handle(request, body, send)
         except UsageError as error:
-            outcome = self._calls.note(Outcome("refused", reason=str(error)))
-            return refusal(400, str(error), "usage_error", outcome)
+            return self.refused(error)
+
+    def refused(self, error: UsageError) -> HttpAnswer:
+        """Return the answer to a request that ``error`` has refused."""
+        outcome = self._calls.note(Outcome("refused", reason=str(error)))
+        return refusal(400, str(error), "usage_error", outcome)
 
     async def _handle(
         self, request: HttpRequest, body: bytes, send: Callable[[], Awaitable[Upstream]]
@@ -257,8 +261,10 @@ class ExchangeHandler:
             await _read(upstream, recording, scanner)
         finally:
             await upstream.aclose()
-        if head.status != 200 or not recording.is_whole:
+        if head.status != 200:
             return self._exchanges.unstored(key)
+        if not recording.is_whole:
+            return self._exchanges.too_large(key)
         body = b"".join(recording.parts())
         return await self._loaded(api, key, head, body, scanner)
 

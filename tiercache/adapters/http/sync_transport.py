@@ -20,7 +20,7 @@ from ...portal.call import in_thread, run_plain
 from ...tiers.llm.exchanges import Headers
 from .calls import Outcome
 from .exchange_handler import ExchangeHandler, LiveBody
-from .transport import Library, flavour, refused
+from .transport import Library, flavour
 
 __all__ = ["PrivateLoop", "sync_transport"]
 
@@ -155,7 +155,7 @@ class _SyncTransport:
         try:
             answer = self._loop.run(partial(library.answer, self._handler, request, body, send))
         except UsageError as error:  # The private loop has ended.
-            answer = refused(error)
+            answer = self._handler.refused(error)
         if isinstance(answer, Outcome):
             response = self._send(request)
             response.extensions["tiercache"] = answer

@@ -13,11 +13,11 @@ from functools import cache
 from types import ModuleType
 from typing import Any, Final, NoReturn, TypeVar
 
-from ...errors import TierCacheError, UsageError
+from ...errors import TierCacheError
 from .calls import CONTROL, Outcome
-from .exchange_handler import ExchangeHandler, HttpAnswer, HttpRequest, LiveBody, Upstream, refusal
+from .exchange_handler import ExchangeHandler, HttpAnswer, HttpRequest, LiveBody, Upstream
 
-__all__ = ["Library", "flavour", "refused"]
+__all__ = ["Library", "flavour"]
 
 T = TypeVar("T")
 
@@ -122,11 +122,6 @@ class Library:
             kind = getattr(module, type(error).__name__, module.TransportError)
             raise kind(str(error), request=request) from error
         raise error
-
-
-def refused(error: UsageError) -> HttpAnswer:
-    """Return the answer to a request that ``error`` has refused. An exception would make SDKs repeat the request."""
-    return refusal(400, str(error), "usage_error", Outcome("refused", reason=str(error)))
 
 
 def seconds_of(request: Any, *names: str) -> float | None:

@@ -223,6 +223,13 @@ class Exchanges(Tier[LlmKey, LlmResult]):
         """Return the load of a response that is not stored: an error, or an answer that is not complete."""
         return Loaded(self._nothing(key), b"", store=False)
 
+    def too_large(self, key: LlmKey) -> Loaded:
+        """Return the load of an answer of more than ``max_bytes``, which is not stored. Counts it."""
+        key._counters.too_large += 1
+        text = "an answer of more than %d bytes is too large to be stored (counted as too_large)"
+        self._engine.log.warn_once(text, self.max_bytes)
+        return self.unstored(key)
+
     def _cost(self, models: Sequence[str], tokens: Mapping[str, int]) -> float | None:
         """Return the dollars that an answer cost, by the first of ``models`` that has a price; None if unknown."""
         for model in models:
