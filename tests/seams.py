@@ -128,6 +128,7 @@ __all__ = [
     "in_l1",
     "inbox_count",
     "internals",
+    "interrupt_following",
     "is_reset",
     "is_tracing",
     "known_keys",
@@ -1394,6 +1395,15 @@ def waiter_count(sync: SyncCache, key: str) -> int:
     runtime = sync._face.parts.engine.runtime
     flight = None if runtime is None else runtime.flights.joinable(f"{sync.name}:__tc:kv:kv:{key}")
     return 0 if flight is None else len(flight._waiters)
+
+
+def interrupt_following(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Raise ``InterruptedError`` where a change of another runtime would be applied, as Ctrl-C could."""
+
+    def interrupted(*_: object) -> None:
+        raise InterruptedError
+
+    monkeypatch.setattr(Coherence, "follow", interrupted)
 
 
 def without_hand_over(monkeypatch: pytest.MonkeyPatch) -> None:

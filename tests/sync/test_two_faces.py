@@ -12,7 +12,15 @@ from typing import Any
 import pytest
 
 from tests.requests import HELLO, asking
-from tests.seams import HeldReads, HeldReplies, HeldWrites, deaf_to_announcements, handed_over_count, without_hand_over
+from tests.seams import (
+    HeldReads,
+    HeldReplies,
+    HeldWrites,
+    deaf_to_announcements,
+    handed_over_count,
+    interrupt_following,
+    without_hand_over,
+)
 from tests.support import UNTRACKED, MakeCache
 from tests.sync.threads import started
 from tiercache import (
@@ -154,6 +162,43 @@ async def test_read_in_flight_of_one_face_keeps_no_value_from_before_a_change_of
         both.sync.kv.set("k", 2)
         reads.release.set()
         await reading
+    assert await both.kv.get("k") == 2
+
+
+async def test_refreshed_value_of_a_blocked_face_is_read_after_a_change_of_another_key(
+    both: AgentCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await both.kv.set("k", 1)
+    with monkeypatch.context() as patch:
+        held = HeldWrites(patch)
+        await both.kv.get_or_load("k", lambda: 2, mode="refresh")
+        await held.sending.wait()
+        patch.undo()
+        # The loop is blocked by these calls: it applies the first change only later.
+        both.sync.kv.set("other", 1)
+        assert both.sync.kv.get("k") == 2
+        held.release.set()
+
+
+async def test_change_by_one_face_that_the_other_has_queued_hides_its_refreshed_value(both: AgentCache) -> None:
+    await both.kv.get_or_load("k", lambda: 2, mode="refresh", tags=["tag"])
+    both.sync.invalidate_tag("tag")
+    assert both.sync.kv.get("k") is None
+    await both.kv.get_or_load("k", lambda: 3, mode="refresh")
+    both.sync.kv.delete("k")
+    assert both.sync.kv.get("k") is None
+
+
+async def test_change_whose_application_was_interrupted_is_applied_by_the_next_lookup(
+    both: AgentCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await both.kv.set("k", 1)
+    assert await both.kv.get("k") == 1
+    both.sync.kv.set("k", 2)
+    with monkeypatch.context() as patch:
+        interrupt_following(patch)
+        with pytest.raises(InterruptedError):
+            await both.kv.get("k")
     assert await both.kv.get("k") == 2
 
 

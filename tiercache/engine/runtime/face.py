@@ -15,8 +15,8 @@ process: after a change by one face has returned, no read of the other face may 
 The changing face waits for no thread: the loop of the other face may be blocked, by this very call for example. A
 lookup without queued changes costs nothing more than in a cache with one face (``L1.settle_first``).
 
-The order of the steps matters. A settling lookup takes step 2 back before it takes the first change from the queue. So
-a change that it does not find is followed by a step 2 that it cannot take back.
+The order of the steps matters. A settling lookup takes step 2 back before it looks at the queue. So a change that it
+does not find is followed by a step 2 that it cannot take back.
 
 A read or load that began before the change may still fill L1 after the changing face has returned. There are two cases:
 
@@ -116,14 +116,15 @@ class Face:
         """Queue a change of the other face, in the thread of that face."""
         if len(self._queue) >= _MAX_QUEUED:
             change = _EVERYTHING
-        # If the last queued change covers every key and is applied from now on, it covers this change too.
+        # A last change that covers every key covers this one too, unless it is first, and may be half applied.
         if not (change is _EVERYTHING and self._ends_with_everything()):
             self._queue.append(change)
         self.l1.settle_first(self._settle)
 
     def _ends_with_everything(self) -> bool:
         try:
-            return self._queue[-1] is _EVERYTHING
+            # In this order: a queue that has two changes now had its last one behind another.
+            return self._queue[-1] is _EVERYTHING and len(self._queue) > 1
         except IndexError:
             return False
 
@@ -133,8 +134,15 @@ class Face:
             # This lookup will raise WrongLoopError. The next lookup settles.
             self.l1.settle_first(self._settle)
             return
-        while self._queue:
-            self._apply(self._queue.popleft())
+        try:
+            while self._queue:
+                # Removed once it is applied: the other face looks for changes that are not applied yet.
+                self._apply(self._queue[0])
+                self._queue.popleft()
+        except BaseException:
+            # A KeyboardInterrupt, for example. The next lookup applies the change again.
+            self.l1.settle_first(self._settle)
+            raise
 
     def _is_wrong_thread(self) -> bool:
         runtime = _usable(self._runtime_of())
@@ -155,6 +163,13 @@ class Face:
                 runtime.fences.doubt_all()
         else:
             l2.coherence.follow(change)
+
+    def _has_queued(self, key: str, entry: Entry) -> bool:
+        """Return whether a queued change covers ``key``, whose value is ``entry``. Any thread may call this."""
+        return any(
+            change is _EVERYTHING or key in change.keys or any(group in entry.groups for group in change.groups)
+            for change in self._queue.copy()
+        )
 
     # Looks at the other face
 
@@ -184,10 +199,10 @@ class Face:
         if runtime is None or other is None or not runtime.l2.pipe.is_writing(key):
             return None
         entry = runtime.l1.glance(key)
-        # A change of this face that the other face has not applied may be a change of the key.
-        if entry is None or other._queue or now >= entry.deadline or not runtime.l1.trusts(entry.began, now):
+        if entry is None or now >= entry.deadline or not runtime.l1.trusts(entry.began, now):
             return None
-        return entry
+        # After the look at L1: a change of this face that the other face has not applied may be a change of the key.
+        return None if other._has_queued(key, entry) else entry
 
     def load_elsewhere(self, key: str, placeholder: bytes | None) -> WaitNode | None:
         """Return the load of the other face that holds ``placeholder`` under ``key``, or None if there is none."""
