@@ -256,6 +256,17 @@ async def test_refresh_of_one_face_is_read_by_the_other_before_valkey_has_it(
     assert both.sync.kv.get("k") == 2
 
 
+async def test_refresh_of_one_face_after_a_change_of_the_other_is_stored(both: AgentCache) -> None:
+    """The change is still queued for the face that refreshes, and came before the refresh."""
+    for number in range(5):
+        both.sync.kv.set("k", f"sync {number}")
+        assert (await both.kv.get_or_load("k", lambda: "refreshed", mode="refresh")).value == "refreshed"
+        assert await both.kv.get("k") == "refreshed"
+        await both.flush_writes()
+        both.clear_l1()
+        assert both.sync.kv.get("k") == "refreshed"
+
+
 async def test_read_of_one_face_during_a_write_of_the_other_keeps_nothing(
     both: AgentCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:

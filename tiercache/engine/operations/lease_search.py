@@ -94,6 +94,7 @@ class LeaseSearch:
         waited_for: bytes | None = None
         while True:
             # Nothing has been loaded yet that a change up to now could have overtaken.
+            self._runtime.l1.settle()
             self._runtime.fences.renew(self._fence)
             if self.lookup.placeholder is None or self._is_orphan:
                 try:

@@ -120,6 +120,8 @@ class Load:
             leader: The flight whose task runs this load too.
         """
         runtime, call = self._runtime, self.call
+        # First: a change of the other face that came before this load must not break the fence of the load.
+        runtime.l1.settle()
         fence = runtime.fences.open(call.key, call.all_groups)
         self.flight = Flight(fence, finishes=call.rules.finish_abandoned, leader=leader)
         if is_shared:
