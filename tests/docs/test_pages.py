@@ -112,7 +112,7 @@ def test_docs_index_repeats_the_numbers_of_the_demo() -> None:
     index = (DOCS / "index.md").read_text("utf-8").partition("## A worked number")[2]
     table = next(block.code for block in blocks((DOCS / "demo.md").read_text("utf-8")) if block.language == "text")
     counts = {name: int(count.replace(",", "")) for name, count in re.findall(r"^  (.+?)  .*?  ([\d,]+)", table, re.M)}
-    hits, joined = counts["L1 hit"] + counts["L2 hit"], counts["Single-flight"] + counts["Lease wait"]
+    hits, joined = counts["L1 hit"] + counts["L2 hit"], counts["Follower"] + counts["Lease wait"]
     saved = re.search(r"Model calls +[\d,]+ +[\d,]+ +[\d,]+ +([\d.]+ %)", table)
     dollars = re.search(r"Dollars +\$([\d.]+) +\$([\d.]+)", table)
     assert saved is not None
