@@ -122,7 +122,8 @@ class LiveWriter:
         number = await self._add(b"h", self._sharing.form.encode(head))
         # Entries of earlier recordings under this key. Their readers have them, or have given up.
         oldest = int(number.partition(b"-")[0]) - self._ttl_ms
-        await self._send(("XTRIM", self._key, "MINID", oldest))
+        # A refusal is no reason to end: the stream expires in any case.
+        await self._level2.execute([("XTRIM", self._key, "MINID", oldest)])
 
     async def _add_next(self, follower: Follower) -> bool:
         """Add the next parts, or the end; return whether more can follow."""
@@ -176,12 +177,10 @@ class LiveReader:
 
     Attributes:
         head: The head of the recording, once ``has_begun`` has returned True.
-        is_complete: Whether the parts that have arrived are all parts of a complete recording.
     """
 
     def __init__(self, level2: Level2, key: str, sharing: Sharing, now: Callable[[], float], log: CacheLog) -> None:
         self.head: Any = None
-        self.is_complete = False
         self._level2 = level2
         self._key = key
         self._sharing = sharing
@@ -284,7 +283,7 @@ class LiveReader:
         self._next_number += 1
         if kind in (b"p", b"c"):
             self._parts += [value] if value else []
-            self._is_ended = self.is_complete = kind == b"c"
+            self._is_ended = kind == b"c"
         elif (kind, value) == (b"e", b"ok"):
             self._is_ended = True
         else:

@@ -151,7 +151,6 @@ class RecordedLoad(Load):
         self._show(recording)
         try:
             while parts := await live.parts():
-                recording.is_complete = live.is_complete
                 for part in parts:
                     recording.append(part, len(part))
                 await recording.wait_for_room()

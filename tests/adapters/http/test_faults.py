@@ -382,25 +382,31 @@ async def test_stream_that_takes_longer_than_load_timeout_ends_with_that_error_a
 async def test_streams_of_nested_callers_are_left_when_they_are_cancelled_while_they_get_their_slot_back(
     new_caller: NewCaller, provider: ProviderServer, plain: valkey.Valkey
 ) -> None:
-    caller, gate = new_caller(resilience=ResilienceOptions(max_loads=2)), Gate(1)
+    caller, gate = new_caller(resilience=ResilienceOptions(max_loads=2)), Gate("head")
     cache: AgentCache = caller.cache
-    provider.enqueue(Script(gates=(gate,)))
-    busy = asyncio.Event()
+    provider.enqueue(Script(gates=(gate, Gate(1))))
+    started, busy = asyncio.Event(), asyncio.Event()
 
     async def loader() -> str:
         return await caller.text()
 
     async def other() -> str:
+        started.set()
         await busy.wait()
         return "other"
 
     # The stream takes one slot, the nested caller lends the other, and a third load takes that one.
-    context, _, parts = await follower_of(caller)
+    first = asyncio.create_task(follower_of(caller))
+    await provider.until(gate.held.is_set)
     nested = asyncio.create_task(cache.kv.get_or_load("nested", loader))
-    await turns(20)
     third = asyncio.create_task(cache.kv.get_or_load("third", other))
-    await turns(20)
+    await started.wait()
+    gate.release()
+    context, _, parts = await first
     await parts.read(1)
+    # The nested caller has its place in the stream, and waits for a slot.
+    assert follower_count() == 2
+    await turns(20)
     nested.cancel()
     with pytest.raises(asyncio.CancelledError):
         await nested
