@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 from tests.requests import HELLO
+from tests.seams import exchanges_of, follower_count
+from tests.support import until
 from tiercache import AgentCache, ToolPolicy
+from tiercache.engine.call import Loaded
+from tiercache.streams.recording import Recording
+from tiercache.tiers.llm.exchanges import ExchangeOptions, Head
 
 __all__ = ["LOADS", "OPERATIONS"]
 
@@ -18,6 +25,29 @@ async def _guarded(guard: Any) -> None:
         pass
 
 
+async def _shared_stream(cache: AgentCache) -> None:
+    """Stream an answer to two callers, the second of which reads it as a process does that waits for the lease."""
+    exchanges = exchanges_of(cache)
+    key = exchanges.key("0" * 64, "gpt-4o")
+
+    async def record(show: Callable[[Recording], None]) -> Loaded:
+        recording = Recording(Head(200, (), ()), max_bytes=1000)
+        show(recording)
+        recording.append(b"x", 1)
+        # Both readers, and the writer of the live stream, unless a right is missing.
+        with suppress(AssertionError):
+            await until(lambda: follower_count() == 4, 0.5)
+        recording.end()
+        return exchanges.unstored(key)
+
+    async def read(mode: Any) -> None:
+        lookup = await exchanges.get_or_record(key, record, ExchangeOptions(True, mode))
+        assert [part async for part in lookup.ongoing.place] == [[b"x"]]
+        lookup.ongoing.leave()
+
+    await asyncio.gather(read("store_only"), read("use"))
+
+
 # Loads: their callers get the loader's value, whatever Valkey refuses.
 LOADS: dict[str, Operation] = {
     "kv.get_or_load": lambda cache: cache.kv.get_or_load("loaded", lambda: "x", tags=["tag"]),
@@ -25,6 +55,7 @@ LOADS: dict[str, Operation] = {
     "llm.get_or_load": lambda cache: cache.llm.get_or_load({**HELLO, "seed": 1}, lambda: "x"),
     "llm.get_or_load again": lambda cache: cache.llm.get_or_load({**HELLO, "seed": 1}, lambda: "x", mode="refresh"),
     "tool.get_or_load": lambda cache: cache.tool.get_or_load("t", {"a": 1}, lambda a: "x"),
+    "llm stream": _shared_stream,
 }
 OPERATIONS: dict[str, Operation] = {
     **LOADS,

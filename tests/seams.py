@@ -75,6 +75,7 @@ from tiercache.stores.valkey.store import ValkeyLevel2
 from tiercache.streams.recording import Recording
 from tiercache.telemetry import otel
 from tiercache.tiers.keys import canonical_json
+from tiercache.tiers.llm.exchanges import Exchanges
 from tiercache.tiers.tool.policies import ToolPolicies, ToolPolicy
 from tiercache.tiers.values import compression
 
@@ -112,6 +113,7 @@ __all__ = [
     "deaf_to_announcements",
     "embedded_server",
     "end_in_silence",
+    "exchanges_of",
     "fail_commands",
     "fail_next_fill",
     "fail_results",
@@ -1047,6 +1049,11 @@ class Internals:
     def write_behind_count(self) -> int:
         """The number of keys whose write-behind store Valkey has not acknowledged."""
         return len(self._l2.behind)
+
+
+def exchanges_of(cache: AgentCache) -> Exchanges:
+    """Return the exchanges of a cache."""
+    return cache._parts.exchanges
 
 
 def followed_recordings() -> list[Recording]:
