@@ -147,6 +147,25 @@ async def test_copy_of_a_subclass_has_its_methods_and_state(
 
 
 @both_flavours
+@both_libraries
+async def test_end_of_a_copy_leaves_the_original_open(
+    cache: AgentCache, provider: ProviderServer, library: str, is_async: bool
+) -> None:
+    ended: list[Any] = []
+
+    class Closing(client_class(library, is_async=is_async)):  # type: ignore[misc]
+        def __del__(self) -> None:
+            ended.append(self)
+
+    original = Closing(base_url=provider.url)
+    await Client(cache.wrap(original), is_async=is_async).post("/v1/chat/completions", json=CHAT)
+    # The copy has gone. An end of it by the method of its class would close the original.
+    assert ended == []
+    assert (await Client(original, is_async=is_async).post("/v1/chat/completions", json=CHAT)).status_code == 200
+    await Client(original, is_async=is_async).close()
+
+
+@both_flavours
 async def test_original_client_stays_usable_and_uncached(
     cache: AgentCache, provider: ProviderServer, is_async: bool
 ) -> None:
