@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from statistics import median
 
 from benchmarks.results import SUBJECT, Case, Ratio, Results
 from benchmarks.works.groups import UNRELATED
@@ -10,6 +11,7 @@ from benchmarks.works.stampede import LOADER_SECONDS
 RIVAL = "betterdb"
 HANDMADE = "handmade"
 FLOOR = "floor"
+SDK = "sdk"
 
 _TITLES = {RIVAL: "betterdb-agent-cache", HANDMADE: "OrderedDict + sha256(json)", FLOOR: "a bare PUBLISH"}
 _SIZES = {"short": "short", "chat": "8 KB chat", "context": "100 KB context"}
@@ -34,6 +36,7 @@ _GROUPS = {
     "invalidate-tool": "`invalidate_by_tool`",
     "invalidate-model": "`invalidate_by_model`",
 }
+_LEAST_MS = 0.001
 _WORKS = {"l1-hit": "L1 hit", "l2-hit": "L2 hit", "miss-store": "miss + store"}
 
 
@@ -61,7 +64,8 @@ class Goal:
 
 def goals(results: Results) -> list[Goal]:
     """Return the goals for which the run has figures."""
-    return [*_speeds(results), *_batches(results), *_stampedes(results), *_groups(results), *_others(results)]
+    parts = (_speeds, _batches, _stampedes, _groups, _others, _wrapped)
+    return [goal for part in parts for goal in part(results)]
 
 
 def _speeds(results: Results) -> Iterator[Goal]:
@@ -121,3 +125,23 @@ def _others(results: Results) -> Iterator[Goal]:
         if memory is not None:
             title = f"process memory per L1 entry, {kind}"
             yield Goal(title, "beyond key and value", 600, Ratio(memory, memory, memory), " B", is_most=True)
+
+
+def _wrapped(results: Results) -> Iterator[Goal]:
+    for form, title in (("whole", "a whole chat"), ("stream", "a stream of 36 events")):
+        cost = results.ratio(Case("wrapped-hit", f"l1-{form}", SUBJECT), Case("wrapped-hit", f"l1-{form}", SDK), "cpu")
+        if cost:
+            yield Goal(f"wrapped client, L1 hit of {title}", "the bare SDK, CPU time", 1.3, cost, is_most=True)
+    ours, bare = (results.rounds.get(Case("wrapped-first-part", "first", peer), []) for peer in (SUBJECT, SDK))
+    added = [median(one.wall) - median(other.wall) for one, other in zip(ours, bare, strict=True)]
+    if added:
+        yield _delay("wrapped client, first part of a streamed miss", "more than the bare SDK", 1, added)
+    behind = [median(each.wall) for each in results.rounds.get(Case("wrapped-follow", "delay", SUBJECT), [])]
+    if behind:
+        title = "wrapped client, a part of a stream, three other processes"
+        yield _delay(title, "behind the process that makes the request", 100, behind)
+
+
+def _delay(title: str, against: str, limit: float, seconds: list[float]) -> Goal:
+    figure = Ratio.of(max(each * 1000, _LEAST_MS) for each in seconds)
+    return Goal(title, against, limit, figure, " ms", is_most=True)

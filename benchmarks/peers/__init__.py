@@ -27,6 +27,7 @@ PEERS = {  # module and class, in the order of the tables
     "aiocache_redis": "aiocache:AiocacheRedis",
     "coredis": "coredis:Coredis",
     "floor": "floor:Floor",
+    "sdk": "sdk:Sdk",
 }
 
 

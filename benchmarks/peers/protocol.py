@@ -75,6 +75,7 @@ class Peer:
     set: Method = None
     get_many: Method = None
     pipelined: Method = None
+    wrap: Method = None
 
     @classmethod
     def missing(cls) -> str:

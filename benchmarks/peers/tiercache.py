@@ -31,6 +31,8 @@ class Tiercache(Peer):
     )
     if hasattr(LlmTier, "key"):
         made_at_open |= {"prepare", "check_prepared"}
+    if hasattr(AgentCache, "wrap"):
+        made_at_open |= {"wrap"}
 
     def options(self, setting: Setting) -> dict[str, Any]:
         tier = TierOptions(l1=setting.use != "l2")
@@ -56,6 +58,8 @@ class Tiercache(Peer):
         self.settle = cache.flush_writes
         if hasattr(LlmTier, "key"):
             self.prepare, self.check_prepared = cache.llm.key, cache.llm.check
+        if hasattr(AgentCache, "wrap"):
+            self.wrap = cache.wrap
 
     async def close(self) -> None:
         await self.cache.aclose()

@@ -8,6 +8,7 @@ from benchmarks.works.stampede import Stampede, StampedeProcesses
 from benchmarks.works.stores import MissLoad, MissStore, StoreBatch
 from benchmarks.works.tiers import GetMany, SessionGet, ToolCheck
 from benchmarks.works.work import Bench, Variant, Work, WrongAnswerError
+from benchmarks.works.wrapped import WrappedFirstPart, WrappedFollow, WrappedHit, WrappedTogether
 
 __all__ = ["WORKS", "Bench", "Variant", "Work", "WrongAnswerError"]
 
@@ -35,5 +36,9 @@ WORKS: dict[str, Work] = {  # in the order of the tables
         Memory(),
         Entries(),
         Length(),
+        WrappedHit(),
+        WrappedFirstPart(),
+        WrappedFollow(),
+        WrappedTogether(),
     )
 }
