@@ -210,6 +210,17 @@ def test_page_has_a_mark_for_every_figure_and_every_figure_has_a_page() -> None:
     assert {name for names in marks.values() for name in names} == set(pages.BLOCKS)
 
 
+def test_goals_of_wrapped_clients_compare_with_bare_sdk() -> None:
+    run = Results()
+    figures = (("wrapped-hit", "l1-whole", 0.0012, 0.001), ("wrapped-hit", "l1-stream", 0.007, 0.005))
+    for work, variant, ours, bare in (*figures, ("wrapped-first-part", "first", 0.0105, 0.01)):
+        pair = {"tiercache": Measured([ours], [ours], 1), "sdk": Measured([bare], [bare], 1)}
+        run.add(pair, Case(work, variant, "tiercache"))
+    run.add({"tiercache": Measured([0.02, 0.2, 0.3], [], 1)}, Case("wrapped-follow", "delay", "tiercache"))
+    found = [(round(goal.figure.value, 6), goal.limit, goal.is_met) for goal in goals(run)]
+    assert found == [(1.2, 1.3, True), (1.4, 1.3, False), (0.5, 1, True), (200.0, 100, False)]
+
+
 def test_page_names_the_number_of_missed_goals() -> None:
     goals_page = next(page for page in pages.PAGES if page.name == "GOALS.md").read_text("utf-8")
     performance = next(page for page in pages.PAGES if page.name == "performance.md").read_text("utf-8")

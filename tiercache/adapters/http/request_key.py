@@ -113,14 +113,14 @@ class RequestKeys:
         Raises:
             UsageError: The scope is no str, or contains a lone surrogate.
         """
-        api = api_for(request.method, path_of(request.url))
-        if api is None:
-            return None
         alias = _alias(request)
         with self._lock:
             known = self._known.get(alias)
         if known is not None:
             return known
+        api = api_for(request.method, path_of(request.url))
+        if api is None:
+            return None
         question = _question(request, api)
         digest = ""
         if question.bypass is None:
@@ -152,7 +152,7 @@ def _alias(request: ModelRequest) -> bytes:
     read = [headers.get(name) for name in _READ_HEADERS]
     # The repr of a tuple of texts shows its own end, so that no byte of it can count as the body, and it escapes lone
     # surrogates.
-    digest = sha256(repr((request.url, read, request.scope, bool(request.stateful))).encode())
+    digest = sha256(repr((request.method, request.url, read, request.scope, bool(request.stateful))).encode())
     digest.update(request.body)
     return digest.digest()
 

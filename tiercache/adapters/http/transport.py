@@ -43,7 +43,9 @@ class Library:
         Raises:
             Exception: An error of the library.
         """
-        given = HttpRequest(request.method, str(request.url), request.headers, request.headers.get(CONTROL))
+        # A plain dict: the library's own decodes every name and value again for each lookup.
+        headers = dict(request.headers.items())
+        given = HttpRequest(request.method, str(request.url), headers, headers.get(CONTROL))
         deadline = asyncio.timeout(seconds_of(request, "connect", "read"))
 
         async def send_without_deadline() -> Upstream:
