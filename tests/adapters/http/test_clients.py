@@ -94,6 +94,24 @@ async def test_client_with_wrong_option_is_refused(provider: ProviderServer, opt
     await client.close()
 
 
+async def test_client_that_its_sdk_cannot_copy_is_refused_with_another_way(
+    cache: AgentCache, provider: ProviderServer
+) -> None:
+    openai = pytest.importorskip("openai", reason="openai is not installed")
+
+    class Gateway(openai.AsyncOpenAI):  # type: ignore[misc]
+        def __init__(self, team: str, http_client: Any = None) -> None:
+            super().__init__(api_key=team, base_url=provider.openai_url, http_client=http_client)
+
+    client = Gateway("red")
+    with pytest.raises(UsageError, match=r"Gateway cannot be copied.*http_client=cache\.wrap\(\.\.\.\)"):
+        cache.wrap(client)
+    await client.close()
+    async with Client(Gateway("red", cache.wrap(openai.DefaultAsyncHttpxClient())), is_async=True) as other:
+        assert await other.items(chat, False) == await other.items(chat, False)
+    assert provider.call_count == 1
+
+
 @both_flavours
 async def test_client_and_its_copy_are_of_one_type(cache: AgentCache, provider: ProviderServer, is_async: bool) -> None:
     openai = pytest.importorskip("openai", reason="openai is not installed")
@@ -221,10 +239,12 @@ async def test_copy_has_the_settings_of_the_original(
         headers={"x-own": "own"},
         cookies={"session": "s"},
         auth=("user", "password"),
+        default_encoding="latin-1",
     )
     async with client:
         answers = [await client.post("chat/completions", json=CHAT, headers={"x-more": "more"}) for _ in range(2)]
     assert answers[0].content == answers[1].content
+    assert [answer.default_encoding for answer in answers] == ["latin-1"] * 2
     (call,) = provider.calls
     assert (call.path, call.query) == ("/v1/chat/completions", "api-version=7")
     assert (call.headers["x-own"], call.headers["x-more"], call.headers["cookie"]) == ("own", "more", "session=s")

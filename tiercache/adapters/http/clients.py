@@ -42,7 +42,12 @@ def wrapped_client(client: C, new_transport: NewTransport) -> C:
     if isinstance(client, type) or _library_of(inner) is None or not callable(with_options):
         kind = f"the class {_name(client)}" if isinstance(client, type) else _name(type(client))
         raise UsageError(f"client must be {_TAKES}, not {kind}")
-    return with_options(http_client=_wrapped(inner, new_transport))  # type: ignore[no-any-return]
+    try:
+        return with_options(http_client=_wrapped(inner, new_transport))  # type: ignore[no-any-return]
+    except TypeError as error:
+        kind = _name(type(client))
+        text = f"{kind} cannot be copied by its with_options: make it with http_client=cache.wrap(...)"
+        raise UsageError(f"{text}: {error}") from error
 
 
 def _wrapped(inner: Any, new_transport: NewTransport) -> Any:
@@ -54,6 +59,7 @@ def _wrapped(inner: Any, new_transport: NewTransport) -> Any:
         "cookies": inner.cookies,
         "timeout": inner.timeout,
         "base_url": inner.base_url,
+        "default_encoding": getattr(inner, "_default_encoding", "utf-8"),
         # The original client applies its proxies and credentials, and follows redirects.
         "trust_env": False,
         "follow_redirects": False,
