@@ -119,6 +119,6 @@ def local_stats(shared: SharedParts) -> LocalStats:
         queued_write_count=sum(engine.queued_write_count for engine in engines),
         degraded=shared.is_degraded,
         trusted=shared.is_trusted,
-        distrusted_count=sum(engine.generation for engine in engines),
-        heard_count=sum(engine.heard_count for engine in engines),
+        distrusted_count=sum(engine.l1.distrusted_count for engine in engines),
+        heard_count=sum(engine.l1.heard_count for engine in engines),
     )

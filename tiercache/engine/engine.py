@@ -231,18 +231,6 @@ class Engine(KeepsIdentity):
         return self._life.runtime
 
     @property
-    def generation(self) -> int:
-        """The number of times that this process has dropped all of L1 because it may have missed a change."""
-        runtime = self._life.runtime
-        return 0 if runtime is None else runtime.l2.generation
-
-    @property
-    def heard_count(self) -> int:
-        """Changes by other processes that the current runtime has applied."""
-        runtime = self._life.runtime
-        return 0 if runtime is None else runtime.l2.heard_count
-
-    @property
     def queued_write_count(self) -> int:
         """Writes that Valkey has not answered yet."""
         runtime = self._life.runtime

@@ -21,8 +21,8 @@ class LocalStats:
         queued_write_count: Writes that Valkey has not answered yet.
         degraded: Whether the breaker takes Valkey for unavailable.
         trusted: Whether this process knows that L1 has followed every change; always true without a Valkey.
-        distrusted_count: Times that L1 was dropped because a change may have been missed, on this event loop.
-        heard_count: Changes by other processes that L1 has followed, on this event loop.
+        distrusted_count: Times that L1 was dropped because a change may have been missed.
+        heard_count: Changes by other processes that L1 has followed.
     """
 
     tiers: dict[str, TierCounters]

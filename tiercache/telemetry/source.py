@@ -31,8 +31,8 @@ class CacheSource:
         self.operations = engine.operations
         self.counters: dict[str, Callable[[], float]] = {
             names.L1_EVICTIONS.name: lambda: engine.l1.evicted_count,
-            names.L1_DISTRUSTED.name: lambda: engine.generation,
-            names.CHANGES_HEARD.name: lambda: engine.heard_count,
+            names.L1_DISTRUSTED.name: lambda: engine.l1.distrusted_count,
+            names.CHANGES_HEARD.name: lambda: engine.l1.heard_count,
         }
         self.gauges: dict[str, Callable[[], float]] = {
             names.L1_ENTRIES.name: lambda: engine.l1.entry_count,

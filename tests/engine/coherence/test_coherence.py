@@ -45,7 +45,7 @@ class Decided:
         self.coherence.apply(Pong(0.0, 7))
         self.put("k", Group("tier", "kv"))
         self.put("l", Group("tier", "llm"))
-        self.before = self.coherence.generation
+        self.before = self.l1.distrusted_count
 
     def policies_changed(self) -> None:
         """Count a report."""
@@ -67,7 +67,7 @@ class Decided:
     @property
     def distrusted(self) -> int:
         """How often everything was distrusted since the entries were put."""
-        return self.coherence.generation - self.before
+        return self.l1.distrusted_count - self.before
 
     @property
     def kept(self) -> set[str]:
@@ -98,7 +98,7 @@ def test_coherence_counts_own_announcement_and_does_not_apply_it(decided: Decide
     decided.receive(number, "me", keys=("k",))
     assert decided.distrusted == (number == 9)
     assert decided.kept == (set() if number == 9 else {"k", "l"})
-    assert decided.coherence.heard_count == 0
+    assert decided.l1.heard_count == 0
 
 
 def test_coherence_drops_entries_and_breaks_fences_of_invalidated_group(decided: Decided) -> None:

@@ -18,7 +18,7 @@ import valkey.asyncio
 
 from tests.requests import HELLO, Loader, asking, turns
 from tests.seams import HeldPings
-from tests.support import MakeCache, entry_keys, run_in_thread
+from tests.support import MakeCache, entry_keys, run_in_thread, until
 from tiercache import AgentCache, L2UnavailableError, ResilienceOptions, UsageError, WrongLoopError
 from tiercache.embedded import EmbeddedValkey
 
@@ -378,3 +378,33 @@ def test_lifecycle_drains_writes_when_ctrl_c_ends_script_during_load(url: str, p
     assert b"KeyboardInterrupt" in errors
     assert b"never retrieved" not in errors
     assert len(entry_keys(plain)) == 1
+
+
+def test_cache_keeps_its_counts_of_changes_when_it_starts_on_another_loop(server: EmbeddedValkey) -> None:
+    cache = AgentCache.from_url(server.url, name="test")
+
+    async def follow_a_change() -> tuple[int, int]:
+        async with AgentCache.from_url(server.url, name="test") as other:
+            before = cache.local_stats().heard_count
+            await cache.open()
+            await other.kv.set("k", "v")
+            await until(lambda: cache.local_stats().heard_count > before)
+        await drop_subscriptions(server)
+        return counts()
+
+    async def drop_subscriptions(server: EmbeddedValkey) -> None:
+        before = cache.local_stats().distrusted_count
+        with valkey.Valkey.from_url(server.url) as plain:
+            plain.client_kill_filter(_type="pubsub")
+        await until(lambda: cache.local_stats().distrusted_count > before)
+
+    def counts() -> tuple[int, int]:
+        stats = cache.local_stats()
+        return stats.heard_count, stats.distrusted_count
+
+    first = asyncio.run(follow_a_change())
+    assert counts() == first
+    second = asyncio.run(follow_a_change())
+    assert second > first
+    asyncio.run(cache.aclose())
+    assert counts() >= second

@@ -83,9 +83,6 @@ class Coherence:
         origin: The name of this runtime in announcements.
         policies: Reads the tool policies again when another process may have changed a policy.
 
-    Attributes:
-        generation: Count of calls of ``distrust``.
-        heard_count: Changes of other processes that this process has applied.
     """
 
     def __init__(
@@ -107,8 +104,6 @@ class Coherence:
         self._log = log
         self._position: Position | None = None
         self._is_catching_up = False
-        self.generation = 0
-        self.heard_count = 0
 
     def subscribed(self, position: Position) -> None:
         """Start with a new subscription. This process must have subscribed before it asked for ``position``."""
@@ -151,7 +146,7 @@ class Coherence:
             self._check_number(received.number)
         if received.origin == self._origin:
             return  # This process applied its own change before it published the change.
-        self.heard_count += received.announcement.is_change
+        self._l1.heard_count += received.announcement.is_change
         self.follow(received.announcement)
 
     def follow(self, announcement: Announcement) -> None:
@@ -191,7 +186,7 @@ class Coherence:
     def distrust(self, reason: str) -> None:
         """Drop L1 and begin a new generation: reads and loads in progress may not fill L1 either."""
         self._log.debug("L1 is dropped (new generation): %s", reason)
-        self.generation += 1
+        self._l1.distrusted_count += 1
         self._fences.doubt_all()
         self._l1.clear()
         self._leases.wake_all()

@@ -88,6 +88,9 @@ class L1:
     Attributes:
         max_entries, max_bytes: The bounds.
         trusted_until: Monotonic second until which every entry is trusted.
+        distrusted_count: Times that all entries were dropped because a change may have been missed.
+        heard_count: Changes by other processes that these entries have followed. Both counts begin with the cache, and
+            go on when it starts again on another event loop.
     """
 
     def __init__(self, options: L1Options, *, max_staleness: float = math.inf) -> None:
@@ -95,6 +98,8 @@ class L1:
         self.max_bytes = options.max_bytes
         self._max_staleness = max_staleness
         self.trusted_until = -math.inf
+        self.distrusted_count = 0
+        self.heard_count = 0
         self._lru = _Lru(options.max_entries)
         # As it is, and as lookups use it: see ``settle_first``.
         self._entry_of: Callable[[str], Entry | None] = self._lru.order.get

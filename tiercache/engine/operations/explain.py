@@ -114,7 +114,7 @@ class Inspection:
             lease_holder=holder,
             holds_lease=isinstance(l2, L2) and holder is not None and holder == l2.origin,
             trusted=now < runtime.l1.trusted_until,
-            generation=l2.generation,
+            generation=runtime.l1.distrusted_count,
             tracked=l2.is_tracking,
         )
 

@@ -95,16 +95,6 @@ class L2:
         return GuardedLevel2(await connect(origin), breaker), origin
 
     @property
-    def generation(self) -> int:
-        """The number of times that this runtime has dropped all of L1 because it may have missed a change."""
-        return self.coherence.generation
-
-    @property
-    def heard_count(self) -> int:
-        """Changes by other processes that this runtime has applied."""
-        return self.coherence.heard_count
-
-    @property
     def is_tracking(self) -> bool:
         """Whether the server reports changes that other software makes (CLIENT TRACKING)."""
         return self.listener.is_tracking

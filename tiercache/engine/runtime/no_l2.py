@@ -118,8 +118,6 @@ class NoL2:
     """The L2 of a cache of process memory alone. Attributes as for ``L2``, as far as operations use them."""
 
     level2: Final = None
-    generation: Final = 0
-    heard_count: Final = 0
     is_tracking: Final = False
 
     def __init__(self) -> None:
