@@ -33,7 +33,7 @@ UNTRACKED = CoherenceOptions(tracking="off")
 
 
 # Keys of the cache that hold no entry, by the beginning of their names.
-_OWN_KEYS = ("alive", "sequence", "idx:", "indexe", "evicted", "looked", "others")
+_OWN_KEYS = ("alive", "sequence", "idx:", "indexe", "evicted", "looked", "others", "live:")
 
 
 async def until(condition: Callable[[], Any], seconds: float = 4.0) -> None:
