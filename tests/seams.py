@@ -1013,6 +1013,10 @@ class Internals:
         """Return whether another process waits for the lease that this cache holds on ``key``."""
         return bool(self._l2.leases._held[key].is_awaited)
 
+    def note_awaited(self, key: str) -> None:
+        """Note that another process waits for the lease on ``key``, as its message does."""
+        self._l2.leases.note_awaited(key)
+
     @property
     def held_lease_keys(self) -> list[str]:
         """The keys whose leases this cache holds."""

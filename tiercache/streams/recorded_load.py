@@ -57,7 +57,7 @@ class RecordedLoad(Load):
         self._sharing = sharing
         self._is_copy = False
         self._recording: Recording | None = None
-        self._writer: asyncio.Task[bool] | None = None
+        self._writer: asyncio.Task[None] | None = None
 
     async def run_privately(self, function: object) -> Lookup:
         """Return a miss: a caller that must not wait for other callers makes its request by itself."""
@@ -131,11 +131,16 @@ class RecordedLoad(Load):
             return
         if recording.is_ended or not recording.is_whole or not isinstance(l2, L2):
             return
-        # The readers of other processes do not count as waiters here: the load goes on for them.
+        if not self.flight.fence.holds:
+            return  # The load is about to be cancelled, or a change has taken its lease.
+        # The readers of other processes do not count as waiters here: while they may read, the load goes on for them.
         self.flight.finishes = True
         writer = LiveWriter(l2.level2, live_key(sharing.name, self.call.key), lease.holds, sharing, self._runtime.log)
-        share = attempt("sharing of a stream", partial(writer.run, recording), self._runtime.log)
-        self._writer = self._runtime.loop.create_task(share, name="tiercache-live")
+        self._writer = self._runtime.loop.create_task(self._write(writer, recording), name="tiercache-live")
+
+    async def _write(self, writer: LiveWriter, recording: Recording) -> None:
+        await attempt("sharing of a stream", partial(writer.run, recording), self._runtime.log)
+        self.flight.finishes = self.call.rules.finish_abandoned
 
     # The recording of another process
 

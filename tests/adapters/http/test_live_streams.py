@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 from typing import Any, Final
 
 import fakeredis
@@ -23,14 +24,18 @@ from tests.adapters.http.callers import (
     live_streams,
     nothing_is_left,
     outcome,
+    placeholders,
 )
 from tests.providers import Gate, ProviderServer, Script
 from tests.requests import turns
-from tests.seams import HeldCommands, HeldReads, caught_up, follower_count, internals
+from tests.seams import HeldCommands, HeldReads, caught_up, exchanges_of, follower_count, internals
 from tests.support import UNTRACKED, collect_generators, until
 from tiercache import AgentCache, CoherenceOptions, ConnectionOptions, ResilienceOptions, TierOptions
 from tiercache.embedded import EmbeddedValkey
+from tiercache.engine.call import Loaded
+from tiercache.streams.recording import Recording
 from tiercache.testing import ChaosProxy
+from tiercache.tiers.llm.exchanges import ExchangeOptions, Head
 
 TEXT: Final = "Answer 1: part 1 part 2 part 3 part 4"
 KIB: Final = 1024
@@ -597,6 +602,43 @@ async def test_live_stream_without_a_right_leaves_every_caller_a_right_answer_an
             assert len(warnings_of(caplog)) == (missing != "-xtrim")
     finally:
         plain.execute_command("ACL", "DELUSER", "limited")
+
+
+async def test_stream_that_valkey_does_not_let_others_read_is_cancelled_when_its_last_reader_hangs_up(
+    new_caller: NewCaller, provider: ProviderServer, plain: valkey.Valkey, caplog: pytest.LogCaptureFixture
+) -> None:
+    caller, other, gate = new_caller(), new_caller(), Gate(2)
+    provider.enqueue(Script(gates=(gate,)))
+    first, response, parts = await follower_of(caller)
+    await parts.read(1)
+    plain.set("test:__tc:live:" + response.extensions["tiercache"].key.rpartition(":")[2], "a text")
+    waiting = asyncio.create_task(other.text())
+    await until(lambda: len(warnings_of(caplog)) == 2)
+    await until(lambda: follower_count() == 1)
+    await turns(5)
+    await close(first)
+    await provider.until(lambda: provider.hung_up, 10)
+    # The other process streams for itself.
+    assert (await waiting).startswith("Answer 2")
+    await nothing_is_left(provider, plain, caller.cache, other.cache)
+
+
+async def test_stream_that_its_last_reader_has_just_left_is_not_shared(cache: AgentCache, plain: valkey.Valkey) -> None:
+    """Its load is about to be cancelled: a reader in another process would get an error, and could load instead."""
+    exchanges_of_cache = exchanges_of(cache)
+    key = exchanges_of_cache.key("0" * 64, "gpt-4o")
+
+    async def record(show: Callable[[Recording], None]) -> Loaded:
+        show(Recording(Head(200, (), ()), max_bytes=1000))
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    lookup = await exchanges_of_cache.get_or_record(key, record, ExchangeOptions(True))
+    lookup.ongoing.leave()
+    internals(cache).note_awaited(key.key)
+    await until(lambda: internals(cache).registered == (0, 0, 0))
+    await until(lambda: not placeholders(plain))
+    assert not live_streams(plain)
 
 
 # Outages and ends
