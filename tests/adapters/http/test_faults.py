@@ -571,3 +571,30 @@ async def test_stream_that_cannot_be_joined_after_a_lost_message_is_read_live_fr
     await close(context, later)
     assert provider.call_count == 1
     await nothing_is_left(provider, plain, caller.cache)
+
+
+# Through an SDK
+
+
+async def test_stream_of_an_sdk_whose_last_caller_breaks_off_is_cancelled_and_a_read_one_is_stored(
+    new_caller: NewCaller, provider: ProviderServer, plain: valkey.Valkey
+) -> None:
+    openai = pytest.importorskip("openai", reason="openai is not installed")
+    cache, gate = new_caller().cache, Gate(2)
+    provider.enqueue(Script(gates=(gate,)), Script())
+    asked: Any = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hello"}], "stream": True}
+    async with cache.wrap(openai.AsyncOpenAI(base_url=provider.openai_url, api_key="k")) as client:
+        for count in (1, 2):
+            async with await client.chat.completions.create(**asked) as events:
+                async for _ in events:
+                    if count == 1:
+                        break
+            await collect_generators()
+            if count == 1:
+                await provider.until(lambda: provider.hung_up, 10)
+            await nothing_is_left(provider, plain, cache)
+            assert len(exchanges(plain)) == count - 1
+        async with await client.chat.completions.create(**asked) as events:
+            text = "".join([event.choices[0].delta.content or "" async for event in events if event.choices])
+    assert text == TEXT.replace("1", "2", 1)
+    assert provider.call_count == 2
