@@ -90,9 +90,11 @@ class RecordedLoad(Load):
         try:
             await super()._run(function)  # type: ignore[arg-type]
         finally:
-            # The flight has ended. The task waits for the writer, which ends with the recording.
+            # The flight has ended, and no caller waits for this task any more.
+            if self._recording is not None:
+                await self._recording.at_last()
             if self._writer is not None:
-                await self._writer
+                await self._writer  # It ends with the recording.
 
     async def _call(self, function: Record) -> Loaded:  # type: ignore[override]
         try:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from itertools import islice
 from typing import Any, Final
@@ -42,6 +42,7 @@ class Recording:
         kept_bytes: The bytes of the parts that the recording has.
         on_overflow: Called once, when the parts have more than ``max_bytes``.
         waiting: Returns a context for the time in which the writer waits for a follower.
+        at_last: Awaited once the load has ended and its value is stored, or its error is handed out: ends the source.
     """
 
     def __init__(self, head: Any, *, max_bytes: float) -> None:
@@ -51,6 +52,7 @@ class Recording:
         self.kept_bytes = 0
         self.on_overflow: Callable[[], object] = _ignore
         self.waiting: Callable[[], AbstractAsyncContextManager[object]] = nullcontext
+        self.at_last: Callable[[], Awaitable[object]] = _end_nothing
         self._max_bytes = max_bytes
         self._parts: deque[tuple[Any, int]] = deque()
         # The position of the first part in ``_parts``: parts that were forgotten count.
@@ -135,6 +137,10 @@ class Recording:
 
 def _ignore() -> None:
     """Do nothing."""
+
+
+async def _end_nothing() -> None:
+    """Do nothing: the source of a copied recording is the recording of another process."""
 
 
 class _Signal:

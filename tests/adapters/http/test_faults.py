@@ -105,6 +105,21 @@ async def test_stream_that_is_complete_is_stored_although_its_reader_leaves_at_t
     assert provider.call_count == 1
 
 
+async def test_stream_is_stored_before_its_body_has_ended(
+    new_caller: NewCaller, provider: ProviderServer, plain: valkey.Valkey
+) -> None:
+    caller, gate = new_caller(), Gate("eof")
+    provider.enqueue(Script(gates=(gate,)))
+    with caller.cache.watch() as seen:
+        assert await caller.text() == TEXT
+        assert await caller.text() == TEXT  # The connection is still open: its end does not count.
+    assert [outcome.source for outcome in seen] == ["loader", "l1"]
+    assert gate.held.is_set()
+    gate.release()
+    await nothing_is_left(provider, plain, caller.cache)
+    assert provider.connection_count == 1
+
+
 async def test_stream_of_a_response_that_its_caller_drops_is_cancelled(
     new_caller: NewCaller, provider: ProviderServer, plain: valkey.Valkey
 ) -> None:

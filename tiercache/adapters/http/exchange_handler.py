@@ -253,14 +253,13 @@ class ExchangeHandler:
     ) -> Loaded:
         """Send the request, record its answer, and return it for storing: a ``Record`` of the load."""
         upstream = await send()
-        try:
-            head = _head(upstream)
-            recording = Recording(head, max_bytes=self._exchanges.max_bytes)
-            show(recording)
-            scanner = Scanner(api) if head.status == 200 and _is_events(head) else None
-            await _read(upstream, recording, scanner)
-        finally:
-            await upstream.aclose()
+        head = _head(upstream)
+        recording = Recording(head, max_bytes=self._exchanges.max_bytes)
+        chunks = upstream.chunks()
+        recording.at_last = partial(_finish, upstream, chunks, recording)
+        show(recording)
+        scanner = Scanner(api) if head.status == 200 and _is_events(head) else None
+        await _read(chunks, recording, scanner)
         if head.status != 200:
             return self._exchanges.unstored(key)
         if not recording.is_whole:
@@ -289,9 +288,8 @@ class ExchangeHandler:
             return False
 
 
-async def _read(upstream: Upstream, recording: Recording, scanner: Scanner | None) -> None:
+async def _read(chunks: AsyncIterator[bytes], recording: Recording, scanner: Scanner | None) -> None:
     """Record the body of a response to its end, or to the last event of a stream."""
-    chunks = upstream.chunks()
     async for chunk in chunks:
         if scanner is not None:
             scanner.feed(chunk)
@@ -300,7 +298,6 @@ async def _read(upstream: Upstream, recording: Recording, scanner: Scanner | Non
         recording.append(chunk, len(chunk))
         if recording.is_complete:
             recording.end()
-            await _read_rest(chunks)
             return
         await recording.wait_for_room()
     if scanner is not None:
@@ -309,15 +306,18 @@ async def _read(upstream: Upstream, recording: Recording, scanner: Scanner | Non
     recording.end()
 
 
-async def _read_rest(chunks: AsyncIterator[bytes]) -> None:
-    """Read to the end of a body after its last event, so that the connection can be used again."""
+async def _finish(upstream: Upstream, chunks: AsyncIterator[bytes], recording: Recording) -> None:
+    """End a response. Read the rest of a complete one first, so that its connection can be used again."""
     try:
-        async with asyncio.timeout(_END_SECONDS):
-            async for _ in chunks:
-                pass
-    # The answer is complete: no error of the connection counts any more.
+        if recording.is_complete:
+            async with asyncio.timeout(_END_SECONDS):
+                async for _ in chunks:
+                    pass
+    # The answer is stored: no error of the connection counts any more.
     except Exception:
         return
+    finally:
+        await upstream.aclose()
 
 
 def _head(upstream: Upstream) -> Head:
