@@ -225,6 +225,7 @@ class HeldWrites:
     Args:
         chosen: Whether a write holds its batch.
         error: Raised on release instead of sending the batch, or None to send it.
+        cache: The cache whose writes are held, or None for all caches.
 
     Attributes:
         sending: Set once a batch is held.
@@ -237,13 +238,15 @@ class HeldWrites:
         chosen: Callable[[Write], bool] = changes_an_entry,
         *,
         error: Exception | None = None,
+        cache: AgentCache | None = None,
     ) -> None:
         self.sending = asyncio.Event()
         self.release = asyncio.Event()
         apply = ValkeyLevel2.apply
+        only = None if cache is None else internals(cache).unguarded_level2
 
         async def held(level2: ValkeyLevel2, writes: Any) -> Any:
-            if any(map(chosen, writes)):
+            if only in (None, level2) and any(map(chosen, writes)):
                 self.sending.set()
                 await self.release.wait()
                 if error is not None:

@@ -57,7 +57,8 @@ _ANALYTICS = {
     "raygun4py", "rollbar", "rudderstack", "scarf", "segment", "sentry_sdk", "snowplow_tracker", "statsig",
 }  # fmt: skip
 # Modules that open connections, and the only parts of the package that may import them: the download of prices by hand,
-# the private server, the name of the host in the marker, the demo, the tools for tests, and the path of a file:// URL.
+# the private server, the name of the host in the marker, the demo, the tools for tests, the path of a file:// URL, and
+# the end of a response that a plain client no longer reads.
 _NETWORK = {
     "ftplib", "http", "http.client", "httpx", "httpx2", "aiohttp", "requests", "smtplib", "socket", "ssl", "telnetlib",
     "urllib.request", "urllib3", "xmlrpc",
@@ -70,6 +71,7 @@ _MAY_IMPORT = (
     "testing/",
     "stores/valkey/",
     "version.py",
+    "adapters/http/sync_upstream.py",
 )
 
 

@@ -28,7 +28,7 @@ from tests.adapters.http.callers import (
 )
 from tests.providers import Gate, ProviderServer, Script
 from tests.requests import turns
-from tests.seams import HeldCommands, HeldReads, caught_up, exchanges_of, follower_count, internals
+from tests.seams import HeldCommands, HeldReads, HeldWrites, caught_up, exchanges_of, follower_count, internals
 from tests.support import UNTRACKED, collect_generators, until
 from tiercache import AgentCache, CoherenceOptions, ConnectionOptions, ResilienceOptions, TierOptions
 from tiercache.embedded import EmbeddedValkey
@@ -296,13 +296,14 @@ async def test_live_stream_that_an_invalidation_overtakes_before_it_is_stored_is
     """The reader has every part, and waits until the other process has stored the value."""
     caller, other, third = (new_caller() for _ in range(3))
     await third.cache.open()
-    gate = Gate("eof")
-    provider.enqueue(Script(gates=(gate, middle := Gate(1))), Script())
+    provider.enqueue(Script(gates=(middle := Gate(1),)), Script())
     first, _, parts = await follower_of(caller)
     context, _, other_parts = await follower_of(other)
+    store = HeldWrites(monkeypatch, cache=caller.cache)
     held = HeldReads(monkeypatch, cache=other.cache)
     middle.release()
     await other_parts.read()
+    await store.sending.wait()
     # It looks for the stored value.
     await held.answered.wait()
     await third.cache.llm.clear()
@@ -314,7 +315,7 @@ async def test_live_stream_that_an_invalidation_overtakes_before_it_is_stored_is
     await turns(20)
     held_again.release.set()
     assert (await later).startswith("Answer 2")
-    gate.release()
+    store.release.set()
     await parts.read()
     await close(first, context)
     await nothing_is_left(provider, plain, caller.cache, other.cache)
