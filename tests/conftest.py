@@ -7,6 +7,7 @@ import gc
 import importlib
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -22,6 +23,8 @@ from tiercache.embedded import EmbeddedValkey
 from tiercache.testing import ChaosProxy
 
 _EAGER_FOLDER: Final = Path(__file__).parent / "eager"
+# The number of modules at the last freeze. An SDK, imported by the first test that needs it, has a million objects.
+_FROZEN_MODULES: Final = [0]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -132,10 +135,17 @@ def provider() -> Iterator[ProviderServer]:
 @pytest.fixture(scope="session", autouse=True)
 def _collect_only_garbage_of_tests() -> Iterator[None]:
     """Keep modules and the list of tests, nearly all objects, out of the garbage collection after each test."""
-    gc.collect()
-    gc.freeze()
+    _freeze()
     yield
     gc.unfreeze()
+
+
+def _freeze() -> None:
+    """Collect the garbage, and keep all other objects out of later collections, unless no module was imported since."""
+    gc.collect()
+    if len(sys.modules) != _FROZEN_MODULES[0]:
+        _FROZEN_MODULES[0] = len(sys.modules)
+        gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -147,7 +157,7 @@ async def _leak_check() -> AsyncIterator[None]:
     yield
     for _ in range(5):
         await asyncio.sleep(0)
-    gc.collect()
+    _freeze()
     left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
     assert not left
     assert not problems
