@@ -249,9 +249,7 @@ class ProviderServer:
         for connection in list(self._connections):
             connection.reset()
         await asyncio.gather(*self._tasks)
-        async with asyncio.timeout(_DEADLINE):
-            while self._connections:  # The loop tells a connection of its end in a later step.
-                await asyncio.sleep(0)
+        await self.until(lambda: not self._connections)  # The loop tells a connection of its end in a later step.
         left = asyncio.all_tasks() - {asyncio.current_task()}
         assert not left, f"the server leaves tasks: {left}"
 
