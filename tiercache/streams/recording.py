@@ -147,22 +147,26 @@ class _Signal:
     """Wakes every task that waits for it."""
 
     def __init__(self) -> None:
-        self._sent: asyncio.Future[None] | None = None
+        # Each waiter has a future of its own: a cancelled waiter leaves the others waiting.
+        self._waiters: set[asyncio.Future[None]] = set()
 
     @property
     def is_awaited(self) -> bool:
-        return self._sent is not None
+        return bool(self._waiters)
 
     def send(self) -> None:
-        if self._sent is not None:
-            self._sent.set_result(None)
-            self._sent = None
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._waiters.clear()
 
     async def wait(self) -> None:
-        # All waiters share one future. ``asyncio.wait`` does not cancel it when one of them is cancelled.
-        if self._sent is None:
-            self._sent = asyncio.get_running_loop().create_future()
-        await asyncio.wait([self._sent])
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.add(waiter)
+        try:
+            await waiter
+        finally:
+            self._waiters.discard(waiter)
 
 
 class Follower(AsyncIterator[list[Any]]):
