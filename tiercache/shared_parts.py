@@ -25,7 +25,7 @@ __all__ = ["FaceParts", "SharedParts"]
 
 _OTHER_FACE: Final = {
     "async": "cache.sync was used first: use cache.sync everywhere",
-    "sync": "the async side was used first: use it everywhere",
+    "sync": "The async face was used first: use it everywhere",
 }
 
 

@@ -413,6 +413,25 @@ def test_process_forked_while_threads_call_finds_no_lock_taken(url: str) -> None
     assert (done.stdout, done.returncode) == ("done\n", 0), done.stderr
 
 
+def test_first_calls_import_nothing(url: str) -> None:
+    """A process that another thread forks in the middle of an import waits forever for the lock of that module."""
+    code = """
+    before = set(sys.modules)
+    sync = cache.sync
+    sync.llm.store(P, "answer")
+    sync.tool.store("tool", {}, "answer")
+    sync.session.set("thread", "field", "value")
+    sync.session.destroy_thread("thread")
+    sync.kv.get_or_load("k", lambda: 1, tags=["tag"])
+    sync.invalidate_tag("tag")
+    sync.llm.invalidate_by_model("m")
+    sync.stats()
+    sync.close()
+    print(sorted(set(sys.modules) - before))
+    """
+    assert_quiet(run(code, url), "[]")
+
+
 def test_dropped_cache_warns_and_ends_the_thread_of_its_sync_face(url: str, plain: valkey.Valkey) -> None:
     held = [AgentCache.from_url(url, name="test")]
     held[0].sync.llm.store(HELLO, "x")

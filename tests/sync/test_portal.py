@@ -14,6 +14,7 @@ import pytest
 from tests.support import until
 from tests.sync.threads import all_of, started
 from tiercache import UsageError
+from tiercache.portal.blocked_loops import blocking_own_loop
 from tiercache.portal.call import in_thread, run_plain
 from tiercache.portal.portal import Portal
 
@@ -319,3 +320,10 @@ def test_portal_raises_in_a_process_that_was_forked_inside_a_plain_function(port
         os._exit(2)
     assert here == parent
     assert os.waitpid(pids[0], 0)[1] == 0
+
+
+def test_error_of_a_call_is_shown_without_another_error() -> None:
+    """A thread without an event loop is no error."""
+    with pytest.raises(KeyError) as caught, blocking_own_loop():
+        raise KeyError
+    assert caught.value.__context__ is None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 __all__ = ["blocking_own_loop", "is_blocked"]
@@ -16,9 +16,11 @@ _BLOCKED: Final[list[asyncio.AbstractEventLoop]] = []
 @contextmanager
 def blocking_own_loop() -> Iterator[None]:
     """While the block runs, count the running loop of this thread as blocked; without one do nothing."""
-    try:
+    loop: asyncio.AbstractEventLoop | None = None
+    with suppress(RuntimeError):
         loop = asyncio.get_running_loop()
-    except RuntimeError:
+    if loop is None:
+        # Not in a handler of that RuntimeError, which would be shown with every error of the block.
         yield
         return
     _BLOCKED.append(loop)

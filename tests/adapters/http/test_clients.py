@@ -222,6 +222,37 @@ async def test_close_of_a_copy_of_an_http_client_closes_the_original(
     assert original.is_closed
 
 
+# The responses
+
+
+@both_flavours
+@both_libraries
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+async def test_replayed_response_can_be_read_as_that_of_the_provider(
+    cache: AgentCache, provider: ProviderServer, library: str, is_async: bool, stream: bool
+) -> None:
+    request = {"json": {**CHAT, "stream": stream}}
+    async with raw(cache, library, is_async=is_async, base_url=provider.url) as client:
+
+        async def read() -> tuple[bytes, str, int]:
+            def send(c: Any) -> Any:
+                return c.send(c.build_request("POST", "/v1/chat/completions", **request), stream=True)
+
+            response = await client.run(send)
+            assert not response.is_stream_consumed
+            if is_async:
+                content = b"".join([chunk async for chunk in response.aiter_raw()])
+            else:
+                content = await asyncio.to_thread(lambda: b"".join(response.iter_raw()))
+            assert response.elapsed.total_seconds() > 0
+            await settled(cache, response.headers["x-tiercache-key"], is_async=is_async)
+            return content, response.headers["x-tiercache"], response.num_bytes_downloaded
+
+        content, _, size = await read()
+        assert await read() == (content, "hit", size)
+    assert provider.call_count == 1
+
+
 # The settings of the original client
 
 

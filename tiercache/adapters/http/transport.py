@@ -79,10 +79,15 @@ class Library:
         Args:
             new_stream: Returns the stream of the body of an answer that is still arriving.
         """
-        given = {"headers": list(answer.headers), "extensions": {"tiercache": answer.outcome}}
-        if isinstance(answer.body, bytes):
-            return self.module.Response(answer.status, content=answer.body, **given)
-        return self.module.Response(answer.status, stream=new_stream(answer.body), **given)
+        headers, body = list(answer.headers), answer.body
+        if isinstance(body, bytes):
+            # A stream: a response that is made of content cannot be read as raw bytes, and has no elapsed time.
+            headers.append(("content-length", str(len(body))))
+            stream = self.module.ByteStream(body)
+        else:
+            stream = new_stream(body)
+        extensions = {"tiercache": answer.outcome}
+        return self.module.Response(answer.status, headers=headers, stream=stream, extensions=extensions)
 
     def upstream_request(self, request: Any) -> Any:
         """Return the request to send to the provider: ``request`` without the header that has options."""
