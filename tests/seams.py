@@ -31,6 +31,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from threading import Thread
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -41,6 +42,7 @@ from valkey.exceptions import ResponseError
 
 from tests.support import SEQUENCE, until
 from tiercache import AgentCache, L2UnavailableError, SyncCache, supervision
+from tiercache.assembly import Assembly
 from tiercache.embedded import EmbeddedValkey
 from tiercache.engine.coherence.coherence import Coherence
 from tiercache.engine.coherence.leases import Leases
@@ -66,6 +68,8 @@ from tiercache.monitor import discovery, service
 from tiercache.monitor.discovery import Discovery
 from tiercache.monitor.service import MonitorService
 from tiercache.monitor.statistics import StatsHash
+from tiercache.portal.call import Call
+from tiercache.portal.loop_thread import LoopThread
 from tiercache.pricing import update
 from tiercache.stores.valkey import backplane
 from tiercache.stores.valkey.commands import WriteCommands
@@ -100,6 +104,9 @@ __all__ = [
     "StoreView",
     "TelemetryView",
     "act_after_command",
+    "act_before_sync_face",
+    "act_before_thread",
+    "act_before_tier",
     "act_during_snapshot",
     "any_write",
     "cancel_loads_with_lease_reply",
@@ -109,6 +116,7 @@ __all__ = [
     "check_deadline",
     "close_engine",
     "compression_library",
+    "connections_in_use",
     "count_exchanges",
     "deaf_to_announcements",
     "embedded_server",
@@ -131,6 +139,7 @@ __all__ = [
     "inbox_count",
     "internals",
     "interrupt_following",
+    "interrupt_next_call",
     "is_reset",
     "is_tracing",
     "known_keys",
@@ -143,6 +152,7 @@ __all__ = [
     "record_writes",
     "redirect_prices",
     "refuse_commands",
+    "refuse_loader_threads",
     "refuse_spans",
     "remember_no_broken_connections",
     "replace_public",
@@ -1418,6 +1428,75 @@ def interrupt_following(monkeypatch: pytest.MonkeyPatch) -> None:
         raise InterruptedError
 
     monkeypatch.setattr(Coherence, "follow", interrupted)
+
+
+def interrupt_next_call(monkeypatch: pytest.MonkeyPatch, result: type | None = None) -> None:
+    """Raise KeyboardInterrupt in the next call of a portal: when its task is posted, or once it has its ``result``.
+
+    Args:
+        result: The type of the outcome that the interrupted caller does not get; None: the task has just been posted.
+    """
+    run, begin, is_due = Call.run, Call._begin, [True]
+
+    def interrupted_begin(call: Any, make: Any) -> None:
+        begin(call, make)
+        if result is None and is_due.pop():
+            monkeypatch.setattr(Call, "_begin", begin)
+            raise KeyboardInterrupt
+
+    def interrupted_run(call: Any, make: Any, seconds: float | None = None) -> Any:
+        outcome = run(call, make, seconds)
+        if result is not None and type(outcome) is result and is_due:
+            is_due.clear()
+            raise KeyboardInterrupt
+        return outcome
+
+    monkeypatch.setattr(Call, "_begin", interrupted_begin)
+    monkeypatch.setattr(Call, "run", interrupted_run)
+
+
+def act_before_thread(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
+    """Call ``act`` once, in the middle of the start of a private thread."""
+    _act_first(monkeypatch, LoopThread, "__init__", act)
+
+
+def act_before_tier(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
+    """Call ``act`` once, while a kv tier is looked up or made."""
+    _act_first(monkeypatch, Assembly, "kv_tier", act)
+
+
+def act_before_sync_face(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
+    """Call ``act`` once, while the parts of a sync face are made."""
+    _act_first(monkeypatch, Assembly, "new_sync_face", act)
+
+
+def _act_first(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, act: Callable[[], object]) -> None:
+    original, acts = getattr(owner, name), [act]
+
+    def acting(*args: Any, **kwargs: Any) -> Any:
+        if acts:
+            acts.pop()()
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, acting)
+
+
+def refuse_loader_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no thread for a plain function start, as on a machine without a further thread."""
+    start = Thread.start
+
+    def refuse(thread: Thread) -> None:
+        if thread.name == "tiercache-sync-loader":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(Thread, "start", refuse)
+
+
+def connections_in_use(client: Any) -> list[Any]:
+    """Return the connections of an HTTP client that are neither idle nor closed."""
+    pool = client._transport._pool
+    return [each for each in pool.connections if not each.is_idle() and not each.is_closed()]
 
 
 def without_hand_over(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -232,7 +232,8 @@ class Assembly:
         made = self._kv_tiers.get(name)
         if made is None:
             codec = KvCodec(self._compression(known, as_text=False))
-            made = self._kv_tiers[name] = KvTier(self.engine, self._new_rules(name, known, codec), self._name)
+            # Any thread may make a tier of the sync face: the first one counts.
+            made = self._kv_tiers.setdefault(name, KvTier(self.engine, self._new_rules(name, known, codec), self._name))
         return made
 
     def _new_rules(

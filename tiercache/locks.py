@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from threading import Lock
+from threading import RLock
 from types import TracebackType
 from typing import Final
 from weakref import WeakSet
@@ -12,10 +12,13 @@ __all__ = ["ThreadLock"]
 
 
 class ThreadLock:
-    """A lock for ``with``. A forked process finds it free, although a thread of the parent held it during the fork."""
+    """A lock for ``with``. A forked process finds it free, although a thread of the parent held it during the fork.
+
+    The thread that holds it may enter it again: a signal handler or a finalizer may run in the middle of its block.
+    """
 
     def __init__(self) -> None:
-        self._lock = Lock()
+        self._lock = RLock()
         _LOCKS.add(self)
 
     def __enter__(self) -> None:
@@ -28,7 +31,7 @@ class ThreadLock:
 
     def renew(self) -> None:
         """Replace the lock by a free one. The thread that held it does not exist in this process."""
-        self._lock = Lock()
+        self._lock = RLock()
 
 
 _LOCKS: Final[WeakSet[ThreadLock]] = WeakSet()

@@ -37,7 +37,7 @@ class Call(Generic[T]):
         self._is_waiting = True
         self._task: asyncio.Task[None] | None = None
 
-    def begin(self, make: Callable[[], Coroutine[Any, Any, T]]) -> None:
+    def _begin(self, make: Callable[[], Coroutine[Any, Any, T]]) -> None:
         context = copy_context()
         context.run(CURRENT_CALL.set, self)
         self._thread.calls.add(self)
@@ -76,13 +76,15 @@ class Call(Generic[T]):
         self._items.put(work)
         return self._is_waiting or not work.claim()
 
-    def wait(self, seconds: float | None = None) -> T:
-        """Return the outcome, and call the offered functions until then.
+    def run(self, make: Callable[[], Coroutine[Any, Any, T]], seconds: float | None = None) -> T:
+        """Await ``make()`` on the loop, and call the offered functions until then; return the outcome.
 
         Args:
             seconds: Most seconds to wait; then TimeoutError. None: no limit.
         """
         try:
+            # Inside of the block: an interrupt may come as soon as the task can offer functions to this thread.
+            self._begin(make)
             while isinstance(item := self._items.get(timeout=seconds), Work):
                 if item.claim():
                     item.call()
@@ -131,7 +133,9 @@ class Call(Generic[T]):
                     item.start_thread()
 
     def _cancel(self) -> None:
-        if self._task is not None:
+        if self._task is None:
+            self.end()  # Interrupted before the task was posted.
+        else:
             self._task.cancel()
 
 

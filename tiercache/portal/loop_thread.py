@@ -31,12 +31,12 @@ class LoopThread:
 
     def __init__(self) -> None:
         self.pid = os.getpid()
-        self.loop = asyncio.new_event_loop()
+        # In empty contexts, because the caller's context would live as long as the loop and the thread.
+        self.loop = Context().run(asyncio.new_event_loop)
         # The calls that wait for an outcome.
         self.calls: set[Ending] = set()
         self._state = _State()
         self._thread = Thread(target=_live, args=(self.loop, self.calls, self._state), name=THREAD_NAME, daemon=True)
-        # In an empty context, because the caller's context would live as long as the thread.
         Context().run(self._thread.start)
 
     @property
@@ -60,7 +60,7 @@ class LoopThread:
 
     def stop(self) -> None:
         self._state.is_stopping = True
-        self.post(self.loop.stop)
+        self.post(self._state.stop, self.loop)
 
     def join(self) -> None:
         self._thread.join(_JOIN_SECONDS)
@@ -69,17 +69,24 @@ class LoopThread:
 class _State:
     """Whether a thread must end. Apart from ``LoopThread``, to which the thread does not refer."""
 
-    __slots__ = ("is_stopping",)
+    __slots__ = ("is_stopped", "is_stopping")
 
     def __init__(self) -> None:
         self.is_stopping = False
+        self.is_stopped = False
+
+    def stop(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Stop ``loop``, once: a second stop would end the steps with which the thread ends its tasks."""
+        if not self.is_stopped:
+            self.is_stopped = True
+            loop.stop()
 
 
 def _live(loop: asyncio.AbstractEventLoop, calls: set[Ending], state: _State) -> None:
     """Run ``loop`` until it is stopped, then end its tasks and its calls: the body of the thread."""
     asyncio.set_event_loop(loop)
     try:
-        while not state.is_stopping:
+        while not state.is_stopped:
             # A task that raises one of these ends ``run_forever``. Its caller gets it; the other callers go on.
             with suppress(KeyboardInterrupt, SystemExit):
                 loop.run_forever()

@@ -57,26 +57,24 @@ class Portal:
             UsageError: The portal is closed; or the private thread itself calls, and would wait for itself.
         """
         with blocking_own_loop():
-            return self._begin(make).wait()
+            return self._new_call(make).run(make)
 
     def run_within(self, seconds: float, make: Callable[[], Coroutine[Any, Any, object]]) -> bool:
         """Do as ``run``, for at most ``seconds``; return whether the task has ended by then."""
         try:
-            self._begin(make).wait(seconds)
+            self._new_call(make).run(make, seconds)
         except TimeoutError:
             return False
         return True
 
-    def _begin(self, make: Callable[[], Coroutine[Any, Any, T]]) -> Call[T]:
+    def _new_call(self, make: Callable[[], Coroutine[Any, Any, T]]) -> Call[T]:
         thread = self._started()
         if thread.is_current:
             raise UsageError(
                 "an async loader of cache.sync runs on its private event loop, and cannot call cache.sync itself: it "
                 "would wait for itself. Make the loader a plain function"
             )
-        call = Call[T](thread)
-        call.begin(make)
-        return call
+        return Call[T](thread)
 
     def post(self, function: Callable[[], object]) -> bool:
         """Call ``function`` on the private loop soon, without waiting; return False if there is no loop."""
@@ -128,14 +126,24 @@ class Portal:
         thread = self._own_thread
         if thread is None and not self._is_closed:
             with self._lock:
-                thread = self._own_thread
-                if thread is None:
-                    if self._thread is not None:
-                        self._inherited.append(self._thread)
-                    thread = self._thread = LoopThread()
+                thread = self._own_thread or self._start()
         if thread is None or self._is_closed:
             raise UsageError(CLOSED)
         return thread
+
+    def _start(self) -> LoopThread:
+        made = LoopThread()
+        thread = self._own_thread
+        if thread is not None:
+            made.stop()  # A signal handler or a finalizer in this thread has started another during the step above.
+            return thread
+        if self._thread is not None:
+            self._inherited.append(self._thread)
+        self._thread = made
+        # Either ``stop`` has seen this thread, or this step sees the stop.
+        if self._is_closed:
+            made.stop()
+        return made
 
 
 class PortalIterator(Generic[T]):

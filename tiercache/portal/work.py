@@ -60,8 +60,12 @@ class Work(Generic[T]):
             self._hand_back(value, None)
 
     def start_thread(self) -> None:
-        """Call the function in a new thread."""
-        Context().run(Thread(target=self._call_alone, name=f"{THREAD_NAME}-loader", daemon=True).start)
+        """Call the function in a new thread. Where no thread can be started, the error of that is its outcome."""
+        thread = Thread(target=self._call_alone, name=f"{THREAD_NAME}-loader", daemon=True)
+        try:
+            Context().run(thread.start)
+        except RuntimeError as error:
+            self._hand_back(None, error)
 
     def _call_alone(self) -> None:
         with suppress(BaseException):  # The waiters have the error.

@@ -195,6 +195,18 @@ class Follower(AsyncIterator[list[Any]]):
                 raise StopAsyncIteration
             await log._progress.wait()
 
+    def rest(self) -> list[Any]:
+        """Return the parts that are left of a recording that has ended; none at its end. Needs no running loop.
+
+        Raises:
+            BaseException: The error with which the recording ended, once no part is left.
+        """
+        parts = self.recording._take_from(self.position)
+        self.position += len(parts)
+        if not parts and self.recording._error is not None:
+            raise self.recording._error.with_traceback(None)
+        return parts
+
     def close(self) -> None:
         """Follow no further, and let the writer go on if it waits for this follower."""
         log = self.recording

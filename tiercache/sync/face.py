@@ -28,6 +28,7 @@ from ..errors import UsageError
 from ..identity import KeepsIdentity
 from ..locks import ThreadLock
 from ..options import TierOptions
+from ..portal.blocked_loops import blocking_own_loop
 from ..portal.call import run_plain
 from ..portal.portal import Portal
 from ..tiers.kv.tier import KvTier
@@ -40,6 +41,8 @@ T = TypeVar("T")
 # Seconds beyond ``drain_timeout`` that the exit of the interpreter waits for a face.
 _EXIT_SECONDS: Final = 3.0
 _LOOK_SECONDS: Final = 0.001
+# Seconds that ``aclose`` waits for the end of the private thread, as ``close`` does.
+_THREAD_SECONDS: Final = 5.0
 
 
 class SyncFace(KeepsIdentity):
@@ -60,6 +63,7 @@ class SyncFace(KeepsIdentity):
         self._operations: CacheOperations | None = None
         self._closing: concurrent.futures.Future[None] | None = None
         self._is_closed = False
+        self._is_making = False
         self.portal = Portal()
 
     @property
@@ -73,18 +77,29 @@ class SyncFace(KeepsIdentity):
         if self._parts is None:
             with self._lock:
                 if self._parts is None:
-                    if self._is_closed:
-                        raise UsageError("the cache is closed")
-                    parts = self._main.new_sync_face(run_plain)
-                    self._operations = CacheOperations(parts, self._name)
-                    _KNOWN[self.portal] = parts
-                    self._parts = parts
+                    self._make_parts()
+        assert self._parts is not None
         return self._parts
+
+    def _make_parts(self) -> None:
+        if self._is_closed:
+            raise UsageError("the cache is closed")
+        # The cache has one sync face, and the thread that makes it may be interrupted here.
+        if self._is_making:
+            raise UsageError("a signal handler or a finalizer cannot use cache.sync while this thread first uses it")
+        self._is_making = True
+        try:
+            parts = self._main.new_sync_face(run_plain)
+            self._operations = CacheOperations(parts, self._name)
+            _KNOWN[self.portal] = parts
+            self._parts = parts
+        finally:
+            self._is_making = False
 
     @property
     def operations(self) -> CacheOperations:
         """The operations of this face on the whole cache. They run on the private loop."""
-        assert self.parts is self._parts
+        _ = self.parts  # Makes the operations too. No assert may do that: ``python -O`` leaves it out.
         assert self._operations is not None
         return self._operations
 
@@ -99,9 +114,7 @@ class SyncFace(KeepsIdentity):
 
     def kv_tier(self, name: str, options: TierOptions | None) -> KvTier:
         """Return a kv tier of this face. Arguments and errors as for ``AgentCache.tier``."""
-        parts = self.parts
-        with self._lock:
-            return parts.kv_tier(name, options)
+        return self.parts.kv_tier(name, options)
 
     def run(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Await ``make()`` on the private loop. Errors as for ``Portal.run``, and UsageError on a closed face."""
@@ -129,7 +142,9 @@ class SyncFace(KeepsIdentity):
             raise UsageError("an async loader of cache.sync cannot close the cache: it would wait for itself")
         closing = self._begin_closing()
         if closing is not None:
-            closing.result()
+            # A load of another thread must not wait for the loop that this call blocks.
+            with blocking_own_loop():
+                closing.result()
             self.portal.close()
         server = self._main.shared.server
         if self._main.close_unused() and server is not None:
@@ -146,9 +161,11 @@ class SyncFace(KeepsIdentity):
             return
         await asyncio.shield(asyncio.wrap_future(closing))
         self.portal.stop()
-        # The thread has nothing left to wait for, and ends at once.
-        while self.portal.is_alive:  # noqa: ASYNC110
-            await asyncio.sleep(_LOOK_SECONDS)
+        # The thread ends at once, unless a loader has left a function in the executor of the private loop.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_THREAD_SECONDS):
+                while self.portal.is_alive:  # noqa: ASYNC110
+                    await asyncio.sleep(_LOOK_SECONDS)
 
     def _begin_closing(self) -> concurrent.futures.Future[None] | None:
         """Begin to close the parts on the private loop; return None if no thread runs, and all is closed."""
@@ -158,6 +175,8 @@ class SyncFace(KeepsIdentity):
                 loop = self.portal.loop
                 if loop is not None and self.portal.is_alive:
                     self._closing = asyncio.run_coroutine_threadsafe(self._end(self._parts), loop)
+                    # Not left to the caller, who may be cancelled or interrupted.
+                    self._closing.add_done_callback(partial(_stop, self.portal))
                 else:
                     self._parts.close_unused()
                     self.portal.stop()
@@ -171,12 +190,17 @@ class SyncFace(KeepsIdentity):
         parts = getattr(self, "_parts", None)
         if parts is None or self._is_closed or not self.portal.is_alive:
             return
+        # Before the warning, which raises where warnings are errors.
+        self.portal.post(partial(_end_soon, self.portal, parts))
         warnings.warn(
             f"cache {self._name!r} was dropped without close() of its sync face; its thread ends now",
             ResourceWarning,
             stacklevel=1,
         )
-        self.portal.post(partial(_end_soon, self.portal, parts))
+
+
+def _stop(portal: Portal, closing: concurrent.futures.Future[None]) -> None:
+    portal.stop()
 
 
 # The loop refers to its tasks weakly.

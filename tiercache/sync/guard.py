@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
 from types import TracebackType
 from typing import ParamSpec, TypeVar
@@ -66,9 +66,17 @@ class _Block:
     def __init__(self, face: SyncFace, block: AbstractAsyncContextManager[None]) -> None:
         self._face = face
         self._block = block
+        self._is_entered = False
 
     def __enter__(self) -> None:
-        self._face.run(self._enter)
+        try:
+            self._face.run(self._enter)
+        except BaseException as error:
+            # Interrupted when the block had begun: without its end nothing would be stored in it any more.
+            if self._is_entered:
+                with suppress(Exception):  # The interrupt goes on to the caller in any case.
+                    self.__exit__(type(error), error, error.__traceback__)
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -78,6 +86,7 @@ class _Block:
 
     async def _enter(self) -> None:
         await self._block.__aenter__()
+        self._is_entered = True
 
     async def _exit(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -47,10 +47,6 @@ class _AsyncBody:
     async def aclose(self) -> None:
         self._body.close()
 
-    def __del__(self) -> None:
-        # A response that its caller has dropped without closing it must not keep the request going.
-        self._body.drop()
-
 
 class _AsyncTransport:
     """Answers the requests of an asynchronous client from the cache."""

@@ -25,6 +25,7 @@ from typing import Final, Protocol
 from ...engine.call import Loaded
 from ...engine.entries.entry import Entry
 from ...engine.entries.lookup import Lookup
+from ...engine.memory.loaders import RunPlain
 from ...errors import UsageError
 from ...log import CacheLog
 from ...streams.recording import Follower, Recording
@@ -107,13 +108,25 @@ class LiveBody:
     async def __anext__(self) -> bytes:
         return b"".join(await anext(self._follower))
 
+    def rest(self) -> bytes:
+        """Return the rest of the body, once the loop has ended; nothing at its end.
+
+        Raises:
+            UsageError: The loop has ended before the answer.
+            Exception: The error with which the answer ended.
+        """
+        if not self._follower.recording.is_ended:
+            raise UsageError("the cache was closed while the answer was being streamed")
+        return b"".join(self._follower.rest())
+
     def close(self) -> None:
         """Read no further. The last reader of a stream cancels it. A second call does nothing."""
         self._is_closed = True
         self._leave()
 
-    def drop(self) -> None:
-        """Close the body in the next step of its loop, if it is not closed. May be called from any thread."""
+    def __del__(self) -> None:
+        # A response that its caller has dropped without closing it, or that an interrupted caller never got, must not
+        # keep the request going. Any thread may collect it.
         if not self._is_closed:
             # The loop may be closed: its end has closed the cache too.
             with suppress(RuntimeError):
@@ -148,6 +161,7 @@ class ExchangeHandler:
         calls: The calls of all wrapped clients of the cache.
         options: The options of the wrapped client.
         store_when: Decides whether an answer is stored; None: a complete answer.
+        run_plain: Calls the scope function of a plain client, in the thread of its caller.
     """
 
     def __init__(
@@ -157,12 +171,14 @@ class ExchangeHandler:
         options: CallOptions,
         store_when: Callable[[Answer], bool] | None,
         log: CacheLog,
+        run_plain: RunPlain | None = None,
     ) -> None:
         self._exchanges = exchanges
         self._calls = calls
         self._options = options
         self._store_when = store_when
         self._log = log
+        self._run_plain = run_plain
         self._keys = RequestKeys()
 
     def takes(self, method: str, url: str) -> bool:
@@ -199,14 +215,19 @@ class ExchangeHandler:
         options = self._calls.options(self._options, request.control)
         if options.mode == "bypass":
             return self._calls.note(Outcome("bypass", reason="the mode is bypass"))
+        scope = await self._scope(options)
         found = self._keys.of(
-            ModelRequest(
-                request.method, request.url, request.headers, body, options.scope_now(), bool(options.stateful)
-            )
+            ModelRequest(request.method, request.url, request.headers, body, scope, bool(options.stateful))
         )
         if found is None or found.bypass is not None:
             return self._calls.note(Outcome("bypass", reason=None if found is None else found.bypass))
         return await self._answer(found, options, send)
+
+    async def _scope(self, options: CallOptions) -> str | None:
+        if self._run_plain is None or not callable(options.scope):
+            return options.scope_now()
+        # The thread of the caller has the thread-local variables by which the function knows the tenant.
+        return await self._run_plain(options.scope_now)  # type: ignore[no-any-return]
 
     async def _answer(
         self, found: RequestKey, options: CallOptions, send: Callable[[], Awaitable[Upstream]]

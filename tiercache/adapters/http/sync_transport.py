@@ -46,8 +46,14 @@ class _SyncBody:
         self._loop = loop
 
     def __iter__(self) -> Iterator[bytes]:
-        while (chunk := self._loop.run(self._next)) is not None:
+        while (chunk := self._chunk()) is not None:
             yield chunk
+
+    def _chunk(self) -> bytes | None:
+        try:
+            return self._loop.run(self._next)
+        except UsageError:  # The private loop has ended. The cache has finished the answer, or has cancelled it.
+            return self._library.rest(self._body, self._request) or None
 
     async def _next(self) -> bytes | None:
         try:
@@ -58,9 +64,20 @@ class _SyncBody:
     def close(self) -> None:
         self._loop.post(self._body.close)
 
+
+class _Sent:
+    """A response that is closed unless it is taken: the load that sent its request may have ended before."""
+
+    def __init__(self, response: Any) -> None:
+        self._response = response
+
+    def take(self) -> Any:
+        response, self._response = self._response, None
+        return response
+
     def __del__(self) -> None:
-        # A response that its caller has dropped without closing it must not keep the request going.
-        self._body.drop()
+        if self._response is not None:
+            self._response.close()
 
 
 class _SyncTransport:
@@ -78,7 +95,8 @@ class _SyncTransport:
         library, body = self._library, request.read()
 
         async def send() -> SyncUpstream:
-            return SyncUpstream(library.module, await run_plain(partial(self._send, request)))
+            sent = await run_plain(lambda: _Sent(self._send(request)))
+            return SyncUpstream(library.module, sent.take())
 
         try:
             answer = self._loop.run(partial(library.answer, self._handler, request, body, send))

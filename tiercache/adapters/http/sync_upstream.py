@@ -62,6 +62,7 @@ class SyncUpstream:
 
     async def chunks(self) -> AsyncIterator[bytes]:
         self._reading = asyncio.ensure_future(in_thread(self._read))
+        self._reading.add_done_callback(self._note_failure)
         while (chunk := await self._chunks.get()) is not None:
             if isinstance(chunk, BaseException):
                 raise chunk
@@ -83,6 +84,13 @@ class SyncUpstream:
             self._hand_over(error)
         finally:
             self._response.close()
+
+    def _note_failure(self, reading: asyncio.Future[None]) -> None:
+        """End the chunks, and the response, if the thread could not be started."""
+        if not reading.cancelled() and (error := reading.exception()) is not None:
+            self._chunks.put_nowait(error)
+            with suppress(Exception):
+                self._response.close()
 
     def _note_close(self) -> None:
         with self._gives_back:

@@ -73,6 +73,17 @@ class Library:
         except Exception as error:
             self._raise_own(error, request)
 
+    def rest(self, body: LiveBody, request: Any) -> bytes:
+        """Return the rest of an answer whose event loop has ended; nothing at its end.
+
+        Raises:
+            Exception: An error of the library.
+        """
+        try:
+            return body.rest()
+        except Exception as error:
+            self._raise_own(error, request)
+
     def response(self, answer: HttpAnswer, new_stream: Callable[[LiveBody], Any]) -> Any:
         """Return ``answer`` as a response of the library.
 

@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 from ...engine.call import Mode
 from ...errors import UsageError
 from ...log import CacheLog
+from ...portal.call import run_plain
 from ...tiers.llm.exchanges import Exchanges
 from ...ttl import Ttl
 from .answer import Answer
@@ -84,15 +85,14 @@ class WrapsClients:
         """
         if store_when is not None and not callable(store_when):
             raise UsageError(f"store_when must be callable, not {type(store_when).__name__}")
-        options = CallOptions(mode, ttl, tags, scope, stateful)
+        given = self.__calls, CallOptions(mode, ttl, tags, scope, stateful), store_when, self.__log
 
         def new_transport(module: ModuleType, inner: Any) -> Any:
             if isinstance(inner, module.AsyncClient):
-                return async_transport(module, new_handler(self.__exchanges), inner)
-            return sync_transport(module, new_handler(self.__plain.exchanges), inner, self.__plain)
-
-        def new_handler(exchanges: Exchanges) -> ExchangeHandler:
-            return ExchangeHandler(exchanges, self.__calls, options, store_when, self.__log)
+                handler = ExchangeHandler(self.__exchanges, *given)
+                return async_transport(module, handler, inner)
+            handler = ExchangeHandler(self.__plain.exchanges, *given, run_plain=run_plain)
+            return sync_transport(module, handler, inner, self.__plain)
 
         return wrapped_client(client, new_transport)
 
