@@ -43,6 +43,8 @@ class Loaded(NamedTuple):
         ttl: The lifetime that the loader chose; None leaves the choice to the call, the tier and the cache's default.
         store: False if the value goes to the waiters only and the cache must not store it.
         refusal: The reason why no store can take the value, or None. The waiters get the value all the same.
+        is_too_large: Whether the value is too large to be stored, and ``data`` is therefore not made. The tier has
+            counted it.
     """
 
     value: Any
@@ -50,6 +52,7 @@ class Loaded(NamedTuple):
     ttl: Ttl | None = None
     store: bool = True
     refusal: Exception | None = None
+    is_too_large: bool = False
 
 
 LoadFunction: TypeAlias = Callable[[], Awaitable[Loaded]]

@@ -143,6 +143,8 @@ class RecordedLoad(Load):
     async def _write(self, writer: LiveWriter, recording: Recording) -> None:
         await attempt("sharing of a stream", partial(writer.run, recording), self._runtime.log)
         self.flight.finishes = self.call.rules.finish_abandoned
+        # Its own readers may have left, and the readers of other processes get no further part.
+        self.flight.abandon_unawaited()
 
     # The recording of another process
 

@@ -220,7 +220,10 @@ class ExchangeHandler:
             ModelRequest(request.method, request.url, request.headers, body, scope, bool(options.stateful))
         )
         if found is None or found.bypass is not None:
-            return self._calls.note(Outcome("bypass", reason=None if found is None else found.bypass))
+            reason = None if found is None else found.bypass
+            if options.mode == "only_cached":
+                return self._not_cached(Outcome("miss", reason=reason))
+            return self._calls.note(Outcome("bypass", reason=reason))
         return await self._answer(found, options, send)
 
     async def _scope(self, options: CallOptions) -> str | None:
@@ -245,11 +248,14 @@ class ExchangeHandler:
         if lookup.entry is not None:
             return self._replay(key, lookup.entry, lookup.source)
         if mode == "only_cached":
-            outcome = self._calls.note(Outcome("miss", key.key))
-            return refusal(504, "the cache does not have the answer (only_cached)", "only_cached", outcome)
+            return self._not_cached(Outcome("miss", key.key))
         return self._calls.note(Outcome("bypass", key.key, "the call is part of the load that it would wait for"))
 
     # Answers
+
+    def _not_cached(self, outcome: Outcome) -> HttpAnswer:
+        self._calls.note(outcome)
+        return refusal(504, "the cache does not have the answer (only_cached)", "only_cached", outcome)
 
     def _replay(self, key: LlmKey, entry: Entry, source: str | None) -> HttpAnswer:
         exchange = entry.value
@@ -281,7 +287,7 @@ class ExchangeHandler:
         show(recording)
         scanner = Scanner(api) if head.status == 200 and _is_events(head) else None
         await _read(chunks, recording, scanner)
-        if head.status != 200:
+        if head.status != 200 or (scanner is not None and not _is_whole(scanner)):
             return self._exchanges.unstored(key)
         if not recording.is_whole:
             return self._exchanges.too_large(key)
@@ -289,12 +295,7 @@ class ExchangeHandler:
         return await self._loaded(api, key, head, body, scanner)
 
     async def _loaded(self, api: Api, key: LlmKey, head: Head, body: bytes, scanner: Scanner | None) -> Loaded:
-        if scanner is None:
-            answer = api.read_whole(body)
-        elif scanner.is_over and not scanner.is_failed:
-            answer = api.read_events(events(body))
-        else:
-            answer = UNREADABLE
+        answer = api.read_whole(body) if scanner is None else api.read_events(events(body))
         response = LlmResponse(answer.text, tokens=answer.tokens, store=self._may_store(answer))
         return self._exchanges.loaded(key, head, body, response, priced_as=answer.model)
 
@@ -307,6 +308,10 @@ class ExchangeHandler:
         except Exception as error:
             self._log.warn_once("store_when of a wrapped client raised, so the answer is not stored: %r", error)
             return False
+
+
+def _is_whole(scanner: Scanner) -> bool:
+    return scanner.is_over and not scanner.is_failed
 
 
 async def _read(chunks: AsyncIterator[bytes], recording: Recording, scanner: Scanner | None) -> None:

@@ -98,7 +98,9 @@ class Library:
         else:
             stream = new_stream(body)
         extensions = {"tiercache": answer.outcome}
-        return self.module.Response(answer.status, headers=headers, stream=stream, extensions=extensions)
+        # As bytes: the library takes no text but ASCII, and a provider may send other characters.
+        raw = [(name.encode(), value.encode()) for name, value in headers]
+        return self.module.Response(answer.status, headers=raw, stream=stream, extensions=extensions)
 
     def upstream_request(self, request: Any) -> Any:
         """Return the request to send to the provider: ``request`` without the header that has options."""

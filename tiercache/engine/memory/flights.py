@@ -271,6 +271,10 @@ class Flight(WaitNode):
             return
         if place is not None:
             place.close()  # type: ignore[union-attr]
+        self.abandon_unawaited()
+
+    def abandon_unawaited(self) -> None:
+        """Abandon the flight if it has no waiter, unless its load must go on."""
         if self._done or self._waiters or self.finishes or (self.ongoing is not None and self.ongoing.is_complete):
             return
         # One task brings the values of the whole group: it is cancelled only when no flight of the group has a waiter.

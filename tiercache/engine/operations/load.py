@@ -259,6 +259,8 @@ class Load:
     def _is_refused(self, loaded: Loaded) -> bool:
         """Return whether no store can take the value, or it is too large. Count such a value, and log the first."""
         counters, log = self.call.counters, self._runtime.log
+        if loaded.is_too_large:
+            return True
         if loaded.refusal is not None:
             counters.unstorable += 1
             log.warn_once("no store can take a loaded value (counted as unstorable): %s", loaded.refusal)

@@ -228,7 +228,8 @@ class Exchanges(Tier[LlmKey, LlmResult]):
         key._counters.too_large += 1
         text = "an answer of more than %d bytes is too large to be stored (counted as too_large)"
         self._engine.log.warn_once(text, self.max_bytes)
-        return self.unstored(key)
+        # A refresh removes the older answer, as for every value that is too large.
+        return Loaded(self._nothing(key), b"", is_too_large=True)
 
     def _cost(self, models: Sequence[str], tokens: Mapping[str, int]) -> float | None:
         """Return the dollars that an answer cost, by the first of ``models`` that has a price; None if unknown."""

@@ -65,6 +65,7 @@ class Api(ABC):
         name: Its name in the documentation.
         suffix: The end of the path of its requests.
         left_out: The parameters that cannot change the answer. ``docs/request-keys.md`` has the reasons.
+        asked_by: The parameters of which a request that asks a model has one.
         marker: Bytes that a stream without a last event must contain to be whole, or None if a last event ends it.
     """
 
@@ -72,6 +73,7 @@ class Api(ABC):
     suffix: ClassVar[str]
     left_out: ClassVar[frozenset[str]] = frozenset()
     marker: ClassVar[bytes | None] = None
+    asked_by: ClassVar[tuple[str, ...]]
 
     def takes(self, path: str) -> bool:
         """Return whether a POST to ``path`` is a request of this API."""
@@ -84,9 +86,15 @@ class Api(ABC):
             stateful: Whether to cache answers that depend on state at the provider, too.
         """
         model, is_stream = self.model_of(body, target), self.is_stream(body, target)
-        reason = None if stateful else self.state_in(body)
+        reason = None if self.asks(body) else "the request asks no model"
+        if reason is None and not stateful:
+            reason = self.state_in(body)
         hashed = {} if reason is not None else self.reduced(body)
         return Question(hashed, model, is_stream, reason)
+
+    def asks(self, body: Mapping[str, Any]) -> bool:
+        """Return whether a request asks a model: other services have paths with the same end."""
+        return any(name in body for name in self.asked_by)
 
     def model_of(self, body: Mapping[str, Any], target: Target) -> str:
         """Return the model that a request names: in its body, or as a deployment of Azure in its path."""

@@ -30,6 +30,7 @@ class Chat(Api):
 
     name: ClassVar[str] = "chat"
     suffix: ClassVar[str] = "/chat/completions"
+    asked_by: ClassVar[tuple[str, ...]] = ("messages",)
     left_out: ClassVar[frozenset[str]] = frozenset(
         {"user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "metadata"}
     )

@@ -17,6 +17,7 @@ class Embeddings(Api):
 
     name: ClassVar[str] = "embeddings"
     suffix: ClassVar[str] = "/embeddings"
+    asked_by: ClassVar[tuple[str, ...]] = ("input",)
     left_out: ClassVar[frozenset[str]] = frozenset({"user"})
 
     def state_in(self, body: Mapping[str, Any]) -> str | None:

@@ -35,6 +35,7 @@ class Gemini(Api):
 
     name: ClassVar[str] = "gemini"
     suffix: ClassVar[str] = ":generateContent"
+    asked_by: ClassVar[tuple[str, ...]] = ("contents",)
     left_out: ClassVar[frozenset[str]] = frozenset({"labels"})
     marker: ClassVar[bytes | None] = b'"finishReason"'
 

@@ -29,6 +29,7 @@ class Messages(Api):
 
     name: ClassVar[str] = "messages"
     suffix: ClassVar[str] = "/v1/messages"
+    asked_by: ClassVar[tuple[str, ...]] = ("max_tokens", "messages")
     left_out: ClassVar[frozenset[str]] = frozenset({"metadata"})
 
     def state_in(self, body: Mapping[str, Any]) -> str | None:
@@ -74,7 +75,9 @@ class Messages(Api):
         for event in read:
             delta = mapping(event.get("delta"))
             if event.get("type") == "message_delta":
-                ended["usage"].update(mapping(event.get("usage")))
+                # A count that is null is no newer count.
+                usage = mapping(event.get("usage")).items()
+                ended["usage"].update((name, count) for name, count in usage if count is not None)
                 ended["stop_reason"] = delta.get("stop_reason")
             elif event.get("type") == "content_block_start":
                 texts.append(joined_texts([event.get("content_block")], "text"))

@@ -31,6 +31,7 @@ class Responses(Api):
 
     name: ClassVar[str] = "responses"
     suffix: ClassVar[str] = "/responses"
+    asked_by: ClassVar[tuple[str, ...]] = ("model", "prompt")
 
     def state_in(self, body: Mapping[str, Any]) -> str | None:
         for name in _STATE:
