@@ -125,6 +125,16 @@ async def test_post_that_asks_no_model_is_sent_each_time(cache: AgentCache, is_a
     assert count == 3
 
 
+@both_flavours
+async def test_only_cached_sends_a_post_that_asks_no_model(cache: AgentCache, is_async: bool) -> None:
+    module = http_library("httpx2")
+    transport = module.MockTransport(lambda _: module.Response(200, json={"ok": True}))
+    client = cache.wrap(raw_client("httpx2", is_async=is_async, transport=transport), mode="only_cached")
+    async with Client(client, is_async=is_async) as caller:
+        response = await caller.post("http://a/forms/7/responses", json={"text": "hello"})
+    assert (response.status_code, response.extensions["tiercache"].source) == (200, "bypass")
+
+
 async def test_stream_that_no_process_can_read_any_more_is_cancelled(
     new_caller: NewCaller, provider: ProviderServer, plain: valkey.Valkey
 ) -> None:

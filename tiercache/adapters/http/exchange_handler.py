@@ -35,7 +35,7 @@ from ...tiers.llm.exchanges import ExchangeOptions, Exchanges, Head, Headers
 from ...tiers.llm.result import LlmResponse
 from .answer import Answer
 from .apis import api_for
-from .apis.api import UNREADABLE, Api
+from .apis.api import ASKS_NO_MODEL, UNREADABLE, Api
 from .apis.sse import Scanner, events
 from .calls import CONTROL, CallOptions, ClientCalls, Outcome
 from .request_key import ModelRequest, RequestKey, RequestKeys
@@ -43,7 +43,7 @@ from .target import path_of
 
 __all__ = ["ExchangeHandler", "HttpAnswer", "HttpRequest", "LiveBody", "Upstream", "refusal"]
 
-# The headers of a provider that callers get who did not make the request themselves.
+# The headers of a provider that reach callers of a cached answer, and callers that follow another request.
 _KEPT: Final = frozenset(
     {
         *("content-type", "x-request-id", "request-id", "openai-version", "openai-processing-ms"),
@@ -221,7 +221,8 @@ class ExchangeHandler:
         )
         if found is None or found.bypass is not None:
             reason = None if found is None else found.bypass
-            if options.mode == "only_cached":
+            # A request of another service is none that the cache could have answered.
+            if options.mode == "only_cached" and reason not in (None, ASKS_NO_MODEL):
                 return self._not_cached(Outcome("miss", reason=reason))
             return self._calls.note(Outcome("bypass", reason=reason))
         return await self._answer(found, options, send)

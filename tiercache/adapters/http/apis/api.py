@@ -10,14 +10,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple
 
 import orjson
 
 from ..answer import Answer
 from ..target import Target
 
-__all__ = ["UNREADABLE", "Api", "Ending", "Event", "Question"]
+__all__ = ["ASKS_NO_MODEL", "UNREADABLE", "Api", "Ending", "Event", "Question"]
+
+# The reason why a request of another service bypasses the cache.
+ASKS_NO_MODEL: Final = "the request asks no model"
 
 UNREADABLE = Answer("", "", None, (), False)
 
@@ -86,7 +89,7 @@ class Api(ABC):
             stateful: Whether to cache answers that depend on state at the provider, too.
         """
         model, is_stream = self.model_of(body, target), self.is_stream(body, target)
-        reason = None if self.asks(body) else "the request asks no model"
+        reason = None if self.asks(body) else ASKS_NO_MODEL
         if reason is None and not stateful:
             reason = self.state_in(body)
         hashed = {} if reason is not None else self.reduced(body)
