@@ -8,8 +8,10 @@ import asyncio
 import contextlib
 import json
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
+
+from benchmarks.server import pin
 
 EVENTS = ("", *(f"word {number} " for number in range(34)), "")
 """The texts of the 36 events of a streamed answer."""
@@ -93,13 +95,18 @@ def _write(writer: asyncio.StreamWriter, kind: str, body: bytes) -> None:
 
 
 @contextlib.asynccontextmanager
-async def running_provider() -> AsyncIterator[str]:
-    """Start a provider; yield its URL, without the times in its path; stop it on exit."""
+async def running_provider(allowed: Sequence[int] = ()) -> AsyncIterator[str]:
+    """Start a provider; yield its URL, without the times in its path; stop it on exit.
+
+    Args:
+        allowed: The cores that the provider may use; none: those of this process.
+    """
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "benchmarks.provider"), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
     )
     assert process.stdin is not None
     assert process.stdout is not None
+    pin(process.pid, allowed)
     try:
         port = int(await process.stdout.readline())
         yield f"http://127.0.0.1:{port}"

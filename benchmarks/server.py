@@ -4,7 +4,7 @@ import contextlib
 import os
 import resource
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 from valkey import Valkey
@@ -43,7 +43,12 @@ def cores() -> list[int]:
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
-def pin(process_id: int, allowed: list[int]) -> None:
+def other_cores() -> list[int]:
+    """Return the cores that this process is kept from, for processes that stand for other machines."""
+    return sorted({*range(os.cpu_count() or 1)}.difference(cores())) if cores() else []
+
+
+def pin(process_id: int, allowed: Sequence[int]) -> None:
     """Pin the main thread of a process to the ``allowed`` cores; 0 is this process."""
     if allowed:
         os.sched_setaffinity(process_id, allowed)

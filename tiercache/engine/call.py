@@ -16,12 +16,11 @@ from .entries.rules import TierRules, Value
 from .memory.fences import Fence
 from .memory.tag_table import tuple_size
 
-__all__ = ["Call", "LoadFunction", "Loaded", "Mode", "check_mode"]
+__all__ = ["MODES", "Call", "LoadFunction", "Loaded", "Mode", "check_mode"]
 
 Mode: TypeAlias = Literal["use", "refresh", "bypass", "only_cached", "store_only"]
 
-
-_MODES: Final = frozenset({"use", "refresh", "bypass", "only_cached", "store_only"})
+MODES: Final = frozenset({"use", "refresh", "bypass", "only_cached", "store_only"})
 
 
 def check_mode(mode: object) -> None:
@@ -30,8 +29,8 @@ def check_mode(mode: object) -> None:
     Raises:
         UsageError: ``mode`` is unknown; the text lists the known modes.
     """
-    if not isinstance(mode, str) or mode not in _MODES:
-        raise UsageError(f"mode must be one of {', '.join(sorted(_MODES))}, not {shown(mode)}")
+    if not isinstance(mode, str) or mode not in MODES:
+        raise UsageError(f"mode must be one of {', '.join(sorted(MODES))}, not {shown(mode)}")
 
 
 class Loaded(NamedTuple):

@@ -62,6 +62,7 @@ _CHAT: Final = {
     "dataSources": ([{"type": "azure_search"}], [{"type": "azure_cosmos_db"}]),
     "search_parameters": ({"mode": "on"}, {"mode": "auto"}),
     "plugins": ([{"id": "web"}], [{"id": "file-parser"}]),
+    "enable_search": (True, 1),
     "top_k": (5, 6),
     "an_unknown_parameter": ({"a": 1}, {"a": 2}),
 }

@@ -23,6 +23,7 @@ from tests.providers import Gate, ProviderServer, Script
 from tests.providers.sdks import chat, openai_client
 from tests.support import MakeCache, entry_keys
 from tiercache import AgentCache, UsageError
+from tiercache.embedded import EmbeddedValkey
 
 
 @pytest.fixture(params=FLAVOURS.values(), ids=FLAVOURS.keys())
@@ -160,11 +161,16 @@ async def test_tags_of_all_places_add_up(cache: AgentCache, provider: ProviderSe
 @pytest.mark.parametrize(
     ("header", "text"),
     [
-        ("often", "mode"),
-        ("", "mode"),
-        ("refresh;", "mode"),
+        ("often", "unknown option: 'often' (the options are bypass, only_cached, refresh, store_only, use, stateful,"),
+        ("", "unknown option: ''"),
+        ("refresh;", "unknown option: ''"),
         ("colour=red", "unknown option: 'colour'"),
-        ("mode=refresh", "unknown option: 'mode'"),
+        ("mode=refresh", "unknown option: 'mode' (the options are bypass, only_cached, refresh"),
+        ("refresh; bypass", "the option mode twice"),
+        ("refresh; refresh", "the option mode twice"),
+        ("stateful; ttl=60; ttl=70", "the option ttl twice"),
+        ("scope=a; scope=a", "the option scope twice"),
+        ("tag", "unknown option: 'tag'"),
         ("stateful=1", "unknown option: 'stateful'"),
         ("ttl=soon", "ttl"),
         ("ttl=", "ttl"),
@@ -173,7 +179,7 @@ async def test_tags_of_all_places_add_up(cache: AgentCache, provider: ProviderSe
         ("ttl=0", "ttl"),
         ("tag=", "tag"),
         ("scope=", "scope"),
-        ("Refresh", "mode"),
+        ("Refresh", "unknown option: 'Refresh'"),
     ],
 )
 async def test_wrong_header_is_refused(
@@ -221,6 +227,22 @@ async def test_closed_cache_refuses_calls(
         # Requests that pass by the cache need no open cache.
         assert (await client.run(lambda c: c.models.list())).data
     assert provider.call_count == stored
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_call_that_opens_a_cache_with_a_wrong_password_is_refused_once(
+    server: EmbeddedValkey, provider: ProviderServer, is_async: bool, stream: bool
+) -> None:
+    url = f"unix://nobody@{server.url.removeprefix('unix://')}?password=wrong"
+    cache = AgentCache.from_url(url, name="test")
+    try:
+        async with wrapped(cache, provider, "chat", is_async=is_async) as client:
+            with cache.watch() as seen, pytest.raises(anthropic_or_openai("chat").BadRequestError, match="credentials"):
+                await client.items(CALLS["chat"], stream)
+    finally:
+        await cache.aclose()
+    assert [outcome.source for outcome in seen] == ["refused"]
+    assert provider.call_count == 0
 
 
 # Scopes

@@ -57,14 +57,15 @@ class _AsyncTransport:
         self._inner = inner
 
     async def handle_async_request(self, request: Any) -> Any:
-        if not self._handler.takes(request.method, str(request.url)):
+        url = str(request.url)
+        if not self._handler.takes(request.method, url):
             return await self._send(request)
         library, body = self._library, await request.aread()
 
         async def send() -> _Upstream:
             return _Upstream(await self._send(request))
 
-        answer = await library.answer(self._handler, request, body, send)
+        answer = await library.answer(self._handler, request, url, body, send)
         if isinstance(answer, Outcome):
             response = await self._send(request)
             response.extensions["tiercache"] = answer

@@ -15,10 +15,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
-from typing import Final, Literal, TypeAlias
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeAlias
 
-from ...engine.call import Mode, check_mode
+from ...engine.call import MODES, Mode, check_mode
 from ...errors import UsageError
 from ...indexes.names import tag_groups
 from ...text import check_text, shown
@@ -103,25 +103,34 @@ def control_options(header: str) -> CallOptions:
     """Return the options in a request header.
 
     Raises:
-        UsageError: The header has an unknown option or a wrong value.
+        UsageError: The header has an unknown option, an option twice, or a wrong value.
     """
-    options, tags = CallOptions(), list[str]()
+    tags, options = list[str](), dict[str, Any]()
     for part in header.split(";"):
         name, equals, value = (text.strip() for text in part.partition("="))
-        if not equals and name == "stateful":
-            options = replace(options, stateful=True)
-        elif not equals:
-            check_mode(name)
-            options = replace(options, mode=name)  # type: ignore[arg-type]
-        elif name == "ttl":
-            options = replace(options, ttl=_ttl(value))
-        elif name == "tag":
+        if equals and name == "tag":
             tags.append(value)
-        elif name == "scope":
-            options = replace(options, scope=value)
-        else:
-            raise UsageError(f"the header {CONTROL} has an unknown option: {shown(name)}")
-    return replace(options, tags=tuple(tags))
+            continue
+        field, given = _option(name, value if equals else None)
+        if field in options:
+            raise UsageError(f"the header {CONTROL} has the option {field} twice")
+        options[field] = given
+    return CallOptions(**options, tags=tuple(tags))
+
+
+def _option(name: str, value: str | None) -> tuple[str, Any]:
+    """Return the field of ``CallOptions`` and its value for ``name`` or ``name=value`` in a request header."""
+    match name, value:
+        case "stateful", None:
+            return "stateful", True
+        case str(), None if name in MODES:
+            return "mode", name
+        case "ttl", str():
+            return "ttl", _ttl(value)
+        case "scope", str():
+            return "scope", value
+    known = ", ".join((*sorted(MODES), "stateful", "ttl=", "tag=", "scope="))
+    raise UsageError(f"the header {CONTROL} has an unknown option: {shown(name)} (the options are {known})")
 
 
 def _ttl(value: str) -> Ttl:

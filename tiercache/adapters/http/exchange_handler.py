@@ -26,7 +26,7 @@ from ...engine.call import Loaded
 from ...engine.entries.entry import Entry
 from ...engine.entries.lookup import Lookup
 from ...engine.memory.loaders import RunPlain
-from ...errors import UsageError
+from ...errors import L2CommandError, UsageError
 from ...log import CacheLog
 from ...streams.recording import Follower, Recording
 from ...tiers.keys.key import LlmKey
@@ -65,7 +65,7 @@ class HttpRequest:
     Attributes:
         method: In capital letters.
         url: The whole URL.
-        headers: Finds the value of a header by its name in lower case.
+        headers: At least those of ``READ_HEADERS``, under names in lower case.
         control: The value of the header ``x-tiercache``, or None.
     """
 
@@ -190,8 +190,8 @@ class ExchangeHandler:
     ) -> HttpAnswer | Outcome:
         """Answer a request of a model API, or return the outcome of a request that the caller must send as it is.
 
-        A request with a wrong option, on a closed cache or from another event loop is refused: an exception would make
-        SDKs repeat it.
+        A request with a wrong option, on a closed cache or from another event loop is refused. So is one that opens a
+        cache whose credentials Valkey refuses. An exception would make SDKs repeat the request.
 
         Args:
             send: Sends the request to the provider.
@@ -201,13 +201,14 @@ class ExchangeHandler:
         """
         try:
             return await self._handle(request, body, send)
-        except UsageError as error:
+        except (UsageError, L2CommandError) as error:
             return self.refused(error)
 
-    def refused(self, error: UsageError) -> HttpAnswer:
+    def refused(self, error: UsageError | L2CommandError) -> HttpAnswer:
         """Return the answer to a request that ``error`` has refused."""
+        kind = "usage_error" if isinstance(error, UsageError) else "valkey_refused"
         outcome = self._calls.note(Outcome("refused", reason=str(error)))
-        return refusal(400, str(error), "usage_error", outcome)
+        return refusal(400, str(error), kind, outcome)
 
     async def _handle(
         self, request: HttpRequest, body: bytes, send: Callable[[], Awaitable[Upstream]]

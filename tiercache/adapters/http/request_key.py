@@ -31,7 +31,7 @@ from .apis.api import Api, Question
 from .request_body import UnreadableBodyError, read_body
 from .target import Target, path_of, target_of
 
-__all__ = ["KEY_HEADERS", "ModelRequest", "RequestKey", "RequestKeys", "question_of"]
+__all__ = ["KEY_HEADERS", "READ_HEADERS", "ModelRequest", "RequestKey", "RequestKeys", "question_of"]
 
 # The headers that choose another answer. Credentials are none of them: one cache name is one trust domain.
 KEY_HEADERS: Final = (
@@ -47,8 +47,9 @@ KEY_HEADERS: Final = (
 )
 # A request with this header is no POST to Google.
 _OVERRIDE: Final = "x-http-method-override"
-# The headers that decide how the body is read, and whether the request bypasses the cache.
-_READ_HEADERS: Final = (*KEY_HEADERS, "content-encoding", "content-type", _OVERRIDE)
+# All headers on which a key depends: also those that decide how the body is read, and whether the request bypasses the
+# cache.
+READ_HEADERS: Final = (*KEY_HEADERS, "content-encoding", "content-type", _OVERRIDE)
 _VERSION: Final = 1
 # The most memory of one remembered key: two digests, the longest name of a model, and the places in two dicts.
 _KNOWN_BYTES: Final = 1280
@@ -60,7 +61,7 @@ class ModelRequest(NamedTuple):
     Attributes:
         method: In capital letters.
         url: The whole URL.
-        headers: Under names in lower case.
+        headers: At least those of ``READ_HEADERS``, under names in lower case.
         body: The bytes as they are sent.
         scope: A name that keeps this request's answers apart from those of other scopes, or None.
         stateful: Whether to cache answers that depend on state at the provider, too.
@@ -149,7 +150,7 @@ def question_of(request: ModelRequest) -> Question | None:
 def _alias(request: ModelRequest) -> bytes:
     """Return 32 bytes that differ between any two requests whose keys may differ."""
     headers = request.headers
-    read = [headers.get(name) for name in _READ_HEADERS]
+    read = [headers.get(name) for name in READ_HEADERS]
     # The repr of a tuple of texts shows its own end, so that no byte of it can count as the body, and it escapes lone
     # surrogates.
     digest = sha256(repr((request.method, request.url, read, request.scope, bool(request.stateful))).encode())

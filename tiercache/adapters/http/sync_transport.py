@@ -90,7 +90,8 @@ class _SyncTransport:
         self._loop = loop
 
     def handle_request(self, request: Any) -> Any:
-        if not self._handler.takes(request.method, str(request.url)):
+        url = str(request.url)
+        if not self._handler.takes(request.method, url):
             return self._send(request)
         library, body = self._library, request.read()
 
@@ -99,7 +100,7 @@ class _SyncTransport:
             return SyncUpstream(library.module, sent.take())
 
         try:
-            answer = self._loop.run(partial(library.answer, self._handler, request, body, send))
+            answer = self._loop.run(partial(library.answer, self._handler, request, url, body, send))
         except UsageError as error:  # The private loop has ended.
             answer = self._handler.refused(error)
         if isinstance(answer, Outcome):

@@ -16,11 +16,14 @@ from typing import Any, Final, NoReturn, TypeVar
 from ...errors import TierCacheError
 from .calls import CONTROL, Outcome
 from .exchange_handler import ExchangeHandler, HttpAnswer, HttpRequest, LiveBody, Upstream
+from .request_key import READ_HEADERS
 
 __all__ = ["Library", "flavour"]
 
 T = TypeVar("T")
 
+# The names of the headers that the cache reads.
+_READ: Final = frozenset(name.encode() for name in (*READ_HEADERS, CONTROL))
 # The modules whose errors a flight may hand to a client of the other module.
 _LIBRARIES: Final = ("httpx", "httpx2")
 
@@ -36,16 +39,19 @@ class Library:
         self.module = module
 
     async def answer(
-        self, handler: ExchangeHandler, request: Any, body: bytes, send: Callable[[], Awaitable[Upstream]]
+        self, handler: ExchangeHandler, request: Any, url: str, body: bytes, send: Callable[[], Awaitable[Upstream]]
     ) -> HttpAnswer | Outcome:
         """Return the handler's answer to ``request``.
+
+        Args:
+            url: The whole URL of the request.
+            body: Its body.
 
         Raises:
             Exception: An error of the library.
         """
-        # A plain dict: the library's own decodes every name and value again for each lookup.
-        headers = dict(request.headers.items())
-        given = HttpRequest(request.method, str(request.url), headers, headers.get(CONTROL))
+        headers = _headers_of(request)
+        given = HttpRequest(request.method, url, headers, headers.get(CONTROL))
         deadline = asyncio.timeout(seconds_of(request, "connect", "read"))
 
         async def send_without_deadline() -> Upstream:
@@ -142,6 +148,20 @@ class Library:
             kind = getattr(module, type(error).__name__, module.TransportError)
             raise kind(str(error), request=request) from error
         raise error
+
+
+def _headers_of(request: Any) -> dict[str, str]:
+    """Return the headers that the cache reads, under names in lower case. Values of one name are joined by a comma.
+
+    The library's own mapping decodes every header of a request again for each lookup.
+    """
+    found: dict[str, str] = {}
+    for raw_name, raw_value in request.headers.raw:
+        if (raw := raw_name.lower()) in _READ:
+            # Two values never look alike: bytes that are no UTF-8 become lone surrogates, which no key takes.
+            name, value = raw.decode(), raw_value.decode(errors="surrogateescape")
+            found[name] = f"{found[name]}, {value}" if name in found else value
+    return found
 
 
 def seconds_of(request: Any, *names: str) -> float | None:

@@ -77,8 +77,8 @@ class WrapsClients:
             store_when: Decides from an ``Answer`` whether to store it. None: if it is complete, and neither cut off
                 nor refused.
 
-        A call with a wrong ``x-tiercache`` header or on a closed cache is answered with HTTP 400. A failure of Valkey
-        never fails a call.
+        A call with a wrong ``x-tiercache`` header or on a closed cache is answered with HTTP 400. So is a call that
+        opens the cache if Valkey refuses its credentials. No other failure of Valkey fails a call.
 
         Raises:
             UsageError: ``client`` is of another kind, or an option is wrong.

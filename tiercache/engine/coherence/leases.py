@@ -54,19 +54,19 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextvars import Context
-from functools import partial
 from typing import Any, Final
 
 from msgspec import structs
 
-from ...errors import PASSING, TierCacheError
+from ...errors import PASSING
 from ..level2.announcement import Announcement
 from ..level2.write_pipe import WritePipe
 from ..level2.writes import INDEX_MARGIN, Announce, Release, TakeLease, WriteSet
 from ..memory.flights import CURRENT_FLIGHT, WaitNode
-from .placeholders import PLACEHOLDER_PREFIX, is_placeholder, may_be_renewed
+from .placeholders import is_placeholder, may_be_renewed
+from .takes import Take, Takes, is_taken, placeholder_of
 
 __all__ = ["Lease", "Leases"]
 
@@ -124,17 +124,6 @@ def _ignore() -> None:
     """Do nothing."""
 
 
-def _is_taken(write: TakeLease | WriteSet, outcome: Any) -> bool:
-    """Return whether ``write`` took the lease. If the key already held this placeholder, the command was sent twice."""
-    if isinstance(write, WriteSet):
-        return bool(outcome == 1)
-    return outcome is None or bool(outcome == write.placeholder)
-
-
-def _placeholder_of(write: TakeLease | WriteSet) -> bytes:
-    return write.placeholder if isinstance(write, TakeLease) else write.value
-
-
 class Leases:
     """The leases that one runtime holds and waits for.
 
@@ -145,12 +134,9 @@ class Leases:
 
     def __init__(self, pipe: WritePipe, *, origin: str, ttl: float) -> None:
         self._pipe = pipe
-        self._prefix = PLACEHOLDER_PREFIX + origin.encode() + b":"
-        self._placeholder_count = 0
+        self._takes = Takes(pipe, origin)
         self._ttl = ttl
         self._held: dict[str, Lease] = {}
-        # Placeholders whose writes are queued or sent, but not answered.
-        self._in_flight: set[bytes] = set()
         self._waiting: dict[str, set[asyncio.Future[None]]] = {}
 
     # Holding
@@ -167,11 +153,11 @@ class Leases:
 
         Cancelling the caller gives the lease back.
         """
-        write = TakeLease(key, self._new_placeholder(), self._ttl, indexes, index_ttl)
-        (there,) = await self._outcomes_of_takes([write])
+        write = TakeLease(key, self._takes.new_placeholder(), self._ttl, indexes, index_ttl)
+        (there,) = await self._takes.outcomes([write])
         if isinstance(there, Exception):
             raise there
-        if _is_taken(write, there):
+        if is_taken(write, there):
             return self._hold(write)
         return Lease(key, None) if there == TakeLease.NO_STRING else bytes(there)
 
@@ -180,8 +166,8 @@ class Leases:
 
         For a load that must win over loads that began earlier. Errors and cancellation as for ``take``.
         """
-        write = WriteSet(key, self._new_placeholder(), self._ttl, replaces=placeholder, indexes=indexes)
-        (outcome,) = await self._outcomes_of_takes([write])
+        write = WriteSet(key, self._takes.new_placeholder(), self._ttl, replaces=placeholder, indexes=indexes)
+        (outcome,) = await self._takes.outcomes([write])
         if isinstance(outcome, Exception):
             raise outcome
         return self._hold(write) if outcome else None
@@ -195,27 +181,23 @@ class Leases:
             For each key its lease, or None if another load holds the lease, or Valkey refused or did not answer.
         """
         writes = [
-            TakeLease(key, self._new_placeholder(), self._ttl, indexes, index_ttl)
+            TakeLease(key, self._takes.new_placeholder(), self._ttl, indexes, index_ttl)
             if orphan is None
-            else WriteSet(key, self._new_placeholder(), self._ttl, replaces=orphan, indexes=indexes)
+            else WriteSet(key, self._takes.new_placeholder(), self._ttl, replaces=orphan, indexes=indexes)
             for key, indexes, orphan in keys
         ]
-        outcomes = await self._outcomes_of_takes(writes)
+        outcomes = await self._takes.outcomes(writes)
         return [self._from_outcome(write, outcome) for write, outcome in zip(writes, outcomes, strict=True)]
 
-    def _new_placeholder(self) -> bytes:
-        self._placeholder_count += 1
-        return self._prefix + str(self._placeholder_count).encode()
-
-    def _from_outcome(self, write: TakeLease | WriteSet, outcome: Any) -> Lease | None:
-        if _is_taken(write, outcome):
+    def _from_outcome(self, write: Take, outcome: Any) -> Lease | None:
+        if is_taken(write, outcome):
             return self._hold(write)
         if isinstance(outcome, Exception) or isinstance(write, WriteSet) or is_placeholder(outcome):
             return None
         return Lease(write.key, None if outcome == TakeLease.NO_STRING else outcome)
 
-    def _hold(self, write: TakeLease | WriteSet) -> Lease:
-        lease = self._held[write.key] = Lease(write.key, _placeholder_of(write))
+    def _hold(self, write: Take) -> Lease:
+        lease = self._held[write.key] = Lease(write.key, placeholder_of(write))
         lease.load = CURRENT_FLIGHT.get()
         if write.indexes:
             life = write.index_ttl if isinstance(write, TakeLease) else write.ttl
@@ -223,39 +205,6 @@ class Leases:
             lease.indexed_until = math.inf if life is None else asyncio.get_running_loop().time() + life
         lease.renew_after(self._ttl / _RENEWALS_PER_TTL, self._renew)
         return lease
-
-    async def _outcomes_of_takes(self, writes: Sequence[TakeLease | WriteSet]) -> list[Any]:
-        """Queue ``writes``, which take leases; return their outcomes. A cancellation gives all the leases back."""
-        is_caller_waiting = True
-
-        def answered(write: TakeLease | WriteSet, outcome: Any) -> None:
-            if not is_caller_waiting:
-                self._give_back(write, outcome)
-            elif isinstance(outcome, TierCacheError):
-                # The race "lost answer": the placeholder may be there, and no process would load until its ttl ends.
-                # The same where the server has refused to add the key to an index.
-                self._pipe.post(Release(write.key, _placeholder_of(write)))
-
-        self._in_flight |= (placeholders := {_placeholder_of(write) for write in writes})
-        futures = [self._pipe.submit(write, partial(answered, write)) for write in writes]
-        try:
-            # Not ``gather``, which cancels the futures some steps before this task notices its own cancellation.
-            if futures:
-                await asyncio.wait(futures)
-        except asyncio.CancelledError:
-            is_caller_waiting = False
-            for write, future in zip(writes, futures, strict=True):
-                # The race "cancelled while taking": this answer has arrived. ``answered`` handles later answers.
-                if not future.cancel() and future.exception() is None:
-                    self._give_back(write, future.result())
-            raise
-        finally:
-            self._in_flight -= placeholders
-        return [future.exception() or future.result() for future in futures]
-
-    def _give_back(self, write: TakeLease | WriteSet, outcome: Any) -> None:
-        if _is_taken(write, outcome):
-            self._pipe.post(Release(write.key, _placeholder_of(write)))
 
     def is_orphan(self, key: str, placeholder: bytes | None, life: float) -> bool:
         """Return whether ``placeholder`` is an orphan: no load holds it as the lease on ``key``.
@@ -270,10 +219,10 @@ class Leases:
         """
         if placeholder is None:
             return False
-        if placeholder.startswith(self._prefix):
+        if placeholder.startswith(self._takes.prefix):
             lease = self._held.get(key)
             is_held = lease is not None and lease.holds == placeholder
-            return not is_held and placeholder not in self._in_flight
+            return not is_held and not self._takes.is_in_flight(placeholder)
         return not may_be_renewed(placeholder, life)
 
     def load_of(self, key: str, placeholder: bytes | None) -> WaitNode | None:
@@ -335,7 +284,7 @@ class Leases:
             index_ttl: As for TakeLease.
         """
         # No key ever holds a new placeholder: this write replaces nothing.
-        nothing = self._new_placeholder()
+        nothing = self._takes.new_placeholder()
         self._pipe.post(WriteSet(key, nothing, index_ttl, replaces=nothing, indexes=indexes))
         lease = self._held.get(key)
         if lease is not None and lease.is_placeholder:

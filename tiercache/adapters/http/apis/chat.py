@@ -9,17 +9,28 @@ from typing import Any, ClassVar, Final
 
 from ..answer import Answer
 from .api import UNREADABLE, Api, Ending, Event
-from .parts import counted, is_asked, is_given, joined_texts, json_events, mapping, mappings, text, tools_in
+from .parts import (
+    counted,
+    is_asked,
+    is_given,
+    joined_texts,
+    json_events,
+    mapping,
+    mappings,
+    searches_web,
+    text,
+    tools_in,
+)
 
 __all__ = ["Chat"]
 
 # Each of them adds state at the provider, or knowledge of the moment, to the question. The first two are OpenAI's, the
-# next two Azure's, the last two are of xAI and of OpenRouter.
-_STATE: Final = ("store", "web_search_options", "data_sources", "dataSources", "search_parameters", "plugins")
+# next two Azure's, the last three are of xAI, of OpenRouter and of Alibaba Cloud.
+_STATE: Final = (
+    *("store", "web_search_options", "data_sources", "dataSources", "search_parameters", "plugins", "enable_search"),
+)
 # The caller runs these tools. A tool of any other type runs at the provider.
 _OWN_TOOLS: Final = frozenset({"function", "custom"})
-# Models that search the web for every answer.
-_SEARCH_MODELS: Final = ("search-preview", "search-api")
 _GOOD: Final = frozenset({"stop", "tool_calls", "function_call"})
 _DONE: Final = b"[DONE]"
 _ERROR: Final = re.compile(rb'\s*\{\s*"error"\s*:(?!\s*null)')
@@ -42,7 +53,7 @@ class Chat(Api):
         modalities = body.get("modalities")
         if isinstance(modalities, list) and "audio" in modalities:
             return "audio"
-        if any(mark in text(body.get("model")) for mark in _SEARCH_MODELS):
+        if searches_web(body.get("model")):
             return "the model searches the web"
         for tool in tools_in(body.get("tools")):
             # Some servers take a function without a type.

@@ -19,6 +19,7 @@ __all__ = [
     "kind_in",
     "mapping",
     "mappings",
+    "searches_web",
     "text",
     "tools_in",
 ]
@@ -26,6 +27,8 @@ __all__ = [
 _NOTHING: Final[dict[str, Any]] = {}
 # A token count above it is no count.
 _MAX_COUNT: Final = 2**53
+# Models that search the web by themselves: OpenAI's, OpenRouter's with this ending, Perplexity's and Groq's.
+_SEARCHES_WEB: Final = re.compile(r"search-preview|search-api|:online$|(?:^|/)(?:sonar|compound)(?:[-:]|$)")
 _KIND: Final = re.compile(rb'\s*\{\s*"type"\s*:\s*"([a-z_.]+)"')
 
 
@@ -44,6 +47,11 @@ def mappings(value: object) -> list[dict[str, Any]] | None:
 def text(value: object) -> str:
     """Return ``value`` if it is a str, or else an empty str."""
     return value if isinstance(value, str) else ""
+
+
+def searches_web(model: object) -> bool:
+    """Return whether the model of this name searches the web by itself, so that its answer is one of the moment."""
+    return bool(_SEARCHES_WEB.search(text(model)))
 
 
 def is_given(value: object) -> bool:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Final
 
 from ..answer import Answer
 from .api import UNREADABLE, Api, Ending, Event
-from .parts import counted, is_asked, is_given, json_events, kind_in, mapping, mappings, text, tools_in
+from .parts import counted, is_asked, is_given, json_events, kind_in, mapping, mappings, searches_web, text, tools_in
 
 __all__ = ["Responses"]
 
@@ -43,6 +43,8 @@ class Responses(Api):
         modalities = body.get("modalities")
         if isinstance(modalities, list) and "audio" in modalities:
             return "audio"
+        if searches_web(body.get("model")):
+            return "the model searches the web"
         given = body.get("input")
         # An item of the input may bring further tools.
         later = [item.get("tools") for item in given if isinstance(item, dict)] if isinstance(given, list) else []
