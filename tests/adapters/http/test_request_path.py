@@ -40,17 +40,20 @@ async def test_header_of_the_provider_that_is_not_ascii_reaches_the_caller(
     assert first.json() == again.json() == WHOLE
 
 
+async def with_headers(caller: Caller, headers: list[Any]) -> Any:
+    """Return the response to the least chat, sent with further headers."""
+    return await caller.client.post("/v1/chat/completions", json=dict(CHAT), headers=headers)
+
+
 @both_flavours
 async def test_header_of_a_request_that_is_no_unicode_shares_no_answer(
     cache: AgentCache, provider: ProviderServer, is_async: bool
 ) -> None:
     """The two values look alike where the first is read as UTF-8 and the second as Latin-1."""
-    async with Client(
-        cache.wrap(raw_client("httpx2", is_async=is_async, base_url=provider.url)), is_async=is_async
-    ) as client:
+    async with Caller(cache, provider, is_async=is_async) as caller:
         for value, sources in (("é".encode(), ["loader", "l1"]), ("é".encode("latin-1"), ["bypass", "bypass"])):
             for source in sources:
-                response = await client.post("/v1/chat/completions", json=dict(CHAT), headers=[(b"openai-beta", value)])
+                response = await with_headers(caller, [(b"openai-beta", value)])
                 assert response.extensions["tiercache"].source == source
     assert provider.call_count == 3
 
@@ -59,16 +62,11 @@ async def test_header_of_a_request_that_is_no_unicode_shares_no_answer(
 async def test_values_of_a_header_that_comes_twice_all_count(
     cache: AgentCache, provider: ProviderServer, is_async: bool
 ) -> None:
-    async with Client(
-        cache.wrap(raw_client("httpx2", is_async=is_async, base_url=provider.url)), is_async=is_async
-    ) as client:
+    async with Caller(cache, provider, is_async=is_async) as caller:
         for values, source in ((["a", "b"], "loader"), (["a"], "loader"), (["b"], "loader"), (["a, b"], "l1")):
-            headers = [("OpenAI-Beta", value) for value in values]
-            response = await client.post("/v1/chat/completions", json=dict(CHAT), headers=headers)
+            response = await with_headers(caller, [("OpenAI-Beta", value) for value in values])
             assert response.extensions["tiercache"].source == source
-        refused = await client.post(
-            "/v1/chat/completions", json=dict(CHAT), headers=[("X-Tiercache", "refresh"), ("X-Tiercache", "ttl=5")]
-        )
+        refused = await with_headers(caller, [("X-Tiercache", "refresh"), ("X-Tiercache", "ttl=5")])
     assert refused.status_code == 400
     assert provider.call_count == 3
 

@@ -78,7 +78,8 @@ class WrapsClients:
                 nor refused.
 
         A call with a wrong ``x-tiercache`` header or on a closed cache is answered with HTTP 400. So is a call that
-        opens the cache if Valkey refuses its credentials. No other failure of Valkey fails a call.
+        opens the cache if Valkey refuses its credentials. With ``require_l2`` a call that opens the cache while Valkey
+        is unavailable fails like a lost connection. No other failure of Valkey fails a call.
 
         Raises:
             UsageError: ``client`` is of another kind, or an option is wrong.
