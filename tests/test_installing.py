@@ -79,6 +79,14 @@ def test_installing_command_of_this_installation_names_a_place_that_exists() -> 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 EXTRAS: dict[str, list[str]] = PROJECT["project"]["optional-dependencies"]
 SDKS = {"openai": "openai", "anthropic": "anthropic", "google": "google-genai"}
+# Each extra of a framework, and the package that it is for.
+FRAMEWORKS = {
+    "keyvalue": "py-key-value-aio",
+    "langchain": "langchain-core",
+    "langgraph": "langgraph-checkpoint",
+    "fastmcp": "fastmcp",
+    "mcp": "mcp",
+}
 
 
 def extras_in(extra: str) -> set[str]:
@@ -109,9 +117,14 @@ def test_installing_an_extra_of_an_sdk_brings_compression_and_the_tested_range(e
     assert installed in range_of_extra
 
 
-def test_installing_all_brings_no_sdk() -> None:
-    assert extras_in("all") == {"all", *EXTRAS} - {*SDKS}
-    assert not packages_of("all") & {*SDKS.values()}
+@pytest.mark.parametrize("extra", FRAMEWORKS)
+def test_installing_an_extra_of_a_framework_brings_it(extra: str) -> None:
+    assert FRAMEWORKS[extra] in packages_of(extra)
+
+
+def test_installing_all_brings_no_sdk_and_no_framework() -> None:
+    assert extras_in("all") == {"all", *EXTRAS} - {*SDKS, *FRAMEWORKS}
+    assert not packages_of("all") & {*SDKS.values(), *FRAMEWORKS.values()}
     # Each extra is explained.
     page = (ROOT / "docs" / "design.md").read_text("utf-8")
     assert all(f"| `{extra}` |" in page for extra in EXTRAS)
