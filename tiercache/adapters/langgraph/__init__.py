@@ -1,0 +1,21 @@
+"""LangGraph on a cache: the saver of checkpoints, the cache of nodes, and the store. Each is imported at its first use.
+
+A part needs the ``langgraph`` extra when it is imported, and not when this folder is.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any, Final
+
+__all__: list[str] = []
+
+# The public names, by the module of this folder that has them.
+_MODULES: Final[dict[str, str]] = {}
+
+
+def __getattr__(name: str) -> Any:
+    module = _MODULES.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{module}"), name)
