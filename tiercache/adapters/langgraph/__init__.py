@@ -8,10 +8,13 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any, Final
 
-__all__: list[str] = []
+__all__: list[str] = ["TierCacheNodeCache", "node_key"]
 
 # The public names, by the module of this folder that has them.
-_MODULES: Final[dict[str, str]] = {}
+_MODULES: Final[dict[str, str]] = {
+    "TierCacheNodeCache": "node_cache",
+    "node_key": "input_key",
+}
 
 
 def __getattr__(name: str) -> Any:
