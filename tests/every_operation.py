@@ -13,6 +13,7 @@ from tests.support import until
 from tiercache import AgentCache, ToolPolicy
 from tiercache.engine.call import Loaded
 from tiercache.streams.recording import Recording
+from tiercache.tiers.checkpoints.checkpoint import NewCheckpoint, PendingWrite, Place, TypedBytes
 from tiercache.tiers.llm.exchanges import ExchangeOptions, Head
 
 __all__ = ["LOADS", "OPERATIONS"]
@@ -47,6 +48,21 @@ async def _shared_stream(cache: AgentCache) -> None:
 
     await asyncio.gather(read("store_only"), read("use"))
 
+
+# A step of a graph, and a write of its next step.
+CHECKPOINT = NewCheckpoint(
+    place=Place("", "1"),
+    parent=None,
+    checkpoint=TypedBytes("json", b"{}"),
+    metadata=TypedBytes("json", b"{}"),
+    versions={"channel": 1},
+    fresh={"channel": TypedBytes("json", b"[1, 2, 3]")},
+    cleared=frozenset(),
+    unchanged=frozenset(),
+    dump_unchanged=dict,
+    run_id="run",
+)
+WRITE = PendingWrite("task", 0, "channel", TypedBytes("json", b"1"))
 
 # Loads: their callers get the loader's value, whatever Valkey refuses.
 LOADS: dict[str, Operation] = {
@@ -92,6 +108,15 @@ OPERATIONS: dict[str, Operation] = {
     "session.touch": lambda cache: cache.session.touch("thread"),
     "session.delete": lambda cache: cache.session.delete("thread", "f"),
     "session.destroy_thread": lambda cache: cache.session.destroy_thread("thread"),
+    "checkpoints.put": lambda cache: cache.checkpoints.put("thread", CHECKPOINT),
+    "checkpoints.put_writes": lambda cache: cache.checkpoints.put_writes("thread", CHECKPOINT.place, [WRITE]),
+    "checkpoints.get": lambda cache: cache.checkpoints.get("thread"),
+    "checkpoints.places": lambda cache: cache.checkpoints.places("thread"),
+    "checkpoints.threads": lambda cache: cache.checkpoints.threads(),
+    "checkpoints.copy_thread": lambda cache: cache.checkpoints.copy_thread("thread", "copy"),
+    "checkpoints.remove": lambda cache: cache.checkpoints.remove("copy", [CHECKPOINT.place]),
+    "checkpoints.remove_run": lambda cache: cache.checkpoints.remove_run("run"),
+    "checkpoints.destroy_thread": lambda cache: cache.checkpoints.destroy_thread("thread"),
     "invalidate_tag": lambda cache: cache.invalidate_tag("tag"),
     "kv.clear": lambda cache: cache.kv.clear(),
     "llm.clear": lambda cache: cache.llm.clear(),

@@ -17,7 +17,17 @@ import tiercache
 PACKAGE: Final = Path(tiercache.__file__).parent
 # Names of other libraries, and of the C code of CPython.
 OF_OTHERS: Final = frozenset(
-    {"CollectorRegistry", "LRUCache", "TTLCache", "TracerProvider", "auto_describe", "dict_traverse", "w_object"}
+    {
+        "CollectorRegistry",
+        "EncryptedSerializer",
+        "InMemorySaver",
+        "LRUCache",
+        "TTLCache",
+        "TracerProvider",
+        "auto_describe",
+        "dict_traverse",
+        "w_object",
+    }
 )
 
 # ``Class.method`` or ``name()`` in double backticks. Other code, such as commands and keys, has further characters, and

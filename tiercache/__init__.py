@@ -11,6 +11,7 @@ from .errors import (
     L2UnavailableError,
     StreamLostError,
     TierCacheError,
+    UnreadableCheckpointError,
     UsageError,
     WrongLoopError,
 )
@@ -97,6 +98,7 @@ __all__ = [
     "ToolResult",
     "ToolStats",
     "ToolTier",
+    "UnreadableCheckpointError",
     "UsageError",
     "WriteOptions",
     "WrongLoopError",

@@ -36,6 +36,7 @@ from .shared_parts import SharedParts
 from .stores.valkey.settings import Client, client_from_url
 from .sync.cache import SyncCache
 from .sync.face import SyncFace
+from .tiers.checkpoints.tier import CheckpointTier
 from .tiers.kv.tier import KvTier
 from .tiers.llm.tier import LlmTier
 from .tiers.session.tier import SessionTier
@@ -234,6 +235,11 @@ class AgentCache(KeepsIdentity, WrapsClients):
     def session(self) -> SessionTier:
         """The tier for the state of threads."""
         return self._session
+
+    @property
+    def checkpoints(self) -> CheckpointTier:
+        """The tier for the states of graphs, which savers of frameworks use."""
+        return self._parts.checkpoints
 
     @property
     def kv(self) -> KvTier:

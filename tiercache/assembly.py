@@ -42,6 +42,7 @@ from .telemetry.otel import Tracing
 from .telemetry.prometheus import CacheCollector, report
 from .telemetry.source import CacheSource
 from .text import shown
+from .tiers.checkpoints.tier import CheckpointTier
 from .tiers.keys.key import groups_of_model
 from .tiers.kv.entry import KvCodec
 from .tiers.kv.tier import KvTier
@@ -73,7 +74,7 @@ class Assembly:
     Attributes:
         engine: The levels.
         log: The log of the cache.
-        llm, tool, session: The tiers; ``kv_tier`` returns the kv tiers.
+        llm, tool, session, checkpoints: The tiers; ``kv_tier`` returns the kv tiers.
         exchanges: The exchanges of the llm tier.
         shared: See the arguments.
         reindex: Makes the indexes complete.
@@ -101,7 +102,11 @@ class Assembly:
         self.llm = self._new_llm_tier()
         self.exchanges = self._new_exchanges()
         self._active = ActiveThreads()
-        self.session = self._new_session_tier()
+        session_rules = self._new_session_rules()
+        in_memory = not self._has_l2
+        self.checkpoints = CheckpointTier(self.engine, session_rules, name, in_memory=in_memory)
+        parts = session_rules, self._active, self.checkpoints
+        self.session = SessionTier(self.engine, name, *parts, in_memory=in_memory)
         self._kv_tiers: dict[str, KvTier] = {}
         self.kv_tier("kv", settings.kv)
         shared.faces.append(FaceParts(self._is_sync, self.engine, self.session))
@@ -211,10 +216,8 @@ class Assembly:
             streams_finish=options.on_abandon == "finish",
         )
 
-    def _new_session_tier(self) -> SessionTier:
-        options = session_options(self._settings.session)
-        rules = self._new_rules("session", options, SessionCodec(), is_state=True)
-        return SessionTier(self.engine, rules, self._name, self._active, in_memory=not self._has_l2)
+    def _new_session_rules(self) -> TierRules:
+        return self._new_rules("session", session_options(self._settings.session), SessionCodec(), is_state=True)
 
     def kv_tier(self, name: str, options: TierOptions | None = None) -> KvTier:
         """Return the kv tier ``name``, made now or earlier. Arguments and errors as for ``AgentCache.tier``."""

@@ -14,6 +14,7 @@ __all__ = [
     "L2UnavailableError",
     "StreamLostError",
     "TierCacheError",
+    "UnreadableCheckpointError",
     "UsageError",
     "WrongLoopError",
 ]
@@ -63,6 +64,13 @@ class StreamLostError(TierCacheError):
     """An answer that another process streams ended before its last part: that process died, or could not finish it.
 
     Nothing is stored. The next call starts the stream again.
+    """
+
+
+class UnreadableCheckpointError(TierCacheError):
+    """A checkpoint is damaged or incomplete, or contains a class that is not allowed.
+
+    The message names the thread and the reason. No other state is returned in its place.
     """
 
 

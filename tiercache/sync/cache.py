@@ -13,6 +13,7 @@ from ..monitor.effectiveness import ToolEffectiveness
 from ..monitor.local_stats import LocalStats
 from ..monitor.statistics import CacheStats
 from ..options import TierOptions
+from .checkpoints import SyncCheckpointTier
 from .face import SyncFace
 from .guard import SyncInvalidating
 from .kv import SyncKvTier
@@ -80,6 +81,11 @@ class SyncCache(KeepsIdentity):
     def session(self) -> SyncSessionTier:
         """The tier for the state of threads."""
         return SyncSessionTier(self._face, self._face.parts.session)
+
+    @property
+    def checkpoints(self) -> SyncCheckpointTier:
+        """The tier for the states of graphs, which savers of frameworks use."""
+        return SyncCheckpointTier(self._face, self._face.parts.checkpoints)
 
     @property
     def kv(self) -> SyncKvTier:

@@ -47,6 +47,18 @@ class StateCommands:
         runtime = await self._engine.open()
         return await runtime.l2.pipe.submit(Run(command))
 
+    async def run_all(self, commands: Sequence[Command]) -> list[Any]:
+        """Return the replies to commands that are sent together, in one exchange, once the write pipe has room.
+
+        Errors as for ``change``. Some of the commands may be done.
+        """
+        runtime = await self._engine.open()
+        pipe = runtime.l2.pipe
+        runs = [Run(command) for command in commands]
+        await pipe.wait_room(sum(run.size_bytes for run in runs))
+        replies: list[Any] = await pipe.write_all([(run, ignore_outcome) for run in runs])
+        return replies
+
     async def store(self, call: Call, loaded: Loaded, command: Command) -> None:
         """Store a value as ``Stores.store`` does, behind ``command`` in the same batch."""
         runtime = await self._engine.open()

@@ -22,7 +22,7 @@ from ...engine.memory.fences import Fence
 from ...engine.operations.get_or_load import Loads
 from .entry import FieldValue
 from .key import FieldKey, ThreadKeys, Threads
-from .store import SessionStore
+from .store import Checkpoints, SessionStore
 
 __all__ = ["MemorySessions"]
 
@@ -49,10 +49,11 @@ class _Field:
 class MemorySessions(SessionStore):
     """The session store in a dict of this process."""
 
-    def __init__(self, engine: Engine, rules: TierRules) -> None:
+    def __init__(self, engine: Engine, rules: TierRules, checkpoints: Checkpoints) -> None:
         self._engine = engine
         self._loads = Loads(engine)
         self._rules = rules
+        self._checkpoints = checkpoints
         self._counters = rules.counters.of(rules.tier)
         self._threads: dict[str, dict[str, _Field]] = {}
         self._count = 0
@@ -144,7 +145,8 @@ class MemorySessions(SessionStore):
     async def destroy(self, thread: ThreadKeys, *, sweep: bool) -> int:
         runtime = await self._engine.open()
         runtime.fences.break_group(thread.group)
-        return sum(self._remove(key) for key, _ in self._fields_of(thread))
+        count = sum(self._remove(key) for key, _ in self._fields_of(thread))
+        return count + await self._checkpoints.destroy_thread(thread.id)
 
     async def clear(self, threads: Threads) -> int:
         runtime = await self._engine.open()

@@ -31,7 +31,7 @@ from .entry import FieldValue, SessionValue
 from .key import FieldKey, ThreadKeys, Threads
 from .scripts import session_script, thread_script
 from .sliding import SlidingTtl
-from .store import SessionStore
+from .store import Checkpoints, SessionStore
 
 __all__ = ["ValkeySessions"]
 
@@ -56,7 +56,7 @@ class _FirstScript(NamedTuple):
 class ValkeySessions(SessionStore):
     """The session store in Valkey."""
 
-    def __init__(self, engine: Engine, rules: TierRules, name: str) -> None:
+    def __init__(self, engine: Engine, rules: TierRules, name: str, checkpoints: Checkpoints) -> None:
         self._engine = engine
         self._loads = Loads(engine)
         self._invalidations = Invalidations(engine)
@@ -64,6 +64,7 @@ class ValkeySessions(SessionStore):
         self._name = name
         self._names = IndexNames.of(name)
         self._rules = rules
+        self._checkpoints = checkpoints
         self._counters = rules.counters.of(rules.tier)
         self._sliding = SlidingTtl()
         lifetime = rules.default_lifetime()
@@ -181,9 +182,11 @@ class ValkeySessions(SessionStore):
         await self._state.change_group(thread.group, (), announced=False)
         command = self._thread_command("delete", thread)
         first = await self._first_script(thread, command, sweep, send=delete, read=self._state.run)
-        counts = await self._state.change_group(thread.group, list(_field_commands("delete", thread, first.rest)))
+        fields = list(_field_commands("delete", thread, first.rest))
+        look = self._checkpoints.presence(thread.id)
+        *counts, has_checkpoints = await self._state.change_group(thread.group, [*fields, look])
         count: int = sum(counts, first.reply or 0)
-        return count
+        return count + await self._checkpoints.destroy_thread(thread.id) if has_checkpoints else count
 
     async def clear(self, threads: Threads) -> int:
         group = self._rules.group

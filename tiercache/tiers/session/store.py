@@ -5,10 +5,27 @@ from __future__ import annotations
 from typing import Protocol
 
 from ...engine.call import LoadFunction
+from ...engine.level2.writes import Command
 from .entry import FieldValue
 from .key import FieldKey, ThreadKeys, Threads
 
-__all__ = ["SessionStore"]
+__all__ = ["Checkpoints", "SessionStore"]
+
+
+class Checkpoints(Protocol):
+    """The checkpoints of the same threads, which end with the fields of a thread."""
+
+    def presence(self, thread_id: str) -> Command:
+        """Return the command that replies 1 if Valkey has checkpoints of the thread."""
+        ...
+
+    async def destroy_thread(self, thread_id: str) -> int:
+        """Remove the checkpoints of the thread; return how many there were."""
+        ...
+
+    async def clear(self) -> int:
+        """Remove the checkpoints of all threads; return how many there were."""
+        ...
 
 
 class SessionStore(Protocol):
@@ -73,7 +90,7 @@ class SessionStore(Protocol):
         ...
 
     async def destroy(self, thread: ThreadKeys, *, sweep: bool) -> int:
-        """Delete the fields of the thread; return how many there were."""
+        """Delete the fields and the checkpoints of the thread; return how many there were."""
         ...
 
     async def clear(self, threads: Threads) -> int:

@@ -27,7 +27,7 @@ from .entry import FieldValue, SessionValue
 from .in_memory import MemorySessions
 from .in_valkey import ValkeySessions
 from .key import FieldKey, Threads
-from .store import SessionStore
+from .store import Checkpoints, SessionStore
 
 __all__ = ["SessionTier"]
 
@@ -58,13 +58,27 @@ class SessionTier(KeepsIdentity):
         writes: Number of writes of single fields, by all methods.
     """
 
-    def __init__(self, engine: Engine, rules: TierRules, name: str, active: ActiveThreads, *, in_memory: bool) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        name: str,
+        rules: TierRules,
+        active: ActiveThreads,
+        checkpoints: Checkpoints,
+        *,
+        in_memory: bool,
+    ) -> None:
         self._engine = engine
         self._rules = rules
         self._loaders = LoaderCalls(rules.tier, engine.log, in_threads=False, run_plain=engine.run_plain)
         self._threads = Threads(name)
         self._counters = rules.counters.of(rules.tier)
-        self._store: SessionStore = MemorySessions(engine, rules) if in_memory else ValkeySessions(engine, rules, name)
+        self._checkpoints = checkpoints
+        self._store: SessionStore = (
+            MemorySessions(engine, rules, checkpoints)
+            if in_memory
+            else ValkeySessions(engine, rules, name, checkpoints)
+        )
         self._active = active
         self.reads = 0
         self.writes = 0
@@ -275,7 +289,9 @@ class SessionTier(KeepsIdentity):
         return count
 
     async def destroy_thread(self, thread_id: str, *, sweep: bool = False) -> int:
-        """Delete every field of the thread; return how many there were. If it raises, some fields may be left.
+        """Delete every field and every checkpoint of the thread; return how many there were.
+
+        If it raises, some may be left.
 
         Args:
             sweep: As for ``get_all``.
@@ -288,9 +304,13 @@ class SessionTier(KeepsIdentity):
         return count
 
     async def clear(self) -> int:
-        """Delete every field of every thread; return how many there were. If it raises, some fields may be left."""
+        """Delete every field and every checkpoint of every thread; return how many there were.
+
+        If it raises, some may be left.
+        """
         with self._engine.operation("session.clear") as operation:
             count = await self._store.clear(self._threads)
+            count += await self._checkpoints.clear()
             operation.set("deleted_count", count)
         self._active.clear()
         return count

@@ -31,9 +31,11 @@ _BYTES_TAG: Final = b"z"
 
 # Takes up to a third less time than level 3, zstd's default, and writes up to a tenth more bytes.
 _LEVEL: Final = 1
-# The largest window of a frame that is read: RFC 8878, 3.1.1.1.2, asks every decoder to support it. Frames of this
-# module need 512 KiB.
+# The largest window of a frame that is read: RFC 8878, 3.1.1.1.2, asks every decoder to support it. Frames
+# without a prefix need 512 KiB.
 _WINDOW_LOG: Final = 23
+# The window that the level chooses by itself.
+_SMALL_WINDOW_LOG: Final = 19
 # Valkey's proto-max-bulk-len: an entry that is not compressed cannot have more bytes either.
 _MOST_BYTES: Final = 512 * 1024 * 1024
 
@@ -61,6 +63,11 @@ class Compression:
         self._as_text = as_text
         self._log = log
         self._tag = _TEXT_TAG if as_text else _BYTES_TAG
+
+    @property
+    def is_available(self) -> bool:
+        """Whether the library is installed, so that ``frame`` and ``content`` work."""
+        return _library() is not None
 
     def is_large(self, data: bytes, *, default: int | None = None) -> bool:
         """Return whether an entry has more bytes than the threshold, and the library is installed.
@@ -110,6 +117,10 @@ class Compression:
             library.CompressionParameter.compression_level: _LEVEL,
             library.CompressionParameter.checksum_flag: 1,
         }
+        size = len(prefix) + len(content)
+        if prefix and size > 1 << _SMALL_WINDOW_LOG:
+            # A window of the usual size would not reach back to the beginning of the prefix.
+            options[library.CompressionParameter.window_log] = min(size.bit_length(), _WINDOW_LOG)
         frame: bytes = library.compress(content, options=options, zstd_dict=_dictionary(library, prefix))
         return frame
 
