@@ -25,6 +25,7 @@ NEEDS: Final = {
     "with_anthropic": ("anthropic",),
     "with_gemini": ("google.genai", "httpx2"),
     "with_langchain": ("langchain_openai", "httpx2"),
+    "with_langgraph": ("langgraph", "langchain_openai", "httpx2"),
     "with_litellm": ("litellm",),
     "with_llamaindex": ("llama_index.llms.openai",),
     "with_openai": ("openai",),
