@@ -8,12 +8,13 @@ from contextlib import suppress
 from typing import Any
 
 from tests.requests import HELLO
-from tests.seams import exchanges_of, follower_count
+from tests.seams import exchanges_of, follower_count, items_of
 from tests.support import until
 from tiercache import AgentCache, ToolPolicy
 from tiercache.engine.call import Loaded
 from tiercache.streams.recording import Recording
 from tiercache.tiers.checkpoints.checkpoint import NewCheckpoint, PendingWrite, Place, TypedBytes
+from tiercache.tiers.items.store import Find, Get, Namespaces, Put
 from tiercache.tiers.llm.exchanges import ExchangeOptions, Head
 
 __all__ = ["LOADS", "OPERATIONS"]
@@ -117,6 +118,12 @@ OPERATIONS: dict[str, Operation] = {
     "checkpoints.remove": lambda cache: cache.checkpoints.remove("copy", [CHECKPOINT.place]),
     "checkpoints.remove_run": lambda cache: cache.checkpoints.remove_run("run"),
     "checkpoints.destroy_thread": lambda cache: cache.checkpoints.destroy_thread("thread"),
+    "items put": lambda cache: items_of(cache).run([Put(("a",), "k", b"{}", 60)]),
+    "items put forever": lambda cache: items_of(cache).run([Put(("b",), "k", b"{}")]),
+    "items get": lambda cache: items_of(cache).run([Get(("a",), "k", renew=True)]),
+    "items find": lambda cache: items_of(cache).run([Find(())]),
+    "items namespaces": lambda cache: items_of(cache).run([Namespaces()]),
+    "items remove": lambda cache: items_of(cache).run([Put(("b",), "k", None), Put(("a",), "k", None)]),
     "invalidate_tag": lambda cache: cache.invalidate_tag("tag"),
     "kv.clear": lambda cache: cache.kv.clear(),
     "llm.clear": lambda cache: cache.llm.clear(),

@@ -78,6 +78,7 @@ from tiercache.stores.valkey.pool import PlainConnection
 from tiercache.stores.valkey.store import ValkeyLevel2
 from tiercache.streams.recording import Recording
 from tiercache.telemetry import otel
+from tiercache.tiers.items.store import ItemStore
 from tiercache.tiers.keys import canonical_json
 from tiercache.tiers.llm.exchanges import Exchanges
 from tiercache.tiers.tool.policies import ToolPolicies, ToolPolicy
@@ -142,6 +143,7 @@ __all__ = [
     "interrupt_next_call",
     "is_reset",
     "is_tracing",
+    "items_of",
     "known_keys",
     "lose_command_replies",
     "monitor_intervals",
@@ -1071,6 +1073,11 @@ class Internals:
 def exchanges_of(cache: AgentCache) -> Exchanges:
     """Return the exchanges of a cache."""
     return cache._parts.exchanges
+
+
+def items_of(cache: AgentCache, store: str = "test") -> ItemStore:
+    """Return an item store of a cache."""
+    return cache._parts.items(store)
 
 
 def followed_recordings() -> list[Recording]:

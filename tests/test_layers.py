@@ -31,7 +31,7 @@ LAYERS: list[set[str]] = [
     {"stores", "telemetry", "pricing", "indexes"},
     {"tiers", "tiers.keys", "tiers.values"},
     {"tiers.tier", "tiers.result"},
-    {"tiers.llm", "tiers.tool", "tiers.kv", "tiers.session", "tiers.checkpoints", "monitor"},
+    {"tiers.llm", "tiers.tool", "tiers.kv", "tiers.session", "tiers.checkpoints", "tiers.items", "monitor"},
     {"embedded", "settings"},
     {"shared_parts"},
     {"assembly"},
@@ -42,7 +42,10 @@ LAYERS: list[set[str]] = [
     {"adapters", "testing", "cli", "__main__", "__init__"},
 ]
 # Folders on one layer that must not import each other.
-APART = [{"tiers", "monitor"}, {"tiers.llm", "tiers.tool", "tiers.kv", "tiers.session", "tiers.checkpoints"}]
+APART = [
+    {"tiers", "monitor"},
+    {"tiers.llm", "tiers.tool", "tiers.kv", "tiers.session", "tiers.checkpoints", "tiers.items"},
+]
 # Libraries, and the only folders that may import them.
 ONLY_IN = {"valkey": {"stores"}, "prometheus_client": {"telemetry"}, "opentelemetry": {"telemetry"}}
 

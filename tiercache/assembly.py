@@ -43,6 +43,10 @@ from .telemetry.prometheus import CacheCollector, report
 from .telemetry.source import CacheSource
 from .text import shown
 from .tiers.checkpoints.tier import CheckpointTier
+from .tiers.items.in_memory import MemoryItems
+from .tiers.items.in_valkey import ValkeyItems
+from .tiers.items.key import StoreKeys
+from .tiers.items.store import ItemStore
 from .tiers.keys.key import groups_of_model
 from .tiers.kv.entry import KvCodec
 from .tiers.kv.tier import KvTier
@@ -108,6 +112,7 @@ class Assembly:
         parts = session_rules, self._active, self.checkpoints
         self.session = SessionTier(self.engine, name, *parts, in_memory=in_memory)
         self._kv_tiers: dict[str, KvTier] = {}
+        self._item_stores: dict[str, ItemStore] = {}
         self.kv_tier("kv", settings.kv)
         shared.faces.append(FaceParts(self._is_sync, self.engine, self.session))
         self._source = self._new_source()
@@ -237,6 +242,16 @@ class Assembly:
             codec = KvCodec(self._compression(known, as_text=False))
             # Any thread may make a tier of the sync face: the first one counts.
             made = self._kv_tiers.setdefault(name, KvTier(self.engine, self._new_rules(name, known, codec), self._name))
+        return made
+
+    def items(self, store: str) -> ItemStore:
+        """Return the item store ``store``, made now or earlier. Errors as for ``StoreKeys``."""
+        keys = StoreKeys(self._name, store)
+        made = self._item_stores.get(store)
+        if made is None:
+            new = ValkeyItems(self.engine, keys) if self._has_l2 else MemoryItems(self.engine, keys)
+            # Any thread may make a store of the sync face: the first one counts.
+            made = self._item_stores.setdefault(store, new)
         return made
 
     def _new_rules(

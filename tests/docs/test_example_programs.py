@@ -26,6 +26,8 @@ NEEDS: Final = {
     "with_gemini": ("google.genai", "httpx2"),
     "with_langchain": ("langchain_openai", "httpx2"),
     "with_langgraph": ("langgraph", "langchain_openai", "httpx2"),
+    "with_langgraph_node_cache": ("langgraph", "langchain_openai"),
+    "with_langgraph_store": ("langgraph",),
     "with_litellm": ("litellm",),
     "with_llamaindex": ("llama_index.llms.openai",),
     "with_openai": ("openai",),
@@ -38,6 +40,8 @@ RUN_IN: Final = {
     "frameworks": set(NEEDS) - {"with_llamaindex"},
     "frameworks-httpx": {"with_llamaindex", "with_openai", "with_openai_plain"},
 }
+# The programs of adapters, which have no wrapped client: each has a test of its own.
+ADAPTERS: Final = {"with_langgraph_node_cache", "with_langgraph_store"}
 _MAX_LINES: Final = 40
 # Importing a framework takes seconds.
 _SECONDS: Final = 200
@@ -66,8 +70,9 @@ def environment(provider: ProviderServer, url: str) -> dict[str, str]:
         # LiteLLM reads another name, and would load its prices from the network.
         "OPENAI_API_BASE": provider.openai_url,
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
-        # OpenAI Agents would send traces.
+        # OpenAI Agents and LangChain would send traces.
         "OPENAI_AGENTS_DISABLE_TRACING": "1",
+        "LANGSMITH_TRACING": "false",
     }
 
 
@@ -80,12 +85,17 @@ def run(program: str, provider: ProviderServer, url: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-@pytest.mark.timeout(_SECONDS + 30)
-@pytest.mark.parametrize("program", NEEDS)
-def test_example_sends_one_request_for_two_calls(program: str, provider: ProviderServer, url: str) -> None:
+def skip_if_missing(program: str) -> None:
+    """Skip the test of a program whose framework is not installed, and must not be."""
     if missing := [module for module in NEEDS[program] if not is_installed(module)]:
         assert program not in RUN_IN.get(os.environ.get("TOX_ENV_NAME", ""), ()), f"{missing} must be installed here"
         pytest.skip(f"{', '.join(missing)} is not installed")
+
+
+@pytest.mark.timeout(_SECONDS + 30)
+@pytest.mark.parametrize("program", sorted(set(NEEDS) - ADAPTERS))
+def test_example_sends_one_request_for_two_calls(program: str, provider: ProviderServer, url: str) -> None:
+    skip_if_missing(program)
     whole, whole_again, streamed, streamed_again = run(program, provider, url)
     assert whole == whole_again == "Answer 1: part 1 part 2 part 3 part 4"
     assert streamed == streamed_again == "Answer 2: part 1 part 2 part 3 part 4"
@@ -101,6 +111,20 @@ def test_example_sends_no_request_after_a_process_that_asked_the_same(provider: 
     assert provider.call_count == 2
 
 
+@pytest.mark.timeout(2 * _SECONDS + 30)
+def test_example_of_the_node_cache_calls_the_model_once_in_two_runs(provider: ProviderServer, url: str) -> None:
+    skip_if_missing("with_langgraph_node_cache")
+    for _ in range(2):
+        assert run("with_langgraph_node_cache", provider, url) == ["Answer 1: part 1 part 2 part 3 part 4"] * 2
+    assert provider.call_count == 1
+
+
+@pytest.mark.timeout(2 * _SECONDS + 30)
+def test_example_of_the_store_reads_the_state_of_the_run_before(provider: ProviderServer, url: str) -> None:
+    skip_if_missing("with_langgraph_store")
+    assert [run("with_langgraph_store", provider, url) for _ in range(2)] == [["visit 1"], ["visit 2"]]
+
+
 def test_example_programs_are_all_run() -> None:
     assert sorted(path.stem for path in EXAMPLES.glob("*.py")) == sorted(NEEDS) == sorted(set().union(*RUN_IN.values()))
 
@@ -110,4 +134,4 @@ def test_example_program_is_short_and_says_how_to_install_it(path: Path) -> None
     text = path.read_text("utf-8")
     assert len(text.splitlines()) <= _MAX_LINES
     assert re.search(r'^python -m pip install "\.\[\w+\]"', text, re.MULTILINE)
-    assert "cache.wrap(" in text
+    assert ("tiercache.adapters" if path.stem in ADAPTERS else "cache.wrap(") in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -138,6 +139,16 @@ async def test_node_cache_gives_each_caller_an_object_of_its_own(nodes: TierCach
     assert await nodes.aget([(A, "k")]) == {(A, "k"): {"list": [1]}}
 
 
+async def test_node_cache_serializes_results_before_the_graph_goes_on(nodes: TierCacheNodeCache) -> None:
+    values = [{"list": [1]}, {"list": [2]}]
+    storing = asyncio.create_task(nodes.aset({(A, str(i)): (value, None) for i, value in enumerate(values)}))
+    await asyncio.sleep(0)
+    for value in values:
+        value["list"].append(9)
+    await storing
+    assert await nodes.aget([(A, "0"), (A, "1")]) == {(A, "0"): {"list": [1]}, (A, "1"): {"list": [2]}}
+
+
 async def test_node_cache_clears_its_own_results_alone(make_cache: MakeCache) -> None:
     cache = make_cache(name="test")
     nodes, others = TierCacheNodeCache(cache), TierCacheNodeCache(cache, tier="other")
@@ -269,7 +280,7 @@ async def test_graph_runs_on_while_valkey_is_away(proxy: ChaosProxy, caplog: pyt
 
 @pytest.mark.parametrize("allowed", [[Own], [(Own.__module__, "Own")]])
 async def test_node_cache_restores_a_class_that_is_allowed(make_cache: MakeCache, allowed: Any) -> None:
-    nodes = TierCacheNodeCache(make_cache(name="test"), allowed=allowed)
+    nodes = TierCacheNodeCache(make_cache(name="test"), allow=allowed)
     await nodes.aset({(A, "k"): ([("own", Own("x"))], None)})
     assert await nodes.aget([(A, "k")]) == {(A, "k"): [["own", Own("x")]]}
 
@@ -280,13 +291,13 @@ async def test_node_cache_does_not_store_a_class_that_is_not_allowed(
     nodes = TierCacheNodeCache(make_cache(name="test"))
     await nodes.aset({(A, "k"): ([("own", Own("x"))], None)})
     assert await nodes.aget([(A, "k")]) == {}
-    assert "TierCacheNodeCache(allowed=...)" in caplog.text
+    assert "TierCacheNodeCache(allow=...)" in caplog.text
 
 
 async def test_node_cache_misses_where_another_process_has_stored_a_class_that_is_not_allowed(
     make_cache: MakeCache,
 ) -> None:
-    writer, reader = TierCacheNodeCache(make_cache(name="test"), allowed=[Own]), None
+    writer, reader = TierCacheNodeCache(make_cache(name="test"), allow=[Own]), None
     await writer.aset({(A, "k"): ([("own", Own("x"))], None)})
     reader = TierCacheNodeCache(make_cache(name="test"))
     assert await reader.aget([(A, "k")]) == {}
@@ -340,7 +351,8 @@ def _plain_serde(**options: Any) -> JsonPlusSerializer:
     [
         (lambda cache: TierCacheNodeCache(None), "cache must be an AgentCache, not NoneType"),  # type: ignore[arg-type]
         (lambda cache: TierCacheNodeCache(cache, tier="llm"), "not llm, tool or session"),
-        (lambda cache: TierCacheNodeCache(cache, allowed=["Own"]), "allowed must have classes, or pairs"),
+        (lambda cache: TierCacheNodeCache(cache, allow=["Own"]), "allow must have classes, or pairs"),
+        (lambda cache: TierCacheNodeCache(cache, allow=[Own], serde=_plain_serde()), "allow must be empty"),
         (lambda cache: TierCacheNodeCache(cache, serde=_plain_serde(pickle_fallback=True)), "pickle_fallback"),
         (
             lambda cache: TierCacheNodeCache(

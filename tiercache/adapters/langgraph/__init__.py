@@ -8,12 +8,13 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any, Final
 
-__all__: list[str] = ["TierCacheNodeCache", "TierCacheSaver", "node_key"]
+__all__: list[str] = ["TierCacheNodeCache", "TierCacheSaver", "TierCacheStore", "node_key"]
 
 # The public names, by the module of this folder that has them.
 _MODULES: Final[dict[str, str]] = {
     "TierCacheNodeCache": "node_cache",
     "TierCacheSaver": "saver",
+    "TierCacheStore": "store",
     "node_key": "input_key",
 }
 

@@ -52,13 +52,13 @@ class TierCacheNodeCache(BaseCache[Any]):
         cache: The cache.
         tier: The name of the kv tier. Make the tier with options, such as a lifetime for results whose policy has
             none, by ``cache.tier(tier, TierOptions(...))``.
-        allowed: Classes of results that may be restored, besides messages, documents and the types of the standard
+        allow: Classes of results that may be restored, besides messages, documents and the types of the standard
             library that LangGraph counts as safe: classes, or pairs of module and name. A result that contains an
             object of another class is never a hit.
         serde: A serializer instead of LangGraph's own. It alone then decides which classes it restores.
 
     Raises:
-        UsageError: An argument is wrong, or ``serde`` would restore pickles.
+        UsageError: An argument is wrong, ``serde`` would restore pickles, or ``serde`` and ``allow`` are both given.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class TierCacheNodeCache(BaseCache[Any]):
         cache: AgentCache,
         *,
         tier: str = "langgraph-nodes",
-        allowed: Iterable[type | tuple[str, str]] = (),
+        allow: Iterable[type | tuple[str, str]] = (),
         serde: SerializerProtocol | None = None,
     ) -> None:
         if not isinstance(cache, AgentCache):
@@ -76,8 +76,11 @@ class TierCacheNodeCache(BaseCache[Any]):
         self._name = tier
         self._log = cache._parts.shared.log
         self._is_checked = serde is None
+        classes = _checked_classes(allow)
         if serde is None:
-            serde = JsonPlusSerializer(allowed_msgpack_modules=_checked_classes(allowed))
+            serde = JsonPlusSerializer(allowed_msgpack_modules=classes)
+        elif classes:
+            raise UsageError("allow must be empty where serde is given: the serializer has its own list of classes")
         elif _takes_pickle(serde):
             raise UsageError("serde must not have pickle_fallback: a pickle in Valkey could run any code")
         super().__init__(serde=serde)
@@ -201,7 +204,7 @@ class TierCacheNodeCache(BaseCache[Any]):
         if not is_equal:
             self._log.warn_once(
                 "a result of a node cannot be restored exactly, and is not cached: name its classes in "
-                "TierCacheNodeCache(allowed=...)"
+                "TierCacheNodeCache(allow=...)"
             )
         return (value,) if is_equal else None
 
@@ -219,12 +222,12 @@ class TierCacheNodeCache(BaseCache[Any]):
         return [self._tags(namespace)[1] for namespace in namespaces]
 
 
-def _checked_classes(allowed: Iterable[type | tuple[str, str]]) -> list[type | tuple[str, str]]:
-    classes = list(allowed)
+def _checked_classes(allow: Iterable[type | tuple[str, str]]) -> list[type | tuple[str, str]]:
+    classes = list(allow)
     for each in classes:
         is_pair = isinstance(each, tuple) and len(each) == 2 and all(isinstance(part, str) for part in each)
         if not is_pair and not isinstance(each, type):
-            raise UsageError(f"allowed must have classes, or pairs of module and name, not {each!r}")
+            raise UsageError(f"allow must have classes, or pairs of module and name, not {each!r}")
     return classes
 
 

@@ -35,12 +35,16 @@ class StateCommands:
             L2UnavailableError: No answer, also while the breaker is open.
             L2CommandError: Valkey refused.
         """
+        (reply,) = await self.ask_all([command])
+        return reply
+
+    async def ask_all(self, commands: Sequence[Command]) -> list[Any]:
+        """Return the replies to commands that are sent together, in one exchange. Otherwise as ``ask``."""
         runtime = await self._engine.open()
         level2 = runtime.l2.level2
         assert level2 is not None, "only a cache with a Valkey sends commands"
         runtime.breaker.check_allowed()
-        (reply,) = await send(level2, [command])
-        return reply
+        return await send(level2, commands)
 
     async def run(self, command: Command) -> Any:
         """Return the reply to a command that takes its turn in the write pipe. Errors as for ``WritePipe.write``."""

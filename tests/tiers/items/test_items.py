@@ -1,0 +1,108 @@
+"""The items of stores, in Valkey and in memory: reads, order, lifetimes, names, two faces."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import valkey
+
+from tests.seams import items_of
+from tests.support import MakeCache, until
+from tiercache import AgentCache, L2UnavailableError, UsageError
+from tiercache.testing import ChaosProxy
+from tiercache.tiers.items.key import StoreKeys
+from tiercache.tiers.items.store import Find, Get, ItemStore, Namespaces, Put
+
+A, B, BELOW_A = ("a",), ("b",), ("a", "b")
+
+
+@pytest.fixture(params=["valkey", "memory"])
+async def items(request: pytest.FixtureRequest, url: str) -> AsyncIterator[ItemStore]:
+    cache = AgentCache.from_url(url, name="test") if request.param == "valkey" else AgentCache.in_memory()
+    async with cache:
+        yield items_of(cache)
+
+
+def names(found: Any) -> list[tuple[Any, str]]:
+    return [(item.namespace, item.key) for item in found]
+
+
+async def test_items_are_read_as_they_were_put(items: ItemStore) -> None:
+    await items.run([Put(A, "k", b"one"), Put(A, "", b"two", 60), Put((), "k\x00", b" three \n\x00")])
+    found: list[Any] = await items.run([Get(A, "k"), Get(A, ""), Get((), "k\x00"), Get(A, "absent"), Get(B, "k")])
+    assert [item and item.data for item in found] == [b"one", b"two", b" three \n\x00", None, None]
+    assert [item.window for item in found[:3]] == [None, 60, None]
+
+
+async def test_items_are_found_in_the_order_of_their_first_put(items: ItemStore) -> None:
+    places = [(B, "z"), (B, "a"), (A, "k"), (BELOW_A, "k"), (("ab",), "k")]
+    await items.run([Put(namespace, key, b"") for namespace, key in places])
+    await items.run([Put(B, "z", b"again"), Put(B, "first", None)])
+    (everything,) = await items.run([Find(())])
+    assert names(everything) == places
+    page, below, end, none = await items.run([Find((), 1, 2), Find(A), Find((), 4, 9), Find(("c",))])
+    assert names(page) == [(B, "a"), (A, "k")]
+    assert names(below) == [(A, "k"), (BELOW_A, "k")]
+    assert (names(end), none) == ([(("ab",), "k")], [])
+    all_namespaces, of_a = await items.run([Namespaces(), Namespaces(A)])
+    assert sorted(all_namespaces) == [A, BELOW_A, ("ab",), B]  # type: ignore[call-overload]
+    assert sorted(of_a) == [A, BELOW_A]  # type: ignore[call-overload]
+
+
+async def test_items_do_the_operations_of_a_call_in_order(items: ItemStore) -> None:
+    before, _, after, _, gone = await items.run(
+        [Get(A, "k"), Put(A, "k", b"x"), Get(A, "k"), Put(A, "k", None), Get(A, "k")]
+    )
+    assert (before, after.data, gone) == (None, b"x", None)  # type: ignore[attr-defined]
+
+
+async def test_items_end_after_their_window_and_reads_restart_it(items: ItemStore) -> None:
+    await items.run([Put(A, "short", b"", 0.05), Put(B, "renewed", b"", 0.5), Put(B, "endless", b"")])
+
+    async def has_ended() -> bool:
+        await items.run([Get(B, "renewed", renew=True)])
+        (item,) = await items.run([Get(A, "short")])
+        return item is None
+
+    await until(has_ended)
+    found, all_namespaces = await items.run([Find(()), Namespaces()])
+    assert ("short" in str(found), all_namespaces) == (False, [B])
+
+
+async def test_items_raise_while_valkey_does_not_answer(proxy: ChaosProxy) -> None:
+    async with AgentCache.from_url(proxy.url, name="test") as cache:
+        await items_of(cache).run([Put(A, "k", b"x", 60)])
+        proxy.refuse()
+        proxy.kill()
+        for operation in (Get(A, "k", renew=True), Find(()), Namespaces(), Put(A, "k", b"y"), Put(A, "k", None)):
+            with pytest.raises(L2UnavailableError):
+                await items_of(cache).run([operation])
+        proxy.heal()
+        proxy.refuse(False)
+
+
+async def test_items_of_many_writers_are_all_kept(make_cache: MakeCache, plain: valkey.Valkey) -> None:
+    stores = [items_of(make_cache(name="test")) for _ in range(3)]
+    writes = [[Put((f"n{i % 5}",), f"k{i}", b"", 60 if i % 2 else None)] for i in range(60)]
+    await asyncio.gather(*(store.run(write) for i, write in enumerate(writes) for store in (stores[i % 3],)))
+    (found,) = await stores[0].run([Find(())])
+    assert len(found) == 60  # type: ignore[arg-type]
+    deletes = [[Put(write[0].namespace, write[0].key, None)] for write in writes]
+    await asyncio.gather(*(stores[i % 3].run(delete) for i, delete in enumerate(deletes)))
+    assert plain.keys("*:items:*") == []
+
+
+@pytest.mark.parametrize(
+    "namespace", [("a\x00", "b"), ("\x01\x02",), ("\x01", "\x02"), ("\x00",), ("", "x"), ("é",), ()]
+)
+def test_namespace_is_read_from_its_text(namespace: tuple[str, ...]) -> None:
+    assert StoreKeys.namespace(StoreKeys.text(namespace).encode()) == namespace
+
+
+@pytest.mark.parametrize("store", ["", "a:b", "a{", "x" * 129, 1, None])
+def test_store_has_a_plain_name(store: Any) -> None:
+    with pytest.raises(UsageError, match="the name of a store"):
+        StoreKeys("test", store)
