@@ -49,6 +49,26 @@ def numbered(parts: int, size_bytes: int) -> bytes:
     return b"".join(b"%08d" % number * (size_bytes // 8) for number in range(parts))
 
 
+async def test_recording_gives_a_part_to_its_followers_before_the_writer_asks_for_the_next() -> None:
+    recording = Recording("head", max_bytes=math.inf)
+    seen: list[str] = []
+
+    async def reader() -> None:
+        follower = recording.follow()
+        async for parts in follower:
+            seen.extend(part.decode() for part in parts)
+
+    readers = [asyncio.create_task(reader()) for _ in range(2)]
+    await turns(3)
+    for number in (1, 2):
+        seen.append(f"ask for {number}")
+        recording.append(b"part %d" % number, 6)
+        await recording.wait_for_room()
+    recording.end()
+    await asyncio.gather(*readers)
+    assert seen == ["ask for 1", "part 1", "part 1", "ask for 2", "part 2", "part 2"]
+
+
 async def test_recording_gives_a_late_follower_the_parts_so_far_at_once_and_then_each_part() -> None:
     recording = recording_of(b"a", b"b")
     follower = recording.follow()

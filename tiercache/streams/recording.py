@@ -82,7 +82,12 @@ class Recording:
             self._progress.send()
 
     async def wait_for_room(self) -> None:
-        """Wait until another part may be appended: at once while the recording is whole."""
+        """Let the followers take the newest part, and wait until another part may be appended.
+
+        While the recording is whole, that is in the next step of the loop.
+        """
+        # A reader has a part before the writer asks the source for the next one, which takes a tenth of a millisecond.
+        await asyncio.sleep(0)
         if self._is_full:
             async with self.waiting():
                 while self._is_full:
