@@ -59,17 +59,39 @@ async def test_items_do_the_operations_of_a_call_in_order(items: ItemStore) -> N
     assert (before, after.data, gone) == (None, b"x", None)  # type: ignore[attr-defined]
 
 
-async def test_items_end_after_their_window_and_reads_restart_it(items: ItemStore) -> None:
-    await items.run([Put(A, "short", b"", 0.05), Put(B, "renewed", b"", 0.5), Put(B, "endless", b"")])
+async def test_items_end_after_their_window(items: ItemStore) -> None:
+    # Beside an endless item, and alone in a namespace.
+    await items.run([Put(A, "short", b"", 0.05), Put(A, "endless", b""), Put(B, "short", b"", 0.05)])
+    await items.run([Put(BELOW_A, "long", b"", 3600)])
+
+    async def have_ended() -> bool:
+        return await items.run([Get(A, "short"), Get(B, "short")]) == [None, None]
+
+    await until(have_ended)
+    found, all_namespaces = await items.run([Find(()), Namespaces()])
+    assert names(found) == [(A, "endless"), (BELOW_A, "long")]
+    assert sorted(all_namespaces) == [A, BELOW_A]  # type: ignore[call-overload]
+
+
+async def test_items_that_are_put_after_their_end_come_last(items: ItemStore) -> None:
+    await items.run([Put(A, "short", b"", 0.01), Put(A, "endless", b"")])
 
     async def has_ended() -> bool:
-        await items.run([Get(B, "renewed", renew=True)])
-        (item,) = await items.run([Get(A, "short")])
-        return item is None
+        return await items.run([Get(A, "short")]) == [None]
 
     await until(has_ended)
-    found, all_namespaces = await items.run([Find(()), Namespaces()])
-    assert ("short" in str(found), all_namespaces) == (False, [B])
+    await items.run([Put(A, "short", b"again")])
+    (found,) = await items.run([Find(())])
+    assert names(found) == [(A, "endless"), (A, "short")]
+
+
+async def test_items_in_valkey_end_with_the_last_one_that_is_left(make_cache: MakeCache, plain: valkey.Valkey) -> None:
+    items = items_of(make_cache(name="test"))
+    for change in (Put(A, "long", None), Put(A, "long", b"", 600)):
+        await items.run([Put(A, "long", b"", 3600), Put(A, "short", b"", 600)])
+        assert plain.pttl("test:__tc:items:{test}:n:a\0") > 600_000
+        await items.run([change])
+        assert 0 < plain.pttl("test:__tc:items:{test}:n:a\0") <= 600_000
 
 
 async def test_items_raise_while_valkey_does_not_answer(proxy: ChaosProxy) -> None:
