@@ -405,13 +405,14 @@ class Log(TypedDict):
     lines: Annotated[list[str], DeltaChannel(concatenated, snapshot_frequency=5)]
 
 
-def logging_graph(saver: Any) -> Any:
+def logging_graph(saver: Any, *, parallel: bool = False) -> Any:
+    """Return a graph of two nodes, ``a`` and ``b``, that append to a delta channel."""
     builder = StateGraph(Log)
     builder.add_node("a", lambda state: {"lines": [f"a{len(state['lines'])}"]})
     builder.add_node("b", lambda state: {"lines": [f"b{len(state['lines'])}"]})
-    for node in ("a", "b"):
-        builder.add_edge(START, node)
-        builder.add_edge(node, END)
+    builder.add_edge(START, "a")
+    builder.add_edge(START if parallel else "a", "b")
+    builder.add_edge("b", END)
     return builder.compile(checkpointer=saver)
 
 
@@ -426,7 +427,8 @@ async def test_delta_channels_have_the_history_of_the_saver_in_memory(
         for saver in (InMemorySaver(), TierCacheSaver(cache)):
             run = Driver(logging_graph(saver), is_async=is_async)
             seen: list[Any] = [await run.invoke({"lines": [f"in {n}"]}, config()) for n in range(8)]
-            options: dict[str, Any] = {"config": config(), "channels": ["lines", "absent"]}
+            latest = (await run.snapshot(config())).config
+            options: dict[str, Any] = {"config": latest, "channels": ["lines", "absent"]}
             found = (
                 await saver.aget_delta_channel_history(**options)
                 if is_async
@@ -441,6 +443,19 @@ async def test_delta_channels_have_the_history_of_the_saver_in_memory(
         assert histories[0][-3][0] is not None  # A snapshot was taken.
     finally:
         await cache.aclose()
+
+
+@pytest.mark.parametrize("store", ["valkey", "memory"])
+async def test_delta_channel_is_made_of_the_writes_of_parallel_tasks_in_the_order_of_their_step(
+    store: str, cache: AgentCache, memory: AgentCache
+) -> None:
+    graph = logging_graph(TierCacheSaver(memory if store == "memory" else cache), parallel=True)
+    expected: list[str] = []
+    for n in range(12):
+        count = len(expected) + 1
+        expected += [f"in {n}", f"a{count}", f"b{count}"]
+        assert (await graph.ainvoke({"lines": [f"in {n}"]}, config()))["lines"] == expected
+        assert (await graph.aget_state(config())).values["lines"] == expected
 
 
 async def test_prune_keeps_the_checkpoints_from_which_a_delta_channel_is_made(cache: AgentCache) -> None:

@@ -191,8 +191,8 @@ class CheckpointCodec:
                 done[field] = Blob(self._unpack(data), 0)
                 chain.pop()
                 break
-            if len(chain) > _MAX_DEPTH:
-                raise UndecodableError("a chain of blobs is too long")
+            if len(data) < 3 or len(chain) > _MAX_DEPTH:
+                raise UndecodableError("a chain of blobs is damaged, or too long")
             field = _stem(field) + data[3 : 3 + data[2]]
         blob = done[field]
         for each in reversed(chain):

@@ -110,7 +110,9 @@ class ValkeyCheckpoints(CheckpointStore):
                 needed[base] = None
             stored += [field, data]
         fields = [RecordField(s, c in values or c in new.unchanged) for c, s in suffixes.items()]
-        record = self._codec.pack_record(Record(new.run_id, fields, new.parent, new.checkpoint, new.metadata))
+        record = self._codec.pack_record(
+            Record(_encode_run(new.run_id), fields, new.parent, new.checkpoint, new.metadata)
+        )
         stored += [b"c\0" + member_of(new.place), record]
         empty = {stem + field_of(c, new.versions[c]) for c in new.cleared}
         if before is not None:

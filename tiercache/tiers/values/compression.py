@@ -121,6 +121,8 @@ class Compression:
         if prefix and size > 1 << _SMALL_WINDOW_LOG:
             # A window of the usual size would not reach back to the beginning of the prefix.
             options[library.CompressionParameter.window_log] = min(size.bit_length(), _WINDOW_LOG)
+            # The tables of the level are too small to find a repetition from there.
+            options[library.CompressionParameter.enable_long_distance_matching] = 1
         frame: bytes = library.compress(content, options=options, zstd_dict=_dictionary(library, prefix))
         return frame
 
