@@ -196,6 +196,19 @@ async def test_large_value_of_an_earlier_checkpoint_leaves_l1_when_the_next_is_p
     assert values_of(await cache.checkpoints.get("t", "", "0003")) == {"state": "x" * 100_000 + "3"}
 
 
+@pytest.mark.parametrize("channel", ["grows", "kept"])
+async def test_checkpoint_whose_value_is_gone_is_an_error(
+    channel: str, make_cache: MakeCache, plain: valkey.Valkey
+) -> None:
+    await grow(make_cache(name="test"), 3)
+    last = [field for field in plain.hkeys(CONTENT) if field.startswith(f"b\0\0{channel}\0".encode())]
+    plain.hdel(CONTENT, max(last))
+    reader = make_cache(name="test")
+    for checkpoint_id in (None, "0003"):
+        with pytest.raises(UnreadableCheckpointError, match=f"{channel!r} is gone"):
+            await reader.checkpoints.get("t", "", checkpoint_id)
+
+
 # Removal
 
 
@@ -255,6 +268,18 @@ async def test_copy_replaces_the_target_with_runs_and_writes(either: AgentCache)
     assert await tier.threads() == ["u"]
     assert await tier.remove_run("run") == 3
     assert await tier.threads() == []
+
+
+async def test_checkpoint_that_was_put_after_its_writes_counts_once(either: AgentCache) -> None:
+    await either.checkpoints.put_writes("t", Place("", "0001"), [write("a")])
+    assert await either.checkpoints.get("t") is None
+    assert await either.checkpoints.places("t") == []
+    await grow(either, 1)
+    found = await either.checkpoints.get("t")
+    assert found is not None
+    assert found.writes == [write("a")]
+    assert await either.checkpoints.places("t") == [Place("", "0001")]
+    assert await either.checkpoints.destroy_thread("t") == 1
 
 
 async def test_removed_threads_leave_no_key(cache: AgentCache, plain: valkey.Valkey) -> None:

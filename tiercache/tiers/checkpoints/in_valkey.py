@@ -71,7 +71,7 @@ class ValkeyCheckpoints(CheckpointStore):
             if added_count < len(packed.stored) // 2:
                 # A field held another value. L1 of this and of other processes may have it.
                 await self._state.change_group(thread.group, ())
-            elif self._is_whole(thread, packed):
+            else:
                 found = new.place, packed.content, packed.blobs
                 self._l1.keep(thread, found, fence, runtime, is_latest=True)
                 if before is not None:
@@ -121,17 +121,6 @@ class ValkeyCheckpoints(CheckpointStore):
         parts = new.parent, new.checkpoint, new.metadata
         content = Content(self._codec.digest_of(record), *parts, known, frozenset(empty))
         return _Packed(content, tuple(needed), stored, blobs)
-
-    def _is_whole(self, thread: ThreadKeys, packed: _Packed) -> bool:
-        """Return whether L1 can have all values of a new checkpoint.
-
-        A channel without a value in the new checkpoint may have one in Valkey, which an earlier checkpoint has stored.
-        """
-        content = packed.content
-        return all(
-            field in content.empty or field in packed.blobs or self._l1.blob(thread, field) is not None
-            for field in content.fields.values()
-        )
 
     async def put_writes(self, thread: ThreadKeys, place: Place, writes: Sequence[PendingWrite]) -> None:
         member = member_of(place)
