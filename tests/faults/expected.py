@@ -168,7 +168,7 @@ _RIGHTS: Final[Mapping[str, Row]] = {
             *("`PING`", "`SADD`", "`SREM`", "`SISMEMBER`", "`HINCRBY`", "`HEXISTS`", "`HVALS`", "`EXPIRE`", "`ZREM`"),
             *("`ZSCORE`", "`ZCARD`", "`ZRANDMEMBER`", "`ZRANGEBYSCORE`", "`ZREMRANGEBYSCORE`", "`CLIENT ID`"),
             *("`CLIENT KILL`", "`CLIENT TRACKING`", "`CLIENT TRACKINGINFO`", "`CLIENT SETNAME`", "`CLIENT SETINFO`"),
-            *("`ROLE`", "`XADD`", "`XREAD`", "`XTRIM`"),
+            *("`ROLE`", "`XADD`", "`XREAD`", "`XTRIM`", "`COPY`", "`ZRANGE`", "`HLEN`", "`HRANDFIELD`"),
         ),
         WORKS,
     ),

@@ -15,7 +15,7 @@ COMMANDS: Final = (
     *("incr", "incrby", "getex", "getrange", "time", "info", "publish", "subscribe", "ping", "sadd", "srem"),
     *("hget", "hset", "hdel", "hgetall", "hincrby", "hkeys", "hexists", "hvals", "expire", "zadd", "zrem", "zscan"),
     *("sismember", "zscore", "zcard", "zrandmember", "zrangebyscore", "zremrangebyscore", "client|id"),
-    *("xadd", "xread", "xtrim"),
+    *("xadd", "xread", "xtrim", "copy", "zrange", "hlen", "hrandfield"),
     *("client|kill", "client|tracking", "client|trackinginfo", "client|setname", "client|setinfo", "role"),
 )
 CATEGORIES: Final = ("@read", "@write", "@scripting", "@pubsub", "@all")
