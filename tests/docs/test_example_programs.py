@@ -17,7 +17,7 @@ from typing import Final
 import pytest
 
 from tests.docs.pages import DOCS
-from tests.providers import ProviderServer
+from tests.providers import ProviderServer, Script, Served, ToolCall
 
 EXAMPLES: Final = DOCS / "examples"
 # Each program, and the modules that it needs.
@@ -25,6 +25,9 @@ NEEDS: Final = {
     "with_anthropic": ("anthropic",),
     "with_gemini": ("google.genai", "httpx2"),
     "with_langchain": ("langchain_openai", "httpx2"),
+    "with_langchain_cache": ("langchain_openai", "langchain"),
+    "with_langchain_embeddings": ("langchain_openai", "langchain_classic"),
+    "with_langchain_tools": ("langchain_openai", "langchain"),
     "with_langgraph": ("langgraph", "langchain_openai", "httpx2"),
     "with_langgraph_node_cache": ("langgraph", "langchain_openai"),
     "with_langgraph_store": ("langgraph",),
@@ -41,7 +44,8 @@ RUN_IN: Final = {
     "frameworks-httpx": {"with_llamaindex", "with_openai", "with_openai_plain"},
 }
 # The programs of adapters, which have no wrapped client: each has a test of its own.
-ADAPTERS: Final = {"with_langgraph_node_cache", "with_langgraph_store"}
+LANGCHAIN: Final = ("with_langchain_cache", "with_langchain_embeddings", "with_langchain_tools")
+ADAPTERS: Final = {*LANGCHAIN, "with_langgraph_node_cache", "with_langgraph_store"}
 _MAX_LINES: Final = 40
 # Importing a framework takes seconds.
 _SECONDS: Final = 200
@@ -123,6 +127,30 @@ def test_example_of_the_node_cache_calls_the_model_once_in_two_runs(provider: Pr
 def test_example_of_the_store_reads_the_state_of_the_run_before(provider: ProviderServer, url: str) -> None:
     skip_if_missing("with_langgraph_store")
     assert [run("with_langgraph_store", provider, url) for _ in range(2)] == [["visit 1"], ["visit 2"]]
+
+
+def script_of(request: Served) -> Script | None:
+    """Return the script of a request: a model that knows tools calls the first one, and answers when it has results."""
+    tools = request.params.get("tools")
+    if not tools or request.params["messages"][-1]["role"] == "tool":
+        return None
+    return Script(tool_calls=(ToolCall(name=tools[0]["function"]["name"], arguments={"city": "Vienna"}),))
+
+
+@pytest.mark.timeout(2 * _SECONDS + 30)
+@pytest.mark.parametrize("program", LANGCHAIN)
+def test_example_of_langchain_makes_no_request_in_its_second_run(
+    program: str, provider: ProviderServer, url: str
+) -> None:
+    skip_if_missing(program)
+    provider.choose = script_of
+    first = run(program, provider, url)
+    count = provider.call_count
+    second = run(program, provider, url)
+    assert 0 < count == provider.call_count
+    # The tool of a program prints a line when it runs.
+    assert second == [line for line in first if line != "The tool runs."] != []
+    assert len(first) - len(second) == (program == "with_langchain_tools")
 
 
 def test_example_programs_are_all_run() -> None:

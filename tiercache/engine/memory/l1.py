@@ -214,6 +214,11 @@ class L1:
             del lru[key]
         return len(keys)
 
+    def keys_of_group(self, group: Group, now: float) -> list[str]:
+        """Return the keys of the entries of ``group`` that are live at monotonic second ``now``. Visits all entries."""
+        self.settle()
+        return [key for key, entry in self._lru.order.items() if group in entry.groups and now < entry.deadline]
+
     def clear(self) -> int:
         """Remove all entries; return their count."""
         count = len(self._lru)

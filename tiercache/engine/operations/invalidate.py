@@ -23,7 +23,7 @@ from ..runtime.no_l2 import NoL2
 from ..runtime.runtime import Runtime
 from .change import GroupChange, KeyChange
 
-__all__ = ["GroupEntries", "Index", "Invalidations", "is_text", "sum_of_all"]
+__all__ = ["GroupEntries", "Index", "Invalidations", "Members", "is_text", "sum_of_all"]
 
 # Values read at once to see whether they belong to a group: large answers must fit into the deadline of one exchange.
 _READ_COUNT: Final = 50
@@ -153,7 +153,7 @@ class _GroupRemoval:
     async def _remove_indexed(self, index: Index) -> bool:
         """Delete the entries in ``index``; return whether the index certainly lists all entries."""
         is_reliable = not await self._l2.eviction.may_evict()
-        members = _Members(self._l2.level2, index.key, index.question)
+        members = Members(self._l2.level2, index.key, index.question)
         async for page in members.pages():
             # Any client can write into an index. A member under other prefixes is no entry, and leaves the index.
             strange = [key for key in page if not key.startswith(self._starts)]
@@ -233,7 +233,7 @@ def _begun(delete: Delete, changes: Sequence[KeyChange]) -> tuple[Any, OnDone]:
     return delete, done
 
 
-class _Members:
+class Members:
     """The members of an index.
 
     Attributes:
