@@ -37,7 +37,7 @@ class Graphs:
         places = [place for of, place in self._made if of == thread]
         kind = rng.choice(["put"] * 10 + ["writes"] * 4 + ["destroy", "copy", "remove", "remove", "run"])
         if kind == "put":
-            new = self._new(thread, ns, run)
+            new = self.new(thread, ns, run)
             return lambda cache: cache.checkpoints.put(thread, new)
         if kind == "writes":
             place = rng.choice(places) if places and rng.random() < 0.9 else Place(ns, "unknown")
@@ -56,7 +56,8 @@ class Graphs:
             return lambda cache: cache.checkpoints.remove_run(run or "absent")
         return lambda cache: cache.checkpoints.destroy_thread(thread)
 
-    def _new(self, thread: str, ns: str, run: str) -> NewCheckpoint:
+    def new(self, thread: str, ns: str, run: str) -> NewCheckpoint:
+        """Return a checkpoint that follows another one of the thread, or begins it."""
         rng = self._random
         self._count += 1
         earlier = [place for of, place in self._made if of == thread and place.ns == ns]

@@ -24,9 +24,13 @@ from hashlib import sha256
 from pathlib import PurePath
 from typing import Any, Final
 
-from pydantic import BaseModel
-
 from ...errors import UsageError
+from ..extras import missing_extra
+
+try:
+    from pydantic import BaseModel
+except ImportError as error:
+    raise missing_extra("langgraph", error) from error
 
 __all__ = ["node_key"]
 

@@ -199,7 +199,7 @@ class ValkeyCheckpoints(CheckpointStore):
             raise UnreadableCheckpointError(f"the index of thread {thread.id!r} is damaged: {error}") from error
         if not members:
             # Other software, or an eviction, may have removed the thread.
-            await self._state.run(("ZREM", self._keys.threads, thread.id))
+            await self._leave_threads(thread)
         return places
 
     async def threads(self) -> list[str]:
@@ -211,8 +211,9 @@ class ValkeyCheckpoints(CheckpointStore):
     # Removing
 
     async def destroy(self, thread: ThreadKeys) -> int:
-        commands = _script("destroy", thread, thread.writes_prefix), ("ZREM", self._keys.threads, thread.id)
-        (count, runs), _ = await self._state.change_group(thread.group, commands)
+        # In this order: if another process puts a checkpoint between the two, the thread is gone or in the list.
+        commands = ("ZREM", self._keys.threads, thread.id), _script("destroy", thread, thread.writes_prefix)
+        _, (count, runs) = await self._state.change_group(thread.group, commands)
         await self._leave_runs(thread, runs)
         return int(count)
 
@@ -240,7 +241,7 @@ class ValkeyCheckpoints(CheckpointStore):
         command = _script("remove", thread, thread.writes_prefix, run, *members)
         ((count, runs, is_empty),) = await self._state.change_group(thread.group, [command])
         if is_empty:
-            await self._state.run(("ZREM", self._keys.threads, thread.id))
+            await self._leave_threads(thread)
         await self._leave_runs(thread, runs)
         return int(count)
 
@@ -248,6 +249,13 @@ class ValkeyCheckpoints(CheckpointStore):
 
     def _listing(self, key: str, thread: ThreadKeys) -> Command:
         return "EVAL", list_script("add"), 1, key, thread.id, self._ttl
+
+    async def _leave_threads(self, thread: ThreadKeys) -> None:
+        """Remove a thread from the list of threads, unless another process has put a checkpoint in the meantime."""
+        commands = ("ZREM", self._keys.threads, thread.id), ("EXISTS", thread.index_key)
+        _, is_there = await self._state.run_all(commands)
+        if is_there:
+            await self._state.run(self._listing(self._keys.threads, thread))
 
     async def _renew_runs(self, thread: ThreadKeys, runs: bytes) -> None:
         if runs:
