@@ -13,7 +13,7 @@ from typing import Final
 
 from ...engine.engine import Engine
 from .key import Namespace, StoreKeys
-from .store import Find, Get, Item, ItemStore, Namespaces, Operation, Put
+from .store import Find, Get, Item, ItemStore, Namespaces, Operation, Put, stored_bytes
 
 __all__ = ["MemoryItems"]
 
@@ -49,8 +49,9 @@ class MemoryItems(ItemStore):
     async def run(self, operations: Sequence[Operation]) -> list[object]:
         for operation in operations:
             self._check(operation)
-        await self._engine.open()
-        return [self._do(operation) for operation in operations]
+        with self._engine.operation("items.run", bytes=stored_bytes(operations)):
+            await self._engine.open()
+            return [self._do(operation) for operation in operations]
 
     def renew(self, items: Sequence[Item]) -> None:
         for item in items:

@@ -18,7 +18,7 @@ from ...engine.operations.state import StateCommands
 from ...ttl import to_milliseconds
 from .key import Namespace, StoreKeys
 from .scripts import items_script
-from .store import Find, Get, Item, ItemStore, Namespaces, Operation, Put
+from .store import Find, Get, Item, ItemStore, Namespaces, Operation, Put, stored_bytes
 
 __all__ = ["ValkeyItems"]
 
@@ -31,6 +31,7 @@ class ValkeyItems(ItemStore):
     """The item store in Valkey."""
 
     def __init__(self, engine: Engine, keys: StoreKeys) -> None:
+        self._engine = engine
         self._state = StateCommands(engine)
         self._keys = keys
 
@@ -38,10 +39,9 @@ class ValkeyItems(ItemStore):
         commands = [self._command(i, operation) for i, operation in enumerate(operations)]
         if any(isinstance(operation, Get) for operation in operations):
             commands.append(("TIME",))
-        if any(isinstance(operation, Put) for operation in operations):
-            replies = await self._state.run_all(commands)
-        else:
-            replies = await self._state.ask_all(commands)
+        has_writes = any(isinstance(operation, Put) for operation in operations)
+        with self._engine.operation("items.run", bytes=stored_bytes(operations)):
+            replies = await (self._state.run_all if has_writes else self._state.ask_all)(commands)
         # The time of the server, with which the items that have ended are left out.
         now = int(replies[-1][0]) * 1000 + int(replies[-1][1]) // 1000 if len(replies) > len(operations) else 0
         results = [self._result(operation, reply, now) for operation, reply in zip(operations, replies, strict=False)]

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from .key import Namespace
 
-__all__ = ["Find", "Get", "Item", "ItemStore", "Namespaces", "Operation", "Put"]
+__all__ = ["Find", "Get", "Item", "ItemStore", "Namespaces", "Operation", "Put", "stored_bytes"]
 
 
 class Item(Struct, frozen=True):
@@ -73,6 +73,11 @@ class Put(Struct, frozen=True):
 
 
 Operation: TypeAlias = Get | Find | Namespaces | Put
+
+
+def stored_bytes(operations: Sequence[Operation]) -> int:
+    """Return the bytes of JSON that ``operations`` store."""
+    return sum(len(each.data) for each in operations if isinstance(each, Put) and each.data is not None)
 
 
 class ItemStore(Protocol):
