@@ -23,6 +23,7 @@ EXAMPLES: Final = DOCS / "examples"
 # Each program, and the modules that it needs.
 NEEDS: Final = {
     "with_anthropic": ("anthropic",),
+    "with_fastmcp": ("fastmcp", "openai"),
     "with_gemini": ("google.genai", "httpx2"),
     "with_langchain": ("langchain_openai", "httpx2"),
     "with_langchain_cache": ("langchain_openai", "langchain"),
@@ -45,7 +46,7 @@ RUN_IN: Final = {
 }
 # The programs of adapters, which have no wrapped client: each has a test of its own.
 LANGCHAIN: Final = ("with_langchain_cache", "with_langchain_embeddings", "with_langchain_tools")
-ADAPTERS: Final = {*LANGCHAIN, "with_langgraph_node_cache", "with_langgraph_store"}
+ADAPTERS: Final = {*LANGCHAIN, "with_fastmcp", "with_langgraph_node_cache", "with_langgraph_store"}
 _MAX_LINES: Final = 40
 # Importing a framework takes seconds.
 _SECONDS: Final = 200
@@ -124,6 +125,14 @@ def test_example_of_the_node_cache_calls_the_model_once_in_two_runs(provider: Pr
 
 
 @pytest.mark.timeout(2 * _SECONDS + 30)
+def test_example_of_fastmcp_calls_the_model_once_in_two_runs(provider: ProviderServer, url: str) -> None:
+    skip_if_missing("with_fastmcp")
+    for _ in range(2):
+        assert run("with_fastmcp", provider, url) == ["Answer 1: part 1 part 2 part 3 part 4"] * 2
+    assert provider.call_count == 1
+
+
+@pytest.mark.timeout(2 * _SECONDS + 30)
 def test_example_of_the_store_reads_the_state_of_the_run_before(provider: ProviderServer, url: str) -> None:
     skip_if_missing("with_langgraph_store")
     assert [run("with_langgraph_store", provider, url) for _ in range(2)] == [["visit 1"], ["visit 2"]]
@@ -161,5 +170,5 @@ def test_example_programs_are_all_run() -> None:
 def test_example_program_is_short_and_says_how_to_install_it(path: Path) -> None:
     text = path.read_text("utf-8")
     assert len(text.splitlines()) <= _MAX_LINES
-    assert re.search(r'^python -m pip install "\.\[\w+\]"', text, re.MULTILINE)
+    assert re.search(r'^python -m pip install "\.\[[\w,]+\]"', text, re.MULTILINE)
     assert ("tiercache.adapters" if path.stem in ADAPTERS else "cache.wrap(") in text

@@ -119,7 +119,10 @@ def frameworks_of(text: str) -> set[str]:
 
 
 def distributions_with(module: str) -> set[str]:
-    """Return the installed distributions that contain a module; its first name if none does."""
+    """Return the installed distributions that contain a module, and its first name.
+
+    A distribution may bring the module of its name by another distribution, as ``fastmcp`` does.
+    """
     top, *_ = module.split(".")
     path = module.replace(".", "/")
     found = {
@@ -127,7 +130,7 @@ def distributions_with(module: str) -> set[str]:
         for name in packages_distributions().get(top, [])
         if any(str(file).startswith((f"{path}/", f"{path}.")) for file in files(name) or ())
     }
-    return set(map(normal, found or {top}))
+    return set(map(normal, found | {top}))
 
 
 def normal(distribution: str) -> str:
