@@ -6,9 +6,15 @@ A part needs the ``langgraph`` extra when it is imported, and not when this fold
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-__all__: list[str] = ["TierCacheNodeCache", "TierCacheSaver", "TierCacheStore", "node_key"]
+if TYPE_CHECKING:
+    from .input_key import node_key
+    from .node_cache import TierCacheNodeCache
+    from .saver import TierCacheSaver
+    from .store import TierCacheStore
+
+__all__ = ["TierCacheNodeCache", "TierCacheSaver", "TierCacheStore", "node_key"]
 
 # The public names, by the module of this folder that has them.
 _MODULES: Final[dict[str, str]] = {
