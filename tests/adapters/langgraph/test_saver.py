@@ -261,6 +261,14 @@ async def test_class_that_is_not_allowed_is_an_error_that_names_it(cache: AgentC
         assert found.values == {"notes": [Note("x")]}
 
 
+async def test_saver_takes_the_classes_that_a_graph_allows(cache: AgentCache) -> None:
+    await Driver(notes(TierCacheSaver(cache)), is_async=True).invoke({"notes": []}, config())
+    saver = TierCacheSaver(cache).with_allowlist({(Note.__module__, "Note")})
+    found = await saver.aget_tuple(config())
+    assert found is not None
+    assert found.checkpoint["channel_values"]["notes"] == [Note("x")]
+
+
 async def test_saver_restores_nothing_by_pickle(cache: AgentCache) -> None:
     saver = TierCacheSaver(cache, serde=JsonPlusSerializer(pickle_fallback=True))
     await saver.aput(config("t", checkpoint_ns=""), checkpoint_of({"c": {1, 2}.__iter__}), {}, {"c": 1})

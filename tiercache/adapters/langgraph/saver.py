@@ -143,10 +143,10 @@ class TierCacheSaver(BaseCheckpointSaver[int]):
         place, parent = found.place, found.parent
         with watching_classes(thread, place):
             load = self.serde.loads_typed
-            checkpoint = load(tuple(found.checkpoint))
-            checkpoint["channel_values"] = {channel: load(tuple(value)) for channel, value in found.values.items()}
-            writes = [(write.task_id, write.channel, load(tuple(write.value))) for write in found.writes]
-            metadata = load(tuple(found.metadata))
+            checkpoint = load(found.checkpoint)
+            checkpoint["channel_values"] = {channel: load(value) for channel, value in found.values.items()}
+            writes = [(write.task_id, write.channel, load(write.value)) for write in found.writes]
+            metadata = load(found.metadata)
         return CheckpointTuple(
             config=config_of(thread, place) if config is None else config,
             checkpoint=checkpoint,

@@ -262,8 +262,14 @@ class ValkeyCheckpoints(CheckpointStore):
             await self._state.run_all([self._listing(self._keys.run(run), thread) for run in _runs_in(runs)])
 
     async def _leave_runs(self, thread: ThreadKeys, runs: bytes) -> None:
+        """Remove a thread from the lists of runs, unless a run has put a checkpoint in the meantime."""
         if runs:
-            await self._state.run_all([("ZREM", self._keys.run(run), thread.id) for run in _runs_in(runs)])
+            gone = _runs_in(runs)
+            leaving: list[Command] = [("ZREM", self._keys.run(run), thread.id) for run in gone]
+            *_, there = await self._state.run_all([*leaving, ("HGET", thread.content_key, "r")])
+            again = [self._listing(self._keys.run(run), thread) for run in _runs_in(there or b"") if run in gone]
+            if again:
+                await self._state.run_all(again)
 
 
 def _script(name: str, thread: ThreadKeys, *args: str | bytes | int) -> Command:
