@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import dataclasses
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -128,6 +129,11 @@ async def test_node_cache_keeps_keys_apart_that_are_equal_when_joined(nodes: Tie
     for key in keys:
         await nodes.aclear([key[0]])
     assert await nodes.aget(keys) == {}
+
+
+async def test_copy_of_a_node_cache_has_the_results_of_the_node_cache(nodes: TierCacheNodeCache) -> None:
+    await copy.deepcopy(nodes).aset({(A, "k"): (1, None)})
+    assert await copy.copy(nodes).aget([(A, "k")]) == await nodes.aget([(A, "k")]) == {(A, "k"): 1}
 
 
 async def test_node_cache_gives_each_caller_an_object_of_its_own(nodes: TierCacheNodeCache) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -211,6 +212,12 @@ async def test_store_has_the_times_of_the_last_put(store: TierCacheStore) -> Non
     await store.aput(A, "k", {"n": 2})
     (second,) = await store.asearch(A)
     assert second.created_at == second.updated_at > first.updated_at
+
+
+async def test_copy_of_a_store_has_the_items_of_the_store(store: TierCacheStore) -> None:
+    await copy.deepcopy(store).aput(A, "k", {"n": 1})
+    assert (await copy.copy(store).aget(A, "k")).value == {"n": 1}
+    assert (await store.aget(A, "k")).value == {"n": 1}
 
 
 async def test_store_gives_each_caller_an_object_of_its_own(store: TierCacheStore) -> None:

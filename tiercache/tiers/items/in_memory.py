@@ -12,6 +12,7 @@ from itertools import islice
 from typing import Final
 
 from ...engine.engine import Engine
+from ...identity import KeepsIdentity
 from .key import Namespace, StoreKeys
 from .store import Find, Get, Item, ItemStore, Namespaces, Operation, Put, stored_bytes
 
@@ -36,7 +37,7 @@ class _Place:
             self.expires_at = now + self.item.window
 
 
-class MemoryItems(ItemStore):
+class MemoryItems(KeepsIdentity, ItemStore):
     """The item store in dicts of this process."""
 
     def __init__(self, engine: Engine, keys: StoreKeys) -> None:

@@ -15,6 +15,7 @@ from ...engine.engine import Engine
 from ...engine.level2.queued_write import ignore_outcome
 from ...engine.level2.writes import Command
 from ...engine.operations.state import StateCommands
+from ...identity import KeepsIdentity
 from ...ttl import to_milliseconds
 from .key import Namespace, StoreKeys
 from .scripts import items_script
@@ -27,7 +28,7 @@ _ALL: Final = -1
 _VALUE: Final = re.compile(rb"\d+ (\d{1,17}) (\d{1,17}) (\d{1,17}) (.*)", re.DOTALL)
 
 
-class ValkeyItems(ItemStore):
+class ValkeyItems(KeepsIdentity, ItemStore):
     """The item store in Valkey."""
 
     def __init__(self, engine: Engine, keys: StoreKeys) -> None:
