@@ -24,6 +24,14 @@ def plain_cache(url: str) -> Iterator[AgentCache]:
     cache.sync.close()
 
 
+@pytest.fixture
+def plain_memory() -> Iterator[AgentCache]:
+    """Return a cache in process memory alone whose async face is never used."""
+    cache = AgentCache.in_memory()
+    yield cache
+    cache.sync.close()
+
+
 class MortalServer:
     """A server that a test kills."""
 

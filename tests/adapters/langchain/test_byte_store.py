@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -25,12 +26,14 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
 class Counting(Embeddings):
-    """Embeddings that list the texts they were asked for."""
+    """Embeddings that list the texts they were asked for, and call ``before`` first."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []
+        self.before: Callable[[], object] = lambda: None
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        self.before()
         self.texts += texts
         return [[float(len(text)), 0.1] for text in texts]
 

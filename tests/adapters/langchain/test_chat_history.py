@@ -163,6 +163,15 @@ def test_history_works_with_a_runnable_of_plain_code(plain_cache: AgentCache) ->
     assert answers == ["1 messages", "3 messages", "5 messages"]
 
 
+@pytest.mark.filterwarnings("ignore:RunnableWithMessageHistory is deprecated")
+async def test_runnable_logs_that_an_addition_was_refused(cache: AgentCache, caplog: pytest.LogCaptureFixture) -> None:
+    question = HumanMessage("Hi", additional_kwargs={"file": Opaque()})
+    config: Any = {"configurable": {"session_id": "thread-1"}}
+    assert (await answering(cache).ainvoke([question], config)).content == "1 messages"
+    assert "content that JSON does not restore" in caplog.text
+    assert await TierCacheChatMessageHistory(cache, "thread-1").aget_messages() == []
+
+
 def test_history_refuses_wrong_arguments(plain_cache: AgentCache) -> None:
     for session_id, options in (("", {}), (5, {}), ("a", {"field": ""}), ("a", {"ttl": -1})):
         with pytest.raises(UsageError):

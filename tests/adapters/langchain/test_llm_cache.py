@@ -25,8 +25,9 @@ from pydantic import BaseModel, Field
 
 from tests.adapters.langchain.models import GivenModel, chat_openai
 from tests.providers import ProviderServer, Script, ToolCall
-from tests.support import entry_keys
-from tiercache import AgentCache, TierOptions, UsageError
+from tests.requests import Loader, load_llm
+from tests.support import MakeCache, entry_keys
+from tiercache import AgentCache, ResilienceOptions, TierOptions, UsageError
 from tiercache.adapters.langchain import TierCacheLLMCache
 
 # Of some versions of langchain-openai, for an answer that they have parsed.
@@ -466,6 +467,18 @@ async def test_answer_reaches_the_caller_of_a_cache_that_is_closed_meanwhile(url
     await adapter.aupdate("p", "m", [Generation(text="a")])
     with pytest.raises(UsageError, match="closed"):
         await adapter.alookup("p", "m")
+
+
+async def test_answer_waits_for_no_slot_of_a_load(make_cache: MakeCache) -> None:
+    cache = make_cache(name="test", resilience=ResilienceOptions(max_loads=1))
+    loader = Loader(held=True)
+    load = load_llm(cache, loader)
+    await loader.started.wait()
+    adapter = TierCacheLLMCache(cache)
+    await adapter.aupdate("p", "m", [Generation(text="a")])
+    assert await adapter.alookup("p", "m") == [Generation(text="a")]
+    loader.release()
+    await load
 
 
 def test_message_of_a_hit_belongs_to_its_caller(plain_cache: AgentCache) -> None:

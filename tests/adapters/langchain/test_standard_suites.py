@@ -33,6 +33,12 @@ class TestAsyncCache(AsyncCacheTestSuite):
         return TierCacheLLMCache(cache)
 
 
+class TestSyncCacheInMemory(SyncCacheTestSuite):
+    @pytest.fixture
+    def cache(self, plain_memory: AgentCache) -> TierCacheLLMCache:
+        return TierCacheLLMCache(plain_memory)
+
+
 class TestAsyncCacheInMemory(AsyncCacheTestSuite):
     @pytest.fixture
     async def cache(self, memory: AgentCache) -> TierCacheLLMCache:
@@ -53,6 +59,16 @@ class TestAsyncStore(BaseStoreAsyncTests[bytes]):
     @pytest.fixture
     async def kv_store(self, cache: AgentCache) -> TierCacheByteStore:
         return TierCacheByteStore(cache)
+
+    @pytest.fixture
+    def three_values(self) -> tuple[bytes, bytes, bytes]:
+        return VALUES
+
+
+class TestSyncStoreInMemory(BaseStoreSyncTests[bytes]):
+    @pytest.fixture
+    def kv_store(self, plain_memory: AgentCache) -> TierCacheByteStore:
+        return TierCacheByteStore(plain_memory)
 
     @pytest.fixture
     def three_values(self) -> tuple[bytes, bytes, bytes]:

@@ -12,6 +12,7 @@ needs("langchain", "langchain_classic", "langchain_openai")
 
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.outputs import Generation
+from langchain_core.tools import tool
 
 from tests.adapters.langchain.conftest import MortalServer
 from tests.adapters.langchain.models import GivenModel
@@ -57,6 +58,29 @@ async def test_tools_run_without_valkey(mortal_server: MortalServer) -> None:
         cache.clear_l1()
         (message,) = await run(middleware, runs.tool(), {"query": "a"})
         assert message.content == "result 2 for a"
+
+
+async def test_result_reaches_the_agent_if_valkey_is_killed_during_the_run_of_a_tool(
+    mortal_server: MortalServer,
+) -> None:
+    @tool
+    def search(query: str) -> str:
+        """Search for a text."""
+        mortal_server.kill()
+        return "found"
+
+    async with AgentCache.from_url(mortal_server.url, resilience=SOON) as cache:
+        (message,) = await run(TierCacheToolMiddleware(cache, tools=["search"]), search, {"query": "a"})
+        assert (message.content, message.status) == ("found", "success")
+
+
+async def test_embeddings_reach_the_caller_if_valkey_is_killed_while_they_are_made(
+    mortal_server: MortalServer,
+) -> None:
+    async with AgentCache.from_url(mortal_server.url, resilience=SOON) as cache:
+        model, embeddings = backed(TierCacheByteStore(cache))
+        model.before = mortal_server.kill
+        assert await embeddings.aembed_documents(["a"]) == [[1.0, 0.1]]
 
 
 async def test_embeddings_reach_the_caller_without_valkey(mortal_server: MortalServer) -> None:

@@ -16,7 +16,7 @@ import json
 import re
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from hashlib import sha256
 from typing import Any, Final
 
@@ -98,7 +98,8 @@ class TierCacheLLMCache(BaseCache):
         if params is None or answer is None:
             return
         try:
-            self._cache.sync.llm.get_or_load(params, lambda: answer, ttl=self._ttl, tags=(_TAG,), mode="store_only")
+            face = self._cache._sync_face
+            face.run(partial(face.parts.llm._keep, params, answer, self._ttl, (_TAG,)))
         except TierCacheError as error:
             self._warn(error)
 
@@ -108,7 +109,7 @@ class TierCacheLLMCache(BaseCache):
         if params is None or answer is None:
             return
         try:
-            await self._cache.llm.get_or_load(params, lambda: answer, ttl=self._ttl, tags=(_TAG,), mode="store_only")
+            await self._cache.llm._keep(params, answer, self._ttl, (_TAG,))
         except TierCacheError as error:
             self._warn(error)
 

@@ -151,6 +151,21 @@ class LlmTier(Tier[LlmKey, LlmResult]):
 
         return load
 
+    async def _keep(self, params: Mapping[str, Any], answer: LlmResponse, ttl: Ttl | None, tags: Sequence[str]) -> None:
+        """Store an answer that the caller has, as a load in mode "store_only" does.
+
+        The answer waits for no slot of ``ResilienceOptions.max_loads``: nothing is loaded. An error of Valkey is no
+        error of the call.
+        """
+        key = self._lookup.of(params)
+
+        async def load() -> Loaded:
+            return self._loaded_answer(key.model, answer)
+
+        with self._engine.operation("llm.get_or_load", key) as operation:
+            call = self._make_call(key, ttl, tags)._replace(is_batched=True)
+            operation.found(await self._loads.get_or_load(call, load, "store_only"))
+
     def batch_loader(
         self, fn: BatchFunction[P, _Answer], *, window: float = BATCH_WINDOW, max_size: int = BATCH_SIZE
     ) -> ArgumentBatchLoader[P, _Answer]:
