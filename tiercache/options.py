@@ -136,6 +136,8 @@ class SessionOptions(_EntryOptions):
 
     The arguments are those of ``TierOptions`` with the same names. ``ttl`` is the window of a field, which each read
     restarts. ``max_value_bytes`` bounds the values that are written; sessions read values of any size.
+
+    The same options apply to checkpoints, the states of graphs: a thread lives for ``ttl`` after its last write.
     """
 
 

@@ -110,10 +110,13 @@ def test_example_sends_one_request_for_two_calls(program: str, provider: Provide
 
 
 @pytest.mark.timeout(2 * _SECONDS + 30)
-def test_example_sends_no_request_after_a_process_that_asked_the_same(provider: ProviderServer, url: str) -> None:
-    if not is_installed("openai"):
-        pytest.skip("openai is not installed")
-    assert run("with_openai", provider, url) == run("with_openai", provider, url)
+@pytest.mark.parametrize("program", ["with_openai", "with_langgraph"])
+def test_example_sends_no_request_after_a_process_that_asked_the_same(
+    program: str, provider: ProviderServer, url: str
+) -> None:
+    if missing := [module for module in NEEDS[program] if not is_installed(module)]:
+        pytest.skip(f"{', '.join(missing)} is not installed")
+    assert run(program, provider, url) == run(program, provider, url)
     assert provider.call_count == 2
 
 
