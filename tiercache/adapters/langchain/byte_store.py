@@ -108,7 +108,10 @@ class TierCacheByteStore(BaseStore[str, bytes]):
         tier = face.kv_tier(self._tier, None)
         yield from face.run(partial(tagged_keys, tier, self._tag, prefix or ""))
 
-    async def ayield_keys(self, *, prefix: str | None = None) -> AsyncIterator[str]:
+    # pyright takes the method of LangChain, which is a generator, for a coroutine.
+    async def ayield_keys(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, *, prefix: str | None = None
+    ) -> AsyncIterator[str]:
         """Yield the keys that begin with ``prefix``, as ``yield_keys``."""
         for key in await tagged_keys(self._cache.tier(self._tier), self._tag, prefix or ""):
             yield key

@@ -60,7 +60,7 @@ class TierCacheChatMessageHistory(BaseChatMessageHistory):
         self._field = field
 
     @property
-    def messages(self) -> list[BaseMessage]:
+    def messages(self) -> list[BaseMessage]:  # type: ignore[override]  # pyright: ignore[reportIncompatibleVariableOverride]
         """The messages, the oldest first. A read of Valkey by plain code: coroutines call ``aget_messages``."""
         return self._read(self._cache.sync.session.get(self._session_id, self._field, fresh=True))
 

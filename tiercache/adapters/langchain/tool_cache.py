@@ -131,7 +131,7 @@ class TierCacheToolMiddleware(AgentMiddleware):
                     "the tool %r takes more than the arguments of the model, and has no scope: it is not cached", name
                 )
                 return None
-            args = {"args": request.tool_call["args"]}
+            args: dict[str, Any] = {"args": request.tool_call["args"]}
         else:
             scope = self._scope(request)
             if not isinstance(scope, str):
