@@ -18,7 +18,7 @@ needs("langgraph", "langchain_core")
 
 from langgraph.graph import END, START, StateGraph
 
-from tests.adapters.langgraph.graphs import Steps, chat, config, human
+from tests.adapters.langgraph.graphs import Driver, Steps, chat, config, human
 from tests.support import MakeCache, until
 from tiercache import AgentCache, L2UnavailableError, ResilienceOptions, TierCacheError, UnreadableCheckpointError
 from tiercache.adapters.langgraph import TierCacheSaver
@@ -50,7 +50,7 @@ class Chain:
         return builder.compile(checkpointer=TierCacheSaver(cache))
 
     def _node(self, name: str) -> Any:
-        async def run(state: Steps) -> Any:
+        def run(state: Steps) -> Any:
             self.calls.append(name)
             if name == "second" and self.calls.count(name) == 1:
                 self._act()
@@ -87,6 +87,34 @@ async def test_graph_raises_when_valkey_is_killed_and_goes_on_after_a_restart(tm
             assert state.next == ("second",)
             assert await graph.ainvoke(None, config()) == {"path": ["in", "first", "second", "third"]}
         assert chain.calls == ["first", "second", "second", "third"]
+    finally:
+        again.stop()
+
+
+@pytest.mark.parametrize("durability", ["sync", "async", "exit"])
+@pytest.mark.parametrize("is_async", [True, False], ids=["async", "plain"])
+async def test_graph_of_any_durability_raises_when_valkey_is_killed_and_ends_right_after_a_restart(
+    durability: Any, is_async: bool, tmp_path: Path
+) -> None:
+    server = EmbeddedValkey(tmp_path)
+    server.start()
+    pid = pid_of(server)
+    chain = Chain(lambda: os.kill(pid, signal.SIGKILL))
+    cache = AgentCache.from_url(server.url, name="test", resilience=QUICK)
+    run = Driver(chain.compile(cache), is_async=is_async)
+    with pytest.raises(L2UnavailableError):
+        await run.invoke({"path": ["in"]}, config(), durability=durability)
+    await cache.aclose()
+    server.stop()
+    again = EmbeddedValkey(tmp_path)
+    again.start()
+    try:
+        async with AgentCache.from_url(again.url, name="test") as cache:
+            graph = chain.compile(cache)
+            # Valkey may have acknowledged nothing of the run before it died.
+            begun = await TierCacheSaver(cache).aget_tuple(config()) is not None
+            done = await graph.ainvoke(None if begun else {"path": ["in"]}, config())
+        assert done == {"path": ["in", "first", "second", "third"]}
     finally:
         again.stop()
 
