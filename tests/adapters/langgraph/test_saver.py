@@ -270,7 +270,8 @@ async def test_saver_takes_the_classes_that_a_graph_allows(cache: AgentCache) ->
 
 
 async def test_saver_restores_nothing_by_pickle(cache: AgentCache) -> None:
-    saver = TierCacheSaver(cache, serde=JsonPlusSerializer(pickle_fallback=True))
+    saver = TierCacheSaver(cache)
+    saver.serde = JsonPlusSerializer(pickle_fallback=True)
     await saver.aput(config("t", checkpoint_ns=""), checkpoint_of({"c": {1, 2}.__iter__}), {}, {"c": 1})
     with pytest.raises(NotImplementedError):
         await TierCacheSaver(cache).aget_tuple(config("t"))
@@ -319,6 +320,13 @@ def test_saver_refuses_a_serializer_together_with_classes() -> None:
         TierCacheSaver(cache, serde=JsonPlusSerializer(), allow=[Note])
     with pytest.raises(UsageError, match="AgentCache"):
         TierCacheSaver("cache")  # type: ignore[arg-type]
+
+
+def test_saver_refuses_a_serializer_that_would_restore_pickles() -> None:
+    pickling = JsonPlusSerializer(pickle_fallback=True)
+    for serde in (pickling, EncryptedSerializer(Complement(), pickling)):
+        with pytest.raises(UsageError, match="pickle_fallback"):
+            TierCacheSaver(AgentCache.in_memory(), serde=serde)
 
 
 # Ids and names

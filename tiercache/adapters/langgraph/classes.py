@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Final
 
-from ...errors import UnreadableCheckpointError
+from ...errors import UnreadableCheckpointError, UsageError
 from ...tiers.checkpoints.checkpoint import Place
 from ..extras import missing_extra
 
@@ -21,7 +21,7 @@ try:
 except ImportError as error:
     raise missing_extra("langgraph", error) from error
 
-__all__ = ["strict_serializer", "watching_classes"]
+__all__ = ["refuse_pickle", "strict_serializer", "watching_classes"]
 
 # The names of the refused classes, while a checkpoint is restored.
 _REFUSED: Final[ContextVar[list[str] | None]] = ContextVar("tiercache_refused_classes", default=None)
@@ -30,6 +30,19 @@ _REFUSED: Final[ContextVar[list[str] | None]] = ContextVar("tiercache_refused_cl
 def strict_serializer(allowed: Iterable[type | tuple[str, str]]) -> Any:
     """Return LangGraph's serializer, which restores the classes that LangGraph takes for safe, and ``allowed``."""
     return JsonPlusSerializer(allowed_msgpack_modules=[*allowed] or None)
+
+
+def refuse_pickle(serde: Any) -> None:
+    """Refuse a serializer of the caller that would restore pickles.
+
+    Raises:
+        UsageError: ``serde``, or the serializer inside of an encrypting one, has ``pickle_fallback``.
+    """
+    if getattr(serde, "pickle_fallback", False):
+        raise UsageError("serde must not have pickle_fallback: a pickle in Valkey could run any code")
+    inner = getattr(serde, "serde", None)
+    if inner is not None:
+        refuse_pickle(inner)
 
 
 @contextmanager

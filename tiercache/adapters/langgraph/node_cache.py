@@ -27,6 +27,7 @@ except ImportError as error:
 from ...agent_cache import AgentCache
 from ...errors import TierCacheError, UsageError, WrongLoopError
 from ...tiers.kv.tier import KvTier
+from .classes import refuse_pickle
 
 __all__ = ["TierCacheNodeCache"]
 
@@ -81,8 +82,8 @@ class TierCacheNodeCache(BaseCache[Any]):
             serde = JsonPlusSerializer(allowed_msgpack_modules=classes)
         elif classes:
             raise UsageError("allow must be empty where serde is given: the serializer has its own list of classes")
-        elif _takes_pickle(serde):
-            raise UsageError("serde must not have pickle_fallback: a pickle in Valkey could run any code")
+        else:
+            refuse_pickle(serde)
         super().__init__(serde=serde)
 
     # The methods for coroutines
@@ -229,12 +230,6 @@ def _checked_classes(allow: Iterable[type | tuple[str, str]]) -> list[type | tup
         if not is_pair and not isinstance(each, type):
             raise UsageError(f"allow must have classes, or pairs of module and name, not {each!r}")
     return classes
-
-
-def _takes_pickle(serde: Any) -> bool:
-    # An encrypting serializer has another one inside.
-    inner = getattr(serde, "serde", None)
-    return bool(getattr(serde, "pickle_fallback", False)) or (inner is not None and _takes_pickle(inner))
 
 
 def _names(keys: Sequence[FullKey]) -> dict[str, FullKey]:

@@ -14,7 +14,7 @@ from ...errors import UsageError
 from ...text import shown
 from ...tiers.checkpoints.checkpoint import NewCheckpoint, PendingWrite, Place, StoredCheckpoint, TypedBytes
 from ..extras import missing_extra
-from .classes import strict_serializer, watching_classes
+from .classes import refuse_pickle, strict_serializer, watching_classes
 from .selection import Config, Pruning, Selection, check_strategy, config_of, names_of
 
 try:
@@ -53,7 +53,7 @@ class TierCacheSaver(BaseCheckpointSaver[int]):
             ``serde``, which has its own list.
 
     Raises:
-        UsageError: ``cache`` is no cache, or ``serde`` and ``allow`` are both given.
+        UsageError: ``cache`` is no cache, ``serde`` would restore pickles, or ``serde`` and ``allow`` are both given.
 
     Every method raises:
         L2UnavailableError: Valkey did not answer. A change may or may not have happened; the saver does not repeat it.
@@ -68,6 +68,7 @@ class TierCacheSaver(BaseCheckpointSaver[int]):
         allowed = tuple(allow)
         if serde is not None and allowed:
             raise UsageError("allow must be empty where serde is given: the serializer has its own list of classes")
+        refuse_pickle(serde)
         super().__init__(serde=strict_serializer(allowed) if serde is None else serde)
         self._cache = cache
 
