@@ -1,4 +1,4 @@
-"""The error of an adapter whose framework is not installed."""
+"""The error of an adapter whose framework cannot be imported."""
 
 from __future__ import annotations
 
@@ -8,5 +8,8 @@ __all__ = ["missing_extra"]
 
 
 def missing_extra(extra: str, error: ImportError) -> ImportError:
-    """Return the error to raise instead of ``error``: it names the extra that brings the framework."""
-    return ImportError(f"{error.name} is not installed; this adapter needs an extra: {install_command(extra)}")
+    """Return the error to raise instead of ``error``, with which an import of a framework has failed.
+
+    It names the extra that brings a version of the framework that works.
+    """
+    return ImportError(f"this adapter needs an extra: {install_command(extra)} ({error})", name=error.name)

@@ -1,0 +1,48 @@
+"""Adapters without their frameworks: importing the package works, and importing an adapter names its extra."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tiercache.version import install_command
+
+_LANGCHAIN = ["TierCacheLLMCache", "TierCacheToolMiddleware", "TierCacheByteStore", "TierCacheChatMessageHistory"]
+_LANGGRAPH = ["TierCacheSaver", "TierCacheNodeCache", "TierCacheStore", "node_key"]
+_PROGRAM = """
+import sys
+for name in {blocked}:
+    sys.modules[name] = None  # As if it were not installed.
+import tiercache, tiercache.adapters
+try:
+    from tiercache.adapters.{module} import {name}
+except ImportError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "extra"),
+    [
+        *(("langchain", name, "langchain") for name in _LANGCHAIN),
+        *(("langgraph", name, "langgraph") for name in _LANGGRAPH),
+    ],
+)
+def test_adapter_without_its_framework_names_the_extra(module: str, name: str, extra: str) -> None:
+    blocked = ("langchain", "langchain_core", "langgraph")
+    program = _PROGRAM.format(blocked=blocked, module=module, name=name)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    start, _, reason = done.stdout.partition(f"this adapter needs an extra: {install_command(extra)} (")
+    assert start == ""
+    assert any(each in reason for each in blocked)
+
+
+def test_key_value_store_needs_no_framework() -> None:
+    program = (
+        "import sys; sys.modules['key_value'] = None; from tiercache.adapters.keyvalue import TierCacheKeyValue;"
+        "from tiercache import AgentCache; TierCacheKeyValue(AgentCache.in_memory())"
+    )
+    subprocess.run([sys.executable, "-c", program], timeout=50, check=True)
