@@ -31,7 +31,7 @@ except ImportError as error:
     ],
 )
 def test_adapter_without_its_framework_names_the_extra(module: str, name: str, extra: str) -> None:
-    blocked = ("langchain", "langchain_core", "langgraph")
+    blocked = ("langchain", "langchain_core", "langgraph", "pydantic")
     program = _PROGRAM.format(blocked=blocked, module=module, name=name)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50, check=False)
     assert (done.returncode, done.stderr) == (0, "")
