@@ -34,6 +34,7 @@ NEEDS: Final = {
     "with_langgraph_store": ("langgraph",),
     "with_litellm": ("litellm",),
     "with_llamaindex": ("llama_index.llms.openai",),
+    "with_mcp": ("mcp",),
     "with_openai": ("openai",),
     "with_openai_agents": ("agents",),
     "with_openai_plain": ("openai",),
@@ -47,7 +48,7 @@ RUN_IN: Final = {
 # The programs of adapters, which have no wrapped client: each has a test of its own.
 # Those of LangChain, and the number of requests that each sends in its first run.
 LANGCHAIN: Final = {"with_langchain_cache": 1, "with_langchain_embeddings": 1, "with_langchain_tools": 2}
-ADAPTERS: Final = {*LANGCHAIN, "with_fastmcp", "with_langgraph_node_cache", "with_langgraph_store"}
+ADAPTERS: Final = {*LANGCHAIN, "with_fastmcp", "with_langgraph_node_cache", "with_langgraph_store", "with_mcp"}
 _MAX_LINES: Final = 40
 # Importing a framework takes seconds.
 _SECONDS: Final = 200
@@ -140,6 +141,13 @@ def test_example_of_fastmcp_calls_the_model_once_in_two_runs(provider: ProviderS
 def test_example_of_the_store_reads_the_state_of_the_run_before(provider: ProviderServer, url: str) -> None:
     skip_if_missing("with_langgraph_store")
     assert [run("with_langgraph_store", provider, url) for _ in range(2)] == [["visit 1"], ["visit 2"]]
+
+
+@pytest.mark.timeout(2 * _SECONDS + 30)
+def test_example_of_mcp_runs_its_tool_once_in_two_runs(provider: ProviderServer, url: str) -> None:
+    skip_if_missing("with_mcp")
+    answers = ["The Danube runs through Vienna."] * 2
+    assert [run("with_mcp", provider, url) for _ in range(2)] == [["The tool runs.", *answers], answers]
 
 
 def script_of(request: Served) -> Script | None:
