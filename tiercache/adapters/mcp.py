@@ -51,7 +51,8 @@ class TierCacheTools:
 
     Call ``call_tool`` of this object, and not the client's. Equal calls at the same time, of any process, call
     the server once. Results are entries of ``cache.tool``, whose statistics name each tool as ``tier_name`` does. Each
-    caller gets a result of its own. Results with ``is_error`` are not stored. While Valkey is unavailable, the server
+    caller gets a result of its own. Results with ``is_error``, and those for which a server of the newest protocol asks
+    for input, are not stored. While Valkey is unavailable, the server
     is called.
 
     Args:
@@ -152,7 +153,19 @@ class TierCacheTools:
         args = self._key_args(name, arguments)
         if args is None:
             return await call()
-        return await self._result(_Call(call), name, args, mode)
+
+        async def ask() -> Any:
+            return await self._ask(name, arguments, read_timeout_seconds, progress_callback)
+
+        return await self._result(_Call(call, ask), name, args, mode)
+
+    async def _ask(self, name: str, arguments: Any, timeout: float | None, progress: Any) -> Any:
+        """Call the server, and answer none of its questions: a result made from answers is that of one user."""
+        if not isinstance(self._client, Client):
+            return await self._client.call_tool(name, arguments, timeout, progress)
+        return await self._client.session.call_tool(
+            name, arguments, timeout, progress, allow_input_required=True, allow_claimed=True
+        )
 
     async def _result(self, call: _Call, name: str, args: dict[str, Any], mode: Mode) -> types.CallToolResult:
         ttl = (self._ttls or {}).get(name)
@@ -276,10 +289,10 @@ class _NotStoredError(Exception):
     """The server has answered, and the answer is not stored. Every call that waited for the answer gets this error.
 
     Attributes:
-        result: The answer.
+        result: The answer, or None if the server has a question, which each call must answer itself.
     """
 
-    def __init__(self, result: types.CallToolResult) -> None:
+    def __init__(self, result: types.CallToolResult | None) -> None:
         super().__init__("the result of the tool is not stored")
         self.result = result
 
@@ -288,18 +301,23 @@ class _Call:
     """One call of a tool.
 
     Args:
-        send: Calls the server.
+        send: Calls the server, and answers its questions.
+        ask: Calls the server, and returns its question if it has one.
     """
 
-    def __init__(self, send: Callable[[], Awaitable[types.CallToolResult]]) -> None:
+    def __init__(self, send: Callable[[], Awaitable[types.CallToolResult]], ask: Callable[[], Awaitable[Any]]) -> None:
         self.send = send
+        self._ask = ask
         self._own: types.CallToolResult | None = None
         self._has_begun = False
 
     async def load(self) -> dict[str, Any]:
         """Call the server; return the value to store."""
         self._has_begun = True
-        self._own = result = await self.send()
+        result = await self._ask()
+        if not isinstance(result, types.CallToolResult):
+            raise _NotStoredError(None)
+        self._own = result
         # An error may be gone at the next call.
         data = None if getattr(result, "is_error", True) else _json_of(result, types.CallToolResult)
         if data is None:
@@ -321,9 +339,11 @@ class _Call:
         """
         if self._own is not None:
             return self._own
+        if isinstance(error, _NotStoredError):
+            return deepcopy(error.result)
         if self._has_begun:
             raise error
-        return deepcopy(error.result) if isinstance(error, _NotStoredError) else None
+        return None
 
 
 def _is_read_only(tool: types.Tool) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 import valkey
@@ -14,6 +14,8 @@ from tests.adapters.installed import needs
 needs("mcp")
 
 from mcp import Client, ClientSession, types
+from mcp.server.mcpserver import Elicit, Resolve
+from pydantic import BaseModel
 
 from tests.adapters.mcp.servers import READ_ONLY, CountingServer
 from tests.support import Pair, entry_keys, until
@@ -367,3 +369,32 @@ async def test_closed_cache_refuses_calls(client: Client) -> None:
         tools = TierCacheTools(cache, client, server="s")
     with pytest.raises(UsageError):
         await tools.call_tool("search", QUERY)
+
+
+class Name(BaseModel):
+    """The answer of a user."""
+
+    name: str
+
+
+async def question() -> Any:
+    """Return a question to the user."""
+    return Elicit("Which river?", Name)
+
+
+async def name_of(name: Annotated[Name, Resolve(question)]) -> str:
+    """Return the answer of the user."""
+    return name.name
+
+
+async def test_result_made_from_answers_of_a_user_is_not_stored(memory: AgentCache, upstream: CountingServer) -> None:
+    upstream.tool(annotations=READ_ONLY)(name_of)
+    answers = iter(["Danube", "Tiber"])
+
+    async def answer(_context: Any, _params: Any) -> types.ElicitResult:
+        return types.ElicitResult(action="accept", content={"name": next(answers)})
+
+    async with Client(upstream, elicitation_callback=answer) as client:
+        tools = TierCacheTools(memory, client, server="s")
+        results = [await tools.call_tool("name_of", {}) for _ in range(2)]
+        assert [text_of(result) for result in results] == ["Danube", "Tiber"]
