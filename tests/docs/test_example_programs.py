@@ -28,6 +28,7 @@ NEEDS: Final = {
     "with_langchain": ("langchain_openai", "httpx2"),
     "with_langchain_cache": ("langchain_openai", "langchain"),
     "with_langchain_embeddings": ("langchain_openai", "langchain_classic"),
+    "with_langchain_history": ("langchain_openai", "langchain"),
     "with_langchain_tools": ("langchain_openai", "langchain"),
     "with_langgraph": ("langgraph", "langchain_openai", "httpx2"),
     "with_langgraph_node_cache": ("langgraph", "langchain_openai"),
@@ -47,7 +48,12 @@ RUN_IN: Final = {
 }
 # The programs of adapters, which have no wrapped client: each has a test of its own.
 # Those of LangChain, and the number of requests that each sends in its first run.
-LANGCHAIN: Final = {"with_langchain_cache": 1, "with_langchain_embeddings": 1, "with_langchain_tools": 2}
+LANGCHAIN: Final = {
+    "with_langchain_cache": 1,
+    "with_langchain_embeddings": 1,
+    "with_langchain_history": 2,
+    "with_langchain_tools": 2,
+}
 ADAPTERS: Final = {*LANGCHAIN, "with_fastmcp", "with_langgraph_node_cache", "with_langgraph_store", "with_mcp"}
 _MAX_LINES: Final = 40
 # Importing a framework takes seconds.
