@@ -161,7 +161,8 @@ class TierCacheTools:
 
     async def _ask(self, name: str, arguments: Any, timeout: float | None, progress: Any) -> Any:
         """Call the server, and answer none of its questions: a result made from answers is that of one user."""
-        if not isinstance(self._client, Client):
+        # A subclass may do more in its own call_tool.
+        if not isinstance(self._client, Client) or type(self._client).call_tool is not Client.call_tool:
             return await self._client.call_tool(name, arguments, timeout, progress)
         return await self._client.session.call_tool(
             name, arguments, timeout, progress, allow_input_required=True, allow_claimed=True
