@@ -353,15 +353,19 @@ def _is_read_only(tool: types.Tool) -> bool:
 
 
 def _json_of(value: Any, model: type[Any]) -> dict[str, Any] | None:
-    """Return the JSON of a response, or None if the JSON does not restore it as it is."""
+    """Return the JSON of a response, or None if the JSON does not restore it as it is.
+
+    Raises:
+        ValueError: The response has an object that JSON does not have.
+    """
     if type(value) is not model:
         return None
-    try:
-        data: dict[str, Any] = value.model_dump(mode="json", by_alias=True, exclude_unset=True)
-    # An object of the caller's own may raise any exception.
-    except Exception:
-        return None
-    return data if _restored(data, model) == value else None
+    # Without the fields that are not set the JSON is short, but a block that a program has made may lack its type.
+    for exclude_unset in (True, False):
+        data: dict[str, Any] = value.model_dump(mode="json", by_alias=True, exclude_unset=exclude_unset)
+        if _restored(data, model) == value:
+            return data
+    return None
 
 
 def _restored(data: object, model: type[_Response]) -> _Response | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from datetime import date
 from typing import Annotated, Any
 
 import pytest
@@ -212,6 +213,7 @@ async def test_call_whose_connection_ends_does_not_fail_an_equal_call_of_another
 
     class Dying(Client):
         async def call_tool(self, *_: Any, **__: Any) -> Any:
+            upstream.counts["dying"] += 1
             begun.set()
             await end.wait()
             raise ConnectionError("the connection has ended")
@@ -228,6 +230,7 @@ async def test_call_whose_connection_ends_does_not_fail_an_equal_call_of_another
         with pytest.raises(ConnectionError):
             await leader
         assert text_of(await follower) == "found 1"
+    assert upstream.counts["dying"] == 1
 
 
 FULL = types.CallToolResult(
@@ -262,6 +265,54 @@ async def test_whole_result_comes_back(cache: AgentCache, client: Client, upstre
     assert second.structured_content == FULL.structured_content
 
 
+MADE = types.CallToolResult(content=[types.AudioContent(data="AAAA", mime_type="audio/wav")])
+ODD = types.CallToolResult(content=[], structured_content={1: (2,)})
+UNDUMPED = types.CallToolResult(content=[], structured_content=object())
+
+
+@pytest.mark.parametrize(("made", "count"), [(MADE, 1), (ODD, 2), (UNDUMPED, 2)])
+async def test_result_that_json_does_not_restore_is_not_stored(
+    cache: AgentCache, upstream: Any, made: types.CallToolResult, count: int
+) -> None:
+    calls = []
+
+    class Maker(Client):
+        async def call_tool(self, *_: Any, **__: Any) -> Any:
+            calls.append(made)
+            return made
+
+    async with Maker(upstream) as client:
+        tools = TierCacheTools(cache, client, server="s", tools=["make"])
+        for _ in range(2):
+            assert await tools.call_tool("make") == made
+            await cache.flush_writes()
+            cache.clear_l1()
+    assert len(calls) == count
+
+
+async def test_clients_of_other_versions_of_the_protocol_share_no_result(memory: AgentCache, upstream: Any) -> None:
+    for mode in ("auto", "legacy", "auto", "legacy"):
+        async with Client(upstream, mode=mode) as client:
+            await TierCacheTools(memory, client, server="s").call_tool("search", QUERY)
+    assert upstream.counts["search"] == 2
+
+
+async def test_results_of_a_client_and_of_the_tier_do_not_meet(memory: AgentCache, client: Client) -> None:
+    args = {"arguments": QUERY, "protocol": client.protocol_version}
+    await memory.tool.store("s/search", args, "mine")
+    tools = TierCacheTools(memory, client, server="s")
+    assert text_of(await tools.call_tool("search", QUERY)) == "result 1 for a"
+    assert (await memory.tool.check("s/search", args)).value == "mine"
+
+
+async def test_calls_at_the_same_time_read_the_list_of_tools_once(
+    memory: AgentCache, client: Client, upstream: Any
+) -> None:
+    tools = TierCacheTools(memory, client, server="s")
+    await asyncio.gather(*(tools.call_tool("search", {"query": query}) for query in "abcde"))
+    assert upstream.counts["list"] == 1
+
+
 @pytest.mark.parametrize(("tool", "name"), [("a:b", "s/a%3Ab"), ("a%3Ab", "s/a%253Ab"), ("search", "s/search")])
 async def test_results_of_a_tool_can_be_invalidated_and_counted_by_its_name_in_the_tier(
     cache: AgentCache, client: Client, upstream: Any, tool: str, name: str
@@ -277,12 +328,14 @@ async def test_results_of_a_tool_can_be_invalidated_and_counted_by_its_name_in_t
     assert text_of(await tools.call_tool(tool, QUERY)) == "result 2 for a"
 
 
-async def test_call_without_a_key_reaches_the_server(memory: AgentCache, client: Client, upstream: Any) -> None:
-    name = "long" * 200
+@pytest.mark.parametrize(("name", "query"), [("long" * 200, "a"), ("find", date(2026, 1, 2))])
+async def test_call_without_a_key_reaches_the_server(
+    memory: AgentCache, client: Client, upstream: Any, name: str, query: Any
+) -> None:
     upstream.add_tool(upstream.search, name=name)
     tools = TierCacheTools(memory, client, server="s", tools=[name])
     for number in (1, 2):
-        assert text_of(await tools.call_tool(name, QUERY)) == f"result {number} for a"
+        assert text_of(await tools.call_tool(name, {"query": query})) == f"result {number} for {query}"
 
 
 async def test_call_with_other_options_passes_by_the_cache(memory: AgentCache, client: Client, upstream: Any) -> None:
