@@ -38,8 +38,13 @@ def test_every_module_can_be_imported_without_unix() -> None:
     import tiercache
     names = [each.name for each in pkgutil.walk_packages(tiercache.__path__, "tiercache.")]
     for name in names:
-        if not name.endswith("__main__"):
-            importlib.import_module(name)
+        try:
+            if not name.endswith("__main__"):
+                importlib.import_module(name)
+        except ImportError as error:
+            # Not every environment of the tests has the frameworks.
+            if not (name.startswith("tiercache.adapters.") and "this adapter needs an extra" in str(error)):
+                raise
     print(len(names))
     """
     assert int(run_without_unix(code)) > 100
