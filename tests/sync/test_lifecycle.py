@@ -37,6 +37,13 @@ def run(code: str, url: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
+def assert_forks(code: str, url: str) -> None:
+    """Run ``code``, which forks beside threads, in a process of its own. Python 3.12 warns about each such fork."""
+    command = [sys.executable, "-c", textwrap.dedent(_HEAD) + textwrap.dedent(code), url]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+    assert (done.stdout, done.returncode) == ("done\n", 0), done.stderr
+
+
 def assert_quiet(done: subprocess.CompletedProcess[str], *lines: str) -> None:
     assert (done.stderr, done.returncode) == ("", 0)
     assert done.stdout.splitlines() == list(lines)
@@ -389,7 +396,8 @@ def test_process_forked_while_threads_call_finds_no_lock_taken(url: str) -> None
         while not stop.is_set():
             cache.sync.kv.set("k", 1)
             cache.sync.stats()
-    threads = [threading.Thread(target=call) for _ in range(4)]
+    # Daemons: they must not keep a process whose check has failed.
+    threads = [threading.Thread(target=call, daemon=True) for _ in range(4)]
     for thread in threads:
         thread.start()
     for _ in range(10):
@@ -406,11 +414,44 @@ def test_process_forked_while_threads_call_finds_no_lock_taken(url: str) -> None
     cache.sync.close()
     print("done")
     """
-    script = textwrap.dedent(_HEAD) + textwrap.dedent(code)
-    # Python 3.12 warns about each fork beside threads.
-    command = [sys.executable, "-c", script, url]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert (done.stdout, done.returncode) == ("done\n", 0), done.stderr
+    assert_forks(code, url)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_process_forked_while_a_thread_first_uses_the_face_makes_a_face_of_its_own(url: str) -> None:
+    code = """
+    from tiercache.assembly import Assembly
+    begun, go_on = threading.Event(), threading.Event()
+    make = Assembly._new_exchanges
+    def hold(assembly):
+        if threading.current_thread() is thread:
+            begun.set()
+            go_on.wait()
+        return make(assembly)
+    Assembly._new_exchanges = hold
+    def call():
+        cache.sync.kv.set("k", 1)
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    assert begun.wait(10)
+    pid = os.fork()
+    if not pid:
+        cache.sync.kv.set("child", 2)
+        assert cache.sync.stats().session.reads == 0
+        cache.sync.session.set("thread", "field", "value")
+        assert cache.sync.session.get("thread", "field") == "value"
+        assert cache.sync.stats().session.reads == 1
+        cache.sync.close()
+        os._exit(0)
+    go_on.set()
+    assert os.waitpid(pid, 0)[1] == 0
+    thread.join()
+    assert cache.sync.kv.get("k") == 1
+    assert cache.sync.kv.get("child") == 2
+    cache.sync.close()
+    print("done")
+    """
+    assert_forks(code, url)
 
 
 def test_first_calls_import_nothing(url: str) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import concurrent.futures
+import os
 import warnings
 import weakref
 from collections.abc import Callable, Coroutine
@@ -63,7 +64,8 @@ class SyncFace(KeepsIdentity):
         self._operations: CacheOperations | None = None
         self._closing: concurrent.futures.Future[None] | None = None
         self._is_closed = False
-        self._is_making = False
+        # The process in which a thread makes the parts now, or None.
+        self._making_in: int | None = None
         self.portal = Portal()
 
     @property
@@ -84,17 +86,18 @@ class SyncFace(KeepsIdentity):
     def _make_parts(self) -> None:
         if self._is_closed:
             raise UsageError("the cache is closed")
-        # The cache has one sync face, and the thread that makes it may be interrupted here.
-        if self._is_making:
+        # The cache has one sync face, and the thread that makes it may be interrupted here. After a fork in the middle
+        # of it, that thread is only in the parent. The child makes all parts again, and uses no unfinished part.
+        if self._making_in == os.getpid():
             raise UsageError("a signal handler or a finalizer cannot use cache.sync while this thread first uses it")
-        self._is_making = True
+        self._making_in = os.getpid()
         try:
             parts = self._main.new_sync_face(run_plain)
             self._operations = CacheOperations(parts, self._name)
             _KNOWN[self.portal] = parts
             self._parts = parts
         finally:
-            self._is_making = False
+            self._making_in = None
 
     @property
     def operations(self) -> CacheOperations:
