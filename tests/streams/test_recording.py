@@ -69,6 +69,19 @@ async def test_recording_gives_a_part_to_its_followers_before_the_writer_asks_fo
     assert seen == ["ask for 1", "part 1", "part 1", "ask for 2", "part 2", "part 2"]
 
 
+async def test_writer_goes_on_if_its_followers_have_a_large_part_before_it_waits_for_room() -> None:
+    recording = Recording("head", max_bytes=0)
+    readers = [asyncio.create_task(read(recording.follow())) for _ in range(2)]
+    await turns(3)
+    for _ in range(3):
+        recording.append(b"x" * (WINDOW + 1), WINDOW + 1)
+        async with asyncio.timeout(10):
+            await recording.wait_for_room()
+        assert recording.kept_bytes == 0
+    recording.end()
+    assert await asyncio.gather(*readers) == [b"x" * (3 * WINDOW + 3)] * 2
+
+
 async def test_recording_gives_a_late_follower_the_parts_so_far_at_once_and_then_each_part() -> None:
     recording = recording_of(b"a", b"b")
     follower = recording.follow()

@@ -88,6 +88,8 @@ class Recording:
         """
         # A reader has a part before the writer asks the source for the next one, which takes a tenth of a millisecond.
         await asyncio.sleep(0)
+        # The followers that have moved in this step found no waiting writer, and have made no room.
+        self._forget()
         if self._is_full:
             async with self.waiting():
                 while self._is_full:
