@@ -13,9 +13,10 @@ from hashlib import sha256
 from typing import Any, Final, SupportsFloat
 
 from ..agent_cache import AgentCache
-from ..errors import L2CommandError, L2UnavailableError, UsageError
+from ..errors import L2UnavailableError, UsageError
 from ..text import check_text
 from ..tiers.kv.result import KvResult
+from .caches import UNAVAILABLE, check_cache, log_of
 
 __all__ = ["TierCacheKeyValue"]
 
@@ -23,7 +24,6 @@ __all__ = ["TierCacheKeyValue"]
 _DEFAULT_COLLECTION: Final = "default_collection"
 # Longer names are hashed: a key of a kv tier has at most 512 bytes, with the prefix of the cache.
 _MOST_NAME_BYTES: Final = 200
-_UNAVAILABLE: Final = (L2UnavailableError, L2CommandError)
 
 
 class TierCacheKeyValue:
@@ -51,10 +51,8 @@ class TierCacheKeyValue:
     """
 
     def __init__(self, cache: AgentCache, tier: str = "keyvalue", *, require_l2: bool = False) -> None:
-        if not isinstance(cache, AgentCache):
-            raise UsageError(f"cache must be an AgentCache, not {type(cache).__name__}")
-        self._tier = cache.tier(tier)
-        self._log = cache._parts.shared.log
+        self._tier = check_cache(cache).tier(tier)
+        self._log = log_of(cache)
         self._require_l2 = require_l2
 
     # Lookups
@@ -128,12 +126,12 @@ class TierCacheKeyValue:
         seconds = ttl if ttl is None or isinstance(ttl, bool) else _seconds(ttl)
         try:
             await self._tier.set_many(values, ttl=seconds)
-        except _UNAVAILABLE as error:
+        except UNAVAILABLE as error:
             if self._require_l2:
                 raise
             self._log.warn_once("a value of a key-value store is not stored: %s", error)
             # Valkey may have an older value, which must not come back.
-            with suppress(*_UNAVAILABLE):
+            with suppress(*UNAVAILABLE):
                 await self._tier.delete_many(values)
 
     async def delete(self, key: str, *, collection: str | None = None) -> bool:

@@ -21,6 +21,7 @@ from ..text import check_text, encode_id, shown
 from ..tiers.keys.canonical_json import compact_json
 from ..tiers.tool.key import check_tool
 from ..ttl import Ttl, check_ttl
+from .caches import check_cache, log_of
 from .extras import missing_extra
 
 try:
@@ -85,7 +86,7 @@ class TierCacheTools:
         tags: Sequence[str] = (),
         scope: str | None = None,
     ) -> None:
-        self._cache = _checked(cache)
+        self._cache = check_cache(cache)
         if not isinstance(client, Client | ClientSession):
             raise UsageError(f"client must be a Client or a ClientSession of mcp, not {type(client).__name__}")
         check_text(server, "server")
@@ -229,7 +230,7 @@ class TierCacheTools:
         return await self._client.list_tools(params=types.PaginatedRequestParams(cursor=cursor))
 
     def _warn(self, message: str, *details: object) -> None:
-        self._cache._parts.shared.log.warn_once(message, *details)
+        log_of(self._cache).warn_once(message, *details)
 
 
 class TierCacheResponseStore:
@@ -254,7 +255,7 @@ class TierCacheResponseStore:
     """
 
     def __init__(self, cache: AgentCache, tier: str = "mcp") -> None:
-        self._tier = _checked(cache).tier(tier)
+        self._tier = check_cache(cache).tier(tier)
 
     async def get(self, key: CacheKey) -> CacheEntry | None:
         """Return the entry of ``key``, or None."""
@@ -380,12 +381,6 @@ def _restored(data: object, model: type[_Response]) -> _Response | None:
 def _name(key: CacheKey) -> str:
     """Return the key in the kv tier. A JSON array keeps the fields apart."""
     return sha256(json.dumps([key.method, key.params_key, key.partition]).encode()).hexdigest()
-
-
-def _checked(cache: object) -> AgentCache:
-    if not isinstance(cache, AgentCache):
-        raise UsageError(f"cache must be an AgentCache, not {type(cache).__name__}")
-    return cache
 
 
 def _ttls(tools: object) -> dict[str, Ttl | None]:

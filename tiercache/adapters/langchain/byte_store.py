@@ -11,8 +11,8 @@ from ...errors import TierCacheError, UsageError
 from ...indexes.names import tag_groups
 from ...tiers.kv.tagged_keys import tagged_keys
 from ...ttl import Ttl, check_ttl
+from ..caches import UNAVAILABLE, check_cache, log_of
 from ..extras import missing_extra
-from .caches import UNAVAILABLE, check_cache, log_of
 
 try:
     from langchain_core.stores import BaseStore

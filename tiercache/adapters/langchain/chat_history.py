@@ -14,8 +14,8 @@ from ...agent_cache import AgentCache
 from ...errors import UsageError
 from ...text import check_text
 from ...ttl import Ttl, check_ttl
+from ..caches import check_cache
 from ..extras import missing_extra
-from .caches import check_cache
 from .serialization import from_json, to_json
 
 try:

@@ -24,8 +24,8 @@ from ...agent_cache import AgentCache
 from ...errors import TierCacheError
 from ...tiers.llm.result import LlmResponse, LlmResult
 from ...ttl import Ttl, check_ttl
+from ..caches import UNAVAILABLE, check_cache, log_of
 from ..extras import missing_extra
-from .caches import UNAVAILABLE, check_cache, log_of
 from .prompts import without_costs
 from .schemas import schemas_of
 from .serialization import from_json, to_json

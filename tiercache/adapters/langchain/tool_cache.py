@@ -15,8 +15,8 @@ from ...indexes.names import tag_groups
 from ...tiers.keys.canonical_json import compact_json
 from ...tiers.tool.key import check_tool
 from ...ttl import Ttl, check_ttl
+from ..caches import UNAVAILABLE, check_cache, log_of
 from ..extras import missing_extra
-from .caches import UNAVAILABLE, check_cache, log_of
 from .tool_call import NotStoredError, ToolCall
 from .tool_parameters import ToolParameters
 

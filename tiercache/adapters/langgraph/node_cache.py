@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from typing import Any, Final, TypeAlias
 
+from ..caches import check_cache, log_of
 from ..extras import missing_extra
 
 try:
@@ -70,12 +71,10 @@ class TierCacheNodeCache(BaseCache[Any]):
         allow: Iterable[type | tuple[str, str]] = (),
         serde: SerializerProtocol | None = None,
     ) -> None:
-        if not isinstance(cache, AgentCache):
-            raise UsageError(f"cache must be an AgentCache, not {type(cache).__name__}")
-        self._cache = cache
+        self._cache = check_cache(cache)
         self._tier: KvTier = cache.tier(tier)
         self._name = tier
-        self._log = cache._parts.shared.log
+        self._log = log_of(cache)
         self._is_checked = serde is None
         classes = _checked_classes(allow)
         if serde is None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
+from ..caches import check_cache
 from ..extras import missing_extra
 
 try:
@@ -73,8 +74,7 @@ class TierCacheStore(BaseStore):
     supports_ttl = True
 
     def __init__(self, cache: AgentCache, *, store: str = "langgraph", ttl: TTLConfig | None = None) -> None:
-        if not isinstance(cache, AgentCache):
-            raise UsageError(f"cache must be an AgentCache, not {type(cache).__name__}")
+        check_cache(cache)
         super().__init__()
         self.ttl_config = _checked_ttl(ttl)
         self._cache = cache

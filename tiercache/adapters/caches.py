@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ...agent_cache import AgentCache
-from ...errors import L2CommandError, L2UnavailableError, UsageError
-from ...log import CacheLog
+from ..agent_cache import AgentCache
+from ..errors import L2CommandError, L2UnavailableError, UsageError
+from ..log import CacheLog
 
 __all__ = ["UNAVAILABLE", "check_cache", "log_of"]
 
