@@ -9,6 +9,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
+from functools import partial
 from hashlib import sha256
 from time import time
 from typing import Any, Final, TypeVar
@@ -23,6 +24,7 @@ from ..tiers.tool.key import check_tool
 from ..ttl import Ttl, check_ttl
 from .caches import check_cache, log_of
 from .extras import missing_extra
+from .tool_lifetimes import lifetimes_of
 
 try:
     from mcp import Client, ClientSession, types
@@ -97,7 +99,7 @@ class TierCacheTools:
         tag_groups(tags)
         self._client: Any = client
         self._server = server
-        self._ttls = None if tools is None else _ttls(tools)
+        self._ttls = None if tools is None else lifetimes_of(tools, partial(check_text, name="the name of a tool"))
         self._ttl = ttl
         self._tags = tuple(tags)
         self._scope = None if scope is None else check_text(scope, "scope")
@@ -381,15 +383,3 @@ def _restored(data: object, model: type[_Response]) -> _Response | None:
 def _name(key: CacheKey) -> str:
     """Return the key in the kv tier. A JSON array keeps the fields apart."""
     return sha256(json.dumps([key.method, key.params_key, key.partition]).encode()).hexdigest()
-
-
-def _ttls(tools: object) -> dict[str, Ttl | None]:
-    """Return the lifetime of each tool by its name."""
-    if isinstance(tools, str) or not isinstance(tools, Iterable):
-        raise UsageError(f"tools must be names of tools, not {type(tools).__name__}")
-    ttls: dict[str, Ttl | None] = dict(tools) if isinstance(tools, Mapping) else dict.fromkeys(tools)
-    for name, ttl in ttls.items():
-        check_text(name, "the name of a tool")
-        if ttl is not None:
-            check_ttl(ttl, f"the lifetime of {name!r}")
-    return ttls

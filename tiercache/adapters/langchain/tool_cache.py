@@ -17,6 +17,7 @@ from ...tiers.tool.key import check_tool
 from ...ttl import Ttl, check_ttl
 from ..caches import UNAVAILABLE, check_cache, log_of
 from ..extras import missing_extra
+from ..tool_lifetimes import lifetimes_of
 from .tool_call import NotStoredError, ToolCall
 from .tool_parameters import ToolParameters
 
@@ -62,7 +63,7 @@ class TierCacheToolMiddleware(AgentMiddleware):
     ) -> None:
         super().__init__()
         self._cache = check_cache(cache)
-        self._ttls = None if tools is None else _ttls(tools)
+        self._ttls = None if tools is None else lifetimes_of(tools, check_tool)
         if ttl is not None:
             check_ttl(ttl)
         if scope is not None and not callable(scope):
@@ -155,15 +156,3 @@ class TierCacheToolMiddleware(AgentMiddleware):
     def _options(self, request: ToolCallRequest) -> dict[str, Any]:
         ttl = (self._ttls or {}).get(request.tool_call["name"])
         return {"ttl": self._ttl if ttl is None else ttl, "tags": self._tags}
-
-
-def _ttls(tools: Iterable[str] | Mapping[str, Ttl | None]) -> dict[str, Ttl | None]:
-    """Return the lifetime of each tool by its name."""
-    if isinstance(tools, str) or not isinstance(tools, Iterable):
-        raise UsageError(f"tools must be names of tools, not {type(tools).__name__}")
-    ttls = dict(tools) if isinstance(tools, Mapping) else dict.fromkeys(tools)
-    for name, ttl in ttls.items():
-        check_tool(name)
-        if ttl is not None:
-            check_ttl(ttl, f"the lifetime of {name!r}")
-    return ttls
