@@ -14,10 +14,10 @@ from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.outputs import Generation
 from langchain_core.tools import tool
 
-from tests.adapters.langchain.conftest import MortalServer
 from tests.adapters.langchain.models import GivenModel
 from tests.adapters.langchain.test_byte_store import backed
 from tests.adapters.langchain.test_tool_cache import Runs, run
+from tests.adapters.mortal_server import MortalServer
 from tiercache import AgentCache, L2CommandError, L2UnavailableError, ResilienceOptions
 from tiercache.adapters.langchain import (
     TierCacheByteStore,

@@ -18,6 +18,7 @@ from mcp import Client
 from mcp.client import CacheConfig, CacheEntry, CacheKey
 
 from tests.adapters.mcp.servers import CountingServer
+from tests.adapters.mortal_server import MortalServer
 from tests.support import Pair, entry_keys
 from tiercache import AgentCache, L2UnavailableError, ResilienceOptions, UsageError
 from tiercache.adapters.mcp import TierCacheResponseStore
@@ -152,15 +153,12 @@ async def test_value_that_is_no_response_is_a_miss(
     assert await store.get(KEY) is not None
 
 
-async def test_client_goes_on_without_valkey(
-    mortal_server: tuple[str, Callable[[], None]], upstream: CountingServer
-) -> None:
-    url, kill = mortal_server
-    async with AgentCache.from_url(url, resilience=SOON) as cache:
+async def test_client_goes_on_without_valkey(mortal_server: MortalServer, upstream: CountingServer) -> None:
+    async with AgentCache.from_url(mortal_server.url, resilience=SOON) as cache:
         store = TierCacheResponseStore(cache)
         async with client_of(upstream, store) as client:
             tools = await client.list_tools()
-            kill()
+            mortal_server.kill()
             cache.clear_l1()
             assert await client.list_tools() == tools
             assert upstream.counts["list"] == 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from datetime import date
 from typing import Annotated, Any
 
@@ -19,6 +19,7 @@ from mcp.server.mcpserver import Elicit, Resolve
 from pydantic import BaseModel
 
 from tests.adapters.mcp.servers import READ_ONLY, CountingServer
+from tests.adapters.mortal_server import MortalServer
 from tests.support import Pair, entry_keys, until
 from tiercache import AgentCache, ResilienceOptions, UsageError
 from tiercache.adapters.mcp import TierCacheTools
@@ -364,15 +365,12 @@ async def test_entry_that_is_no_result_is_a_miss_and_is_replaced(
     assert upstream.counts["search"] == 1
 
 
-async def test_tools_are_called_without_valkey(
-    mortal_server: tuple[str, Callable[[], None]], client: Client, upstream: Any
-) -> None:
-    url, kill = mortal_server
-    async with AgentCache.from_url(url, resilience=SOON) as cache:
+async def test_tools_are_called_without_valkey(mortal_server: MortalServer, client: Client, upstream: Any) -> None:
+    async with AgentCache.from_url(mortal_server.url, resilience=SOON) as cache:
         tools = TierCacheTools(cache, client, server="s")
         call = asyncio.create_task(tools.call_tool("wait"))
         await until(lambda: upstream.counts["wait"] == 1)
-        kill()
+        mortal_server.kill()
         upstream.release.set()
         assert text_of(await call) == "found 1"
         cache.clear_l1()

@@ -6,16 +6,14 @@ the messages of one turn are added in one step, and two workers that add at the 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any, Final
 
 from ...agent_cache import AgentCache
 from ...errors import UsageError
-from ...text import check_text
-from ...ttl import Ttl, check_ttl
-from ..caches import check_cache
+from ...ttl import Ttl
 from ..extras import missing_extra
+from ..list_field import ListField, SyncListField
 from .serialization import from_json, to_json
 
 try:
@@ -49,49 +47,42 @@ class TierCacheChatMessageHistory(BaseChatMessageHistory):
     """
 
     def __init__(self, cache: AgentCache, session_id: str, *, ttl: Ttl | None = None, field: str = _FIELD) -> None:
-        self._cache = check_cache(cache)
-        for name, text in (("session_id", session_id), ("field", field)):
-            if not check_text(text, name):
-                raise UsageError(f"{name} must not be empty")
-        if ttl is not None:
-            check_ttl(ttl)
-        self._session_id = session_id
-        self._ttl = ttl
-        self._field = field
+        self._list = ListField(cache, session_id, field, ttl=ttl)
+        self._plain_list = SyncListField(cache, session_id, field, ttl=ttl)
 
     @property
     def messages(self) -> list[BaseMessage]:  # type: ignore[override]  # pyright: ignore[reportIncompatibleVariableOverride]
         """The messages, the oldest first. A read of Valkey by plain code: coroutines call ``aget_messages``."""
-        return self._read(self._cache.sync.session.get(self._session_id, self._field, fresh=True))
+        return self._read(self._plain_list.read())
 
     async def aget_messages(self) -> list[BaseMessage]:
         """Return the messages, the oldest first."""
-        return self._read(await self._cache.session.get(self._session_id, self._field, fresh=True))
+        return self._read(await self._list.read())
 
     def add_messages(self, messages: Sequence[BaseMessage]) -> None:
         """Add messages in one step. Raises UsageError for a message that JSON does not restore, and adds nothing."""
         item = _item(messages)
         if item:
-            self._cache.sync.session.append(self._session_id, self._field, item, ttl=self._ttl)
+            self._plain_list.append(item)
 
     async def aadd_messages(self, messages: Sequence[BaseMessage]) -> None:
         """Add messages in one step. Raises UsageError for a message that JSON does not restore, and adds nothing."""
         item = _item(messages)
         if item:
-            await self._cache.session.append(self._session_id, self._field, item, ttl=self._ttl)
+            await self._list.append(item)
 
     def clear(self) -> None:
         """Remove the messages. Other fields of the thread stay."""
-        self._cache.sync.session.delete(self._session_id, self._field)
+        self._plain_list.delete()
 
     async def aclear(self) -> None:
         """Remove the messages. Other fields of the thread stay."""
-        await self._cache.session.delete(self._session_id, self._field)
+        await self._list.delete()
 
-    def _read(self, text: str | None) -> list[BaseMessage]:
-        messages = [] if text is None else _messages(text)
+    def _read(self, items: list[Any]) -> list[BaseMessage]:
+        messages = _messages(items)
         if messages is None:
-            raise UsageError(f"field {self._field!r} of thread {self._session_id!r} has no messages of LangChain")
+            raise UsageError(f"{self._list} has no messages of LangChain")
         return messages
 
 
@@ -104,13 +95,9 @@ def _item(messages: Sequence[BaseMessage]) -> list[Any]:
     return item
 
 
-def _messages(text: str) -> list[BaseMessage] | None:
-    """Return the messages in the text of the field, or None if another program has written the text."""
-    try:
-        items = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(items, list) or not all(isinstance(item, list) for item in items):
+def _messages(items: list[Any]) -> list[BaseMessage] | None:
+    """Return the messages in the items of the field, or None if another program has written one of them."""
+    if not all(isinstance(item, list) for item in items):
         return None
     found = [from_json(data, BaseMessage) for item in items for data in item]
     messages = [message for message in found if message is not None]
