@@ -84,6 +84,7 @@ FRAMEWORKS = {
     "keyvalue": "py-key-value-aio",
     "langchain": "langchain-core",
     "langgraph": "langgraph-checkpoint",
+    "llamaindex": "llama-index-core",
     "fastmcp": "fastmcp",
     "mcp": "mcp",
 }

@@ -11,6 +11,7 @@ from tiercache.version import install_command
 
 _LANGCHAIN = ["TierCacheLLMCache", "TierCacheToolMiddleware", "TierCacheByteStore", "TierCacheChatMessageHistory"]
 _LANGGRAPH = ["TierCacheSaver", "TierCacheNodeCache", "TierCacheStore", "node_key"]
+_LLAMAINDEX = ["TierCacheKVStore", "TierCacheChatStore"]
 _MCP = ["TierCacheTools", "TierCacheResponseStore"]
 _PROGRAM = """
 import sys
@@ -29,11 +30,12 @@ except ImportError as error:
     [
         *(("langchain", name, "langchain") for name in _LANGCHAIN),
         *(("langgraph", name, "langgraph") for name in _LANGGRAPH),
+        *(("llamaindex", name, "llamaindex") for name in _LLAMAINDEX),
         *(("mcp", name, "mcp") for name in _MCP),
     ],
 )
 def test_adapter_without_its_framework_names_the_extra(module: str, name: str, extra: str) -> None:
-    blocked = ("langchain", "langchain_core", "langgraph", "mcp", "pydantic")
+    blocked = ("langchain", "langchain_core", "langgraph", "llama_index", "mcp", "pydantic")
     program = _PROGRAM.format(blocked=blocked, module=module, name=name)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50, check=False)
     assert (done.returncode, done.stderr) == (0, "")

@@ -35,6 +35,8 @@ NEEDS: Final = {
     "with_langgraph_store": ("langgraph",),
     "with_litellm": ("litellm",),
     "with_llamaindex": ("llama_index.llms.openai",),
+    "with_llamaindex_chat": ("llama_index.llms.openai",),
+    "with_llamaindex_ingestion": ("llama_index.embeddings.openai",),
     "with_mcp": ("mcp",),
     "with_openai": ("openai",),
     "with_openai_agents": ("agents",),
@@ -42,9 +44,10 @@ NEEDS: Final = {
     "with_pydantic_ai": ("pydantic_ai",),
 }
 # The programs that an environment of tox must run, and not skip.
+LLAMAINDEX: Final = {"with_llamaindex", "with_llamaindex_chat", "with_llamaindex_ingestion"}
 RUN_IN: Final = {
-    "frameworks": set(NEEDS) - {"with_llamaindex"},
-    "frameworks-httpx": {"with_llamaindex", "with_openai", "with_openai_plain"},
+    "frameworks": set(NEEDS) - LLAMAINDEX,
+    "frameworks-httpx": {*LLAMAINDEX, "with_openai", "with_openai_plain"},
 }
 # The programs of adapters, which have no wrapped client: each has a test of its own.
 # Those of LangChain, and the number of requests that each sends in its first run.
@@ -54,7 +57,11 @@ LANGCHAIN: Final = {
     "with_langchain_history": 2,
     "with_langchain_tools": 2,
 }
-ADAPTERS: Final = {*LANGCHAIN, "with_fastmcp", "with_langgraph_node_cache", "with_langgraph_store", "with_mcp"}
+ADAPTERS: Final = {
+    *LANGCHAIN,
+    *("with_fastmcp", "with_langgraph_node_cache", "with_langgraph_store"),
+    *("with_llamaindex_chat", "with_llamaindex_ingestion", "with_mcp"),
+}
 _MAX_LINES: Final = 40
 # Importing a framework takes seconds.
 _SECONDS: Final = 200
@@ -147,6 +154,16 @@ def test_example_of_fastmcp_calls_the_model_once_in_two_runs(provider: ProviderS
 def test_example_of_the_store_reads_the_state_of_the_run_before(provider: ProviderServer, url: str) -> None:
     skip_if_missing("with_langgraph_store")
     assert [run("with_langgraph_store", provider, url) for _ in range(2)] == [["visit 1"], ["visit 2"]]
+
+
+@pytest.mark.timeout(2 * _SECONDS + 30)
+@pytest.mark.parametrize("program", ["with_llamaindex_chat", "with_llamaindex_ingestion"])
+def test_example_of_llamaindex_sends_one_request_in_two_runs(program: str, provider: ProviderServer, url: str) -> None:
+    skip_if_missing(program)
+    first, second = (run(program, provider, url) for _ in range(2))
+    assert first == second
+    assert len(first) == 2
+    assert provider.call_count == 1
 
 
 @pytest.mark.timeout(2 * _SECONDS + 30)

@@ -47,7 +47,7 @@ finally:
     loop.close()
 ```"""
 # Modules of frameworks that only some environments have; ``tox run -e frameworks`` runs the pages that import them.
-FRAMEWORKS = frozenset({"fastmcp", "key_value", "langchain", "langchain_core", "langgraph", "mcp"})
+FRAMEWORKS = frozenset({"fastmcp", "key_value", "langchain", "langchain_core", "langgraph", "llama_index", "mcp"})
 _INSTALLED = re.compile(r"pip install ([^\n`&;#]*)")
 
 

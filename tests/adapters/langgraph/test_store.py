@@ -489,7 +489,7 @@ async def test_store_takes_bytes_that_are_no_item_for_an_absent_item(
     [
         (PutOp(A, "k", {"x": object()}), "value"),
         (PutOp(A, "k", {1: "a", "1": "b"}), "value has the keys"),  # type: ignore[dict-item]
-        (PutOp(A, "k", [1]), "value must be a mapping or None, not list"),  # type: ignore[arg-type]
+        (PutOp(A, "k", [1]), "value must be a mapping, not list"),  # type: ignore[arg-type]
         (PutOp(A, "k", {"x": "\ud800"}), "lone surrogate"),
         (PutOp(A, "k" * 513, {}), "the key of an item must be at most 512 bytes"),
         (PutOp(A, "\ud800", {}), "lone surrogate"),

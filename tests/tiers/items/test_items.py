@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -14,7 +15,7 @@ from tests.support import MakeCache, until
 from tiercache import AgentCache, L2UnavailableError, UsageError
 from tiercache.testing import ChaosProxy
 from tiercache.tiers.items.key import StoreKeys
-from tiercache.tiers.items.store import Find, Get, ItemStore, Namespaces, Put
+from tiercache.tiers.items.store import Append, Find, Get, ItemStore, Namespaces, Put
 
 A, B, BELOW_A = ("a",), ("b",), ("a", "b")
 
@@ -57,6 +58,67 @@ async def test_items_do_the_operations_of_a_call_in_order(items: ItemStore) -> N
         [Get(A, "k"), Put(A, "k", b"x"), Get(A, "k"), Put(A, "k", None), Get(A, "k")]
     )
     assert (before, after.data, gone) == (None, b"x", None)  # type: ignore[attr-defined]
+
+
+async def test_item_is_changed_only_if_it_is_as_expected(items: ItemStore) -> None:
+    results = await items.run(
+        [
+            Put(A, "k", b"one", expected=b""),
+            Put(A, "k", b"one", expected=None),
+            Put(A, "k", b"two", expected=None),
+            Put(A, "k", None, expected=b"two"),
+            Put(A, "k", b" t\x00\nwo", expected=b"one"),
+            Get(A, "k"),
+            Put(A, "k", None, expected=b" t\x00\nwo"),
+            Put(A, "k", None),
+            Put(A, "k", None, expected=None),
+            Get(A, "k"),
+        ]
+    )
+    assert results[:5] == [False, True, False, False, True]
+    assert results[5].data == b" t\x00\nwo"  # type: ignore[attr-defined]
+    assert results[6:] == [True, False, False, None]
+    assert await items.run([Namespaces()]) == [[]]
+
+
+async def test_item_that_has_ended_is_absent_for_a_change(items: ItemStore) -> None:
+    await items.run([Put(A, "k", b"[1]", 0.01), Put(A, "list", b"[1]", 0.01), Put(A, "gone", b"", 0.01)])
+    await items.run([Put(A, "endless", b"")])
+
+    async def has_ended() -> bool:
+        return await items.run([Get(A, "k"), Get(A, "list"), Get(A, "gone")]) == [None] * 3
+
+    await until(has_ended)
+    assert await items.run([Put(A, "k", b"x", expected=b"[1]"), Put(A, "gone", None)]) == [False, False]
+    assert await items.run([Put(A, "k", b"x", expected=None), Append(A, "list", b"[2]", 60)]) == [True, True]
+    (found,) = await items.run([Find(A)])
+    assert [(item.key, item.data) for item in found] == [("endless", b""), ("k", b"x"), ("list", b"[2]")]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("before", [None, b"[]", b"[1]", b'["]",\n{}]'])
+@pytest.mark.parametrize("added", [b"[]", b"[2]", b'["[",[3]]'])
+async def test_elements_are_appended_to_the_list_of_an_item(
+    items: ItemStore, before: bytes | None, added: bytes
+) -> None:
+    await items.run([Put(A, "k", before)])
+    done, item = await items.run([Append(A, "k", added, 60), Get(A, "k")])
+    assert done is True
+    assert json.loads(item.data) == [*json.loads(before or b"[]"), *json.loads(added)]  # type: ignore[attr-defined]
+    assert item.window == 60  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("before", [b"", b"{}", b"[", b"x]"])
+async def test_elements_are_not_appended_to_an_item_without_a_list(items: ItemStore, before: bytes) -> None:
+    await items.run([Put(A, "k", before)])
+    done, item = await items.run([Append(A, "k", b"[1]"), Get(A, "k")])
+    assert (done, item.data) == (False, before)  # type: ignore[attr-defined]
+
+
+async def test_elements_of_many_writers_are_all_appended(make_cache: MakeCache) -> None:
+    stores = [items_of(make_cache(name="test")) for _ in range(3)]
+    await asyncio.gather(*(stores[i % 3].run([Append(A, "k", b"[%d]" % i)]) for i in range(60)))
+    (item,) = await stores[0].run([Get(A, "k")])
+    assert sorted(json.loads(item.data)) == list(range(60))  # type: ignore[attr-defined]
 
 
 async def test_items_end_after_their_window(items: ItemStore) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
-from ..caches import check_cache
 from ..extras import missing_extra
+from ..item_stores import TwoFacedItems
 
 try:
     from langgraph.store.base import (
@@ -29,11 +28,10 @@ except ImportError as error:
 
 from ...agent_cache import AgentCache
 from ...errors import UsageError
-from ...options import TierOptions
 from ...text import shown
+from ...tiers.items.document import document_data, document_of
 from ...tiers.items.key import Namespace
 from ...tiers.items.store import Find, Get, Item, ItemStore, Namespaces, Operation, Put
-from ...tiers.keys.canonical_json import compact_json
 from .item_filter import check_filter, matches
 
 __all__ = ["TierCacheStore"]
@@ -41,7 +39,6 @@ __all__ = ["TierCacheStore"]
 _MINUTE: Final = 60.0
 _MAX_MINUTES: Final = 100 * 365 * 24 * 60
 _TTL_OPTIONS: Final = {"refresh_on_read", "omit_expired", "default_ttl", "sweep_interval_minutes"}
-_MAX_VALUE_BYTES: Final = TierOptions().max_value_bytes
 
 
 class TierCacheStore(BaseStore):
@@ -74,22 +71,17 @@ class TierCacheStore(BaseStore):
     supports_ttl = True
 
     def __init__(self, cache: AgentCache, *, store: str = "langgraph", ttl: TTLConfig | None = None) -> None:
-        check_cache(cache)
         super().__init__()
         self.ttl_config = _checked_ttl(ttl)
-        self._cache = cache
-        self._store = store
-        self._items = cache._parts.items(store)
+        self._items = TwoFacedItems(cache, store)
 
     async def abatch(self, ops: Iterable[Op]) -> list[Result]:
         """Do ``ops`` in one exchange with Valkey; return the result of each. The reads see none of the writes."""
-        return await _Batch(ops).run(self._items)
+        return await self._items.run(_Batch(ops).run)
 
     def batch(self, ops: Iterable[Op]) -> list[Result]:
         """Do ``ops`` in one exchange with Valkey, as ``abatch``."""
-        batch = _Batch(ops)
-        face = self._cache.sync._face
-        return face.run(lambda: batch.run(face.parts.items(self._store)))
+        return self._items.run_plain(_Batch(ops).run)
 
 
 class _Read(NamedTuple):
@@ -139,7 +131,7 @@ class _Batch:
                     to_renew += [item for item, _ in page if item.window is not None]
             elif isinstance(op, ListNamespacesOp):
                 results[place] = _listed(op, result)
-            elif isinstance(result, Item) and (value := _value(result)) is not None:
+            elif isinstance(result, Item) and (value := document_of(result)) is not None:
                 results[place] = _store_item(result, value)
         store.renew(to_renew)
         return results
@@ -152,12 +144,7 @@ def _put(op: PutOp) -> Put:
     namespace = tuple(op.namespace)
     if op.value is None:
         return Put(namespace, op.key, None)
-    if not isinstance(op.value, Mapping):
-        raise UsageError(f"value must be a mapping or None, not {type(op.value).__name__}")
-    data = compact_json(dict(op.value), "value")
-    if _MAX_VALUE_BYTES is not None and len(data) > _MAX_VALUE_BYTES:
-        raise UsageError(f"value has {len(data)} bytes of JSON, and at most {_MAX_VALUE_BYTES} can be stored")
-    return Put(namespace, op.key, data, _seconds(op.ttl, "ttl"))
+    return Put(namespace, op.key, document_data(op.value), _seconds(op.ttl, "ttl"))
 
 
 def _read(op: Any) -> Operation:
@@ -193,7 +180,7 @@ def _common_prefix(conditions: Sequence[MatchCondition]) -> Namespace:
 
 def _page(op: SearchOp, found: Any) -> list[tuple[Item, Any]]:
     """Return the items of a search with their values."""
-    pairs = [(item, value) for item in found if (value := _value(item)) is not None]
+    pairs = [(item, value) for item in found if (value := document_of(item)) is not None]
     if not op.filter and min(op.offset, op.limit) >= 0:
         return pairs
     if op.filter:
@@ -218,15 +205,6 @@ def _is_match(namespace: Namespace, condition: MatchCondition) -> bool:
         return False
     labels = namespace[: len(path)] if condition.match_type == "prefix" else namespace[len(namespace) - len(path) :]
     return all(expected in ("*", label) for label, expected in zip(labels, path, strict=True))
-
-
-def _value(item: Item) -> dict[str, Any] | None:
-    """Return the value of an item as a new object, or None if other software wrote something else."""
-    try:
-        value = json.loads(item.data)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
 
 
 def _store_item(item: Item, value: dict[str, Any]) -> StoreItem:

@@ -11,10 +11,12 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Final
 
+from msgspec import UNSET
+
 from ...engine.engine import Engine
 from ...identity import KeepsIdentity
 from .key import Namespace, StoreKeys
-from .store import Find, Get, Item, ItemStore, Namespaces, Operation, Put, stored_bytes
+from .store import Append, Find, Get, Item, ItemStore, Namespaces, Operation, Put, stored_bytes
 
 __all__ = ["MemoryItems"]
 
@@ -60,8 +62,8 @@ class MemoryItems(KeepsIdentity, ItemStore):
 
     def _check(self, operation: Operation) -> None:
         """Refuse the names that Valkey's store refuses."""
-        self._keys.text(operation.namespace if isinstance(operation, Get | Put) else operation.prefix)
-        if isinstance(operation, Get | Put):
+        self._keys.text(operation.namespace if isinstance(operation, Get | Put | Append) else operation.prefix)
+        if isinstance(operation, Get | Put | Append):
             self._keys.field(operation.key)
 
     def _do(self, operation: Operation) -> object:
@@ -72,8 +74,7 @@ class MemoryItems(KeepsIdentity, ItemStore):
             return list(islice(self._items(operation.prefix), operation.skip, last))
         if isinstance(operation, Namespaces):
             return list(dict.fromkeys(item.namespace for item in self._items(operation.prefix)))
-        self._put(operation)
-        return None
+        return self._put(operation)
 
     def _get(self, operation: Get) -> Item | None:
         place = self._spaces.get(operation.namespace, {}).get(operation.key)
@@ -84,23 +85,33 @@ class MemoryItems(KeepsIdentity, ItemStore):
             place.renew(now)
         return place.item
 
-    def _put(self, operation: Put) -> None:
+    def _put(self, operation: Put | Append) -> bool:
         namespace, key, now = operation.namespace, operation.key, self._engine.now()
+        before = self._get(Get(namespace, key))
+        if isinstance(operation, Append):
+            data = _appended(before, operation.data)
+            holds = data is not None
+        else:
+            data = operation.data
+            holds = operation.expected is UNSET or operation.expected == (before and before.data)
+        if not holds:
+            return False
         space = self._spaces.get(namespace, {})
         if not any(place.expires_at > now for place in space.values()):
             # A namespace, and an item, that is stored after its end comes last.
             self._spaces.pop(namespace, None)
             space = {}
         known = space.get(key)
-        if known is not None and (operation.data is None or known.expires_at <= now):
+        if known is not None and (data is None or known.expires_at <= now):
             del space[key]
-        if operation.data is not None:
-            item = Item(namespace, key, operation.data, self._engine.wall(), operation.window)
+        if data is not None:
+            item = Item(namespace, key, data, self._engine.wall(), operation.window)
             self._spaces.setdefault(namespace, space)[key] = _Place(item, now)
         elif not space:
             self._spaces.pop(namespace, None)
         if operation.window is not None and self._count() >= self._sweep_at:
             self._sweep(now)
+        return data is not None or before is not None
 
     def _items(self, prefix: Namespace) -> Iterator[Item]:
         now = self._engine.now()
@@ -118,3 +129,12 @@ class MemoryItems(KeepsIdentity, ItemStore):
 
     def _count(self) -> int:
         return sum(map(len, self._spaces.values()))
+
+
+def _appended(before: Item | None, elements: bytes) -> bytes | None:
+    """Return the list of an item with ``elements``, or None if the item has no list."""
+    if before is None or before.data == b"[]":
+        return elements
+    if not (before.data.startswith(b"[") and before.data.endswith(b"]")):
+        return None
+    return before.data if elements == b"[]" else before.data[:-1] + b"," + elements[1:]

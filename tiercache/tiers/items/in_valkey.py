@@ -9,7 +9,10 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from hashlib import sha1
 from typing import Any, Final
+
+from msgspec import UNSET
 
 from ...engine.engine import Engine
 from ...engine.level2.queued_write import ignore_outcome
@@ -19,7 +22,7 @@ from ...identity import KeepsIdentity
 from ...ttl import to_milliseconds
 from .key import Namespace, StoreKeys
 from .scripts import items_script
-from .store import Find, Get, Item, ItemStore, Namespaces, Operation, Put, stored_bytes
+from .store import Append, Find, Get, Item, ItemStore, Namespaces, Operation, Put, stored_bytes
 
 __all__ = ["ValkeyItems"]
 
@@ -40,7 +43,7 @@ class ValkeyItems(KeepsIdentity, ItemStore):
         commands = [self._command(i, operation) for i, operation in enumerate(operations)]
         if any(isinstance(operation, Get) for operation in operations):
             commands.append(("TIME",))
-        has_writes = any(isinstance(operation, Put) for operation in operations)
+        has_writes = any(isinstance(operation, Put | Append) for operation in operations)
         with self._engine.operation("items.run", bytes=stored_bytes(operations)):
             replies = await (self._state.run_all if has_writes else self._state.ask_all)(commands)
         # The time of the server, with which the items that have ended are left out.
@@ -70,10 +73,12 @@ class ValkeyItems(KeepsIdentity, ItemStore):
         keys = self._keys
         if isinstance(operation, Get):
             return ("HGET", keys.prefix + keys.text(operation.namespace), keys.field(operation.key))
-        if isinstance(operation, Put):
+        if isinstance(operation, Put | Append):
             window = 0 if operation.window is None else to_milliseconds(operation.window)
             data = () if operation.data is None else (operation.data,)
-            return self._script("put", operation.namespace, keys.field(operation.key), number, window, *data)
+            condition = _condition(operation)
+            field = keys.field(operation.key)
+            return self._script("put", operation.namespace, field, number, window, condition, *data)
         lex = keys.range_of(operation.prefix)
         if isinstance(operation, Namespaces):
             return ("EVAL", items_script("namespaces"), 2, keys.index, keys.ends, *lex)
@@ -97,7 +102,7 @@ class ValkeyItems(KeepsIdentity, ItemStore):
             over = set(ended)
             namespaces = (self._keys.namespace(name) for name in names if name not in over)
             return [namespace for namespace in namespaces if namespace is not None]
-        return None
+        return bool(reply)
 
     def _found(self, reply: Sequence[bytes]) -> Iterator[Item]:
         for name, field, value in zip(reply[::3], reply[1::3], reply[2::3], strict=True):
@@ -109,6 +114,16 @@ class ValkeyItems(KeepsIdentity, ItemStore):
             item = None if namespace is None else _item(namespace, key, value)
             if item is not None:
                 yield item
+
+
+def _condition(operation: Put | Append) -> str:
+    """Return the condition as ``items_put.lua`` takes it."""
+    if isinstance(operation, Append):
+        return "+"
+    if operation.expected is UNSET:
+        return ""
+    # The hash takes the place of a long text on the wire.
+    return "-" if operation.expected is None else sha1(operation.expected, usedforsecurity=False).hexdigest()
 
 
 def _item(namespace: Namespace, key: str, value: bytes, now: int = 0) -> Item | None:

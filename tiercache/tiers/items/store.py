@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, TypeAlias
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from .key import Namespace
 
-__all__ = ["Find", "Get", "Item", "ItemStore", "Namespaces", "Operation", "Put", "stored_bytes"]
+__all__ = ["Append", "Find", "Get", "Item", "ItemStore", "Namespaces", "Operation", "Put", "stored_bytes"]
 
 
 class Item(Struct, frozen=True):
@@ -59,25 +59,46 @@ class Namespaces(Struct, frozen=True):
 
 
 class Put(Struct, frozen=True):
-    """Store an item, or remove it if ``data`` is None: None. A stored item keeps its place in the order.
+    """Store an item, or remove it if ``data`` is None. A stored item keeps its place in the order.
+
+    The result is whether the item was stored, or whether there was one that was removed.
 
     Attributes:
         data: The JSON of the value.
         window: Seconds for which the item lives after its last use, or None for no end.
+        expected: The JSON that the item must have, or None if it must be absent: with any other item, the operation
+            does nothing and its result is False.
     """
 
     namespace: Namespace
     key: str
     data: bytes | None
     window: float | None = None
+    expected: bytes | UnsetType | None = UNSET
 
 
-Operation: TypeAlias = Get | Find | Namespaces | Put
+class Append(Struct, frozen=True):
+    """Append elements to the JSON list of an item, or store the list if there is no item.
+
+    The result is whether that was done: it is False if the value of the item is no list.
+
+    Attributes:
+        data: A JSON list without spaces around its elements, such as ``orjson`` writes.
+        window: As for ``Put``.
+    """
+
+    namespace: Namespace
+    key: str
+    data: bytes
+    window: float | None = None
+
+
+Operation: TypeAlias = Get | Find | Namespaces | Put | Append
 
 
 def stored_bytes(operations: Sequence[Operation]) -> int:
     """Return the bytes of JSON that ``operations`` store."""
-    return sum(len(each.data) for each in operations if isinstance(each, Put) and each.data is not None)
+    return sum(len(each.data) for each in operations if isinstance(each, Put | Append) and each.data is not None)
 
 
 class ItemStore(Protocol):
