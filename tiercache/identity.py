@@ -19,7 +19,7 @@ class KeepsIdentity:
     def __copy__(self) -> Self:
         return self
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         return self
 
     def __reduce__(self) -> NoReturn:
