@@ -34,7 +34,7 @@ _ITEM: Final = "messages"
 
 
 class TierCacheChatStore(KeepsIdentity, BaseChatStore):
-    """The messages of LlamaIndex's chats, by the key of the chat, for ``ChatMemoryBuffer`` and its relatives.
+    """The messages of LlamaIndex's chats, by the key of the chat, for its memories that take a chat store.
 
     The messages are state: they exist nowhere else. Each read asks Valkey, and has every change that has returned in
     any process. Each change is one step, which loses no message of another worker. The async methods use the cache,
