@@ -40,6 +40,7 @@ LAYERS: list[set[str]] = [
     {"adapters.http"},
     {"agent_cache"},
     {"adapters", "testing", "cli", "__main__", "__init__"},
+    {"compat"},
 ]
 # Folders on one layer that must not import each other.
 APART = [

@@ -1,0 +1,1 @@
+"""Tests of betterdb-agent-cache's names on tiercache."""

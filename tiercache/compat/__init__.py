@@ -1,0 +1,1 @@
+"""Ways over from other libraries: their names on tiercache's own classes."""

@@ -1,0 +1,1 @@
+"""The three tiers of betterdb-agent-cache."""
