@@ -22,10 +22,12 @@ OF_OTHERS: Final = frozenset(
         "EncryptedSerializer",
         "InMemorySaver",
         "LRUCache",
+        "Session",
         "TTLCache",
         "TracerProvider",
         "auto_describe",
         "dict_traverse",
+        "function_tool",
         "w_object",
     }
 )

@@ -13,6 +13,7 @@ _LANGCHAIN = ["TierCacheLLMCache", "TierCacheToolMiddleware", "TierCacheByteStor
 _LANGGRAPH = ["TierCacheSaver", "TierCacheNodeCache", "TierCacheStore", "node_key"]
 _LLAMAINDEX = ["TierCacheKVStore", "TierCacheChatStore"]
 _MCP = ["TierCacheTools", "TierCacheResponseStore"]
+_OPENAI_AGENTS = ["TierCacheSession", "cache_tools"]
 _PROGRAM = """
 import sys
 for name in {blocked}:
@@ -32,10 +33,11 @@ except ImportError as error:
         *(("langgraph", name, "langgraph") for name in _LANGGRAPH),
         *(("llamaindex", name, "llamaindex") for name in _LLAMAINDEX),
         *(("mcp", name, "mcp") for name in _MCP),
+        *(("openai_agents", name, "openai-agents") for name in _OPENAI_AGENTS),
     ],
 )
 def test_adapter_without_its_framework_names_the_extra(module: str, name: str, extra: str) -> None:
-    blocked = ("langchain", "langchain_core", "langgraph", "llama_index", "mcp", "pydantic")
+    blocked = ("langchain", "langchain_core", "langgraph", "llama_index", "mcp", "agents", "pydantic")
     program = _PROGRAM.format(blocked=blocked, module=module, name=name)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50, check=False)
     assert (done.returncode, done.stderr) == (0, "")

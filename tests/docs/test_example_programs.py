@@ -40,6 +40,8 @@ NEEDS: Final = {
     "with_mcp": ("mcp",),
     "with_openai": ("openai",),
     "with_openai_agents": ("agents",),
+    "with_openai_agents_session": ("agents",),
+    "with_openai_agents_tools": ("agents",),
     "with_openai_plain": ("openai",),
     "with_pydantic_ai": ("pydantic_ai",),
 }
@@ -57,8 +59,14 @@ LANGCHAIN: Final = {
     "with_langchain_history": 2,
     "with_langchain_tools": 2,
 }
+# Those of other frameworks that send requests, in the same way.
+OF_AGENTS: Final = {
+    "with_openai_agents_session": 2,
+    "with_openai_agents_tools": 2,
+}
 ADAPTERS: Final = {
     *LANGCHAIN,
+    *OF_AGENTS,
     *("with_fastmcp", "with_langgraph_node_cache", "with_langgraph_store"),
     *("with_llamaindex_chat", "with_llamaindex_ingestion", "with_mcp"),
 }
@@ -182,17 +190,17 @@ def script_of(request: Served) -> Script | None:
 
 
 @pytest.mark.timeout(2 * _SECONDS + 30)
-@pytest.mark.parametrize("program", LANGCHAIN)
-def test_example_of_langchain_makes_no_request_in_its_second_run(
+@pytest.mark.parametrize("program", [*LANGCHAIN, *OF_AGENTS])
+def test_example_of_an_agent_makes_no_request_in_its_second_run(
     program: str, provider: ProviderServer, url: str
 ) -> None:
     skip_if_missing(program)
     provider.choose = script_of
     first, second = (run(program, provider, url) for _ in range(2))
-    assert provider.call_count == LANGCHAIN[program]
+    assert provider.call_count == {**LANGCHAIN, **OF_AGENTS}[program]
     # The tool of a program prints a line when it runs.
     assert second == [line for line in first if line != "The tool runs."] != []
-    assert len(first) - len(second) == (program == "with_langchain_tools")
+    assert len(first) - len(second) == program.endswith("_tools")
 
 
 def test_example_programs_are_all_run() -> None:
@@ -203,5 +211,5 @@ def test_example_programs_are_all_run() -> None:
 def test_example_program_is_short_and_says_how_to_install_it(path: Path) -> None:
     text = path.read_text("utf-8")
     assert len(text.splitlines()) <= _MAX_LINES
-    assert re.search(r'^python -m pip install "\.\[[\w,]+\]"', text, re.MULTILINE)
+    assert re.search(r'^python -m pip install "\.\[[\w,-]+\]"', text, re.MULTILINE)
     assert ("tiercache.adapters" if path.stem in ADAPTERS else "cache.wrap(") in text

@@ -47,7 +47,18 @@ finally:
     loop.close()
 ```"""
 # Modules of frameworks that only some environments have; ``tox run -e frameworks`` runs the pages that import them.
-FRAMEWORKS = frozenset({"fastmcp", "key_value", "langchain", "langchain_core", "langgraph", "llama_index", "mcp"})
+FRAMEWORKS = frozenset(
+    {
+        "agents",
+        "fastmcp",
+        "key_value",
+        "langchain",
+        "langchain_core",
+        "langgraph",
+        "llama_index",
+        "mcp",
+    }
+)
 _INSTALLED = re.compile(r"pip install ([^\n`&;#]*)")
 
 
@@ -142,12 +153,15 @@ def missing_packages(text: str) -> Iterator[str]:
     """Yield each package that an example of a page imports and that its reader may not have."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     words = [*project["dependencies"], *" ".join(_INSTALLED.findall(text)).replace('"', " ").split()]
-    for extra in (name for word in words for name in re.findall(r"\w+", word.partition(".[")[2])):
+    for extra in (name for word in words for name in re.findall(r"[\w-]+", word.partition(".[")[2])):
         words += project["optional-dependencies"][extra]
     installed = {normal(re.split(r"[^\w.-]", word)[0]) for word in words}
     for block in python_blocks(text):
         for module in imports(block.code):
-            if module.split(".")[0] != "tiercache" and not installed & distributions_with(module):
+            top, *_ = module.split(".")
+            # A framework may have another name than its distribution, which only its environment has.
+            is_elsewhere = top in FRAMEWORKS and find_spec(top) is None
+            if top != "tiercache" and not is_elsewhere and not installed & distributions_with(module):
                 yield module
 
 

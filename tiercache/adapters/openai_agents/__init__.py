@@ -1,0 +1,25 @@
+"""OpenAI Agents on a cache: a session for the items of a conversation, and cached function tools.
+
+Each name is imported at its first use.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from .session import TierCacheSession
+    from .tools import cache_tools
+
+__all__ = ["TierCacheSession", "cache_tools"]
+
+# The public names, by the module of this folder that has them.
+_MODULES: Final = {"TierCacheSession": "session", "cache_tools": "tools"}
+
+
+def __getattr__(name: str) -> Any:
+    module = _MODULES.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{module}"), name)
