@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.typing.programs import accepted, accepted_plain
+from tests.typing.programs import accepted, accepted_betterdb, accepted_plain
 from tiercache import AgentCache
 
 pytest.importorskip("mypy", reason="the environment `types` of tox has both checkers")
@@ -54,7 +54,7 @@ def run(program: Path, *command: str) -> str:
 CHECKERS = [mypy_errors, pyright_errors]
 
 
-@pytest.mark.parametrize("name", ["accepted.py", "accepted_plain.py"])
+@pytest.mark.parametrize("name", ["accepted.py", "accepted_betterdb.py", "accepted_plain.py"])
 @pytest.mark.parametrize("checker", CHECKERS)
 def test_typing_of_a_program_with_the_types_of_its_loaders_is_accepted(
     checker: Callable[[Path], dict[int, str]], name: str, tmp_path: Path
@@ -77,6 +77,11 @@ def test_typing_refuses_values_that_do_not_come_back_as_they_were(
 
 async def test_typing_of_the_accepted_program_holds_when_it_runs(cache: AgentCache) -> None:
     await accepted.main(cache)
+
+
+async def test_typing_of_the_accepted_program_with_names_of_betterdb_holds_when_it_runs(cache: AgentCache) -> None:
+    await accepted_betterdb.main(cache)
+    assert accepted_betterdb.options(None).tier_defaults["llm"].ttl == 3600
 
 
 async def test_typing_of_the_accepted_plain_program_holds_when_it_runs(cache: AgentCache) -> None:

@@ -56,6 +56,19 @@ async def test_compat_returns_no_answer_that_betterdb_has_replaced(
     await until(is_new)
 
 
+async def test_compat_does_not_share_threads_whose_ids_contain_a_colon(
+    peer: betterdb.AgentCache, make_compat: MakeCompat
+) -> None:
+    cache = make_compat()
+    await peer.session.set("user:42", "intent", "book")
+    assert await cache.session.get("user:42", "intent") is None
+    # The remedy on the page: the other library reads its own fields.
+    for field, text in (await peer.session.get_all("user:42")).items():
+        await cache.session.set("user:42", field, text)
+    assert await cache.session.get_all("user:42") == {"intent": "book"}
+    assert await cache.session.get("user", "42:intent") == "book"
+
+
 REMOVALS: dict[str, Callable[[Any], Awaitable[Any]]] = {
     "model": lambda cache: cache.llm.invalidate_by_model("gpt-4o"),
     "tool": lambda cache: cache.tool.invalidate_by_tool("search"),
