@@ -485,18 +485,23 @@ class LostReplies:
 
     A batch that contains a ``Release`` of ``kinds`` is not even sent.
 
+    Args:
+        chosen: Which of the writes of ``kinds``; by default all.
+
     Attributes:
         is_on: Whether replies are lost; set to False by the test.
         lost: The writes whose replies were lost.
     """
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *kinds: type) -> None:
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, *kinds: type, chosen: Callable[[Write], bool] = any_write
+    ) -> None:
         self.is_on = True
         self.lost: list[Write] = []
         apply = ValkeyLevel2.apply
 
         async def lossy(level2: ValkeyLevel2, writes: Any) -> Any:
-            concerned = [write for write in writes if self.is_on and isinstance(write, kinds)]
+            concerned = [write for write in writes if self.is_on and isinstance(write, kinds) and chosen(write)]
             self.lost += concerned
             if any(isinstance(write, Release) for write in concerned):
                 raise L2UnavailableError("not even sent")

@@ -81,6 +81,7 @@ EXTRAS: dict[str, list[str]] = PROJECT["project"]["optional-dependencies"]
 SDKS = {"openai": "openai", "anthropic": "anthropic", "google": "google-genai"}
 # Each extra of a framework, and the package that it is for.
 FRAMEWORKS = {
+    "google-adk": "google-adk",
     "keyvalue": "py-key-value-aio",
     "langchain": "langchain-core",
     "langgraph": "langgraph-checkpoint",

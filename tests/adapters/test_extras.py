@@ -9,6 +9,7 @@ import pytest
 
 from tiercache.version import install_command
 
+_GOOGLE_ADK = ["TierCacheSessionService"]
 _LANGCHAIN = ["TierCacheLLMCache", "TierCacheToolMiddleware", "TierCacheByteStore", "TierCacheChatMessageHistory"]
 _LANGGRAPH = ["TierCacheSaver", "TierCacheNodeCache", "TierCacheStore", "node_key"]
 _LLAMAINDEX = ["TierCacheKVStore", "TierCacheChatStore"]
@@ -29,6 +30,7 @@ except ImportError as error:
 @pytest.mark.parametrize(
     ("module", "name", "extra"),
     [
+        *(("google_adk", name, "google-adk") for name in _GOOGLE_ADK),
         *(("langchain", name, "langchain") for name in _LANGCHAIN),
         *(("langgraph", name, "langgraph") for name in _LANGGRAPH),
         *(("llamaindex", name, "llamaindex") for name in _LLAMAINDEX),
@@ -37,7 +39,7 @@ except ImportError as error:
     ],
 )
 def test_adapter_without_its_framework_names_the_extra(module: str, name: str, extra: str) -> None:
-    blocked = ("langchain", "langchain_core", "langgraph", "llama_index", "mcp", "agents", "pydantic")
+    blocked = ("agents", "google.adk", "langchain", "langchain_core", "langgraph", "llama_index", "mcp", "pydantic")
     program = _PROGRAM.format(blocked=blocked, module=module, name=name)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50, check=False)
     assert (done.returncode, done.stderr) == (0, "")

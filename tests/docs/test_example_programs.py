@@ -10,12 +10,12 @@ import os
 import re
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
 import pytest
 
+from tests.adapters.installed import is_installed
 from tests.docs.pages import DOCS
 from tests.providers import ProviderServer, Script, Served, ToolCall
 
@@ -73,14 +73,6 @@ ADAPTERS: Final = {
 _MAX_LINES: Final = 40
 # Importing a framework takes seconds.
 _SECONDS: Final = 200
-
-
-def is_installed(module: str) -> bool:
-    """Return whether ``module`` can be imported, without importing it."""
-    try:
-        return find_spec(module) is not None
-    except ModuleNotFoundError:  # A package around it is missing.
-        return False
 
 
 def environment(provider: ProviderServer, url: str) -> dict[str, str]:

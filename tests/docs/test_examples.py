@@ -22,13 +22,13 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from importlib.metadata import files, packages_distributions
-from importlib.util import find_spec
 from pathlib import Path
 from types import CodeType
 from typing import Any
 
 import pytest
 
+from tests.adapters.installed import is_installed
 from tests.docs.pages import ROOT, Block, blocks, name_of, pages
 from tests.providers import ProviderServer
 from tests.support import run_in_thread
@@ -51,6 +51,7 @@ FRAMEWORKS = frozenset(
     {
         "agents",
         "fastmcp",
+        "google.adk",
         "key_value",
         "langchain",
         "langchain_core",
@@ -125,8 +126,9 @@ def imports(code: str) -> set[str]:
 
 
 def frameworks_of(text: str) -> set[str]:
-    """Return the first names of the modules that the examples of a page import."""
-    return {module.split(".")[0] for block in python_blocks(text) for module in imports(block.code)}
+    """Return the frameworks whose modules the examples of a page import."""
+    modules = {f"{module}." for block in python_blocks(text) for module in imports(block.code)}
+    return {name for name in FRAMEWORKS if any(module.startswith(f"{name}.") for module in modules)}
 
 
 def distributions_with(module: str) -> set[str]:
@@ -141,7 +143,8 @@ def distributions_with(module: str) -> set[str]:
         for name in packages_distributions().get(top, [])
         if any(str(file).startswith((f"{path}/", f"{path}.")) for file in files(name) or ())
     }
-    return set(map(normal, found | {top}))
+    # Of a package of several distributions, such as ``google``, each has a part.
+    return set(map(normal, found | {top, "-".join(module.split(".")[:2])}))
 
 
 def normal(distribution: str) -> str:
@@ -160,7 +163,7 @@ def missing_packages(text: str) -> Iterator[str]:
         for module in imports(block.code):
             top, *_ = module.split(".")
             # A framework may have another name than its distribution, which only its environment has.
-            is_elsewhere = top in FRAMEWORKS and find_spec(top) is None
+            is_elsewhere = top in FRAMEWORKS and not is_installed(top)
             if top != "tiercache" and not is_elsewhere and not installed & distributions_with(module):
                 yield module
 
@@ -196,7 +199,7 @@ def provider_server(provider: ProviderServer, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.usefixtures("provider_server")
 def test_docs_examples_run(page: Path, url: str) -> None:
     text = page.read_text("utf-8")
-    missing = sorted(FRAMEWORKS.intersection(frameworks_of(text)) - {name for name in FRAMEWORKS if find_spec(name)})
+    missing = sorted(name for name in frameworks_of(text) if not is_installed(name))
     if missing:
         assert os.environ.get("TOX_ENV_NAME") != "frameworks", f"{missing} must be installed here"
         pytest.skip(f"{', '.join(missing)} is not installed")
