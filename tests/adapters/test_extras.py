@@ -15,6 +15,7 @@ _LANGGRAPH = ["TierCacheSaver", "TierCacheNodeCache", "TierCacheStore", "node_ke
 _LLAMAINDEX = ["TierCacheKVStore", "TierCacheChatStore"]
 _MCP = ["TierCacheTools", "TierCacheResponseStore"]
 _OPENAI_AGENTS = ["TierCacheSession", "cache_tools"]
+_PYDANTIC_AI = ["TierCacheTools"]
 _PROGRAM = """
 import sys
 for name in {blocked}:
@@ -36,10 +37,21 @@ except ImportError as error:
         *(("llamaindex", name, "llamaindex") for name in _LLAMAINDEX),
         *(("mcp", name, "mcp") for name in _MCP),
         *(("openai_agents", name, "openai-agents") for name in _OPENAI_AGENTS),
+        *(("pydantic_ai", name, "pydantic-ai") for name in _PYDANTIC_AI),
     ],
 )
 def test_adapter_without_its_framework_names_the_extra(module: str, name: str, extra: str) -> None:
-    blocked = ("agents", "google.adk", "langchain", "langchain_core", "langgraph", "llama_index", "mcp", "pydantic")
+    blocked = (
+        "agents",
+        "google.adk",
+        "langchain",
+        "langchain_core",
+        "langgraph",
+        "llama_index",
+        "mcp",
+        "pydantic",
+        "pydantic_ai",
+    )
     program = _PROGRAM.format(blocked=blocked, module=module, name=name)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50, check=False)
     assert (done.returncode, done.stderr) == (0, "")

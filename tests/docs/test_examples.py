@@ -58,6 +58,7 @@ FRAMEWORKS = frozenset(
         "langgraph",
         "llama_index",
         "mcp",
+        "pydantic_ai",
     }
 )
 _INSTALLED = re.compile(r"pip install ([^\n`&;#]*)")

@@ -18,7 +18,7 @@ from ..tiers.keys.exact_json import has_exact_types
 from ..tiers.tool.tier import ToolTier
 from .caches import UNAVAILABLE
 
-__all__ = ["ObjectAdapter", "ResultForms", "tool_result"]
+__all__ = ["ObjectAdapter", "ResultForms", "is_plain_json", "tool_result"]
 
 _JSON: Final = "json"
 _NODE: Final = "node"
@@ -78,7 +78,7 @@ class ResultForms:
             return None
 
     def _form(self, result: Any) -> dict[str, Any]:
-        if _is_plain(result):
+        if is_plain_json(result):
             return {_JSON: result}
         return {_NODE: self._node(result)}
 
@@ -100,7 +100,7 @@ class ResultForms:
             return [name, json.loads(self._adapters[name][1].dump_json(value))]
         if self._records.get(name) is kind:
             return [name, {field: self._node(getattr(value, field)) for field in _fields(kind)}]
-        if not _is_plain(value):
+        if not is_plain_json(value):
             raise TypeError(f"no form for a {name}")
         return [_JSON, value]
 
@@ -194,7 +194,7 @@ class _OwnRun:
         return self._forms.from_json(value) if self.result is None else self.result
 
 
-def _is_plain(value: Any) -> bool:
+def is_plain_json(value: Any) -> bool:
     """Return whether JSON restores ``value`` as it is: a tuple would be a list, and other keys would be text."""
     return has_exact_types(value) and json.loads(json.dumps(value)) == value
 
