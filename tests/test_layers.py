@@ -31,6 +31,7 @@ LAYERS: list[set[str]] = [
     {"stores", "telemetry", "pricing", "indexes"},
     {"tiers", "tiers.keys", "tiers.values"},
     {"tiers.tier", "tiers.result"},
+    {"decorators"},
     {"tiers.llm", "tiers.tool", "tiers.kv", "tiers.session", "tiers.checkpoints", "tiers.items", "monitor"},
     {"embedded", "settings"},
     {"shared_parts"},

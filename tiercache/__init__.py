@@ -38,11 +38,12 @@ from .sync.llm import SyncLlmTier
 from .sync.session import SyncSessionTier
 from .sync.tool import SyncToolTier
 from .tiers.keys.key import LlmKey, ToolKey
-from .tiers.kv.result import MISS, KvResult, MissType
+from .tiers.kv.result import KvResult
 from .tiers.kv.tier import KvTier
 from .tiers.llm.key import last_user_turn
 from .tiers.llm.result import LlmResponse, LlmResult
 from .tiers.llm.tier import LlmTier
+from .tiers.result import MISS, MissType
 from .tiers.session.tier import SessionTier
 from .tiers.tool.policies import ToolPolicy
 from .tiers.tool.result import ToolResult

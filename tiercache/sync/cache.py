@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Any, ParamSpec, Self, TypeVar, Unpack, overload
 
 from ..cache_operations import local_stats
+from ..decorators.options import MemoizeOptions
 from ..identity import KeepsIdentity
 from ..monitor.effectiveness import ToolEffectiveness
 from ..monitor.local_stats import LocalStats
 from ..monitor.statistics import CacheStats
 from ..options import TierOptions
+from .cached import SyncCached
 from .checkpoints import SyncCheckpointTier
 from .face import SyncFace
 from .guard import SyncInvalidating
@@ -22,6 +24,9 @@ from .session import SyncSessionTier
 from .tool import SyncToolTier
 
 __all__ = ["SyncCache"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class SyncCache(KeepsIdentity):
@@ -95,6 +100,19 @@ class SyncCache(KeepsIdentity):
     def tier(self, name: str, options: TierOptions | None = None) -> SyncKvTier:
         """Return the kv tier ``name``, made now or by an earlier call, as ``AgentCache.tier``."""
         return SyncKvTier(self._face, self._face.kv_tier(name, options))
+
+    @overload
+    def memoize(self, function: Callable[P, R], /) -> SyncCached[P, R]: ...
+
+    @overload
+    def memoize(
+        self, /, *, tier: str = "memo", **options: Unpack[MemoizeOptions]
+    ) -> Callable[[Callable[P, R]], SyncCached[P, R]]: ...
+
+    def memoize(self, function: Any = None, /, *, tier: str = "memo", **options: Unpack[MemoizeOptions]) -> Any:
+        """Decorate a plain function, so that its values are cached, as ``AgentCache.memoize``."""
+        decorate = self.tier(tier).memoize(**options)
+        return decorate if function is None else decorate(function)
 
     def clear_l1(self) -> int:
         """Clear L1 of both faces; return how many entries it had, as ``AgentCache.clear_l1``."""

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Literal, ParamSpec, TypeVar, Unpack, overload
 
+from ..decorators.options import MemoizeOptions
 from ..engine.call import Mode
 from ..engine.operations.batch_loader import BATCH_SIZE, BATCH_WINDOW, ArgumentBatchLoader, BatchFunction
 from ..engine.operations.explain import Explanation
 from ..identity import KeepsIdentity
-from ..tiers.kv.result import KvResult, MissType
+from ..tiers.kv.result import KvResult
 from ..tiers.kv.tier import KvBatchLoader, KvLoader, KvTier
+from ..tiers.result import MissType
 from ..tiers.values.json_types import KvValue, StorableInKv
 from ..ttl import Ttl
+from .cached import SyncCached
 from .face import SyncFace
 from .guard import SyncInvalidating
 
 __all__ = ["SyncKvTier"]
 
+P = ParamSpec("P")
+R = TypeVar("R")
 T = TypeVar("T", bound=KvValue)
 
 
@@ -51,6 +56,20 @@ class SyncKvTier(KeepsIdentity):
     def invalidates(self, key: str | Callable[..., str]) -> SyncInvalidating:
         """Return a guard for a change of the source of a value, as ``KvTier.invalidates``."""
         return SyncInvalidating(self._face, self._face.call(self._tier.invalidates, key))
+
+    @overload
+    def memoize(self, function: Callable[P, R], /) -> SyncCached[P, R]: ...
+
+    @overload
+    def memoize(self, /, **options: Unpack[MemoizeOptions]) -> Callable[[Callable[P, R]], SyncCached[P, R]]: ...
+
+    def memoize(self, function: Any = None, /, **options: Unpack[MemoizeOptions]) -> Any:
+        """Decorate a plain function, so that its values are cached, as ``KvTier.memoize``."""
+
+        def decorate(function: Any) -> SyncCached[Any, Any]:
+            return SyncCached.of(function, self._face, lambda function: self._tier._memoized(function, options))
+
+        return decorate if function is None else decorate(function)
 
     def explain(self, key: str) -> Explanation:
         """Return where the value of ``key`` is, as ``KvTier.explain``."""

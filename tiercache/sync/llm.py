@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeAlias, TypeVar, overload
+from typing import Any, ParamSpec, TypeAlias, TypeVar, Unpack, overload
 
+from ..decorators.options import CachedOptions
 from ..engine.call import Mode
 from ..engine.operations.batch_loader import BATCH_SIZE, BATCH_WINDOW, ArgumentBatchLoader, BatchFunction
 from ..engine.operations.explain import Explanation
@@ -14,12 +15,15 @@ from ..tiers.keys.key import LlmKey
 from ..tiers.llm.result import LlmResponse, LlmResult
 from ..tiers.llm.tier import LlmLoader, LlmTier
 from ..ttl import Ttl
+from .cached import SyncCached
 from .face import SyncFace
 from .guard import SyncInvalidating
 
 __all__ = ["SyncLlmTier"]
 
 P = TypeVar("P", bound=Mapping[str, Any])
+Q = ParamSpec("Q")
+R = TypeVar("R", str, LlmResponse)
 
 _Answer: TypeAlias = str | LlmResponse
 _PlainLoader: TypeAlias = Callable[[], _Answer | Awaitable[_Answer]]
@@ -35,6 +39,20 @@ class SyncLlmTier(KeepsIdentity):
     def key(self, params: Mapping[str, Any]) -> LlmKey:
         """Return the key of ``params`` as they are now, as ``LlmTier.key``."""
         return self._face.call(self._tier.key, params)
+
+    @overload
+    def cached(self, function: Callable[Q, R], /) -> SyncCached[Q, R]: ...
+
+    @overload
+    def cached(self, /, **options: Unpack[CachedOptions]) -> Callable[[Callable[Q, R]], SyncCached[Q, R]]: ...
+
+    def cached(self, function: Any = None, /, **options: Unpack[CachedOptions]) -> Any:
+        """Decorate a plain function that calls a model, so that its answers are cached, as ``LlmTier.cached``."""
+
+        def decorate(function: Any) -> SyncCached[Any, Any]:
+            return SyncCached.of(function, self._face, lambda function: self._tier._cached(function, options))
+
+        return decorate if function is None else decorate(function)
 
     def check(self, params: Mapping[str, Any] | LlmKey) -> LlmResult:
         """Look up the answer to ``params``, as ``LlmTier.check``."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal, overload
+from typing import Any, Literal, ParamSpec, TypeVar, Unpack, overload
 
+from ..decorators.options import CachedToolOptions
 from ..engine.call import Mode
 from ..engine.operations.batch_loader import BATCH_SIZE, BATCH_WINDOW, BatchFunction, KeywordBatchLoader
 from ..engine.operations.explain import Explanation
@@ -18,10 +19,14 @@ from ..tiers.tool.result import ToolResult
 from ..tiers.tool.tier import ToolTier
 from ..tiers.values.json_types import Storable
 from ..ttl import Ttl
+from .cached import SyncCached
 from .face import SyncFace
 from .guard import SyncInvalidating
 
 __all__ = ["SyncToolTier"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class SyncToolTier(KeepsIdentity):
@@ -36,6 +41,22 @@ class SyncToolTier(KeepsIdentity):
     def key(self, tool: str, args: Any) -> ToolKey:
         """Return the key of a call with ``args`` as they are now, as ``ToolTier.key``."""
         return self._face.call(self._tier.key, tool, args)
+
+    @overload
+    def cached(self, function: Callable[P, R], /) -> SyncCached[P, R]: ...
+
+    @overload
+    def cached(
+        self, name: str | None = None, /, **options: Unpack[CachedToolOptions]
+    ) -> Callable[[Callable[P, R]], SyncCached[P, R]]: ...
+
+    def cached(self, name: Any = None, /, **options: Unpack[CachedToolOptions]) -> Any:
+        """Decorate a plain function that is a tool, so that its results are cached, as ``ToolTier.cached``."""
+
+        def decorate(function: Any, tool: str | None = None) -> SyncCached[Any, Any]:
+            return SyncCached.of(function, self._face, lambda function: self._tier._cached(function, tool, options))
+
+        return decorate(name) if callable(name) else lambda function: decorate(function, name)
 
     @overload
     def check(self, tool: ToolKey, /) -> ToolResult[Any]: ...

@@ -1,16 +1,33 @@
-"""The result of a lookup or a load: the answer, and where it came from. Base of the results of all tiers."""
+"""The result of a lookup or a load: the answer, and where it came from; and ``MISS``, the absence of a value."""
 
 from __future__ import annotations
 
+import enum
 from math import inf
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Final, Self
 
 from msgspec import Struct
 
 from ..engine.entries.entry import Entry
 from ..engine.entries.lookup import Lookup, Source
 
-__all__ = ["Result", "TextResult"]
+__all__ = ["MISS", "MissType", "Result", "TextResult"]
+
+
+class MissType(enum.Enum):
+    """Type of ``MISS``."""
+
+    MISS = "MISS"
+
+    def __bool__(self) -> bool:
+        return False
+
+    def __repr__(self) -> str:
+        return self.value
+
+
+# The absence of a value, where None may be a value. False in a condition, as None is; it cannot be stored.
+MISS: Final = MissType.MISS
 
 
 class Result(Struct, frozen=True, eq=False):

@@ -14,7 +14,7 @@ stores and removes them, and counts each operation.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 from ..engine.call import Call, Loaded, LoadFunction, Mode, check_mode
 from ..engine.engine import Engine
@@ -33,7 +33,7 @@ from ..identity import KeepsIdentity
 from ..indexes.names import index_key, indexes_of, tag_groups
 from ..ttl import Ttl, check_ttl
 
-__all__ = ["EntryKey", "Tier"]
+__all__ = ["EntryKey", "MadeLoad", "Tier"]
 
 
 class EntryKey(Protocol):
@@ -58,6 +58,12 @@ class EntryKey(Protocol):
     def attributes(self) -> dict[str, object]:
         """The attributes of the spans of operations on the entry."""
         ...
+
+
+class MadeLoad(NamedTuple):
+    """A request whose load function the caller of ``Tier._load`` has made."""
+
+    function: LoadFunction
 
 
 K = TypeVar("K", bound=EntryKey)
@@ -152,7 +158,7 @@ class Tier(KeepsIdentity, Generic[K, R]):
         """Return the result of ``get_or_load`` for a call that ``_hit_for_load`` has not answered.
 
         Args:
-            request: The request as the caller gave it, for ``_load_function``.
+            request: The request as the caller gave it, for ``_load_function``; or the function that this would return.
         """
         engine, method = self._engine, f"{self.tier}.get_or_load"
         flight = self._loads.joinable(key.key) if mode == "use" and not tags else None
@@ -166,7 +172,9 @@ class Tier(KeepsIdentity, Generic[K, R]):
                 if self.needs_policies:
                     await engine.open()
                 call = self._make_call(key, ttl, tags)._replace(is_batched=is_batched)
-                lookup = await self._loads.get_or_load(call, self._load_function(key, request, loader), mode)
+                is_made = type(request) is MadeLoad
+                load = request.function if is_made else self._load_function(key, request, loader)
+                lookup = await self._loads.get_or_load(call, load, mode)
                 operation.found(lookup)
         return self._result(key, lookup)
 

@@ -8,12 +8,11 @@ from typing import Any, Generic, TypeAlias, TypeVar
 from ...engine.memory.l1 import L1
 from .exact_json import has_exact_types, is_exact_json
 from .fingerprint import is_json, read_back
-from .key import KeyHandle
 from .known_keys import KnownKeys
 
 __all__ = ["KeyLookup", "MakeKey"]
 
-K = TypeVar("K", bound=KeyHandle)
+K = TypeVar("K")
 
 # Makes the key of a request. The flag is True if the request is known to be exact JSON.
 MakeKey: TypeAlias = Callable[[Any, bool], K]

@@ -1,32 +1,15 @@
-"""The result that a kv tier returns, and ``MISS``, the absence of a value."""
+"""The result that a kv tier returns."""
 
 from __future__ import annotations
 
-import enum
-from typing import Any, ClassVar, Final, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from msgspec import UNSET
 from msgspec.structs import force_setattr
 
-from ..result import Result
+from ..result import MISS, Result
 
-__all__ = ["MISS", "KvResult", "MissType"]
-
-
-class MissType(enum.Enum):
-    """Type of ``MISS``."""
-
-    MISS = "MISS"
-
-    def __bool__(self) -> bool:
-        return False
-
-    def __repr__(self) -> str:
-        return self.value
-
-
-# The absence of a value, where None may be a value. False in a condition, as None is; it cannot be stored.
-MISS: Final = MissType.MISS
+__all__ = ["KvResult"]
 
 
 T_co = TypeVar("T_co", covariant=True)

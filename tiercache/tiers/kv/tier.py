@@ -17,12 +17,13 @@ from ...engine.operations.explain import Explanation
 from ...errors import UsageError
 from ...indexes.names import tag_groups
 from ...ttl import Ttl, check_ttl
-from ..tier import Tier
+from ..result import MissType
 from ..values.json_types import KvValue, StorableInKv
 from ..values.unstorable import unstorable
 from .entry import encode_kv
 from .key import KvKey, KvKeys
-from .result import KvResult, MissType
+from .memoized import MemoizingTier
+from .result import KvResult
 
 __all__ = ["KvBatchLoader", "KvLoader", "KvTier"]
 
@@ -33,7 +34,7 @@ _Batch: TypeAlias = Mapping[str, T] | Sequence[T]
 KvBatchLoader: TypeAlias = Callable[[list[str]], _Batch[T] | Awaitable[_Batch[T]]]
 
 
-class KvTier(Tier[KvKey, KvResult[Any]]):
+class KvTier(MemoizingTier):
     """``cache.kv``, or a tier made by ``cache.tier``: any value, by a key that the caller chooses.
 
     A key is any text that is not empty. With the prefix that the cache adds, it has at most 512 bytes of UTF-8. A value
@@ -49,8 +50,8 @@ class KvTier(Tier[KvKey, KvResult[Any]]):
     result = KvResult
 
     def __init__(self, engine: Engine, rules: TierRules, name: str) -> None:
-        self._keys = keys = KvKeys(name, rules)
-        super().__init__(engine, rules, name, keys.prefix)
+        keys = KvKeys(name, rules)
+        super().__init__(engine, rules, name, keys)
         self._counters = keys.counters
 
     async def get(self, key: str, default: Any = None) -> Any:

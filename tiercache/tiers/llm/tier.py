@@ -20,12 +20,12 @@ from ...pricing.prices import PriceTable
 from ...text import check_size
 from ...ttl import Ttl
 from ..keys.key import LlmKey, is_unchanged
-from ..tier import Tier
 from ..values.unstorable import own_copy
 from ..values.wire import MOST_DOLLARS
+from .cached import CachingTier
 from .codec import LlmCodec
 from .entry import LlmEntry, encode, joined_text
-from .key import LlmKeyLookup, LlmKeys
+from .key import LlmKeys
 from .result import LlmResponse, LlmResult, check_blocks, check_tokens, has_counts
 
 __all__ = ["LlmLoader", "LlmTier"]
@@ -37,7 +37,7 @@ _PlainLoader: TypeAlias = Callable[[], _Answer | Awaitable[_Answer]]
 LlmLoader: TypeAlias = _PlainLoader | Callable[[P], _Answer | Awaitable[_Answer]]
 
 
-class LlmTier(Tier[LlmKey, LlmResult]):
+class LlmTier(CachingTier):
     """``cache.llm``: answers of language models, by the parameters of the request.
 
     ``params`` are a mapping with ``model`` and ``messages``, as chat-completions APIs take them. Every method that
@@ -51,9 +51,7 @@ class LlmTier(Tier[LlmKey, LlmResult]):
     result = LlmResult
 
     def __init__(self, engine: Engine, rules: TierRules, keys: LlmKeys, prices: PriceTable, name: str) -> None:
-        super().__init__(engine, rules, name, f"{name}:llm:")
-        self._keys = keys
-        self._lookup = LlmKeyLookup(keys, rules, engine.l1)
+        super().__init__(engine, rules, keys, name)
         self._prices = prices
 
     def key(self, params: Mapping[str, Any]) -> LlmKey:

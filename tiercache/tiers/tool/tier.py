@@ -17,15 +17,11 @@ from ...engine.operations.explain import Explanation
 from ...engine.operations.invalidate import GroupEntries
 from ...errors import UsageError
 from ...indexes.names import index_of
-from ...text import shown
 from ...ttl import Ttl
 from ..keys.key import ToolKey, is_unchanged
-from ..tier import Tier
 from ..values.json_types import Storable
-from ..values.unstorable import unstorable
-from ..values.wire import MOST_DOLLARS
-from .entry import encode_tool
-from .key import ABSENT, ToolKeyLookup, check_tool, shifted
+from .cached import CachingTier, check_cost
+from .key import ABSENT, check_tool, shifted
 from .loader import T, ToolLoader, keywords_for
 from .policies import ToolPolicies, ToolPolicy
 from .result import ToolResult
@@ -36,7 +32,7 @@ __all__ = ["ToolTier"]
 _Request: TypeAlias = tuple[str | ToolKey, Any, float | None]
 
 
-class ToolTier(Tier[ToolKey, ToolResult[Any]]):
+class ToolTier(CachingTier):
     """``cache.tool``: results of tool calls, by the name of the tool and its arguments.
 
     ``tool`` is the name of a tool: not empty, without ``:``. ``args`` are the keyword arguments of the call: a JSON
@@ -52,9 +48,8 @@ class ToolTier(Tier[ToolKey, ToolResult[Any]]):
     result = ToolResult
 
     def __init__(self, engine: Engine, rules: TierRules, policies: ToolPolicies, name: str) -> None:
-        super().__init__(engine, rules, name, f"{name}:tool:")
+        super().__init__(engine, rules, name)
         self._policies = policies
-        self._lookup = ToolKeyLookup(self._prefix, rules, engine.l1)
 
     def key(self, tool: str, args: Any) -> ToolKey:
         """Return the key of a call with ``args`` as they are now. Later changes of ``args`` have no effect.
@@ -154,7 +149,7 @@ class ToolTier(Tier[ToolKey, ToolResult[Any]]):
         args, loader = shifted(tool, args, loader, "loader")
         key = self._lookup.of(tool, args)
         if cost is not None:
-            _check_cost(cost)
+            check_cost(cost)
         hit = self._hit_for_load(key, loader, ttl, tags, mode)
         if hit is not None:
             return hit
@@ -167,12 +162,8 @@ class ToolTier(Tier[ToolKey, ToolResult[Any]]):
             # The arguments of a key are decoded for each call: the loader may change them.
             keywords = keywords_for(loader, json.loads(key._args) if args is ABSENT else args)
             value: Any = await self._loaders.call(loader, **keywords)
-            store = self._is_unchanged(key, tool, args) and self._may_store(value)
-            try:
-                return self._encode(key, value, cost)._replace(store=store)
-            # An object of the loader's own may raise any exception. The engine counts the value as ``unstorable``.
-            except Exception as error:
-                return unstorable(value, error, self._engine.wall(), cost)._replace(store=store)
+            loaded = self._loaded(key, value, cost)
+            return loaded if self._is_unchanged(key, tool, args) else loaded._replace(store=False)
 
         return load
 
@@ -249,7 +240,7 @@ class ToolTier(Tier[ToolKey, ToolResult[Any]]):
         args, response = shifted(tool, args, response, "response")
         key = self._lookup.of(tool, args)
         if cost is not None:
-            _check_cost(cost)
+            check_cost(cost)
         return await self._store("store", key, self._encode(key, response, cost), ttl, tags, "response")
 
     @overload
@@ -362,14 +353,3 @@ class ToolTier(Tier[ToolKey, ToolResult[Any]]):
         if ttl is None and (policy := self._policies.get(key.tool)) is not None:
             ttl = policy.ttl
         return super()._make_call(key, ttl, tags)
-
-    def _encode(self, key: ToolKey, value: object, cost: float | None) -> Loaded:
-        """Return the entry of a result and its bytes; raise UsageError if ``value`` is not JSON."""
-        now_ms = int(self._engine.wall() * 1000)
-        entry, data = encode_tool(value=value, tool=key.tool, args_json=key._args, stored_at_ms=now_ms, cost=cost)
-        return Loaded(entry, data)
-
-
-def _check_cost(cost: object) -> None:
-    if not isinstance(cost, int | float) or isinstance(cost, bool) or not 0 <= cost <= MOST_DOLLARS:
-        raise UsageError(f"cost must be dollars from 0 to a million, not {shown(cost)}")

@@ -1,0 +1,1 @@
+"""Decorators: functions whose results are cached."""

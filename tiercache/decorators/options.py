@@ -1,0 +1,117 @@
+"""The options of the decorators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypedDict
+
+from msgspec import Struct
+
+from ..errors import UsageError
+from ..text import check_name, shown
+from ..ttl import Ttl, check_ttl
+
+__all__ = ["CachedOptions", "CachedToolOptions", "Decoration", "MemoizeOptions", "decoration"]
+
+
+class CachedOptions(TypedDict, total=False):
+    """The options of every decorator.
+
+    Attributes:
+        ttl: Lifetime of a value: seconds, a string such as ``"90s"``, a timedelta, or ``NO_EXPIRY``. None takes the
+            tier's, then the cache's.
+        tags: Names by which the values can be invalidated together with other entries; or functions of the arguments
+            of a call that return a name.
+        ignore: Names of parameters that do not belong to the key.
+        when: Function of the arguments of a call that returns whether the cache takes part in the call.
+        store_when: Function of a value that returns whether the cache stores it.
+        sources: Functions, async or plain, that are called with the arguments of a call on a miss, in this order,
+            before the function. The first that returns another value than ``MISS`` ends the search. One that raises is
+            passed over.
+    """
+
+    ttl: Ttl | None
+    tags: Sequence[str | Callable[..., str]]
+    ignore: Sequence[str]
+    when: Callable[..., bool] | None
+    store_when: Callable[[Any], bool] | None
+    sources: Sequence[Callable[..., Any]]
+
+
+class CachedToolOptions(CachedOptions, total=False):
+    """The options of ``tool.cached``, beside those of every decorator.
+
+    Attributes:
+        cost: Dollars that a call costs; each later hit counts them as saved.
+    """
+
+    cost: float | None
+
+
+class MemoizeOptions(CachedOptions, total=False):
+    """The options of ``memoize``, beside those of every decorator.
+
+    Attributes:
+        key: The key of a call, instead of all its arguments: a template such as ``"user:{user_id}:{text:hash}"``, or
+            a function of the arguments that returns a text.
+        version: A part of every key, 1 without it: a new version finds no value of an earlier one.
+        name: Name of the function in its keys. None takes its module and its qualified name.
+        instance_key: For a method: returns the text that stands for the instance in the key. None: the instances share
+            their values.
+    """
+
+    key: str | Callable[..., str] | None
+    version: int | str
+    name: str | None
+    instance_key: Callable[[Any], str] | None
+
+
+class Decoration(Struct, frozen=True, kw_only=True):
+    """The options of one decoration, with their defaults. The attributes are those of ``MemoizeOptions``."""
+
+    key: str | Callable[..., str] | None = None
+    ttl: Ttl | None = None
+    tags: Sequence[str | Callable[..., str]] = ()
+    ignore: Sequence[str] = ()
+    when: Callable[..., bool] | None = None
+    store_when: Callable[[Any], bool] | None = None
+    instance_key: Callable[[Any], str] | None = None
+    sources: Sequence[Callable[..., Any]] = ()
+
+    def check(self) -> None:
+        """Refuse wrong options. Raises UsageError, which names the option."""
+        if self.ttl is not None:
+            check_ttl(self.ttl)
+        for name in ("when", "store_when", "instance_key"):
+            given = getattr(self, name)
+            if given is not None and not callable(given):
+                raise UsageError(f"{name} must be a function, not {shown(given)}")
+        for source in self.sources:
+            if not callable(source):
+                raise UsageError(f"sources must be functions, not {shown(source)}")
+        if isinstance(self.tags, str):
+            raise UsageError("tags must be a sequence of names and functions, not a str")
+        for tag in self.tags:
+            if not callable(tag):
+                check_name(tag, "a tag")
+        if self.key is not None and not isinstance(self.key, str) and not callable(self.key):
+            raise UsageError(f"key must be a template or a function, not {shown(self.key)}")
+
+
+def decoration(given: Mapping[str, Any], known: frozenset[str], own: Sequence[str] = ()) -> Decoration:
+    """Return the options of one decoration.
+
+    Args:
+        given: The options of the caller.
+        known: The names of the options that the decorator has.
+        own: The names of those which the decorator itself handles.
+
+    Raises:
+        UsageError: An option is wrong, or not known.
+    """
+    for name in given:
+        if name not in known:
+            raise UsageError(f"the decorator has no option {name!r}; it has: {', '.join(sorted(known))}")
+    made = Decoration(**{name: value for name, value in given.items() if name not in own})
+    made.check()
+    return made

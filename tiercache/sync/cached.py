@@ -1,0 +1,105 @@
+"""Cached functions for plain code."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
+
+from ..decorators.cached import Cached, CallCounts
+from ..decorators.functions import check_plain
+from ..engine.operations.explain import Explanation
+from .face import SyncFace
+
+__all__ = ["SyncCached"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+S = TypeVar("S")
+Q = ParamSpec("Q")
+
+
+class SyncCached(Generic[P, R]):
+    """A plain function whose values are cached: the methods of ``Cached`` for plain code.
+
+    Results and errors are those of ``Cached``. The function runs where the loader of ``SyncLlmTier.get_or_load`` does.
+    The functions among the options run on the private event loop: they must not block it.
+    """
+
+    def __init__(self, function: Callable[P, R], face: SyncFace, cached: Cached[Any, Any]) -> None:
+        self._face = face
+        self._cached = cached
+        functools.update_wrapper(self, function)
+
+    @classmethod
+    def of(
+        cls, function: Callable[P, R], face: SyncFace, decorate: Callable[[Callable[P, R]], Cached[Any, Any]]
+    ) -> SyncCached[P, R]:
+        """Return ``function`` with its values cached, as ``decorate`` does for a tier of the face.
+
+        Raises:
+            UsageError: ``function`` is async, or is no function; or from ``decorate``.
+        """
+        check_plain(function)
+        return cls(function, face, decorate(function))
+
+    @overload
+    def __get__(self, instance: None, owner: type | None = None) -> SyncCached[P, R]: ...
+
+    @overload
+    def __get__(
+        self: SyncCached[Concatenate[S, Q], R], instance: S, owner: type[S] | None = None
+    ) -> SyncCached[Q, R]: ...
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        """Return the method of ``instance``."""
+        bound = self._cached.__get__(instance, owner)
+        if bound is self._cached:
+            return self
+        method = object.__new__(type(self))
+        method.__dict__.update(self.__dict__, _cached=bound)
+        return method
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Return the value of a call; on a miss, call the function, as ``Cached``."""
+        return cast(R, self._face.run(partial(self._cached, *args, **kwargs)))
+
+    def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the function in any case, and store its value, as ``Cached.refresh``."""
+        return cast(R, self._face.run(partial(self._cached.refresh, *args, **kwargs)))
+
+    def result(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+        """Return the value of a call as the tier's result, as ``Cached.result``."""
+        return self._face.run(partial(self._cached.result, *args, **kwargs))
+
+    def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        """Return the key in Valkey of a call, as ``Cached.key``."""
+        return self._face.call(self._cached.key, *args, **kwargs)
+
+    def is_cached(self, *args: P.args, **kwargs: P.kwargs) -> bool:
+        """Return whether a call would find its value, as ``Cached.is_cached``."""
+        return self._face.run(partial(self._cached.is_cached, *args, **kwargs))
+
+    def set(self, value: R, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Store the value of a call, as ``Cached.set``."""
+        self._face.run(partial(self._cached.set, value, *args, **kwargs))
+
+    def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> bool:
+        """Remove the value of a call; return whether there was one, as ``Cached.invalidate``."""
+        return self._face.run(partial(self._cached.invalidate, *args, **kwargs))
+
+    def clear(self) -> int:
+        """Remove the values of all calls; return how many there were, as ``Cached.clear``."""
+        return self._face.run(self._cached.clear)
+
+    def explain(self, *args: P.args, **kwargs: P.kwargs) -> Explanation:
+        """Return where the value of a call is, as ``Cached.explain``."""
+        return self._face.run(partial(self._cached.explain, *args, **kwargs))
+
+    def metrics(self) -> CallCounts:
+        """Return the counts of the function's calls since it was decorated, as ``Cached.metrics``."""
+        return self._cached.metrics()
+
+    def __repr__(self) -> str:
+        return repr(self._cached)

@@ -1,0 +1,139 @@
+"""Cached model calls: functions whose answers are entries of the llm tier.
+
+A call has the entry of ``cache.llm.get_or_load(params)`` with the arguments of the call as ``params``: by the names of
+the parameters, with defaults, and with the members of ``**kwargs`` beside them. A function with the one parameter
+``params`` takes the params as they are.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, ParamSpec, TypeVar, Unpack, overload
+
+from ...decorators.cached import Cached
+from ...decorators.functions import check_async, name_of
+from ...decorators.options import CachedOptions, decoration
+from ...engine.call import Loaded
+from ...engine.engine import Engine
+from ...engine.entries.entry import Entry
+from ...engine.entries.rules import TierRules
+from ...errors import UsageError
+from ...indexes.names import tag_groups
+from ...text import encode_id, shown
+from ..keys.fingerprint import fingerprint
+from ..keys.key import HANDLE_BYTES, LlmKey
+from ..keys.lookup import KeyLookup
+from ..tagged import entries_with_tag
+from ..tier import Tier
+from .key import LlmKeyLookup, LlmKeys
+from .result import LlmResponse, LlmResult
+
+__all__ = ["CachingTier"]
+
+P = ParamSpec("P")
+R = TypeVar("R", str, LlmResponse)
+
+_PARAMS: Final = ("params",)
+
+
+class CachingTier(Tier[LlmKey, LlmResult]):
+    """The part of the llm tier that decorates functions."""
+
+    def __init__(self, engine: Engine, rules: TierRules, keys: LlmKeys, name: str) -> None:
+        super().__init__(engine, rules, name, f"{name}:llm:")
+        self._keys = keys
+        self._lookup = LlmKeyLookup(keys, rules, engine.l1)
+        self._function_keys: KeyLookup[LlmKey] = KeyLookup(engine.l1, fingerprint, lambda key: HANDLE_BYTES)
+
+    @overload
+    def cached(self, function: Callable[P, Awaitable[R]], /) -> Cached[P, R]: ...
+
+    @overload
+    def cached(self, /, **options: Unpack[CachedOptions]) -> Callable[[Callable[P, Awaitable[R]]], Cached[P, R]]: ...
+
+    def cached(self, function: Any = None, /, **options: Unpack[CachedOptions]) -> Any:
+        """Decorate an async function that calls a model, so that its answers are cached.
+
+        Used as ``@cache.llm.cached`` or ``@cache.llm.cached(ttl="1h")``. The entries are those of ``get_or_load`` with
+        the arguments by name as ``params``, so that the function has the parameters ``model`` and ``messages``; or with
+        the argument ``params``, if this is its only parameter.
+
+        The function is annotated with what it returns: ``str``, or ``LlmResponse``, which has tokens and blocks too.
+
+        Args:
+            options: Those of ``CachedOptions``.
+
+        Raises:
+            UsageError: An option is wrong, or the function is not async, or has another annotation.
+        """
+
+        def decorate(function: Any) -> Cached[Any, Any]:
+            check_async(function, "cache.sync.llm.cached")
+            return self._cached(function, options)
+
+        return decorate if function is None else decorate(function)
+
+    def _cached(self, function: Callable[..., Any], options: CachedOptions) -> Cached[Any, Any]:
+        """Return the function, async or plain, with its answers cached."""
+        entries = _Entries(self, name_of(function, None), returns_response=_returned(function))
+        return Cached(function, entries, decoration(options, CachedOptions.__optional_keys__))
+
+    def _loaded_answer(self, model: str, answer: object) -> Loaded:
+        """Return the answer that a loader returned."""
+        raise NotImplementedError
+
+
+class _Entries:
+    """The answers of one function, as ``FunctionEntries``.
+
+    Args:
+        name: The name of the function.
+        returns_response: Whether the function returns an LlmResponse, and not a str.
+    """
+
+    spreads = True
+
+    def __init__(self, tier: CachingTier, name: str, *, returns_response: bool) -> None:
+        self.tier = tier
+        self.lookup = tier._function_keys
+        self.scope = name
+        self.own_tags = (f"function:{encode_id(name)}",)
+        self._returns_response = returns_response
+
+    def key(self, arguments: dict[str, Any], instance: str | None, own: str | None) -> LlmKey:
+        params = arguments["params"] if tuple(arguments) == _PARAMS else arguments
+        return self.tier._lookup.of(params)
+
+    def loaded(self, key: LlmKey, value: Any) -> Loaded:
+        return self.tier._loaded_answer(key.model, value)
+
+    def given(self, key: LlmKey, value: Any) -> Loaded:
+        loaded = self.tier._loaded_answer(key.model, value)
+        if loaded.refusal is not None:
+            raise UsageError(f"the answer cannot be stored: {loaded.refusal}") from loaded.refusal
+        return loaded
+
+    def value(self, entry: Entry) -> Any:
+        if not self._returns_response:
+            return entry.value.response
+        result = LlmResult("", "l1", entry, 0.0)
+        return LlmResponse(result.response, content_blocks=result.content_blocks, tokens=result.tokens)
+
+    async def clear(self) -> int:
+        (group,) = tag_groups(self.own_tags)
+        return await self.tier._remove_group("clear", entries_with_tag(self.tier._name, group))
+
+
+def _returned(function: Callable[..., Any]) -> bool:
+    """Return whether ``function`` returns an LlmResponse, and not a str. Raises UsageError for another annotation."""
+    try:
+        returned = typing.get_type_hints(function).get("return")
+    # The names in an annotation may be unknown at run time, and it may be any expression.
+    except Exception:
+        returned = None
+    if returned is str:
+        return False
+    if returned is LlmResponse:
+        return True
+    raise UsageError(f"{shown(function)} must be annotated with what it returns: str or LlmResponse")
