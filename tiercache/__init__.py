@@ -4,6 +4,8 @@ from .adapters.http.answer import Answer
 from .adapters.http.calls import Outcome
 from .agent_cache import AgentCache
 from .clock import Clock
+from .decorators.cached import Cached, CallCounts
+from .decorators.options import CachedOptions, CachedToolOptions, MemoizeOptions
 from .engine.operations.around_change import Invalidating
 from .engine.operations.explain import Explanation
 from .errors import (
@@ -32,6 +34,7 @@ from .options import (
 )
 from .pricing.prices import DEFAULT_COST_TABLE, ModelPrice
 from .sync.cache import SyncCache
+from .sync.cached import SyncCached
 from .sync.guard import SyncInvalidating
 from .sync.kv import SyncKvTier
 from .sync.llm import SyncLlmTier
@@ -58,6 +61,10 @@ __all__ = [
     "AgentCache",
     "Answer",
     "CacheStats",
+    "Cached",
+    "CachedOptions",
+    "CachedToolOptions",
+    "CallCounts",
     "Clock",
     "CoherenceOptions",
     "ConnectionOptions",
@@ -75,6 +82,7 @@ __all__ = [
     "LlmResult",
     "LlmTier",
     "LocalStats",
+    "MemoizeOptions",
     "MissType",
     "ModelPrice",
     "Outcome",
@@ -84,6 +92,7 @@ __all__ = [
     "SessionTier",
     "StreamLostError",
     "SyncCache",
+    "SyncCached",
     "SyncInvalidating",
     "SyncKvTier",
     "SyncLlmTier",

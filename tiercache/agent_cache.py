@@ -43,12 +43,13 @@ from .tiers.kv.tier import KvTier
 from .tiers.llm.tier import LlmTier
 from .tiers.session.tier import SessionTier
 from .tiers.tool.tier import ToolTier
+from .tiers.values.json_types import KvValue
 from .ttl import Ttl
 
 __all__ = ["AgentCache", "CacheOptions"]
 
 P = ParamSpec("P")
-R = TypeVar("R")
+R = TypeVar("R", bound=KvValue)
 
 
 class CacheOptions(TypedDict, total=False):

@@ -14,7 +14,7 @@ import functools
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from itertools import count
-from typing import Any, Concatenate, Final, Generic, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import Any, Concatenate, Final, Generic, NamedTuple, ParamSpec, Protocol, TypeVar, cast, overload
 
 from ..engine.call import Loaded, LoadFunction, Mode
 from ..engine.entries.entry import Entry
@@ -30,7 +30,7 @@ from .arguments import Signature
 from .key_template import KeyTemplate
 from .options import Decoration
 
-__all__ = ["Cached", "CallCounts", "FunctionEntries"]
+__all__ = ["Cached", "CallCounts", "FunctionEntries", "Operations"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -38,6 +38,14 @@ S = TypeVar("S")
 Q = ParamSpec("Q")
 
 _SERIAL: Final = count()
+
+
+class Operations(NamedTuple):
+    """The names of the tier's methods whose counters and spans the methods of a decorated function share."""
+
+    lookup: str
+    store: str
+    remove: str
 
 
 class FunctionEntries(Protocol):
@@ -49,6 +57,7 @@ class FunctionEntries(Protocol):
         scope: The name of the function, and its version.
         own_tags: Tags of every entry of the function.
         spreads: Whether the members of ``**kwargs`` are arguments of their own.
+        operations: The names of the tier's methods.
     """
 
     @property
@@ -65,6 +74,9 @@ class FunctionEntries(Protocol):
 
     @property
     def spreads(self) -> bool: ...
+
+    @property
+    def operations(self) -> Operations: ...
 
     def key(self, arguments: dict[str, Any], instance: str | None, own: str | None) -> Any:
         """Return the key of a call.
@@ -148,6 +160,11 @@ class Cached(Generic[P, R]):
     @overload
     def __get__(self: Cached[Concatenate[S, Q], R], instance: S, owner: type[S] | None = None) -> Cached[Q, R]: ...
 
+    @overload
+    def __get__(
+        self: Cached[Concatenate[type[S], Q], R], instance: S, owner: type[S] | None = None
+    ) -> Cached[Q, R]: ...
+
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         """Return the method of ``instance``."""
         if instance is None or self._instance:
@@ -202,20 +219,21 @@ class Cached(Generic[P, R]):
     async def is_cached(self, *args: P.args, **kwargs: P.kwargs) -> bool:
         """Return whether a call would find its value. Counts as a lookup."""
         bound, rest = self._method(args)
-        tier, key = self._entries.tier, bound._key(rest, kwargs)
-        return tier._hit("is_cached", key) is not None or (await tier._find("is_cached", key)).entry is not None
+        tier, name, key = self._entries.tier, self._entries.operations.lookup, bound._key(rest, kwargs)
+        return tier._hit(name, key) is not None or (await tier._find(name, key)).entry is not None
 
     async def set(self, value: R, /, *args: P.args, **kwargs: P.kwargs) -> None:
         """Store the value of a call; return once Valkey has acknowledged the write. Wins over loads in progress."""
         bound, rest = self._method(args)
         key = bound._key(rest, kwargs)
         tags = self._entries.own_tags + bound._tags(rest, kwargs)
-        await self._entries.tier._store("set", key, self._entries.given(key, value), self._options.ttl, tags, "value")
+        name, loaded = self._entries.operations.store, self._entries.given(key, value)
+        await self._entries.tier._store(name, key, loaded, self._options.ttl, tags, "value")
 
     async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> bool:
         """Remove the value of a call from both levels; return whether either level had it."""
         bound, rest = self._method(args)
-        return await self._entries.tier._remove("invalidate", bound._key(rest, kwargs).key)
+        return await self._entries.tier._remove(self._entries.operations.remove, bound._key(rest, kwargs).key)
 
     async def clear(self) -> int:
         """Remove the values of all calls from both levels; return how many there were."""

@@ -14,6 +14,7 @@ from ..monitor.effectiveness import ToolEffectiveness
 from ..monitor.local_stats import LocalStats
 from ..monitor.statistics import CacheStats
 from ..options import TierOptions
+from ..tiers.values.json_types import KvValue
 from .cached import SyncCached
 from .checkpoints import SyncCheckpointTier
 from .face import SyncFace
@@ -26,7 +27,7 @@ from .tool import SyncToolTier
 __all__ = ["SyncCache"]
 
 P = ParamSpec("P")
-R = TypeVar("R")
+R = TypeVar("R", bound=KvValue)
 
 
 class SyncCache(KeepsIdentity):

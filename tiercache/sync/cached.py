@@ -52,6 +52,11 @@ class SyncCached(Generic[P, R]):
         self: SyncCached[Concatenate[S, Q], R], instance: S, owner: type[S] | None = None
     ) -> SyncCached[Q, R]: ...
 
+    @overload
+    def __get__(
+        self: SyncCached[Concatenate[type[S], Q], R], instance: S, owner: type[S] | None = None
+    ) -> SyncCached[Q, R]: ...
+
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         """Return the method of ``instance``."""
         bound = self._cached.__get__(instance, owner)

@@ -23,7 +23,7 @@ from .guard import SyncInvalidating
 __all__ = ["SyncKvTier"]
 
 P = ParamSpec("P")
-R = TypeVar("R")
+R = TypeVar("R", bound=KvValue)
 T = TypeVar("T", bound=KvValue)
 
 

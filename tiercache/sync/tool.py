@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal, ParamSpec, TypeVar, Unpack, overload
+from typing import Any, Literal, ParamSpec, Unpack, overload
 
 from ..decorators.options import CachedToolOptions
 from ..engine.call import Mode
@@ -26,7 +26,6 @@ from .guard import SyncInvalidating
 __all__ = ["SyncToolTier"]
 
 P = ParamSpec("P")
-R = TypeVar("R")
 
 
 class SyncToolTier(KeepsIdentity):
@@ -43,12 +42,12 @@ class SyncToolTier(KeepsIdentity):
         return self._face.call(self._tier.key, tool, args)
 
     @overload
-    def cached(self, function: Callable[P, R], /) -> SyncCached[P, R]: ...
+    def cached(self, function: Callable[P, T], /) -> SyncCached[P, T]: ...
 
     @overload
     def cached(
         self, name: str | None = None, /, **options: Unpack[CachedToolOptions]
-    ) -> Callable[[Callable[P, R]], SyncCached[P, R]]: ...
+    ) -> Callable[[Callable[P, T]], SyncCached[P, T]]: ...
 
     def cached(self, name: Any = None, /, **options: Unpack[CachedToolOptions]) -> Any:
         """Decorate a plain function that is a tool, so that its results are cached, as ``ToolTier.cached``."""

@@ -15,6 +15,55 @@ class Profile(TypedDict):
     visits: int
 
 
+class Searcher:
+    cache = AgentCache.in_memory()
+
+    @cache.memoize(ttl="1h", key="{text}")
+    async def search(self, text: str, limit: int = 5) -> list[str]:
+        return [text] * limit
+
+    @classmethod
+    @cache.memoize
+    async def of_class(cls, number: int) -> int:
+        return number
+
+    @staticmethod
+    @cache.memoize
+    async def static(number: int) -> int:
+        return number
+
+
+async def decorated(cache: AgentCache) -> None:
+    @cache.memoize
+    async def double(number: int, times: int = 2) -> int:
+        return number * times
+
+    assert_type(await double(5, times=3), int)
+    assert_type(await double.refresh(5), int)
+    assert_type(double.key(5), str)
+    assert_type(await double.is_cached(5), bool)
+    await double.set(10, 5)
+    searcher = Searcher()
+    assert_type(await searcher.search("a", limit=2), list[str])
+    assert_type(searcher.search.key("a"), str)
+    assert_type(await Searcher.search(searcher, "a"), list[str])
+    assert_type(await searcher.of_class(5), int)
+    assert_type(await Searcher.static(5), int)
+    await Searcher.cache.aclose()
+
+    @cache.tool.cached("weather", ttl=60)
+    async def get_weather(city: str) -> Profile:
+        return {"name": city, "visits": 1}
+
+    assert_type(await get_weather("Sofia"), Profile)
+
+    @cache.llm.cached
+    async def ask(model: str, messages: list[dict[str, str]]) -> str:
+        return "Hi"
+
+    assert_type(await ask("m", []), str)
+
+
 class Lookup:
     async def __call__(self, key: str) -> int:
         return len(key)
@@ -173,5 +222,6 @@ async def main(cache: AgentCache) -> None:
     await kv_reads(cache)
     await kv_many(cache)
     await tool_values(cache)
+    await decorated(cache)
     await llm_values(cache, {"model": "gpt-4o", "messages": []})
     await stores(cache, {"a": 1}, {"name": "ann", "visits": 2})

@@ -79,7 +79,24 @@ def changes(cache: SyncCache) -> None:
     assert_type(cache.flush(), int)
 
 
+def decorated(cache: SyncCache) -> None:
+    @cache.memoize(key="{number}")
+    def double(number: int, times: int = 2) -> int:
+        return number * times
+
+    assert_type(double(5, times=3), int)
+    assert_type(double.refresh(5), int)
+    assert_type(double.is_cached(5), bool)
+
+    @cache.tool.cached
+    def get_weather(city: str) -> dict[str, str]:
+        return {"city": city}
+
+    assert_type(get_weather("Sofia"), dict[str, str])
+
+
 def main(cache: AgentCache) -> None:
     assert_type(cache.sync, SyncCache)
     loads(cache.sync)
     changes(cache.sync)
+    decorated(cache.sync)

@@ -42,6 +42,10 @@ def of_two(first: str, second: str) -> str:
     return first + second
 
 
+def plain_number() -> int:
+    return 1
+
+
 def raw() -> bytes:
     return b"x"
 
@@ -106,6 +110,25 @@ async def stores(cache: AgentCache) -> None:
     await cache.tool.store("raw", None, b"x")  # refused
     await cache.session.set_json("thread", "field", User("ann"))  # refused
     await cache.session.append("thread", "field", User("ann"))  # refused
+
+
+async def decorated(cache: AgentCache) -> None:
+    """A decorated function takes its own arguments, and returns its own type, which has a JSON form."""
+
+    @cache.memoize(ttl=60)
+    async def search(text: str, limit: int = 5) -> list[str]:
+        return [text] * limit
+
+    await search(5)  # refused
+    await search.invalidate()  # refused
+    search.key("a", size=5)  # refused
+    number: int = await search("a")  # refused
+    await search.set(5, "a")  # refused
+    print(number)
+    cache.memoize(user)  # refused
+    cache.memoize(plain_number)  # refused
+    cache.memoize(ttll=60)  # refused
+    cache.sync.memoize(user_of)  # refused
 
 
 def plain_code(cache: AgentCache) -> None:

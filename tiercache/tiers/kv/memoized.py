@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from hashlib import sha256
 from typing import Any, Final, ParamSpec, TypeVar, Unpack, overload
 
-from ...decorators.cached import Cached
+from ...decorators.cached import Cached, Operations
 from ...decorators.functions import check_async, name_of
 from ...decorators.options import MemoizeOptions, decoration
 from ...decorators.typed_values import typed_json
@@ -26,6 +26,7 @@ from ..keys.key import HANDLE_BYTES
 from ..keys.lookup import KeyLookup
 from ..tagged import entries_with_tag
 from ..tier import Tier
+from ..values.json_types import KvValue
 from ..values.unstorable import unstorable
 from .entry import encode_kv
 from .key import KvKey, KvKeys
@@ -34,7 +35,7 @@ from .result import KvResult
 __all__ = ["MemoizingTier"]
 
 P = ParamSpec("P")
-R = TypeVar("R")
+R = TypeVar("R", bound=KvValue)
 
 # Bytes of the name of a function in a key, and of the text that the decorator's ``key`` makes. A longer one stands in
 # the key as its hash.
@@ -93,6 +94,7 @@ class _Entries:
     """
 
     spreads = False
+    operations = Operations("exists", "set", "delete")
 
     def __init__(self, tier: MemoizingTier, name: str, version: int | str) -> None:
         self.tier = tier

@@ -11,7 +11,7 @@ import typing
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, ParamSpec, TypeVar, Unpack, overload
 
-from ...decorators.cached import Cached
+from ...decorators.cached import Cached, Operations
 from ...decorators.functions import check_async, name_of
 from ...decorators.options import CachedOptions, decoration
 from ...engine.call import Loaded
@@ -31,7 +31,7 @@ from .result import LlmResponse, LlmResult
 
 __all__ = ["CachingTier"]
 
-P = ParamSpec("P")
+Q = ParamSpec("Q")
 R = TypeVar("R", str, LlmResponse)
 
 _PARAMS: Final = ("params",)
@@ -47,10 +47,10 @@ class CachingTier(Tier[LlmKey, LlmResult]):
         self._function_keys: KeyLookup[LlmKey] = KeyLookup(engine.l1, fingerprint, lambda key: HANDLE_BYTES)
 
     @overload
-    def cached(self, function: Callable[P, Awaitable[R]], /) -> Cached[P, R]: ...
+    def cached(self, function: Callable[Q, Awaitable[R]], /) -> Cached[Q, R]: ...
 
     @overload
-    def cached(self, /, **options: Unpack[CachedOptions]) -> Callable[[Callable[P, Awaitable[R]]], Cached[P, R]]: ...
+    def cached(self, /, **options: Unpack[CachedOptions]) -> Callable[[Callable[Q, Awaitable[R]]], Cached[Q, R]]: ...
 
     def cached(self, function: Any = None, /, **options: Unpack[CachedOptions]) -> Any:
         """Decorate an async function that calls a model, so that its answers are cached.
@@ -93,6 +93,7 @@ class _Entries:
     """
 
     spreads = True
+    operations = Operations("check", "store", "invalidate")
 
     def __init__(self, tier: CachingTier, name: str, *, returns_response: bool) -> None:
         self.tier = tier

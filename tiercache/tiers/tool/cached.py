@@ -7,9 +7,9 @@ of the parameters, with defaults, and with the members of ``**kwargs`` beside th
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, ParamSpec, TypeVar, Unpack, overload
+from typing import Any, ParamSpec, Unpack, overload
 
-from ...decorators.cached import Cached
+from ...decorators.cached import Cached, Operations
 from ...decorators.functions import check_async
 from ...decorators.options import CachedToolOptions, decoration
 from ...engine.call import Loaded
@@ -26,12 +26,12 @@ from ..values.unstorable import unstorable
 from ..values.wire import MOST_DOLLARS
 from .entry import encode_tool
 from .key import ToolKeyLookup, check_tool
+from .loader import T
 from .result import ToolResult
 
 __all__ = ["CachingTier", "check_cost"]
 
 P = ParamSpec("P")
-R = TypeVar("R")
 
 
 class CachingTier(Tier[ToolKey, ToolResult[Any]]):
@@ -43,12 +43,12 @@ class CachingTier(Tier[ToolKey, ToolResult[Any]]):
         self._function_keys: KeyLookup[ToolKey] = KeyLookup(engine.l1, fingerprint, lambda key: HANDLE_BYTES)
 
     @overload
-    def cached(self, function: Callable[P, Awaitable[R]], /) -> Cached[P, R]: ...
+    def cached(self, function: Callable[P, Awaitable[T]], /) -> Cached[P, T]: ...
 
     @overload
     def cached(
         self, name: str | None = None, /, **options: Unpack[CachedToolOptions]
-    ) -> Callable[[Callable[P, Awaitable[R]]], Cached[P, R]]: ...
+    ) -> Callable[[Callable[P, Awaitable[T]]], Cached[P, T]]: ...
 
     def cached(self, name: Any = None, /, **options: Unpack[CachedToolOptions]) -> Any:
         """Decorate an async function that is a tool, so that its results are cached.
@@ -109,6 +109,7 @@ class _Entries:
 
     own_tags: tuple[str, ...] = ()
     spreads = True
+    operations = Operations("check", "store", "invalidate")
 
     def __init__(self, tier: CachingTier, tool: str, cost: float | None) -> None:
         check_tool(tool)
