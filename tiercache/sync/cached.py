@@ -12,7 +12,7 @@ from ..decorators.functions import check_plain
 from ..engine.operations.explain import Explanation
 from .face import SyncFace
 
-__all__ = ["SyncCached"]
+__all__ = ["SyncCached", "decorate_plain"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -31,18 +31,6 @@ class SyncCached(Generic[P, R]):
         self._face = face
         self._cached = cached
         functools.update_wrapper(self, function)
-
-    @classmethod
-    def of(
-        cls, function: Callable[P, R], face: SyncFace, decorate: Callable[[Callable[P, R]], Cached[Any, Any]]
-    ) -> SyncCached[P, R]:
-        """Return ``function`` with its values cached, as ``decorate`` does for a tier of the face.
-
-        Raises:
-            UsageError: ``function`` is async, or is no function; or from ``decorate``.
-        """
-        check_plain(function)
-        return cls(function, face, decorate(function))
 
     @overload
     def __get__(self, instance: None, owner: type | None = None) -> SyncCached[P, R]: ...
@@ -108,3 +96,15 @@ class SyncCached(Generic[P, R]):
 
     def __repr__(self) -> str:
         return repr(self._cached)
+
+
+def decorate_plain(
+    function: Callable[P, R], face: SyncFace, decorate: Callable[[Callable[P, R]], Cached[Any, Any]]
+) -> SyncCached[P, R]:
+    """Return ``function`` with its values cached, as ``decorate`` does for a tier of the face.
+
+    Raises:
+        UsageError: ``function`` is async, or is no function; or from ``decorate``.
+    """
+    check_plain(function)
+    return SyncCached(function, face, decorate(function))

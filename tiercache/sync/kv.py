@@ -16,7 +16,7 @@ from ..tiers.kv.tier import KvBatchLoader, KvLoader, KvTier
 from ..tiers.result import MissType
 from ..tiers.values.json_types import KvValue, StorableInKv
 from ..ttl import Ttl
-from .cached import SyncCached
+from .cached import SyncCached, decorate_plain
 from .face import SyncFace
 from .guard import SyncInvalidating
 
@@ -67,7 +67,7 @@ class SyncKvTier(KeepsIdentity):
         """Decorate a plain function, so that its values are cached, as ``KvTier.memoize``."""
 
         def decorate(function: Any) -> SyncCached[Any, Any]:
-            return SyncCached.of(function, self._face, lambda function: self._tier._memoized(function, options))
+            return decorate_plain(function, self._face, lambda function: self._tier._memoized(function, options))
 
         return decorate if function is None else decorate(function)
 

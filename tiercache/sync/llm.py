@@ -15,7 +15,7 @@ from ..tiers.keys.key import LlmKey
 from ..tiers.llm.result import LlmResponse, LlmResult
 from ..tiers.llm.tier import LlmLoader, LlmTier
 from ..ttl import Ttl
-from .cached import SyncCached
+from .cached import SyncCached, decorate_plain
 from .face import SyncFace
 from .guard import SyncInvalidating
 
@@ -50,7 +50,7 @@ class SyncLlmTier(KeepsIdentity):
         """Decorate a plain function that calls a model, so that its answers are cached, as ``LlmTier.cached``."""
 
         def decorate(function: Any) -> SyncCached[Any, Any]:
-            return SyncCached.of(function, self._face, lambda function: self._tier._cached(function, options))
+            return decorate_plain(function, self._face, lambda function: self._tier._cached(function, options))
 
         return decorate if function is None else decorate(function)
 

@@ -19,7 +19,7 @@ from ..tiers.tool.result import ToolResult
 from ..tiers.tool.tier import ToolTier
 from ..tiers.values.json_types import Storable
 from ..ttl import Ttl
-from .cached import SyncCached
+from .cached import SyncCached, decorate_plain
 from .face import SyncFace
 from .guard import SyncInvalidating
 
@@ -53,7 +53,7 @@ class SyncToolTier(KeepsIdentity):
         """Decorate a plain function that is a tool, so that its results are cached, as ``ToolTier.cached``."""
 
         def decorate(function: Any, tool: str | None = None) -> SyncCached[Any, Any]:
-            return SyncCached.of(function, self._face, lambda function: self._tier._cached(function, tool, options))
+            return decorate_plain(function, self._face, lambda function: self._tier._cached(function, tool, options))
 
         return decorate(name) if callable(name) else lambda function: decorate(function, name)
 
