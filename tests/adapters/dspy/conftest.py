@@ -1,0 +1,49 @@
+"""Fixtures of the tests of DSPy: a cache in the place of DSPy's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import pytest
+
+from tests.providers import ProviderServer
+from tiercache import AgentCache
+
+Install: TypeAlias = Callable[..., Any]
+
+
+@pytest.fixture(autouse=True)
+def _private(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep DSPy and LiteLLM from the network and from the environment of the machine."""
+    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    monkeypatch.setenv("DO_NOT_TRACK", "1")
+    for name in ("OPENAI_API_BASE", "OPENAI_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch) -> Install:
+    """Return a function that makes a TierCacheDSPy on a cache, and assigns it to ``dspy.cache`` for the test."""
+    import dspy
+
+    from tiercache.adapters.dspy import TierCacheDSPy
+
+    def install(cache: AgentCache, **options: Any) -> TierCacheDSPy:
+        made = TierCacheDSPy(cache, **options)
+        monkeypatch.setattr(dspy, "cache", made, raising=False)
+        return made
+
+    return install
+
+
+@pytest.fixture
+def make_lm(provider: ProviderServer) -> Callable[..., Any]:
+    """Return a function that makes a model of DSPy on the local provider."""
+    import dspy
+
+    def make(**options: Any) -> Any:
+        fields = {"model": "openai/gpt-4o-mini", "api_base": provider.openai_url, "api_key": "none", "num_retries": 0}
+        return dspy.LM(**{**fields, **options})
+
+    return make
