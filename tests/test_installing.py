@@ -86,6 +86,7 @@ FRAMEWORKS = {
     "langchain": "langchain-core",
     "langgraph": "langgraph-checkpoint",
     "llamaindex": "llama-index-core",
+    "dspy": "dspy",
     "fastmcp": "fastmcp",
     "mcp": "mcp",
 }

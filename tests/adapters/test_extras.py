@@ -35,6 +35,7 @@ except ImportError as error:
         *(("langchain", name, "langchain") for name in _LANGCHAIN),
         *(("langgraph", name, "langgraph") for name in _LANGGRAPH),
         *(("llamaindex", name, "llamaindex") for name in _LLAMAINDEX),
+        ("dspy", "TierCacheDSPy", "dspy"),
         *(("mcp", name, "mcp") for name in _MCP),
         *(("openai_agents", name, "openai-agents") for name in _OPENAI_AGENTS),
         *(("pydantic_ai", name, "pydantic-ai") for name in _PYDANTIC_AI),
@@ -43,6 +44,7 @@ except ImportError as error:
 def test_adapter_without_its_framework_names_the_extra(module: str, name: str, extra: str) -> None:
     blocked = (
         "agents",
+        "dspy",
         "google.adk",
         "langchain",
         "langchain_core",

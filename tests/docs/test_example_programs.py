@@ -23,6 +23,7 @@ EXAMPLES: Final = DOCS / "examples"
 # Each program, and the modules that it needs.
 NEEDS: Final = {
     "with_anthropic": ("anthropic",),
+    "with_dspy": ("dspy",),
     "with_fastmcp": ("fastmcp", "openai"),
     "with_gemini": ("google.genai", "httpx2"),
     "with_langchain": ("langchain_openai", "httpx2"),
@@ -69,7 +70,7 @@ OF_AGENTS: Final = {
 ADAPTERS: Final = {
     *LANGCHAIN,
     *OF_AGENTS,
-    *("with_fastmcp", "with_langgraph_node_cache", "with_langgraph_store"),
+    *("with_dspy", "with_fastmcp", "with_langgraph_node_cache", "with_langgraph_store"),
     *("with_llamaindex_chat", "with_llamaindex_ingestion", "with_mcp"),
 }
 _MAX_LINES: Final = 40
@@ -156,6 +157,14 @@ def test_example_of_fastmcp_calls_the_model_once_in_two_runs(provider: ProviderS
 def test_example_of_the_store_reads_the_state_of_the_run_before(provider: ProviderServer, url: str) -> None:
     skip_if_missing("with_langgraph_store")
     assert [run("with_langgraph_store", provider, url) for _ in range(2)] == [["visit 1"], ["visit 2"]]
+
+
+@pytest.mark.timeout(2 * _SECONDS + 30)
+def test_example_of_dspy_sends_one_request_in_two_runs(provider: ProviderServer, url: str) -> None:
+    skip_if_missing("with_dspy")
+    hit = "Answer 1: part 1 part 2 part 3 part 4 0"
+    assert [run("with_dspy", provider, url) for _ in range(2)] == [[hit.removesuffix("0") + "5", hit], [hit, hit]]
+    assert provider.call_count == 1
 
 
 @pytest.mark.timeout(2 * _SECONDS + 30)

@@ -50,6 +50,7 @@ finally:
 FRAMEWORKS = frozenset(
     {
         "agents",
+        "dspy",
         "fastmcp",
         "google.adk",
         "key_value",

@@ -1,4 +1,4 @@
-"""The forms of DSPy's values: what comes back whole, and what other software cannot smuggle in."""
+"""The forms of DSPy's values: values that come back whole, and values of other software."""
 
 from __future__ import annotations
 

@@ -6,14 +6,18 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from pydantic import BaseModel
-
+from ..extras import missing_extra
 from ..http.answer import Answer
 from ..http.apis.api import UNREADABLE
 from ..http.apis.chat import Chat
 from ..http.apis.parts import counted, mapping, mappings, text
 from ..http.apis.responses import Responses
 from .values import fields_of
+
+try:
+    from pydantic import BaseModel
+except ImportError as error:
+    raise missing_extra("dspy", error) from error
 
 __all__ = ["answer_of"]
 

@@ -12,11 +12,15 @@ from enum import Enum
 from hashlib import sha256
 from typing import Any, Final
 
-from pydantic import BaseModel
-
 from ...errors import UsageError
+from ..extras import missing_extra
 from ..http.apis.chat import Chat
 from ..http.apis.responses import Responses
+
+try:
+    from pydantic import BaseModel
+except ImportError as error:
+    raise missing_extra("dspy", error) from error
 
 __all__ = ["asks_model", "is_explicit", "key_of", "model_of", "state_in"]
 

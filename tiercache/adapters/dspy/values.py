@@ -17,7 +17,12 @@ from importlib import import_module
 from math import prod
 from typing import Any, Final
 
-from pydantic import BaseModel
+from ..extras import missing_extra
+
+try:
+    from pydantic import BaseModel
+except ImportError as error:
+    raise missing_extra("dspy", error) from error
 
 __all__ = ["fields_of", "from_form", "to_form"]
 
