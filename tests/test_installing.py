@@ -87,6 +87,7 @@ FRAMEWORKS = {
     "langgraph": "langgraph-checkpoint",
     "llamaindex": "llama-index-core",
     "dspy": "dspy",
+    "openai-agents": "openai-agents",
     "fastmcp": "fastmcp",
     "mcp": "mcp",
 }
