@@ -88,7 +88,6 @@ FRAMEWORKS = {
     "llamaindex": "llama-index-core",
     "dspy": "dspy",
     "openai-agents": "openai-agents",
-    "google-adk": "google-adk",
     "pydantic-ai": "pydantic-ai-slim",
     "fastmcp": "fastmcp",
     "mcp": "mcp",
