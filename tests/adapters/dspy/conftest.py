@@ -1,4 +1,4 @@
-"""Fixtures of the tests of DSPy: a cache in the place of DSPy's own."""
+"""Fixtures of the tests of DSPy: a cache that replaces the one of DSPy, and models on the local provider."""
 
 from __future__ import annotations
 
