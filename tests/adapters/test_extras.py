@@ -9,7 +9,7 @@ import pytest
 
 from tiercache.version import install_command
 
-_GOOGLE_ADK = ["TierCacheSessionService"]
+_GOOGLE_ADK = ["TierCachePlugin", "TierCacheSessionService"]
 _LANGCHAIN = ["TierCacheLLMCache", "TierCacheToolMiddleware", "TierCacheByteStore", "TierCacheChatMessageHistory"]
 _LANGGRAPH = ["TierCacheSaver", "TierCacheNodeCache", "TierCacheStore", "node_key"]
 _LLAMAINDEX = ["TierCacheKVStore", "TierCacheChatStore"]

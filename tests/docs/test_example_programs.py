@@ -26,6 +26,7 @@ NEEDS: Final = {
     "with_dspy": ("dspy",),
     "with_fastmcp": ("fastmcp", "openai"),
     "with_gemini": ("google.genai", "httpx2"),
+    "with_google_adk": ("google.adk",),
     "with_langchain": ("langchain_openai", "httpx2"),
     "with_langchain_cache": ("langchain_openai", "langchain"),
     "with_langchain_embeddings": ("langchain_openai", "langchain_classic"),
@@ -50,7 +51,8 @@ NEEDS: Final = {
 # The programs that an environment of tox must run, and not skip.
 LLAMAINDEX: Final = {"with_llamaindex", "with_llamaindex_chat", "with_llamaindex_ingestion"}
 RUN_IN: Final = {
-    "frameworks": set(NEEDS) - LLAMAINDEX,
+    "frameworks": set(NEEDS) - LLAMAINDEX - {"with_google_adk"},
+    "frameworks-adk": {"with_google_adk"},
     "frameworks-httpx": {*LLAMAINDEX, "with_openai", "with_openai_plain"},
 }
 # The programs of adapters, which have no wrapped client: each has a test of its own.
@@ -70,7 +72,7 @@ OF_AGENTS: Final = {
 ADAPTERS: Final = {
     *LANGCHAIN,
     *OF_AGENTS,
-    *("with_dspy", "with_fastmcp", "with_langgraph_node_cache", "with_langgraph_store"),
+    *("with_dspy", "with_fastmcp", "with_google_adk", "with_langgraph_node_cache", "with_langgraph_store"),
     *("with_llamaindex_chat", "with_llamaindex_ingestion", "with_mcp"),
 }
 _MAX_LINES: Final = 40
@@ -182,6 +184,25 @@ def test_example_of_mcp_runs_its_tool_once_in_two_runs(provider: ProviderServer,
     skip_if_missing("with_mcp")
     answers = ["The Danube runs through Vienna."] * 2
     assert [run("with_mcp", provider, url) for _ in range(2)] == [["The tool runs.", *answers], answers]
+
+
+def gemini_script_of(request: Served) -> Script | None:
+    """Return the script of a request to Gemini: the model calls the tool, and answers when it has the result."""
+    if "functionResponse" in request.params["contents"][-1]["parts"][0]:
+        return None
+    return Script(tool_calls=(ToolCall(name="river", arguments={"city": "Vienna"}),))
+
+
+@pytest.mark.timeout(2 * _SECONDS + 30)
+def test_example_of_google_adk_asks_its_tool_and_its_model_in_its_first_run_alone(
+    provider: ProviderServer, url: str
+) -> None:
+    skip_if_missing("with_google_adk")
+    provider.choose = gemini_script_of
+    first, second = (run("with_google_adk", provider, url) for _ in range(2))
+    assert first == ["The tool runs.", *second]
+    assert len(second) == 1
+    assert provider.call_count == 2
 
 
 def script_of(request: Served) -> Script | None:

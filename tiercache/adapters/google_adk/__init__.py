@@ -1,4 +1,4 @@
-"""Google ADK on a cache: sessions, results of tools, and answers of models.
+"""Google ADK on a cache: sessions, and the results of tools.
 
 Each class is imported at its first use.
 """
@@ -9,12 +9,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from .plugin import TierCachePlugin
     from .session_service import TierCacheSessionService
 
-__all__ = ["TierCacheSessionService"]
+__all__ = ["TierCachePlugin", "TierCacheSessionService"]
 
 # The public names, by the module of this folder that has them.
 _MODULES: Final = {
+    "TierCachePlugin": "plugin",
     "TierCacheSessionService": "session_service",
 }
 
