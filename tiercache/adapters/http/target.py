@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 from urllib.parse import unquote, unquote_plus
 
-__all__ = ["Target", "path_of", "target_of"]
+__all__ = ["CREDENTIALS", "Target", "path_of", "target_of"]
 
 # Parameters of the query that are credentials.
-_CREDENTIALS: Final = frozenset({"key", "access_token"})
+CREDENTIALS: Final = frozenset({"key", "access_token"})
 
 
 class Target(NamedTuple):
@@ -50,7 +50,7 @@ def target_of(url: str) -> Target:
     pairs: list[tuple[str, str]] = []
     for part in query.split("&") if query is not None else ():
         name, _, value = part.partition("=")
-        if (name := unquote_plus(name)) not in _CREDENTIALS:
+        if (name := unquote_plus(name)) not in CREDENTIALS:
             kept.append(part)
             pairs.append((name, unquote_plus(value)))
     whole = f"{scheme}{authority}{path}"

@@ -1,6 +1,6 @@
-"""LlamaIndex on a cache: a store of keys and values, and the messages of chats.
+"""LlamaIndex on a cache: a store of keys and values, the messages of chats, and params for the answers of models.
 
-Each class is imported at its first use.
+Each name is imported at its first use: ``prepare_params`` needs no LlamaIndex.
 """
 
 from __future__ import annotations
@@ -11,11 +11,24 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from .chat_store import TierCacheChatStore
     from .kv_store import TierCacheKVStore
+    from .params import LlamaIndexPrepareOptions, PreparedParams, prepare_params
 
-__all__ = ["TierCacheChatStore", "TierCacheKVStore"]
+__all__ = [
+    "LlamaIndexPrepareOptions",
+    "PreparedParams",
+    "TierCacheChatStore",
+    "TierCacheKVStore",
+    "prepare_params",
+]
 
 # The public names, by the module of this folder that has them.
-_MODULES: Final = {"TierCacheChatStore": "chat_store", "TierCacheKVStore": "kv_store"}
+_MODULES: Final = {
+    "LlamaIndexPrepareOptions": "params",
+    "PreparedParams": "params",
+    "TierCacheChatStore": "chat_store",
+    "TierCacheKVStore": "kv_store",
+    "prepare_params": "params",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -30,7 +30,7 @@ from ..keys.key import HANDLE_BYTES, LlmKey, check_owner
 from ..keys.lookup import KeyLookup
 from .entry import shared_model
 
-__all__ = ["LlmKeyLookup", "LlmKeys", "last_user_turn"]
+__all__ = ["RESERVED_NAMES", "LlmKeyLookup", "LlmKeys", "last_user_turn"]
 
 _WIRE_NAMES: Final = {
     "tool_choice": "toolChoice",
@@ -40,7 +40,7 @@ _WIRE_NAMES: Final = {
 }
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 # A parameter with a name on the wire would make the key of another parameter. The last name is reserved for tenants.
-_RESERVED: Final = frozenset(_WIRE_NAMES.values()) | {"__tc_scope"}
+RESERVED_NAMES: Final = frozenset(_WIRE_NAMES.values()) | {"__tc_scope"}
 
 
 class LlmKeys:
@@ -192,7 +192,7 @@ def _hashed(params: Mapping[str, Any]) -> dict[str, Any]:
             continue
         elif name == "tools":
             hashed["tools"] = _sorted_tools(value)
-        elif name in _RESERVED or not isinstance(name, str):
+        elif name in RESERVED_NAMES or not isinstance(name, str):
             raise UsageError(f"params has {shown(name)}, which is no parameter name: it is reserved, or not a str")
         else:
             hashed[_WIRE_NAMES.get(name, name)] = value

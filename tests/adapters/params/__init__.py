@@ -1,0 +1,1 @@
+"""The helpers that prepare requests of model APIs for the llm tier."""
