@@ -216,7 +216,7 @@ def hash_url(url_str: str) -> str:
     """Return ``url:`` and the URL with its scheme and host in lower case, and its query sorted.
 
     A URL that another URL could equal after that, although it may lead elsewhere, stays as it is: with a name in the
-    query that has no value, or several values out of order; with capitals in the user or password before the host;
+    query that has no ``=``, or several values out of order; with capitals in the user or password before the host;
     with bytes in the query that are not UTF-8; or with white space and the like, which parsers drop.
 
     Raises:
@@ -236,8 +236,8 @@ def hash_url(url_str: str) -> str:
 
 
 def _is_regular(pairs: list[tuple[str, str]]) -> bool:
-    """Return whether sorting keeps the order of the values of each name, and each name has a value."""
-    return all(value for _, value in pairs) and sorted(pairs) == sorted(pairs, key=lambda pair: pair[0])
+    """Return whether sorting keeps the order of the values of each name."""
+    return sorted(pairs) == sorted(pairs, key=lambda pair: pair[0])
 
 
 async def fetch_and_hash(url: str, fetch: Callable[[str], bytes | Awaitable[bytes]] | None = None) -> str:

@@ -134,6 +134,7 @@ _CHAT_SAFE: Final[list[Any]] = [
     [user(file(file_id="file-1", file_data="data:application/pdf;base64,AAAA"))],
     [user({"type": "binary", "kind": "image", "mediaType": "image/*", "ref": "url:https://a.example/1.png"})],
     [user({"type": "tool_call", "id": "c1", "name": "f", "args": {}})],
+    [HI, {"role": "function", "name": "f", "content": ""}],
     [HI, {"role": "critic", "content": "bad"}],
     [HI, {"role": "critic", "content": "worse"}],
 ]
@@ -291,6 +292,7 @@ _MESSAGES_SHARED: Final[list[Any]] = [
     [user(block("document", link("https://a.example/1.pdf")))],
     [user(block("document", {"type": "file", "file_id": "file_1"}))],
     [user(block("document", {"type": "file", "file_id": "file_2"}))],
+    [user(block("document", {"type": "text", "text": "a"}))],
     [user(block("document", _NESTED))],
     [user(block("document", {"type": "content", "content": [text("b")]}))],
     [user(block("document", {"type": "content", "content": "a"}))],
