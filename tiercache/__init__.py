@@ -5,7 +5,8 @@ from .adapters.http.calls import Outcome
 from .agent_cache import AgentCache
 from .clock import Clock
 from .decorators.cached import Cached, CallCounts
-from .decorators.options import CachedOptions, CachedToolOptions, MemoizeOptions
+from .decorators.cached_many import CachedMany
+from .decorators.options import CachedOptions, CachedToolOptions, MemoizeManyOptions, MemoizeOptions
 from .engine.operations.around_change import Invalidating
 from .engine.operations.explain import Explanation
 from .errors import (
@@ -34,7 +35,7 @@ from .options import (
 )
 from .pricing.prices import DEFAULT_COST_TABLE, ModelPrice
 from .sync.cache import SyncCache
-from .sync.cached import SyncCached
+from .sync.cached import SyncCached, SyncCachedMany
 from .sync.guard import SyncInvalidating
 from .sync.kv import SyncKvTier
 from .sync.llm import SyncLlmTier
@@ -62,6 +63,7 @@ __all__ = [
     "Answer",
     "CacheStats",
     "Cached",
+    "CachedMany",
     "CachedOptions",
     "CachedToolOptions",
     "CallCounts",
@@ -82,6 +84,7 @@ __all__ = [
     "LlmResult",
     "LlmTier",
     "LocalStats",
+    "MemoizeManyOptions",
     "MemoizeOptions",
     "MissType",
     "ModelPrice",
@@ -93,6 +96,7 @@ __all__ = [
     "StreamLostError",
     "SyncCache",
     "SyncCached",
+    "SyncCachedMany",
     "SyncInvalidating",
     "SyncKvTier",
     "SyncLlmTier",

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any, ParamSpec, Self, TypedDict, TypeVar, Unpack, overload
+from typing import Self, TypedDict, Unpack
 
 from .adapters.http.wrapping import WrapsClients
 from .assembly import Assembly
 from .cache_operations import CacheOperations, local_stats
 from .clock import SYSTEM_CLOCK, Clock
-from .decorators.cached import Cached
-from .decorators.options import MemoizeOptions
 from .embedded import EmbeddedValkey
 from .engine.operations.around_change import Invalidating
 from .identity import KeepsIdentity
@@ -39,17 +37,14 @@ from .stores.valkey.settings import Client, client_from_url
 from .sync.cache import SyncCache
 from .sync.face import SyncFace
 from .tiers.checkpoints.tier import CheckpointTier
+from .tiers.kv.decorates import DecoratesFunctions
 from .tiers.kv.tier import KvTier
 from .tiers.llm.tier import LlmTier
 from .tiers.session.tier import SessionTier
 from .tiers.tool.tier import ToolTier
-from .tiers.values.json_types import KvValue
 from .ttl import Ttl
 
 __all__ = ["AgentCache", "CacheOptions"]
-
-P = ParamSpec("P")
-R = TypeVar("R", bound=KvValue)
 
 
 class CacheOptions(TypedDict, total=False):
@@ -74,7 +69,7 @@ class CacheOptions(TypedDict, total=False):
     clock: Clock
 
 
-class AgentCache(KeepsIdentity, WrapsClients):
+class AgentCache(DecoratesFunctions, KeepsIdentity, WrapsClients):
     """A cache for the workers of AI agents: L1, process memory, in front of L2, Valkey.
 
     Making a cache does no I/O and starts no task, so a module can make one at its top level. The cache opens itself at
@@ -268,27 +263,6 @@ class AgentCache(KeepsIdentity, WrapsClients):
             UsageError: An argument is wrong, or an earlier call made the tier with other options.
         """
         return self._parts.kv_tier(name, options)
-
-    @overload
-    def memoize(self, function: Callable[P, Awaitable[R]], /) -> Cached[P, R]: ...
-
-    @overload
-    def memoize(
-        self, /, *, tier: str = "memo", **options: Unpack[MemoizeOptions]
-    ) -> Callable[[Callable[P, Awaitable[R]]], Cached[P, R]]: ...
-
-    def memoize(self, function: Any = None, /, *, tier: str = "memo", **options: Unpack[MemoizeOptions]) -> Any:
-        """Decorate an async function, so that its values are cached. See ``KvTier.memoize``.
-
-        Used as ``@cache.memoize`` or ``@cache.memoize(ttl="1h", ignore=["session"])``. ``cache.sync.memoize`` decorates
-        plain functions.
-
-        Args:
-            tier: The kv tier of the values, as for ``tier``.
-            options: Those of ``KvTier.memoize``.
-        """
-        decorate = self.tier(tier).memoize(**options)
-        return decorate if function is None else decorate(function)
 
     def clear_l1(self) -> int:
         """Clear L1 for every tier, that of ``sync`` too; return how many entries it had. Valkey keeps its entries."""

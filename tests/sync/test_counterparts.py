@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import typing
 from collections.abc import Iterator
 from typing import Any
@@ -12,12 +13,14 @@ import pytest
 from tiercache import (
     AgentCache,
     Cached,
+    CachedMany,
     Invalidating,
     KvTier,
     LlmTier,
     SessionTier,
     SyncCache,
     SyncCached,
+    SyncCachedMany,
     SyncInvalidating,
     SyncKvTier,
     SyncLlmTier,
@@ -33,6 +36,7 @@ PAIRS: dict[type, type] = {
     SessionTier: SyncSessionTier,
     KvTier: SyncKvTier,
     Cached: SyncCached,
+    CachedMany: SyncCachedMany,
 }
 # Names of the async cache that the sync face has not: the ways to make a cache, the way to the sync face, and methods
 # that plain code calls as they are.
@@ -92,7 +96,8 @@ def test_sync_counterpart_has_the_same_parameters_and_results(kind: type, other:
 
 def plain(annotation: object) -> str:
     """Return the annotation of a method of the sync face: its decorators decorate plain functions."""
-    return str(annotation).replace("Awaitable[R]", "R").replace("Awaitable[T]", "T").replace("Cached[", "SyncCached[")
+    text = re.sub(r"\bAwaitable\[(R|T|Many)\]", r"\1", str(annotation))
+    return re.sub(r"\bCached(Many)?\[", r"SyncCached\1[", text)
 
 
 @pytest.mark.parametrize(("kind", "other"), PAIRS.items(), ids=[kind.__name__ for kind in PAIRS])

@@ -11,7 +11,7 @@ from ..errors import UsageError
 from ..text import check_name, shown
 from ..ttl import Ttl, check_ttl
 
-__all__ = ["CachedOptions", "CachedToolOptions", "Decoration", "MemoizeOptions", "decoration"]
+__all__ = ["CachedOptions", "CachedToolOptions", "Decoration", "MemoizeManyOptions", "MemoizeOptions", "decoration"]
 
 
 class CachedOptions(TypedDict, total=False):
@@ -60,6 +60,23 @@ class MemoizeOptions(CachedOptions, total=False):
             their values.
     """
 
+    key: str | Callable[..., str] | None
+    version: int | str
+    name: str | None
+    instance_key: Callable[[Any], str] | None
+
+
+class MemoizeManyOptions(TypedDict, total=False):
+    """The options of ``memoize_many``.
+
+    Attributes:
+        ttl, tags, ignore, key, version, name, instance_key: As for ``memoize``, with one item in the place of the
+            items. The tags are names alone.
+    """
+
+    ttl: Ttl | None
+    tags: Sequence[str]
+    ignore: Sequence[str]
     key: str | Callable[..., str] | None
     version: int | str
     name: str | None

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar, Unpack, overload
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack, overload
 
 from ..cache_operations import local_stats
-from ..decorators.options import MemoizeOptions
+from ..decorators.options import MemoizeManyOptions, MemoizeOptions
 from ..identity import KeepsIdentity
 from ..monitor.effectiveness import ToolEffectiveness
 from ..monitor.local_stats import LocalStats
 from ..monitor.statistics import CacheStats
 from ..options import TierOptions
 from ..tiers.values.json_types import KvValue
-from .cached import SyncCached
+from .cached import SyncCached, SyncCachedMany
 from .checkpoints import SyncCheckpointTier
 from .face import SyncFace
 from .guard import SyncInvalidating
@@ -28,6 +28,8 @@ __all__ = ["SyncCache"]
 
 P = ParamSpec("P")
 R = TypeVar("R", bound=KvValue)
+I = TypeVar("I")  # noqa: E741 - an item
+Many = TypeVar("Many", bound=Sequence[KvValue] | Mapping[Any, KvValue])
 
 
 class SyncCache(KeepsIdentity):
@@ -113,6 +115,21 @@ class SyncCache(KeepsIdentity):
     def memoize(self, function: Any = None, /, *, tier: str = "memo", **options: Unpack[MemoizeOptions]) -> Any:
         """Decorate a plain function, so that its values are cached, as ``AgentCache.memoize``."""
         decorate = self.tier(tier).memoize(**options)
+        return decorate if function is None else decorate(function)
+
+    @overload
+    def memoize_many(self, function: Callable[Concatenate[list[I], P], Many], /) -> SyncCachedMany[I, P, Many]: ...
+
+    @overload
+    def memoize_many(
+        self, /, *, tier: str = "memo", **options: Unpack[MemoizeManyOptions]
+    ) -> Callable[[Callable[Concatenate[list[I], P], Many]], SyncCachedMany[I, P, Many]]: ...
+
+    def memoize_many(
+        self, function: Any = None, /, *, tier: str = "memo", **options: Unpack[MemoizeManyOptions]
+    ) -> Any:
+        """Decorate a plain function of many items, each of whose values is cached, as ``AgentCache.memoize_many``."""
+        decorate = self.tier(tier).memoize_many(**options)
         return decorate if function is None else decorate(function)
 
     def clear_l1(self) -> int:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
 
 from ..decorators.cached import Cached, CallCounts
+from ..decorators.cached_many import CachedMany
 from ..decorators.functions import check_plain
 from ..engine.operations.explain import Explanation
 from .face import SyncFace
 
-__all__ = ["SyncCached", "decorate_plain"]
+__all__ = ["SyncCached", "SyncCachedMany", "decorate_plain"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 S = TypeVar("S")
+T = TypeVar("T")
 Q = ParamSpec("Q")
 
 
@@ -93,6 +95,45 @@ class SyncCached(Generic[P, R]):
     def metrics(self) -> CallCounts:
         """Return the counts of the function's calls since it was decorated, as ``Cached.metrics``."""
         return self._cached.metrics()
+
+    def __repr__(self) -> str:
+        return repr(self._cached)
+
+
+class SyncCachedMany(Generic[T, P, R]):
+    """A plain function of many items whose values are cached: the methods of ``CachedMany`` for plain code."""
+
+    def __init__(
+        self, function: Callable[Concatenate[list[T], P], R], face: SyncFace, cached: CachedMany[Any, Any, Any]
+    ) -> None:
+        self._face = face
+        self._cached = cached
+        functools.update_wrapper(self, function)
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        """Return the method of ``instance``."""
+        bound = self._cached.__get__(instance, owner)
+        if bound is self._cached:
+            return self
+        method = object.__new__(type(self))
+        method.__dict__.update(self.__dict__, _cached=bound)
+        return method
+
+    def __call__(self, items: Iterable[T], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Return the values of items; load all that neither level has by one call, as ``CachedMany``."""
+        return cast(R, self._face.run(partial(self._cached, items, *args, **kwargs)))
+
+    def invalidate(self, items: Iterable[T], /, *args: P.args, **kwargs: P.kwargs) -> int:
+        """Remove the values of items; return how many there were, as ``CachedMany.invalidate``."""
+        return self._face.run(partial(self._cached.invalidate, items, *args, **kwargs))
+
+    def clear(self) -> int:
+        """Remove the values of all items; return how many there were, as ``CachedMany.clear``."""
+        return self._face.run(self._cached.clear)
+
+    def key(self, item: T, /, *args: P.args, **kwargs: P.kwargs) -> str:
+        """Return the key in Valkey of the value of one item, as ``CachedMany.key``."""
+        return self._face.call(self._cached.key, item, *args, **kwargs)
 
     def __repr__(self) -> str:
         return repr(self._cached)

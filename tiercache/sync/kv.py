@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, ParamSpec, TypeVar, Unpack, overload
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, Unpack, overload
 
-from ..decorators.options import MemoizeOptions
+from ..decorators.functions import check_plain
+from ..decorators.options import MemoizeManyOptions, MemoizeOptions
 from ..engine.call import Mode
 from ..engine.operations.batch_loader import BATCH_SIZE, BATCH_WINDOW, ArgumentBatchLoader, BatchFunction
 from ..engine.operations.explain import Explanation
@@ -16,7 +17,7 @@ from ..tiers.kv.tier import KvBatchLoader, KvLoader, KvTier
 from ..tiers.result import MissType
 from ..tiers.values.json_types import KvValue, StorableInKv
 from ..ttl import Ttl
-from .cached import SyncCached, decorate_plain
+from .cached import SyncCached, SyncCachedMany, decorate_plain
 from .face import SyncFace
 from .guard import SyncInvalidating
 
@@ -24,6 +25,8 @@ __all__ = ["SyncKvTier"]
 
 P = ParamSpec("P")
 R = TypeVar("R", bound=KvValue)
+I = TypeVar("I")  # noqa: E741 - an item
+Many = TypeVar("Many", bound=Sequence[KvValue] | Mapping[Any, KvValue])
 T = TypeVar("T", bound=KvValue)
 
 
@@ -68,6 +71,23 @@ class SyncKvTier(KeepsIdentity):
 
         def decorate(function: Any) -> SyncCached[Any, Any]:
             return decorate_plain(function, self._face, lambda function: self._tier._memoized(function, options))
+
+        return decorate if function is None else decorate(function)
+
+    @overload
+    def memoize_many(self, function: Callable[Concatenate[list[I], P], Many], /) -> SyncCachedMany[I, P, Many]: ...
+
+    @overload
+    def memoize_many(
+        self, /, **options: Unpack[MemoizeManyOptions]
+    ) -> Callable[[Callable[Concatenate[list[I], P], Many]], SyncCachedMany[I, P, Many]]: ...
+
+    def memoize_many(self, function: Any = None, /, **options: Unpack[MemoizeManyOptions]) -> Any:
+        """Decorate a plain function of many items, so that each value is cached, as ``KvTier.memoize_many``."""
+
+        def decorate(function: Any) -> SyncCachedMany[Any, Any, Any]:
+            check_plain(function)
+            return SyncCachedMany(function, self._face, self._tier._memoized_many(function, options))
 
         return decorate if function is None else decorate(function)
 

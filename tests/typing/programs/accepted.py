@@ -63,6 +63,14 @@ async def decorated(cache: AgentCache) -> None:
 
     assert_type(await ask("m", []), str)
 
+    @cache.memoize_many(ttl="1d")
+    async def embed(texts: list[str], model: str = "small") -> list[list[float]]:
+        return [[float(len(text))] for text in texts]
+
+    assert_type(await embed(["a"], model="large"), list[list[float]])
+    assert_type(embed.key("a"), str)
+    assert_type(await embed.invalidate(["a"]), int)
+
 
 class Lookup:
     async def __call__(self, key: str) -> int:

@@ -127,6 +127,15 @@ async def decorated(cache: AgentCache) -> None:
     print(number)
     cache.memoize(user)  # refused
     cache.memoize(plain_number)  # refused
+
+    @cache.memoize_many
+    async def embed(texts: list[str], model: str = "small") -> dict[str, float]:
+        return dict.fromkeys(texts, 0.5)
+
+    await embed([5])  # refused
+    await embed(["a"], size=5)  # refused
+    embed.key(5)  # refused
+    cache.memoize_many(user_list)  # refused
     cache.memoize(ttll=60)  # refused
     cache.sync.memoize(user_of)  # refused
 

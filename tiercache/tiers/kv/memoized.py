@@ -6,13 +6,14 @@ text that the decorator's ``key`` makes. Every entry has the tag ``function:{fun
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from hashlib import sha256
-from typing import Any, Final, ParamSpec, TypeVar, Unpack, overload
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar, Unpack, cast, overload
 
 from ...decorators.cached import Cached, Operations
+from ...decorators.cached_many import CachedMany
 from ...decorators.functions import check_async, name_of
-from ...decorators.options import MemoizeOptions, decoration
+from ...decorators.options import MemoizeManyOptions, MemoizeOptions, decoration
 from ...decorators.typed_values import typed_json
 from ...engine.call import Loaded
 from ...engine.engine import Engine
@@ -20,7 +21,7 @@ from ...engine.entries.entry import Entry
 from ...engine.entries.rules import TierRules
 from ...errors import UsageError
 from ...indexes.names import tag_groups
-from ...text import encode_id, shown
+from ...text import check_name, encode_id, shown
 from ..keys.fingerprint import fingerprint
 from ..keys.key import HANDLE_BYTES
 from ..keys.lookup import KeyLookup
@@ -36,6 +37,8 @@ __all__ = ["MemoizingTier"]
 
 P = ParamSpec("P")
 R = TypeVar("R", bound=KvValue)
+I = TypeVar("I")  # noqa: E741 - an item
+Many = TypeVar("Many", bound=Sequence[KvValue] | Mapping[Any, KvValue])
 
 # Bytes of the name of a function in a key, and of the text that the decorator's ``key`` makes. A longer one stands in
 # the key as its hash.
@@ -77,6 +80,48 @@ class MemoizingTier(Tier[KvKey, KvResult[Any]]):
             return self._memoized(function, options)
 
         return decorate if function is None else decorate(function)
+
+    @overload
+    def memoize_many(
+        self, function: Callable[Concatenate[list[I], P], Awaitable[Many]], /
+    ) -> CachedMany[I, P, Many]: ...
+
+    @overload
+    def memoize_many(
+        self, /, **options: Unpack[MemoizeManyOptions]
+    ) -> Callable[[Callable[Concatenate[list[I], P], Awaitable[Many]]], CachedMany[I, P, Many]]: ...
+
+    def memoize_many(self, function: Any = None, /, **options: Unpack[MemoizeManyOptions]) -> Any:
+        """Decorate an async function of many items, so that each value is cached under its item.
+
+        The first parameter takes a list of items. The function returns a list of their values, in the same order, or a
+        dict of items to values, and is annotated with that. A call asks for each item once, and calls the function with
+        the items that neither level has. The other arguments belong to every key.
+
+        Args:
+            options: Those of ``MemoizeManyOptions``.
+
+        Raises:
+            UsageError: As for ``memoize``; or the function is not annotated with a list or a dict. A call raises it if
+                the function returns another number of values, or lacks an item.
+        """
+
+        def decorate(function: Any) -> CachedMany[Any, Any, Any]:
+            check_async(function, "cache.sync.memoize_many")
+            return self._memoized_many(function, options)
+
+        return decorate if function is None else decorate(function)
+
+    def _memoized_many(self, function: Callable[..., Any], options: MemoizeManyOptions) -> CachedMany[Any, Any, Any]:
+        """Return the function of many items, async or plain, with its values cached."""
+        for name in options:
+            if name not in MemoizeManyOptions.__optional_keys__:
+                raise UsageError(f"memoize_many has no option {name!r}")
+        for tag in options.get("tags", ()):
+            check_name(tag, "a tag")
+        single = self._memoized(function, cast(MemoizeOptions, options))
+        tier: Any = self
+        return CachedMany(function, single, tier, self._keys.given)
 
     def _memoized(self, function: Callable[..., Any], options: MemoizeOptions) -> Cached[Any, Any]:
         """Return the function, async or plain, with its values cached."""
