@@ -70,7 +70,7 @@ class MemoizeManyOptions(TypedDict, total=False):
     """The options of ``memoize_many``.
 
     Attributes:
-        ttl, tags, ignore, key, version, name, instance_key: As for ``memoize``, with one item in the place of the
+        ttl, tags, ignore, key, version, name, instance_key: As for ``memoize``, with one item instead of the
             items. The tags are names alone.
     """
 
