@@ -273,14 +273,6 @@ DIFFERENT: dict[str, Difference] = {
     "a parameter that JSON cannot hold": Difference(
         [call("llm.check", {**HELLO, "seed": {1, 2}})], ("raises", "TypeError"), _USAGE
     ),
-    "another spelling of the limit": Difference(
-        [
-            call("llm.store", {**HELLO, "max_completion_tokens": 1}, "for 1"),
-            call("llm.check", {**HELLO, "max_completion_tokens": 9}),
-        ],
-        _FOUND,
-        _MISSED,
-    ),
     "a thread without an id": Difference([call("session.get", "", "f")], None, _USAGE),
     "a lookup after the end": Difference([call("shutdown"), call("llm.check", HELLO)], _MISSED, _USAGE),
     "a write after the end": Difference([call("shutdown"), call("session.set", "t", "f", "x")], None, _USAGE),

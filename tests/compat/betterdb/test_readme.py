@@ -35,14 +35,29 @@ NOT_RUN = {
     "agent = Agent(name=": "needs a model; compat refuses the name",
     "    cache=BetterDBLlmCache(cache=cache),": "needs langchain-openai: tests/compat/betterdb/test_frameworks.py",
     "checkpointer = BetterDBSaver(cache=cache)": "needs langgraph: tests/compat/betterdb/test_frameworks.py",
-    "OpenAIPrepareOptions(normalizer": "needs the helpers for requests of providers",
-    "OpenAIResponsesPrepareOptions(normalizer": "needs the helpers for requests of providers",
-    "cache_params = await prepare_params(anthropic_params)": "needs the helpers for requests of providers",
-    "cache_params = await prepare_params(messages)": "needs the helpers for requests of providers",
-    "fetch_and_hash": "needs the helpers for requests of providers",
+    "cache_params = await prepare_params(messages)": "names no model, which compat refuses",
 }
 # Of the README, and the value that replaces each.
 PLACEHOLDERS = {"LlmStoreOptions(...)": "LlmStoreOptions()", "cost_table={...}": "cost_table={}"}
+# The requests of model APIs that the README prepares.
+PICTURE = {"url": "data:image/png;base64,AAAA"}
+REQUESTS = {
+    "openai_params": {
+        "model": "gpt-4o",
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": [{"type": "text", "text": "Hi"}, {"type": "image_url", "image_url": PICTURE}]},
+        ],
+        "temperature": 0,
+    },
+    "responses_params": {"model": "gpt-4o", "instructions": "Be brief.", "input": "Hi", "max_output_tokens": 9},
+    "anthropic_params": {
+        "model": "claude-sonnet-4-5",
+        "max_tokens": 9,
+        "system": "Be brief.",
+        "messages": [{"role": "user", "content": "Hi"}],
+    },
+}
 # Names that the README uses and does not define.
 PROGRAM = """
 import json
@@ -100,6 +115,7 @@ async def libraries(
                 "json_result": "{}",
             }
             shared["blocks"] = [{"type": "text", "text": "Hi"}]
+            shared |= REQUESTS
             found.append((library, shared))
         yield found
 
@@ -152,4 +168,13 @@ def is_table(value: Any) -> bool:
 def test_examples_that_are_not_run_exist_and_have_a_reason() -> None:
     for name in NOT_RUN:
         assert [block for block in EXAMPLES if name in block.code], name
-    assert sum(map(is_run, EXAMPLES)) >= 8
+    assert sum(map(is_run, EXAMPLES)) >= 12
+
+
+async def test_example_of_betterdb_without_a_model_is_refused() -> None:
+    from tiercache.compat.betterdb.adapters.llamaindex import prepare_params
+
+    messages = [{"role": "user", "content": "Hi"}]
+    with pytest.raises(compat.AgentCacheUsageError, match="model"):
+        await prepare_params(messages)
+    assert (await prepare_params(messages, model="gpt-4o"))["model"] == "gpt-4o"

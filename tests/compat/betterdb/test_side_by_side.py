@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import re
 from collections.abc import AsyncIterator, Callable
+from importlib import import_module
 from typing import Any
 
 import betterdb_agent_cache as betterdb
@@ -16,6 +17,7 @@ import valkey
 import valkey.asyncio
 
 from tests.compat.betterdb.calls import DIFFERENT, PARTS, SAME, Difference, Steps, outcomes, without_name, written
+from tests.requests import HELLO
 from tiercache.compat import betterdb as compat
 
 COST = {"gpt-4o": (0.5, 1.5)}
@@ -83,6 +85,26 @@ async def test_compat_differs_from_betterdb_on_purpose(
     assert without_hashes(last) == difference.ours
 
 
+@pytest.mark.parametrize(
+    "name", ["max_completion_tokens", "thinking", "logit_bias", "n", "parallel_tool_calls", "verbosity", "extra_body"]
+)
+async def test_compat_tells_requests_apart_that_betterdb_does_not(
+    theirs: betterdb.AgentCache, ours: compat.AgentCache, name: str
+) -> None:
+    for cache, is_shared in ((theirs, True), (ours, False)):
+        await cache.llm.store({**HELLO, name: {"a": 1}}, "for 1")
+        assert (await cache.llm.check({**HELLO, name: {"a": 2}})).hit == is_shared
+
+
+async def test_compat_writes_the_heartbeat_that_betterdb_does_not(
+    theirs: betterdb.AgentCache, ours: compat.AgentCache, plain: valkey.Valkey
+) -> None:
+    for cache, name, is_written in ((theirs, "theirs", False), (ours, "ours", True)):
+        await cache.ensure_discovery_ready()
+        assert plain.hexists("__betterdb:caches", name)
+        assert plain.exists(f"__betterdb:heartbeat:{name}") == is_written
+
+
 def without_hashes(value: Any) -> Any:
     """Return an outcome whose hashes are replaced by nines."""
     if isinstance(value, tuple):
@@ -119,9 +141,23 @@ def test_compat_methods_take_the_arguments_of_betterdb(ours: compat.AgentCache, 
 
 
 def test_compat_has_every_public_name_of_betterdb() -> None:
-    missing = set(betterdb.__all__) - set(compat.__all__)
-    assert missing == {name for name in missing if getattr(betterdb, name) in vars(betterdb.normalizer).values()}
+    assert set(betterdb.__all__) - set(compat.__all__) == set()
     assert all(hasattr(compat, name) for name in compat.__all__)
+
+
+MODULES = ["errors", "normalizer", "default_cost_table", "adapters.anthropic", "adapters.llamaindex", "adapters.openai"]
+
+
+@pytest.mark.parametrize("module", [*MODULES, "adapters.openai_responses"])
+def test_compat_modules_have_every_name_that_betterdb_defines_in_them(module: str) -> None:
+    theirs, ours = (import_module(f"{library.__name__}.{module}") for library in (betterdb, compat))
+    names = {
+        name
+        for name, each in vars(theirs).items()
+        if not (name.startswith("_") or inspect.ismodule(each))
+        and getattr(each, "__module__", theirs.__name__) == theirs.__name__
+    }
+    assert names - {"annotations"} - set(vars(ours)) == set()
 
 
 OWN_NAMES = {"Any", "Literal", "NotRequired", "Required", "TypedDict", "annotations", "dataclass", "field"}

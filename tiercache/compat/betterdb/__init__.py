@@ -7,6 +7,18 @@ from .agent_cache import AgentCache
 from .analytics import Analytics
 from .default_cost_table import DEFAULT_COST_TABLE
 from .errors import AgentCacheError, AgentCacheUsageError, ValkeyCommandError
+from .normalizer import (
+    BinaryNormalizer,
+    BinaryRef,
+    NormalizerConfig,
+    compose_normalizer,
+    default_normalizer,
+    fetch_and_hash,
+    hash_base64,
+    hash_bytes,
+    hash_url,
+    passthrough,
+)
 from .types import (
     AgentCacheOptions,
     AgentCacheStats,
@@ -44,6 +56,8 @@ __all__ = [
     "AgentCacheUsageError",
     "Analytics",
     "BinaryBlock",
+    "BinaryNormalizer",
+    "BinaryRef",
     "BlockHints",
     "ConfigRefreshOptions",
     "ContentBlock",
@@ -53,6 +67,7 @@ __all__ = [
     "LlmCacheResult",
     "LlmStoreOptions",
     "ModelCost",
+    "NormalizerConfig",
     "ReasoningBlock",
     "SessionStats",
     "TextBlock",
@@ -67,4 +82,11 @@ __all__ = [
     "ToolStats",
     "ToolStoreOptions",
     "ValkeyCommandError",
+    "compose_normalizer",
+    "default_normalizer",
+    "fetch_and_hash",
+    "hash_base64",
+    "hash_bytes",
+    "hash_url",
+    "passthrough",
 ]
