@@ -185,6 +185,11 @@ def tool_text(number: int) -> str:
     return f'{{"celsius": 24, "sky": "clear", "station": {number}}}'
 
 
+async def answered(text: str) -> str:
+    """Return the answer to a text: the function that caches with decorators decorate."""
+    return f"the answer to {text}"
+
+
 def request_key(params: object) -> str:
     """Return the key that people write by hand: sha256 of JSON with sorted keys."""
     text = json.dumps(params, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

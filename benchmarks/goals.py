@@ -117,6 +117,9 @@ def _others(results: Results) -> Iterator[Goal]:
     length = results.ratio(Case("l1-hit", "context-1", SUBJECT), Case("l1-hit", "short-1", SUBJECT))
     if length:
         yield Goal("L1 hit, 100 KB of unchanged context", "a short request", 3, length, is_most=True)
+    decorated = results.ratio(Case("decorated-hit", "function", SUBJECT), Case("decorated-hit", "key", SUBJECT))
+    if decorated:
+        yield Goal("L1 hit of a decorated function", "`kv.get_or_load` with its key", 1.3, decorated, is_most=True)
     delivery = results.ratio(Case("invalidation", "p99", SUBJECT), Case("invalidation", "p99", FLOOR))
     if delivery:
         yield Goal("invalidation in eight replicas, p99", _TITLES[FLOOR], 2, delivery, is_most=True)

@@ -2,9 +2,9 @@
 
 from typing import Any, ClassVar
 
-from aiocache import Cache, cached_stampede
+from aiocache import Cache, cached, cached_stampede
 
-from benchmarks.data import NAME, TTL, Params, request_key
+from benchmarks.data import NAME, TTL, Params, answered, request_key
 from benchmarks.peers.protocol import Keyed, Load, Setting
 
 _CONNECTIONS = 1_000
@@ -17,7 +17,7 @@ With the 100 of redis-py the stampede raises.
 class AiocacheMemory(Keyed):
     title = "aiocache, memory"
     levels = frozenset({"l1", "memory"})
-    made_at_open = frozenset({"get", "set", "get_many", "get_or_load"})
+    made_at_open = frozenset({"get", "set", "get_many", "get_or_load", "decorated"})
     _backend: ClassVar[Any] = Cache.MEMORY
 
     def _settings(self, setting: Setting) -> dict[str, Any]:
@@ -33,9 +33,11 @@ class AiocacheMemory(Keyed):
 
         options = {"namespace": NAME, "ttl": TTL, "key_builder": lambda _, params, load: request_key(params)}
         self.get_or_load = cached_stampede(cache=self._backend, **options, **settings)(ask)
+        self.decorated = cached(cache=self._backend, namespace=NAME, ttl=TTL, **settings)(answered)
 
     async def close(self) -> None:
         await self.get_or_load.cache.close()
+        await self.decorated.cache.close()
         await self._cache.close()
 
 

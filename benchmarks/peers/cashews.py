@@ -4,7 +4,7 @@ from typing import Any
 
 from cashews import Cache
 
-from benchmarks.data import TTL, Params, request_key
+from benchmarks.data import TTL, Params, answered, request_key
 from benchmarks.peers.protocol import Keyed, Load, Setting
 
 _TIMEOUT = 30
@@ -14,6 +14,7 @@ _TIMEOUT = 30
 class CashewsRedis(Keyed):
     title = "cashews, redis"
     levels = frozenset({"l2"})
+    made_at_open = frozenset({"get", "decorated"})
     _client_side = False
 
     async def open(self, setting: Setting) -> None:
@@ -28,6 +29,7 @@ class CashewsRedis(Keyed):
             return (await load(params)).as_dict()
 
         self._ask = ask
+        self.decorated = cache(ttl=TTL)(answered)
 
     async def close(self) -> None:
         await self._cache.close()

@@ -76,6 +76,9 @@ class Peer:
     get_many: Method = None
     pipelined: Method = None
     wrap: Method = None
+    decorated: Method = None
+    decorated_key: Any = None
+    by_decorated_key: Method = None
 
     @classmethod
     def missing(cls) -> str:

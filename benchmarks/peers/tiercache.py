@@ -1,10 +1,11 @@
 """tiercache itself, through its public API."""
 
 import importlib.util
+from functools import partial
 from typing import Any
 
 import tiercache
-from benchmarks.data import NAME, TTL, Answer, Params
+from benchmarks.data import NAME, TTL, Answer, Params, answered
 from benchmarks.peers.protocol import Load, Peer, Setting
 from tiercache import AgentCache, L1Options, LlmResponse, LlmTier, TierOptions
 
@@ -33,6 +34,8 @@ class Tiercache(Peer):
         made_at_open |= {"prepare", "check_prepared"}
     if hasattr(AgentCache, "wrap"):
         made_at_open |= {"wrap"}
+    if hasattr(AgentCache, "memoize"):
+        made_at_open |= {"decorated", "decorated_key", "by_decorated_key"}
 
     def options(self, setting: Setting) -> dict[str, Any]:
         tier = TierOptions(l1=setting.use != "l2")
@@ -60,6 +63,15 @@ class Tiercache(Peer):
             self.prepare, self.check_prepared = cache.llm.key, cache.llm.check
         if hasattr(AgentCache, "wrap"):
             self.wrap = cache.wrap
+        if hasattr(AgentCache, "memoize"):
+            self._decorate()
+
+    def _decorate(self) -> None:
+        tier = self.cache.kv
+        self.decorated = decorated = tier.memoize(answered)
+        prefix = f"{NAME}:__tc:kv:kv:"
+        self.decorated_key = lambda text: decorated.key(text).removeprefix(prefix)
+        self.by_decorated_key = partial(tier.get_or_load, loader=answered)
 
     async def close(self) -> None:
         await self.cache.aclose()

@@ -3,7 +3,7 @@
 from benchmarks.works.groups import DestroyThread, InvalidateModel, InvalidateTool, SessionAll
 from benchmarks.works.growth import Entries, Length, Memory, Pipeline
 from benchmarks.works.invalidation import Invalidation
-from benchmarks.works.lookups import GatherChecks, L1Hit, L2Hit, PreparedHit
+from benchmarks.works.lookups import DecoratedHit, GatherChecks, L1Hit, L2Hit, PreparedHit
 from benchmarks.works.stampede import Stampede, StampedeProcesses
 from benchmarks.works.stores import MissLoad, MissStore, StoreBatch
 from benchmarks.works.tiers import GetMany, SessionGet, ToolCheck
@@ -17,6 +17,7 @@ WORKS: dict[str, Work] = {  # in the order of the tables
     for work in (
         L1Hit(),
         PreparedHit(),
+        DecoratedHit(),
         L2Hit(),
         Pipeline(),
         MissStore(),

@@ -14,6 +14,7 @@ from benchmarks.works.work import (
     Work,
     WrongAnswerError,
     expect,
+    expect_equal,
     expect_level,
     size_of,
 )
@@ -206,6 +207,43 @@ class PreparedHit(_Requests):
     def argument(self, peer: Peer, variant: Variant, number: int) -> Any:
         assert peer.prepare is not None
         return peer.prepare(size_of(variant).build(number))
+
+
+class DecoratedHit(Lookups):
+    name = "decorated-hit"
+    title = "L1 hit of a decorated function"
+    quick = False
+    explained = "a decorated function with one short text; *by key*: `kv.get_or_load` with the key of the same entry"
+    needs = ("decorated",)
+
+    def variants(self) -> list[Variant]:
+        return [
+            Variant("function", "one caller", "decorated", use="l1"),
+            Variant("key", "one caller", "by key", use="l1"),
+        ]
+
+    def offers(self, peer: type[Peer], variant: Variant) -> bool:
+        return super().offers(peer, variant) and (variant.name == "function" or peer.can("by_decorated_key"))
+
+    async def store(self, peer: Peer, variant: Variant, number: int) -> None:
+        assert peer.decorated is not None
+        await peer.decorated(_question(number))
+
+    def call(self, peer: Peer, variant: Variant) -> Callable[[Any], Awaitable[Any]]:
+        call: Any = peer.decorated if variant.name == "function" else peer.by_decorated_key
+        return call  # type: ignore[no-any-return]
+
+    def argument(self, peer: Peer, variant: Variant, number: int) -> Any:
+        text = _question(number)
+        return text if variant.name == "function" else peer.decorated_key(text)
+
+    def compare(self, peer: Peer, variant: Variant, found: Any, number: int) -> None:
+        value = found if isinstance(found, str) else found.value
+        expect_equal(peer, value, f"the answer to {_question(number)}")
+
+
+def _question(number: int) -> str:
+    return f"question {number}"
 
 
 class GatherChecks(_Requests):
