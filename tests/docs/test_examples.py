@@ -193,6 +193,8 @@ def provider_server(provider: ProviderServer, monkeypatch: pytest.MonkeyPatch) -
         "ANTHROPIC_BASE_URL": provider.url,
         "ANTHROPIC_API_KEY": "none",
         "NO_PROXY": "127.0.0.1",
+        # LiteLLM would load its prices from the network.
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
     }.items():
         monkeypatch.setenv(name, value)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -10,13 +11,15 @@ import pytest
 from tests.providers import ProviderServer
 from tiercache import AgentCache
 
+# LiteLLM reads it when it is imported, and would load its prices from the network.
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+
 Install: TypeAlias = Callable[..., Any]
 
 
 @pytest.fixture(autouse=True)
 def _private(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep DSPy and LiteLLM from the network and from the environment of the machine."""
-    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     monkeypatch.setenv("DO_NOT_TRACK", "1")
     for name in ("OPENAI_API_BASE", "OPENAI_BASE_URL"):
         monkeypatch.delenv(name, raising=False)

@@ -149,6 +149,7 @@ def test_value_that_no_form_restores_has_none() -> None:
         {"class": ["ModelResponse"], "fields": {}, "cost": None},
         {"array": "AAAA", "dtype": "|O8", "shape": [1]},
         {"array": "AAAA", "dtype": "<f4", "shape": [1]},
+        {"array": "AAAA", "dtype": "|S3", "shape": [1]},
         {"array": "!", "dtype": "|u1", "shape": [1]},
         {"array": "AAAA", "dtype": "|u1", "shape": [-1]},
         {"items": 5},
