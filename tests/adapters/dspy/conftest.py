@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from inspect import iscoroutinefunction
 from typing import Any, TypeAlias
 
 import pytest
@@ -41,12 +43,30 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Install:
 
 
 @pytest.fixture
-def make_lm(provider: ProviderServer) -> Callable[..., Any]:
+def make_lm(provider: ProviderServer) -> Iterator[Callable[..., Any]]:
     """Return a function that makes a model of DSPy on the local provider."""
     import dspy
 
+    made: list[Any] = []
+
     def make(**options: Any) -> Any:
         fields = {"model": "openai/gpt-4o-mini", "api_base": provider.openai_url, "api_key": "none", "num_retries": 0}
-        return dspy.LM(**{**fields, **options})
+        made.append(dspy.LM(**{**fields, **options}))
+        return made[-1]
 
-    return make
+    yield make
+    for lm in made:
+        lm.close()
+    close_clients()
+
+
+def close_clients() -> None:
+    """Close the connections that LiteLLM keeps for later calls."""
+    litellm = sys.modules.get("litellm")
+    if litellm is None:
+        return
+    for client in litellm.in_memory_llm_clients_cache.cache_dict.values():
+        close = getattr(client, "close", None)
+        if close is not None and not iscoroutinefunction(close):
+            close()
+    litellm.in_memory_llm_clients_cache.flush_cache()
