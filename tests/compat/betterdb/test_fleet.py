@@ -92,6 +92,28 @@ async def test_compat_finds_entries_of_betterdb_that_does_not_register(
     assert bool(await removal(cache)) == sweeps
 
 
+async def test_compat_needs_no_sweep_after_the_move(
+    peer: betterdb.AgentCache, make_compat: MakeCompat, plain: valkey.Valkey
+) -> None:
+    await peer.ensure_discovery_ready()
+    await peer.llm.store(HELLO, "theirs")
+    await peer.tool.store("search", {}, "theirs")
+    await peer.session.set("t", "theirs", "x")
+    await peer.shutdown()
+    cache = make_compat(sweeps=False)
+    await cache.ensure_discovery_ready()
+    # As a minute and a half after the last heartbeat of the other library.
+    plain.delete("test:__tc:others")
+    assert await cache.tiercache.reindex() == 3
+    plain.config_resetstat()
+    await cache.session.set("t", "ours", "x")
+    assert await cache.session.get_all("t") == {"theirs": "x", "ours": "x"}
+    assert await cache.session.destroy_thread("t") == 2
+    assert await cache.llm.invalidate_by_model("gpt-4o") == 1
+    assert await cache.tool.invalidate_by_tool("search") == 1
+    assert "cmdstat_scan" not in plain.info("commandstats")
+
+
 async def test_compat_goes_on_as_a_cache_and_raises_for_state_while_valkey_is_gone(
     make_compat: MakeCompat, own_server: tuple[EmbeddedValkey, int], caplog: pytest.LogCaptureFixture
 ) -> None:

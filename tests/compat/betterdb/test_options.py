@@ -14,8 +14,10 @@ import valkey.asyncio
 from valkey.asyncio.cluster import ValkeyCluster
 
 from tests.requests import HELLO, asking
+from tests.support import entry_keys
 from tiercache import AgentCache, L2CommandError
 from tiercache.compat import betterdb as compat
+from tiercache.compat.betterdb.adapters.openai_responses import prepare_params
 from tiercache.compat.betterdb.types import AnalyticsOptions, TelemetryOptions
 
 MakeCompat = Callable[..., compat.AgentCache]
@@ -127,6 +129,18 @@ async def test_compat_stands_on_a_cache_with_options_of_tiercache() -> None:
         await cache.llm.store(HELLO, "Hi")
         assert (await memory.llm.check(HELLO)).response == "Hi"
         assert (await cache.session.get_all("t")) == {}
+
+
+@pytest.mark.parametrize(("state", "is_stored"), [({}, True), ({"previous_response_id": "resp_1"}, False)])
+async def test_compat_stores_no_answer_that_depends_on_more_than_its_request(
+    make_compat: MakeCompat, plain: valkey.Valkey, state: dict[str, str], is_stored: bool
+) -> None:
+    cache = make_compat()
+    params = await prepare_params({"model": "gpt-4o", "input": "And of Romania?", **state})
+    await cache.llm.store(params, "Bucharest")
+    await cache.llm.store_multipart(params, [{"type": "text", "text": "Bucharest"}])
+    assert bool(entry_keys(plain)) == is_stored
+    assert (await cache.llm.check(params)).hit == is_stored
 
 
 async def test_compat_leaves_the_client_open(make_compat: MakeCompat, url: str) -> None:

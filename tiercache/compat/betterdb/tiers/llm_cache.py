@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, cast
 
+from ....adapters.params import PreparedParams
 from ....agent_cache import AgentCache
 from ....identity import KeepsIdentity
 from ..failures import keeps_going, valkey_errors
@@ -44,23 +45,15 @@ class LlmCache(KeepsIdentity):
         """Store an answer; return its key once Valkey has acknowledged the write.
 
         If Valkey is unavailable or refuses the write, the cache logs a warning and raises nothing: the caller has paid
-        for the answer.
+        for the answer. The answer to prepared params that bypass the cache is not stored.
         """
-        tier, given = self._cache.llm, options or LlmStoreOptions()
-        key = tier.key(params)
-        with keeps_going(self._cache):
-            await tier.store(key, response, ttl=given.ttl, tokens=given.tokens or None)
-        return key.key
+        return await self._store(params, self._cache.llm.store, response, options)
 
     async def store_multipart(
         self, params: Mapping[str, Any], blocks: Sequence[Mapping[str, Any]], options: LlmStoreOptions | None = None
     ) -> str:
         """Store an answer made of content blocks. Otherwise as ``store``."""
-        tier, given = self._cache.llm, options or LlmStoreOptions()
-        key = tier.key(params)
-        with keeps_going(self._cache):
-            await tier.store_multipart(key, blocks, ttl=given.ttl, tokens=given.tokens or None)
-        return key.key
+        return await self._store(params, self._cache.llm.store_multipart, blocks, options)
 
     async def invalidate_by_model(self, model: str) -> int:
         """Remove every answer of ``model``; return how many.
@@ -75,3 +68,18 @@ class LlmCache(KeepsIdentity):
         """Remove every answer; return how many. Errors as for ``invalidate_by_model``."""
         with valkey_errors("SCAN"):
             return await self._cache.llm.clear()
+
+    async def _store(
+        self,
+        params: Mapping[str, Any],
+        store: Callable[..., Awaitable[str]],
+        answer: object,
+        options: LlmStoreOptions | None,
+    ) -> str:
+        """Store an answer by ``store``, a method of the llm tier; return its key."""
+        key, given = self._cache.llm.key(params), options or LlmStoreOptions()
+        # The key of params with a reason to bypass is new each time: no request would find the answer.
+        if not isinstance(params, PreparedParams) or params.bypass is None:
+            with keeps_going(self._cache):
+                await store(key, answer, ttl=given.ttl, tokens=given.tokens or None)
+        return key.key
