@@ -8,12 +8,13 @@ from contextlib import suppress
 from typing import Any
 
 from tests.requests import HELLO
-from tests.seams import exchanges_of, follower_count, items_of
+from tests.seams import conversations_of, exchanges_of, follower_count, items_of
 from tests.support import until
 from tiercache import AgentCache, ToolPolicy
 from tiercache.engine.call import Loaded
 from tiercache.streams.recording import Recording
 from tiercache.tiers.checkpoints.checkpoint import NewCheckpoint, PendingWrite, Place, TypedBytes
+from tiercache.tiers.conversations.store import Entry, Record
 from tiercache.tiers.items.store import Find, Get, Namespaces, Put
 from tiercache.tiers.llm.exchanges import ExchangeOptions, Head
 
@@ -64,6 +65,9 @@ CHECKPOINT = NewCheckpoint(
     run_id="run",
 )
 WRITE = PendingWrite("task", 0, "channel", TypedBytes("json", b"1"))
+# A conversation, and the entries of its log.
+CONVERSATION = Record("c", "r", "2", (), "u", 1, b"{}")
+ENTRIES = [Entry("1", None, b"[]"), Entry("2", "1", b"[]")]
 
 # Loads: their callers get the loader's value, whatever Valkey refuses.
 LOADS: dict[str, Operation] = {
@@ -124,6 +128,11 @@ OPERATIONS: dict[str, Operation] = {
     "items find": lambda cache: items_of(cache).run([Find(())]),
     "items namespaces": lambda cache: items_of(cache).run([Namespaces()]),
     "items remove": lambda cache: items_of(cache).run([Put(("b",), "k", None), Put(("a",), "k", None)]),
+    "conversations write": lambda cache: conversations_of(cache).write(CONVERSATION, ENTRIES, None, 60),
+    "conversations record": lambda cache: conversations_of(cache).record("c", 60),
+    "conversations records": lambda cache: conversations_of(cache).records("u", None),
+    "conversations history": lambda cache: conversations_of(cache).history("2", None),
+    "conversations delete": lambda cache: conversations_of(cache).delete("c", "r"),
     "invalidate_tag": lambda cache: cache.invalidate_tag("tag"),
     "kv.clear": lambda cache: cache.kv.clear(),
     "llm.clear": lambda cache: cache.llm.clear(),

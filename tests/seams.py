@@ -78,6 +78,7 @@ from tiercache.stores.valkey.pool import PlainConnection
 from tiercache.stores.valkey.store import ValkeyLevel2
 from tiercache.streams.recording import Recording
 from tiercache.telemetry import otel
+from tiercache.tiers.conversations.store import Conversations
 from tiercache.tiers.items.store import ItemStore
 from tiercache.tiers.keys import canonical_json
 from tiercache.tiers.llm.exchanges import Exchanges
@@ -118,6 +119,7 @@ __all__ = [
     "close_engine",
     "compression_library",
     "connections_in_use",
+    "conversations_of",
     "count_exchanges",
     "deaf_to_announcements",
     "embedded_server",
@@ -1078,6 +1080,11 @@ class Internals:
 def exchanges_of(cache: AgentCache) -> Exchanges:
     """Return the exchanges of a cache."""
     return cache._parts.exchanges
+
+
+def conversations_of(cache: AgentCache, store: str = "test") -> Conversations:
+    """Return a store of conversations of the cache."""
+    return cache._parts.conversations(store)
 
 
 def items_of(cache: AgentCache, store: str = "test") -> ItemStore:

@@ -43,6 +43,10 @@ from .telemetry.prometheus import CacheCollector, report
 from .telemetry.source import CacheSource
 from .text import shown
 from .tiers.checkpoints.tier import CheckpointTier
+from .tiers.conversations.in_memory import MemoryConversations
+from .tiers.conversations.in_valkey import ValkeyConversations
+from .tiers.conversations.key import ConversationKeys
+from .tiers.conversations.store import Conversations
 from .tiers.items.in_memory import MemoryItems
 from .tiers.items.in_valkey import ValkeyItems
 from .tiers.items.key import StoreKeys
@@ -106,13 +110,14 @@ class Assembly:
         self.llm = self._new_llm_tier()
         self.exchanges = self._new_exchanges()
         self._active = ActiveThreads()
-        session_rules = self._new_session_rules()
+        session_rules = self._session_rules = self._new_session_rules()
         in_memory = not self._has_l2
         self.checkpoints = CheckpointTier(self.engine, session_rules, name, in_memory=in_memory)
         parts = session_rules, self._active, self.checkpoints
         self.session = SessionTier(self.engine, name, *parts, in_memory=in_memory)
         self._kv_tiers: dict[str, KvTier] = {}
         self._item_stores: dict[str, ItemStore] = {}
+        self._conversations: dict[str, Conversations] = {}
         self.kv_tier("kv", settings.kv)
         shared.faces.append(FaceParts(self._is_sync, self.engine, self.session))
         self._source = self._new_source()
@@ -252,6 +257,15 @@ class Assembly:
             new = ValkeyItems(self.engine, keys) if self._has_l2 else MemoryItems(self.engine, keys)
             # Any thread may make a store of the sync face: the first one counts.
             made = self._item_stores.setdefault(store, new)
+        return made
+
+    def conversations(self, store: str) -> Conversations:
+        """Return the store of conversations ``store``, made now or earlier. Errors as for ``ConversationKeys``."""
+        keys = ConversationKeys(self._name, store)
+        made = self._conversations.get(store)
+        if made is None:
+            kind = ValkeyConversations if self._has_l2 else MemoryConversations
+            made = self._conversations.setdefault(store, kind(self.engine, self._session_rules, keys))
         return made
 
     def _new_rules(

@@ -15,7 +15,7 @@ _LANGGRAPH = ["TierCacheSaver", "TierCacheNodeCache", "TierCacheStore", "node_ke
 _LLAMAINDEX = ["TierCacheKVStore", "TierCacheChatStore"]
 _MCP = ["TierCacheTools", "TierCacheResponseStore"]
 _OPENAI_AGENTS = ["TierCacheSession", "cache_tools"]
-_PYDANTIC_AI = ["TierCacheTools"]
+_PYDANTIC_AI = ["TierCacheConversationStore", "TierCacheTools"]
 _PROGRAM = """
 import sys
 for name in {blocked}:

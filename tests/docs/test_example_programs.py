@@ -46,6 +46,7 @@ NEEDS: Final = {
     "with_openai_agents_tools": ("agents",),
     "with_openai_plain": ("openai",),
     "with_pydantic_ai": ("pydantic_ai",),
+    "with_pydantic_ai_conversations": ("pydantic_ai",),
     "with_pydantic_ai_tools": ("pydantic_ai",),
 }
 # The programs that an environment of tox must run, and not skip.
@@ -67,6 +68,7 @@ LANGCHAIN: Final = {
 OF_AGENTS: Final = {
     "with_openai_agents_session": 2,
     "with_openai_agents_tools": 2,
+    "with_pydantic_ai_conversations": 2,
     "with_pydantic_ai_tools": 2,
 }
 ADAPTERS: Final = {

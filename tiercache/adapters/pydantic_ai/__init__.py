@@ -1,4 +1,4 @@
-"""Pydantic AI on a cache: results of tools.
+"""Pydantic AI on a cache: results of tools, and conversations.
 
 Each class is imported at its first use.
 """
@@ -9,12 +9,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from .conversations import TierCacheConversationStore
     from .tools import TierCacheTools
 
-__all__ = ["TierCacheTools"]
+__all__ = ["TierCacheConversationStore", "TierCacheTools"]
 
 # The public names, by the module of this folder that has them.
-_MODULES: Final = {"TierCacheTools": "tools"}
+_MODULES: Final = {"TierCacheConversationStore": "conversations", "TierCacheTools": "tools"}
 
 
 def __getattr__(name: str) -> Any:
