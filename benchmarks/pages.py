@@ -66,8 +66,14 @@ def filled(text: str, results: Results) -> str:
     A mark stays unchanged if the run has no figures for it.
     """
 
+    return fill_marks(text, lambda name: BLOCKS[name](results))
+
+
+def fill_marks(text: str, block_of: Callable[[str], str]) -> str:
+    """Return the page ``text`` with the text of ``block_of`` in each mark; an empty text changes nothing."""
+
     def replaced(match: re.Match[str]) -> str:
-        block = BLOCKS[match[2]](results)
+        block = block_of(match[2])
         return f"{match[1]}\n{block}\n{match[3]}" if block else match[0]
 
     return _MARK.sub(replaced, text)
