@@ -16,7 +16,7 @@ HEADINGS = {
     "tiercache": "tiercache",
     "langchain-memory": "LangChain, memory",
     "langchain-community": "LangChain, community",
-    "langchain-redis": "langchain-redis ‡",
+    "langchain-redis": "LangChain, redis ‡",
     "litellm": "LiteLLM",
     "betterdb": "betterdb",
     "gptcache": "GPTCache",
@@ -101,7 +101,7 @@ TABLES: dict[str, tuple[str, dict[str, str], Iterable[str]]] = {
     "comparison-calls": ("", CALLS, ANSWERS),
     "comparison-keys": ("two calls that differ only in", KEYS, ANSWERS),
     "comparison-answers": ("part of the answer", SURVIVAL, ANSWERS),
-    "comparison-faults": ("the store", FAULTS, ANSWERS),
+    "comparison-faults": ("the store", FAULTS, ANSWERS),  # products as rows: the names of errors are long
     "comparison-changes": ("", CHANGES, ANSWERS),
     "comparison-more": ("", MORE, ANSWERS),
     "comparison-threads": ("", THREAD_ROWS, THREADS),
@@ -125,7 +125,7 @@ def block_of(results: Results, name: str) -> str:
     products = list(products)
     lines = [[first, *(HEADINGS[product] for product in products)]]
     lines += [[title, *(cell(results, row, product) for product in products)] for row, title in rows.items()]
-    return _table(lines)
+    return _table([list(line) for line in zip(*lines, strict=True)] if rows is FAULTS else lines)
 
 
 def markdown(results: Results) -> str:
