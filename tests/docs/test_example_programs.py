@@ -44,6 +44,7 @@ NEEDS: Final = {
     "with_openai_agents": ("agents",),
     "with_openai_agents_session": ("agents",),
     "with_openai_agents_tools": ("agents",),
+    "with_openai_params": ("openai",),
     "with_openai_plain": ("openai",),
     "with_pydantic_ai": ("pydantic_ai",),
     "with_pydantic_ai_conversations": ("pydantic_ai",),
@@ -54,7 +55,7 @@ LLAMAINDEX: Final = {"with_llamaindex", "with_llamaindex_chat", "with_llamaindex
 RUN_IN: Final = {
     "frameworks": set(NEEDS) - LLAMAINDEX - {"with_google_adk"},
     "frameworks-adk": {"with_google_adk"},
-    "frameworks-httpx": {*LLAMAINDEX, "with_openai", "with_openai_plain"},
+    "frameworks-httpx": {*LLAMAINDEX, "with_openai", "with_openai_params", "with_openai_plain"},
 }
 # The programs of adapters, which have no wrapped client: each has a test of its own.
 # Those of LangChain, and the number of requests that each sends in its first run.
@@ -68,6 +69,7 @@ LANGCHAIN: Final = {
 OF_AGENTS: Final = {
     "with_openai_agents_session": 2,
     "with_openai_agents_tools": 2,
+    "with_openai_params": 1,
     "with_pydantic_ai_conversations": 2,
     "with_pydantic_ai_tools": 2,
 }
