@@ -41,7 +41,7 @@ class AnthropicPrepareOptions(PrepareOptions):
     """The options of ``prepare_params``, under the name that betterdb-agent-cache gives them."""
 
 
-async def prepare_params(params: Mapping[str, Any], opts: AnthropicPrepareOptions | None = None) -> PreparedParams:
+async def prepare_params(params: Mapping[str, object], opts: AnthropicPrepareOptions | None = None) -> PreparedParams:
     """Return the params of a message for ``cache.llm``.
 
     Args:

@@ -40,7 +40,7 @@ class OpenAIPrepareOptions(PrepareOptions):
     """The options of ``prepare_params``, under the name that betterdb-agent-cache gives them."""
 
 
-async def prepare_params(params: Mapping[str, Any], opts: OpenAIPrepareOptions | None = None) -> PreparedParams:
+async def prepare_params(params: Mapping[str, object], opts: OpenAIPrepareOptions | None = None) -> PreparedParams:
     """Return the params of a chat completion for ``cache.llm``.
 
     Args:

@@ -39,7 +39,7 @@ class OpenAIResponsesPrepareOptions(PrepareOptions):
 
 
 async def prepare_params(
-    params: Mapping[str, Any], opts: OpenAIResponsesPrepareOptions | None = None
+    params: Mapping[str, object], opts: OpenAIResponsesPrepareOptions | None = None
 ) -> PreparedParams:
     """Return the params of a response for ``cache.llm``.
 

@@ -19,6 +19,7 @@ from tests.adapters.params.contents import HI, call, calling, function_call, ima
 from tests.adapters.params.corpus import APIS, key_of, prepare
 from tiercache import AgentCache, UsageError, last_user_turn
 from tiercache.adapters import anthropic, openai, openai_responses
+from tiercache.adapters.normalizer import passthrough
 
 
 class Role(StrEnum):
@@ -193,6 +194,20 @@ async def test_prepare_params_refuses_a_wrong_part_and_names_it(api: str, reques
 async def test_prepare_params_refuses_other_options(module: Any) -> None:
     with pytest.raises(UsageError, match="opts must be"):
         await module.prepare_params({}, {"normalizer": None})
+
+
+class Holder(BaseModel):
+    anything: Any
+
+
+async def test_prepare_params_refuses_an_object_that_is_no_json_and_names_it() -> None:
+    with pytest.raises(UsageError, match=r"params.messages\[0\].content\[0\] is a Holder that is no JSON"):
+        await prepare("chat", chat(user(Holder(anything=object()))))
+
+
+async def test_prepare_params_takes_a_plain_function_as_a_normalizer() -> None:
+    request = chat(user(image("https://a.example/1.png")))
+    assert await key_of("chat", request, normalizer=passthrough) == await key_of("chat", request)
 
 
 async def test_prepare_params_refuses_the_result_of_a_wrong_normalizer() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable
+from inspect import isawaitable
 from typing import Any, Final, Literal, TypeAlias
 
 from ...errors import UsageError
@@ -91,7 +92,9 @@ async def binary_block(
     if media_type is None:
         media_type = media_type_of(source["data"], "image/*") if source["type"] == "base64" else "image/*"
     ref: BinaryRef = {"kind": kind, "source": source}  # type: ignore[typeddict-item]
-    text = await normalizer(ref)
+    text: Any = normalizer(ref)
+    if isawaitable(text):  # A plain function, such as ``passthrough``, does as well.
+        text = await text
     if not isinstance(text, str):
         raise UsageError(f"the normalizer must return a str, not {type(text).__name__}")
     return {"type": "binary", "kind": kind, "mediaType": media_type, "ref": text}

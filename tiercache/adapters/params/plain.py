@@ -95,7 +95,11 @@ def _fields_of(value: Any, sent: bool) -> Any:
     dump = getattr(type(value), "model_dump", None)
     if dump is None:
         return value
-    if not sent:
-        return dump(value, mode="json", exclude_none=True)
-    # The SDK of OpenAI never sends the fields of this name, such as a parsed answer.
-    return dump(value, mode="json", exclude_unset=True, exclude=getattr(value, "__api_exclude__", None))
+    try:
+        if not sent:
+            return dump(value, mode="json", exclude_none=True)
+        # The SDK of OpenAI never sends the fields of this name, such as a parsed answer.
+        return dump(value, mode="json", exclude_unset=True, exclude=getattr(value, "__api_exclude__", None))
+    # pydantic refuses an object that is no JSON by a ValueError, its serializers also by a TypeError.
+    except (TypeError, ValueError) as error:
+        raise _DefectError(f"is a {type(value).__name__} that is no JSON: {error}") from error
