@@ -14,9 +14,10 @@ import json
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Protocol
 
+from ..agent_cache import AgentCache
+from ..errors import UsageError
 from ..tiers.keys.exact_json import has_exact_types
-from ..tiers.tool.tier import ToolTier
-from .caches import UNAVAILABLE
+from .caches import UNAVAILABLE, log_of
 
 __all__ = ["ObjectAdapter", "ResultForms", "is_plain_json", "tool_result"]
 
@@ -122,7 +123,7 @@ class ResultForms:
 
 
 async def tool_result(
-    tier: ToolTier,
+    cache: AgentCache,
     call: tuple[str, Any],
     run: Callable[[], Awaitable[Any]],
     forms: ResultForms,
@@ -132,11 +133,12 @@ async def tool_result(
 ) -> Any:
     """Return the result of a tool call: of its own run, of an equal call at the same time, or from the cache.
 
-    While Valkey is unavailable, the tool runs. A result that ``forms`` does not restore is not stored: each call then
-    runs the tool itself.
+    While Valkey is unavailable, the tool runs. It also runs, and one warning is logged, if the cache is closed, has no
+    such face, or belongs to another event loop: a framework may turn an error into an answer for the model. A result
+    that ``forms`` does not restore is not stored: each call then runs the tool itself.
 
     Args:
-        tier: The tool tier.
+        cache: The cache.
         call: The name of the tool, and the arguments that make the key.
         run: Runs the tool.
         forms: Converts the result.
@@ -144,11 +146,11 @@ async def tool_result(
         options: ``ttl`` and ``tags`` of ``ToolTier.get_or_load``.
 
     Raises:
-        UsageError, WrongLoopError, TimeoutError: As for ``ToolTier.get_or_load``.
+        TimeoutError: As for ``ToolTier.get_or_load``.
 
     Other exceptions of the run reach each call that waits for it.
     """
-    own = _OwnRun(run, forms)
+    own, tier = _OwnRun(run, forms), cache.tool
     others: tuple[type[Exception], ...] = (_NotStoredError, *own_errors, *UNAVAILABLE)
     try:
         found = own.found((await tier.get_or_load(*call, own.load, **options)).value)
@@ -158,6 +160,11 @@ async def tool_result(
         if own.result is None and own.has_begun:
             raise
         found = own.result
+    except UsageError as error:
+        if own.has_begun:
+            raise
+        log_of(cache).warn_once("a tool runs without the cache: %s", error)
+        found = None
     return await run() if found is None else found[0]
 
 

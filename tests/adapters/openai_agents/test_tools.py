@@ -36,7 +36,7 @@ from tests.adapters.mortal_server import MortalServer
 from tests.adapters.openai_agents.models import QUIET, CallingModel, agent_of, outputs, run
 from tests.requests import turns
 from tests.support import MakeCache, entry_keys
-from tiercache import AgentCache, L2UnavailableError, ResilienceOptions, UsageError
+from tiercache import AgentCache, L2UnavailableError, ResilienceOptions, TierCacheError, UsageError
 from tiercache.adapters.openai_agents import cache_tools
 
 
@@ -203,14 +203,17 @@ async def test_error_of_a_function_is_answered_as_before_and_not_stored(
     assert count == 2
 
 
-async def test_function_that_raises_an_error_of_the_cache_runs_once(memory: AgentCache) -> None:
+@pytest.mark.parametrize("error", [L2UnavailableError, UsageError])
+async def test_function_that_raises_an_error_of_the_cache_runs_once(
+    memory: AgentCache, error: type[TierCacheError]
+) -> None:
     count = 0
 
     def search(query: str) -> str:
         """Search for a text."""
         nonlocal count
         count += 1
-        raise L2UnavailableError("its own")
+        raise error("its own")
 
     tool = cached(memory, function_tool(search, failure_error_function=lambda _, error: str(error)))
     assert await run(tool, {"query": "a"}) == ["its own"]
@@ -425,6 +428,17 @@ async def test_scope_that_is_no_text_is_an_error(memory: AgentCache) -> None:
     # Without its error function, the tool raises.
     with pytest.raises(UsageError, match="scope must return a str"):
         await tool.on_invoke_tool(context, '{"query": "a"}')
+
+
+async def test_tool_runs_without_a_cache_that_is_closed(
+    make_cache: MakeCache, caplog: pytest.LogCaptureFixture
+) -> None:
+    counter, cache = Counter(), make_cache(name="closed")
+    await cache.aclose()
+    tool = cached(cache, counter.tool())
+    for number in (1, 2):
+        assert await run(tool, {"query": "a", "limit": 3}) == [f"result {number} for a"]
+    assert [record.message for record in caplog.records if "runs without the cache" in record.message] != []
 
 
 async def test_tools_run_without_valkey_and_no_result_is_lost(mortal_server: MortalServer) -> None:

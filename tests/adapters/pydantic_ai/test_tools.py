@@ -429,6 +429,17 @@ async def test_lifetimes_are_those_of_the_tools(cache: AgentCache, plain: valkey
     assert 0 < ttls["find"] <= 10_000
 
 
+async def test_tool_runs_without_a_cache_that_is_closed(
+    make_cache: MakeCache, caplog: pytest.LogCaptureFixture
+) -> None:
+    counter, cache = Counter(), make_cache(name="closed")
+    await cache.aclose()
+    agent = counter.agent(cache)
+    for number in (1, 2):
+        assert await run(agent, ("search", {"query": "a"})) == [f"result {number} for a"]
+    assert [record.message for record in caplog.records if "runs without the cache" in record.message] != []
+
+
 async def test_tools_run_without_valkey_and_no_result_is_lost(mortal_server: MortalServer) -> None:
     count = 0
 

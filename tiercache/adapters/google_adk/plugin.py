@@ -54,7 +54,7 @@ class TierCachePlugin(BasePlugin):
         name: The name of the plugin.
 
     Raises:
-        UsageError: An argument is wrong. A call of a tool raises it if the cache is closed.
+        UsageError: An argument is wrong.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class _CachedTool(BaseTool):
         if key is None:
             return await tool.run_async(args=args, tool_context=tool_context)
         return await tool_result(
-            rules.cache.tool,
+            rules.cache,
             (tool.name, key),
             lambda: tool.run_async(args=args, tool_context=tool_context),
             _Forms(tool_context),

@@ -55,7 +55,8 @@ def cache_tools(
     Calls are equal if the name of the tool, the arguments and the scope are. Equal calls at the same time, of any
     process, run the function once. The copies keep the approvals, guardrails, timeouts and error functions of the
     tools, which apply to every call. Errors are not stored, and neither is a result that JSON does not restore as it
-    is. While Valkey is unavailable, the functions run.
+    is. While Valkey is unavailable, the functions run. They also run, and one warning is logged, if the cache is
+    closed, has no such face, or belongs to another event loop.
 
     Args:
         cache: The cache.
@@ -70,7 +71,7 @@ def cache_tools(
 
     Raises:
         UsageError: An argument is wrong; also a tool that the provider runs, an agent as a tool, and a tool that needs
-            a ``scope``. A call of a tool raises it if the cache is closed, or has no such face.
+            a ``scope``.
     """
     check_cache(cache)
     if ttl is not None:
@@ -135,8 +136,8 @@ def _caching(name: str, invoke: Invoke, rules: _Rules) -> Invoke:
         if args is None:
             return await invoke(context, arguments)
         call = (name, args)
-        tier, call = rules.cache.tool, (name, args)
-        return await tool_result(tier, call, lambda: invoke(context, arguments), rules.forms, **options)
+        call = (name, args)
+        return await tool_result(rules.cache, call, lambda: invoke(context, arguments), rules.forms, **options)
 
     return invoke_cached
 

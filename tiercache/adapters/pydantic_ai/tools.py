@@ -66,7 +66,8 @@ class TierCacheTools(AbstractCapability[Any]):
 
     Calls are equal if the name of the tool, the validated arguments and the scope are. Equal calls at the same time, of
     any process, run the tool once. Retries, approvals and other exceptions are not stored, and neither is a result that
-    JSON does not restore as it is. While Valkey is unavailable, the tools run.
+    JSON does not restore as it is. While Valkey is unavailable, the tools run. They also run, and one warning is
+    logged, if the cache is closed, has no such face, or belongs to another event loop.
 
     Args:
         cache: The cache.
@@ -78,7 +79,7 @@ class TierCacheTools(AbstractCapability[Any]):
         classes: Classes of results to restore, such as pydantic models: an allow-list.
 
     Raises:
-        UsageError: An argument is wrong. A tool call raises it if the cache is closed, or has no such face.
+        UsageError: An argument is wrong.
     """
 
     def __init__(
@@ -130,8 +131,8 @@ class _CachedToolset(WrapperToolset[Any]):
             return await run()
         ttl = self.rules.ttls[name]
         options: dict[str, Any] = {"ttl": self.rules.ttl if ttl is None else ttl, "tags": self.rules.tags}
-        tier, forms = self.rules.cache.tool, self.rules.forms
-        return await tool_result(tier, (name, args), run, forms, own_errors=_OWN_ERRORS, **options)
+        cache, forms = self.rules.cache, self.rules.forms
+        return await tool_result(cache, (name, args), run, forms, own_errors=_OWN_ERRORS, **options)
 
 
 def _key_args(
