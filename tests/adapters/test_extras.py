@@ -12,7 +12,7 @@ from tiercache.version import install_command
 _GOOGLE_ADK = ["TierCachePlugin", "TierCacheSessionService"]
 _LANGCHAIN = ["TierCacheLLMCache", "TierCacheToolMiddleware", "TierCacheByteStore", "TierCacheChatMessageHistory"]
 _LANGGRAPH = ["TierCacheSaver", "TierCacheNodeCache", "TierCacheStore", "node_key"]
-_LLAMAINDEX = ["TierCacheKVStore", "TierCacheChatStore"]
+_LLAMAINDEX = ["TierCacheKVStore", "TierCacheChatStore", "TierCacheMemoryStore"]
 _MCP = ["TierCacheTools", "TierCacheResponseStore"]
 _OPENAI_AGENTS = ["TierCacheSession", "cache_tools"]
 _PYDANTIC_AI = ["TierCacheConversationStore", "TierCacheTools"]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from .chat_store import TierCacheChatStore
     from .kv_store import TierCacheKVStore
+    from .memory_store import TierCacheMemoryStore
     from .params import LlamaIndexPrepareOptions, PreparedParams, prepare_params
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "PreparedParams",
     "TierCacheChatStore",
     "TierCacheKVStore",
+    "TierCacheMemoryStore",
     "prepare_params",
 ]
 
@@ -27,6 +29,7 @@ _MODULES: Final = {
     "PreparedParams": "params",
     "TierCacheChatStore": "chat_store",
     "TierCacheKVStore": "kv_store",
+    "TierCacheMemoryStore": "memory_store",
     "prepare_params": "params",
 }
 

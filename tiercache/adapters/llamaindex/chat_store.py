@@ -1,23 +1,19 @@
-"""The messages of chats for LlamaIndex, as items of a cache.
-
-A chat is a namespace with one item, the JSON list of its messages. So a list of all chats reads one index, and each
-change of a chat, its removal too, is one step.
-"""
+"""The store of chats for LlamaIndex's memory buffers. ``chat_items`` has the form of a chat."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any
 
 from ...agent_cache import AgentCache
 from ...errors import UsageError
 from ...identity import KeepsIdentity
-from ...tiers.items.store import Append, Get, Item, ItemStore, Namespaces, Put
-from ...tiers.keys.canonical_json import compact_json
+from ...tiers.items.store import Append, ItemStore, Put
 from ...ttl import Ttl, check_ttl
 from ..extras import missing_extra
 from ..item_stores import TwoFacedItems
-from .messages import messages_of, to_data, to_items
+from .chat_items import ITEM, add, change, foreign, keys, read
+from .messages import messages_of, to_data
 
 try:
     from llama_index.core.base.llms.types import ChatMessage
@@ -28,9 +24,8 @@ except ImportError as error:
 
 __all__ = ["TierCacheChatStore"]
 
-R = TypeVar("R")
-
-_ITEM: Final = "messages"
+# Returns the messages that it takes out of the elements of a chat, and the elements that are left.
+_Take = Callable[[list[Any]], tuple[list[ChatMessage], list[Any] | None]]
 
 
 class TierCacheChatStore(KeepsIdentity, BaseChatStore):
@@ -81,21 +76,22 @@ class TierCacheChatStore(KeepsIdentity, BaseChatStore):
 
     def get_messages(self, key: str) -> list[ChatMessage]:
         """Return the messages of a chat, the oldest first."""
-        return self._items.run_plain(lambda items: _read(items, key))
+        return self._items.run_plain(lambda items: self._read(items, key))
 
     def add_message(self, key: str, message: ChatMessage) -> None:
         """Add a message to a chat."""
         append = self._append(key, message)
-        self._items.run_plain(lambda items: _add(items, append))
+        self._items.run_plain(lambda items: add(items, append))
 
     def delete_messages(self, key: str) -> list[ChatMessage] | None:
         """Remove a chat; return its messages, or None if there is no such chat."""
-        return self._items.run_plain(lambda items: self._change(items, key, _take_all))
+        take = _taker(key, None)
+        return self._items.run_plain(lambda items: change(items, key, self.ttl, take))
 
     def delete_message(self, key: str, idx: int) -> ChatMessage | None:
         """Remove the message at ``idx``, from the end if it is negative; return it, or None if there is none."""
-        take = _taker(idx)
-        return _first(self._items.run_plain(lambda items: self._change(items, key, take)))
+        take = _taker(key, _checked(idx))
+        return _first(self._items.run_plain(lambda items: change(items, key, self.ttl, take)))
 
     def delete_last_message(self, key: str) -> ChatMessage | None:
         """Remove the last message of a chat; return it, or None if there is none."""
@@ -103,7 +99,7 @@ class TierCacheChatStore(KeepsIdentity, BaseChatStore):
 
     def get_keys(self) -> list[str]:
         """Return the keys of all chats, sorted. Reads one index, and scans no keys."""
-        return self._items.run_plain(_keys)
+        return self._items.run_plain(keys)
 
     # For coroutines
 
@@ -114,21 +110,22 @@ class TierCacheChatStore(KeepsIdentity, BaseChatStore):
 
     async def aget_messages(self, key: str) -> list[ChatMessage]:
         """Return the messages of a chat, the oldest first."""
-        return await self._items.run(lambda items: _read(items, key))
+        return await self._items.run(lambda items: self._read(items, key))
 
     async def async_add_message(self, key: str, message: ChatMessage) -> None:
         """Add a message to a chat."""
         append = self._append(key, message)
-        await self._items.run(lambda items: _add(items, append))
+        await self._items.run(lambda items: add(items, append))
 
     async def adelete_messages(self, key: str) -> list[ChatMessage] | None:
         """Remove a chat; return its messages, or None if there is no such chat."""
-        return await self._items.run(lambda items: self._change(items, key, _take_all))
+        take = _taker(key, None)
+        return await self._items.run(lambda items: change(items, key, self.ttl, take))
 
     async def adelete_message(self, key: str, idx: int) -> ChatMessage | None:
         """Remove the message at ``idx``, as ``delete_message``."""
-        take = _taker(idx)
-        return _first(await self._items.run(lambda items: self._change(items, key, take)))
+        take = _taker(key, _checked(idx))
+        return _first(await self._items.run(lambda items: change(items, key, self.ttl, take)))
 
     async def adelete_last_message(self, key: str) -> ChatMessage | None:
         """Remove the last message of a chat; return it, or None if there is none."""
@@ -136,84 +133,44 @@ class TierCacheChatStore(KeepsIdentity, BaseChatStore):
 
     async def aget_keys(self) -> list[str]:
         """Return the keys of all chats, as ``get_keys``."""
-        return await self._items.run(_keys)
+        return await self._items.run(keys)
 
     # The operations
 
     def _put(self, key: str, messages: Sequence[ChatMessage]) -> Put:
-        return Put((key,), _ITEM, to_data(messages), self.ttl)
+        return Put((key,), ITEM, to_data(messages), self.ttl)
 
     def _append(self, key: str, message: ChatMessage) -> Append:
-        return Append((key,), _ITEM, to_data([message]), self.ttl)
+        return Append((key,), ITEM, to_data([message]), self.ttl)
 
-    async def _change(
-        self, items: ItemStore, key: str, take: Callable[[list[Any]], tuple[list[Any], list[Any] | None]]
-    ) -> list[ChatMessage] | None:
-        """Take messages out of a chat in one step; return them, or None if there is no such chat.
-
-        Args:
-            take: Gets the JSON of the messages; returns that of the taken messages, and that of the messages that
-                are left, or None to remove the chat. It runs again each time that another writer was faster.
-        """
-        while True:
-            (item,) = await items.run([Get((key,), _ITEM)])
-            if not isinstance(item, Item):
-                return None
-            taken, left = take(_items_of(item))
-            messages = _checked(item, messages_of(taken))
-            if left is not None and not taken:
-                return messages
-            data = None if left is None else compact_json(left, "messages")
-            (is_done,) = await items.run([Put((key,), _ITEM, data, self.ttl, expected=item.data)])
-            if is_done:
-                return messages
+    async def _read(self, items: ItemStore, key: str) -> list[ChatMessage]:
+        return _restored(key, await read(items, key))
 
 
-async def _read(items: ItemStore, key: str) -> list[ChatMessage]:
-    (item,) = await items.run([Get((key,), _ITEM, renew=True)])
-    return _checked(item, messages_of(_items_of(item))) if isinstance(item, Item) else []
+def _restored(key: str, elements: list[Any]) -> list[ChatMessage]:
+    messages = messages_of(elements)
+    if messages is None:
+        raise foreign(key)
+    return messages
 
 
-async def _add(items: ItemStore, append: Append) -> None:
-    (is_done,) = await items.run([append])
-    if not is_done:
-        raise _foreign(append.namespace[0])
+def _taker(key: str, idx: int | None) -> _Take:
+    """Return a function that takes the message at ``idx``, or all messages and the chat itself if it is None."""
 
-
-async def _keys(items: ItemStore) -> list[str]:
-    (namespaces,) = await items.run([Namespaces()])
-    assert isinstance(namespaces, list)
-    return sorted(namespace[0] for namespace in namespaces if len(namespace) == 1)
-
-
-def _items_of(item: Item) -> list[Any]:
-    return _checked(item, to_items(item.data))
-
-
-def _checked(item: Item, found: R | None) -> R:
-    if found is None:
-        raise _foreign(item.namespace[0])
-    return found
-
-
-def _foreign(key: str) -> UsageError:
-    return UsageError(f"chat {key!r} has other content than messages of LlamaIndex")
-
-
-def _take_all(items: list[Any]) -> tuple[list[Any], None]:
-    return items, None
-
-
-def _taker(idx: object) -> Callable[[list[Any]], tuple[list[Any], list[Any]]]:
-    """Return a function that takes the item at ``idx``."""
-    if not isinstance(idx, int) or isinstance(idx, bool):
-        raise UsageError(f"idx must be a whole number, not {idx!r}")
-
-    def take(items: list[Any]) -> tuple[list[Any], list[Any]]:
-        left = list(items)
-        return ([left.pop(idx)] if -len(items) <= idx < len(items) else []), left
+    def take(elements: list[Any]) -> tuple[list[ChatMessage], list[Any] | None]:
+        if idx is None:
+            return _restored(key, elements), None
+        left = list(elements)
+        taken = [left.pop(idx)] if -len(left) <= idx < len(left) else []
+        return _restored(key, taken), left
 
     return take
+
+
+def _checked(idx: object) -> int:
+    if not isinstance(idx, int) or isinstance(idx, bool):
+        raise UsageError(f"idx must be a whole number, not {idx!r}")
+    return idx
 
 
 def _first(messages: list[ChatMessage] | None) -> ChatMessage | None:

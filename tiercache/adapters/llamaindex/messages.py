@@ -15,7 +15,7 @@ try:
 except ImportError as error:
     raise missing_extra("llamaindex", error) from error
 
-__all__ = ["messages_of", "to_data", "to_items"]
+__all__ = ["messages_of", "to_data", "to_items", "to_json"]
 
 # ChatMessage makes blocks of this argument: a message that was made from a stored one would have them twice.
 _MADE_INTO_BLOCKS: Final = "images"
@@ -27,7 +27,7 @@ def to_data(messages: Sequence[ChatMessage]) -> bytes:
     Raises:
         UsageError: A message is no ChatMessage, or JSON does not restore it as it is.
     """
-    return compact_json([_to_json(message) for message in messages], "messages")
+    return compact_json([to_json(message) for message in messages], "messages")
 
 
 def to_items(data: bytes) -> list[Any] | None:
@@ -46,7 +46,8 @@ def messages_of(items: Sequence[Any]) -> list[ChatMessage] | None:
     return found if len(found) == len(messages) else None
 
 
-def _to_json(message: Any) -> Any:
+def to_json(message: Any) -> Any:
+    """Return the message as JSON. Errors as for ``to_data``."""
     if not isinstance(message, ChatMessage):
         raise UsageError(f"a message must be a ChatMessage of LlamaIndex, not {type(message).__name__}")
     # An object in the message may raise any exception.
