@@ -19,6 +19,7 @@ class Model(ThreadingHTTPServer):
         kind: One of `KINDS`.
         latency: Seconds that a request takes.
         arrived: Set when a request has arrived.
+        gate: Requests wait until it is set.
     """
 
     daemon_threads = True
@@ -29,6 +30,8 @@ class Model(ThreadingHTTPServer):
         self.kind = "text"
         self.latency = 0.0
         self.arrived = threading.Event()
+        self.gate = threading.Event()
+        self.gate.set()
         self._asked = 0
         self._lock = threading.Lock()
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
@@ -52,6 +55,7 @@ class Model(ThreadingHTTPServer):
 
     def close(self) -> None:
         """Stop, and release the port."""
+        self.gate.set()
         self.shutdown()
         self.server_close()
 
@@ -69,6 +73,7 @@ class _Handler(BaseHTTPRequestHandler):
         params = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         number = model.count()
         time.sleep(model.latency)
+        model.gate.wait()
         if params.get("stream"):
             self._reply("text/event-stream", _events(number, model.kind))
         else:

@@ -1,4 +1,4 @@
-"""Notices each use of pickle, with the module that uses it."""
+"""Notices each use of pickle."""
 
 import contextlib
 import pickle

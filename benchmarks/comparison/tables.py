@@ -71,13 +71,15 @@ CHANGES = {
     "ttl-of-call": "a lifetime for one call",
     "statistics": "counters",
 }
-MORE = {
+STORES = {
     "similar": "hits for similar questions (semantic)",
     "stores": "stores",
-    "cluster": "Valkey or Redis with Cluster, Sentinel",
+    "cluster": "Cluster, Sentinel",
+    "hosted": "a hosted store or service",
+}
+MORE = {
     "other-tiers": "keeps more than model answers",
     "proxy": "a proxy or server",
-    "hosted": "a hosted store or service",
     "languages": "other languages than Python",
     "metrics": "metrics and traces",
     "licence": "licence",
@@ -101,11 +103,14 @@ TABLES: dict[str, tuple[str, dict[str, str], Iterable[str]]] = {
     "comparison-calls": ("", CALLS, ANSWERS),
     "comparison-keys": ("two calls that differ only in", KEYS, ANSWERS),
     "comparison-answers": ("part of the answer", SURVIVAL, ANSWERS),
-    "comparison-faults": ("the store", FAULTS, ANSWERS),  # products as rows: the names of errors are long
+    "comparison-faults": ("the store", FAULTS, ANSWERS),
     "comparison-changes": ("", CHANGES, ANSWERS),
+    "comparison-stores": ("", STORES, ANSWERS),
     "comparison-more": ("", MORE, ANSWERS),
     "comparison-threads": ("", THREAD_ROWS, THREADS),
 }
+_TURNED = {"comparison-faults", "comparison-stores", "comparison-more"}
+"""Tables of long texts: each product is a row."""
 
 
 def cell(results: Results, row: str, product: str) -> str:
@@ -125,7 +130,9 @@ def block_of(results: Results, name: str) -> str:
     products = list(products)
     lines = [[first, *(HEADINGS[product] for product in products)]]
     lines += [[title, *(cell(results, row, product) for product in products)] for row, title in rows.items()]
-    return _table([list(line) for line in zip(*lines, strict=True)] if rows is FAULTS else lines)
+    if name in _TURNED:
+        lines = [list(line) for line in zip(*lines, strict=True)]
+    return _table(lines)
 
 
 def markdown(results: Results) -> str:

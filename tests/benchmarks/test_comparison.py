@@ -25,6 +25,7 @@ ROWS = {
         tables.SURVIVAL,
         tables.FAULTS,
         tables.CHANGES,
+        tables.STORES,
         tables.MORE,
         tables.THREAD_ROWS,
     )
@@ -45,7 +46,7 @@ DEFECTS = [
     ("memory-level", EMULATED, "no"),
     ("plain-store", UNCACHED, "**no hit**"),
     ("plain-store", MODULES, "**no**: unknown command 'JSON.GET'"),
-    ("pickle", CARELESS, "**yes** (tests.benchmarks.bad_caches)"),
+    ("pickle", CARELESS, "**yes**"),
     *((row, CARELESS, "**1 answer**") for row in KEYS),
     *((row, CARELESS, "**stored**" if row == "survives-cut" else "**lost**") for row in SURVIVAL),
     ("killed-during", CARELESS, "**ConnectionError**"),
@@ -71,7 +72,10 @@ async def test_probe_notices_defect(row: str, product: str, cell: str, monkeypat
 
 @pytest.mark.parametrize("row", ANSWER_PROBES)
 async def test_tiercache_has_the_results_of_the_page(row: str) -> None:
-    assert await run_probe("tiercache", row, ANSWER_PROBES[row]) == STORED["tiercache"]["cells"][row]
+    found, stored = await run_probe("tiercache", row, ANSWER_PROBES[row]), STORED["tiercache"]["cells"][row]
+    # The time until another process is informed depends on the machine.
+    is_timed = row.startswith("invalidate-") or row == "clear"
+    assert (found.partition(",")[0] if is_timed else found) == (stored.partition(",")[0] if is_timed else stored)
 
 
 def test_every_probe_has_a_defect_that_it_notices() -> None:

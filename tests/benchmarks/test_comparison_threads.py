@@ -23,7 +23,7 @@ DEFECTS = [
     ("thread-killed", FORGETFUL, "**goes on without its state**"),
     ("thread-hung", FORGETFUL, "**goes on without its state**"),
     ("thread-ttl", FORGETFUL, "**not kept**"),
-    ("thread-pickle", FORGETFUL, "**yes** (tests.benchmarks.bad_savers)"),
+    ("thread-pickle", FORGETFUL, "**yes**"),
 ]
 
 pytestmark = pytest.mark.filterwarnings("default")  # Libraries whose server is gone may raise warnings.

@@ -135,4 +135,4 @@ async def pickled(bench: Bench) -> str:
         async with bench.opened() as product:
             await product.ask(bench.question())
             await product.ask(bench.question())
-    return f"**yes** ({', '.join(sorted(modules))})" if modules else "no"
+    return "**yes**" if modules else "no"

@@ -58,16 +58,16 @@ def _change(product: Answers, kind: str, asked: Question) -> Callable[[], Awaita
 
 
 async def ttl(bench: Bench) -> str:
-    """Make a call again while its entry lives, and after its lifetime of one second."""
+    """Make a call again while its entry lives, and after its lifetime of two seconds."""
     assert issubclass(bench.product, Answers)
     if not bench.product.has_ttl:
         return "no"
-    async with bench.opened(ttl=1) as product:
+    async with bench.opened(ttl=2) as product:
         for _ in range(2):
             await product.ask(bench.question())
         if bench.model.asked != 1:
             return "no hit"
-        await asyncio.sleep(1.7)
+        await asyncio.sleep(2.7)
         await product.ask(bench.question())
     return "yes" if bench.model.asked == 2 else "**not kept**"
 

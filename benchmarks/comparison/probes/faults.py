@@ -6,8 +6,6 @@ from collections.abc import Callable
 from benchmarks.comparison.bench import PATIENCE, Bench, calls
 from benchmarks.comparison.product import Answers
 
-_LATENCY = 0.5
-
 
 async def killed_during(bench: Bench) -> str:
     """Kill the store while the model works on the answer."""
@@ -37,14 +35,15 @@ async def down(bench: Bench) -> str:
 async def _during(bench: Bench, harm: Callable[[], None]) -> str:
     if not bench.product.uses_store:
         return "no store"
-    bench.model.latency = _LATENCY
     async with bench.opened() as product:
         await product.ask(bench.question("The connection is open."))
         bench.model.arrived.clear()
+        bench.model.gate.clear()
         before = bench.model.asked
         call = asyncio.create_task(_outcome(bench, product))
         await asyncio.to_thread(bench.model.arrived.wait, PATIENCE)
         harm()
+        bench.model.gate.set()
         outcome = await call
     if outcome != "the answer":
         return f"**{outcome}**"
