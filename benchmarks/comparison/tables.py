@@ -82,8 +82,7 @@ MORE = {
     "proxy": "a proxy or server",
     "languages": "other languages than Python",
     "metrics": "metrics and traces",
-    "licence": "licence",
-    "released": "last release",
+    "licence": "licence, last release",
 }
 THREAD_ROWS = {
     "thread-plain-store": "runs on a plain Valkey",
