@@ -85,6 +85,7 @@ FRAMEWORKS = {
     "keyvalue": "py-key-value-aio",
     "langchain": "langchain-core",
     "langgraph": "langgraph-checkpoint",
+    "litellm": "litellm",
     "llamaindex": "llama-index-core",
     "dspy": "dspy",
     "openai-agents": "openai-agents",

@@ -12,6 +12,7 @@ from tiercache.version import install_command
 _GOOGLE_ADK = ["TierCachePlugin", "TierCacheSessionService"]
 _LANGCHAIN = ["TierCacheLLMCache", "TierCacheToolMiddleware", "TierCacheByteStore", "TierCacheChatMessageHistory"]
 _LANGGRAPH = ["TierCacheSaver", "TierCacheNodeCache", "TierCacheStore", "node_key"]
+_LITELLM = ["TierCacheLiteLLM"]
 _LLAMAINDEX = ["TierCacheKVStore", "TierCacheChatStore", "TierCacheMemoryStore"]
 _MCP = ["TierCacheTools", "TierCacheResponseStore"]
 _OPENAI_AGENTS = ["TierCacheSession", "cache_tools"]
@@ -34,6 +35,7 @@ except ImportError as error:
         *(("google_adk", name, "google-adk") for name in _GOOGLE_ADK),
         *(("langchain", name, "langchain") for name in _LANGCHAIN),
         *(("langgraph", name, "langgraph") for name in _LANGGRAPH),
+        *(("litellm", name, "litellm") for name in _LITELLM),
         *(("llamaindex", name, "llamaindex") for name in _LLAMAINDEX),
         ("dspy", "TierCacheDSPy", "dspy"),
         *(("mcp", name, "mcp") for name in _MCP),
@@ -49,6 +51,7 @@ def test_adapter_without_its_framework_names_the_extra(module: str, name: str, e
         "langchain",
         "langchain_core",
         "langgraph",
+        "litellm",
         "llama_index",
         "mcp",
         "pydantic",

@@ -36,6 +36,7 @@ NEEDS: Final = {
     "with_langgraph_node_cache": ("langgraph", "langchain_openai"),
     "with_langgraph_store": ("langgraph",),
     "with_litellm": ("litellm",),
+    "with_litellm_cache": ("litellm", "fastapi", "soundfile"),
     "with_llamaindex": ("llama_index.llms.openai",),
     "with_llamaindex_chat": ("llama_index.llms.openai",),
     "with_llamaindex_ingestion": ("llama_index.embeddings.openai",),
@@ -77,6 +78,7 @@ ADAPTERS: Final = {
     *LANGCHAIN,
     *OF_AGENTS,
     *("with_dspy", "with_fastmcp", "with_google_adk", "with_langgraph_node_cache", "with_langgraph_store"),
+    "with_litellm_cache",
     *("with_llamaindex_chat", "with_llamaindex_ingestion", "with_mcp"),
 }
 _MAX_LINES: Final = 40
@@ -188,6 +190,14 @@ def test_example_of_mcp_runs_its_tool_once_in_two_runs(provider: ProviderServer,
     skip_if_missing("with_mcp")
     answers = ["The Danube runs through Vienna."] * 2
     assert [run("with_mcp", provider, url) for _ in range(2)] == [["The tool runs.", *answers], answers]
+
+
+@pytest.mark.timeout(2 * _SECONDS + 30)
+def test_example_of_the_cache_of_litellm_sends_no_request_in_its_second_run(provider: ProviderServer, url: str) -> None:
+    skip_if_missing("with_litellm_cache")
+    first, second = (run("with_litellm_cache", provider, url) for _ in range(2))
+    assert first == second == [f"Answer {number}: part 1 part 2 part 3 part 4" for number in (1, 1, 2, 2)] + ["2", "2"]
+    assert provider.call_count == 3
 
 
 def gemini_script_of(request: Served) -> Script | None:

@@ -57,11 +57,14 @@ FRAMEWORKS = frozenset(
         "langchain",
         "langchain_core",
         "langgraph",
+        "litellm",
         "llama_index",
         "mcp",
         "pydantic_ai",
     }
 )
+# Packages that the extra of a framework brings beside it.
+BESIDE = {"litellm": ("fastapi", "soundfile")}
 _INSTALLED = re.compile(r"pip install ([^\n`&;#]*)")
 
 
@@ -203,7 +206,8 @@ def provider_server(provider: ProviderServer, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.usefixtures("provider_server")
 def test_docs_examples_run(page: Path, url: str) -> None:
     text = page.read_text("utf-8")
-    missing = sorted(name for name in frameworks_of(text) if not is_installed(name))
+    needed = {each for name in frameworks_of(text) for each in (name, *BESIDE.get(name, ()))}
+    missing = sorted(name for name in needed if not is_installed(name))
     if missing:
         assert os.environ.get("TOX_ENV_NAME") != "frameworks", f"{missing} must be installed here"
         pytest.skip(f"{', '.join(missing)} is not installed")

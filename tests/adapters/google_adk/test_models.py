@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -21,6 +21,7 @@ from google.genai import types
 from pydantic import BaseModel
 
 from tests.adapters.google_adk.models import LlmAgent, ask
+from tests.adapters.mortal_server import MortalServer
 from tests.providers import ProviderServer, Script, Served, ToolCall
 from tests.support import until
 from tiercache import AgentCache, ResilienceOptions
@@ -135,12 +136,9 @@ async def test_runs_with_tools_ask_the_model_and_the_tool_once(cache: AgentCache
     assert (provider.call_count, runs) == (2, ["a"])
 
 
-async def test_runs_go_on_once_valkey_is_killed(
-    mortal_server: tuple[str, Callable[[], None]], provider: ProviderServer
-) -> None:
-    url, kill = mortal_server
-    async with AgentCache.from_url(url, name="test", resilience=QUICK) as cache:
+async def test_runs_go_on_once_valkey_is_killed(mortal_server: MortalServer, provider: ProviderServer) -> None:
+    async with AgentCache.from_url(mortal_server.url, name="test", resilience=QUICK) as cache:
         await ask(agent(cache))
-        kill()
+        mortal_server.kill()
         assert (await ask(agent(cache, instruction="Be brief.")))[-1].content
         assert provider.call_count == 2

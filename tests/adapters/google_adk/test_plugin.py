@@ -16,6 +16,7 @@ from google.adk.plugins import BasePlugin
 from google.adk.tools import BaseTool, FunctionTool, LongRunningFunctionTool, ToolContext
 
 from tests.adapters.google_adk.models import call, run
+from tests.adapters.mortal_server import MortalServer
 from tiercache import AgentCache, ResilienceOptions, UsageError
 from tiercache.adapters.google_adk import TierCachePlugin
 
@@ -275,12 +276,11 @@ async def test_lifetimes_and_tags(cache: AgentCache, plain: Any) -> None:
     assert await cache.invalidate_tag("docs") == 2
 
 
-async def test_tools_run_once_valkey_is_killed(mortal_server: tuple[str, Callable[[], None]]) -> None:
-    url, kill = mortal_server
+async def test_tools_run_once_valkey_is_killed(mortal_server: MortalServer) -> None:
     tools = Tools()
-    async with AgentCache.from_url(url, name="test", resilience=QUICK) as cache:
+    async with AgentCache.from_url(mortal_server.url, name="test", resilience=QUICK) as cache:
         await run([plugin(cache)], tools.all, call("search", query="a"))
-        kill()
+        mortal_server.kill()
         for query in ("b", "c"):
             assert await run([plugin(cache)], tools.all, call("search", query=query)) == [{"found": ["é", 1.5, None]}]
     assert len(tools.runs) == 3

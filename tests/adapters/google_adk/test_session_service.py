@@ -25,6 +25,7 @@ from google.adk.sessions.sqlite_session_service import SqliteSessionService
 
 from tests import seams
 from tests.adapters.google_adk.services import WHO, event, normal, rich_event
+from tests.adapters.mortal_server import MortalServer
 from tests.support import until
 from tiercache import AgentCache, L2UnavailableError, ResilienceOptions, UsageError
 from tiercache.adapters.google_adk import TierCacheSessionService
@@ -439,13 +440,12 @@ async def test_session_whose_events_have_ended_counts_as_absent(
 # Valkey
 
 
-async def test_service_raises_once_valkey_is_killed(mortal_server: tuple[str, Callable[[], None]]) -> None:
-    url, kill = mortal_server
-    async with AgentCache.from_url(url, name="test", resilience=QUICK) as cache:
+async def test_service_raises_once_valkey_is_killed(mortal_server: MortalServer) -> None:
+    async with AgentCache.from_url(mortal_server.url, name="test", resilience=QUICK) as cache:
         service = TierCacheSessionService(cache)
         session = await new_session(service)
         await service.append_event(session, event())
-        kill()
+        mortal_server.kill()
         calls: list[Callable[[], Any]] = [
             lambda: read(service),
             lambda: service.append_event(session, event()),

@@ -23,9 +23,11 @@ from ..tool_results import ResultForms, tool_result
 
 try:
     from google.adk.agents.callback_context import CallbackContext
-    from google.adk.models import LlmRequest
+    from google.adk.models.llm_request import LlmRequest
     from google.adk.plugins import BasePlugin
-    from google.adk.tools import BaseTool, FunctionTool, ToolContext
+    from google.adk.tools.base_tool import BaseTool
+    from google.adk.tools.function_tool import FunctionTool
+    from google.adk.tools.tool_context import ToolContext
 except ImportError as error:
     raise missing_extra("google-adk", error) from error
 
@@ -129,7 +131,8 @@ class _CachedTool(BaseTool):
 
     def __init__(self, tool: BaseTool, rules: _Rules) -> None:
         super().__init__(name=tool.name, description=tool.description)
-        self.__dict__.update(vars(tool))
+        for attribute, value in vars(tool).items():
+            setattr(self, attribute, value)
         self._tool = tool
         self._rules = rules
 
