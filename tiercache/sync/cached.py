@@ -22,6 +22,15 @@ T = TypeVar("T")
 Q = ParamSpec("Q")
 
 
+def _method(function: Any, cached: Any) -> Any:
+    """Return ``function`` with ``cached``, which its own decorated function has made of an instance."""
+    if cached is function._cached:
+        return function
+    method = object.__new__(type(function))
+    method.__dict__.update(function.__dict__, _cached=cached)
+    return method
+
+
 class SyncCached(Generic[P, R]):
     """A plain function whose values are cached: the methods of ``Cached`` for plain code.
 
@@ -49,12 +58,7 @@ class SyncCached(Generic[P, R]):
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         """Return the method of ``instance``."""
-        bound = self._cached.__get__(instance, owner)
-        if bound is self._cached:
-            return self
-        method = object.__new__(type(self))
-        method.__dict__.update(self.__dict__, _cached=bound)
-        return method
+        return _method(self, self._cached.__get__(instance, owner))
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Return the value of a call; on a miss, call the function, as ``Cached``."""
@@ -112,12 +116,7 @@ class SyncCachedMany(Generic[T, P, R]):
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         """Return the method of ``instance``."""
-        bound = self._cached.__get__(instance, owner)
-        if bound is self._cached:
-            return self
-        method = object.__new__(type(self))
-        method.__dict__.update(self.__dict__, _cached=bound)
-        return method
+        return _method(self, self._cached.__get__(instance, owner))
 
     def __call__(self, items: Iterable[T], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Return the values of items; load all that neither level has by one call, as ``CachedMany``."""

@@ -5,16 +5,13 @@ The class is imported at its first use.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ..lazy_names import imported_at_first_use
 
 if TYPE_CHECKING:
     from .cache import TierCacheDSPy
 
 __all__ = ["TierCacheDSPy"]
 
-
-def __getattr__(name: str) -> Any:
-    if name != "TierCacheDSPy":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return import_module(f"{__name__}.cache").TierCacheDSPy
+__getattr__ = imported_at_first_use(__name__, {"TierCacheDSPy": "cache"})

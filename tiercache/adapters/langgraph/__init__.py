@@ -5,8 +5,9 @@ A part needs the ``langgraph`` extra when it is imported, and not when this fold
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
+
+from ..lazy_names import imported_at_first_use
 
 if TYPE_CHECKING:
     from .input_key import node_key
@@ -16,17 +17,12 @@ if TYPE_CHECKING:
 
 __all__ = ["TierCacheNodeCache", "TierCacheSaver", "TierCacheStore", "node_key"]
 
-# The public names, by the module of this folder that has them.
-_MODULES: Final[dict[str, str]] = {
-    "TierCacheNodeCache": "node_cache",
-    "TierCacheSaver": "saver",
-    "TierCacheStore": "store",
-    "node_key": "input_key",
-}
-
-
-def __getattr__(name: str) -> Any:
-    module = _MODULES.get(name)
-    if module is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{module}"), name)
+__getattr__ = imported_at_first_use(
+    __name__,
+    {
+        "TierCacheNodeCache": "node_cache",
+        "TierCacheSaver": "saver",
+        "TierCacheStore": "store",
+        "node_key": "input_key",
+    },
+)

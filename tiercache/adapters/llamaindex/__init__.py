@@ -5,8 +5,9 @@ Each name is imported at its first use: ``prepare_params`` needs no LlamaIndex.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
+
+from ..lazy_names import imported_at_first_use
 
 if TYPE_CHECKING:
     from .chat_store import TierCacheChatStore
@@ -23,19 +24,14 @@ __all__ = [
     "prepare_params",
 ]
 
-# The public names, by the module of this folder that has them.
-_MODULES: Final = {
-    "LlamaIndexPrepareOptions": "params",
-    "PreparedParams": "params",
-    "TierCacheChatStore": "chat_store",
-    "TierCacheKVStore": "kv_store",
-    "TierCacheMemoryStore": "memory_store",
-    "prepare_params": "params",
-}
-
-
-def __getattr__(name: str) -> Any:
-    module = _MODULES.get(name)
-    if module is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{module}"), name)
+__getattr__ = imported_at_first_use(
+    __name__,
+    {
+        "LlamaIndexPrepareOptions": "params",
+        "PreparedParams": "params",
+        "TierCacheChatStore": "chat_store",
+        "TierCacheKVStore": "kv_store",
+        "TierCacheMemoryStore": "memory_store",
+        "prepare_params": "params",
+    },
+)

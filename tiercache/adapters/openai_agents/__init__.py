@@ -5,8 +5,9 @@ Each name is imported at its first use.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
+
+from ..lazy_names import imported_at_first_use
 
 if TYPE_CHECKING:
     from .session import TierCacheSession
@@ -14,12 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TierCacheSession", "cache_tools"]
 
-# The public names, by the module of this folder that has them.
-_MODULES: Final = {"TierCacheSession": "session", "cache_tools": "tools"}
-
-
-def __getattr__(name: str) -> Any:
-    module = _MODULES.get(name)
-    if module is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{module}"), name)
+__getattr__ = imported_at_first_use(
+    __name__,
+    {"TierCacheSession": "session", "cache_tools": "tools"},
+)
