@@ -176,7 +176,7 @@ async def test_unstorable_values_of_many_keys_leave_the_others_stored(cache: Age
 
 
 async def test_unstorable_results_of_a_batch_leave_the_others_stored(cache: AgentCache, plain: valkey.Valkey) -> None:
-    loader = cache.llm.batch_loader(lambda requests: [HALF, "good"], max_size=2)
+    loader = cache.llm.batch_loader(lambda requests: [HALF, "good"], window=30, max_size=2)
     params = [{**HELLO, "seed": seed} for seed in (1, 2)]
     results = await asyncio.gather(*(cache.llm.get_or_load(each, loader) for each in params))
     assert [result.response for result in results] == [HALF, "good"]
