@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from itertools import permutations
 from pathlib import Path
 
@@ -61,8 +62,19 @@ APART = [
 ONLY_IN = {"valkey": {"stores"}, "prometheus_client": {"telemetry"}, "opentelemetry": {"telemetry"}}
 
 
-def modules() -> list[Path]:
-    return sorted(PACKAGE.rglob("*.py"))
+def modules() -> tuple[Path, ...]:
+    return modules_in(PACKAGE)
+
+
+@cache
+def modules_in(package: Path) -> tuple[Path, ...]:
+    return tuple(sorted(package.rglob("*.py")))
+
+
+@cache
+def names_in(package: Path) -> frozenset[str]:
+    """Return the names of the modules of ``package``."""
+    return frozenset(name_of(module).removesuffix(".__init__") for module in modules_in(package))
 
 
 def name_of(path: Path) -> str:
@@ -103,7 +115,7 @@ def imports_of(path: Path) -> list[tuple[bool, str]]:
 
 def inner_imports(path: Path) -> set[str]:
     """Return the modules of the package that ``path`` imports."""
-    known = {name_of(module).removesuffix(".__init__") for module in modules()}
+    known = names_in(PACKAGE)
     names = [module for inside, module in imports_of(path) if inside]
     # "engine.l1.L1" stands for its module, "operations.state" for itself.
     return {name if name in known or "." not in name else name.rpartition(".")[0] for name in names}

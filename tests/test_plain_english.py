@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +27,7 @@ AREAS: Final = {
 areas = pytest.mark.parametrize("area", AREAS)
 
 
+@cache
 def texts_of(area: str) -> list[Passage]:
     """Return the docstrings, comments, messages and prose of an area."""
     return [passage for path in files_in(AREAS[area]) for passage in passages(path)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from typing import Any, Final
@@ -30,8 +31,11 @@ try:
     from pydantic import BaseModel, TypeAdapter
 
     # LiteLLM imports parts of its proxy at a hit: without the packages that these need, each hit would raise an error.
+    # Classes of the proxy warn of their own types.
     if (imports := getattr(caching_handler, "_should_defer_streaming_cache_hit_callbacks", None)) is not None:
-        imports(cached_result=None)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            imports(cached_result=None)
 except ImportError as error:
     raise missing_extra("litellm", error) from error
 
