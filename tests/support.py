@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+import prometheus_client
 import pytest
 import valkey
 
@@ -30,6 +31,17 @@ Pair: TypeAlias = tuple[AgentCache, AgentCache]
 SEQUENCE = "test:__tc:sequence"
 # A replica with this option receives announcements over the bus alone, and no invalidations from the server itself.
 UNTRACKED = CoherenceOptions(tracking="off")
+
+
+# The registries that a cache of betterdb-agent-cache has seen. It remembers their metrics by the id of the registry, so
+# that none may be freed and leave its id to another.
+_REGISTRIES: list[prometheus_client.CollectorRegistry] = []
+
+
+def kept_registry(**options: Any) -> prometheus_client.CollectorRegistry:
+    """Return a new registry of metrics, for a cache of betterdb-agent-cache too."""
+    _REGISTRIES.append(prometheus_client.CollectorRegistry(**options))
+    return _REGISTRIES[-1]
 
 
 # Keys of the cache that hold no entry, by the beginning of their names.

@@ -446,6 +446,17 @@ async def test_instances_with_an_instance_key_have_values_of_their_own(
         await getattr(bad, method)("a")
 
 
+async def test_method_may_name_its_instance_in_another_way(cache: AgentCache, calls: Calls) -> None:
+    class Searcher:
+        @cache.memoize
+        async def search(this, text: str) -> dict[str, Any]:  # noqa: N805
+            return calls(this, text)
+
+    one = Searcher()
+    assert await one.search("a") == await Searcher().search(text="a") == {"number": 1}
+    assert calls.seen == [(one, "a")]
+
+
 async def test_classmethods_and_staticmethods(cache: AgentCache, calls: Calls) -> None:
     searcher = searcher_of(cache, calls)
     assert await searcher.of_class("a") == await searcher("ada").of_class(text="a") == {"number": 1}

@@ -26,7 +26,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.requests import HELLO, Loader, asking
 from tests.seams import TelemetryView, act_during_snapshot, close_engine, internals, tier_counters, weak_references
-from tests.support import until
+from tests.support import kept_registry, until
 from tiercache import AgentCache, LlmResponse, TelemetryOptions, UsageError
 from tiercache.engine.entries.operation import OperationLog
 from tiercache.telemetry import names
@@ -37,7 +37,7 @@ MakeCache = Callable[..., AgentCache]
 
 @pytest.fixture(params=[False, True], ids=["plain", "auto_describe"])
 def registry(request: pytest.FixtureRequest) -> CollectorRegistry:
-    return CollectorRegistry(auto_describe=request.param)
+    return kept_registry(auto_describe=request.param)
 
 
 def on(registry: Any, **options: Any) -> TelemetryOptions:

@@ -349,7 +349,8 @@ class Cached(Generic[P, R]):
 
     def _bound_arguments(self, call: tuple[tuple[Any, ...], dict[str, Any]]) -> dict[str, Any]:
         args, kwargs = call
-        instance = (None,) if self._signature.is_method else ()
+        # A method whose first parameter has another name than ``self`` has its instance as an argument: always None.
+        instance = (None,) if self._signature.is_method or self._instance else ()
         return self._signature.bind(instance + args, kwargs)
 
     def _tags(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, ...]:

@@ -11,13 +11,13 @@ from typing import Any
 
 import betterdb_agent_cache as betterdb
 import betterdb_agent_cache.types as betterdb_types
-import prometheus_client
 import pytest
 import valkey
 import valkey.asyncio
 
 from tests.compat.betterdb.calls import DIFFERENT, PARTS, SAME, Difference, Steps, outcomes, without_name, written
 from tests.requests import HELLO
+from tests.support import kept_registry
 from tiercache.compat import betterdb as compat
 
 COST = {"gpt-4o": (0.5, 1.5)}
@@ -30,7 +30,7 @@ def options_of(library: Any, types: Any) -> dict[str, Any]:
         "cost_table": {model: library.ModelCost(*price) for model, price in COST.items()},
         "tier_defaults": {tier: library.TierDefaults(ttl=ttl) for tier, ttl in TTLS.items()},
         "analytics": types.AnalyticsOptions(disabled=True),
-        "telemetry": types.TelemetryOptions(registry=prometheus_client.CollectorRegistry()),
+        "telemetry": types.TelemetryOptions(registry=kept_registry()),
     }
 
 
