@@ -20,6 +20,7 @@ from ..caches import check_cache, log_of
 from ..extras import missing_extra
 from ..tool_lifetimes import lifetimes_of
 from ..tool_results import ResultForms, tool_result
+from ..tool_scopes import check_scope, scope_of
 
 try:
     from google.adk.agents.callback_context import CallbackContext
@@ -75,8 +76,7 @@ class TierCachePlugin(BasePlugin):
         if ttl is not None:
             check_ttl(ttl)
         tag_groups(tags)
-        if scope is not None and not callable(scope):
-            raise UsageError(f"scope must be a function of a context, not {type(scope).__name__}")
+        check_scope(scope)
         self._rules = _Rules(
             cache, {tool: ttl if own is None else own for tool, own in ttls.items()}, tuple(tags), scope
         )
@@ -113,10 +113,7 @@ class _Rules(NamedTuple):
         """Return the arguments that make the key of a call, or None if its result is not cached."""
         key: dict[str, Any] = {"args": args, "tool": _code_of(tool)}
         if self.scope is not None:
-            scope = self.scope(context)
-            if not isinstance(scope, str):
-                raise UsageError(f"scope must return a str, not {type(scope).__name__}")
-            key["scope"] = scope
+            key["scope"] = scope_of(self.scope, context)
         try:
             compact_json(key, "args")
         except UsageError as error:

@@ -22,6 +22,7 @@ from ...ttl import Ttl, check_ttl
 from ..caches import check_cache, log_of
 from ..extras import missing_extra
 from ..tool_results import ResultForms, tool_result
+from ..tool_scopes import check_scope, scope_of
 
 try:
     from agents import FunctionTool, RunContextWrapper
@@ -77,8 +78,7 @@ def cache_tools(
     if ttl is not None:
         check_ttl(ttl)
     tag_groups(tags)
-    if scope is not None and not callable(scope):
-        raise UsageError(f"scope must be a function of a context, not {type(scope).__name__}")
+    check_scope(scope)
     given: object = tools
     if isinstance(given, str) or not isinstance(given, Iterable):
         raise UsageError(f"tools must be function tools, not {type(tools).__name__}")
@@ -149,10 +149,7 @@ def _key_args(name: str, context: Any, arguments: str, rules: _Rules) -> dict[st
     except (ValueError, RecursionError):
         return None  # The tool has an answer of its own for it.
     if rules.scope is not None:
-        scope = rules.scope(context)
-        if not isinstance(scope, str):
-            raise UsageError(f"scope must return a str, not {type(scope).__name__}")
-        args["scope"] = scope
+        args["scope"] = scope_of(rules.scope, context)
     try:
         compact_json(args, "args")
     except UsageError as error:

@@ -20,6 +20,7 @@ from ..caches import check_cache, log_of
 from ..extras import missing_extra
 from ..tool_lifetimes import lifetimes_of
 from ..tool_results import ResultForms, is_plain_json, tool_result
+from ..tool_scopes import check_scope, scope_of
 
 try:
     from pydantic import TypeAdapter
@@ -95,8 +96,7 @@ class TierCacheTools(AbstractCapability[Any]):
         ttls = lifetimes_of(tools, check_tool)
         if ttl is not None:
             check_ttl(ttl)
-        if scope is not None and not callable(scope):
-            raise UsageError(f"scope must be a function of a context, not {type(scope).__name__}")
+        check_scope(scope)
         tag_groups(tags)
         adapters = {kind: TypeAdapter[Any](kind) for kind in (*_CONTENTS, *classes)}
         forms = ResultForms(_FIELD, adapters, (ToolReturn,))
@@ -145,9 +145,7 @@ def _key_args(
     log = log_of(rules.cache)
     args: dict[str, Any] = {}
     if rules.scope is not None:
-        args["scope"] = rules.scope(ctx)
-        if not isinstance(args["scope"], str):
-            raise UsageError(f"scope must return a str, not {type(args['scope']).__name__}")
+        args["scope"] = scope_of(rules.scope, ctx)
     elif _takes_context(tool):
         log.warn_once("the tool %r may take more than its arguments, and has no scope: it is not cached", name)
         return None
