@@ -19,7 +19,7 @@ LAYERS: list[set[str]] = [
     {"errors"},
     {"clock", "ttl", "text", "identity", "locks", "lua", "log", "version"},
     {"supervision", "portal"},
-    {"options"},
+    {"option_checks", "options", "tier_options"},
     {"engine", "engine.entries"},
     {"engine.memory"},
     {"engine.call"},

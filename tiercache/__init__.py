@@ -26,11 +26,8 @@ from .options import (
     ConnectionOptions,
     DiscoveryOptions,
     L1Options,
-    LlmOptions,
     ResilienceOptions,
-    SessionOptions,
     TelemetryOptions,
-    TierOptions,
     WriteOptions,
 )
 from .pricing.prices import DEFAULT_COST_TABLE, ModelPrice
@@ -41,6 +38,7 @@ from .sync.kv import SyncKvTier
 from .sync.llm import SyncLlmTier
 from .sync.session import SyncSessionTier
 from .sync.tool import SyncToolTier
+from .tier_options import LlmOptions, SessionOptions, TierOptions
 from .tiers.keys.key import LlmKey, ToolKey
 from .tiers.kv.result import KvResult
 from .tiers.kv.tier import KvTier

@@ -23,11 +23,8 @@ from .options import (
     ConnectionOptions,
     DiscoveryOptions,
     L1Options,
-    LlmOptions,
     ResilienceOptions,
-    SessionOptions,
     TelemetryOptions,
-    TierOptions,
     WriteOptions,
 )
 from .pricing.prices import ModelPrice
@@ -36,6 +33,7 @@ from .shared_parts import SharedParts
 from .stores.valkey.settings import Client, client_from_url
 from .sync.cache import SyncCache
 from .sync.face import SyncFace
+from .tier_options import LlmOptions, SessionOptions, TierOptions
 from .tiers.checkpoints.tier import CheckpointTier
 from .tiers.kv.decorates import DecoratesFunctions
 from .tiers.kv.tier import KvTier

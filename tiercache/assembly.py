@@ -26,11 +26,8 @@ from .options import (
     CoherenceOptions,
     DiscoveryOptions,
     L1Options,
-    LlmOptions,
     ResilienceOptions,
-    SessionOptions,
     TelemetryOptions,
-    TierOptions,
     WriteOptions,
 )
 from .settings import checked, llm_options, session_options, tier_options
@@ -42,6 +39,7 @@ from .telemetry.otel import Tracing
 from .telemetry.prometheus import CacheCollector, report
 from .telemetry.source import CacheSource
 from .text import shown
+from .tier_options import LlmOptions, SessionOptions, TierOptions
 from .tiers.checkpoints.tier import CheckpointTier
 from .tiers.conversations.in_memory import MemoryConversations
 from .tiers.conversations.in_valkey import ValkeyConversations

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import KW_ONLY, dataclass, field
-from datetime import timedelta
+from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
 from .errors import UsageError
+from .option_checks import check_choice, check_counts, check_seconds, take_timedelta
 from .text import shown
-from .ttl import Ttl, check_ttl
 
 __all__ = [
     "LONGEST_LEASE_SECONDS",
@@ -18,127 +16,20 @@ __all__ = [
     "ConnectionOptions",
     "DiscoveryOptions",
     "L1Options",
-    "LlmOptions",
-    "OnAbandon",
     "ResilienceOptions",
-    "SessionOptions",
     "TelemetryOptions",
-    "TierOptions",
     "TrackingMode",
     "WriteMode",
     "WriteOptions",
 ]
 
-_LONGEST_SECONDS: Final = 100 * 365 * 86_400
 # The longest life of a placeholder that other processes believe.
 LONGEST_LEASE_SECONDS: Final = 60.0
 
-OnAbandon: TypeAlias = Literal["cancel", "finish"]
 TrackingMode: TypeAlias = Literal["auto", "on", "off"]
 WriteMode: TypeAlias = Literal["await", "behind"]
 
 _METRIC_NAME: Final = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
-
-
-@dataclass(frozen=True, slots=True)
-class _EntryOptions:
-    """The options that every tier takes; ``TierOptions`` describes them."""
-
-    ttl: Ttl | None = None
-    l1: bool = True
-    l1_ttl: float | None = 30.0
-    _: KW_ONLY
-    on_abandon: OnAbandon | None = None
-    max_value_bytes: int | None = 32 * 1024 * 1024
-
-    def __post_init__(self) -> None:
-        if self.ttl is not None:
-            check_ttl(self.ttl, f"{type(self).__name__}.ttl")
-        if self.on_abandon is not None:
-            _check_choice(self, "on_abandon", "cancel", "finish")
-        _take_timedelta(self, "l1_ttl")
-        _check_seconds(self, "l1_ttl", optional=True)
-        _check_counts(self, "max_value_bytes", optional=True)
-
-
-@dataclass(frozen=True, slots=True)
-class TierOptions(_EntryOptions):
-    """How a tier keeps its entries: the tool and kv tiers, and the llm tier if ``LlmOptions`` are not needed.
-
-    Args:
-        ttl: Lifetime in Valkey: seconds (float), a string such as ``"90s"``, ``"1h30m"``, ``"7d"``, or
-            ``NO_EXPIRY``. None takes the cache's ``default_ttl``.
-        l1: Whether L1 keeps the entries too.
-        l1_ttl: Longest life of a copy in L1, in seconds; None sets no limit of its own. This option bounds how long
-            a change made by another process can stay unseen, so a cache without Valkey ignores it.
-        on_abandon: The end of a load whose last waiter was cancelled: ``"cancel"`` cancels the load, ``"finish"`` lets
-            it end and stores the value. None takes the tier's default: ``"finish"`` for llm, because the tokens of a
-            model call are paid for, and ``"cancel"`` for the other tiers.
-        max_value_bytes: Most bytes of an entry in Valkey, before compression; None sets no limit. A larger loaded value
-            goes to its waiters, is counted and is stored nowhere; an explicit write of a larger value is refused; a
-            larger entry of another process is a miss.
-        lease: Whether a load takes a lease in Valkey first, so that one process at a time loads a key, and Valkey
-            refuses the value of a load that an invalidation by any process has overtaken. Without a lease both hold
-            within one process only. Sessions and caches without Valkey have no leases.
-        jitter: Fraction, 0 to below 1, by which the cache shortens a lifetime at random, so that entries written
-            together do not expire together. An explicit ``NO_EXPIRY`` stays.
-        store_when: Called with the loader's result, for llm an LlmResponse. If it returns False, the result goes to its
-            waiters and is stored nowhere: for example an answer that was cut off. An exception counts as False, and is
-            logged once.
-        threads: Whether plain loaders, batch functions included, run in threads (``asyncio.to_thread``), so that a
-            blocking loader does not block the event loop. Async loaders run on the event loop in any case.
-        compress_above: Entries of more bytes are compressed in Valkey (zstd), if that makes them smaller. None
-            compresses none, except exchanges of wrapped clients above 1,024 bytes, where zstd is installed. Only
-            tiercache can read compressed entries. Needs the ``compress`` extra.
-    """
-
-    lease: bool = field(default=True, kw_only=True)
-    jitter: float = field(default=0.0, kw_only=True)
-    store_when: Callable[[Any], bool] | None = field(default=None, kw_only=True)
-    threads: bool = field(default=False, kw_only=True)
-    compress_above: int | None = field(default=None, kw_only=True)
-
-    def __post_init__(self) -> None:
-        # Not by super(): slots make the decorator return a second class, which super() does not know.
-        _EntryOptions.__post_init__(self)
-        if not _is_number(self.jitter) or not 0 <= self.jitter < 1:
-            kind = type(self).__name__
-            raise UsageError(f"{kind}.jitter must be a fraction from 0 to below 1, not {shown(self.jitter)}")
-        _check_functions(self, "store_when")
-        _check_counts(self, "compress_above", optional=True)
-
-
-@dataclass(frozen=True, slots=True)
-class LlmOptions(TierOptions):
-    """How the llm tier keeps its entries, and which request parameters make a key.
-
-    Args:
-        ignore: Names of request parameters that do not take part in the key.
-        key: A function from the request parameters to the parameters that make the key: requests with equal results
-            share an entry. Must return a new mapping. Applied after ``ignore``.
-
-    Calls of wrapped clients have keys of their own, without ``ignore`` and ``key``.
-    The other arguments are those of ``TierOptions``.
-    """
-
-    ignore: tuple[str, ...] = field(default=(), kw_only=True)
-    key: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = field(default=None, kw_only=True)
-
-    def __post_init__(self) -> None:
-        TierOptions.__post_init__(self)
-        object.__setattr__(self, "ignore", _names(self.ignore))
-        _check_functions(self, "key")
-
-
-@dataclass(frozen=True, slots=True)
-class SessionOptions(_EntryOptions):
-    """How the session tier keeps its fields.
-
-    The arguments are those of ``TierOptions`` with the same names. ``ttl`` is the window of a field, which each read
-    restarts. ``max_value_bytes`` bounds the values that are written; sessions read values of any size.
-
-    The same options apply to checkpoints, the states of graphs: a thread lives for ``ttl`` after its last write.
-    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +46,7 @@ class L1Options:
     max_bytes: int = 64 * 1024 * 1024
 
     def __post_init__(self) -> None:
-        _check_counts(self, "max_entries", "max_bytes")
+        check_counts(self, "max_entries", "max_bytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,17 +76,17 @@ class CoherenceOptions:
     stream_wait: float | None = None
 
     def __post_init__(self) -> None:
-        _take_timedelta(self, "lease_ttl")
-        _check_seconds(self, "max_staleness", "lease_ttl")
+        take_timedelta(self, "lease_ttl")
+        check_seconds(self, "max_staleness", "lease_ttl")
         if self.lease_ttl > LONGEST_LEASE_SECONDS:
             raise UsageError(
                 f"CoherenceOptions.lease_ttl must be a number of seconds above 0, at most {LONGEST_LEASE_SECONDS:.0f}: "
                 "a lease needs no longer life, because its holder renews it"
             )
-        _check_seconds(self, "lease_wait", optional=True)
+        check_seconds(self, "lease_wait", optional=True)
         if self.stream_wait != 0:
-            _check_seconds(self, "stream_wait", optional=True)
-        _check_choice(self, "tracking", "auto", "on", "off")
+            check_seconds(self, "stream_wait", optional=True)
+        check_choice(self, "tracking", "auto", "on", "off")
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,12 +140,12 @@ class ResilienceOptions:
     serve_untrusted: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_seconds(self, "l2_timeout", "breaker_pause", "drain_timeout")
-        _check_seconds(self, "load_timeout", optional=True)
+        check_seconds(self, "l2_timeout", "breaker_pause", "drain_timeout")
+        check_seconds(self, "load_timeout", optional=True)
         if self.serve_untrusted != 0:
-            _check_seconds(self, "serve_untrusted")
-        _check_counts(self, "breaker_failures")
-        _check_counts(self, "max_loads", optional=True)
+            check_seconds(self, "serve_untrusted")
+        check_counts(self, "breaker_failures")
+        check_counts(self, "max_loads", optional=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,9 +172,9 @@ class WriteOptions:
     max_queue_bytes: int = 32 * 1024 * 1024
 
     def __post_init__(self) -> None:
-        _check_choice(self, "mode", "await", "behind")
-        _check_seconds(self, "max_delay")
-        _check_counts(self, "max_ops", "max_bytes", "max_queue_bytes")
+        check_choice(self, "mode", "await", "behind")
+        check_seconds(self, "max_delay")
+        check_counts(self, "max_ops", "max_bytes", "max_queue_bytes")
 
 
 class _Registry(Protocol):
@@ -333,55 +224,4 @@ class TelemetryOptions:
             raise UsageError(f"TelemetryOptions.tracer_name must be a name, not {shown(self.tracer_name)}")
         if self.tracer_provider is not None and not callable(getattr(self.tracer_provider, "get_tracer", None)):
             raise UsageError(f"TelemetryOptions.tracer_provider must be a TracerProvider, not {self.tracer_provider!r}")
-        _check_counts(self, "max_labels")
-
-
-def _names(value: object) -> tuple[str, ...]:
-    names = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else None
-    if names is None or not all(isinstance(name, str) for name in names):
-        raise UsageError(f"LlmOptions.ignore must be a sequence of parameter names, not {shown(value)}")
-    return names
-
-
-def _named(options: object, names: Iterable[str], *, optional: bool) -> Iterator[tuple[str, Any]]:
-    """Yield the full name and the value of options; with ``optional`` leave out those that are None."""
-    for name in names:
-        value = getattr(options, name)
-        if value is not None or not optional:
-            yield f"{type(options).__name__}.{name}", value
-
-
-def _take_timedelta(options: object, name: str) -> None:
-    """Replace a timedelta among the options, which is a lifetime, by its seconds."""
-    value = getattr(options, name)
-    if isinstance(value, timedelta):
-        object.__setattr__(options, name, value.total_seconds())
-
-
-def _check_seconds(options: object, *names: str, optional: bool = False) -> None:
-    for name, value in _named(options, names, optional=optional):
-        if not _is_number(value) or not 0 < value <= _LONGEST_SECONDS:
-            raise UsageError(f"{name} must be a number of seconds above 0, at most 100 years")
-
-
-def _check_counts(options: object, *names: str, optional: bool = False) -> None:
-    for name, value in _named(options, names, optional=optional):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise UsageError(f"{name} must be a whole number above 0, not {shown(value)}")
-
-
-def _check_functions(options: object, *names: str) -> None:
-    for name, value in _named(options, names, optional=True):
-        if not callable(value):
-            raise UsageError(f"{name} must be callable, not {type(value).__name__}")
-
-
-def _check_choice(options: object, name: str, *choices: str) -> None:
-    value = getattr(options, name)
-    if value not in choices:
-        *others, last = map(repr, choices)
-        raise UsageError(f"{type(options).__name__}.{name} must be {', '.join(others)} or {last}, not {shown(value)}")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+        check_counts(self, "max_labels")

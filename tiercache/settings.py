@@ -14,15 +14,13 @@ from .options import (
     ConnectionOptions,
     DiscoveryOptions,
     L1Options,
-    LlmOptions,
     ResilienceOptions,
-    SessionOptions,
     TelemetryOptions,
-    TierOptions,
     WriteOptions,
 )
 from .pricing.prices import ModelPrice
 from .text import shown
+from .tier_options import LlmOptions, SessionOptions, TierOptions
 from .ttl import Ttl, check_ttl
 
 __all__ = ["CacheSettings", "checked", "llm_options", "session_options", "tier_options"]

@@ -13,11 +13,12 @@ from .engine.entries.rules import TierRules
 from .errors import UsageError
 from .log import CacheLog
 from .monitor.statistics import StatsHash
-from .options import ConnectionOptions, ResilienceOptions, TierOptions
+from .options import ConnectionOptions, ResilienceOptions
 from .pricing.prices import PriceTable
 from .settings import CacheSettings, checked
 from .stores.valkey.logins import Logins
 from .stores.valkey.settings import Client, Settings
+from .tier_options import TierOptions
 from .tiers.session.tier import SessionTier
 from .tiers.tool.policies import ToolPolicies
 

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from tests.docs.pages import DOCS, tables
-from tiercache import AgentCache, clock, options
+from tiercache import AgentCache, clock, options, tier_options
 
-OWNERS = [getattr(options, name) for name in options.__all__ if name.endswith("Options")]
+OWNERS = [
+    getattr(module, name) for module in (options, tier_options) for name in module.__all__ if name.endswith("Options")
+]
 NAMES_IN_DEFAULTS = {"SYSTEM_CLOCK": clock.SYSTEM_CLOCK}
 HEAD = ["type", "default", "unit", "meaning"]
 
@@ -39,7 +41,7 @@ def default_of(field: Any) -> Any:
 
 
 def test_the_option_classes_were_found() -> None:
-    assert len(OWNERS) >= 8
+    assert len(OWNERS) >= 10
     assert all(is_dataclass(owner) for owner in OWNERS)
 
 

@@ -13,7 +13,7 @@ from ..identity import KeepsIdentity
 from ..monitor.effectiveness import ToolEffectiveness
 from ..monitor.local_stats import LocalStats
 from ..monitor.statistics import CacheStats
-from ..options import TierOptions
+from ..tier_options import TierOptions
 from ..tiers.values.json_types import KvValue
 from .cached import SyncCached, SyncCachedMany
 from .checkpoints import SyncCheckpointTier

@@ -28,10 +28,10 @@ from ..cache_operations import CacheOperations
 from ..errors import UsageError
 from ..identity import KeepsIdentity
 from ..locks import ThreadLock
-from ..options import TierOptions
 from ..portal.blocked_loops import blocking_own_loop
 from ..portal.call import run_plain
 from ..portal.portal import Portal
+from ..tier_options import TierOptions
 from ..tiers.kv.tier import KvTier
 from ..tiers.llm.exchanges import Exchanges
 

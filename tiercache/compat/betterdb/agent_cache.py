@@ -8,8 +8,9 @@ from ...adapters.caches import check_cache, log_of
 from ...agent_cache import AgentCache as TierCache
 from ...errors import UsageError
 from ...identity import KeepsIdentity
-from ...options import DiscoveryOptions, SessionOptions, TelemetryOptions, TierOptions
+from ...options import DiscoveryOptions, TelemetryOptions
 from ...text import shown
+from ...tier_options import SessionOptions, TierOptions
 from ...ttl import Ttl
 from .failures import valkey_errors
 from .tiers.llm_cache import LlmCache

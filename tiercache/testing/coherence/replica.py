@@ -21,10 +21,10 @@ from ...options import (
     DiscoveryOptions,
     ResilienceOptions,
     TelemetryOptions,
-    TierOptions,
     TrackingMode,
     WriteOptions,
 )
+from ...tier_options import TierOptions
 from .database import Database
 from .groups import CLEARS, GROUP_CHANGES, MIXED_CHANGES, GroupChange
 from .history import Change, Event, Failure, Load, Read

@@ -20,12 +20,10 @@ from ...agent_cache import AgentCache
 from ...options import (
     CoherenceOptions,
     L1Options,
-    LlmOptions,
     ResilienceOptions,
-    SessionOptions,
-    TierOptions,
     WriteOptions,
 )
+from ...tier_options import LlmOptions, SessionOptions, TierOptions
 from ..child_process import listen
 from .container_sizes import container_sizes
 from .journal import Journal

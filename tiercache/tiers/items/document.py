@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from ...errors import UsageError
-from ...options import TierOptions
+from ...tier_options import TierOptions
 from ..keys.canonical_json import compact_json
 from .store import Item
 

@@ -8,7 +8,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, Unpack, overload
 from ...decorators.cached import Cached
 from ...decorators.cached_many import CachedMany
 from ...decorators.options import MemoizeManyOptions, MemoizeOptions
-from ...options import TierOptions
+from ...tier_options import TierOptions
 from ..values.json_types import KvValue
 from .tier import KvTier
 
