@@ -30,6 +30,7 @@ import weakref
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from pathlib import Path
 from threading import Thread
 from types import ModuleType
@@ -51,6 +52,7 @@ from tiercache.engine.coherence.pending_invalidations import PendingInvalidation
 from tiercache.engine.coherence.placeholders import is_placeholder
 from tiercache.engine.entries.counters import OperationCounters, TierCounters
 from tiercache.engine.entries.entry import Entry
+from tiercache.engine.hooks import calls as hook_calls
 from tiercache.engine.level2.announcement import Received
 from tiercache.engine.level2.breaker import Breaker
 from tiercache.engine.level2.probe import Probe
@@ -179,6 +181,7 @@ __all__ = [
     "without_exact_json_check",
     "without_fences",
     "without_hand_over",
+    "without_hook_mark",
     "without_lease_wakeups",
     "without_looks_at_other_face",
     "without_overtaking",
@@ -1391,6 +1394,11 @@ def without_fences(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Fences, "break_key", lambda fences, key: None)
     monkeypatch.setattr(Fences, "break_group", lambda fences, group: None)
     monkeypatch.setattr(Fences, "written", Fences.close)
+
+
+def without_hook_mark(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the cache make events of the calls of an async hook."""
+    monkeypatch.setattr(hook_calls, "IN_HOOK", ContextVar("unmarked", default=False))
 
 
 def without_overtaking(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,7 +46,7 @@ LAYERS: list[set[str]] = [
     {"embedded", "settings"},
     {"shared_parts"},
     {"assembly"},
-    {"cache_operations"},
+    {"cache_operations", "hooks"},
     {"sync"},
     {"adapters.http"},
     {"agent_cache"},

@@ -7,6 +7,7 @@ from .clock import Clock
 from .decorators.cached import Cached, CallCounts
 from .decorators.cached_many import CachedMany
 from .decorators.options import CachedOptions, CachedToolOptions, MemoizeManyOptions, MemoizeOptions
+from .engine.hooks.events import ErrorEvent, HitEvent, InvalidateEvent, LoadEvent, StoreEvent
 from .engine.operations.around_change import Invalidating
 from .engine.operations.explain import Explanation
 from .errors import (
@@ -69,7 +70,10 @@ __all__ = [
     "CoherenceOptions",
     "ConnectionOptions",
     "DiscoveryOptions",
+    "ErrorEvent",
     "Explanation",
+    "HitEvent",
+    "InvalidateEvent",
     "Invalidating",
     "KvResult",
     "KvTier",
@@ -81,6 +85,7 @@ __all__ = [
     "LlmResponse",
     "LlmResult",
     "LlmTier",
+    "LoadEvent",
     "LocalStats",
     "MemoizeManyOptions",
     "MemoizeOptions",
@@ -91,6 +96,7 @@ __all__ = [
     "SessionOptions",
     "SessionStats",
     "SessionTier",
+    "StoreEvent",
     "StreamLostError",
     "SyncCache",
     "SyncCached",

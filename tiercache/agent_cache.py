@@ -13,6 +13,7 @@ from .cache_operations import CacheOperations, local_stats
 from .clock import SYSTEM_CLOCK, Clock
 from .embedded import EmbeddedValkey
 from .engine.operations.around_change import Invalidating
+from .hooks import RegistersHooks
 from .identity import KeepsIdentity
 from .monitor.applications import DEFAULT_NAME
 from .monitor.effectiveness import ToolEffectiveness
@@ -67,7 +68,7 @@ class CacheOptions(TypedDict, total=False):
     clock: Clock
 
 
-class AgentCache(DecoratesFunctions, KeepsIdentity, WrapsClients):
+class AgentCache(DecoratesFunctions, RegistersHooks, KeepsIdentity, WrapsClients):
     """A cache for the workers of AI agents: L1, process memory, in front of L2, Valkey.
 
     Making a cache does no I/O and starts no task, so a module can make one at its top level. The cache opens itself at
@@ -146,6 +147,7 @@ class AgentCache(DecoratesFunctions, KeepsIdentity, WrapsClients):
         self._operations = CacheOperations(self._parts, name)
         self._sync_face = SyncFace(self._parts, name)
         self._sync = SyncCache(self._sync_face, name)
+        RegistersHooks.__init__(self, self._parts.shared.hooks)
         WrapsClients.__init__(self, self._parts.exchanges, self._sync_face, self._parts.shared.log)
         self._engine = self._parts.engine
         self._llm = self._parts.llm

@@ -147,6 +147,7 @@ class Assembly:
                 resilience=self._resilience,
                 require_l2=settings.require_l2,
                 run_plain=run_plain,
+                hooks=self.shared.hooks,
             ),
             clock=settings.clock,
             find_tracer=tracing.find_tracer if telemetry.tracing else lambda: None,

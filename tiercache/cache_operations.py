@@ -121,4 +121,6 @@ def local_stats(shared: SharedParts) -> LocalStats:
         trusted=shared.is_trusted,
         distrusted_count=sum(engine.l1.distrusted_count for engine in engines),
         heard_count=sum(engine.l1.heard_count for engine in engines),
+        hook_errors=sum(engine.hooks.error_count for engine in engines),
+        hook_events_dropped=sum(engine.hooks.dropped_count for engine in engines),
     )

@@ -10,6 +10,7 @@ from .embedded import EmbeddedValkey
 from .engine.engine import Engine
 from .engine.entries.counters import CounterBook
 from .engine.entries.rules import TierRules
+from .engine.hooks.registry import HookRegistry
 from .errors import UsageError
 from .log import CacheLog
 from .monitor.statistics import StatsHash
@@ -49,6 +50,7 @@ class SharedParts:
     Attributes:
         settings: The options of the cache.
         log: The log of the cache. Both faces log each warning once together.
+        hooks: The hooks of the cache.
         connection: The settings of connections, or None for a cache of process memory alone.
         prices: The price table.
         tool_policies: The tool policies.
@@ -63,6 +65,7 @@ class SharedParts:
     def __init__(self, client: Client | None, settings: CacheSettings) -> None:
         self.settings = settings
         self.log = CacheLog(settings.name)
+        self.hooks = HookRegistry()
         self.connection = None if client is None else self._connection_settings(client)
         self.prices = PriceTable(settings.prices, use_default=settings.use_default_prices)
         self.tool_policies = ToolPolicies(settings.name, self.log)

@@ -29,6 +29,9 @@ from tests.seams import TelemetryView, act_during_snapshot, close_engine, intern
 from tests.support import kept_registry, until
 from tiercache import AgentCache, LlmResponse, TelemetryOptions, UsageError
 from tiercache.engine.entries.operation import OperationLog
+from tiercache.engine.hooks.calls import HookCalls
+from tiercache.engine.hooks.registry import HookRegistry
+from tiercache.log import CacheLog
 from tiercache.telemetry import names
 from tiercache.testing import FakeClock
 
@@ -387,7 +390,7 @@ async def test_collector_names_the_cache_whose_number_cannot_be_read(
 
 
 def test_operation_log_is_read_while_an_operation_begins(monkeypatch: pytest.MonkeyPatch) -> None:
-    log = OperationLog(lambda: 0.0)
+    log = OperationLog(lambda: 0.0, HookCalls(HookRegistry(), CacheLog("test")))
     log.operation("first", None, {})
     act_during_snapshot(monkeypatch, lambda: log.operation("second", None, {}))
     assert set(log.snapshot()) == {"first"}

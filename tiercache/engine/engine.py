@@ -18,6 +18,7 @@ from .entries.counters import TierCounters
 from .entries.entry import Entry, Group
 from .entries.lookup import Lookup
 from .entries.operation import HasAttributes, Operation, OperationLog, Tracer
+from .hooks.calls import HookCalls
 from .memory.l1 import L1
 from .runtime.face import Face
 from .runtime.lifecycle import Lifecycle
@@ -25,7 +26,7 @@ from .runtime.loop_end import warn_if_left_open
 from .runtime.options import EngineOptions
 from .runtime.runtime import Runtime, Server
 
-__all__ = ["Engine", "count_lookup"]
+__all__ = ["Engine"]
 
 
 class Engine(KeepsIdentity):
@@ -41,6 +42,7 @@ class Engine(KeepsIdentity):
         l1: The process memory of this engine.
         face: The face of the cache that this engine is, with the way to the other face.
         run_plain: Calls the plain loaders; None: they run on the event loop, unless their tier wants threads.
+        hooks: The calls of the hooks of this face.
         operations: The count and duration of every operation.
         open_runtime: As ``Lifecycle.open_runtime``.
         tracer: Makes the spans, or None if no span is wanted: then no span object is made.
@@ -63,7 +65,8 @@ class Engine(KeepsIdentity):
         self.now = clock.monotonic
         self.wall = clock.wall
         self.run_plain = options.run_plain
-        self.operations = OperationLog(clock.monotonic)
+        self.hooks = HookCalls(options.hooks, log)
+        self.operations = OperationLog(clock.monotonic, self.hooks)
         self.tracer: Tracer | None = None
         self._find_tracer = find_tracer
         self._on_start = on_start
@@ -73,6 +76,7 @@ class Engine(KeepsIdentity):
         self._life = Lifecycle(self._start)
         self.face = Face(self.l1, lambda: self._life.runtime)
         self.open_runtime = self._life.open_runtime
+        options.hooks.watch(self._hooks_changed)
 
     async def open(self, *, gives_up: bool = False) -> Runtime:
         """Return the runtime of the running loop, opened. Arguments and errors as for ``Lifecycle.open``."""
@@ -103,7 +107,7 @@ class Engine(KeepsIdentity):
             self.l1.trusted_until = -math.inf
         self.tracer = self._find_tracer()
         self._on_start()
-        return Runtime(self._server, self._options, self.face, self._clock, self.log)
+        return Runtime(self._server, self._options, self.face, self._clock, self.log, self.hooks)
 
     def clear_l1(self) -> int:
         """Clear L1, and that of the other face before its next lookup; return how many entries they had."""
@@ -125,6 +129,19 @@ class Engine(KeepsIdentity):
             counters.l1_hits += 1
             counters.saved_micros += entry.cost_micros
         return entry
+
+    def _hit_reported(self, key: str, now: float, counters: TierCounters) -> Entry | None:
+        entry = Engine.hit(self, key, now, counters)
+        if entry is not None:
+            self.hooks.hit(key, entry, "l1", now)
+        return entry
+
+    def _hooks_changed(self) -> None:
+        # A hit in L1 takes a microsecond, and must not ask whether there is a hook.
+        if self.hooks.registry.hit:
+            self.hit = self._hit_reported  # type: ignore[method-assign]
+        else:
+            self.__dict__.pop("hit", None)
 
     def hit_for(self, call: Call) -> Entry | None:
         """Return the entry in L1 as ``hit`` does, unless the call has a tag that the entry is not known to have."""
@@ -176,7 +193,7 @@ class Engine(KeepsIdentity):
             lookup = await runtime.reads.read(call, fence)
         finally:
             runtime.fences.close(fence)
-        count_lookup(call.counters, lookup)
+        self.count(call.key, call.counters, lookup)
         return lookup
 
     async def find_many(self, calls: Sequence[Call]) -> list[Lookup]:
@@ -195,9 +212,15 @@ class Engine(KeepsIdentity):
             for fence in fences:
                 runtime.fences.close(fence)
         for call, lookup in zip(missing, read, strict=True):
-            count_lookup(call.counters, lookup)
+            self.count(call.key, call.counters, lookup)
             lookups[call.key] = lookup
         return [lookups[call.key] for call in calls]
+
+    def count(self, key: str, counters: TierCounters, lookup: Lookup) -> None:
+        """Count and report the answer to one caller that L1 did not answer at once."""
+        _count_lookup(counters, lookup)
+        if self.hooks.registry.hit:
+            self.hooks.lookup(key, lookup, self.now())
 
     async def flush_writes(self) -> None:
         """Return when Valkey has answered every write queued so far, with success or an error."""
@@ -243,7 +266,7 @@ class Engine(KeepsIdentity):
         return runtime is not None and runtime.breaker.is_open
 
 
-def count_lookup(counters: TierCounters, lookup: Lookup) -> None:
+def _count_lookup(counters: TierCounters, lookup: Lookup) -> None:
     """Count the answer to one caller that L1 did not answer at once."""
     entry, source, coalesced = lookup[:3]
     if entry is not None and source != "loader":

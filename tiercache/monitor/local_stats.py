@@ -23,6 +23,8 @@ class LocalStats:
         trusted: Whether this process knows that L1 has followed every change; always true without a Valkey.
         distrusted_count: Times that L1 was dropped because a change may have been missed.
         heard_count: Changes by other processes that L1 has followed.
+        hook_errors: Calls of hooks that raised.
+        hook_events_dropped: Calls of async hooks that were dropped, because too many waited or the cache was closed.
     """
 
     tiers: dict[str, TierCounters]
@@ -35,3 +37,5 @@ class LocalStats:
     trusted: bool
     distrusted_count: int
     heard_count: int
+    hook_errors: int
+    hook_events_dropped: int

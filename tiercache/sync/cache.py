@@ -9,6 +9,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack, overload
 
 from ..cache_operations import local_stats
 from ..decorators.options import MemoizeManyOptions, MemoizeOptions
+from ..hooks import RegistersHooks
 from ..identity import KeepsIdentity
 from ..monitor.effectiveness import ToolEffectiveness
 from ..monitor.local_stats import LocalStats
@@ -32,7 +33,7 @@ I = TypeVar("I")  # noqa: E741 - an item
 Many = TypeVar("Many", bound=Sequence[KvValue] | Mapping[Any, KvValue])
 
 
-class SyncCache(KeepsIdentity):
+class SyncCache(RegistersHooks, KeepsIdentity):
     """``cache.sync``: the same cache for plain (blocking) code and any number of threads.
 
     Every method has the arguments, the results and the errors of the method of the same name of ``AgentCache``, and of
@@ -46,6 +47,7 @@ class SyncCache(KeepsIdentity):
     """
 
     def __init__(self, face: SyncFace, name: str) -> None:
+        RegistersHooks.__init__(self, face.main.shared.hooks)
         self._face = face
         self._name = name
 

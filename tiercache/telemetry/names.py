@@ -22,6 +22,8 @@ __all__ = [
     "CONFIG_REFRESH_FAILED",
     "COST_SAVED",
     "DISCOVERY_WRITE_FAILED",
+    "HOOK_ERRORS",
+    "HOOK_EVENTS_DROPPED",
     "L1_BYTES",
     "L1_DISTRUSTED",
     "L1_ENTRIES",
@@ -144,7 +146,19 @@ CONFIG_REFRESH_FAILED: Final = Metric(  # Shared.
 DISCOVERY_WRITE_FAILED: Final = Metric(  # Shared.
     "discovery_write_failed_total", "counter", _BY_CACHE, "Writes of the discovery marker or heartbeat that failed."
 )
-CACHE_COUNTERS: Final = (L1_EVICTIONS, L1_DISTRUSTED, CHANGES_HEARD, CONFIG_REFRESH_FAILED, DISCOVERY_WRITE_FAILED)
+HOOK_ERRORS: Final = Metric("hook_errors_total", "counter", _BY_CACHE, "Calls of hooks that raised.")
+HOOK_EVENTS_DROPPED: Final = Metric(
+    "hook_events_dropped_total", "counter", _BY_CACHE, "Calls of async hooks that were dropped: too many waited."
+)
+CACHE_COUNTERS: Final = (
+    L1_EVICTIONS,
+    L1_DISTRUSTED,
+    CHANGES_HEARD,
+    CONFIG_REFRESH_FAILED,
+    DISCOVERY_WRITE_FAILED,
+    HOOK_ERRORS,
+    HOOK_EVENTS_DROPPED,
+)
 
 ACTIVE_SESSIONS: Final = Metric("active_sessions", "gauge", _BY_CACHE, "Session threads used recently.")  # Shared.
 L1_ENTRIES: Final = Metric("l1_entries", "gauge", _BY_CACHE, "Entries in process memory.")

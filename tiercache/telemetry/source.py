@@ -33,6 +33,8 @@ class CacheSource:
             names.L1_EVICTIONS.name: lambda: engine.l1.evicted_count,
             names.L1_DISTRUSTED.name: lambda: engine.l1.distrusted_count,
             names.CHANGES_HEARD.name: lambda: engine.l1.heard_count,
+            names.HOOK_ERRORS.name: lambda: engine.hooks.error_count,
+            names.HOOK_EVENTS_DROPPED.name: lambda: engine.hooks.dropped_count,
         }
         self.gauges: dict[str, Callable[[], float]] = {
             names.L1_ENTRIES.name: lambda: engine.l1.entry_count,

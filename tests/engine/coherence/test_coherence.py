@@ -11,6 +11,8 @@ from tests.seams import position_of
 from tiercache.engine.coherence.coherence import Coherence
 from tiercache.engine.coherence.leases import Leases
 from tiercache.engine.entries.entry import Entry, Group
+from tiercache.engine.hooks.calls import HookCalls
+from tiercache.engine.hooks.registry import HookRegistry
 from tiercache.engine.level2.announcement import Announcement, Pong, Received, TrackedChange, Unreadable
 from tiercache.engine.level2.level2 import Position
 from tiercache.engine.memory.l1 import L1
@@ -31,7 +33,7 @@ class Decided:
 
     def __init__(self) -> None:
         self.l1 = L1(L1Options(max_entries=100, max_bytes=10_000), max_staleness=3)
-        memory = Memory(self.l1, ResilienceOptions(), lambda: 0.0)
+        memory = Memory(self.l1, ResilienceOptions(), lambda: 0.0, HookCalls(HookRegistry(), CacheLog("test")))
         self.fences = memory.fences
         self.leases = Leases(None, origin="me", ttl=1)  # type: ignore[arg-type]
         self.policies_changed_count = 0

@@ -102,6 +102,7 @@ class Coherence:
         self._max_staleness = options.max_staleness
         self._origin = origin
         self._log = log
+        self._hooks = memory.hooks
         self._position: Position | None = None
         self._is_catching_up = False
 
@@ -127,8 +128,10 @@ class Coherence:
                     if key in self._policies.watched_keys:
                         self._policies.watched_changed(key)
                     else:
-                        self._drop(key)
+                        was_in_l1 = self._drop(key)
                         self._policies.key_changed(key)
+                        if was_in_l1:
+                            self._hooks.invalidate("key", key, 1, "elsewhere")
             case Unreadable(reason):
                 self.distrust(reason)
 
@@ -146,8 +149,18 @@ class Coherence:
             self._check_number(received.number)
         if received.origin == self._origin:
             return  # This process applied its own change before it published the change.
-        self._l1.heard_count += received.announcement.is_change
-        self.follow(received.announcement)
+        announcement = received.announcement
+        self._l1.heard_count += announcement.is_change
+        dropped = self._dropped(announcement) if self._hooks.registry.invalidate else ()
+        self.follow(announcement)
+        for kind, value, count in dropped:
+            self._hooks.invalidate(kind, value, count, "elsewhere")
+
+    def _dropped(self, announcement: Announcement) -> list[tuple[str, str, int]]:
+        """Drop the entries of a change from L1; return the kind, the name and the count of each, for the hooks."""
+        # A tracking message may have reported the same key before, or will: the first of the two finds the entry.
+        keys = [("key", key, 1) for key in announcement.keys if self._l1.drop(key)]
+        return keys + [(group.kind, group.value, self._l1.drop_group(group)) for group in announcement.groups]
 
     def follow(self, announcement: Announcement) -> None:
         """Apply a change that another runtime has made: of another process, or of the other face of this process."""
@@ -165,10 +178,11 @@ class Coherence:
         if announcement.policies:
             self._policies.policies_changed()
 
-    def _drop(self, key: str) -> None:
+    def _drop(self, key: str) -> bool:
         self._fences.break_key(key)
-        self._l1.drop(key)
+        was_in_l1 = self._l1.drop(key)
         self._leases.wake(key)
+        return was_in_l1
 
     def _check_number(self, number: int) -> None:
         server, last = self._position or Position(None, 0)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Protocol, Self
 
+from ..hooks.calls import HookCalls
 from .counters import OperationCounters
 from .lookup import Lookup
 
@@ -49,15 +50,16 @@ class OperationLog:
     A lookup that L1 answers is no operation here: the cache counts the hit and, with a tracer, records its span.
     """
 
-    def __init__(self, now: Callable[[], float]) -> None:
+    def __init__(self, now: Callable[[], float], hooks: HookCalls) -> None:
         self._now = now
+        self._hooks = hooks
         self._by_name: dict[str, OperationCounters] = {}
 
     def operation(self, name: str, tracer: Tracer | None, attributes: Mapping[str, object]) -> Operation:
         """Return a new context for an operation such as ``llm.store``. Enter the context once."""
         if tracer is None:
-            return Operation(self.counters(name), self._now)
-        return _TracedOperation(name, self.counters(name), self._now, tracer, attributes)
+            return Operation(name, self.counters(name), self._now, self._hooks)
+        return _TracedOperation(name, self.counters(name), self._now, self._hooks, (tracer, attributes))
 
     def counters(self, name: str) -> OperationCounters:
         """Return the counters of the operation ``name``, for callers that need no span."""
@@ -78,11 +80,13 @@ class OperationLog:
 class Operation:
     """One operation in progress. Exceptions pass through; each counts as an error, except a cancellation."""
 
-    __slots__ = ("_began", "_counters", "_now")
+    __slots__ = ("_began", "_counters", "_hooks", "_name", "_now")
 
-    def __init__(self, counters: OperationCounters, now: Callable[[], float]) -> None:
+    def __init__(self, name: str, counters: OperationCounters, now: Callable[[], float], hooks: HookCalls) -> None:
+        self._name = name
         self._counters = counters
         self._now = now
+        self._hooks = hooks
         self._began = 0.0
 
     def set(self, name: str, value: object) -> None:
@@ -99,25 +103,25 @@ class Operation:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._counters.count(self._now() - self._began, failed=isinstance(error, Exception))
+        if isinstance(error, Exception):
+            self._hooks.error(self._name, error)
 
 
 class _TracedOperation(Operation):
     """An operation with a span, unless the tracer failed to make the span."""
 
-    __slots__ = ("_attributes", "_name", "_span", "_tracer")
+    __slots__ = ("_attributes", "_span", "_tracer")
 
     def __init__(
         self,
         name: str,
         counters: OperationCounters,
         now: Callable[[], float],
-        tracer: Tracer,
-        attributes: Mapping[str, object],
+        hooks: HookCalls,
+        span: tuple[Tracer, Mapping[str, object]],
     ) -> None:
-        super().__init__(counters, now)
-        self._name = name
-        self._tracer = tracer
-        self._attributes = attributes
+        super().__init__(name, counters, now, hooks)
+        self._tracer, self._attributes = span
         self._span: Span | None = None
 
     def set(self, name: str, value: object) -> None:

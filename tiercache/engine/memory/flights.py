@@ -291,6 +291,11 @@ class Flight(WaitNode):
         """Whether the flight has not ended and has a waiter."""
         return not self._done and bool(self._waiters)
 
+    @property
+    def waiter_count(self) -> int:
+        """The callers that wait for the value."""
+        return len(self._waiters)
+
     def resolve(self, value: Any) -> None:
         """Hand ``value`` to every waiter, and end the flight."""
         self._done = True

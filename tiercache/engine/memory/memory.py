@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ...options import ResilienceOptions
+from ..hooks.calls import HookCalls
 from .fences import Fences
 from .flights import Flights
 from .key_locks import KeyLocks
@@ -19,10 +20,12 @@ class Memory:
 
     Args:
         now: The monotonic clock, in seconds.
+        hooks: The calls of the hooks of this face.
     """
 
-    def __init__(self, l1: L1, options: ResilienceOptions, now: Callable[[], float]) -> None:
+    def __init__(self, l1: L1, options: ResilienceOptions, now: Callable[[], float], hooks: HookCalls) -> None:
         self.l1 = l1
+        self.hooks = hooks
         self.now = now
         self.fences = Fences(now)
         self.flights = Flights(lambda began: l1.trusts(began, now()))

@@ -18,7 +18,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from ..call import Call, LoadFunction, Mode
-from ..engine import Engine, count_lookup
+from ..engine import Engine
 from ..entries.counters import TierCounters
 from ..entries.lookup import Lookup
 from ..memory.flights import CURRENT_FLIGHT, Flight
@@ -70,7 +70,7 @@ class Loads:
         except Exception:
             call.counters.misses += 1
             raise
-        count_lookup(call.counters, lookup)
+        engine.count(call.key, call.counters, lookup)
         return lookup
 
     async def get_or_load_many(self, calls: Sequence[Call], function: LoadManyFunction) -> list[Lookup]:
@@ -98,7 +98,7 @@ class Loads:
                 load = LoadMany(runtime, untagged, are_refreshes=True, may_join=not is_last)
                 found |= zip([call.key for call in untagged], await load.join_or_start(function), strict=True)
         for call in missing:
-            count_lookup(call.counters, found[call.key])
+            self._engine.count(call.key, call.counters, found[call.key])
             lookups[call.key] = found[call.key]
         return [lookups[call.key] for call in calls]
 
@@ -128,13 +128,14 @@ class Loads:
         waiter = flight.join()
         try:
             lookup: Lookup = await waiter
-        except Exception:
+        except Exception as error:
             is_failed = True
             counters.misses += 1
             counters.coalesced += 1
+            engine.hooks.error(operation, error)
             raise
         finally:
             flight.leave(waiter)
             engine.operations.counters(operation).count(engine.now() - began, failed=is_failed)
-        count_lookup(counters, lookup)
+        engine.count(flight.fence.key, counters, lookup)
         return lookup

@@ -88,7 +88,9 @@ class Invalidations:
         change = KeyChange(runtime, key, is_repeated=True)
         was_in_l1 = change.begin() > 0
         count: int = await runtime.l2.pipe.submit(Delete((key,), announced=True), change.done)
-        return count > 0 or was_in_l1
+        existed = count > 0 or was_in_l1
+        runtime.hooks.invalidate("key", key, int(existed))
+        return existed
 
     async def keys(self, keys: Sequence[str]) -> int:
         """Remove keys from both levels; return how many were in either. Errors as for ``key``.
@@ -100,7 +102,10 @@ class Invalidations:
         were_in_l1 = [change.begin() > 0 for change in changes]
         deletes = [(Delete((key,), announced=True), change.done) for key, change in zip(keys, changes, strict=True)]
         counts = await runtime.l2.pipe.write_all(deletes)
-        return sum(was_in_l1 or count > 0 for was_in_l1, count in zip(were_in_l1, counts, strict=True))
+        existed = [was_in_l1 or count > 0 for was_in_l1, count in zip(were_in_l1, counts, strict=True)]
+        for key, is_gone in zip(keys, existed, strict=True):
+            runtime.hooks.invalidate("key", key, int(is_gone))
+        return sum(existed)
 
     async def group(self, entries: GroupEntries, *, sweep: bool = False) -> int:
         """Remove the entries of a group from both levels; return how many there were.
@@ -113,6 +118,12 @@ class Invalidations:
             L2CommandError: Valkey refused.
         """
         runtime = await self._engine.open()
+        count = await self._remove_group(entries, runtime, sweep=sweep)
+        if not entries.is_state:
+            runtime.hooks.invalidate(entries.group.kind, entries.group.value, count)
+        return count
+
+    async def _remove_group(self, entries: GroupEntries, runtime: Runtime, *, sweep: bool) -> int:
         l2, group, overtakes = runtime.l2, entries.group, entries.overtakes
         if isinstance(l2, NoL2):
             return GroupChange(runtime, group, overtakes=overtakes).begin()

@@ -31,6 +31,7 @@ from ..runtime.reads import MISS
 from ..runtime.runtime import Runtime
 from .change import KeyChange
 from .lease_search import LeaseSearch
+from .report_load import report_load
 from .tagging import Tagging
 
 __all__ = ["Load"]
@@ -107,7 +108,7 @@ class Load:
     async def run_privately(self, function: LoadFunction) -> Lookup:
         """Load for one caller, in the caller's own task; store nothing."""
         runtime, call = self._runtime, self.call
-        loaded = await runtime.load_limits.call(function, call.counters, is_batched=call.is_batched)
+        loaded = await report_load((self,), runtime, partial(self._limited, function))
         now = runtime.now()
         # Without a lifetime: neither level keeps the value.
         entry = call.entry(loaded.value, None, runtime.clock, since=now, began=now, tags=call.tags)
@@ -126,6 +127,12 @@ class Load:
         self.flight = Flight(fence, finishes=call.rules.finish_abandoned, leader=leader)
         if is_shared:
             runtime.flights.add(self.flight)
+
+    @property
+    def waiter_count(self) -> int:
+        """The callers that wait for the value now. A private load has one, and no flight."""
+        flight = getattr(self, "flight", None)
+        return 1 if flight is None else flight.waiter_count
 
     # The steps
 
@@ -162,6 +169,9 @@ class Load:
             await call.fill(self.flight.fence, entry)
 
     async def _call(self, function: LoadFunction) -> Loaded:
+        return await report_load((self,), self._runtime, partial(self._limited, function))
+
+    async def _limited(self, function: LoadFunction) -> Loaded:
         return await self._runtime.load_limits.call(function, self.call.counters, is_batched=self.call.is_batched)
 
     # The lease
@@ -298,7 +308,9 @@ class Load:
         runtime, call, lease = self._runtime, self.call, self.lease
         if isinstance(runtime.l2, NoL2):
             # L1 holds the only copy, as it is: nothing is packed, and nothing is stored if L1 keeps no values.
-            call.counters.stored_bytes += len(loaded.data) if call.rules.l1 else 0
+            if call.rules.l1:
+                call.counters.stored_bytes += len(loaded.data)
+                runtime.hooks.store(call.key, call.groups, len(loaded.data), lifetime, is_load=True)
             self._note_kept_in_l1(entry)
             return True
         if lease is None and (call.rules.lease or runtime.breaker.is_open):
@@ -311,12 +323,14 @@ class Load:
             if isinstance(outcome, Exception):
                 counters.fill_errors += 1
                 runtime.log_refusal(outcome)
+                runtime.hooks.error("l2.fill", outcome)
                 self._note_kept_in_l1(entry)
                 if isinstance(outcome, L2CommandError):
                     # As for a store: an index may have refused the key although Valkey took the value.
                     runtime.l2.pipe.post(Release(call.key, data))
             elif outcome:
                 counters.stored_bytes += len(data)
+                runtime.hooks.store(call.key, call.groups, len(data), lifetime, is_load=True)
             else:
                 # The lease was lost: the key was changed, or the lease ran out and another process loads.
                 counters.overtaken += 1

@@ -14,6 +14,7 @@ from ..runtime.l2 import L2
 from ..runtime.reads import MISS
 from ..runtime.runtime import Runtime
 from .load import Load
+from .report_load import report_load
 from .tagging import Tagging
 
 __all__ = ["LoadMany", "LoadManyFunction"]
@@ -114,7 +115,8 @@ class LoadMany:
         await self._take_leases(missing)
         try:
             keys = [load.call.key for load in missing]
-            values = await self._runtime.load_limits.call(lambda: function(keys), missing[0].call.counters)
+            run = partial(self._runtime.load_limits.call, lambda: function(keys), missing[0].call.counters)
+            values = await report_load(missing, self._runtime, run)
             # No await from here on, as in ``Load.fill``.
             for load, loaded in zip(missing, values, strict=True):
                 load.fill(loaded if load.is_joinable else loaded._replace(store=False))

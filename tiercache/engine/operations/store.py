@@ -88,6 +88,7 @@ class StoreChange(KeyChange, kw_only=True, eq=False):
             call.counters.stored_bytes += len(self.write.value)
             if is_latest and call.rules.l1:
                 runtime.l1.put(self.key, self.entry)
+            runtime.hooks.store(self.key, call.groups, len(self.write.value), self.write.ttl)
 
 
 class StoreBehindChange(StoreChange, kw_only=True, eq=False):
@@ -112,6 +113,7 @@ class StoreBehindChange(StoreChange, kw_only=True, eq=False):
         is_last = runtime.l2.behind.answered(fence)
         if isinstance(outcome, Exception):
             call.counters.write_errors += 1
+            runtime.hooks.error("l2.store", outcome)
             runtime.log.warn_once("a stored value did not reach Valkey (counted as write_errors): %s", outcome)
             if is_last:
                 # The value that Valkey still has is older than the one that the caller has stored.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ...options import CoherenceOptions, L1Options, ResilienceOptions, WriteOptions
+from ..hooks.registry import HookRegistry
 from ..memory.loaders import RunPlain
 
 __all__ = ["EngineOptions"]
@@ -17,6 +18,7 @@ class EngineOptions:
     Attributes:
         require_l2: Whether opening fails while Valkey is unavailable.
         run_plain: Calls every plain loader; None: see ``LoaderCalls``.
+        hooks: The hooks, which the faces of a cache share.
     """
 
     l1: L1Options = field(default_factory=L1Options)
@@ -25,3 +27,4 @@ class EngineOptions:
     resilience: ResilienceOptions = field(default_factory=ResilienceOptions)
     require_l2: bool = False
     run_plain: RunPlain | None = None
+    hooks: HookRegistry = field(default_factory=HookRegistry)

@@ -81,6 +81,7 @@ class Reads:
             stored = await l2.level2.get(call.key)
         except (L2UnavailableError, L2CommandError) as error:
             call.counters.l2_errors += 1
+            self._memory.hooks.error("l2.read", error)
             if call.rules.is_state:
                 raise
             self._log_refusal(error)
@@ -106,6 +107,7 @@ class Reads:
                 for call, _ in asked:
                     call.counters.l2_errors += 1
                     lookups[call.key] = self._degraded(call)
+                self._memory.hooks.error("l2.read", error)
                 if calls[0].rules.is_state:
                     raise
                 self._log_refusal(error)

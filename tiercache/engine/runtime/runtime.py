@@ -13,6 +13,7 @@ from ...clock import Clock
 from ...errors import L2LoginError, L2NotNowError, L2UnavailableError, UsageError
 from ...log import CacheLog
 from ...supervision import attempt, keep_running
+from ..hooks.calls import HookCalls
 from ..level2.breaker import Breaker, GuardedLevel2
 from ..level2.probe import Probe
 from ..memory.flights import Flight
@@ -53,14 +54,22 @@ class Runtime:
         is_closing: Whether the runtime finishes its loads and writes, or has done so.
         face: The face of the cache that this runtime serves.
         l1: The process memory of that face.
-        fences, flights, load_limits, tag_locks: See ``Memory``.
+        fences, flights, load_limits, tag_locks, hooks: See ``Memory``.
         breaker: Decides whether lookups ask Valkey.
         l2: Valkey, and the parts that keep L1 coherent with it. ``NO_L2`` without a server, and until ``open``.
         reads: Lookups in ``l2``.
         now: The monotonic clock, in seconds.
     """
 
-    def __init__(self, server: Server | None, options: EngineOptions, face: Face, clock: Clock, log: CacheLog) -> None:
+    def __init__(
+        self,
+        server: Server | None,
+        options: EngineOptions,
+        face: Face,
+        clock: Clock,
+        log: CacheLog,
+        hooks: HookCalls,
+    ) -> None:
         self.loop = asyncio.get_running_loop()
         self.pid = os.getpid()
         self.is_open = False
@@ -70,7 +79,9 @@ class Runtime:
         self.log = log
         self.face = face
         self.l1 = face.l1
-        self._memory = memory = Memory(face.l1, options.resilience, clock.monotonic)
+        self.hooks = hooks
+        hooks.start()
+        self._memory = memory = Memory(face.l1, options.resilience, clock.monotonic, hooks)
         self.fences = memory.fences
         self.fences.obey(face.is_barred_elsewhere)
         self.flights = memory.flights
@@ -250,6 +261,7 @@ class Runtime:
         if self._loading:
             await self._cancel_loads()
         await self.l2.drain(max(0.0, deadline - self.loop.time()))
+        await self.hooks.drain(max(0.0, deadline - self.loop.time()))
         for running in self._running:
             running.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)

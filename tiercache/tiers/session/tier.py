@@ -69,6 +69,7 @@ class SessionTier(KeepsIdentity):
         in_memory: bool,
     ) -> None:
         self._engine = engine
+        self._hooks = engine.hooks
         self._rules = rules
         self._loaders = LoaderCalls(rules.tier, engine.log, in_threads=False, run_plain=engine.run_plain)
         self._threads = Threads(name)
@@ -119,13 +120,14 @@ class SessionTier(KeepsIdentity):
         """Set the field; return once Valkey has acknowledged the write."""
         key = self._threads.field(thread_id, field)
         text = check_text(value, "value", "; set_json stores any JSON value")
-        self._rules.check_size(text.encode(), "value")
+        data = text.encode()
+        self._rules.check_size(data, "value")
         window = self._window(ttl)
         with self._operation("session.set", key) as operation:
-            operation.set("bytes", len(text.encode()))
+            operation.set("bytes", len(data))
             operation.set("ttl", None if window == math.inf else window)
             await self._store.set(key, text, window)
-        self._count_write(key, window)
+        self._count_write(key, window, len(data))
 
     async def delete(self, thread_id: str, field: str) -> bool:
         """Delete the field; return, once Valkey has acknowledged the delete, whether the field existed."""
@@ -133,6 +135,7 @@ class SessionTier(KeepsIdentity):
         with self._operation("session.delete", key) as operation:
             existed = await self._store.delete(key)
             operation.set("deleted_count", int(existed))
+        self._hooks.invalidate("key", key.key, int(existed))
         return existed
 
     async def get_or_load(
@@ -169,6 +172,7 @@ class SessionTier(KeepsIdentity):
                 operation.set("coalesced", value.coalesced)
             if value.source == "loader" and not value.coalesced:
                 self.writes += 1
+                self._hooks.session_store(key.key, len(value.text), window, is_load=True)
         return self._count_read(key, value)
 
     # JSON
@@ -252,12 +256,13 @@ class SessionTier(KeepsIdentity):
         key = self._threads.field(thread_id, field)
         expected_text = None if expected is None else check_text(expected, "expected")
         text = check_text(value, "value")
-        self._rules.check_size(text.encode(), "value")
+        data = text.encode()
+        self._rules.check_size(data, "value")
         window = self._own_window(ttl)
         with self._operation("session.compare_and_set", key):
             changed = await self._store.compare_and_set(key, expected_text, text, window)
         if changed:
-            self._count_write(key, window)
+            self._count_write(key, window, len(data))
         return changed
 
     # Whole threads
@@ -301,6 +306,7 @@ class SessionTier(KeepsIdentity):
             count = await self._store.destroy(thread, sweep=sweep)
             operation.set("deleted_count", count)
         self._active.forget(thread.id)
+        self._hooks.invalidate("thread", thread.id, count)
         return count
 
     async def clear(self) -> int:
@@ -313,6 +319,7 @@ class SessionTier(KeepsIdentity):
             count += await self._checkpoints.clear()
             operation.set("deleted_count", count)
         self._active.clear()
+        self._hooks.invalidate("tier", "session", count)
         return count
 
     def _hit(self, operation: str, key: FieldKey) -> FieldValue | None:
@@ -338,10 +345,13 @@ class SessionTier(KeepsIdentity):
         """Count a read that found a value; return the text."""
         self.reads += 1
         self._active.seen(key.thread.id, self._engine.now(), value.expires_at)
+        if self._hooks.registry.hit:
+            self._hooks.session_hit(key.key, value.source)
         return value.text
 
-    def _count_write(self, key: FieldKey, window: float | None) -> None:
+    def _count_write(self, key: FieldKey, window: float | None, size_bytes: int | None = None) -> None:
         self.writes += 1
+        self._hooks.session_store(key.key, size_bytes, window)
         now = self._engine.now()
         self._active.seen(key.thread.id, now, now + (self._window(None) if window is None else window))
 

@@ -1,0 +1,1 @@
+"""Hooks: functions of the program that the cache calls with each of its events."""
