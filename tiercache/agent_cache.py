@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Self, TypedDict, Unpack
+from typing import Self, TypedDict, Unpack, cast
 
 from .adapters.http.wrapping import WrapsClients
 from .assembly import Assembly
@@ -30,7 +30,7 @@ from .options import (
 )
 from .pricing.prices import ModelPrice
 from .settings import CacheSettings
-from .shared_parts import SharedParts
+from .shared_parts import NO_COPIES, SharedParts
 from .stores.valkey.settings import Client, client_from_url
 from .sync.cache import SyncCache
 from .sync.face import SyncFace
@@ -183,6 +183,15 @@ class AgentCache(DecoratesFunctions, RegistersHooks, KeepsIdentity, WrapsClients
     def in_memory(cls, **options: Unpack[CacheOptions]) -> AgentCache:
         """Return a cache of process memory alone: no server, no sockets."""
         return cls(None, **options)
+
+    @classmethod
+    def null(cls, **options: Unpack[CacheOptions]) -> AgentCache:
+        """Return a cache that stores no llm, tool and kv entries: no server, no sockets.
+
+        Every lookup misses and every load runs; concurrent callers of one key still share one load. Stores are accepted
+        and dropped. Session state is no copy of other data: it stays in process memory, as with ``in_memory``.
+        """
+        return cls(cast("Client", NO_COPIES), **options)
 
     async def __aenter__(self) -> Self:
         await self.open()

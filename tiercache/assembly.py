@@ -282,7 +282,7 @@ class Assembly:
             tier=tier,
             codec=codec,
             ttl=options.ttl if options.ttl is not None else self._settings.default_ttl,
-            l1=options.l1,
+            l1=options.l1 and self.shared.keeps_copies,
             # A copy in L1 must not outlive Valkey's entry. Without Valkey there is no other entry.
             l1_ttl=math.inf if options.l1_ttl is None or not self._has_l2 else float(options.l1_ttl),
             jitter=of_tier.jitter,

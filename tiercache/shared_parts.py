@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
 from .embedded import EmbeddedValkey
 from .engine.engine import Engine
@@ -23,7 +23,15 @@ from .tier_options import TierOptions
 from .tiers.session.tier import SessionTier
 from .tiers.tool.policies import ToolPolicies
 
-__all__ = ["FaceParts", "SharedParts"]
+__all__ = ["NO_COPIES", "FaceParts", "SharedParts"]
+
+
+class _NoCopies:
+    """Type of ``NO_COPIES``."""
+
+
+# The client of a cache that keeps no copies: no Valkey, and nothing in L1.
+NO_COPIES: Final = _NoCopies()
 
 _OTHER_FACE: Final = {
     "async": "cache.sync was used first: use cache.sync everywhere",
@@ -52,6 +60,7 @@ class SharedParts:
         log: The log of the cache. Both faces log each warning once together.
         hooks: The hooks of the cache.
         connection: The settings of connections, or None for a cache of process memory alone.
+        keeps_copies: Whether the tiers store entries at all. Session state is no copy.
         prices: The price table.
         tool_policies: The tool policies.
         tier_rules: The rules of every tier made so far, of both faces, each with its counters.
@@ -62,11 +71,13 @@ class SharedParts:
         faces: The faces made so far, the async face first.
     """
 
-    def __init__(self, client: Client | None, settings: CacheSettings) -> None:
+    def __init__(self, client: Client | _NoCopies | None, settings: CacheSettings) -> None:
         self.settings = settings
         self.log = CacheLog(settings.name)
         self.hooks = HookRegistry()
-        self.connection = None if client is None else self._connection_settings(client)
+        self.keeps_copies = not isinstance(client, _NoCopies)
+        has_server = client is not None and not isinstance(client, _NoCopies)
+        self.connection = self._connection_settings(cast("Client", client)) if has_server else None
         self.prices = PriceTable(settings.prices, use_default=settings.use_default_prices)
         self.tool_policies = ToolPolicies(settings.name, self.log)
         self.tier_rules: list[TierRules] = []

@@ -85,9 +85,11 @@ class StoreChange(KeyChange, kw_only=True, eq=False):
             # An index may have refused the key although Valkey took the value: no group operation would find it.
             runtime.l2.pipe.post(Release(self.key, self.write.value))
         if not isinstance(outcome, Exception):
-            call.counters.stored_bytes += len(self.write.value)
             if is_latest and call.rules.l1:
                 runtime.l1.put(self.key, self.entry)
+            if runtime.l2.level2 is None and not call.rules.l1:
+                return  # Neither level keeps the value.
+            call.counters.stored_bytes += len(self.write.value)
             runtime.hooks.store(self.key, call.groups, len(self.write.value), self.write.ttl)
 
 
