@@ -1154,7 +1154,7 @@ class BatchView:
     @property
     def batch(self) -> Any:
         """The batch, or None if there is no batch."""
-        return self._loader._collecting
+        return next(iter(self._loader._collecting.values()), None)
 
     @property
     def task(self) -> asyncio.Task[Any] | None:

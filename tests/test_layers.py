@@ -18,6 +18,7 @@ PACKAGE = Path(tiercache.__file__).parent
 LAYERS: list[set[str]] = [
     {"errors"},
     {"clock", "ttl", "text", "identity", "locks", "lua", "log", "version"},
+    {"scopes"},
     {"supervision", "portal"},
     {"option_checks", "options", "tier_options"},
     {"engine", "engine.entries"},

@@ -146,9 +146,9 @@ class AgentCache(DecoratesFunctions, RegistersHooks, KeepsIdentity, WrapsClients
         self._parts = Assembly(SharedParts(client, settings))
         self._operations = CacheOperations(self._parts, name)
         self._sync_face = SyncFace(self._parts, name)
-        self._sync = SyncCache(self._sync_face, name)
         RegistersHooks.__init__(self, self._parts.shared.hooks)
         WrapsClients.__init__(self, self._parts.exchanges, self._sync_face, self._parts.shared.log)
+        self._sync = SyncCache(self._sync_face, name, self._client_calls.calls)
         self._engine = self._parts.engine
         self._llm = self._parts.llm
         self._tool = self._parts.tool

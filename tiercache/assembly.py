@@ -30,6 +30,7 @@ from .options import (
     TelemetryOptions,
     WriteOptions,
 )
+from .scopes import KeyScopes
 from .settings import checked, llm_options, session_options, tier_options
 from .shared_parts import FaceParts, SharedParts
 from .stores.valkey.settings import Settings, client_from_url
@@ -294,6 +295,7 @@ class Assembly:
             is_state=is_state,
             max_value_bytes=options.max_value_bytes,
             writes_behind=self._writes.mode == "behind" and tier in ("llm", "tool"),
+            scopes=KeyScopes(self.shared.scopes, of_tier.scope),
             owner=self.shared.owners.setdefault(tier, object()),
         )
         self._own_rules.append(rules)

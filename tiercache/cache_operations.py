@@ -14,7 +14,7 @@ from .engine.entries.counters import OperationCounters, TierCounters
 from .engine.operations.around_change import Invalidating, Target
 from .engine.operations.invalidate import GroupEntries, Invalidations, sum_of_all
 from .errors import UsageError
-from .indexes.names import tag_groups
+from .indexes.names import kv_prefixes, tag_groups
 from .monitor.effectiveness import ToolEffectiveness, rate
 from .monitor.local_stats import LocalStats
 from .monitor.statistics import CacheStats, parse
@@ -41,7 +41,7 @@ class CacheOperations:
         """Remove every entry of the llm, tool and kv tiers, and with ``include_session`` the sessions."""
         self._engine.clear_l1()
         # The group of all kv tiers, also of tiers that only other processes have made.
-        clear_kv = partial(self._invalidations.group, GroupEntries(ALL_KV, (f"{self._name}:__tc:kv:",)))
+        clear_kv = partial(self._invalidations.group, GroupEntries(ALL_KV, kv_prefixes(self._name)))
         clears: list[Callable[[], Awaitable[int]]] = [self._parts.llm.clear, self._parts.tool.clear, clear_kv]
         if include_session:
             clears.append(self._parts.session.clear)

@@ -83,6 +83,8 @@ def llm_options(options: TierOptions | None) -> LlmOptions:
 def session_options(options: SessionOptions | TierOptions | None) -> SessionOptions:
     """Return the options of the session tier, as ``tier_options`` does."""
     if isinstance(options, TierOptions):
+        if options.scope is not None:
+            raise UsageError("session must have no scope: the id of a thread names its owner")
         is_of_llm = isinstance(options, LlmOptions) or options.threads
         if is_of_llm or options.jitter or options.store_when is not None or options.compress_above is not None:
             raise UsageError(

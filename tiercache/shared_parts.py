@@ -16,6 +16,7 @@ from .log import CacheLog
 from .monitor.statistics import StatsHash
 from .options import ConnectionOptions, ResilienceOptions
 from .pricing.prices import PriceTable
+from .scopes import CallScopes
 from .settings import CacheSettings, checked
 from .stores.valkey.logins import Logins
 from .stores.valkey.settings import Client, Settings
@@ -62,6 +63,7 @@ class SharedParts:
         connection: The settings of connections, or None for a cache of process memory alone.
         keeps_copies: Whether the tiers store entries at all. Session state is no copy.
         prices: The price table.
+        scopes: The scopes of the blocks of ``AgentCache.calls``.
         tool_policies: The tool policies.
         tier_rules: The rules of every tier made so far, of both faces, each with its counters.
         kv_options: The options of every kv tier made so far.
@@ -78,6 +80,7 @@ class SharedParts:
         self.keeps_copies = not isinstance(client, _NoCopies)
         has_server = client is not None and not isinstance(client, _NoCopies)
         self.connection = self._connection_settings(cast("Client", client)) if has_server else None
+        self.scopes = CallScopes()
         self.prices = PriceTable(settings.prices, use_default=settings.use_default_prices)
         self.tool_policies = ToolPolicies(settings.name, self.log)
         self.tier_rules: list[TierRules] = []

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 from .errors import UsageError
 from .option_checks import check_choice, check_counts, check_functions, check_seconds, is_number, take_timedelta
+from .scopes import Scope, check_scope
 from .text import shown
 from .ttl import Ttl, check_ttl
 
@@ -56,6 +57,8 @@ class TierOptions(_EntryOptions):
         lease: Whether a load takes a lease in Valkey first, so that one process at a time loads a key, and Valkey
             refuses the value of a load that an invalidation by any process has overtaken. Without a lease both hold
             within one process only. Sessions and caches without Valkey have no leases.
+        scope: A name that keeps the entries apart from those of other scopes, such as a tenant; or a function without
+            arguments that returns the name of the present call. See ``AgentCache.calls``.
         jitter: Fraction, 0 to below 1, by which the cache shortens a lifetime at random, so that entries written
             together do not expire together. An explicit ``NO_EXPIRY`` stays.
         store_when: Called with the loader's result, for llm an LlmResponse. If it returns False, the result goes to its
@@ -69,6 +72,7 @@ class TierOptions(_EntryOptions):
     """
 
     lease: bool = field(default=True, kw_only=True)
+    scope: Scope | None = field(default=None, kw_only=True)
     jitter: float = field(default=0.0, kw_only=True)
     store_when: Callable[[Any], bool] | None = field(default=None, kw_only=True)
     threads: bool = field(default=False, kw_only=True)
@@ -81,6 +85,8 @@ class TierOptions(_EntryOptions):
             kind = type(self).__name__
             raise UsageError(f"{kind}.jitter must be a fraction from 0 to below 1, not {shown(self.jitter)}")
         check_functions(self, "store_when")
+        if self.scope is not None:
+            check_scope(self.scope, f"{type(self).__name__}.scope")
         check_counts(self, "compress_above", optional=True)
 
 

@@ -40,7 +40,7 @@ PAIRS: dict[type, type] = {
 }
 # Names of the async cache that the sync face has not: the ways to make a cache, the way to the sync face, and methods
 # that plain code calls as they are.
-ELSEWHERE = {AgentCache: {"from_url", "embedded", "in_memory", "null", "sync", "wrap", "calls", "watch"}}
+ELSEWHERE = {AgentCache: {"from_url", "embedded", "in_memory", "null", "sync", "wrap", "watch"}}
 RENAMED = {"aclose": "close"}
 # The results that are other objects on the sync face.
 RESULTS: dict[object, object] = {**PAIRS, Invalidating: SyncInvalidating}

@@ -11,8 +11,9 @@ A call of a cached function goes through the tier of the decorator, as ``get_or_
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count
 from typing import Any, Concatenate, Final, Generic, NamedTuple, ParamSpec, Protocol, TypeVar, cast, overload
 
@@ -20,6 +21,7 @@ from ..engine.call import Loaded, LoadFunction, Mode
 from ..engine.entries.entry import Entry
 from ..engine.operations.explain import Explanation
 from ..errors import UsageError
+from ..scopes import Components
 from ..text import check_name, encode_id, shown
 from ..tiers.keys.fingerprint import fingerprint
 from ..tiers.keys.key import is_unchanged
@@ -78,13 +80,14 @@ class FunctionEntries(Protocol):
     @property
     def operations(self) -> Operations: ...
 
-    def key(self, arguments: dict[str, Any], instance: str | None, own: str | None) -> Any:
+    def key(self, arguments: dict[str, Any], instance: str | None, own: str | None, components: Components) -> Any:
         """Return the key of a call.
 
         Args:
             arguments: The arguments by the names of the parameters.
             instance: The text that stands for the instance of a method, or None.
             own: The text that the caller's ``key`` has made, or None.
+            components: The components of the key.
         """
         ...
 
@@ -149,6 +152,8 @@ class Cached(Generic[P, R]):
         self._instance_text: str | None = None
         # Not the name alone: another function of the same name may have other parameters.
         self._scope = f"{entries.scope}#{next(_SERIAL)}"
+        self._scopes = entries.tier._rules.scopes.of_function(options.scope)
+        self._calls = self._scopes.calls
         self._counts = CallCounts()
         # Whether the arguments alone decide on the call, so that their fingerprint stands for it.
         self._is_quick = options.when is None and not options.tags and not callable(options.key)
@@ -183,7 +188,8 @@ class Cached(Generic[P, R]):
         """Return the value of a call; on a miss, call the function at most once at a time among all processes."""
         if self._is_quick:
             found = fingerprint((args, kwargs))
-            key = None if found is None else self._entries.lookup.known.find((self._scope, found))
+            place = self._place(self._scopes.components()) if self._calls.is_used else self._scope
+            key = None if found is None else self._entries.lookup.known.find((place, found))
             if key is not None:
                 engine = self._entries.tier._engine
                 entry = engine.hit(key.key, engine.now(), key._counters)
@@ -264,11 +270,12 @@ class Cached(Generic[P, R]):
 
     async def _result(self, args: tuple[Any, ...], kwargs: dict[str, Any], mode: Mode) -> Any:
         options, tier = self._options, self._entries.tier
-        key = self._key(args, kwargs)
+        components = self._scopes.components()
+        key = self._key_within(args, kwargs, components)
         tags = self._tags(args, kwargs)
         result = tier._hit_for_load(key, self._function, options.ttl, tags, mode)
         if result is None:
-            load = MadeLoad(self._load_function(key, args, kwargs))
+            load = MadeLoad(self._load_function(key, args, kwargs, components))
             try:
                 result = await tier._load(key, self._function, load, options.ttl, self._entries.own_tags + tags, mode)
             except Exception:
@@ -287,11 +294,13 @@ class Cached(Generic[P, R]):
             counts.misses += 1
             counts.coalesced += result.coalesced
 
-    def _load_function(self, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> LoadFunction:
+    def _load_function(
+        self, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any], components: Components
+    ) -> LoadFunction:
         async def load() -> Loaded:
             value = await self._called(args, kwargs)
             loaded = self._entries.loaded(key, value)
-            may_store = loaded.store and self._may_store(value) and self._is_unchanged(key, args, kwargs)
+            may_store = loaded.store and self._may_store(value) and self._is_unchanged(key, args, kwargs, components)
             return loaded if may_store else loaded._replace(store=False)
 
         return load
@@ -321,10 +330,10 @@ class Cached(Generic[P, R]):
             self._warn(f"store_when of {self._entries.scope} raised, so the value is not stored: %r", error)
             return False
 
-    def _is_unchanged(self, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    def _is_unchanged(self, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any], components: Components) -> bool:
         """Return whether the arguments still make ``key``: the value of another call must not be stored under it."""
         warning = f"the arguments of {self._entries.scope} were changed during the call: its value is not stored"
-        return is_unchanged(key.key, lambda: self._key(args, kwargs).key, self._warn, warning)
+        return is_unchanged(key.key, lambda: self._key_within(args, kwargs, components).key, self._warn, warning)
 
     def _warn(self, text: str, *args: object) -> None:
         self._entries.tier._engine.log.warn_once(text, *args)
@@ -332,20 +341,28 @@ class Cached(Generic[P, R]):
     # Keys and tags
 
     def _key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Return the key of a call, known or made."""
+        """Return the key of a call that is made now, known or made."""
+        return self._key_within(args, kwargs, self._scopes.components())
+
+    def _key_within(self, args: tuple[Any, ...], kwargs: dict[str, Any], components: Components) -> Any:
         own = self._options.key
         if callable(own):
             text = check_name(own(*self._instance, *args, **kwargs), "the text that key returned")
-            return self._entries.key(self._bound_arguments((args, kwargs)), self._instance_text, text)
+            return self._entries.key(self._bound_arguments((args, kwargs)), self._instance_text, text, components)
         call = (args, kwargs)
         found = fingerprint(call)
-        known = None if found is None else self._entries.lookup.known.find((self._scope, found))
-        return known or self._entries.lookup.make(call, found, self._make_key, scope=self._scope)
+        place = self._place(components)
+        known = None if found is None else self._entries.lookup.known.find((place, found))
+        return known or self._entries.lookup.make(call, found, partial(self._make_key, components), place)
 
-    def _make_key(self, call: tuple[tuple[Any, ...], dict[str, Any]], is_exact: bool) -> Any:
+    def _place(self, components: Components) -> Hashable:
+        """Return the place of the known keys of this function with ``components``."""
+        return (self._scope, components) if components else self._scope
+
+    def _make_key(self, components: Components, call: tuple[tuple[Any, ...], dict[str, Any]], is_exact: bool) -> Any:
         arguments = self._bound_arguments(call)
         text = None if self._template is None else self._template.key(arguments)
-        return self._entries.key(arguments, self._instance_text, text)
+        return self._entries.key(arguments, self._instance_text, text, components)
 
     def _bound_arguments(self, call: tuple[tuple[Any, ...], dict[str, Any]]) -> dict[str, Any]:
         args, kwargs = call

@@ -22,14 +22,18 @@ R = TypeVar("R")
 class ManyTier(Protocol):
     """The operations of a kv tier on many keys."""
 
-    async def get_or_load_many(
-        self, keys: Iterable[str], loader: Any, *, ttl: Ttl | None = None, tags: Sequence[str] = ()
+    async def _get_or_load_many(
+        self, full_keys: Sequence[str], loader: Any, *, ttl: Ttl | None, tags: Sequence[str]
     ) -> dict[str, Any]:
-        """Return the values of keys; load the missing ones by one call of ``loader``."""
+        """Return the values by keys in Valkey; load the missing ones by one call of ``loader``.
+
+        Args:
+            loader: Called with the caller's keys of the values, which ``given`` returns.
+        """
         ...
 
-    async def delete_many(self, keys: Iterable[str]) -> int:
-        """Remove the values of keys; return how many there were."""
+    async def _delete_many(self, full_keys: Sequence[str]) -> int:
+        """Remove the values by keys in Valkey; return how many there were."""
         ...
 
 
@@ -60,6 +64,7 @@ class CachedMany(Generic[T, P, R]):
         self._single = single
         self._tier = tier
         self._given = given
+        self._scopes = single._scopes
         self._returns_dict = _returns_dict(function)
         functools.update_wrapper(self, function)
 
@@ -75,23 +80,24 @@ class CachedMany(Generic[T, P, R]):
     async def __call__(self, items: Iterable[T], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Return the values of items; load all that neither level has by one call of the function."""
         given = list(items)
-        keys = [self._given(self.key(item, *args, **kwargs)) for item in given]
+        keys = self._keys(given, args, kwargs)
         items_by_key = dict(zip(keys, given, strict=True))
+        items_by_given = {self._given(key): item for key, item in items_by_key.items()}
 
         async def load(missing: list[str]) -> list[Any]:
-            asked = [items_by_key[key] for key in missing]
+            asked = [items_by_given[key] for key in missing]
             instance, loaders = self._single._instance, self._single._entries.tier._loaders
             return self._in_order(await loaders.call(self._function, *instance, asked.copy(), *args, **kwargs), asked)
 
         ttl, tags = self._single._options.ttl, (*self._single._entries.own_tags, *self._single._options.tags)
-        values = await self._tier.get_or_load_many(keys, load, ttl=ttl, tags=cast(Sequence[str], tags))
+        values = await self._tier._get_or_load_many(list(items_by_key), load, ttl=ttl, tags=cast(Sequence[str], tags))
         if self._returns_dict:
             return cast(R, {item: values[key] for key, item in items_by_key.items()})
         return cast(R, [values[key] for key in keys])
 
     async def invalidate(self, items: Iterable[T], /, *args: P.args, **kwargs: P.kwargs) -> int:
         """Remove the values of items from both levels; return how many there were."""
-        return await self._tier.delete_many([self._given(self.key(item, *args, **kwargs)) for item in items])
+        return await self._tier._delete_many(list(dict.fromkeys(self._keys(items, args, kwargs))))
 
     async def clear(self) -> int:
         """Remove the values of all items from both levels; return how many there were."""
@@ -100,6 +106,12 @@ class CachedMany(Generic[T, P, R]):
     def key(self, item: T, /, *args: P.args, **kwargs: P.kwargs) -> str:
         """Return the key in Valkey of the value of one item."""
         return self._single.key(item, *args, **kwargs)
+
+    def _keys(self, items: Iterable[T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[str]:
+        """Return the keys in Valkey of the values of items, all of one scope."""
+        scopes = self._scopes
+        with scopes.given(scopes.components()):
+            return [self._single.key(item, *args, **kwargs) for item in items]
 
     def __repr__(self) -> str:
         return f"<CachedMany {self._single._entries.scope}>"

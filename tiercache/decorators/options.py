@@ -8,6 +8,7 @@ from typing import Any, TypedDict
 from msgspec import Struct
 
 from ..errors import UsageError
+from ..scopes import Scope, check_scope
 from ..text import check_name, shown
 from ..ttl import Ttl, check_ttl
 
@@ -28,6 +29,8 @@ class CachedOptions(TypedDict, total=False):
         sources: Functions, async or plain, that are called with the arguments of a call on a miss, in this order,
             before the function. The first that returns another value than ``MISS`` ends the search. One that raises is
             passed over.
+        scope: A name that keeps the values apart from those of other scopes, or a function that returns the name of
+            the present call. None takes the tier's.
     """
 
     ttl: Ttl | None
@@ -36,6 +39,7 @@ class CachedOptions(TypedDict, total=False):
     when: Callable[..., bool] | None
     store_when: Callable[[Any], bool] | None
     sources: Sequence[Callable[..., Any]]
+    scope: Scope | None
 
 
 class CachedToolOptions(CachedOptions, total=False):
@@ -70,7 +74,7 @@ class MemoizeManyOptions(TypedDict, total=False):
     """The options of ``memoize_many``.
 
     Attributes:
-        ttl, tags, ignore, key, version, name, instance_key: As for ``memoize``, with one item instead of the
+        ttl, tags, ignore, key, version, name, instance_key, scope: As for ``memoize``, with one item instead of the
             items. The tags are names alone.
     """
 
@@ -81,6 +85,7 @@ class MemoizeManyOptions(TypedDict, total=False):
     version: int | str
     name: str | None
     instance_key: Callable[[Any], str] | None
+    scope: Scope | None
 
 
 class Decoration(Struct, frozen=True, kw_only=True):
@@ -94,11 +99,14 @@ class Decoration(Struct, frozen=True, kw_only=True):
     store_when: Callable[[Any], bool] | None = None
     instance_key: Callable[[Any], str] | None = None
     sources: Sequence[Callable[..., Any]] = ()
+    scope: Scope | None = None
 
     def check(self) -> None:
         """Refuse wrong options. Raises UsageError, which names the option."""
         if self.ttl is not None:
             check_ttl(self.ttl)
+        if self.scope is not None:
+            check_scope(self.scope)
         for name in ("when", "store_when", "instance_key"):
             given = getattr(self, name)
             if given is not None and not callable(given):

@@ -25,7 +25,16 @@ from ..errors import UsageError
 from ..text import check_name, encode_id
 from .scripts import index_script
 
-__all__ = ["IndexNames", "evicted_key", "index_key", "index_of", "indexes_of", "tag_groups", "tag_index_of"]
+__all__ = [
+    "IndexNames",
+    "evicted_key",
+    "index_key",
+    "index_of",
+    "indexes_of",
+    "kv_prefixes",
+    "tag_groups",
+    "tag_index_of",
+]
 
 _KINDS: Final = frozenset({"tool", "model"})
 
@@ -51,6 +60,11 @@ class IndexNames(NamedTuple):
     def command(self, script: str, *args: str | int) -> Command:
         """Return the command that runs the script ``index_{script}`` on these keys."""
         return ("EVAL", index_script(script), len(self), *self, *args)
+
+
+def kv_prefixes(name: str) -> tuple[str, ...]:
+    """Return the prefixes of the entries of all kv tiers of the cache ``name``: without a scope, and with one."""
+    return (f"{name}:__tc:kv:", f"{name}:__tc:kvs:")
 
 
 def index_key(name: str, group: Group) -> str:

@@ -29,7 +29,7 @@ from ..engine.operations.invalidate import is_text
 from ..errors import TierCacheError
 from ..log import CacheLog
 from ..text import LONGEST_NAME_BYTES
-from .names import IndexNames, evicted_key, index_key
+from .names import IndexNames, evicted_key, index_key, kv_prefixes
 from .scripts import members_script, note_fields_script, register_script
 
 __all__ = ["Reindex"]
@@ -84,7 +84,7 @@ class Reindex:
         self._names = IndexNames.of(name)
         self._evicted = evicted_key(name)
         self._prefixes = tuple(f"{name}:{tier}:".encode() for tier in ("llm", "tool", "session"))
-        self._kv_prefix = f"{name}:__tc:kv:".encode()
+        self._kv_prefixes = tuple(prefix.encode() for prefix in kv_prefixes(name))
 
     async def begin(self, level2: GuardedLevel2) -> bool:
         """Mark the indexes as complete if there is no entry yet; return False if the scan took too long.
@@ -117,7 +117,7 @@ class Reindex:
         count = 0
         self._unreadable_count = 0
         self._has_unlisted_tags = False
-        async for keys in self._entries(level2, (*self._prefixes, self._kv_prefix)):
+        async for keys in self._entries(level2, (*self._prefixes, *self._kv_prefixes)):
             count += await self.add(level2, keys)
         (info,) = await level2.execute([("INFO", "memory")])
         if self._unreadable_count:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack, overload
 
 from ..cache_operations import local_stats
 from ..decorators.options import MemoizeManyOptions, MemoizeOptions
+from ..engine.call import Mode
 from ..hooks import RegistersHooks
 from ..identity import KeepsIdentity
 from ..monitor.effectiveness import ToolEffectiveness
 from ..monitor.local_stats import LocalStats
 from ..monitor.statistics import CacheStats
+from ..scopes import Scope
 from ..tier_options import TierOptions
 from ..tiers.values.json_types import KvValue
+from ..ttl import Ttl
 from .cached import SyncCached, SyncCachedMany
 from .checkpoints import SyncCheckpointTier
 from .face import SyncFace
@@ -46,10 +50,11 @@ class SyncCache(RegistersHooks, KeepsIdentity):
     private loop itself. A cache of process memory alone has one face: the other face raises UsageError.
     """
 
-    def __init__(self, face: SyncFace, name: str) -> None:
+    def __init__(self, face: SyncFace, name: str, calls: Callable[..., AbstractContextManager[None]]) -> None:
         RegistersHooks.__init__(self, face.main.shared.hooks)
         self._face = face
         self._name = name
+        self._calls = calls
 
     def __enter__(self) -> Self:
         self.open()
@@ -133,6 +138,18 @@ class SyncCache(RegistersHooks, KeepsIdentity):
         """Decorate a plain function of many items, each of whose values is cached, as ``AgentCache.memoize_many``."""
         decorate = self.tier(tier).memoize_many(**options)
         return decorate if function is None else decorate(function)
+
+    def calls(
+        self,
+        *,
+        mode: Mode | None = None,
+        ttl: Ttl | None = None,
+        tags: Sequence[str] = (),
+        scope: Scope | None = None,
+        stateful: bool | None = None,
+    ) -> AbstractContextManager[None]:
+        """Return a context whose options count for the calls within it, on both faces, as ``AgentCache.calls``."""
+        return self._calls(mode=mode, ttl=ttl, tags=tags, scope=scope, stateful=stateful)
 
     def clear_l1(self) -> int:
         """Clear L1 of both faces; return how many entries it had, as ``AgentCache.clear_l1``."""

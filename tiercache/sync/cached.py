@@ -12,6 +12,7 @@ from ..decorators.cached_many import CachedMany
 from ..decorators.functions import check_plain
 from ..engine.operations.explain import Explanation
 from .face import SyncFace
+from .scoped import ScopedFace
 
 __all__ = ["SyncCached", "SyncCachedMany", "decorate_plain"]
 
@@ -41,6 +42,7 @@ class SyncCached(Generic[P, R]):
     def __init__(self, function: Callable[P, R], face: SyncFace, cached: Cached[Any, Any]) -> None:
         self._face = face
         self._cached = cached
+        self._scoped = ScopedFace(face, cached._scopes)
         functools.update_wrapper(self, function)
 
     @overload
@@ -62,31 +64,31 @@ class SyncCached(Generic[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Return the value of a call; on a miss, call the function, as ``Cached``."""
-        return cast(R, self._face.run(partial(self._cached, *args, **kwargs)))
+        return cast(R, self._scoped.run(partial(self._cached, *args, **kwargs)))
 
     def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function in any case, and store its value, as ``Cached.refresh``."""
-        return cast(R, self._face.run(partial(self._cached.refresh, *args, **kwargs)))
+        return cast(R, self._scoped.run(partial(self._cached.refresh, *args, **kwargs)))
 
     def result(self, *args: P.args, **kwargs: P.kwargs) -> Any:
         """Return the value of a call as the tier's result, as ``Cached.result``."""
-        return self._face.run(partial(self._cached.result, *args, **kwargs))
+        return self._scoped.run(partial(self._cached.result, *args, **kwargs))
 
     def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """Return the key in Valkey of a call, as ``Cached.key``."""
-        return self._face.call(self._cached.key, *args, **kwargs)
+        return self._scoped.call(self._cached.key, *args, **kwargs)
 
     def is_cached(self, *args: P.args, **kwargs: P.kwargs) -> bool:
         """Return whether a call would find its value, as ``Cached.is_cached``."""
-        return self._face.run(partial(self._cached.is_cached, *args, **kwargs))
+        return self._scoped.run(partial(self._cached.is_cached, *args, **kwargs))
 
     def set(self, value: R, /, *args: P.args, **kwargs: P.kwargs) -> None:
         """Store the value of a call, as ``Cached.set``."""
-        self._face.run(partial(self._cached.set, value, *args, **kwargs))
+        self._scoped.run(partial(self._cached.set, value, *args, **kwargs))
 
     def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> bool:
         """Remove the value of a call; return whether there was one, as ``Cached.invalidate``."""
-        return self._face.run(partial(self._cached.invalidate, *args, **kwargs))
+        return self._scoped.run(partial(self._cached.invalidate, *args, **kwargs))
 
     def clear(self) -> int:
         """Remove the values of all calls; return how many there were, as ``Cached.clear``."""
@@ -94,7 +96,7 @@ class SyncCached(Generic[P, R]):
 
     def explain(self, *args: P.args, **kwargs: P.kwargs) -> Explanation:
         """Return where the value of a call is, as ``Cached.explain``."""
-        return self._face.run(partial(self._cached.explain, *args, **kwargs))
+        return self._scoped.run(partial(self._cached.explain, *args, **kwargs))
 
     def metrics(self) -> CallCounts:
         """Return the counts of the function's calls since it was decorated, as ``Cached.metrics``."""
@@ -112,6 +114,7 @@ class SyncCachedMany(Generic[T, P, R]):
     ) -> None:
         self._face = face
         self._cached = cached
+        self._scoped = ScopedFace(face, cached._scopes)
         functools.update_wrapper(self, function)
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
@@ -120,11 +123,11 @@ class SyncCachedMany(Generic[T, P, R]):
 
     def __call__(self, items: Iterable[T], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Return the values of items; load all that neither level has by one call, as ``CachedMany``."""
-        return cast(R, self._face.run(partial(self._cached, items, *args, **kwargs)))
+        return cast(R, self._scoped.run(partial(self._cached, items, *args, **kwargs)))
 
     def invalidate(self, items: Iterable[T], /, *args: P.args, **kwargs: P.kwargs) -> int:
         """Remove the values of items; return how many there were, as ``CachedMany.invalidate``."""
-        return self._face.run(partial(self._cached.invalidate, items, *args, **kwargs))
+        return self._scoped.run(partial(self._cached.invalidate, items, *args, **kwargs))
 
     def clear(self) -> int:
         """Remove the values of all items; return how many there were, as ``CachedMany.clear``."""
@@ -132,7 +135,7 @@ class SyncCachedMany(Generic[T, P, R]):
 
     def key(self, item: T, /, *args: P.args, **kwargs: P.kwargs) -> str:
         """Return the key in Valkey of the value of one item, as ``CachedMany.key``."""
-        return self._face.call(self._cached.key, item, *args, **kwargs)
+        return self._scoped.call(self._cached.key, item, *args, **kwargs)
 
     def __repr__(self) -> str:
         return repr(self._cached)

@@ -14,6 +14,7 @@ from ..engine.operations.around_change import Invalidating
 from ..errors import UsageError
 from ..identity import KeepsIdentity
 from .face import SyncFace
+from .scoped import ScopedFace
 
 __all__ = ["SyncInvalidating"]
 
@@ -27,13 +28,15 @@ class SyncInvalidating(KeepsIdentity):
     The promise and the errors are those of ``Invalidating``. The change runs in the caller's thread.
     """
 
-    def __init__(self, face: SyncFace, guard: Invalidating) -> None:
+    def __init__(self, face: SyncFace, guard: Invalidating, scoped: ScopedFace | None = None) -> None:
         self._face = face
+        # Begins the blocks. A block ends without a look at the scope.
+        self._beginning = scoped or face
         self._guard = guard
         self._entered: list[_Block] = []
 
     def __enter__(self) -> None:
-        block = _Block(self._face, self._face.call(self._guard.block))
+        block = _Block(self._face, self._beginning.call(self._guard.block))
         block.__enter__()
         self._entered.append(block)
 
@@ -54,7 +57,7 @@ class SyncInvalidating(KeepsIdentity):
 
         @functools.wraps(function)
         def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
-            with _Block(self._face, self._face.call(self._guard.block_of_call, *args, **kwargs)):
+            with _Block(self._face, self._beginning.call(self._guard.block_of_call, *args, **kwargs)):
                 return function(*args, **kwargs)
 
         return wrapped

@@ -20,6 +20,7 @@ from ..ttl import Ttl
 from .cached import SyncCached, SyncCachedMany, decorate_plain
 from .face import SyncFace
 from .guard import SyncInvalidating
+from .scoped import ScopedFace
 
 __all__ = ["SyncKvTier"]
 
@@ -39,26 +40,27 @@ class SyncKvTier(KeepsIdentity):
     def __init__(self, face: SyncFace, tier: KvTier) -> None:
         self._face = face
         self._tier = tier
+        self._scoped = ScopedFace(face, tier._rules.scopes)
 
     def get(self, key: str, default: Any = None) -> Any:
         """Look up the value of ``key``; return ``default`` if there is no value, as ``KvTier.get``."""
-        return self._face.run(partial(self._tier.get, key, default))
+        return self._scoped.run(partial(self._tier.get, key, default))
 
     def exists(self, key: str) -> bool:
         """Return whether ``get`` would find a value, as ``KvTier.exists``."""
-        return self._face.run(partial(self._tier.exists, key))
+        return self._scoped.run(partial(self._tier.exists, key))
 
     def set(self, key: str, value: StorableInKv, *, ttl: Ttl | None = None, tags: Sequence[str] = ()) -> None:
         """Store a value, as ``KvTier.set``."""
-        self._face.run(partial(self._tier.set, key, value, ttl=ttl, tags=tags))
+        self._scoped.run(partial(self._tier.set, key, value, ttl=ttl, tags=tags))
 
     def delete(self, key: str) -> bool:
         """Remove a value; return whether it was there, as ``KvTier.delete``."""
-        return self._face.run(partial(self._tier.delete, key))
+        return self._scoped.run(partial(self._tier.delete, key))
 
     def invalidates(self, key: str | Callable[..., str]) -> SyncInvalidating:
         """Return a guard for a change of the source of a value, as ``KvTier.invalidates``."""
-        return SyncInvalidating(self._face, self._face.call(self._tier.invalidates, key))
+        return SyncInvalidating(self._face, self._face.call(self._tier.invalidates, key), self._scoped)
 
     @overload
     def memoize(self, function: Callable[P, R], /) -> SyncCached[P, R]: ...
@@ -93,7 +95,7 @@ class SyncKvTier(KeepsIdentity):
 
     def explain(self, key: str) -> Explanation:
         """Return where the value of ``key`` is, as ``KvTier.explain``."""
-        return self._face.run(partial(self._tier.explain, key))
+        return self._scoped.run(partial(self._tier.explain, key))
 
     @overload
     def get_or_load(  # type: ignore[overload-overlap]
@@ -126,7 +128,7 @@ class SyncKvTier(KeepsIdentity):
             loader: As there. It runs where the loader of ``SyncLlmTier.get_or_load`` does.
         """
         load: Any = self._tier.get_or_load
-        return self._face.run(partial(load, key, loader, ttl=ttl, tags=tags, mode=mode))
+        return self._scoped.run(partial(load, key, loader, ttl=ttl, tags=tags, mode=mode))
 
     def batch_loader(
         self, fn: BatchFunction[str, T], *, window: float = BATCH_WINDOW, max_size: int = BATCH_SIZE
@@ -140,23 +142,23 @@ class SyncKvTier(KeepsIdentity):
 
     def get_many(self, keys: Iterable[str], default: Any = None) -> dict[str, Any]:
         """Return the value of each key, or ``default``, as ``KvTier.get_many``."""
-        return self._face.run(partial(self._tier.get_many, keys, default))
+        return self._scoped.run(partial(self._tier.get_many, keys, default))
 
     def set_many(
         self, mapping: Mapping[str, StorableInKv], *, ttl: Ttl | None = None, tags: Sequence[str] = ()
     ) -> None:
         """Store the values of a mapping, as ``KvTier.set_many``."""
-        self._face.run(partial(self._tier.set_many, mapping, ttl=ttl, tags=tags))
+        self._scoped.run(partial(self._tier.set_many, mapping, ttl=ttl, tags=tags))
 
     def delete_many(self, keys: Iterable[str]) -> int:
         """Remove values; return how many there were, as ``KvTier.delete_many``."""
-        return self._face.run(partial(self._tier.delete_many, keys))
+        return self._scoped.run(partial(self._tier.delete_many, keys))
 
     def get_or_load_many(
         self, keys: Iterable[str], loader: KvBatchLoader[T], *, ttl: Ttl | None = None, tags: Sequence[str] = ()
     ) -> dict[str, T]:
         """Return the value of each key; load the missing keys by one call, as ``KvTier.get_or_load_many``."""
-        return self._face.run(partial(self._tier.get_or_load_many, keys, loader, ttl=ttl, tags=tags))
+        return self._scoped.run(partial(self._tier.get_or_load_many, keys, loader, ttl=ttl, tags=tags))
 
     def clear(self) -> int:
         """Remove every entry of the tier; return how many there were, as ``KvTier.clear``."""

@@ -18,6 +18,7 @@ from ..ttl import Ttl
 from .cached import SyncCached, decorate_plain
 from .face import SyncFace
 from .guard import SyncInvalidating
+from .scoped import ScopedFace
 
 __all__ = ["SyncLlmTier"]
 
@@ -35,10 +36,11 @@ class SyncLlmTier(KeepsIdentity):
     def __init__(self, face: SyncFace, tier: LlmTier) -> None:
         self._face = face
         self._tier = tier
+        self._scoped = ScopedFace(face, tier._rules.scopes)
 
     def key(self, params: Mapping[str, Any]) -> LlmKey:
         """Return the key of ``params`` as they are now, as ``LlmTier.key``."""
-        return self._face.call(self._tier.key, params)
+        return self._scoped.call(self._tier.key, params)
 
     @overload
     def cached(self, function: Callable[Q, R], /) -> SyncCached[Q, R]: ...
@@ -56,7 +58,7 @@ class SyncLlmTier(KeepsIdentity):
 
     def check(self, params: Mapping[str, Any] | LlmKey) -> LlmResult:
         """Look up the answer to ``params``, as ``LlmTier.check``."""
-        return self._face.run(partial(self._tier.check, params))
+        return self._scoped.run(partial(self._tier.check, params))
 
     @overload
     def get_or_load(
@@ -95,7 +97,7 @@ class SyncLlmTier(KeepsIdentity):
             loader: As there. A plain loader runs in this thread; where this thread joins the load of another thread,
                 it runs there. An async loader runs on the private event loop.
         """
-        return self._face.run(partial(self._tier.get_or_load, params, loader, ttl=ttl, tags=tags, mode=mode))
+        return self._scoped.run(partial(self._tier.get_or_load, params, loader, ttl=ttl, tags=tags, mode=mode))
 
     def batch_loader(
         self, fn: BatchFunction[P, _Answer], *, window: float = BATCH_WINDOW, max_size: int = BATCH_SIZE
@@ -117,7 +119,7 @@ class SyncLlmTier(KeepsIdentity):
         tags: Sequence[str] = (),
     ) -> str:
         """Store an answer; return its key, as ``LlmTier.store``."""
-        return self._face.run(partial(self._tier.store, params, response, ttl=ttl, tokens=tokens, tags=tags))
+        return self._scoped.run(partial(self._tier.store, params, response, ttl=ttl, tokens=tokens, tags=tags))
 
     def store_multipart(
         self,
@@ -129,17 +131,17 @@ class SyncLlmTier(KeepsIdentity):
         tags: Sequence[str] = (),
     ) -> str:
         """Store an answer made of content blocks, as ``LlmTier.store_multipart``."""
-        return self._face.run(partial(self._tier.store_multipart, params, blocks, ttl=ttl, tokens=tokens, tags=tags))
+        return self._scoped.run(partial(self._tier.store_multipart, params, blocks, ttl=ttl, tokens=tokens, tags=tags))
 
     def invalidate(self, params: Mapping[str, Any] | LlmKey | str) -> bool:
         """Remove the answer to ``params``; return whether it was there, as ``LlmTier.invalidate``."""
-        return self._face.run(partial(self._tier.invalidate, params))
+        return self._scoped.run(partial(self._tier.invalidate, params))
 
     def invalidates(
         self, params: Mapping[str, Any] | LlmKey | str | Callable[..., Mapping[str, Any] | LlmKey | str]
     ) -> SyncInvalidating:
         """Return a guard for a change of the source of an answer, as ``LlmTier.invalidates``."""
-        return SyncInvalidating(self._face, self._face.call(self._tier.invalidates, params))
+        return SyncInvalidating(self._face, self._face.call(self._tier.invalidates, params), self._scoped)
 
     def invalidate_by_model(self, model: str, *, sweep: bool = False) -> int:
         """Remove every answer of ``model``; return how many, as ``LlmTier.invalidate_by_model``."""
@@ -147,7 +149,7 @@ class SyncLlmTier(KeepsIdentity):
 
     def explain(self, params: Mapping[str, Any] | LlmKey | str) -> Explanation:
         """Return where the answer to ``params`` is, as ``LlmTier.explain``."""
-        return self._face.run(partial(self._tier.explain, params))
+        return self._scoped.run(partial(self._tier.explain, params))
 
     def clear(self) -> int:
         """Remove every entry of the tier; return how many there were, as ``LlmTier.clear``."""

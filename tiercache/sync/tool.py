@@ -22,6 +22,7 @@ from ..ttl import Ttl
 from .cached import SyncCached, decorate_plain
 from .face import SyncFace
 from .guard import SyncInvalidating
+from .scoped import ScopedFace
 
 __all__ = ["SyncToolTier"]
 
@@ -34,12 +35,13 @@ class SyncToolTier(KeepsIdentity):
     def __init__(self, face: SyncFace, tier: ToolTier) -> None:
         self._face = face
         self._tier = tier
+        self._scoped = ScopedFace(face, tier._rules.scopes)
         # Its overloads refuse the union of their arguments.
         self._any_tier: Any = tier
 
     def key(self, tool: str, args: Any) -> ToolKey:
         """Return the key of a call with ``args`` as they are now, as ``ToolTier.key``."""
-        return self._face.call(self._tier.key, tool, args)
+        return self._scoped.call(self._tier.key, tool, args)
 
     @overload
     def cached(self, function: Callable[P, T], /) -> SyncCached[P, T]: ...
@@ -65,7 +67,7 @@ class SyncToolTier(KeepsIdentity):
 
     def check(self, tool: str | ToolKey, args: Any = ABSENT) -> ToolResult[Any]:
         """Look up the result of a call, as ``ToolTier.check``."""
-        return self._face.run(partial(self._any_tier.check, tool, args))
+        return self._scoped.run(partial(self._any_tier.check, tool, args))
 
     @overload
     def get_or_load(
@@ -120,7 +122,7 @@ class SyncToolTier(KeepsIdentity):
             loader: As there. It runs where the loader of ``SyncLlmTier.get_or_load`` does.
         """
         load = self._any_tier.get_or_load
-        return self._face.run(partial(load, tool, args, loader, ttl=ttl, cost=cost, tags=tags, mode=mode))
+        return self._scoped.run(partial(load, tool, args, loader, ttl=ttl, cost=cost, tags=tags, mode=mode))
 
     def batch_loader(
         self,
@@ -171,7 +173,7 @@ class SyncToolTier(KeepsIdentity):
         tags: Sequence[str] = (),
     ) -> str:
         """Store the result of a call; return its key, as ``ToolTier.store``."""
-        key: str = self._face.run(partial(self._any_tier.store, tool, args, response, ttl=ttl, cost=cost, tags=tags))
+        key: str = self._scoped.run(partial(self._any_tier.store, tool, args, response, ttl=ttl, cost=cost, tags=tags))
         return key
 
     @overload
@@ -182,7 +184,7 @@ class SyncToolTier(KeepsIdentity):
 
     def invalidate(self, tool: str | ToolKey, args: Any = ABSENT) -> bool:
         """Remove the result of a call; return whether it was there, as ``ToolTier.invalidate``."""
-        existed: bool = self._face.run(partial(self._any_tier.invalidate, tool, args))
+        existed: bool = self._scoped.run(partial(self._any_tier.invalidate, tool, args))
         return existed
 
     @overload
@@ -193,7 +195,7 @@ class SyncToolTier(KeepsIdentity):
 
     def invalidates(self, tool: str | ToolKey, args: Any = ABSENT) -> SyncInvalidating:
         """Return a guard for a change of the source of a result, as ``ToolTier.invalidates``."""
-        return SyncInvalidating(self._face, self._face.call(self._any_tier.invalidates, tool, args))
+        return SyncInvalidating(self._face, self._face.call(self._any_tier.invalidates, tool, args), self._scoped)
 
     @overload
     def explain(self, tool: ToolKey, /) -> Explanation: ...
@@ -203,7 +205,7 @@ class SyncToolTier(KeepsIdentity):
 
     def explain(self, tool: str | ToolKey, args: Any = ABSENT) -> Explanation:
         """Return where the result of a call is, as ``ToolTier.explain``."""
-        explanation: Explanation = self._face.run(partial(self._any_tier.explain, tool, args))
+        explanation: Explanation = self._scoped.run(partial(self._any_tier.explain, tool, args))
         return explanation
 
     def invalidate_by_tool(self, tool: str, *, sweep: bool = False) -> int:

@@ -9,7 +9,7 @@ from ..engine.entries.entry import Group
 from ..engine.entries.rules import UndecodableError
 from ..engine.level2.writes import Command
 from ..engine.operations.invalidate import GroupEntries
-from ..indexes.names import tag_index_of
+from ..indexes.names import kv_prefixes, tag_index_of
 from ..indexes.scripts import members_script
 from .values.tags import HEAD_BYTES, encode_tag, split_tags
 
@@ -18,7 +18,7 @@ __all__ = ["entries_with_tag", "tagged_prefixes"]
 
 def tagged_prefixes(name: str) -> tuple[str, ...]:
     """Return the prefixes of the keys of entries that may have tags: not of sessions, which are state."""
-    return (f"{name}:llm:", f"{name}:tool:", f"{name}:__tc:kv:")
+    return (f"{name}:llm:", f"{name}:tool:", *kv_prefixes(name))
 
 
 def entries_with_tag(name: str, group: Group) -> GroupEntries:

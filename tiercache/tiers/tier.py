@@ -98,6 +98,8 @@ class Tier(KeepsIdentity, Generic[K, R]):
         self._loaders = LoaderCalls(rules.tier, engine.log, in_threads=rules.threads, run_plain=engine.run_plain)
         self._name = name
         self._prefix = prefix
+        # The prefixes of all keys of the tier, of any scope.
+        self._prefixes: tuple[str, ...] = (prefix,)
 
     async def clear(self) -> int:
         """Remove every entry of this tier from both levels; return how many entries there were.
@@ -111,7 +113,7 @@ class Tier(KeepsIdentity, Generic[K, R]):
 
         Cancelling the call does not restore entries; some may be left in Valkey.
         """
-        return await self._remove_group("clear", GroupEntries(self._rules.group, (self._prefix,)))
+        return await self._remove_group("clear", GroupEntries(self._rules.group, self._prefixes))
 
     # Lookups and loads
 
@@ -267,5 +269,7 @@ class Tier(KeepsIdentity, Generic[K, R]):
             return target_of(argument(*args, **kwargs) if callable(argument) else argument)
 
         if not callable(argument):
-            target()
+            # For the errors of the argument. The scope is that of the change, which has not begun.
+            with self._rules.scopes.given(()):
+                target()
         return Invalidating(self._engine, target, takes_call=callable(argument))

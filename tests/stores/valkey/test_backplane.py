@@ -164,6 +164,7 @@ def test_backplane_names_are_stable() -> None:
         "test:tool:",
         "test:session:",
         "test:__tc:kv:",
+        "test:__tc:kvs:",
         "test:__tool_policies",
         "__betterdb:heartbeat:test",
     )

@@ -13,6 +13,7 @@ from ...agent_cache import AgentCache
 from ...errors import TierCacheError, UsageError
 from ...identity import KeepsIdentity
 from ...indexes.names import tag_groups
+from ...sync.scoped import ScopedFace
 from ...text import check_text
 from ...tiers.llm.result import LlmResponse
 from ...ttl import Ttl, check_ttl
@@ -192,7 +193,9 @@ class TierCacheDSPy(KeepsIdentity, Cache):
         else:
             face = self._cache.sync._face
             kept = LlmResponse(answer.text, [{"type": _TIER, "value": form}], answer.tokens)
-            face.run(partial(face.parts.llm._keep, _params(request, key), kept, self._ttl, self._tags))
+            llm = face.parts.llm
+            scoped = ScopedFace(face, llm._rules.scopes)
+            scoped.run(partial(llm._keep, _params(request, key), kept, self._ttl, self._tags))
 
     def _go_on(self, error: TierCacheError) -> None:
         self._warn("DSPy's cache goes on without Valkey: %s", error)

@@ -12,8 +12,8 @@ Tags of several places add up.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
@@ -21,15 +21,15 @@ from typing import Any, Final, Literal, TypeAlias
 from ...engine.call import MODES, Mode, check_mode
 from ...errors import UsageError
 from ...indexes.names import tag_groups
-from ...text import check_text, shown
+from ...scopes import CallScopes, Scope, check_scope, scope_now
+from ...text import shown
 from ...ttl import Ttl, check_ttl
 
-__all__ = ["CONTROL", "CallOptions", "ClientCalls", "Outcome", "Scope"]
+__all__ = ["CONTROL", "CallOptions", "ClientCalls", "Outcome"]
 
 # The request header that has options, and the response header that says whether the answer was cached.
 CONTROL: Final = "x-tiercache"
 
-Scope: TypeAlias = str | Callable[[], str]
 _Source: TypeAlias = Literal["l1", "l2", "stale", "loader", "follower", "miss", "bypass", "refused"]
 
 
@@ -61,8 +61,8 @@ class CallOptions:
             check_ttl(self.ttl)
         if self.tags:
             object.__setattr__(self, "tags", tuple([tag.value for tag in tag_groups(self.tags)]))
-        if self.scope is not None and not callable(self.scope):
-            _check_scope(self.scope)
+        if self.scope is not None:
+            check_scope(self.scope)
         if self.stateful is not None and not isinstance(self.stateful, bool):
             raise UsageError(f"stateful must be True or False, not {shown(self.stateful)}")
 
@@ -86,17 +86,12 @@ class CallOptions:
         if not callable(self.scope):
             return self.scope
         try:
-            scope = self.scope()
+            return scope_now(self.scope)
+        except UsageError:
+            raise
         # The caller's function may raise any exception, such as the LookupError of a context variable without value.
         except Exception as error:
             raise UsageError(f"scope must return a name, and raised {error!r}") from error
-        return _check_scope(scope)
-
-
-def _check_scope(scope: object) -> str:
-    if not isinstance(scope, str) or not scope:
-        raise UsageError(f"scope must be a name, or a function that returns a name, not {shown(scope)}")
-    return check_text(scope, "scope")
 
 
 def control_options(header: str) -> CallOptions:
@@ -165,7 +160,14 @@ class Outcome:
 
 
 class ClientCalls:
-    """The calls through all wrapped clients of one cache."""
+    """The calls through all wrapped clients of one cache.
+
+    Args:
+        scopes: The scopes of the blocks, which the calls of the tiers have too.
+    """
+
+    def __init__(self, scopes: CallScopes) -> None:
+        self._scopes = scopes
 
     def options(self, own: CallOptions, header: str | None) -> CallOptions:
         """Return the options of a call that is made now.
@@ -183,12 +185,25 @@ class ClientCalls:
                 options = around.over(options)
         return options if header is None else control_options(header).over(options)
 
+    def calls(
+        self,
+        *,
+        mode: Mode | None = None,
+        ttl: Ttl | None = None,
+        tags: Sequence[str] = (),
+        scope: Scope | None = None,
+        stateful: bool | None = None,
+    ) -> AbstractContextManager[None]:
+        """Return a block as ``WrapsClients.calls`` does."""
+        return self._block(CallOptions(mode, ttl, tags, scope, stateful))
+
     @contextmanager
-    def calls(self, options: CallOptions) -> Iterator[None]:
+    def _block(self, options: CallOptions) -> Iterator[None]:
         """Give ``options`` to every call within the block, in this task and the tasks that the block starts."""
         token = _OPTIONS.set((*_OPTIONS.get(), (self, options)))
         try:
-            yield
+            with nullcontext() if options.scope is None else self._scopes.block(options.scope):
+                yield
         finally:
             _OPTIONS.reset(token)
 

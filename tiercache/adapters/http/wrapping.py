@@ -11,11 +11,12 @@ from ...engine.call import Mode
 from ...errors import UsageError
 from ...log import CacheLog
 from ...portal.call import run_plain
+from ...scopes import Scope
 from ...tiers.llm.exchanges import Exchanges
 from ...ttl import Ttl
 from .answer import Answer
 from .async_transport import async_transport
-from .calls import CallOptions, ClientCalls, Outcome, Scope
+from .calls import CallOptions, ClientCalls, Outcome
 from .clients import wrapped_client
 from .exchange_handler import ExchangeHandler
 from .sync_transport import PrivateLoop, sync_transport
@@ -43,7 +44,7 @@ class WrapsClients:
     """
 
     def __init__(self, exchanges: Exchanges, plain: PlainFace, log: CacheLog) -> None:
-        self.__calls = ClientCalls()
+        self._client_calls = ClientCalls(exchanges.scopes.calls)
         self.__exchanges = exchanges
         self.__plain = plain
         self.__log = log
@@ -70,7 +71,7 @@ class WrapsClients:
             ttl: Lifetime of the answers; None takes the llm tier's.
             tags: Names by which the answers can be invalidated.
             scope: A name that keeps the answers apart from those of other scopes, such as a tenant; or a function that
-                returns the name of the present call.
+                returns the name of the present call. None takes the llm tier's.
             mode: As for ``LlmTier.get_or_load``. "only_cached" answers HTTP 504 where the cache has no answer.
             stateful: Whether to cache answers that depend on state at the provider, too: stored conversations, and the
                 provider's own tools.
@@ -86,7 +87,8 @@ class WrapsClients:
         """
         if store_when is not None and not callable(store_when):
             raise UsageError(f"store_when must be callable, not {type(store_when).__name__}")
-        given = self.__calls, CallOptions(mode, ttl, tags, scope, stateful), store_when, self.__log
+        scope = self.__exchanges.scopes.own if scope is None else scope
+        given = self._client_calls, CallOptions(mode, ttl, tags, scope, stateful), store_when, self.__log
 
         def new_transport(module: ModuleType, inner: Any) -> Any:
             if isinstance(inner, module.AsyncClient):
@@ -108,10 +110,12 @@ class WrapsClients:
     ) -> AbstractContextManager[None]:
         """Return a context whose options count for every call of a wrapped client within it, through any framework.
 
-        Of nested contexts the innermost counts; the tags of all of them add up. The arguments are those of ``wrap``.
+        ``scope`` counts for every call of the llm, tool and kv tiers too, and of the functions and clients that keep
+        their values there, on both faces. Of nested contexts the innermost counts; the tags of all of them add up. The
+        arguments are those of ``wrap``.
         """
-        return self.__calls.calls(CallOptions(mode, ttl, tags, scope, stateful))
+        return self._client_calls.calls(mode=mode, ttl=ttl, tags=tags, scope=scope, stateful=stateful)
 
     def watch(self) -> AbstractContextManager[list[Outcome]]:
         """Return a context that yields a list: every call of a wrapped client within it adds its ``Outcome``."""
-        return self.__calls.watch()
+        return self._client_calls.watch()

@@ -22,6 +22,7 @@ from typing import Any, Final
 
 from ...agent_cache import AgentCache
 from ...errors import TierCacheError
+from ...sync.scoped import ScopedFace
 from ...tiers.llm.result import LlmResponse, LlmResult
 from ...ttl import Ttl, check_ttl
 from ..caches import UNAVAILABLE, check_cache, log_of
@@ -99,7 +100,8 @@ class TierCacheLLMCache(BaseCache):
             return
         try:
             face = self._cache._sync_face
-            face.run(partial(face.parts.llm._keep, params, answer, self._ttl, (_TAG,)))
+            llm = face.parts.llm
+            ScopedFace(face, llm._rules.scopes).run(partial(llm._keep, params, answer, self._ttl, (_TAG,)))
         except TierCacheError as error:
             self._warn(error)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from ...errors import UsageError
+from ...scopes import CallScopes, KeyScopes
 from ...ttl import Ttl, resolve_ttl, shorten
 from .counters import CounterBook
 from .entry import Group
@@ -95,6 +96,7 @@ class TierRules:
         max_value_bytes: Most bytes, before ``Codec.pack``, of a value that is stored. None sets no limit.
         threads: Whether plain loaders run in threads.
         writes_behind: Whether an explicit store returns when its write is queued.
+        scopes: The components of the keys of this tier.
         owner: The same object for the rules of this tier in both faces of the cache, and for no others.
     """
 
@@ -113,6 +115,7 @@ class TierRules:
     threads: bool = False
     writes_behind: bool = False
     counters: CounterBook = field(default_factory=CounterBook)
+    scopes: KeyScopes = field(default_factory=lambda: KeyScopes(CallScopes()), repr=False, compare=False)
     owner: object = field(default_factory=object, repr=False, compare=False)
 
     @property

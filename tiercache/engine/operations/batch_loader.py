@@ -28,6 +28,7 @@ from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 from ...errors import UsageError
 from ...identity import KeepsIdentity
+from ...scopes import Components, KeyScopes
 from ..engine import Engine
 from ..memory.flights import CURRENT_FLIGHT, WaitNode, waiting_for
 from ..memory.loaders import LoaderCalls
@@ -62,13 +63,22 @@ class BatchLoader(KeepsIdentity):
         fn: The function, async or plain.
         window: Seconds, 0 to a day, that the first call of a batch waits for others.
         max_size: Most calls in one batch.
+        scopes: The components of the keys of the tier. The function runs in the context of one caller, so that the
+            calls of one batch have the same components.
 
     Raises:
         UsageError: An argument is wrong.
     """
 
     def __init__(
-        self, engine: Engine, calls: LoaderCalls, fn: BatchFunction[Any, Any], *, window: float, max_size: int
+        self,
+        engine: Engine,
+        calls: LoaderCalls,
+        fn: BatchFunction[Any, Any],
+        *,
+        window: float,
+        max_size: int,
+        scopes: KeyScopes,
     ) -> None:
         if not callable(fn):
             raise UsageError(f"fn must be a function, async or plain, not {type(fn).__name__}")
@@ -80,7 +90,8 @@ class BatchLoader(KeepsIdentity):
         self._fn = partial(calls.call, fn)
         self._window = window
         self._max_size = max_size
-        self._collecting: _Batch | None = None
+        self._scopes = scopes
+        self._collecting: dict[Components, _Batch] = {}
 
     def check_engine(self, engine: Engine) -> None:
         """Refuse a loader that belongs to a sync face where ``engine`` belongs to an async face, or the reverse.
@@ -95,16 +106,19 @@ class BatchLoader(KeepsIdentity):
         """Return the result for ``argument``, or raise its exception."""
         runtime = await self._engine.open()
         # No await from here until the argument is in the batch: the batch found here is still collecting.
-        batch = self._collecting
+        components = self._scopes.components()
+        batch = self._collecting.get(components)
         if batch is None or batch.runtime is not runtime:
-            batch = self._collecting = _Batch(runtime, self._fn, self._window, self._max_size, self._on_closed)
+            on_closed = partial(self._on_closed, components)
+            batch = _Batch(runtime, self._fn, self._window, self._max_size, on_closed)
+            self._collecting[components] = batch
         # This load lends its slot: the call of the function takes a slot of its own, for all members of the batch.
         async with runtime.load_limits.lent():
             return await batch.load(argument)
 
-    def _on_closed(self, batch: _Batch) -> None:
-        if self._collecting is batch:
-            self._collecting = None
+    def _on_closed(self, components: Components, batch: _Batch) -> None:
+        if self._collecting.get(components) is batch:
+            del self._collecting[components]
 
 
 class ArgumentBatchLoader(BatchLoader, Generic[A_contra, T_co]):

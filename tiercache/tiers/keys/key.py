@@ -16,6 +16,7 @@ from ...engine.entries.counters import TierCounters
 from ...engine.entries.entry import Group
 from ...engine.entries.rules import TierRules
 from ...errors import UsageError
+from ...scopes import Components
 
 __all__ = ["HANDLE_BYTES", "KeyHandle", "LlmKey", "ToolKey", "check_owner", "groups_of_model", "is_unchanged"]
 
@@ -35,6 +36,8 @@ class KeyHandle(Struct, frozen=True, kw_only=True, eq=False, gc=False):
     key: str
     _rules: TierRules
     _counters: TierCounters
+    # Those with which the key was made: the request has this key under them alone.
+    _components: Components = ()
 
     def __eq__(self, other: object) -> bool:
         return self.key == other.key if isinstance(other, KeyHandle) else NotImplemented
@@ -52,7 +55,8 @@ class KeyHandle(Struct, frozen=True, kw_only=True, eq=False, gc=False):
 class LlmKey(KeyHandle, frozen=True, kw_only=True, eq=False, gc=False):
     """The key of a request, from ``cache.llm.key(params)``; pass it instead of ``params``.
 
-    Later changes of ``params`` do not change the key. Another cache refuses the key with UsageError.
+    Later changes of ``params`` do not change the key, and it keeps the scope with which it was made. Another cache
+    refuses the key with UsageError.
 
     Attributes:
         key: The key in Valkey, also ``str(...)`` of this.
@@ -73,7 +77,8 @@ class LlmKey(KeyHandle, frozen=True, kw_only=True, eq=False, gc=False):
 class ToolKey(KeyHandle, frozen=True, kw_only=True, eq=False, gc=False):
     """The key of a tool call, from ``cache.tool.key(tool, args)``; pass it instead of both.
 
-    Later changes of ``args`` do not change the key. Another cache refuses the key with UsageError.
+    Later changes of ``args`` do not change the key, and it keeps the scope with which it was made. Another cache
+    refuses the key with UsageError.
 
     Attributes:
         key: The key in Valkey, also ``str(...)`` of this.

@@ -35,7 +35,7 @@ class KeyLookup(Generic[K]):
             max_entries=2 * l1.max_entries, max_bytes=l1.max_bytes // 4, size_of=size_of
         )
 
-    def make(self, request: Any, fingerprint: Hashable | None, make: MakeKey[K], scope: str | None = None) -> K:
+    def make(self, request: Any, fingerprint: Hashable | None, make: MakeKey[K], place: Hashable = None) -> K:
         """Return the key of a request that ``known.find`` has not found, and remember it where that is safe.
 
         1. The older half of the known keys may have the key.
@@ -47,8 +47,8 @@ class KeyLookup(Generic[K]):
 
         Args:
             fingerprint: The fingerprint of ``request``, or None if it has none.
-            scope: A text that tells keys of equal requests apart. The key is then known under the scope and the
-                fingerprint.
+            place: A value that tells keys of equal requests apart, such as the components of the keys. The key is then
+                known under the place and the fingerprint.
 
         Raises:
             UsageError: From ``make``; no key is remembered.
@@ -60,7 +60,7 @@ class KeyLookup(Generic[K]):
             is_flat = True
             # A copy: the buffer of orjson keeps its first size, some kilobytes, even for a few bytes.
             fingerprint = bytes(memoryview(fingerprint))
-        known_as = fingerprint if scope is None else (scope, fingerprint)
+        known_as = fingerprint if place is None else (place, fingerprint)
         key = self.known.find_older(known_as)
         if key is not None:
             return key

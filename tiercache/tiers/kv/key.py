@@ -15,7 +15,9 @@ from ...engine.entries.counters import TierCounters
 from ...engine.entries.entry import Group
 from ...engine.entries.rules import TierRules
 from ...errors import UsageError
-from ...text import LONGEST_NAME_BYTES, check_size, check_text
+from ...indexes.names import kv_prefixes
+from ...scopes import Components
+from ...text import LONGEST_NAME_BYTES, check_size, check_text, encode_id
 
 __all__ = ["ALL_KV", "KvKey", "KvKeys"]
 
@@ -45,18 +47,28 @@ class KvKeys:
     """Makes the keys of one kv tier.
 
     Attributes:
-        prefix: The prefix of the tier's keys in Valkey.
+        prefix: The prefix of the tier's keys in Valkey that have no components.
+        prefixes: The prefixes of all keys of the tier in Valkey.
         counters: The counters of all lookups of the tier.
     """
 
     def __init__(self, name: str, rules: TierRules) -> None:
-        self.prefix = f"{name}:__tc:kv:{rules.tier}:"
+        unscoped, scoped = kv_prefixes(name)
+        self.prefix = f"{unscoped}{rules.tier}:"
+        self._scoped_start = f"{scoped}{rules.tier}:"
+        self.prefixes = (self.prefix, self._scoped_start)
+        self._scopes = rules.scopes
+        self._calls = rules.scopes.calls
         self.counters = rules.counters.of(rules.tier)
         self._groups = (rules.group, ALL_KV)
 
     def of(self, key: object) -> KvKey:
         """Return the key of an entry from the caller's key. Errors as for ``full``."""
         return KvKey(self.full(key), self.counters, self._groups)
+
+    def within(self, key: object, components: Components) -> KvKey:
+        """Return the key of an entry from the caller's key, with ``components``. Errors as for ``full``."""
+        return self.of_full(self._checked(key, self.prefix_of(components)))
 
     def of_full(self, full_key: str) -> KvKey:
         """Return the key of an entry from its key in Valkey."""
@@ -66,8 +78,10 @@ class KvKeys:
         """Return the key in Valkey, a plain str that refers to no object of the caller's.
 
         Raises:
-            UsageError: ``key`` is no text, is empty, is not Unicode, or is too long.
+            UsageError: ``key`` is no text, is empty, is not Unicode, or is too long; or from a scope function.
         """
+        if self._calls.is_used:
+            return self._checked(key, self.prefix_now())
         if (
             type(key) is str
             and key
@@ -75,23 +89,39 @@ class KvKeys:
             and len(full_key) <= LONGEST_NAME_BYTES
         ):
             return full_key
-        return self._checked(key)
+        return self._checked(key, self.prefix)
 
     def all_full(self, keys: Iterable[str]) -> list[str]:
         """Return the keys in Valkey, each once, in order. Errors as for ``full``."""
         # A str is an iterable of str, but a caller that passes one means a single key.
         if isinstance(keys, str) or not isinstance(keys, Iterable):
             raise UsageError(f"keys must be an iterable of keys, not {type(keys).__name__}")
+        if self._calls.is_used:
+            prefix = self.prefix_now()
+            return list(dict.fromkeys([self._checked(key, prefix) for key in keys]))
         return list(dict.fromkeys(map(self.full, keys)))
 
     def given(self, full_key: str) -> str:
         """Return the caller's key from the key in Valkey."""
-        return full_key[len(self.prefix) :]
+        if full_key.startswith(self.prefix):
+            return full_key[len(self.prefix) :]
+        return full_key[len(self._scoped_start) :].partition(":")[2]
 
-    def _checked(self, key: object) -> str:
+    def prefix_now(self) -> str:
+        """Return the prefix of the keys of a call that is made now. Errors as for a scope function."""
+        return self.prefix_of(self._scopes.components())
+
+    def prefix_of(self, components: Components) -> str:
+        """Return the prefix of the keys that have ``components``."""
+        if not components:
+            return self.prefix
+        ((_, scope),) = components
+        return f"{self._scoped_start}{encode_id(scope)}:"
+
+    def _checked(self, key: object, prefix: str) -> str:
         """Return the key in Valkey of any key, with the checks that most keys do not need."""
         plain = check_text(key, "key")
         if not plain:
             raise UsageError("key must not be empty")
-        check_size(plain, "key", prefix_bytes=len(self.prefix))
-        return self.prefix + plain
+        check_size(plain, "key", prefix_bytes=len(prefix.encode()))
+        return prefix + plain

@@ -21,6 +21,7 @@ from ...engine.entries.entry import Entry
 from ...engine.entries.rules import TierRules
 from ...errors import UsageError
 from ...indexes.names import tag_groups
+from ...scopes import Components
 from ...text import check_name, encode_id, shown
 from ..keys.fingerprint import fingerprint
 from ..keys.key import HANDLE_BYTES
@@ -54,6 +55,7 @@ class MemoizingTier(Tier[KvKey, KvResult[Any]]):
     def __init__(self, engine: Engine, rules: TierRules, name: str, keys: KvKeys) -> None:
         super().__init__(engine, rules, name, keys.prefix)
         self._keys = keys
+        self._prefixes = keys.prefixes
         self._function_keys: KeyLookup[KvKey] = KeyLookup(engine.l1, fingerprint, lambda key: HANDLE_BYTES)
 
     @overload
@@ -151,7 +153,7 @@ class _Entries:
         self._counters = tier._rules.counters.of(name)
         self.own_tags = (f"function:{encoded}",)
 
-    def key(self, arguments: dict[str, Any], instance: str | None, own: str | None) -> KvKey:
+    def key(self, arguments: dict[str, Any], instance: str | None, own: str | None, components: Components) -> KvKey:
         if own is None:
             values = arguments if instance is None else {**arguments, _INSTANCE: instance}
             text = sha256(typed_json(values)).hexdigest()
@@ -159,7 +161,7 @@ class _Entries:
             text = own if instance is None else f"{encode_id(instance)}:{own}"
             if len(text.encode()) > _LONGEST_TEXT:
                 text = sha256(text.encode()).hexdigest()
-        key = self.tier._keys.of(f"{self.scope}:{text}")
+        key = self.tier._keys.within(f"{self.scope}:{text}", components)
         return KvKey(key.key, self._counters, key.groups)
 
     def loaded(self, key: KvKey, value: Any) -> Loaded:

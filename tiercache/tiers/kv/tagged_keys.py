@@ -19,13 +19,15 @@ __all__ = ["tagged_keys"]
 async def tagged_keys(tier: KvTier, tag: str, beginning: str = "") -> list[str]:
     """Return the keys of ``tier`` that begin with ``beginning``, and whose values were stored with ``tag``.
 
+    Of a tier with scopes, the keys of the present scope alone.
+
     Raises:
         L2UnavailableError: Valkey did not answer.
         L2CommandError: Valkey refused.
         UsageError, WrongLoopError: As for every method of the tier.
     """
     (group,) = tag_groups((tag,))
-    engine, prefix = tier._engine, tier._prefix
+    engine, prefix = tier._engine, tier._keys.prefix_now()
     start = prefix + beginning
     with engine.operation("kv.tagged_keys"):
         runtime = await engine.open()

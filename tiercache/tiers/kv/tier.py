@@ -105,7 +105,12 @@ class KvTier(MemoizingTier):
         Args:
             key: The key. For a decorator also a function of the decorated call's arguments that returns the key.
         """
-        return self._around_change(key, lambda key: Target((self._keys.full(key),), lambda: self.delete(key)))
+
+        def target(key: str) -> Target:
+            full_key = self._keys.full(key)
+            return Target((full_key,), lambda: self._remove("delete", full_key))
+
+        return self._around_change(key, target)
 
     async def explain(self, key: str) -> Explanation:
         """Return where the value of ``key`` is, and how ``get`` would be answered. Counts and changes nothing.
@@ -187,7 +192,9 @@ class KvTier(MemoizingTier):
             window: Seconds, 0 to a day, that the first load waits for others.
             max_size: Most loads in one call of ``fn``.
         """
-        return ArgumentBatchLoader(self._engine, self._loaders, fn, window=window, max_size=max_size)
+        return ArgumentBatchLoader(
+            self._engine, self._loaders, fn, window=window, max_size=max_size, scopes=self._rules.scopes
+        )
 
     async def get_many(self, keys: Iterable[str], default: Any = None) -> dict[str, Any]:
         """Return the value of each key in the order of ``keys``, or ``default`` for a key without a value.
@@ -228,8 +235,12 @@ class KvTier(MemoizingTier):
         if ttl is not None:
             check_ttl(ttl)
         tag_groups(tags)
+        components = self._rules.scopes.components()
         pairs = [
-            (self._make_call(self._keys.of(key), ttl, tags), self._encode(value, f"the value of {key!r}"))
+            (
+                self._make_call(self._keys.within(key, components), ttl, tags),
+                self._encode(value, f"the value of {key!r}"),
+            )
             for key, value in mapping.items()
         ]
         for key, (_, loaded) in zip(mapping, pairs, strict=True):
@@ -240,7 +251,9 @@ class KvTier(MemoizingTier):
 
     async def delete_many(self, keys: Iterable[str]) -> int:
         """Remove values from both levels; return how many there were. Errors as for ``delete``, for any of the keys."""
-        full_keys = self._keys.all_full(keys)
+        return await self._delete_many(self._keys.all_full(keys))
+
+    async def _delete_many(self, full_keys: Sequence[str]) -> int:
         with self._engine.operation("kv.delete_many") as operation:
             count = await self._invalidations.keys(full_keys)
             operation.set("deleted_count", count)
@@ -269,6 +282,13 @@ class KvTier(MemoizingTier):
         ``TierOptions.on_abandon`` is "finish". A change of a key during the load wins, for that key.
         """
         full_keys = self._keys.all_full(keys)
+        values = await self._get_or_load_many(full_keys, loader, ttl=ttl, tags=tags)
+        return {self._keys.given(full_key): value for full_key, value in values.items()}
+
+    async def _get_or_load_many(
+        self, full_keys: Sequence[str], loader: Any, *, ttl: Ttl | None, tags: Sequence[str]
+    ) -> dict[str, Any]:
+        """Return the values by keys in Valkey, as ``get_or_load_many`` does by the caller's keys."""
         check_loader(loader)
         if ttl is not None:
             check_ttl(ttl)
@@ -280,7 +300,7 @@ class KvTier(MemoizingTier):
                 calls = [self._make_call(self._keys.of_full(full_key), ttl, tags) for full_key in missing]
                 lookups = await self._loads.get_or_load_many(calls, partial(self._load_many, loader))
             entries.update((full_key, lookup.entry) for full_key, lookup in zip(missing, lookups, strict=True))
-        return {self._keys.given(full_key): entries[full_key].value.value() for full_key in full_keys}
+        return {full_key: entries[full_key].value.value() for full_key in full_keys}
 
     async def _load_many(self, loader: KvBatchLoader[Any], full_keys: Sequence[str]) -> list[Loaded]:
         keys = [self._keys.given(full_key) for full_key in full_keys]

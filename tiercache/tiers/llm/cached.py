@@ -20,6 +20,7 @@ from ...engine.entries.entry import Entry
 from ...engine.entries.rules import TierRules
 from ...errors import UsageError
 from ...indexes.names import tag_groups
+from ...scopes import Components
 from ...text import encode_id, shown
 from ..keys.fingerprint import fingerprint
 from ..keys.key import HANDLE_BYTES, LlmKey
@@ -102,9 +103,9 @@ class _Entries:
         self.own_tags = (f"function:{encode_id(name)}",)
         self._returns_response = returns_response
 
-    def key(self, arguments: dict[str, Any], instance: str | None, own: str | None) -> LlmKey:
+    def key(self, arguments: dict[str, Any], instance: str | None, own: str | None, components: Components) -> LlmKey:
         params = arguments["params"] if tuple(arguments) == _PARAMS else arguments
-        return self.tier._lookup.of(params)
+        return self.tier._lookup.within(params, components)
 
     def loaded(self, key: LlmKey, value: Any) -> Loaded:
         return self.tier._loaded_answer(key.model, value)

@@ -24,6 +24,7 @@ from ...errors import UsageError
 from ...indexes.names import tag_groups
 from ...options import CoherenceOptions
 from ...pricing.prices import PriceTable
+from ...scopes import KeyScopes
 from ...streams.live import Sharing
 from ...streams.recorded_load import Record, RecordedLoad
 from ...ttl import Ttl, check_ttl
@@ -145,6 +146,11 @@ class Exchanges(Tier[LlmKey, LlmResult]):
         return LlmKey(
             key=f"{self._prefix}{digest}", model=model, _rules=self._rules, _counters=self._rules.counters.of(model)
         )
+
+    @property
+    def scopes(self) -> KeyScopes:
+        """The components of the keys of the llm tier."""
+        return self._rules.scopes
 
     def hit(self, key: LlmKey, tags: Sequence[str] = ()) -> Entry | None:
         """Return the entry of an exchange if L1 has it, with all of ``tags``, or None. Counts the hit."""

@@ -6,6 +6,8 @@ The hash is over the canonical JSON of a mapping with
 2. the parameters in ``_WIRE_NAMES`` under their names on the wire;
 3. every other parameter under its own name.
 
+The components of the key, such as the scope of a tenant, join the mapping under their reserved names.
+
 A parameter that is None counts as absent, except an explicit ``temperature`` or ``top_p``. A parameter that an SDK
 marks as not given (``absent``) counts as absent, also inside of dicts. For a request without parameters of the third
 kind, betterdb-agent-cache computes the same key.
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from hashlib import sha256
 from typing import Any, Final
 
@@ -22,6 +25,7 @@ from ...engine.entries.counters import TierCounters
 from ...engine.entries.rules import TierRules
 from ...engine.memory.l1 import L1
 from ...errors import UsageError
+from ...scopes import COMPONENT_NAMES, Components
 from ...text import check_size, shown
 from ..keys.absent import without_absent
 from ..keys.canonical_json import canonical_json
@@ -39,8 +43,8 @@ _WIRE_NAMES: Final = {
     "prompt_cache_key": "promptCacheKey",
 }
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
-# A parameter with a name on the wire would make the key of another parameter. The last name is reserved for tenants.
-RESERVED_NAMES: Final = frozenset(_WIRE_NAMES.values()) | {"__tc_scope"}
+# A parameter with one of these names would make the key of another parameter, or of another scope.
+RESERVED_NAMES: Final = frozenset(_WIRE_NAMES.values()) | COMPONENT_NAMES
 
 
 class LlmKeys:
@@ -77,29 +81,32 @@ class LlmKeys:
             raise UsageError(f"the text of a key must be {self._prefix!r} and 64 hex digits, not {shown(key)}")
         return str.__str__(key)
 
-    def key(self, params: Mapping[str, Any]) -> str:
+    def key(self, params: Mapping[str, Any], components: Components = ()) -> str:
         """Return the Valkey key of a request.
+
+        Args:
+            components: The components of the key.
 
         Raises:
             UsageError: ``params`` is not a mapping, lacks ``model`` (a str) or ``messages``, is not JSON, or has a
                 parameter with a reserved name.
         """
-        return self.key_of_reduced(self.reduced(params) if self.reduces else params)
+        return self.key_of_reduced(self.reduced(params) if self.reduces else params, components)
 
-    def key_of_reduced(self, params: Mapping[str, Any], *, is_exact: bool = False) -> str:
+    def key_of_reduced(self, params: Mapping[str, Any], components: Components = (), *, is_exact: bool = False) -> str:
         """Return the Valkey key of a request that ``reduced`` returned. Errors as for ``key``.
 
         Args:
             is_exact: Whether ``params`` are known to be exact JSON.
         """
         try:
-            data = canonical_json(_hashed(params), "params", is_exact=is_exact, given=params)
+            data = canonical_json(_hashed(params, components), "params", is_exact=is_exact, given=params)
         except UsageError:
             # Looked for only where JSON has refused the request: no other request pays for the search.
             given = without_absent(params)
             if given is params:
                 raise
-            data = canonical_json(_hashed(given), "params", given=given)
+            data = canonical_json(_hashed(given, components), "params", given=given)
         return self._prefix + sha256(data).hexdigest()
 
     def reduced(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -116,21 +123,39 @@ class LlmKeyLookup(KeyLookup[LlmKey]):
     """The keys of the requests to one cache's llm tier: known keys, and new ones that ``keys`` makes.
 
     Attributes:
-        of: Returns the key of a request, or a key itself. Errors as for ``LlmKeys.key``.
+        of: Returns the key of a request that is made now, or a key itself. Errors as for ``LlmKeys.key``, and those of
+            a scope function.
+        within: Returns the key of a request with the components of its second argument, or a key itself. Errors as for
+            ``LlmKeys.key``.
     """
 
     def __init__(self, keys: LlmKeys, rules: TierRules, l1: L1) -> None:
         super().__init__(l1, fingerprint_of_request, lambda _: HANDLE_BYTES)
         self._keys = keys
         self._rules = rules
+        self._calls = rules.scopes.calls
         self.of: Callable[[Any], LlmKey] = self._of_reduced if keys.reduces else self._of_whole
+        self.within: Callable[[Any, Components], LlmKey] = self._reduced_within if keys.reduces else self._whole_within
 
     def _of_whole(self, params: Any) -> LlmKey:
         if type(params) is LlmKey:
             check_owner(params, self._rules)
             return params
+        if self._calls.is_used:
+            return self._whole_within(params, self._rules.scopes.components())
         fingerprint = fingerprint_of_request(params)
         return self.known.find(fingerprint) or self.make(params, fingerprint, self._make)
+
+    def _whole_within(self, params: Any, components: Components) -> LlmKey:
+        if type(params) is LlmKey:
+            check_owner(params, self._rules)
+            return params
+        fingerprint = fingerprint_of_request(params)
+        if not components:
+            return self.known.find(fingerprint) or self.make(params, fingerprint, self._make)
+        # Without the components, the key of an equal request of another scope would be found.
+        known = self.known.find((components, fingerprint))
+        return known or self.make(params, fingerprint, partial(self._make, components=components), components)
 
     def of_text(self, key: str) -> LlmKey:
         """Return the key with the text ``key``, for a look at the levels alone: its model is not known.
@@ -140,11 +165,16 @@ class LlmKeyLookup(KeyLookup[LlmKey]):
         """
         return LlmKey(key=self._keys.check(key), model="", _rules=self._rules, _counters=TierCounters())
 
-    def _make(self, params: Mapping[str, Any], is_exact: bool) -> LlmKey:
-        key = self._keys.key_of_reduced(params, is_exact=is_exact)
-        return self._handle(key, params.get("model"))
+    def _make(self, params: Mapping[str, Any], is_exact: bool, components: Components = ()) -> LlmKey:
+        key = self._keys.key_of_reduced(params, components, is_exact=is_exact)
+        return self._handle(key, params.get("model"), components)
 
     def _of_reduced(self, params: Any) -> LlmKey:
+        # A key has components of its own.
+        has_components = type(params) is not LlmKey and self._calls.is_used
+        return self._reduced_within(params, self._rules.scopes.components() if has_components else ())
+
+    def _reduced_within(self, params: Any, components: Components) -> LlmKey:
         if type(params) is LlmKey:
             check_owner(params, self._rules)
             return params
@@ -152,22 +182,23 @@ class LlmKeyLookup(KeyLookup[LlmKey]):
         # Requests for several models may share a key in Valkey. Each model has a handle of its own, with its counters.
         model = params.get("model")
         fingerprint = fingerprint_of_request(reduced) if type(model) is str else None
-        if fingerprint is not None and (found := self.known.find((model, fingerprint))) is not None:
+        place = (model, components) if components else model
+        if fingerprint is not None and (found := self.known.find((place, fingerprint))) is not None:
             return found
 
         def make(params: Mapping[str, Any], is_exact: bool) -> LlmKey:
-            return self._handle(self._keys.key_of_reduced(params, is_exact=is_exact), model)
+            return self._handle(self._keys.key_of_reduced(params, components, is_exact=is_exact), model, components)
 
-        return self.make(reduced, fingerprint, make, scope=model)
+        return self.make(reduced, fingerprint, make, place)
 
-    def _handle(self, key: str, model: object) -> LlmKey:
+    def _handle(self, key: str, model: object, components: Components) -> LlmKey:
         if not isinstance(model, str):  # TierOptions.key has added a model to a request that has none.
             raise UsageError(f"params['model'] must be a str, not {type(model).__name__}")
         check_size(model, "params['model']")
         counters = self._rules.counters.of(model)
         # Plain text: the handle does not refer to an object of the caller's.
         model = shared_model(str.__str__(model))
-        return LlmKey(key=key, model=model, _rules=self._rules, _counters=counters)
+        return LlmKey(key=key, model=model, _rules=self._rules, _counters=counters, _components=components)
 
 
 def _check_mapping(params: object, name: str) -> None:
@@ -175,7 +206,7 @@ def _check_mapping(params: object, name: str) -> None:
         raise UsageError(f"{name} must be a mapping with 'model' and 'messages', not {type(params).__name__}")
 
 
-def _hashed(params: Mapping[str, Any]) -> dict[str, Any]:
+def _hashed(params: Mapping[str, Any], components: Components) -> dict[str, Any]:
     if type(params) is not dict:
         _check_mapping(params, "params")
     try:
@@ -196,6 +227,7 @@ def _hashed(params: Mapping[str, Any]) -> dict[str, Any]:
             raise UsageError(f"params has {shown(name)}, which is no parameter name: it is reserved, or not a str")
         else:
             hashed[_WIRE_NAMES.get(name, name)] = value
+    hashed.update(components)
     return hashed
 
 

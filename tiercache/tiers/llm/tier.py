@@ -175,7 +175,9 @@ class LlmTier(CachingTier):
             window: Seconds, 0 to a day, that the first load waits for others.
             max_size: Most loads in one call of ``fn``.
         """
-        return ArgumentBatchLoader(self._engine, self._loaders, fn, window=window, max_size=max_size)
+        return ArgumentBatchLoader(
+            self._engine, self._loaders, fn, window=window, max_size=max_size, scopes=self._rules.scopes
+        )
 
     async def store(
         self,
@@ -262,9 +264,12 @@ class LlmTier(CachingTier):
             params: As for ``invalidate``. For a decorator also a function of the call's arguments that returns such
                 params.
         """
-        return self._around_change(
-            params, lambda request: Target((self._full_key(request),), lambda: self.invalidate(request))
-        )
+
+        def target(request: Any) -> Target:
+            key = self._full_key(request)
+            return Target((key,), lambda: self.invalidate(key))
+
+        return self._around_change(params, target)
 
     async def explain(self, params: Mapping[str, Any] | LlmKey | str) -> Explanation:
         """Return where the answer to ``params`` is, and how a lookup would be answered. Counts and changes nothing.
@@ -313,12 +318,15 @@ class LlmTier(CachingTier):
         """Return the key in Valkey, also of params for which no answer can be stored."""
         if isinstance(params, str):
             return self._keys.check(params)
-        return self._lookup.of(params).key if type(params) is LlmKey else self._keys.key(params)
+        if type(params) is LlmKey:
+            return self._lookup.of(params).key
+        return self._keys.key(params, self._rules.scopes.components())
 
     def _is_unchanged(self, key: LlmKey, params: Mapping[str, Any] | LlmKey) -> bool:
         """Return whether ``params`` still make ``key``: the answer to another request must not be stored under it."""
         warning = "The params of a request were changed while its answer was loaded: the answer is not stored"
-        return is_unchanged(key.key, lambda: self._lookup.of(params).key, self._engine.log.warn_once, warning)
+        now = self._lookup.within
+        return is_unchanged(key.key, lambda: now(params, key._components).key, self._engine.log.warn_once, warning)
 
     def _given_answer(
         self,

@@ -17,6 +17,7 @@ from ...engine.engine import Engine
 from ...engine.entries.entry import Entry
 from ...engine.entries.rules import TierRules
 from ...errors import UsageError
+from ...scopes import Components
 from ...text import shown
 from ..keys.fingerprint import fingerprint
 from ..keys.key import HANDLE_BYTES, ToolKey
@@ -118,8 +119,8 @@ class _Entries:
         self.scope = str.__str__(tool)
         self._cost = cost
 
-    def key(self, arguments: dict[str, Any], instance: str | None, own: str | None) -> ToolKey:
-        return self.tier._lookup.of(self.scope, arguments)
+    def key(self, arguments: dict[str, Any], instance: str | None, own: str | None, components: Components) -> ToolKey:
+        return self.tier._lookup.within(self.scope, arguments, components)
 
     def loaded(self, key: ToolKey, value: Any) -> Loaded:
         return self.tier._loaded(key, value, self._cost)

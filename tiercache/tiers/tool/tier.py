@@ -191,7 +191,9 @@ class ToolTier(CachingTier):
         the others waiting; when no caller of a batch waits any more, ``fn`` is cancelled, unless
         ``TierOptions.on_abandon`` is "finish". ``fn`` may call the cache, for any key.
         """
-        return KeywordBatchLoader(self._engine, self._loaders, fn, window=window, max_size=max_size)
+        return KeywordBatchLoader(
+            self._engine, self._loaders, fn, window=window, max_size=max_size, scopes=self._rules.scopes
+        )
 
     @overload
     async def store(
@@ -347,7 +349,8 @@ class ToolTier(CachingTier):
     def _is_unchanged(self, key: ToolKey, tool: str | ToolKey, args: Any) -> bool:
         """Return whether ``args`` still make ``key``: the result of another call must not be stored under it."""
         warning = "The args of a tool call were changed during the call: its result is not stored"
-        return is_unchanged(key.key, lambda: self._lookup.of(tool, args).key, self._engine.log.warn_once, warning)
+        now = self._lookup.within
+        return is_unchanged(key.key, lambda: now(tool, args, key._components).key, self._engine.log.warn_once, warning)
 
     def _make_call(self, key: ToolKey, ttl: Ttl | None = None, tags: Sequence[str] = ()) -> Call:
         if ttl is None and (policy := self._policies.get(key.tool)) is not None:
