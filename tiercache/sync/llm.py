@@ -82,10 +82,21 @@ class SyncLlmTier(KeepsIdentity):
         mode: Mode = "use",
     ) -> LlmResult: ...
 
+    @overload
+    def get_or_load(
+        self,
+        params: Mapping[str, Any] | LlmKey,
+        loader: Awaitable[_Answer],
+        *,
+        ttl: Ttl | None = None,
+        tags: Sequence[str] = (),
+        mode: Mode = "use",
+    ) -> LlmResult: ...
+
     def get_or_load(
         self,
         params: Any,
-        loader: LlmLoader[Any],
+        loader: LlmLoader[Any] | Awaitable[_Answer],
         *,
         ttl: Ttl | None = None,
         tags: Sequence[str] = (),

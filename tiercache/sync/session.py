@@ -40,7 +40,12 @@ class SyncSessionTier(KeepsIdentity):
         return self._face.run(partial(self._tier.delete, thread_id, field))
 
     def get_or_load(
-        self, thread_id: str, field: str, loader: Callable[[], str | Awaitable[str]], *, ttl: Ttl | None = None
+        self,
+        thread_id: str,
+        field: str,
+        loader: Callable[[], str | Awaitable[str]] | Awaitable[str],
+        *,
+        ttl: Ttl | None = None,
     ) -> str:
         """Return the text in the field, or else the text that ``loader`` returns, as ``SessionTier.get_or_load``.
 

@@ -22,7 +22,7 @@ from ..engine.entries.counters import TierCounters
 from ..engine.entries.entry import Group
 from ..engine.entries.lookup import Lookup
 from ..engine.entries.rules import TierRules
-from ..engine.memory.loaders import LoaderCalls, check_loader
+from ..engine.memory.loaders import LoaderCalls, awaitable_loader
 from ..engine.operations.around_change import Invalidating, Target
 from ..engine.operations.batch_loader import BatchLoader
 from ..engine.operations.explain import Explanation, Inspection
@@ -136,7 +136,7 @@ class Tier(KeepsIdentity, Generic[K, R]):
         """
         # Most calls give no option, and a function as loader: on a hit, each further Python call would cost 3 %.
         if not callable(loader):
-            check_loader(loader)
+            return self._hit_for_awaitable(key, loader, ttl, tags, mode)
         if ttl is not None or tags or mode != "use":
             if ttl is not None:
                 check_ttl(ttl)
@@ -147,6 +147,13 @@ class Tier(KeepsIdentity, Generic[K, R]):
             if mode != "use":
                 return None
         return self._hit("get_or_load", key)
+
+    def _hit_for_awaitable(self, key: K, loader: object, ttl: Ttl | None, tags: Sequence[str], mode: Mode) -> R | None:
+        awaitable = awaitable_loader(loader)
+        hit = self._hit_for_load(key, awaitable, ttl, tags, mode)
+        if hit is None:
+            awaitable.give_back()
+        return hit
 
     async def _find(self, method: str, key: K) -> Lookup:
         """Look up a key that L1 has not answered in this same step."""
@@ -163,6 +170,8 @@ class Tier(KeepsIdentity, Generic[K, R]):
             request: The request as the caller gave it, for ``_load_function``; or the function that this would return.
         """
         engine, method = self._engine, f"{self.tier}.get_or_load"
+        if not callable(loader):
+            loader = awaitable_loader(loader)
         flight = self._loads.joinable(key.key) if mode == "use" and not tags else None
         if flight is not None:
             lookup = await self._loads.join(method, flight, key._counters)

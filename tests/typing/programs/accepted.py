@@ -196,10 +196,22 @@ async def tool_values(cache: AgentCache) -> None:
     assert_type((await cache.tool.get_or_load("degrees", {"city": "Ruse"}, collected)).value, float)
 
 
+async def text() -> str:
+    """Return a text; its coroutine is a loader."""
+    return "Hi"
+
+
+async def awaitables(cache: AgentCache) -> None:
+    """The coroutine of an async function is a loader."""
+    assert_type((await cache.kv.get_or_load("text", text())).value, str)
+    assert_type((await cache.tool.get_or_load("text", None, text())).value, str)
+
+
 async def llm_values(cache: AgentCache, params: dict[str, Any]) -> None:
     """Answers of models have one type."""
     assert_type(await cache.llm.get_or_load(params, lambda: "Hi"), LlmResult)
     assert_type((await cache.llm.get_or_load(params, lambda: "Hi")).response, str | Any)
+    assert_type(await cache.llm.get_or_load(params, text()), LlmResult)
     collected = cache.llm.batch_loader(answers)
     other: dict[str, Any] = {**params, "seed": 1}
     assert (await cache.llm.get_or_load(other, collected)).response == "gpt-4o"

@@ -12,8 +12,17 @@ from typing import Any, Final, TypeAlias, TypeGuard
 
 from ...errors import UsageError
 from ...log import CacheLog
+from .awaitable_loader import AwaitableLoader
 
-__all__ = ["LoaderCalls", "RunPlain", "accepts_arguments", "check_loader", "requires_argument", "takes_argument"]
+__all__ = [
+    "LoaderCalls",
+    "RunPlain",
+    "accepts_arguments",
+    "awaitable_loader",
+    "check_loader",
+    "requires_argument",
+    "takes_argument",
+]
 
 # Seconds for which a plain loader may block the event loop without a warning. The debug mode of asyncio has this limit.
 _LONGEST_BLOCK: Final = 0.1
@@ -31,11 +40,25 @@ def check_loader(loader: object) -> None:
     """Refuse a loader that is not callable.
 
     Raises:
-        UsageError: ``loader`` is not callable. An awaitable is refused too: a load could await it only once, and on a
-            hit the cache would never await it.
+        UsageError: ``loader`` is not callable.
     """
     if not callable(loader):
         raise UsageError(f"loader must be a function, async or plain, not {type(loader).__name__}")
+
+
+def awaitable_loader(loader: object) -> AwaitableLoader:
+    """Return the loader that awaits ``loader``, which is not callable.
+
+    Raises:
+        UsageError: ``loader`` is not awaitable. A plain value is refused: it exists before the lookup, so that a hit
+            would save nothing, and a value by mistake, as in ``get_or_load(key, fetch())``, would stay unnoticed.
+    """
+    if not inspect.isawaitable(loader):
+        raise UsageError(
+            "loader must be a function, async or plain, or an awaitable, "
+            f"not {type(loader).__name__}: a value that you have already is stored by set or store"
+        )
+    return AwaitableLoader(loader)
 
 
 def requires_argument(loader: Callable[..., Any]) -> bool:

@@ -29,7 +29,7 @@ __all__ = ["KvBatchLoader", "KvLoader", "KvTier"]
 
 T = TypeVar("T", bound=KvValue)
 
-KvLoader: TypeAlias = Callable[[], Awaitable[T] | T] | Callable[[str], Awaitable[T] | T]
+KvLoader: TypeAlias = Callable[[], Awaitable[T] | T] | Callable[[str], Awaitable[T] | T] | Awaitable[T]
 _Batch: TypeAlias = Mapping[str, T] | Sequence[T]
 KvBatchLoader: TypeAlias = Callable[[list[str]], _Batch[T] | Awaitable[_Batch[T]]]
 
@@ -149,7 +149,8 @@ class KvTier(MemoizingTier):
 
         Args:
             loader: Called with ``key`` if it has a required positional parameter, otherwise without arguments; async
-                or plain. Returns the value. May be a loader made by ``batch_loader``.
+                or plain. Returns the value. May be a loader made by ``batch_loader``, or an awaitable such as
+                ``fetch(key)`` of an async function: the load awaits it, and on a hit the cache closes the coroutine.
             ttl: Lifetime of a loaded value: seconds, a string such as ``"90s"``, a timedelta, or ``NO_EXPIRY``. None
                 takes the tier's, then the cache's.
             tags: Names by which a loaded value can be invalidated together with other entries.
@@ -171,7 +172,7 @@ class KvTier(MemoizingTier):
             return hit
         return await self._load(entry_key, loader, None, ttl, tags, mode)
 
-    def _load_function(self, key: KvKey, request: None, loader: KvLoader[Any]) -> LoadFunction:
+    def _load_function(self, key: KvKey, request: None, loader: Callable[..., Any]) -> LoadFunction:
         arguments = (self._keys.given(key.key),) if takes_argument(loader) else ()
 
         async def load() -> Loaded:

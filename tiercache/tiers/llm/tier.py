@@ -94,10 +94,21 @@ class LlmTier(CachingTier):
         mode: Mode = "use",
     ) -> LlmResult: ...
 
+    @overload
+    async def get_or_load(
+        self,
+        params: Mapping[str, Any] | LlmKey,
+        loader: Awaitable[_Answer],
+        *,
+        ttl: Ttl | None = None,
+        tags: Sequence[str] = (),
+        mode: Mode = "use",
+    ) -> LlmResult: ...
+
     async def get_or_load(
         self,
         params: Any,
-        loader: LlmLoader[Any],
+        loader: LlmLoader[Any] | Awaitable[_Answer],
         *,
         ttl: Ttl | None = None,
         tags: Sequence[str] = (),
@@ -109,8 +120,8 @@ class LlmTier(CachingTier):
             params: The request, or its key. Parameters that the cache does not know take part in the key as they are.
             loader: Called with ``params`` if it has a required positional parameter, otherwise without arguments; async
                 or plain. A plain loader runs on the event loop: wrap blocking code in ``asyncio.to_thread``. Returns
-                the text or an LlmResponse. May be a loader made by ``batch_loader``. If ``params`` is a key, the loader
-                must take no argument.
+                the text or an LlmResponse. May be a loader made by ``batch_loader``, or an awaitable, as for
+                ``KvTier.get_or_load``. If ``params`` is a key, the loader must take no argument.
             ttl: Lifetime of a loaded answer: seconds, a string such as ``"90s"``, a timedelta, or ``NO_EXPIRY``. None
                 takes the tier's, then the cache's. ``LlmResponse.ttl`` wins over both.
             tags: Names by which a loaded answer can be invalidated together with other entries.
@@ -135,11 +146,11 @@ class LlmTier(CachingTier):
         hit = self._hit_for_load(key, loader, ttl, tags, mode)
         if hit is not None:
             return hit
-        if params is key and requires_argument(loader):
+        if params is key and callable(loader) and requires_argument(loader):
             raise UsageError("loader must take no argument: a key made by llm.key has no params to call it with")
         return await self._load(key, loader, params, ttl, tags, mode)
 
-    def _load_function(self, key: LlmKey, params: Any, loader: LlmLoader[Any]) -> LoadFunction:
+    def _load_function(self, key: LlmKey, params: Any, loader: Callable[..., Any]) -> LoadFunction:
         arguments = (params,) if takes_argument(loader) and params is not key else ()
 
         async def load() -> Loaded:

@@ -15,7 +15,7 @@ from ...engine.call import Loaded, LoadFunction
 from ...engine.engine import Engine
 from ...engine.entries.operation import Operation
 from ...engine.entries.rules import TierRules
-from ...engine.memory.loaders import LoaderCalls, check_loader, requires_argument
+from ...engine.memory.loaders import LoaderCalls, awaitable_loader, requires_argument
 from ...errors import UsageError
 from ...identity import KeepsIdentity
 from ...text import check_text, shown
@@ -139,13 +139,18 @@ class SessionTier(KeepsIdentity):
         return existed
 
     async def get_or_load(
-        self, thread_id: str, field: str, loader: Callable[[], str | Awaitable[str]], *, ttl: Ttl | None = None
+        self,
+        thread_id: str,
+        field: str,
+        loader: Callable[[], str | Awaitable[str]] | Awaitable[str],
+        *,
+        ttl: Ttl | None = None,
     ) -> str:
         """Return the text in the field, or else the text that ``loader`` returns. For state derived from other state.
 
         Args:
             loader: Called without arguments, at most once at a time in this process for all waiting callers; async or
-                plain. Returns a str.
+                plain. Returns a str. May be an awaitable, as for ``KvTier.get_or_load``.
 
         Returns:
             The text. A loaded text is stored, and acknowledged by Valkey, before any caller gets it. The cache does not
@@ -159,7 +164,8 @@ class SessionTier(KeepsIdentity):
         the last caller has gone, the load is cancelled, unless ``SessionOptions.on_abandon`` is "finish".
         """
         key = self._threads.field(thread_id, field)
-        check_loader(loader)
+        if not callable(loader):
+            loader = awaitable_loader(loader)
         if requires_argument(loader):
             raise UsageError("loader must take no argument: session.get_or_load calls it without arguments")
         window = self._window(ttl)

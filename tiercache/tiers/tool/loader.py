@@ -13,7 +13,7 @@ __all__ = ["T", "ToolLoader", "keywords_for"]
 
 T = TypeVar("T", bound=Json)
 
-ToolLoader: TypeAlias = Callable[..., Awaitable[T] | T]
+ToolLoader: TypeAlias = Callable[..., Awaitable[T] | T] | Awaitable[T]
 
 
 def keywords_for(loader: Callable[..., Any], args: Any) -> Mapping[str, Any]:

@@ -128,8 +128,9 @@ class ToolTier(CachingTier):
             tool: The name of the tool, or a key made by ``key``; after a key comes ``loader``.
             args: The keyword arguments of the call, or None.
             loader: The tool: called with ``args`` as keywords if it takes any argument, otherwise without arguments;
-                async or plain. Returns any JSON value. May be a loader made by ``batch_loader``. For a key, the loader
-                gets the ``args`` as JSON holds them: a tuple as a list.
+                async or plain. Returns any JSON value. May be a loader made by ``batch_loader``, or an awaitable, as
+                for ``KvTier.get_or_load``. For a key, the loader gets the ``args`` as JSON holds them: a tuple as a
+                list.
             ttl: Lifetime of a loaded result: seconds, a string such as ``"90s"``, a timedelta, or ``NO_EXPIRY``. None
                 takes that of the tool's policy, then the tier's, then the cache's.
             cost: Dollars that the call costs; each later hit counts them as saved.
