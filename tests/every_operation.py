@@ -135,6 +135,8 @@ OPERATIONS: dict[str, Operation] = {
     "conversations delete": lambda cache: conversations_of(cache).delete("c", "r"),
     "invalidate_tag": lambda cache: cache.invalidate_tag("tag"),
     "kv.clear": lambda cache: cache.kv.clear(),
+    "kv.delete_pattern": lambda cache: cache.kv.delete_pattern("*"),
+    "kv.delete_pattern counted": lambda cache: cache.kv.delete_pattern("*", dry_run=True),
     "llm.clear": lambda cache: cache.llm.clear(),
     "tool.clear": lambda cache: cache.tool.clear(),
     "session.clear": lambda cache: cache.session.clear(),

@@ -44,6 +44,7 @@ CHANGES: dict[str, Callable[[Any], Any]] = {
     "kv.set_many": lambda face: face.kv.set_many({"k": 2}),
     "kv.delete_many": lambda face: face.kv.delete_many(["k"]),
     "kv.clear": lambda face: face.kv.clear(),
+    "kv.delete_pattern": lambda face: face.kv.delete_pattern("k*"),
     "kv refresh": lambda face: face.kv.get_or_load("k", lambda: 2, mode="refresh"),
     "kv store_only": lambda face: face.kv.get_or_load("k", lambda: 2, mode="store_only"),
     "invalidate_tag": lambda face: face.invalidate_tag("tag"),
@@ -186,6 +187,9 @@ async def test_change_by_one_face_that_the_other_has_queued_hides_its_refreshed_
     assert both.sync.kv.get("k") is None
     await both.kv.get_or_load("k", lambda: 3, mode="refresh")
     both.sync.kv.delete("k")
+    assert both.sync.kv.get("k") is None
+    await both.kv.get_or_load("k", lambda: 4, mode="refresh")
+    both.sync.kv.delete_pattern("k*")
     assert both.sync.kv.get("k") is None
 
 

@@ -37,6 +37,7 @@ CHANGES: dict[str, tuple[Callable[[AgentCache], Awaitable[Any]], set[str]]] = {
     "kv.delete": (lambda a: a.kv.delete("k"), {KV}),
     "kv.delete_many": (lambda a: a.kv.delete_many(["k", "l"]), {KV}),
     "kv.clear": (lambda a: a.kv.clear(), {KV}),
+    "kv.delete_pattern": (lambda a: a.kv.delete_pattern("[j-l]*"), {KV}),
     "invalidate_tag": (lambda a: a.invalidate_tag("both"), {KV, LLM}),
     "session.set": (lambda a: a.session.set("thread", "field", "newer"), {SESSION}),
     "session.delete": (lambda a: a.session.delete("thread", "field"), {SESSION}),
@@ -50,6 +51,8 @@ CHANGES: dict[str, tuple[Callable[[AgentCache], Awaitable[Any]], set[str]]] = {
     "another tool": (lambda a: a.tool.invalidate_by_tool("tt"), set()),
     "another tag": (lambda a: a.invalidate_tag("neither"), set()),
     "another thread": (lambda a: a.session.destroy_thread("thread2"), set()),
+    "another pattern": (lambda a: a.kv.delete_pattern("k?*"), set()),
+    "pattern of another tier": (lambda a: a.tier("named").delete_pattern("*"), set()),
     "another tier": (lambda a: a.tier("named").clear(), set()),
 }
 

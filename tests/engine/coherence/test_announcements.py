@@ -112,7 +112,7 @@ async def test_announcement_does_not_reach_cache_of_other_name(make_cache: MakeC
 
 
 @pytest.mark.parametrize("lease", [True, False])
-@pytest.mark.parametrize("change", ["kv.set", "kv.delete", "kv.clear", "invalidate_tag"])
+@pytest.mark.parametrize("change", ["kv.set", "kv.delete", "kv.clear", "kv.delete_pattern", "invalidate_tag"])
 async def test_announcement_breaks_load_in_flight_of_replica(
     make_cache: MakeCache, plain: valkey.Valkey, change: str, lease: bool
 ) -> None:

@@ -36,6 +36,7 @@ CHANGES: dict[str, tuple[Callable[[AgentCache], Awaitable[Any]], set[str], set[s
     "kv.delete": (lambda cache: cache.kv.delete("k"), {"kv"}, set()),
     "kv.delete_many": (lambda cache: cache.kv.delete_many(["k"]), {"kv"}, set()),
     "kv.clear": (lambda cache: cache.kv.clear(), {"kv", "other kv"}, set()),
+    "kv.delete_pattern": (lambda cache: cache.kv.delete_pattern("k*"), {"kv"}, set()),
     "tool.invalidate": (lambda cache: cache.tool.invalidate("t", {}), {"tool"}, set()),
     "invalidate_by_tool": (lambda cache: cache.tool.invalidate_by_tool("t"), {"tool"}, set()),
     "tool.clear": (lambda cache: cache.tool.clear(), {"tool", "other tool"}, set()),

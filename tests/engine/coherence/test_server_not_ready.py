@@ -27,6 +27,7 @@ CHANGES: dict[str, Callable[[AgentCache], Awaitable[Any]]] = {
     "delete": lambda cache: cache.kv.delete("k"),
     "delete_many": lambda cache: cache.kv.delete_many(["k"]),
     "clear": lambda cache: cache.kv.clear(),
+    "delete_pattern": lambda cache: cache.kv.delete_pattern("k*"),
     "invalidate_tag": lambda cache: cache.invalidate_tag("tag"),
     "flush": lambda cache: cache.flush(),
 }

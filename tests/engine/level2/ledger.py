@@ -58,7 +58,7 @@ class Ledger:
     async def get_values(self, keys: Sequence[bytes]) -> list[bytes | None]:
         return []
 
-    async def scan(self, prefix: str) -> AsyncIterator[list[bytes]]:
+    async def scan(self, *prefixes: str, match: str | None = None) -> AsyncIterator[list[bytes]]:
         yield []
 
     async def aclose(self) -> None: ...

@@ -15,6 +15,7 @@ CHANGES: dict[str, Callable[[AgentCache], Awaitable[Any]]] = {
     "delete": lambda cache: cache.kv.delete("a"),
     "delete_many": lambda cache: cache.kv.delete_many(["a"]),
     "clear": lambda cache: cache.kv.clear(),
+    "delete_pattern": lambda cache: cache.kv.delete_pattern("*"),
 }
 each_change = pytest.mark.parametrize("change", CHANGES)
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tiercache.engine.entries.entry import Group
+from tiercache.engine.entries.entry import MATCHING, Group
+from tiercache.engine.entries.key_pattern import LONGEST_PATTERN_BYTES
 from tiercache.engine.level2.announcement import Announcement, Received, Unreadable
 from tiercache.stores.valkey.messages import decode, encode
 
@@ -28,6 +29,7 @@ def numbered(announcement: Announcement, number: int | None, origin: str = "me")
     [
         Announcement(keys=("a", "é", '"', "\\", "\n", "👍🏽")),
         Announcement(groups=(Group("tier", "kv"), Group("tool", "a b"))),
+        Announcement(groups=(Group("tool", "a b"), Group(MATCHING, "a[^b\\]*"), Group(MATCHING, "é?"))),
         Announcement(overtaken=(Group("model", "gpt-4o"),)),
         Announcement(awaited_leases=("k",)),
         Announcement(ended_leases=("k", "l")),
@@ -73,6 +75,19 @@ def test_announcement_has_this_form_on_the_wire() -> None:
         "p": True,
     }
     assert numbered(Announcement(awaited_leases=("w",)), None) == b'{"v":1,"s":null,"o":"me","w":["w"]}'
+
+
+def test_announcement_of_a_pattern_is_unreadable_for_a_version_that_knows_no_patterns() -> None:
+    """Among the groups, such a version would take the pattern for a group without entries, and drop nothing."""
+    message = json.loads(numbered(Announcement(groups=(Group(MATCHING, "a*"),)), 7))
+    assert message == {"v": 1, "s": 7, "o": "me", "m": ["a*"]}
+
+
+def test_announcement_of_a_pattern_is_believed_within_bounds() -> None:
+    longest = Announcement(groups=(Group(MATCHING, "a" * LONGEST_PATTERN_BYTES),))
+    assert decode(numbered(longest, 7)) == Received(longest, "me", 7)
+    longer = Announcement(groups=(Group(MATCHING, "a" * (LONGEST_PATTERN_BYTES + 1)),))
+    assert isinstance(decode(numbered(longer, 7)), Unreadable)
 
 
 @pytest.mark.parametrize(

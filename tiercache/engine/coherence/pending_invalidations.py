@@ -15,7 +15,7 @@ from typing import Final
 from ...errors import PASSING, L2CommandError, L2NotNowError, TierCacheError
 from ...log import CacheLog
 from ...supervision import attempt
-from ..entries.entry import Group
+from ..entries.entry import MATCHING, Group, is_member
 from ..level2.queued_write import OnDone, ignore_outcome
 from ..level2.write_pipe import WritePipe
 from ..level2.writes import Delete
@@ -39,6 +39,8 @@ class PendingInvalidations:
         self._keys: dict[str, None] = {}
         self._groups: dict[Group, Callable[[], Awaitable[object]]] = {}
         self._covering_all: set[Group] = set()
+        # A tuple: the other face of the cache looks at it from another thread.
+        self._matching: tuple[Group, ...] = ()
         self._task: asyncio.Task[None] | None = None
         self._is_closed = False
 
@@ -47,7 +49,12 @@ class PendingInvalidations:
 
     def covers(self, key: str, groups: Sequence[Group]) -> bool:
         """Return whether the value of ``key`` in Valkey may be invalidated, so that it must not be read."""
-        return key in self._keys or bool(self._covering_all) or any(group in self._groups for group in groups)
+        return (
+            key in self._keys
+            or bool(self._covering_all)
+            or any(group in self._groups for group in groups)
+            or any(is_member(key, groups, group) for group in self._matching)
+        )
 
     def note(self, keys: Sequence[str], outcome: object) -> None:
         """Record the outcome of an invalidation or write of ``keys``: without an answer the keys are pending."""
@@ -90,6 +97,7 @@ class PendingInvalidations:
             covers_everything: Whether any key may belong to the group, as with a tag: only Valkey knows which keys do.
         """
         self._groups[group] = repeat
+        self._note_matching()
         if covers_everything:
             self._covering_all.add(group)
         self._start()
@@ -97,7 +105,11 @@ class PendingInvalidations:
     def acknowledge_group(self, group: Group) -> None:
         """Record that the invalidation of ``group`` was acknowledged."""
         self._groups.pop(group, None)
+        self._note_matching()
         self._covering_all.discard(group)
+
+    def _note_matching(self) -> None:
+        self._matching = tuple([group for group in self._groups if group.kind == MATCHING])
 
     def _start(self) -> None:
         if self._task is None and not self._is_closed:

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from msgspec import Struct
 
-__all__ = ["ENTRY_OVERHEAD_BYTES", "Entry", "Group", "has_tags", "names_of_tags", "shared_size"]
+from .key_pattern import matcher
+
+__all__ = [
+    "ENTRY_OVERHEAD_BYTES",
+    "MATCHING",
+    "Entry",
+    "Group",
+    "has_tags",
+    "is_member",
+    "names_of_tags",
+    "shared_size",
+]
 
 # Bytes of an Entry, its numbers, the header of its key, and its slots in the LRU's two dictionaries. Measured on
 # CPython 3.11: 343 bytes when the dictionaries have just filled up, 400 bytes when they have just grown.
@@ -26,6 +38,15 @@ class Group(NamedTuple):
 
     kind: str
     value: str
+
+
+# The kind of a group of all entries whose keys match a pattern, which is its name. No entry names such a group itself.
+MATCHING: Final = "matching"
+
+
+def is_member(key: str, groups: Sequence[Group], group: Group) -> bool:
+    """Return whether the entry of ``key``, which has ``groups``, belongs to ``group``."""
+    return matcher(group.value)(key) if group.kind == MATCHING else group in groups
 
 
 def has_tags(groups: tuple[Group, ...]) -> bool:

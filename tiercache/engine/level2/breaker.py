@@ -180,9 +180,9 @@ class GuardedLevel2:
         answer.add_done_callback(self._answered)
         return answer
 
-    async def scan(self, *prefixes: str) -> AsyncIterator[list[bytes]]:
+    async def scan(self, *prefixes: str, match: str | None = None) -> AsyncIterator[list[bytes]]:
         with self._recorded:
-            async for page in self._level2.scan(*prefixes):
+            async for page in self._level2.scan(*prefixes, match=match):
                 yield page
 
     async def execute(self, commands: Sequence[Command]) -> list[Any]:

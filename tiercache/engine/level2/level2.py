@@ -113,8 +113,12 @@ class Level2(Protocol):
         """
         ...
 
-    def scan(self, *prefixes: str) -> AsyncIterator[list[bytes]]:
-        """Yield the keys that begin with any of ``prefixes``, in pages, each at least once."""
+    def scan(self, *prefixes: str, match: str | None = None) -> AsyncIterator[list[bytes]]:
+        """Yield the keys that begin with any of ``prefixes``, in pages, each at least once.
+
+        Args:
+            match: A key pattern, with which no prefixes are given: the keys that match it.
+        """
         ...
 
     async def execute(self, commands: Sequence[Command]) -> list[Any]:

@@ -36,7 +36,7 @@ from contextlib import contextmanager
 
 from msgspec import Struct
 
-from ..entries.entry import Group
+from ..entries.entry import Group, is_member
 
 __all__ = ["Fence", "Fences"]
 
@@ -157,7 +157,7 @@ class Fences:
         """Break every fence whose key belongs to ``group``."""
         for fences in self._open.values():
             for fence in fences:
-                if group in fence.groups:
+                if is_member(fence.key, fence.groups, group):
                     fence.holds = False
 
     def doubt_all(self) -> None:

@@ -28,7 +28,8 @@ from functools import partial
 from cachetools import Cache
 
 from ...options import L1Options
-from ..entries.entry import Entry, Group, has_tags, shared_size
+from ..entries.entry import MATCHING, Entry, Group, has_tags, shared_size
+from ..entries.key_pattern import matcher
 from .tag_table import TagTable, tuple_size
 
 __all__ = ["L1"]
@@ -208,16 +209,22 @@ class L1:
 
     def drop_group(self, group: Group) -> int:
         """Remove every entry of ``group``; return the count. Visits all entries."""
-        lru = self._lru
-        keys = [key for key, entry in lru.order.items() if group in entry.groups]
+        keys = self._keys_of(group)
         for key in keys:
-            del lru[key]
+            del self._lru[key]
         return len(keys)
+
+    def _keys_of(self, group: Group) -> list[str]:
+        order = self._lru.order
+        if group.kind == MATCHING:
+            return list(filter(matcher(group.value), order))
+        return [key for key, entry in order.items() if group in entry.groups]
 
     def keys_of_group(self, group: Group, now: float) -> list[str]:
         """Return the keys of the entries of ``group`` that are live at monotonic second ``now``. Visits all entries."""
         self.settle()
-        return [key for key, entry in self._lru.order.items() if group in entry.groups and now < entry.deadline]
+        order = self._lru.order
+        return [key for key in self._keys_of(group) if now < order[key].deadline]
 
     def clear(self) -> int:
         """Remove all entries; return their count."""

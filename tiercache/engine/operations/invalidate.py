@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 from ...errors import TierCacheError
 from ..coherence.placeholders import is_placeholder
 from ..engine import Engine
-from ..entries.entry import Group
+from ..entries.entry import MATCHING, Group
 from ..level2.announcement import Announcement
 from ..level2.breaker import GuardedLevel2
 from ..level2.queued_write import OnDone, ignore_outcome
@@ -50,7 +50,8 @@ class GroupEntries(NamedTuple):
 
     Attributes:
         group: Their group in L1.
-        prefixes: The prefixes of their keys in Valkey. No other key is ever removed.
+        prefixes: The prefixes of their keys in Valkey. No other key is ever removed. Of a group of matching keys, which
+            has its prefix in the pattern: none.
         belongs: Returns from the stored bytes whether an entry belongs to the group. None: every entry does.
         overtakes: The group of the calls whose reads and loads in progress store nothing any more. None: ``group``.
         group_index: The index of the group, which has the keys of loads in progress too. Where the index may be
@@ -62,13 +63,18 @@ class GroupEntries(NamedTuple):
     """
 
     group: Group
-    prefixes: tuple[str, ...]
+    prefixes: tuple[str, ...] = ()
     belongs: Callable[[bytes], bool] | None = None
     overtakes: Group | None = None
     group_index: Index | None = None
     sift: Callable[[Sequence[bytes]], Command] | None = None
     is_tag: bool = False
     is_state: bool = False
+
+    @property
+    def is_matching(self) -> bool:
+        """Whether the entries are all whose keys match the pattern of the group."""
+        return self.group.kind == MATCHING
 
 
 class Invalidations:
@@ -176,7 +182,8 @@ class _GroupRemoval:
     async def _sweep(self) -> None:
         """Look at every key under the prefixes, and delete the entries of the group."""
         entries, level2 = self._entries, self._l2.level2
-        async for keys in level2.scan(*entries.prefixes):
+        pages = level2.scan(match=entries.group.value) if entries.is_matching else level2.scan(*entries.prefixes)
+        async for keys in pages:
             page = keys
             if entries.sift is not None:
                 (page,) = await level2.execute([entries.sift(keys)])

@@ -41,7 +41,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from ...portal.blocked_loops import is_blocked
-from ..entries.entry import Entry, Group
+from ..entries.entry import Entry, Group, is_member
 from ..level2.announcement import Announcement
 from ..memory.fences import Fence, Fences
 from ..memory.flights import WaitNode
@@ -167,7 +167,9 @@ class Face:
     def _has_queued(self, key: str, entry: Entry) -> bool:
         """Return whether a queued change covers ``key``, whose value is ``entry``. Any thread may call this."""
         return any(
-            change is _EVERYTHING or key in change.keys or any(group in entry.groups for group in change.groups)
+            change is _EVERYTHING
+            or key in change.keys
+            or any(is_member(key, entry.groups, group) for group in change.groups)
             for change in self._queue.copy()
         )
 

@@ -1,11 +1,12 @@
 """Announcements as messages on the channel ``{name}:__tc:bus:{db}``: one JSON object each.
 
     {"v":1, "s":<number or null>, "o":"<origin>", "k":[keys], "g":[[kind,value]], "f":[[kind,value]],
-     "w":[keys], "d":[keys], "p":true}
+     "w":[keys], "d":[keys], "p":true, "m":[patterns]}
 
 ``v`` is the version of this form. ``s`` is the change's number in the sequence of changes. ``o`` is the origin, the
-runtime that announces. The other fields are those of Announcement, in its order; empty fields are left out. A message
-of any other form decodes to Unreadable, and is never ignored.
+runtime that announces. The other fields are those of Announcement, in its order; empty fields are left out. ``m``
+has the groups of matching keys, which are not in ``g``: a version that does not know patterns cannot read the message.
+A message of any other form decodes to Unreadable, and is never ignored.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from typing import Final
 
 import msgspec
 
-from ...engine.entries.entry import Group
+from ...engine.entries.entry import MATCHING, Group
+from ...engine.entries.key_pattern import LONGEST_PATTERN_BYTES
 from ...engine.level2.announcement import Announcement, Received, Unreadable
 
 __all__ = ["decode", "encode", "reader_of_own"]
@@ -36,6 +38,7 @@ class _Body(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
     w: tuple[str, ...] = ()
     d: tuple[str, ...] = ()
     p: bool = False
+    m: tuple[str, ...] = ()
 
 
 _DECODER: Final = msgspec.json.Decoder(_Body)
@@ -46,9 +49,11 @@ _START: Final = b'{"v":%d,"s":null,' % _VERSION
 
 def encode(announcement: Announcement, origin: str) -> tuple[bytes, bytes]:
     """Return the message for an announcement of ``origin`` in two parts, between which the number belongs."""
-    groups, overtaken = (tuple(map(tuple, groups)) for groups in (announcement.groups, announcement.overtaken))
+    overtaken = tuple(map(tuple, announcement.overtaken))
+    groups = tuple([tuple(group) for group in announcement.groups if group.kind != MATCHING])
+    patterns = tuple([group.value for group in announcement.groups if group.kind == MATCHING])
     keys, awaited, ended = announcement.keys, announcement.awaited_leases, announcement.ended_leases
-    body = _Body(_VERSION, None, origin, keys, groups, overtaken, awaited, ended, announcement.policies)  # type: ignore[arg-type]
+    body = _Body(_VERSION, None, origin, keys, groups, overtaken, awaited, ended, announcement.policies, patterns)  # type: ignore[arg-type]
     message = _ENCODER.encode(body)
     assert message.startswith(_START)
     return _START[: -len("null,")], message[len(_START) - 1 :]
@@ -79,7 +84,10 @@ def decode(message: bytes) -> Received | Unreadable:
         return Unreadable(f"a message of version {body.v}")
     if body.s is not None and not 0 <= body.s <= _MOST:
         return Unreadable("a number that no counter in Valkey has")
+    if any(len(pattern) > LONGEST_PATTERN_BYTES for pattern in body.m):
+        return Unreadable("a pattern that no cache of this version has sent")
     groups, overtaken = (tuple(Group(*group) for group in pairs) for pairs in (body.g, body.f))
+    groups += tuple([Group(MATCHING, pattern) for pattern in body.m])
     announcement = Announcement(body.k, groups, overtaken, body.w, body.d, body.p)
     if announcement.is_change and body.s is None:
         return Unreadable("a change without a number")

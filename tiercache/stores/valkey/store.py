@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from valkey.exceptions import NoPermissionError, ResponseError
 
+from ...engine.entries.key_pattern import escape
 from ...engine.level2.level2 import Position, Stored
 from ...engine.level2.writes import Command, Write, WriteResult
 from ...errors import L2CommandError
@@ -93,8 +94,8 @@ class ValkeyLevel2:
         size_bytes = sum([write.size_bytes for write in writes])
         return self._writer.write(writes, self._timeout + size_bytes / _BYTES_PER_SECOND)
 
-    async def scan(self, *prefixes: str) -> AsyncIterator[list[bytes]]:
-        pattern = re.sub(r"([\\*?\[\]])", r"\\\1", _common_start(prefixes)) + "*"
+    async def scan(self, *prefixes: str, match: str | None = None) -> AsyncIterator[list[bytes]]:
+        pattern = escape(_common_start(prefixes)) + "*" if match is None else match
         starts = tuple(prefix.encode() for prefix in prefixes)
         cursor: int | bytes = 0
         while True:
@@ -102,7 +103,7 @@ class ValkeyLevel2:
             with map_errors("SCAN"):
                 (reply,) = await self._pool.exchange([command], self._timeout, may_repeat=True)
             cursor, found = checked(reply, "SCAN")
-            keys = found if len(starts) == 1 else [key for key in found if key.startswith(starts)]
+            keys = found if len(starts) <= 1 else [key for key in found if key.startswith(starts)]
             if keys:
                 yield keys
             if int(cursor) == 0:

@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from ...engine.entries.counters import TierCounters
 from ...engine.entries.entry import Group
+from ...engine.entries.key_pattern import escape
 from ...engine.entries.rules import TierRules
 from ...errors import UsageError
 from ...indexes.names import kv_prefixes
@@ -100,6 +101,19 @@ class KvKeys:
             prefix = self.prefix_now()
             return list(dict.fromkeys([self._checked(key, prefix) for key in keys]))
         return list(dict.fromkeys(map(self.full, keys)))
+
+    def full_pattern(self, pattern: object) -> str:
+        """Return the pattern of the keys in Valkey from a pattern of the caller's keys.
+
+        Raises:
+            UsageError: ``pattern`` is no text, is empty, is not Unicode, or is too long; or from a scope function.
+        """
+        plain = check_text(pattern, "pattern")
+        if not plain:
+            raise UsageError("pattern must not be empty")
+        prefix = self.prefix_now()
+        check_size(plain, "pattern", prefix_bytes=len(prefix.encode()))
+        return escape(prefix) + plain
 
     def given(self, full_key: str) -> str:
         """Return the caller's key from the key in Valkey."""

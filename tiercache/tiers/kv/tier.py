@@ -22,7 +22,7 @@ from ..values.json_types import KvValue, StorableInKv
 from ..values.unstorable import unstorable
 from .entry import encode_kv
 from .key import KvKey, KvKeys
-from .memoized import MemoizingTier
+from .matching import MatchingTier
 from .result import KvResult
 
 __all__ = ["KvBatchLoader", "KvLoader", "KvTier"]
@@ -34,7 +34,7 @@ _Batch: TypeAlias = Mapping[str, T] | Sequence[T]
 KvBatchLoader: TypeAlias = Callable[[list[str]], _Batch[T] | Awaitable[_Batch[T]]]
 
 
-class KvTier(MemoizingTier):
+class KvTier(MatchingTier):
     """``cache.kv``, or a tier made by ``cache.tier``: any value, by a key that the caller chooses.
 
     A key is any text that is not empty. With the prefix that the cache adds, it has at most 512 bytes of UTF-8. A value
