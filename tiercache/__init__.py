@@ -5,7 +5,9 @@ from .adapters.http.calls import Outcome
 from .agent_cache import AgentCache
 from .clock import Clock
 from .decorators.cached import Cached, CallCounts
+from .decorators.cached_generator import CachedGenerator
 from .decorators.cached_many import CachedMany
+from .decorators.items import ItemIterator
 from .decorators.options import CachedOptions, CachedToolOptions, MemoizeManyOptions, MemoizeOptions
 from .engine.hooks.events import ErrorEvent, HitEvent, InvalidateEvent, LoadEvent, StoreEvent
 from .engine.operations.around_change import Invalidating
@@ -34,6 +36,7 @@ from .options import (
 from .pricing.prices import DEFAULT_COST_TABLE, ModelPrice
 from .sync.cache import SyncCache
 from .sync.cached import SyncCached, SyncCachedMany
+from .sync.cached_generator import SyncCachedGenerator, SyncItemIterator
 from .sync.guard import SyncInvalidating
 from .sync.kv import SyncKvTier
 from .sync.llm import SyncLlmTier
@@ -62,6 +65,7 @@ __all__ = [
     "Answer",
     "CacheStats",
     "Cached",
+    "CachedGenerator",
     "CachedMany",
     "CachedOptions",
     "CachedToolOptions",
@@ -75,6 +79,7 @@ __all__ = [
     "HitEvent",
     "InvalidateEvent",
     "Invalidating",
+    "ItemIterator",
     "KvResult",
     "KvTier",
     "L1Options",
@@ -100,8 +105,10 @@ __all__ = [
     "StreamLostError",
     "SyncCache",
     "SyncCached",
+    "SyncCachedGenerator",
     "SyncCachedMany",
     "SyncInvalidating",
+    "SyncItemIterator",
     "SyncKvTier",
     "SyncLlmTier",
     "SyncSessionTier",

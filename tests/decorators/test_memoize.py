@@ -475,15 +475,10 @@ async def async_function(text: str) -> str:
     return text
 
 
-async def generator(text: str) -> Any:
-    yield text
-
-
 @pytest.mark.parametrize(
     ("function", "options", "message"),
     [
         (plain_function, {}, r"is not async: cache\.sync\.memoize decorates plain functions"),
-        (generator, {}, "is a generator"),
         (classmethod(async_function), {}, "@classmethod must stand above this decorator"),
         (5, {}, "only a function can be decorated, not 5"),
         (async_function, {"ttl": -1}, "ttl"),

@@ -402,3 +402,9 @@ async def test_live_reader_that_is_cancelled_reads_on_where_it_was(stage: Stage,
 def test_command_errors_of_live_streams_are_those_of_the_store() -> None:
     assert not issubclass(L2CommandError, L2UnavailableError)
     assert not issubclass(StreamLostError, L2UnavailableError)
+
+
+def test_live_streams_of_two_keys_have_keys_of_their_own() -> None:
+    keys = ["test:llm:abc", "test:__tc:kv:memo:f:1:abc", "test:__tc:kv:memo:g:1:abc", "test:tool:f:abc"]
+    assert live_key("test", keys[0]) == "test:__tc:live:abc"
+    assert len({live_key("test", key) for key in keys}) == len(keys)

@@ -13,6 +13,7 @@ import pytest
 from tiercache import (
     AgentCache,
     Cached,
+    CachedGenerator,
     CachedMany,
     Invalidating,
     KvTier,
@@ -20,6 +21,7 @@ from tiercache import (
     SessionTier,
     SyncCache,
     SyncCached,
+    SyncCachedGenerator,
     SyncCachedMany,
     SyncInvalidating,
     SyncKvTier,
@@ -36,6 +38,7 @@ PAIRS: dict[type, type] = {
     SessionTier: SyncSessionTier,
     KvTier: SyncKvTier,
     Cached: SyncCached,
+    CachedGenerator: SyncCachedGenerator,
     CachedMany: SyncCachedMany,
 }
 # Names of the async cache that the sync face has not: the ways to make a cache, the way to the sync face, and methods
@@ -97,7 +100,8 @@ def test_sync_counterpart_has_the_same_parameters_and_results(kind: type, other:
 def plain(annotation: object) -> str:
     """Return the annotation of a method of the sync face: its decorators decorate plain functions."""
     text = re.sub(r"\bAwaitable\[(R|T|Many)\]", r"\1", str(annotation))
-    return re.sub(r"\bCached(Many)?\[", r"SyncCached\1[", text)
+    text = re.sub(r"\bAsyncIterator\b", "Iterator", text)
+    return re.sub(r"\b(Cached(Many|Generator)?\[|ItemIterator\[|MemoizeDecorator|CachedToolDecorator)", r"Sync\1", text)
 
 
 @pytest.mark.parametrize(("kind", "other"), PAIRS.items(), ids=[kind.__name__ for kind in PAIRS])

@@ -10,34 +10,41 @@ from typing import Any
 from ..errors import UsageError
 from ..text import check_name, shown
 
-__all__ = ["check_async", "check_plain", "name_of"]
+__all__ = ["check_async", "check_plain", "is_generator", "name_of"]
 
 
-def check_async(function: object, otherwise: str) -> None:
+def check_async(function: object, otherwise: str, *, generators: bool = False) -> None:
     """Refuse a function that is not async.
 
     Args:
         otherwise: The decorator of plain functions, for the error.
+        generators: Whether an async generator function is accepted too.
 
     Raises:
-        UsageError: ``function`` is a generator, a plain function, or no function.
+        UsageError: ``function`` is a plain function or a plain generator, a generator that is not accepted, or no
+            function.
     """
-    _check(function)
-    if not inspect.iscoroutinefunction(function):
+    _check(function, generators=generators)
+    if not inspect.iscoroutinefunction(function) and not inspect.isasyncgenfunction(function):
         raise UsageError(f"{shown(function)} is not async: {otherwise} decorates plain functions")
 
 
-def check_plain(function: object) -> None:
-    """Refuse a function that is async. Raises UsageError, as ``check_async``."""
-    _check(function)
-    if inspect.iscoroutinefunction(function):
+def check_plain(function: object, *, generators: bool = False) -> None:
+    """Refuse a function that is async. Arguments and errors as for ``check_async``."""
+    _check(function, generators=generators)
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         raise UsageError(f"{shown(function)} is async: decorate it without cache.sync")
 
 
-def _check(function: object) -> None:
+def is_generator(function: object) -> bool:
+    """Return whether ``function`` is an async or a plain generator function."""
+    return inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function)
+
+
+def _check(function: object, *, generators: bool) -> None:
     if isinstance(function, classmethod | staticmethod):
         raise UsageError(f"@{type(function).__name__} must stand above this decorator, not below it")
-    if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
+    if not generators and is_generator(function):
         raise UsageError(f"{shown(function)} is a generator: only functions that return a value can be decorated")
     if not callable(function):
         raise UsageError(f"only a function can be decorated, not {shown(function)}")

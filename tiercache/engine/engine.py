@@ -43,6 +43,7 @@ class Engine(KeepsIdentity):
         face: The face of the cache that this engine is, with the way to the other face.
         run_plain: Calls the plain loaders; None: they run on the event loop, unless their tier wants threads.
         hooks: The calls of the hooks of this face.
+        coherence: How this process follows the changes of other processes.
         operations: The count and duration of every operation.
         open_runtime: As ``Lifecycle.open_runtime``.
         tracer: Makes the spans, or None if no span is wanted: then no span object is made.
@@ -65,6 +66,7 @@ class Engine(KeepsIdentity):
         self.now = clock.monotonic
         self.wall = clock.wall
         self.run_plain = options.run_plain
+        self.coherence = options.coherence
         self.hooks = HookCalls(options.hooks, log)
         self.operations = OperationLog(clock.monotonic, self.hooks)
         self.tracer: Tracer | None = None

@@ -24,6 +24,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from hashlib import sha256
 from typing import Any, Final, NamedTuple, Protocol
 
 from ..engine.entries.rules import UndecodableError
@@ -80,8 +81,13 @@ class Sharing(NamedTuple):
 
 
 def live_key(name: str, key: str) -> str:
-    """Return the key of the live stream of ``key``, which ends in the hash of a request."""
-    return f"{name}:__tc:live:{key.rpartition(':')[2]}"
+    """Return the key of the live stream of ``key``.
+
+    It ends in the hash of an llm key, or in the SHA-256 of another key.
+    """
+    prefix = f"{name}:llm:"
+    digest = key.removeprefix(prefix) if key.startswith(prefix) else sha256(key.encode()).hexdigest()
+    return f"{name}:__tc:live:{digest}"
 
 
 class LiveWriter:

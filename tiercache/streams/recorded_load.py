@@ -50,6 +50,8 @@ class RecordedLoad(Load):
 
     __slots__ = ("_is_copy", "_recording", "_sharing", "_writer")
 
+    takes_parts = True
+
     def __init__(
         self, runtime: Runtime, call: Call, *, is_refresh: bool = False, sharing: Sharing | None = None
     ) -> None:

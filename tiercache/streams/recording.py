@@ -62,6 +62,7 @@ class Recording:
         self._followers: dict[Follower, None] = {}
         self._progress = _Signal()
         self._room = _Signal()
+        self._demand = _Signal()
 
     def append(self, part: Any, size_bytes: int) -> None:
         """Add a part, and wake the followers."""
@@ -94,6 +95,18 @@ class Recording:
             async with self.waiting():
                 while self._is_full:
                     await self._room.wait()
+
+    async def wait_for_demand(self) -> None:
+        """Wait until a follower has every part and waits for the next, or no follower is left."""
+        if self._is_unwanted:
+            # The reader may need the slot before it asks for the next part.
+            async with self.waiting():
+                while self._is_unwanted:
+                    await self._demand.wait()
+
+    @property
+    def _is_unwanted(self) -> bool:
+        return bool(self._followers) and not self._progress.is_awaited
 
     @property
     def _is_full(self) -> bool:
@@ -200,6 +213,7 @@ class Follower(AsyncIterator[list[Any]]):
                     # All followers raise the same object: without its frames in the others.
                     raise log._error.with_traceback(None)
                 raise StopAsyncIteration
+            log._demand.send()
             await log._progress.wait()
 
     def rest(self) -> list[Any]:
@@ -219,3 +233,4 @@ class Follower(AsyncIterator[list[Any]]):
         log = self.recording
         if log._followers.pop(self, self) is None:
             log._make_room()
+            log._demand.send()

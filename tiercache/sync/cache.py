@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from types import TracebackType
@@ -18,13 +18,14 @@ from ..monitor.local_stats import LocalStats
 from ..monitor.statistics import CacheStats
 from ..scopes import Scope
 from ..tier_options import TierOptions
-from ..tiers.values.json_types import KvValue
+from ..tiers.values.json_types import Json, KvValue
 from ..ttl import Ttl
 from .cached import SyncCached, SyncCachedMany
+from .cached_generator import SyncCachedGenerator
 from .checkpoints import SyncCheckpointTier
 from .face import SyncFace
 from .guard import SyncInvalidating
-from .kv import SyncKvTier
+from .kv import SyncKvTier, SyncMemoizeDecorator
 from .llm import SyncLlmTier
 from .session import SyncSessionTier
 from .tool import SyncToolTier
@@ -33,6 +34,7 @@ __all__ = ["SyncCache"]
 
 P = ParamSpec("P")
 R = TypeVar("R", bound=KvValue)
+J = TypeVar("J", bound=Json)
 I = TypeVar("I")  # noqa: E741 - an item
 Many = TypeVar("Many", bound=Sequence[KvValue] | Mapping[Any, KvValue])
 
@@ -112,15 +114,16 @@ class SyncCache(RegistersHooks, KeepsIdentity):
         return SyncKvTier(self._face, self._face.kv_tier(name, options))
 
     @overload
+    def memoize(self, function: Callable[P, Iterator[J]], /) -> SyncCachedGenerator[P, J]: ...
+
+    @overload
     def memoize(self, function: Callable[P, R], /) -> SyncCached[P, R]: ...
 
     @overload
-    def memoize(
-        self, /, *, tier: str = "memo", **options: Unpack[MemoizeOptions]
-    ) -> Callable[[Callable[P, R]], SyncCached[P, R]]: ...
+    def memoize(self, /, *, tier: str = "memo", **options: Unpack[MemoizeOptions]) -> SyncMemoizeDecorator: ...
 
     def memoize(self, function: Any = None, /, *, tier: str = "memo", **options: Unpack[MemoizeOptions]) -> Any:
-        """Decorate a plain function, so that its values are cached, as ``AgentCache.memoize``."""
+        """Decorate a plain function or generator, so that its values are cached, as ``AgentCache.memoize``."""
         decorate = self.tier(tier).memoize(**options)
         return decorate if function is None else decorate(function)
 

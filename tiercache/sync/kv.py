@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, Unpack, overload
+from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from ..decorators.functions import check_plain
 from ..decorators.options import MemoizeManyOptions, MemoizeOptions
@@ -15,20 +15,32 @@ from ..identity import KeepsIdentity
 from ..tiers.kv.result import KvResult
 from ..tiers.kv.tier import KvBatchLoader, KvLoader, KvTier
 from ..tiers.result import MissType
-from ..tiers.values.json_types import KvValue, StorableInKv
+from ..tiers.values.json_types import Json, KvValue, StorableInKv
 from ..ttl import Ttl
-from .cached import SyncCached, SyncCachedMany, decorate_plain
+from .cached import SyncCached, SyncCachedMany
+from .cached_generator import SyncCachedGenerator, decorate_items
 from .face import SyncFace
 from .guard import SyncInvalidating
 from .scoped import ScopedFace
 
-__all__ = ["SyncKvTier"]
+__all__ = ["SyncKvTier", "SyncMemoizeDecorator"]
 
 P = ParamSpec("P")
 R = TypeVar("R", bound=KvValue)
 I = TypeVar("I")  # noqa: E741 - an item
 Many = TypeVar("Many", bound=Sequence[KvValue] | Mapping[Any, KvValue])
 T = TypeVar("T", bound=KvValue)
+J = TypeVar("J", bound=Json)
+
+
+class SyncMemoizeDecorator(Protocol):
+    """The decorator that ``memoize`` with options returns."""
+
+    @overload
+    def __call__(self, function: Callable[P, Iterator[J]], /) -> SyncCachedGenerator[P, J]: ...
+
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> SyncCached[P, R]: ...
 
 
 class SyncKvTier(KeepsIdentity):
@@ -63,16 +75,19 @@ class SyncKvTier(KeepsIdentity):
         return SyncInvalidating(self._face, self._face.call(self._tier.invalidates, key), self._scoped)
 
     @overload
+    def memoize(self, function: Callable[P, Iterator[J]], /) -> SyncCachedGenerator[P, J]: ...
+
+    @overload
     def memoize(self, function: Callable[P, R], /) -> SyncCached[P, R]: ...
 
     @overload
-    def memoize(self, /, **options: Unpack[MemoizeOptions]) -> Callable[[Callable[P, R]], SyncCached[P, R]]: ...
+    def memoize(self, /, **options: Unpack[MemoizeOptions]) -> SyncMemoizeDecorator: ...
 
     def memoize(self, function: Any = None, /, **options: Unpack[MemoizeOptions]) -> Any:
         """Decorate a plain function, so that its values are cached, as ``KvTier.memoize``."""
 
-        def decorate(function: Any) -> SyncCached[Any, Any]:
-            return decorate_plain(function, self._face, lambda function: self._tier._memoized(function, options))
+        def decorate(function: Any) -> SyncCached[Any, Any] | SyncCachedGenerator[Any, Any]:
+            return decorate_items(function, self._face, lambda function: self._tier._memoized(function, options))
 
         return decorate if function is None else decorate(function)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, Literal, ParamSpec, Unpack, overload
+from typing import Any, Literal, ParamSpec, Protocol, Unpack, overload
 
 from ..decorators.options import CachedToolOptions
 from ..engine.call import Mode
@@ -19,14 +19,25 @@ from ..tiers.tool.result import ToolResult
 from ..tiers.tool.tier import ToolTier
 from ..tiers.values.json_types import Storable
 from ..ttl import Ttl
-from .cached import SyncCached, decorate_plain
+from .cached import SyncCached
+from .cached_generator import SyncCachedGenerator, decorate_items
 from .face import SyncFace
 from .guard import SyncInvalidating
 from .scoped import ScopedFace
 
-__all__ = ["SyncToolTier"]
+__all__ = ["SyncCachedToolDecorator", "SyncToolTier"]
 
 P = ParamSpec("P")
+
+
+class SyncCachedToolDecorator(Protocol):
+    """The decorator that ``cached`` with options returns."""
+
+    @overload
+    def __call__(self, function: Callable[P, Iterator[T]], /) -> SyncCachedGenerator[P, T]: ...
+
+    @overload
+    def __call__(self, function: Callable[P, T], /) -> SyncCached[P, T]: ...
 
 
 class SyncToolTier(KeepsIdentity):
@@ -44,18 +55,19 @@ class SyncToolTier(KeepsIdentity):
         return self._scoped.call(self._tier.key, tool, args)
 
     @overload
+    def cached(self, function: Callable[P, Iterator[T]], /) -> SyncCachedGenerator[P, T]: ...
+
+    @overload
     def cached(self, function: Callable[P, T], /) -> SyncCached[P, T]: ...
 
     @overload
-    def cached(
-        self, name: str | None = None, /, **options: Unpack[CachedToolOptions]
-    ) -> Callable[[Callable[P, T]], SyncCached[P, T]]: ...
+    def cached(self, name: str | None = None, /, **options: Unpack[CachedToolOptions]) -> SyncCachedToolDecorator: ...
 
     def cached(self, name: Any = None, /, **options: Unpack[CachedToolOptions]) -> Any:
         """Decorate a plain function that is a tool, so that its results are cached, as ``ToolTier.cached``."""
 
-        def decorate(function: Any, tool: str | None = None) -> SyncCached[Any, Any]:
-            return decorate_plain(function, self._face, lambda function: self._tier._cached(function, tool, options))
+        def decorate(function: Any, tool: str | None = None) -> SyncCached[Any, Any] | SyncCachedGenerator[Any, Any]:
+            return decorate_items(function, self._face, lambda function: self._tier._cached(function, tool, options))
 
         return decorate(name) if callable(name) else lambda function: decorate(function, name)
 

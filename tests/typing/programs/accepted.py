@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing
 from typing import Any, Literal, TypedDict, assert_type
 
 from tiercache import MISS, AgentCache, KvResult, LlmResponse, LlmResult, ToolResult
@@ -21,6 +22,10 @@ class Searcher:
     @cache.memoize(ttl="1h", key="{text}")
     async def search(self, text: str, limit: int = 5) -> list[str]:
         return [text] * limit
+
+    @cache.memoize(key="pages:{text}")
+    async def pages(self, text: str) -> AsyncIterator[str]:
+        yield text
 
     @classmethod
     @cache.memoize
@@ -49,6 +54,7 @@ async def decorated(cache: AgentCache) -> None:
     assert_type(await Searcher.search(searcher, "a"), list[str])
     assert_type(await searcher.of_class(5), int)
     assert_type(await Searcher.static(5), int)
+    assert_type([text async for text in searcher.pages("a")], list[str])
     await Searcher.cache.aclose()
 
     @cache.tool.cached("weather", ttl=60)
@@ -70,6 +76,32 @@ async def decorated(cache: AgentCache) -> None:
     assert_type(await embed(["a"], model="large"), list[list[float]])
     assert_type(embed.key("a"), str)
     assert_type(await embed.invalidate(["a"]), int)
+
+
+async def generators(cache: AgentCache) -> None:
+    @cache.memoize
+    async def numbers(last: int, step: int = 1) -> AsyncIterator[int]:
+        for number in range(0, last, step):
+            yield number
+
+    @cache.tool.cached("names", ttl=60)
+    async def names(last: int) -> AsyncGenerator[Profile, None]:
+        for number in range(last):
+            yield {"name": str(number), "visits": number}
+
+    @cache.memoize(ttl="1h", store_when=bool)
+    async def texts(last: int) -> AsyncIterator[str]:
+        for number in range(last):
+            yield str(number)
+
+    assert_type([number async for number in numbers(4, step=2)], list[int])
+    assert_type([name async for name in names(2)], list[Profile])
+    assert_type([text async for text in texts.refresh(2)], list[str])
+    assert_type(numbers.key(4), str)
+    assert_type(await texts.is_cached(2), bool)
+    await texts.set(["a"], 2)
+    async with aclosing(numbers(3)) as items:
+        assert_type(await anext(items), int)
 
 
 class Lookup:
@@ -243,5 +275,6 @@ async def main(cache: AgentCache) -> None:
     await kv_many(cache)
     await tool_values(cache)
     await decorated(cache)
+    await generators(cache)
     await llm_values(cache, {"model": "gpt-4o", "messages": []})
     await stores(cache, {"a": 1}, {"name": "ann", "visits": 2})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Iterator, Mapping
 from typing import Any, Literal, TypedDict, assert_type
 
 from tiercache import MISS, AgentCache, KvResult, LlmResponse, LlmResult, SyncCache, ToolResult
@@ -87,6 +87,18 @@ def decorated(cache: SyncCache) -> None:
     assert_type(double(5, times=3), int)
     assert_type(double.refresh(5), int)
     assert_type(double.is_cached(5), bool)
+
+    @cache.memoize
+    def numbers(last: int) -> Iterator[int]:
+        yield from range(last)
+
+    @cache.tool.cached("names", ttl=60)
+    def names(last: int) -> Generator[str, None, None]:
+        yield from "ab"
+
+    assert_type(list(numbers(4)), list[int])
+    assert_type(list(names.refresh(4)), list[str])
+    numbers.set([1], 4)
 
     @cache.tool.cached
     def get_weather(city: str) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -70,6 +71,14 @@ async def number() -> int:
     return 1
 
 
+async def user_items() -> AsyncIterator[User]:
+    yield User("ann")
+
+
+def plain_items() -> Iterator[int]:
+    yield 1
+
+
 async def loads(cache: AgentCache) -> None:
     """A loader's value has a JSON form of the same type."""
     await cache.kv.get_or_load("user", user)  # refused
@@ -136,6 +145,19 @@ async def decorated(cache: AgentCache) -> None:
     await embed(["a"], size=5)  # refused
     embed.key(5)  # refused
     cache.memoize_many(user_list)  # refused
+
+    @cache.memoize(ttl=60)
+    async def texts(last: int) -> AsyncIterator[str]:
+        yield str(last)
+
+    texts("a")  # refused
+    await texts(5)  # refused
+    first: int = await anext(texts(5))  # refused
+    await texts.set([5], 5)  # refused
+    print(first)
+    cache.memoize(user_items)  # refused
+    cache.memoize(plain_items)  # refused
+    cache.sync.memoize(user_items)  # refused
     cache.memoize(ttll=60)  # refused
     cache.sync.memoize(user_of)  # refused
 

@@ -158,10 +158,14 @@ class Flight(WaitNode):
         finishes: Whether the load goes on when its last waiter has left.
         added_indexes: Keys of the indexes of the tags that ``add_tags`` has added.
         ongoing: The value in which ``show`` has given each waiter a place, or None.
+        is_recorded: Whether the value arrives in parts, so that only callers that take parts may join.
         task: The task that loads. The runtime sets it, on the leader only, when it starts the load.
     """
 
-    __slots__ = ("_done", "_followers", "_leader", "_waiters", "added_indexes", "fence", "finishes", "ongoing", "task")
+    __slots__ = (
+        *("_done", "_followers", "_leader", "_waiters", "added_indexes", "fence", "finishes", "is_recorded"),
+        *("ongoing", "task"),
+    )
 
     def __init__(self, fence: Fence, *, finishes: bool, leader: Flight | None = None) -> None:
         super().__init__()
@@ -169,6 +173,7 @@ class Flight(WaitNode):
         self.finishes = finishes
         self.added_indexes: tuple[str, ...] = ()
         self.ongoing: OngoingValue | None = None
+        self.is_recorded = False
         self.task: asyncio.Task[None] | None = None
         self._done = False
         # Each waiter with its place in the ongoing value, if it has one.
@@ -361,12 +366,16 @@ class Flights:
         self._trusts = trusts
         self._by_key: dict[str, Flight] = {}
 
-    def joinable(self, key: str) -> Flight | None:
-        """Return the flight that a caller of ``key`` may join, or None if there is none or it is overtaken."""
+    def joinable(self, key: str, *, takes_parts: bool = False) -> Flight | None:
+        """Return the flight that a caller of ``key`` may join, or None if there is none or it is overtaken.
+
+        Args:
+            takes_parts: Whether the caller can follow a value that arrives in parts.
+        """
         flight = self._by_key.get(key)
         if flight is None or not flight.fence.holds or flight.fence.in_doubt:
             return None
-        if flight.ongoing is not None and not flight.ongoing.is_whole:
+        if flight.is_recorded and not (takes_parts and (flight.ongoing is None or flight.ongoing.is_whole)):
             return None
         return flight if self._trusts(flight.fence.began) else None
 

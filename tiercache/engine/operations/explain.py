@@ -110,7 +110,7 @@ class Inspection:
             age=None if entry is None or entry.stored_at == -math.inf else max(0.0, now - entry.stored_at),
             l1_ttl=None if entry is None else max(0.0, entry.deadline - now),
             l2_ttl=l2_ttl,
-            is_loading=runtime.flights.joinable(key) is not None,
+            is_loading=runtime.flights.joinable(key, takes_parts=True) is not None,
             lease_holder=holder,
             holds_lease=isinstance(l2, L2) and holder is not None and holder == l2.origin,
             trusted=now < runtime.l1.trusted_until,

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from ...errors import L2CommandError
 from ..call import Call, Loaded, LoadFunction
@@ -50,11 +50,13 @@ class Load:
         is_joinable: Whether other callers may join the load, and its value is stored.
         lookup: The outcome as far as it is known.
         lease: The right to store the value in Valkey, or None.
+        takes_parts: Whether the value arrives in parts (``streams.recorded_load``).
     """
 
     __slots__ = ("_runtime", "call", "flight", "is_joinable", "is_refresh", "lease", "lookup")
 
     flight: Flight
+    takes_parts: ClassVar[bool] = False
 
     def __init__(self, runtime: Runtime, call: Call, *, is_refresh: bool = False) -> None:
         self._runtime = runtime
@@ -72,7 +74,7 @@ class Load:
         A caller that waits adds its tags to the flight: a loaded value is stored with the tags of all its waiters.
         """
         runtime = self._runtime
-        flight = runtime.flights.joinable(self.call.key)
+        flight = runtime.flights.joinable(self.call.key, takes_parts=self.takes_parts)
         if flight is None:
             return await self.start(function)
         parent = CURRENT_FLIGHT.get()
@@ -125,6 +127,7 @@ class Load:
         runtime.l1.settle()
         fence = runtime.fences.open(call.key, call.all_groups)
         self.flight = Flight(fence, finishes=call.rules.finish_abandoned, leader=leader)
+        self.flight.is_recorded = self.takes_parts
         if is_shared:
             runtime.flights.add(self.flight)
 

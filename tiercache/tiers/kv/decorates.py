@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar, Unpack, overload
 
 from ...decorators.cached import Cached
+from ...decorators.cached_generator import CachedGenerator
 from ...decorators.cached_many import CachedMany
 from ...decorators.options import MemoizeManyOptions, MemoizeOptions
 from ...tier_options import TierOptions
-from ..values.json_types import KvValue
+from ..values.json_types import Json, KvValue
+from .memoized import MemoizeDecorator
 from .tier import KvTier
 
 __all__ = ["DecoratesFunctions"]
 
 P = ParamSpec("P")
 R = TypeVar("R", bound=KvValue)
+J = TypeVar("J", bound=Json)
 I = TypeVar("I")  # noqa: E741 - an item
 Many = TypeVar("Many", bound=Sequence[KvValue] | Mapping[Any, KvValue])
 
@@ -28,15 +31,16 @@ class DecoratesFunctions:
         raise NotImplementedError
 
     @overload
+    def memoize(self, function: Callable[P, AsyncIterator[J]], /) -> CachedGenerator[P, J]: ...
+
+    @overload
     def memoize(self, function: Callable[P, Awaitable[R]], /) -> Cached[P, R]: ...
 
     @overload
-    def memoize(
-        self, /, *, tier: str = "memo", **options: Unpack[MemoizeOptions]
-    ) -> Callable[[Callable[P, Awaitable[R]]], Cached[P, R]]: ...
+    def memoize(self, /, *, tier: str = "memo", **options: Unpack[MemoizeOptions]) -> MemoizeDecorator: ...
 
     def memoize(self, function: Any = None, /, *, tier: str = "memo", **options: Unpack[MemoizeOptions]) -> Any:
-        """Decorate an async function, so that its values are cached. See ``KvTier.memoize``.
+        """Decorate an async function or generator, so that its values are cached. See ``KvTier.memoize``.
 
         Used as ``@cache.memoize`` or ``@cache.memoize(ttl="1h", ignore=["session"])``. ``cache.sync.memoize`` decorates
         plain functions.

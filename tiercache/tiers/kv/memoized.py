@@ -6,13 +6,14 @@ text that the decorator's ``key`` makes. Every entry has the tag ``function:{fun
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from hashlib import sha256
-from typing import Any, Concatenate, Final, ParamSpec, TypeVar, Unpack, cast, overload
+from typing import Any, Concatenate, Final, ParamSpec, Protocol, TypeVar, Unpack, cast, overload
 
 from ...decorators.cached import Cached, Operations
+from ...decorators.cached_generator import CachedGenerator
 from ...decorators.cached_many import CachedMany
-from ...decorators.functions import check_async, name_of
+from ...decorators.functions import check_async, is_generator, name_of
 from ...decorators.options import MemoizeManyOptions, MemoizeOptions, decoration
 from ...decorators.typed_values import typed_json
 from ...engine.call import Loaded
@@ -28,16 +29,17 @@ from ..keys.key import HANDLE_BYTES
 from ..keys.lookup import KeyLookup
 from ..tagged import entries_with_tag
 from ..tier import Tier
-from ..values.json_types import KvValue
+from ..values.json_types import Json, KvValue
 from ..values.unstorable import unstorable
 from .entry import encode_kv
 from .key import KvKey, KvKeys
 from .result import KvResult
 
-__all__ = ["MemoizingTier"]
+__all__ = ["MemoizeDecorator", "MemoizingTier"]
 
 P = ParamSpec("P")
 R = TypeVar("R", bound=KvValue)
+J = TypeVar("J", bound=Json)
 I = TypeVar("I")  # noqa: E741 - an item
 Many = TypeVar("Many", bound=Sequence[KvValue] | Mapping[Any, KvValue])
 
@@ -47,6 +49,16 @@ _LONGEST_NAME: Final = 150
 _LONGEST_TEXT: Final = 150
 # The name in a key of the text that stands for the instance of a method: no parameter has it.
 _INSTANCE: Final = "<instance>"
+
+
+class MemoizeDecorator(Protocol):
+    """The decorator that ``memoize`` with options returns."""
+
+    @overload
+    def __call__(self, function: Callable[P, AsyncIterator[J]], /) -> CachedGenerator[P, J]: ...
+
+    @overload
+    def __call__(self, function: Callable[P, Awaitable[R]], /) -> Cached[P, R]: ...
 
 
 class MemoizingTier(Tier[KvKey, KvResult[Any]]):
@@ -59,10 +71,13 @@ class MemoizingTier(Tier[KvKey, KvResult[Any]]):
         self._function_keys: KeyLookup[KvKey] = KeyLookup(engine.l1, fingerprint, lambda key: HANDLE_BYTES)
 
     @overload
+    def memoize(self, function: Callable[P, AsyncIterator[J]], /) -> CachedGenerator[P, J]: ...
+
+    @overload
     def memoize(self, function: Callable[P, Awaitable[R]], /) -> Cached[P, R]: ...
 
     @overload
-    def memoize(self, /, **options: Unpack[MemoizeOptions]) -> Callable[[Callable[P, Awaitable[R]]], Cached[P, R]]: ...
+    def memoize(self, /, **options: Unpack[MemoizeOptions]) -> MemoizeDecorator: ...
 
     def memoize(self, function: Any = None, /, **options: Unpack[MemoizeOptions]) -> Any:
         """Decorate an async function, so that its values are cached, each under the arguments of its call.
@@ -75,11 +90,14 @@ class MemoizingTier(Tier[KvKey, KvResult[Any]]):
 
         Raises:
             UsageError: An option is wrong, ``key`` has a field that is no parameter, or the function is not async.
+
+        An async generator function becomes a ``CachedGenerator``: its value is the list of its items.
         """
 
-        def decorate(function: Any) -> Cached[Any, Any]:
-            check_async(function, "cache.sync.memoize")
-            return self._memoized(function, options)
+        def decorate(function: Any) -> Cached[Any, Any] | CachedGenerator[Any, Any]:
+            check_async(function, "cache.sync.memoize", generators=True)
+            cached = self._memoized(function, options)
+            return CachedGenerator(cached) if is_generator(function) else cached
 
         return decorate if function is None else decorate(function)
 

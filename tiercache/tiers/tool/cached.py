@@ -6,11 +6,12 @@ of the parameters, with defaults, and with the members of ``**kwargs`` beside th
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any, ParamSpec, Unpack, overload
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, ParamSpec, Protocol, Unpack, overload
 
 from ...decorators.cached import Cached, Operations
-from ...decorators.functions import check_async
+from ...decorators.cached_generator import CachedGenerator
+from ...decorators.functions import check_async, is_generator
 from ...decorators.options import CachedToolOptions, decoration
 from ...engine.call import Loaded
 from ...engine.engine import Engine
@@ -30,9 +31,19 @@ from .key import ToolKeyLookup, check_tool
 from .loader import T
 from .result import ToolResult
 
-__all__ = ["CachingTier", "check_cost"]
+__all__ = ["CachedToolDecorator", "CachingTier", "check_cost"]
 
 P = ParamSpec("P")
+
+
+class CachedToolDecorator(Protocol):
+    """The decorator that ``cached`` with options returns."""
+
+    @overload
+    def __call__(self, function: Callable[P, AsyncIterator[T]], /) -> CachedGenerator[P, T]: ...
+
+    @overload
+    def __call__(self, function: Callable[P, Awaitable[T]], /) -> Cached[P, T]: ...
 
 
 class CachingTier(Tier[ToolKey, ToolResult[Any]]):
@@ -44,12 +55,13 @@ class CachingTier(Tier[ToolKey, ToolResult[Any]]):
         self._function_keys: KeyLookup[ToolKey] = KeyLookup(engine.l1, fingerprint, lambda key: HANDLE_BYTES)
 
     @overload
+    def cached(self, function: Callable[P, AsyncIterator[T]], /) -> CachedGenerator[P, T]: ...
+
+    @overload
     def cached(self, function: Callable[P, Awaitable[T]], /) -> Cached[P, T]: ...
 
     @overload
-    def cached(
-        self, name: str | None = None, /, **options: Unpack[CachedToolOptions]
-    ) -> Callable[[Callable[P, Awaitable[T]]], Cached[P, T]]: ...
+    def cached(self, name: str | None = None, /, **options: Unpack[CachedToolOptions]) -> CachedToolDecorator: ...
 
     def cached(self, name: Any = None, /, **options: Unpack[CachedToolOptions]) -> Any:
         """Decorate an async function that is a tool, so that its results are cached.
@@ -64,11 +76,14 @@ class CachingTier(Tier[ToolKey, ToolResult[Any]]):
 
         Raises:
             UsageError: An option is wrong, or the function is not async.
+
+        An async generator function becomes a ``CachedGenerator``: the result is the list of its items.
         """
 
-        def decorate(function: Any, tool: str | None = None) -> Cached[Any, Any]:
-            check_async(function, "cache.sync.tool.cached")
-            return self._cached(function, tool, options)
+        def decorate(function: Any, tool: str | None = None) -> Cached[Any, Any] | CachedGenerator[Any, Any]:
+            check_async(function, "cache.sync.tool.cached", generators=True)
+            cached = self._cached(function, tool, options)
+            return CachedGenerator(cached) if is_generator(function) else cached
 
         return decorate(name) if callable(name) else lambda function: decorate(function, name)
 

@@ -1,0 +1,218 @@
+"""Plain generators that ``cache.sync`` decorates, and generators that are tools."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from tests.support import MakeCache
+from tiercache import AgentCache, UsageError
+
+
+class Counter:
+    """A plain generator of numbers.
+
+    Attributes:
+        started: The arguments of its runs.
+        threads: The thread of each step.
+        ended: Is set at the end of a run.
+    """
+
+    def __init__(self) -> None:
+        self.started: list[int] = []
+        self.threads: list[int] = []
+        self.ended = threading.Event()
+
+    def __call__(self, last: int) -> Iterator[int]:
+        self.started.append(last)
+        try:
+            for number in range(last):
+                self.threads.append(threading.get_ident())
+                yield number
+        finally:
+            self.ended.set()
+
+
+def decorated(cache: AgentCache, counter: Counter, **options: Any) -> Any:
+    def count(last: int) -> Iterator[int]:
+        yield from counter(last)
+
+    return cache.sync.memoize(**options)(count)
+
+
+def in_plain_code(function: Callable[[], Any]) -> Any:
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(function).result()
+
+
+@pytest.fixture
+def plain_cache(url: str) -> Iterator[AgentCache]:
+    cache = AgentCache.from_url(url, name="test")
+    yield cache
+    cache.sync.close()
+
+
+def test_plain_generator_runs_in_the_thread_of_its_reader_and_is_replayed(plain_cache: AgentCache) -> None:
+    counter = Counter()
+    count = decorated(plain_cache, counter)
+    assert [list(count(3)), list(count(3))] == [[0, 1, 2]] * 2
+    assert counter.started == [3]
+    assert set(counter.threads) == {threading.get_ident()}
+
+
+def test_plain_generator_whose_reader_breaks_is_closed_and_not_stored(plain_cache: AgentCache) -> None:
+    counter = Counter()
+    count = decorated(plain_cache, counter)
+    for item in count(5):
+        if item == 1:
+            break
+    assert counter.ended.wait(5)
+    assert len(counter.threads) == 2
+    assert not count.is_cached(5)
+    items = count(5)
+    assert next(items) == 0
+    items.close()
+    assert list(items) == []
+    assert list(count(5)) == [0, 1, 2, 3, 4]
+    assert counter.started == [5, 5, 5]
+
+
+def test_plain_generator_makes_each_item_in_the_thread_that_waits_for_it(plain_cache: AgentCache) -> None:
+    counter = Counter()
+    count = decorated(plain_cache, counter)
+    with ThreadPoolExecutor(1) as pool:
+        mine, theirs = count(4), count(4)
+        other = pool.submit(threading.get_ident).result()
+        assert next(mine) == pool.submit(next, theirs).result() == 0
+        assert pool.submit(next, theirs).result() == 1
+        assert [next(mine), next(mine)] == [1, 2]
+        assert pool.submit(list, theirs).result() == [2, 3]
+        assert list(mine) == [3]
+    own = threading.get_ident()
+    assert counter.threads == [own, other, own, other]
+    assert counter.started == [4]
+
+
+def test_methods_of_a_plain_generator_act_on_its_items(plain_cache: AgentCache) -> None:
+    counter = Counter()
+    count = decorated(plain_cache, counter, key="{last}", name="count")
+    assert list(count.refresh(2)) == [0, 1]
+    assert count.is_cached(2)
+    assert count.explain(2).source == "l1"
+    count.set((number for number in [5]), 2)
+    assert list(count(2)) == [5]
+    assert count.key(2) == "test:__tc:kv:memo:count:1:2"
+    assert count.invalidate(2)
+    assert list(count(2)) == [0, 1]
+    assert count.clear() == 1
+    assert count.metrics().misses == 2
+    assert repr(count) == "<CachedGenerator count:1>"
+
+
+def test_plain_generator_raises_its_error_after_its_items(plain_cache: AgentCache) -> None:
+    @plain_cache.sync.memoize
+    def count() -> Iterator[int]:
+        yield 1
+        raise LookupError("no more")
+
+    for _ in range(2):
+        items = count()
+        assert next(items) == 1
+        with pytest.raises(LookupError, match="no more"):
+            next(items)
+    assert not count.is_cached()
+
+
+def test_plain_generator_is_left_alone_where_when_says_so(plain_cache: AgentCache) -> None:
+    counter = Counter()
+    count = decorated(plain_cache, counter, when=lambda last: last > 3)
+    assert list(count(3)) == list(count(3)) == [0, 1, 2]
+    assert counter.started == [3, 3]
+    assert count.metrics().skipped == 2
+
+
+def test_plain_generator_method_takes_its_instance(plain_cache: AgentCache) -> None:
+    class Index:
+        tenant = "acme"
+
+        @plain_cache.sync.memoize(instance_key=lambda self: self.tenant)
+        def find(self, text: str) -> Iterator[str]:
+            yield f"{text} of {self.tenant}"
+
+    assert list(Index().find("a")) == list(Index.find(Index(), "a")) == ["a of acme"]
+
+
+async def test_generators_of_both_faces_share_their_items(make_cache: MakeCache) -> None:
+    cache = make_cache(name="test")
+    started = []
+
+    async def items(last: int) -> AsyncIterator[int]:
+        started.append("async")
+        for number in range(last):
+            yield number
+
+    def plain_items(last: int) -> Iterator[int]:
+        started.append("plain")
+        yield from range(last)
+
+    count, plain_count = cache.memoize(name="count")(items), cache.sync.memoize(name="count")(plain_items)
+    assert [item async for item in count(3)] == [0, 1, 2]
+    assert in_plain_code(lambda: list(plain_count(3))) == [0, 1, 2]
+    assert started == ["async"]
+
+
+async def test_generator_that_is_a_tool_has_the_entry_of_the_tool(cache: AgentCache) -> None:
+    started = []
+
+    @cache.tool.cached("search", cost=0.5)
+    async def search(text: str, limit: int = 2) -> AsyncIterator[dict[str, int]]:
+        started.append(text)
+        for number in range(limit):
+            yield {text: number}
+
+    for _ in range(2):
+        assert [item async for item in search("a")] == [{"a": 0}, {"a": 1}]
+    assert started == ["a"]
+    found = await cache.tool.check("search", {"text": "a", "limit": 2})
+    assert found.value == [{"a": 0}, {"a": 1}]
+    assert await cache.tool.invalidate_by_tool("search") == 1
+    await search.set([{"b": 1}], "a")
+    assert [item async for item in search("a")] == [{"b": 1}]
+    async for _ in search("b"):
+        break
+    assert not await search.is_cached("b")
+
+
+def test_plain_generator_that_is_a_tool_has_the_entry_of_the_tool(plain_cache: AgentCache) -> None:
+    @plain_cache.sync.tool.cached(ttl=60)
+    def search(text: str) -> Iterator[str]:
+        yield text
+        yield text
+
+    assert list(search("a")) == list(search("a")) == ["a", "a"]
+    assert plain_cache.sync.tool.check("search", {"text": "a"}).value == ["a", "a"]
+
+
+async def test_generator_of_the_other_face_is_refused_at_its_decoration(memory: AgentCache) -> None:
+    def plain() -> Any:
+        yield 1
+
+    async def items() -> Any:
+        yield 1
+
+    for decorate in (memory.memoize, memory.tool.cached):
+        with pytest.raises(UsageError, match=r"is not async: cache\.sync\.(memoize|tool\.cached)"):
+            decorate(plain)
+    for decorate in (memory.sync.memoize, memory.sync.tool.cached):
+        with pytest.raises(UsageError, match=r"without cache\.sync"):
+            decorate(items)
+    for decorate in (memory.memoize_many, memory.llm.cached):
+        with pytest.raises(UsageError, match="is a generator"):
+            decorate(items)
+    for decorate in (memory.sync.memoize_many, memory.sync.llm.cached):
+        with pytest.raises(UsageError, match="is a generator"):
+            decorate(plain)
