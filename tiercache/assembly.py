@@ -51,7 +51,7 @@ from .tiers.items.in_valkey import ValkeyItems
 from .tiers.items.key import StoreKeys
 from .tiers.items.store import ItemStore
 from .tiers.keys.key import groups_of_model
-from .tiers.kv.entry import KvCodec
+from .tiers.kv.entry import KvCodec, shared_kv
 from .tiers.kv.tier import KvTier
 from .tiers.llm.codec import LlmCodec
 from .tiers.llm.entry import LlmEntry
@@ -62,13 +62,15 @@ from .tiers.session.active import ActiveThreads
 from .tiers.session.entry import SessionCodec
 from .tiers.session.tier import SessionTier
 from .tiers.stored import StoredEntries
-from .tiers.tool.entry import ToolCodec
+from .tiers.tool.entry import ToolCodec, shared_tool
 from .tiers.tool.tier import ToolTier
 from .tiers.values.compression import Compression
 
 __all__ = ["Assembly"]
 
 _TIER_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
+# Makes of an entry the form in which every caller gets the same object.
+_SHARED: Final[dict[type, Callable[[Any], Any]]] = {KvCodec: shared_kv, ToolCodec: shared_tool}
 
 
 class Assembly:
@@ -292,6 +294,7 @@ class Assembly:
             groups_of=groups_of,
             store_when=of_tier.store_when,
             threads=of_tier.threads,
+            shared=_SHARED.get(type(codec)) if of_tier.share else None,
             is_state=is_state,
             max_value_bytes=options.max_value_bytes,
             writes_behind=self._writes.mode == "behind" and tier in ("llm", "tool"),

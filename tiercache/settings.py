@@ -75,6 +75,8 @@ def tier_options(options: TierOptions | None, name: str) -> TierOptions:
 def llm_options(options: TierOptions | None) -> LlmOptions:
     """Return the options of the llm tier, as ``tier_options`` does."""
     options = checked(options, "llm", TierOptions)
+    if options.share:
+        raise UsageError("llm has no share: an answer is text, and its blocks are copied for each caller")
     if isinstance(options, LlmOptions):
         return options
     return LlmOptions(**{name: getattr(options, name) for name in _fields(TierOptions)})
@@ -85,11 +87,11 @@ def session_options(options: SessionOptions | TierOptions | None) -> SessionOpti
     if isinstance(options, TierOptions):
         if options.scope is not None:
             raise UsageError("session must have no scope: the id of a thread names its owner")
-        is_of_llm = isinstance(options, LlmOptions) or options.threads
+        is_of_llm = isinstance(options, LlmOptions) or options.threads or options.share
         if is_of_llm or options.jitter or options.store_when is not None or options.compress_above is not None:
             raise UsageError(
                 "session must be a SessionOptions: a session has no jitter, store_when, threads, compress_above, "
-                "ignore and key"
+                "share, ignore and key"
             )
         # Options that a session takes too are taken from a TierOptions.
         return SessionOptions(**{name: getattr(options, name) for name in _fields(SessionOptions)})

@@ -69,6 +69,8 @@ class TierOptions(_EntryOptions):
         compress_above: Entries of more bytes are compressed in Valkey (zstd), if that makes them smaller. None
             compresses none, except exchanges of wrapped clients above 1,024 bytes, where zstd is installed. Only
             tiercache can read compressed entries. Needs the ``compress`` extra.
+        share: Whether every caller of the tool or kv tier gets the same list or dict from L1, which is then no copy
+            and must not be changed. Otherwise each caller gets its own.
     """
 
     lease: bool = field(default=True, kw_only=True)
@@ -77,6 +79,7 @@ class TierOptions(_EntryOptions):
     store_when: Callable[[Any], bool] | None = field(default=None, kw_only=True)
     threads: bool = field(default=False, kw_only=True)
     compress_above: int | None = field(default=None, kw_only=True)
+    share: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         # Not by super(): slots make the decorator return a second class, which super() does not know.

@@ -119,6 +119,8 @@ class Call(NamedTuple):
             tags: The tags of the entry.
         """
         rules = self.rules
+        if rules.shared is not None:
+            value = rules.shared(value)
         expires_at = deadline = math.inf if ttl is None else since + ttl
         if deadline > since + rules.l1_ttl:
             deadline = since + rules.l1_ttl

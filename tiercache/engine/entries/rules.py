@@ -95,6 +95,7 @@ class TierRules:
             is then an error, and not a miss.
         max_value_bytes: Most bytes, before ``Codec.pack``, of a value that is stored. None sets no limit.
         threads: Whether plain loaders run in threads.
+        shared: Returns the form of a value in which every caller gets the same object. None: each gets its own.
         writes_behind: Whether an explicit store returns when its write is queued.
         scopes: The components of the keys of this tier.
         owner: The same object for the rules of this tier in both faces of the cache, and for no others.
@@ -113,6 +114,7 @@ class TierRules:
     is_state: bool = False
     max_value_bytes: int | None = None
     threads: bool = False
+    shared: Callable[[Any], Any] | None = None
     writes_behind: bool = False
     counters: CounterBook = field(default_factory=CounterBook)
     scopes: KeyScopes = field(default_factory=lambda: KeyScopes(CallScopes()), repr=False, compare=False)

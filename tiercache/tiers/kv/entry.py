@@ -19,8 +19,9 @@ from ...engine.entries.rules import UndecodableError
 from ...errors import UsageError
 from ..keys.canonical_json import compact_json
 from ..values.codec import EntryCodec
+from ..values.sizes import memory_of
 
-__all__ = ["KvCodec", "KvEntry", "encode_kv"]
+__all__ = ["KvCodec", "KvEntry", "encode_kv", "shared_kv"]
 
 _JSON: Final = b"j"
 _TEXT: Final = b"s"
@@ -56,6 +57,25 @@ class KvEntry(msgspec.Struct, frozen=True, gc=False):
     def value(self) -> Any:
         """Return the value, for one caller: a list or a dict is a new object."""
         return _parse(self.kept) if self.is_json else self.kept
+
+
+class _SharedKvEntry(KvEntry, frozen=True, gc=True):
+    """A list or a dict that every caller gets as it is: ``kept`` is the object itself."""
+
+    kept_bytes: int = 0
+
+    @property
+    def size_bytes(self) -> int:
+        """The memory that the entry takes."""
+        return self.kept_bytes + sys.getsizeof(self)
+
+
+def shared_kv(entry: Any) -> Any:
+    """Return the form of an entry in which every caller gets the same object."""
+    if type(entry) is not KvEntry or not entry.is_json:
+        return entry
+    value = _parse(entry.kept)
+    return _SharedKvEntry(value, stored_at=entry.stored_at, kept_bytes=memory_of(value))
 
 
 def encode_kv(value: object, name: str, stored_at: float) -> tuple[KvEntry, bytes]:

@@ -18,9 +18,10 @@ import msgspec
 from ...engine.entries.rules import UndecodableError
 from ..keys.canonical_json import compact_json, text_json
 from ..values.codec import EntryCodec
+from ..values.sizes import memory_of
 from ..values.wire import WireEntry, WireReader
 
-__all__ = ["ToolCodec", "ToolEntry", "encode_tool"]
+__all__ = ["ToolCodec", "ToolEntry", "encode_tool", "shared_tool"]
 
 
 class ToolEntry(msgspec.Struct, frozen=True, gc=False):
@@ -51,6 +52,30 @@ class ToolEntry(msgspec.Struct, frozen=True, gc=False):
     def stored_at(self) -> float:
         """The time of the store, in seconds since the epoch."""
         return self.stored_at_ms / 1000
+
+
+class _SharedToolEntry(ToolEntry, frozen=True, gc=True):
+    """An entry whose value every caller gets as it is."""
+
+    decoded: Any = None
+    decoded_bytes: int = 0
+
+    @property
+    def size_bytes(self) -> int:
+        """The memory that the entry takes."""
+        return sys.getsizeof(self.response) + self.decoded_bytes + sys.getsizeof(self)
+
+    def value(self) -> Any:
+        """Return the value, the same object for every caller."""
+        return self.decoded
+
+
+def shared_tool(entry: Any) -> Any:
+    """Return the form of an entry in which every caller gets the same object."""
+    if type(entry) is not ToolEntry or not entry.is_json:
+        return entry
+    value = entry.value()
+    return _SharedToolEntry(entry.response, entry.stored_at_ms, entry.cost, True, value, memory_of(value))
 
 
 def encode_tool(
