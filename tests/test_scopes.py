@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from threading import local
 from typing import Any
@@ -103,6 +104,8 @@ async def test_scope_of_decorator_wins_over_tier_and_loses_to_calls(
 
 async def test_scope_of_calls_is_that_of_its_cache_alone(make_cache: MakeCache) -> None:
     one, other = make_cache(name="test"), make_cache(name="other")
+    with other.calls(scope="bob"):
+        assert ":__tc:kvs:kv:bob:" in (await other.kv.explain("k")).key
     with one.calls(scope="alice"):
         assert ":__tc:kvs:" not in (await other.kv.explain("k")).key
         assert ":__tc:kvs:" in (await one.kv.explain("k")).key
@@ -179,6 +182,24 @@ async def test_key_handle_keeps_the_scope_with_which_it_was_made(make_cache: Mak
     assert not (await cache.llm.check(HELLO)).hit
 
 
+async def test_key_handle_of_sync_face_needs_no_scope(make_cache: MakeCache) -> None:
+    here = local()
+    cache = make_cache(name="test", **scoped_tiers(lambda: here.tenant))
+
+    def make() -> Any:
+        here.tenant = "alice"
+        cache.sync.llm.store(HELLO, "of alice")
+        return cache.sync.llm.key(HELLO)
+
+    key = await asyncio.to_thread(make)
+    with ThreadPoolExecutor(1) as other_thread:
+        assert other_thread.submit(cache.sync.llm.check, key).result().response == "of alice"
+        with pytest.raises(AttributeError, match="tenant"):
+            other_thread.submit(cache.sync.llm.check, HELLO).result()
+        # A group has no scope, and needs none.
+        assert other_thread.submit(cache.sync.llm.clear).result() == 1
+
+
 @pytest.mark.parametrize("tier", ["llm", "tool"])
 async def test_parameter_with_the_name_of_the_component_is_refused(cache: AgentCache, tier: str) -> None:
     params = {**HELLO, "__tc_scope": "alice"}
@@ -187,7 +208,7 @@ async def test_parameter_with_the_name_of_the_component_is_refused(cache: AgentC
             if tier == "llm":
                 with pytest.raises(UsageError, match="__tc_scope"):
                     await cache.llm.check(params)
-            elif scope is None:
+            else:
                 # Without the refusal, these arguments would have the key of a call of alice.
                 with pytest.raises(UsageError, match="__tc_scope"):
                     await cache.tool.check("t", {"__tc_scope": "alice", "args": {}})
@@ -212,9 +233,12 @@ async def test_load_that_loses_its_scope_is_stored_under_its_key(make_cache: Mak
         TENANT.set("bob")
         return "of alice"
 
+    function = cache.memoize(scope=TENANT.get, name="f")(load)
     TENANT.set("alice")
     await cache.llm.get_or_load(HELLO, load)
     await cache.tool.get_or_load("t", {}, load)
+    assert await function() == "of alice"
+    assert await function.is_cached()
     assert (await cache.llm.check(HELLO)).response == "of alice"
     assert (await cache.tool.check("t", {})).value == "of alice"
     TENANT.set("bob")
@@ -296,6 +320,9 @@ async def test_group_reaches_every_scope(make_cache: MakeCache, plain: valkey.Va
         asker = await asker_of(cache, True)
         for scope in (None, "alice", "bob"):
             with cache.calls(scope=scope):
+                if name == "flush":
+                    await cache.kv.set("k", "x")
+                    await cache.tool.store("t", {}, "x")
                 if name in ("llm.clear", "invalidate_by_model", "flush"):
                     await cache.llm.store(HELLO, "x")
                 elif "tool" in name:
@@ -307,7 +334,7 @@ async def test_group_reaches_every_scope(make_cache: MakeCache, plain: valkey.Va
                     await cache.kv.set("k*[:]é", "x", tags=["x"])
         await cache.flush_writes()
         cache.clear_l1()
-        count = 6 if name in ("kv.clear", "invalidate_tag") else 3
+        count = {"kv.clear": 6, "invalidate_tag": 6, "flush": 9}.get(name, 3)
         assert len(entry_keys(plain)) == count
         assert await GROUPS[name](cache, asker) == count
         assert entry_keys(plain) == []

@@ -285,3 +285,22 @@ async def test_cache_of_process_memory_answers_wrapped_calls(
     assert response.status_code == 400
     assert "memory" in response.json()["error"]["message"]
     await cache.aclose()
+
+
+async def test_scope_of_tier_keeps_the_answers_of_wrapped_calls_apart(
+    make_cache: MakeCache, provider: ProviderServer, is_async: bool
+) -> None:
+    tenant = ["alice"]
+    cache = make_cache(name="test", llm=LlmOptions(scope=lambda: tenant[0]))
+    async with Caller(cache, provider, is_async=is_async) as caller:
+        assert await caller.source() == "loader"
+        tenant[0] = "bob"
+        assert await caller.source() == "loader"
+        assert await caller.source() == "l1"
+        with cache.calls(scope="alice"):
+            assert await caller.source() == "l1"
+        tenant[0] = ""
+        assert (await caller.ask()).status_code == 400
+    async with Caller(cache, provider, is_async=is_async, scope="alice") as caller:
+        assert await caller.source() == "l1"
+    assert provider.call_count == 2

@@ -150,3 +150,15 @@ def test_byte_store_refuses_wrong_arguments(plain_cache: AgentCache) -> None:
     for options in ({"tier": "llm"}, {"tier": "a:b"}, {"ttl": -1}, {"tags": "text"}):
         with pytest.raises(UsageError):
             TierCacheByteStore(plain_cache, **options)  # type: ignore[arg-type]
+
+
+async def test_byte_store_lists_the_keys_of_its_scope(cache: AgentCache) -> None:
+    store = TierCacheByteStore(cache)
+    await store.amset([("a", b"unscoped")])
+    for scope in ("alice", "alice:"):
+        with cache.calls(scope=scope):
+            await store.amset([(f"{scope}1", scope.encode())])
+    for scope, keys in ((None, ["a"]), ("alice", ["alice1"]), ("alice:", ["alice:1"]), ("bob", [])):
+        with cache.calls(scope=scope):
+            assert [key async for key in store.ayield_keys()] == keys
+            assert await store.amget(["a"]) == [b"unscoped" if scope is None else None]

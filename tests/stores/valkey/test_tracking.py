@@ -68,6 +68,9 @@ async def test_tracking_drops_l1_entries_of_every_tier(cache: AgentCache, plain:
     keys = [await cache.llm.store(HELLO, "x"), await cache.tool.store("t", {}, "x"), "test:session:thread:field"]
     await cache.tier("named").set("k", "x")
     keys.append("test:__tc:kv:named:k")
+    with cache.calls(scope="alice"):
+        await cache.kv.set("k", "x")
+    keys.append("test:__tc:kvs:kv:alice:k")
     assert all(in_l1(cache, key) for key in keys)
     for key in keys:
         plain.delete(key)

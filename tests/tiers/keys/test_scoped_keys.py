@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.requests import HELLO
-from tiercache import AgentCache
+from tiercache import AgentCache, LlmOptions
 
 LLM = '{"__tc_scope":SCOPE,"messages":[{"content":"Hello","role":"user"}],"model":"gpt-4o","temperature":1,"top_p":1}'
 TOOL = '{"__tc_scope":SCOPE,"args":{"city":"Paris","n":1}}'
@@ -58,8 +58,9 @@ async def test_scoped_key_has_fixed_bytes(cache: AgentCache) -> None:
     [HELLO, {**HELLO, "seed": 2**70}, {**HELLO, "stop": ("a", "b")}, {**HELLO, "user": "Zoë", "x": "y" * 20_000}],
     ids=["json", "marshal", "tuple", "long text"],
 )
-def test_known_key_of_one_scope_is_not_found_in_another(params: Any) -> None:
-    cache = AgentCache.in_memory(name="test")
+@pytest.mark.parametrize("options", [LlmOptions(), LlmOptions(ignore=("z",))], ids=["whole", "reduced"])
+def test_known_key_of_one_scope_is_not_found_in_another(params: Any, options: LlmOptions) -> None:
+    cache = AgentCache.in_memory(name="test", llm=options)
     keys: dict[str | None, set[str]] = {}
     for _ in range(3):
         for scope in (None, "alice", "bob"):

@@ -103,10 +103,10 @@ def _hashed(args: Any, components: Components, *, is_exact: bool = False) -> byt
         UsageError: ``args`` are not JSON, or could be taken for those of a call with components.
     """
     args = {} if args is None else args
-    if components:
-        return canonical_json({**dict(components), "args": args}, "args", is_exact=is_exact, given=args)
     if isinstance(args, dict) and not COMPONENT_NAMES.isdisjoint(args):
         raise UsageError(f"args has a reserved name: {', '.join(sorted(COMPONENT_NAMES.intersection(args)))}")
+    if components:
+        return canonical_json({**dict(components), "args": args}, "args", is_exact=is_exact, given=args)
     return canonical_json(args, "args", is_exact=is_exact)
 
 
