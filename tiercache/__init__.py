@@ -42,7 +42,7 @@ from .sync.kv import SyncKvTier
 from .sync.llm import SyncLlmTier
 from .sync.session import SyncSessionTier
 from .sync.tool import SyncToolTier
-from .tier_options import LlmOptions, SessionOptions, TierOptions
+from .tier_options import Admission, LlmOptions, SessionOptions, TierOptions
 from .tiers.keys.key import LlmKey, ToolKey
 from .tiers.kv.result import KvResult
 from .tiers.kv.tier import KvTier
@@ -61,6 +61,7 @@ __all__ = [
     "DEFAULT_COST_TABLE",
     "MISS",
     "NO_EXPIRY",
+    "Admission",
     "AgentCache",
     "Answer",
     "CacheStats",

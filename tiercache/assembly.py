@@ -293,6 +293,7 @@ class Assembly:
             finish_abandoned=finish_abandoned if options.on_abandon is None else options.on_abandon == "finish",
             groups_of=groups_of,
             store_when=of_tier.store_when,
+            admit=of_tier.admit,
             threads=of_tier.threads,
             shared=_SHARED.get(type(codec)) if of_tier.share else None,
             is_state=is_state,

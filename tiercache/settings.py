@@ -88,10 +88,10 @@ def session_options(options: SessionOptions | TierOptions | None) -> SessionOpti
         if options.scope is not None:
             raise UsageError("session must have no scope: the id of a thread names its owner")
         is_of_llm = isinstance(options, LlmOptions) or options.threads or options.share
-        if is_of_llm or options.jitter or options.store_when is not None or options.compress_above is not None:
+        if is_of_llm or options.jitter or options.store_when or options.admit or options.compress_above is not None:
             raise UsageError(
-                "session must be a SessionOptions: a session has no jitter, store_when, threads, compress_above, "
-                "share, ignore and key"
+                "session must be a SessionOptions: a session has no jitter, store_when, admit, threads, "
+                "compress_above, share, ignore and key"
             )
         # Options that a session takes too are taken from a TierOptions.
         return SessionOptions(**{name: getattr(options, name) for name in _fields(SessionOptions)})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from .errors import UsageError
 from .option_checks import check_choice, check_counts, check_functions, check_seconds, is_number, take_timedelta
@@ -12,9 +12,25 @@ from .scopes import Scope, check_scope
 from .text import shown
 from .ttl import Ttl, check_ttl
 
-__all__ = ["LlmOptions", "OnAbandon", "SessionOptions", "TierOptions"]
+__all__ = ["Admission", "LlmOptions", "OnAbandon", "SessionOptions", "TierOptions"]
 
 OnAbandon: TypeAlias = Literal["cancel", "finish"]
+
+
+class Admission(NamedTuple):
+    """An entry that is about to be stored: the argument of ``TierOptions.admit``.
+
+    Attributes:
+        key: The key in Valkey, as results have it.
+        size_bytes: Bytes of the entry in Valkey, before compression.
+        tier: The name of the tier: "llm", "tool", "kv", or the name given to ``AgentCache.tier``.
+        cost: Dollars that it cost to make the value, or None if that is not known.
+    """
+
+    key: str
+    size_bytes: int
+    tier: str
+    cost: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +80,9 @@ class TierOptions(_EntryOptions):
         store_when: Called with the loader's result, for llm an LlmResponse. If it returns False, the result goes to its
             waiters and is stored nowhere: for example an answer that was cut off. An exception counts as False, and is
             logged once.
+        admit: Called with the ``Admission`` of each entry that is about to be stored. If it returns False, a loaded
+            value goes to its waiters, is counted as ``not_admitted`` and is stored nowhere, and an explicit write is
+            refused. An exception counts as False, and is logged once.
         threads: Whether plain loaders, batch functions included, run in threads (``asyncio.to_thread``), so that a
             blocking loader does not block the event loop. Async loaders run on the event loop in any case.
         compress_above: Entries of more bytes are compressed in Valkey (zstd), if that makes them smaller. None
@@ -77,6 +96,7 @@ class TierOptions(_EntryOptions):
     scope: Scope | None = field(default=None, kw_only=True)
     jitter: float = field(default=0.0, kw_only=True)
     store_when: Callable[[Any], bool] | None = field(default=None, kw_only=True)
+    admit: Callable[[Admission], bool] | None = field(default=None, kw_only=True)
     threads: bool = field(default=False, kw_only=True)
     compress_above: int | None = field(default=None, kw_only=True)
     share: bool = field(default=False, kw_only=True)
@@ -87,7 +107,7 @@ class TierOptions(_EntryOptions):
         if not is_number(self.jitter) or not 0 <= self.jitter < 1:
             kind = type(self).__name__
             raise UsageError(f"{kind}.jitter must be a fraction from 0 to below 1, not {shown(self.jitter)}")
-        check_functions(self, "store_when")
+        check_functions(self, "store_when", "admit")
         if self.scope is not None:
             check_scope(self.scope, f"{type(self).__name__}.scope")
         check_counts(self, "compress_above", optional=True)

@@ -171,7 +171,7 @@ class SyncKvTier(KeepsIdentity):
 
     def delete_pattern(self, pattern: str, *, dry_run: bool = False) -> int:
         """Remove the values whose keys match a pattern; return how many there were, as ``KvTier.delete_pattern``."""
-        return self._face.run(partial(self._tier.delete_pattern, pattern, dry_run=dry_run))
+        return self._scoped.run(partial(self._tier.delete_pattern, pattern, dry_run=dry_run))
 
     def get_or_load_many(
         self, keys: Iterable[str], loader: KvBatchLoader[T], *, ttl: Ttl | None = None, tags: Sequence[str] = ()

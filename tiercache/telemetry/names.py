@@ -125,6 +125,9 @@ TIER_COUNTERS: Final[Mapping[str, Metric]] = MappingProxyType(
         "too_large": Metric(
             "too_large_total", "counter", _BY_TIER, "Loaded values not stored, because they had too many bytes."
         ),
+        "not_admitted": Metric(
+            "not_admitted_total", "counter", _BY_TIER, "Loaded values not stored, because admit refused them."
+        ),
         "unstorable": Metric(
             "unstorable_total", "counter", _BY_TIER, "Loaded values not stored, because no store can take them."
         ),

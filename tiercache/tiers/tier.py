@@ -232,7 +232,8 @@ class Tier(KeepsIdentity, Generic[K, R]):
             name: Name of the value in an error text.
 
         Raises:
-            UsageError: An option is wrong, or the value is larger than ``TierOptions.max_value_bytes``.
+            UsageError: An option is wrong, or the value is larger than ``TierOptions.max_value_bytes``, or
+                ``TierOptions.admit`` refuses it.
         """
         if ttl is not None:
             check_ttl(ttl)
@@ -240,6 +241,8 @@ class Tier(KeepsIdentity, Generic[K, R]):
             # Before the operation begins: a call with a wrong argument is no operation that failed.
             tag_groups(tags)
         self._rules.check_size(loaded.data, name)
+        if self._rules.admit is not None:
+            self._rules.check_admission(key.key, loaded.data, loaded.value, self._engine.log)
         with self._engine.operation(f"{self.tier}.{method}", key, bytes=len(loaded.data)) as operation:
             if self.needs_policies:
                 await self._engine.open()

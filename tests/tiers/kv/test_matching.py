@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterable
 
 import pytest
@@ -155,6 +156,25 @@ async def test_delete_pattern_counts_values_of_a_sync_cache(cache: AgentCache) -
         return kv.delete_pattern("user:*", dry_run=True), kv.delete_pattern("user:*")
 
     assert await asyncio.to_thread(work) == (2, 2)
+
+
+async def test_delete_pattern_of_a_sync_cache_asks_the_scope_function_in_the_thread_of_its_caller(
+    make_cache: MakeCache,
+) -> None:
+    threads: list[int] = []
+
+    def scope() -> str:
+        threads.append(threading.get_ident())
+        return "tenant"
+
+    cache = make_cache(name="test", kv=TierOptions(scope=scope))
+
+    def work() -> tuple[int, set[int]]:
+        cache.sync.kv.set("user:1", 1)
+        count = cache.sync.kv.delete_pattern("user:*")
+        return count, set(threads) - {threading.get_ident()}
+
+    assert await asyncio.to_thread(work) == (1, set())
 
 
 @pytest.mark.parametrize(

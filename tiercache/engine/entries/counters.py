@@ -38,6 +38,7 @@ class TierCounters:
         write_errors: Explicitly stored values whose write to Valkey failed after ``store`` had returned: the caller
             did not wait for the write and gets no error.
         too_large: Values that were stored nowhere, because they had more bytes than ``TierOptions.max_value_bytes``.
+        not_admitted: Loaded values that were stored nowhere, because ``TierOptions.admit`` refused them.
         unstorable: Loaded values that were stored nowhere, because no store can take them: text with half of a
             surrogate pair, a value that is not JSON, token counts that are no counts.
         l2_errors: Lookups that Valkey did not answer, or refused; each became a miss.
@@ -58,6 +59,7 @@ class TierCounters:
     fill_errors: int = 0
     write_errors: int = 0
     too_large: int = 0
+    not_admitted: int = 0
     unstorable: int = 0
     l2_errors: int = 0
     undecodable: int = 0

@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from ...errors import UsageError
+from ...log import CacheLog
 from ...scopes import CallScopes, KeyScopes
+from ...text import shown
+from ...tier_options import Admission
 from ...ttl import Ttl, resolve_ttl, shorten
 from .counters import CounterBook
 from .entry import Group
@@ -90,6 +93,7 @@ class TierRules:
             which the request's tags are added. None: an entry has the groups of the call that read, loaded or stored
             it.
         store_when: Decides from a loader's result whether to store it. None: every result is stored.
+        admit: Decides from an ``Admission`` whether an entry is stored. None: every entry is.
         lease: Whether a load takes a lease in Valkey first.
         is_state: Whether the values are state, and not copies of data that can be loaded again. An unavailable Valkey
             is then an error, and not a miss.
@@ -111,6 +115,7 @@ class TierRules:
     lease: bool = True
     groups_of: Callable[[Any], tuple[Group, ...]] | None = None
     store_when: Callable[[Any], bool] | None = None
+    admit: Callable[[Admission], bool] | None = None
     is_state: bool = False
     max_value_bytes: int | None = None
     threads: bool = False
@@ -139,6 +144,32 @@ class TierRules:
     def takes(self, data: bytes) -> bool:
         """Return whether ``data``, the bytes of a value before ``Codec.pack``, are few enough to be stored."""
         return self.max_value_bytes is None or len(data) <= self.max_value_bytes
+
+    def admits(self, key: str, data: bytes, value: Value, log: CacheLog) -> bool:
+        """Return whether ``admit`` lets the entry of ``key`` be stored.
+
+        Args:
+            data: As for ``takes``.
+        """
+        if self.admit is None:
+            return True
+        try:
+            return bool(self.admit(Admission(key, len(data), self.tier, value.cost)))
+        # The caller's function may raise any exception; the waiters get a loaded value in any case.
+        except Exception as error:
+            log.warn_once("TierOptions.admit raised, so the entry is not stored: %r", error)
+            return False
+
+    def check_admission(self, key: str, data: bytes, value: Value, log: CacheLog) -> None:
+        """Refuse an explicit write that ``admit`` refuses. Arguments as for ``admits``.
+
+        Raises:
+            UsageError: The entry is refused; the message has its key and size.
+        """
+        if not self.admits(key, data, value, log):
+            raise UsageError(
+                f"TierOptions.admit of the tier {self.tier!r} refuses the entry of {shown(key)} ({len(data)} bytes)"
+            )
 
     def check_size(self, data: bytes, name: str) -> None:
         """Refuse a value that is too large.

@@ -220,7 +220,8 @@ class Load:
         """Store the loaded value in each level that may keep it; set ``lookup`` and return the entry.
 
         1. The key was changed since the load began, or is being changed: nowhere.
-        2. No store can take the value, or it is too large: nowhere; a refresh also removes the older value.
+        2. No store can take the value, or it is too large or not admitted: nowhere. A refresh also removes the older
+           value.
         3. Otherwise in L1, unless a change may have been missed, and in Valkey under the lease. A tier without leases
            stores in Valkey if no change is known.
         """
@@ -270,7 +271,7 @@ class Load:
             entry.expires_at = entry.deadline
 
     def _is_refused(self, loaded: Loaded) -> bool:
-        """Return whether no store can take the value, or it is too large. Count such a value, and log the first."""
+        """Return whether no store takes the value, or it is too large or not admitted. Count such a value."""
         counters, log = self.call.counters, self._runtime.log
         if loaded.is_too_large:
             return True
@@ -283,6 +284,9 @@ class Load:
             log.warn_once(
                 "a loaded value of %d bytes is too large to be stored (counted as too_large)", len(loaded.data)
             )
+            return True
+        if not self.call.rules.admits(self.call.key, loaded.data, loaded.value, log):
+            counters.not_admitted += 1
             return True
         return False
 

@@ -244,8 +244,9 @@ class KvTier(MatchingTier):
             )
             for key, value in mapping.items()
         ]
-        for key, (_, loaded) in zip(mapping, pairs, strict=True):
+        for key, (call, loaded) in zip(mapping, pairs, strict=True):
             self._rules.check_size(loaded.data, f"the value of {key!r}")
+            self._rules.check_admission(call.key, loaded.data, loaded.value, self._engine.log)
         size_bytes = sum(len(loaded.data) for _, loaded in pairs)
         with self._engine.operation("kv.set_many", bytes=size_bytes):
             await self._stores.store_many(pairs)
