@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, Final, TypeAlias
 
 from tests.requests import HELLO
@@ -30,6 +30,8 @@ class Asker:
         self.llm_function = self.face.llm.cached(**options)(self._function(_answer))
         self.tool_function = self.face.tool.cached(**options)(self._function(_tool))
         self.function = self.face.memoize(**options)(self._function(_value))
+        self.tool_items = self.face.tool.cached("items", **options)(self._generator())
+        self.items = self.face.memoize(name="items", **options)(self._generator())
         self.many_function = self.face.memoize_many(**options)(self._function(_values))
 
     def _function(self, plain: Callable[..., Any]) -> Callable[..., Any]:
@@ -48,6 +50,26 @@ class Asker:
         chosen.__annotations__ = {"return": returned}
         chosen.__name__ = chosen.__qualname__ = plain.__name__
         return chosen  # type: ignore[no-any-return]
+
+    def _generator(self) -> Callable[..., Any]:
+        """Return a generator function that yields the value to load, async for the async face."""
+
+        def generator(city: str) -> Iterator[str]:
+            yield self.loaded
+
+        async def async_generator(city: str) -> AsyncIterator[str]:
+            yield self.loaded
+
+        return async_generator if self._is_async else generator
+
+    async def item(self, function: Callable[..., Any], loaded: str) -> str:
+        """Return the item of a decorated generator, which yields ``loaded`` if it runs."""
+        self.loaded = loaded
+        if self._is_async:
+            (item,) = [item async for item in function("Paris")]
+        else:
+            (item,) = await asyncio.to_thread(lambda: list(function("Paris")))
+        return item  # type: ignore[no-any-return]
 
     async def run(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Return the result of a call, which a plain face makes in another thread."""
@@ -171,11 +193,21 @@ async def _many_function(asker: Asker, value: str) -> str:
     return first  # type: ignore[no-any-return]
 
 
+async def _items(asker: Asker, value: str) -> str:
+    return await asker.item(asker.items, value)
+
+
+async def _tool_items(asker: Asker, value: str) -> str:
+    return await asker.item(asker.tool_items, value)
+
+
 DECORATED: Final[dict[str, Way]] = {
     "llm.cached": _llm_function,
     "tool.cached": _tool_function,
     "memoize": _function,
     "memoize_many": _many_function,
+    "items of a generator": _items,
+    "items of a tool": _tool_items,
 }
 WAYS: Final[dict[str, Way]] = {
     "llm.get_or_load": _llm,

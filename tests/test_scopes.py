@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
-from threading import local
+from threading import current_thread, local
 from typing import Any
 
 import pytest
@@ -142,6 +142,26 @@ async def test_scope_function_of_sync_face_runs_in_thread_of_caller(make_cache: 
     assert await asyncio.to_thread(ask, "alice", "of alice") == "of alice"
     assert await asyncio.to_thread(ask, "bob", "of bob") == "of bob"
     assert await asyncio.to_thread(ask, "alice", "of nobody") == "of alice"
+
+
+@every_way
+async def test_scope_function_runs_on_no_private_thread(make_cache: MakeCache, way: Way) -> None:
+    threads: set[str] = set()
+
+    def scope() -> str:
+        threads.add(current_thread().name)
+        return "alice"
+
+    cache = make_cache(name="test", **scoped_tiers(scope))
+    for tier in ("memo", "named"):
+        cache.tier(tier, TierOptions(scope=scope))
+    asker = await asker_of(cache, False)
+    assert await way(asker, "of alice") == "of alice"
+    assert await way(asker, "of nobody") == "of alice"
+    await asker.run(asker.face.kv.delete_pattern, "*")
+    await asker.run(asker.items.invalidate, "Paris")
+    assert threads
+    assert not [name for name in threads if name.startswith("tiercache")]
 
 
 async def test_scope_function_of_sync_face_is_asked_again_by_nested_calls(make_cache: MakeCache) -> None:

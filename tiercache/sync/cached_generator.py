@@ -15,6 +15,7 @@ from ..engine.operations.explain import Explanation
 from ..portal.portal import PortalIterator
 from .cached import SyncCached, decorate_plain
 from .face import SyncFace
+from .scoped import ScopedFace
 
 __all__ = ["SyncCachedGenerator", "SyncItemIterator", "decorate_items"]
 
@@ -38,6 +39,7 @@ class SyncCachedGenerator(Generic[P, T]):
     def __init__(self, function: Callable[P, Iterator[T]], face: SyncFace, cached: CachedGenerator[Any, Any]) -> None:
         self._face = face
         self._cached = cached
+        self._scoped = ScopedFace(face, cached._single._scopes)
         functools.update_wrapper(self, function)
 
     @overload
@@ -64,31 +66,31 @@ class SyncCachedGenerator(Generic[P, T]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> SyncItemIterator[T]:
         """Return an iterator over the items of a call, as ``CachedGenerator``."""
-        return self._iterator(self._face.call(self._cached, *args, **kwargs))
+        return self._iterator(self._scoped.call(self._cached, *args, **kwargs))
 
     def refresh(self, *args: P.args, **kwargs: P.kwargs) -> SyncItemIterator[T]:
         """Return an iterator that runs the generator in any case, as ``CachedGenerator.refresh``."""
-        return self._iterator(self._face.call(self._cached.refresh, *args, **kwargs))
+        return self._iterator(self._scoped.call(self._cached.refresh, *args, **kwargs))
 
     def _iterator(self, items: ItemIterator[T]) -> SyncItemIterator[T]:
         return SyncItemIterator(self._face.portal, lambda: items)
 
     def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """Return the key in Valkey of a call, as ``CachedGenerator.key``."""
-        return self._face.call(self._cached.key, *args, **kwargs)
+        return self._scoped.call(self._cached.key, *args, **kwargs)
 
     def is_cached(self, *args: P.args, **kwargs: P.kwargs) -> bool:
         """Return whether a call would find its items, as ``CachedGenerator.is_cached``."""
-        return self._face.run(partial(self._cached.is_cached, *args, **kwargs))
+        return self._scoped.run(partial(self._cached.is_cached, *args, **kwargs))
 
     def set(self, items: Iterable[T], /, *args: P.args, **kwargs: P.kwargs) -> None:
         """Store the items of a call, as ``CachedGenerator.set``."""
         # In this thread: the items may come from a generator, which must not block the private loop.
-        self._face.run(partial(self._cached.set, list(items), *args, **kwargs))
+        self._scoped.run(partial(self._cached.set, list(items), *args, **kwargs))
 
     def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> bool:
         """Remove the items of a call; return whether there were any, as ``CachedGenerator.invalidate``."""
-        return self._face.run(partial(self._cached.invalidate, *args, **kwargs))
+        return self._scoped.run(partial(self._cached.invalidate, *args, **kwargs))
 
     def clear(self) -> int:
         """Remove the items of all calls; return the number of these calls, as ``CachedGenerator.clear``."""
@@ -96,7 +98,7 @@ class SyncCachedGenerator(Generic[P, T]):
 
     def explain(self, *args: P.args, **kwargs: P.kwargs) -> Explanation:
         """Return where the items of a call are, as ``CachedGenerator.explain``."""
-        return self._face.run(partial(self._cached.explain, *args, **kwargs))
+        return self._scoped.run(partial(self._cached.explain, *args, **kwargs))
 
     def metrics(self) -> CallCounts:
         """Return the counts of the function's calls, as ``CachedGenerator.metrics``."""

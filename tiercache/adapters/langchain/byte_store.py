@@ -9,6 +9,7 @@ from typing import Any, Final
 from ...agent_cache import AgentCache
 from ...errors import TierCacheError, UsageError
 from ...indexes.names import tag_groups
+from ...sync.scoped import ScopedFace
 from ...tiers.kv.tagged_keys import tagged_keys
 from ...ttl import Ttl, check_ttl
 from ..caches import UNAVAILABLE, check_cache, log_of
@@ -106,7 +107,8 @@ class TierCacheByteStore(BaseStore[str, bytes]):
         """
         face = self._cache._sync_face
         tier = face.kv_tier(self._tier, None)
-        yield from face.run(partial(tagged_keys, tier, self._tag, prefix or ""))
+        scoped = ScopedFace(face, tier._rules.scopes)
+        yield from scoped.run(partial(tagged_keys, tier, self._tag, prefix or ""))
 
     # pyright takes the method of LangChain, which is a generator, for a coroutine.
     async def ayield_keys(  # pyright: ignore[reportIncompatibleMethodOverride]
