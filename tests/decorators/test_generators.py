@@ -141,6 +141,10 @@ async def test_generator_without_readers_is_finished_and_stored_with_on_abandon_
     count = decorated(cache, counter)
     items = count(5)
     assert await anext(items) == 0
+    # The generator waits for a reader by now.
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert counter.made == [0]
     await items.aclose()
     await until(lambda: counter.ends == ["end"])
     assert await read(count(5)) == [0, 1, 2, 3, 4]
@@ -259,13 +263,18 @@ async def test_item_that_is_not_json_ends_the_reading_of_another_process(replica
 
 
 async def test_other_process_runs_a_generator_whose_items_cannot_be_shared_by_itself(replicas: Pair) -> None:
-    counter = Counter()
-    ours, theirs = (decorated(cache, counter, lambda number: {number}) for cache in replicas)
-    first, second = ours(2), theirs(2)
+    counters = [Counter(held=True), Counter()]
+    ours, theirs = (
+        decorated(cache, counter, lambda number: {number}, name="count")
+        for cache, counter in zip(replicas, counters, strict=True)
+    )
+    first = ours(2)
+    counters[0].release()
     assert await anext(first) == {0}
-    assert await anext(second) == {0}
-    assert counter.started == [2, 2]
-    assert await read(first) == await read(second) == [{1}]
+    assert await read(theirs(2)) == [{0}, {1}]
+    assert counters[1].started == [2]
+    counters[0].release()
+    assert await read(first) == [{1}]
 
 
 async def test_long_item_reaches_another_process_whole(replicas: Pair) -> None:

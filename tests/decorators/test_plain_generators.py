@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.support import MakeCache
-from tiercache import AgentCache, UsageError
+from tiercache import AgentCache, ResilienceOptions, UsageError
 
 
 class Counter:
@@ -144,6 +145,33 @@ def test_plain_generator_method_takes_its_instance(plain_cache: AgentCache) -> N
             yield f"{text} of {self.tenant}"
 
     assert list(Index().find("a")) == list(Index.find(Index(), "a")) == ["a of acme"]
+
+
+def test_plain_generator_that_makes_an_item_while_the_cache_closes_ends_after_it(
+    url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = AgentCache.from_url(url, name="test", resilience=ResilienceOptions(drain_timeout=0.01))
+    begun, released = threading.Event(), threading.Event()
+    counter = Counter()
+
+    @cache.sync.memoize
+    def count() -> Iterator[int]:
+        for number in counter(5):
+            begun.set()
+            released.wait(5)
+            yield number
+
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(list, count())
+        assert begun.wait(5)
+        cache.sync.close()
+        released.set()
+        with pytest.raises(UsageError, match="closed"):
+            reading.result()
+    gc.collect()
+    assert counter.ended.wait(5)
+    assert len(counter.threads) == 1
+    assert not any("when it was closed" in record.message for record in caplog.records)
 
 
 async def test_generators_of_both_faces_share_their_items(make_cache: MakeCache) -> None:

@@ -248,7 +248,6 @@ class _Run:
             recording.append(line, len(line))
             await recording.wait_for_room()
             await recording.wait_for_demand()
-        recording.is_complete = True
         return self._loaded(recording)
 
     async def _close(self, generator: Source) -> None:
