@@ -58,10 +58,12 @@ from tiercache.engine.level2.breaker import Breaker
 from tiercache.engine.level2.probe import Probe
 from tiercache.engine.level2.write_pipe import WritePipe
 from tiercache.engine.level2.writes import Delete, Release, Run, TakeLease, Write, WriteSet
+from tiercache.engine.memory import pins
 from tiercache.engine.memory.fences import Fences
 from tiercache.engine.memory.flights import Flight
 from tiercache.engine.operations import lease_search
 from tiercache.engine.operations.change import KeyChange
+from tiercache.engine.runtime import pin_reads
 from tiercache.engine.runtime.face import Face
 from tiercache.indexes import reindex
 from tiercache.indexes.reindex import Reindex
@@ -167,6 +169,7 @@ __all__ = [
     "run_dir_of",
     "set_intervals",
     "set_lease_polls",
+    "set_pin_limits",
     "shared_connection",
     "slow_writes",
     "stored_args",
@@ -841,6 +844,12 @@ def set_lease_polls(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """Set the seconds between two polls of a load that waits for a lease."""
     monkeypatch.setattr(lease_search, "_FIRST_POLL", seconds)
     monkeypatch.setattr(lease_search, "_LAST_POLL", seconds)
+
+
+def set_pin_limits(monkeypatch: pytest.MonkeyPatch, *, most_bytes: int) -> None:
+    """Set the bytes of pinned answers that a face keeps in memory."""
+    monkeypatch.setattr(pins, "MOST_PINNED_BYTES", most_bytes)
+    monkeypatch.setattr(pin_reads, "MOST_PINNED_BYTES", most_bytes)
 
 
 def redirect_prices(monkeypatch: pytest.MonkeyPatch, target: Path) -> None:

@@ -32,7 +32,7 @@ LAYERS: list[set[str]] = [
     {"streams"},
     {"stores", "telemetry", "pricing", "indexes"},
     {"tiers", "tiers.keys", "tiers.values"},
-    {"tiers.tier", "tiers.result"},
+    {"tiers.tier", "tiers.result", "tiers.pinning"},
     {"decorators"},
     {
         "tiers.llm",

@@ -49,6 +49,7 @@ from .tiers.kv.tier import KvTier
 from .tiers.llm.key import last_user_turn
 from .tiers.llm.result import LlmResponse, LlmResult
 from .tiers.llm.tier import LlmTier
+from .tiers.pinning import Pin
 from .tiers.result import MISS, MissType
 from .tiers.session.tier import SessionTier
 from .tiers.tool.policies import ToolPolicy
@@ -98,6 +99,7 @@ __all__ = [
     "MissType",
     "ModelPrice",
     "Outcome",
+    "Pin",
     "ResilienceOptions",
     "SessionOptions",
     "SessionStats",

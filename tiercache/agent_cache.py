@@ -282,7 +282,7 @@ class AgentCache(DecoratesFunctions, RegistersHooks, KeepsIdentity, WrapsClients
         await self._engine.flush_writes()
 
     async def flush(self, *, include_session: bool = False) -> int:
-        """Remove every entry of the llm, tool and kv tiers; return how many there were.
+        """Remove every entry of the llm, tool and kv tiers, and every pin; return how many there were.
 
         Args:
             include_session: Whether to remove the sessions too. Sessions are state and exist nowhere else.

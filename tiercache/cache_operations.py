@@ -11,10 +11,12 @@ from typing import Any, Final
 
 from .assembly import Assembly
 from .engine.entries.counters import OperationCounters, TierCounters
+from .engine.memory.pins import PINS
 from .engine.operations.around_change import Invalidating, Target
 from .engine.operations.invalidate import GroupEntries, Invalidations, sum_of_all
+from .engine.operations.pins import PinChanges
 from .errors import UsageError
-from .indexes.names import kv_prefixes, tag_groups
+from .indexes.names import kv_prefixes, tag_groups, tag_index_of
 from .monitor.effectiveness import ToolEffectiveness, rate
 from .monitor.local_stats import LocalStats
 from .monitor.statistics import CacheStats, parse
@@ -36,13 +38,15 @@ class CacheOperations:
         self._name = name
         self._engine = parts.engine
         self._invalidations = Invalidations(parts.engine)
+        self._pins = PinChanges(parts.engine)
 
     async def flush(self, *, include_session: bool = False) -> int:
-        """Remove every entry of the llm, tool and kv tiers, and with ``include_session`` the sessions."""
+        """Remove every entry and pin of the llm, tool and kv tiers, and with ``include_session`` the sessions."""
         self._engine.clear_l1()
         # The group of all kv tiers, also of tiers that only other processes have made.
         clear_kv = partial(self._invalidations.group, GroupEntries(ALL_KV, kv_prefixes(self._name)))
         clears: list[Callable[[], Awaitable[int]]] = [self._parts.llm.clear, self._parts.tool.clear, clear_kv]
+        clears.append(partial(self._pins.remove_all, tag_index_of(self._name, PINS)))
         if include_session:
             clears.append(self._parts.session.clear)
         with self._engine.operation("flush") as operation:

@@ -113,7 +113,7 @@ class CallCounts:
     """Counts of the calls of one function in this process.
 
     Attributes:
-        l1_hits, l2_hits: Calls whose value came from process memory, or from Valkey.
+        l1_hits, l2_hits: Calls whose value came from process memory (a pin counts here), or from Valkey.
         misses: Calls whose value came from the function.
         coalesced: Calls, among the misses, that waited for a load which another caller had started.
         errors: Calls that raised.
@@ -286,7 +286,7 @@ class Cached(Generic[P, R]):
 
     def _count(self, result: Any) -> None:
         counts = self._counts
-        if result.source == "l1":
+        if result.source in ("l1", "pin"):
             counts.l1_hits += 1
         elif result.hit:
             counts.l2_hits += 1

@@ -20,6 +20,7 @@ from .entries.lookup import Lookup
 from .entries.operation import HasAttributes, Operation, OperationLog, Tracer
 from .hooks.calls import HookCalls
 from .memory.l1 import L1
+from .memory.pins import PinTable
 from .runtime.face import Face
 from .runtime.lifecycle import Lifecycle
 from .runtime.loop_end import warn_if_left_open
@@ -40,6 +41,7 @@ class Engine(KeepsIdentity):
     Attributes:
         log: The log of this cache.
         l1: The process memory of this engine.
+        pins: The pins of this engine.
         face: The face of the cache that this engine is, with the way to the other face.
         run_plain: Calls the plain loaders; None: they run on the event loop, unless their tier wants threads.
         hooks: The calls of the hooks of this face.
@@ -63,6 +65,7 @@ class Engine(KeepsIdentity):
         self.l1 = L1(options.l1, max_staleness=options.coherence.max_staleness)
         # No other process can change the entries of a cache of process memory alone.
         self.l1.trusted_until = math.inf if server is None else -math.inf
+        self.pins = PinTable(self.l1, log.cache_name, is_shared=server is not None)
         self.now = clock.monotonic
         self.wall = clock.wall
         self.run_plain = options.run_plain
@@ -76,7 +79,7 @@ class Engine(KeepsIdentity):
         self._options = options
         self._clock = clock
         self._life = Lifecycle(self._start)
-        self.face = Face(self.l1, lambda: self._life.runtime)
+        self.face = Face(self.l1, self.pins, lambda: self._life.runtime)
         self.open_runtime = self._life.open_runtime
         options.hooks.watch(self._hooks_changed)
 
@@ -113,7 +116,7 @@ class Engine(KeepsIdentity):
 
     def clear_l1(self) -> int:
         """Clear L1, and that of the other face before its next lookup; return how many entries they had."""
-        return self.l1.clear() + self.face.clear_other()
+        return self.l1.clear(may_lack_changes=False) + self.face.clear_other()
 
     # Lookups
 
@@ -190,12 +193,25 @@ class Engine(KeepsIdentity):
             entry = self.hit_for(call)
             if entry is not None:
                 return Lookup(entry, "l1")
+        pinned = await self.find_pin(call)
+        if pinned is not None:
+            return pinned
         fence = runtime.fences.open(call.key, call.all_groups)
         try:
             lookup = await runtime.reads.read(call, fence)
         finally:
             runtime.fences.close(fence)
         self.count(call.key, call.counters, lookup)
+        return lookup
+
+    async def find_pin(self, call: Call) -> Lookup | None:
+        """Return the pinned answer of a call that L1 has not answered, and count the hit; None if there is no pin."""
+        runtime = self.open_runtime()
+        if runtime is None or not self.pins.may_answer(call.key, self.now()):
+            return None
+        lookup = await runtime.pins.find(call)
+        if lookup is not None:
+            self.count(call.key, call.counters, lookup)
         return lookup
 
     async def find_many(self, calls: Sequence[Call]) -> list[Lookup]:
@@ -275,7 +291,7 @@ def _count_lookup(counters: TierCounters, lookup: Lookup) -> None:
         if source == "l2":
             counters.l2_hits += 1
         else:
-            counters.l1_hits += 1  # Stale, from memory.
+            counters.l1_hits += 1  # Stale or pinned, from memory.
         counters.saved_micros += entry.cost_micros
     else:
         counters.misses += 1

@@ -14,6 +14,7 @@ from ..identity import KeepsIdentity
 from ..tiers.keys.key import LlmKey
 from ..tiers.llm.result import LlmResponse, LlmResult
 from ..tiers.llm.tier import LlmLoader, LlmTier
+from ..tiers.pinning import Pin
 from ..ttl import Ttl
 from .cached import SyncCached, decorate_plain
 from .face import SyncFace
@@ -161,6 +162,22 @@ class SyncLlmTier(KeepsIdentity):
     def explain(self, params: Mapping[str, Any] | LlmKey | str) -> Explanation:
         """Return where the answer to ``params`` is, as ``LlmTier.explain``."""
         return self._scoped.run(partial(self._tier.explain, params))
+
+    def pin(
+        self,
+        params: Mapping[str, Any] | LlmKey,
+        response: str | LlmResponse | Sequence[Mapping[str, Any]],
+    ) -> str:
+        """Give ``params`` an approved answer, which wins over the model and the cache, as ``LlmTier.pin``."""
+        return self._face.run(partial(self._tier.pin, params, response))
+
+    def unpin(self, params: Mapping[str, Any] | LlmKey | str) -> bool:
+        """Remove the pin of ``params``; return whether there was one, as ``LlmTier.unpin``."""
+        return self._face.run(partial(self._tier.unpin, params))
+
+    def pins(self) -> list[Pin]:
+        """Return the pins of the tier, as ``LlmTier.pins``."""
+        return self._face.run(self._tier.pins)
 
     def clear(self) -> int:
         """Remove every entry of the tier; return how many there were, as ``LlmTier.clear``."""

@@ -12,6 +12,7 @@ from ..engine.operations.batch_loader import BATCH_SIZE, BATCH_WINDOW, BatchFunc
 from ..engine.operations.explain import Explanation
 from ..identity import KeepsIdentity
 from ..tiers.keys.key import ToolKey
+from ..tiers.pinning import Pin
 from ..tiers.tool.key import ABSENT
 from ..tiers.tool.loader import T, ToolLoader
 from ..tiers.tool.policies import ToolPolicy
@@ -223,6 +224,32 @@ class SyncToolTier(KeepsIdentity):
     def invalidate_by_tool(self, tool: str, *, sweep: bool = False) -> int:
         """Remove every result of ``tool``; return how many, as ``ToolTier.invalidate_by_tool``."""
         return self._face.run(partial(self._tier.invalidate_by_tool, tool, sweep=sweep))
+
+    @overload
+    def pin(self, tool: ToolKey, value: Storable, /, *, cost: float | None = None) -> str: ...
+
+    @overload
+    def pin(self, tool: str, args: Any, value: Storable, *, cost: float | None = None) -> str: ...
+
+    def pin(self, tool: str | ToolKey, args: Any, value: Any = ABSENT, *, cost: float | None = None) -> str:
+        """Give a call an approved result, which wins over the tool and the cache, as ``ToolTier.pin``."""
+        key: str = self._face.run(partial(self._any_tier.pin, tool, args, value, cost=cost))
+        return key
+
+    @overload
+    def unpin(self, tool: ToolKey, /) -> bool: ...
+
+    @overload
+    def unpin(self, tool: str, args: Any) -> bool: ...
+
+    def unpin(self, tool: str | ToolKey, args: Any = ABSENT) -> bool:
+        """Remove the pin of a call; return whether there was one, as ``ToolTier.unpin``."""
+        existed: bool = self._face.run(partial(self._any_tier.unpin, tool, args))
+        return existed
+
+    def pins(self) -> list[Pin]:
+        """Return the pins of the tier, as ``ToolTier.pins``."""
+        return self._face.run(self._tier.pins)
 
     def set_policy(self, tool: str, policy: ToolPolicy) -> None:
         """Give the results of ``tool`` a lifetime of their own, as ``ToolTier.set_policy``."""

@@ -37,7 +37,7 @@ class Result(Struct, frozen=True, eq=False):
 
     Attributes:
         key: The key in Valkey.
-        source: "l1", "l2", "loader" or "stale"; None for a miss.
+        source: "l1", "l2", "loader", "stale" or "pin"; None for a miss.
         coalesced: Whether the answer came from a load that another caller had started.
         degraded: Whether Valkey was unavailable for this lookup.
     """

@@ -17,6 +17,7 @@ from tiercache.engine.level2.announcement import Announcement, Pong, Received, T
 from tiercache.engine.level2.level2 import Position
 from tiercache.engine.memory.l1 import L1
 from tiercache.engine.memory.memory import Memory
+from tiercache.engine.memory.pins import PinTable
 from tiercache.log import CacheLog
 from tiercache.options import CoherenceOptions, L1Options, ResilienceOptions
 
@@ -33,7 +34,9 @@ class Decided:
 
     def __init__(self) -> None:
         self.l1 = L1(L1Options(max_entries=100, max_bytes=10_000), max_staleness=3)
-        memory = Memory(self.l1, ResilienceOptions(), lambda: 0.0, HookCalls(HookRegistry(), CacheLog("test")))
+        self.pins = PinTable(self.l1, "test", is_shared=True)
+        hooks = HookCalls(HookRegistry(), CacheLog("test"))
+        memory = Memory(self.l1, self.pins, ResilienceOptions(), lambda: 0.0, hooks)
         self.fences = memory.fences
         self.leases = Leases(None, origin="me", ttl=1)  # type: ignore[arg-type]
         self.policies_changed_count = 0

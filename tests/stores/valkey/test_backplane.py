@@ -165,6 +165,7 @@ def test_backplane_names_are_stable() -> None:
         "test:session:",
         "test:__tc:kv:",
         "test:__tc:kvs:",
+        "test:__tc:pin:",
         "test:__tool_policies",
         "__betterdb:heartbeat:test",
     )

@@ -48,6 +48,7 @@ from ...options import CoherenceOptions
 from ..level2.announcement import Announcement, Event, Pong, Received, TrackedChange, Unreadable
 from ..level2.level2 import Position
 from ..memory.memory import Memory
+from ..memory.pins import PINS
 from .leases import Leases
 
 __all__ = ["Coherence", "PolicyReader"]
@@ -96,6 +97,7 @@ class Coherence:
         log: CacheLog,
     ) -> None:
         self._l1 = memory.l1
+        self._pins = memory.pins
         self._fences = memory.fences
         self._leases = leases
         self._policies = policies
@@ -160,7 +162,8 @@ class Coherence:
         """Drop the entries of a change from L1; return the kind, the name and the count of each, for the hooks."""
         # A tracking message may have reported the same key before, or will: the first of the two finds the entry.
         keys = [("key", key, 1) for key in announcement.keys if self._l1.drop(key)]
-        return keys + [(group.kind, group.value, self._l1.drop_group(group)) for group in announcement.groups]
+        groups = [group for group in announcement.groups if group != PINS]
+        return keys + [(group.kind, group.value, self._l1.drop_group(group)) for group in groups]
 
     def follow(self, announcement: Announcement) -> None:
         """Apply a change that another runtime has made: of another process, or of the other face of this process."""
@@ -169,6 +172,8 @@ class Coherence:
         for group in announcement.groups:
             self._fences.break_group(group)
             self._l1.drop_group(group)
+            if group == PINS:
+                self._pins.doubt()
         for group in announcement.overtaken:
             self._fences.break_group(group)
         for key in announcement.awaited_leases:
@@ -182,6 +187,10 @@ class Coherence:
         self._fences.break_key(key)
         was_in_l1 = self._l1.drop(key)
         self._leases.wake(key)
+        pinned = self._pins.note(key)
+        if pinned is not None:
+            # L1 no longer has the entry of the pin. A read in progress must not bring it back.
+            self._fences.break_key(pinned)
         return was_in_l1
 
     def _check_number(self, number: int) -> None:

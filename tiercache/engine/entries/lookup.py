@@ -8,7 +8,7 @@ from .entry import Entry
 
 __all__ = ["Lookup", "Source"]
 
-Source: TypeAlias = Literal["l1", "l2", "loader", "stale"]
+Source: TypeAlias = Literal["l1", "l2", "loader", "stale", "pin"]
 
 
 class Lookup(NamedTuple):

@@ -15,7 +15,7 @@ class HitEvent:
     Attributes:
         tier: "llm", "tool", "session", or the name of a kv tier.
         key: The key in Valkey.
-        source: "l1", "l2", or "stale" for an entry that Valkey could not confirm.
+        source: "l1", "l2", "pin" for a pinned answer, or "stale" for an entry that Valkey could not confirm.
         age: Seconds since the store, or None if the time of the store is not known.
         cost: Dollars that the hit saved, or None if the cost of the entry is not known.
         model: The model of an llm entry, else None.
@@ -24,7 +24,7 @@ class HitEvent:
 
     tier: str
     key: str
-    source: Literal["l1", "l2", "stale"]
+    source: Literal["l1", "l2", "stale", "pin"]
     age: float | None = None
     cost: float | None = None
     model: str | None = None

@@ -11,7 +11,7 @@ The contract:
 - ``get`` returns an entry that is present, before its deadline and trusted, and makes the entry the most recently used.
   An untrusted entry stays: a later PONG may restore trust.
 - ``put`` replaces, and evicts until both bounds hold. An entry that is larger than ``max_bytes`` is not kept, and
-  neither is the entry that it replaces.
+  neither is the entry that it replaces. The entry of a pinned key is not kept either.
 - ``drop`` and ``drop_group`` remove at once.
 
 Each entry holds its deadline, and ``get`` checks the deadline: ``cachetools.TTLCache`` expires eagerly, which costs
@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from functools import partial
 
 from cachetools import Cache
@@ -90,6 +90,8 @@ class L1:
         max_entries, max_bytes: The bounds.
         trusted_until: Monotonic second until which every entry is trusted.
         distrusted_count: Times that all entries were dropped because a change may have been missed.
+        doubted_count: Times that all entries were dropped, and a change may not have arrived here.
+        pinned: The keys that have a pin, which ``memory.pins`` serves.
         heard_count: Changes by other processes that these entries have followed. Both counts begin with the cache, and
             go on when it starts again on another event loop.
     """
@@ -101,6 +103,8 @@ class L1:
         self.trusted_until = -math.inf
         self.distrusted_count = 0
         self.heard_count = 0
+        self.doubted_count = 0
+        self.pinned: Container[str] = ()
         self._lru = _Lru(options.max_entries)
         # As it is, and as lookups use it: see ``settle_first``.
         self._entry_of: Callable[[str], Entry | None] = self._lru.order.get
@@ -164,10 +168,10 @@ class L1:
         return self._find(key)
 
     def put(self, key: str, entry: Entry) -> bool:
-        """Keep ``entry``; return False if ``entry`` is too large to keep."""
+        """Keep ``entry``; return False if ``entry`` is too large to keep, or its key is pinned."""
         lru = self._lru
-        if entry.size_bytes > self.max_bytes:
-            # The older value must go although the newer value is too large: readers must not find the older value.
+        if entry.size_bytes > self.max_bytes or key in self.pinned:
+            # The older value must go although the newer value is not kept: readers must not find the older value.
             self.drop(key)
             return False
         # The old entry goes first: if its bytes still counted beside the new bytes, ``put`` could evict a neighbour
@@ -226,10 +230,15 @@ class L1:
         order = self._lru.order
         return [key for key in self._keys_of(group) if now < order[key].deadline]
 
-    def clear(self) -> int:
-        """Remove all entries; return their count."""
+    def clear(self, *, may_lack_changes: bool = True) -> int:
+        """Remove all entries; return their count.
+
+        Args:
+            may_lack_changes: Whether changes of other processes may not have arrived here.
+        """
         count = len(self._lru)
         self._lru.clear()
+        self.doubted_count += may_lack_changes
         return count
 
     @property

@@ -11,20 +11,24 @@ from .flights import Flights
 from .key_locks import KeyLocks
 from .l1 import L1
 from .load_limits import LoadLimits
+from .pins import PinTable
 
 __all__ = ["Memory"]
 
 
 class Memory:
-    """The state of one runtime in this process. L1 outlives the runtime; the other parts end with the runtime.
+    """The state of one runtime in this process. L1 and the pins outlive the runtime; the other parts end with it.
 
     Args:
         now: The monotonic clock, in seconds.
         hooks: The calls of the hooks of this face.
     """
 
-    def __init__(self, l1: L1, options: ResilienceOptions, now: Callable[[], float], hooks: HookCalls) -> None:
+    def __init__(
+        self, l1: L1, pins: PinTable, options: ResilienceOptions, now: Callable[[], float], hooks: HookCalls
+    ) -> None:
         self.l1 = l1
+        self.pins = pins
         self.hooks = hooks
         self.now = now
         self.fences = Fences(now)

@@ -47,7 +47,7 @@ class Explanation:
 
     Attributes:
         key: The key in Valkey.
-        source: The level that would answer a lookup: "l1" or "l2", or None for a miss.
+        source: The level that would answer a lookup: "l1" or "l2"; "pin" for a pinned answer; None for a miss.
         l1: "hit", "absent", "expired", "untrusted" (present, and possibly stale), "off".
         l2: "hit", "absent", "queued" (a write-behind store that Valkey has not acknowledged: lookups find it),
             "leased" (a process is loading it), "orphaned" (a placeholder that no load renews, and that the next load
@@ -61,10 +61,12 @@ class Explanation:
         trusted: Whether this process knows that L1 is current.
         generation: The number of times that this process has dropped all of L1.
         tracked: Whether the server reports changes that other software makes.
+        pinned: Whether the key has a pin, which wins over both levels. ``age`` and the lifetimes are those of the
+            levels beneath.
     """
 
     key: str
-    source: Literal["l1", "l2"] | None
+    source: Literal["l1", "l2", "pin"] | None
     l1: L1State
     l2: L2State
     age: float | None
@@ -76,9 +78,12 @@ class Explanation:
     trusted: bool
     generation: int
     tracked: bool
+    pinned: bool = False
 
     def __str__(self) -> str:
         outcome = "would miss" if self.source is None else f"would be answered from {self.source}"
+        if self.pinned:
+            outcome = "is pinned, and would be answered by its pin"
         return f"{self.key} {outcome}: {_L1_TEXTS[self.l1]}; {_L2_TEXTS[self.l2]}."
 
 
@@ -97,14 +102,18 @@ class Inspection:
         """
         runtime, key = self._runtime, self._call.key
         in_l2, l2_ttl, placeholder = await self._look_into_l2()
+        pinned = await runtime.pins.find(self._call) is not None
         # No await from here on: the rest describes one moment of this process.
         now, l2 = runtime.now(), runtime.l2
         entry = runtime.l1.peek(key)
         in_l1 = self._l1_state(now)
         holder = None if placeholder is None else holder_of(placeholder)
+        level: Literal["l1", "l2"] | None = "l2" if in_l2 == "hit" else None
+        if in_l1 == "hit" or in_l2 == "queued":
+            level = "l1"
         return Explanation(
             key=key,
-            source="l1" if in_l1 == "hit" or in_l2 == "queued" else "l2" if in_l2 == "hit" else None,
+            source="pin" if pinned else level,
             l1=in_l1,
             l2=in_l2,
             age=None if entry is None or entry.stored_at == -math.inf else max(0.0, now - entry.stored_at),
@@ -116,6 +125,7 @@ class Inspection:
             trusted=now < runtime.l1.trusted_until,
             generation=runtime.l1.distrusted_count,
             tracked=l2.is_tracking,
+            pinned=pinned,
         )
 
     async def _look_into_l2(self) -> tuple[L2State, float | None, bytes | None]:

@@ -1,14 +1,15 @@
 """``get_or_load``: whether a caller hits L1, joins a flight, starts a load, or loads for itself alone.
 
-There are five cases, in this order:
+There are six cases, in this order:
 
 1. The mode is not "use": "only_cached" looks up, "bypass" loads privately, "refresh" and "store_only" start a load.
 2. L1 has the entry: return the entry.
-3. No flight of the key is joinable: start a load in a task of its own, and wait for the load.
-4. The flight waits for the caller's own load: load privately, store nothing. Waiting for the flight would never end.
-5. Otherwise wait for the flight.
+3. The key is pinned: return the pinned answer, also while a load of the key runs.
+4. No flight of the key is joinable: start a load in a task of its own, and wait for the load.
+5. The flight waits for the caller's own load: load privately, store nothing. Waiting for the flight would never end.
+6. Otherwise wait for the flight.
 
-A call with tags hits L1 only if the entry is known to have all of them. If cases 3 to 5 find a cached entry,
+A call with tags hits L1 only if the entry is known to have all of them. If cases 4 to 6 find a cached entry,
 ``Tagging`` adds the missing tags; if that fails, the call loads as in mode "refresh".
 """
 
@@ -52,7 +53,7 @@ class Loads:
         runtime = engine.open_runtime() or await engine.open()
         if mode == "only_cached":
             lookup = await engine.find(call)
-            return lookup if await Tagging(runtime, call).holds(lookup) else MISS
+            return lookup if lookup.source == "pin" or await Tagging(runtime, call).holds(lookup) else MISS
         if mode == "bypass":
             return await self._kind(runtime, call).run_privately(function)
         if mode != "use":
@@ -60,6 +61,9 @@ class Loads:
         entry = engine.hit_for(call)
         if entry is not None:
             return Lookup(entry, "l1")
+        pinned = await engine.find_pin(call)
+        if pinned is not None:
+            return pinned
         try:
             lookup = await self._kind(runtime, call).join_or_start(function)
             if call.tags and not await Tagging(runtime, call).holds(lookup):
@@ -106,11 +110,11 @@ class Loads:
         """Return the flight that a caller may simply wait for, or None if there is more to decide.
 
         There is more to decide where the caller is itself a loader: the flight may wait for the caller, or need the
-        caller's slot.
+        caller's slot. And where the key may be pinned: the pin wins over the load.
         """
         engine = self._engine
         runtime = engine.open_runtime()
-        if runtime is None or engine.tracer is not None:
+        if runtime is None or engine.tracer is not None or engine.pins.may_answer(key, engine.now()):
             return None
         flight = runtime.flights.joinable(key)
         if flight is None or CURRENT_FLIGHT.get() is not None or runtime.load_limits.is_lending:

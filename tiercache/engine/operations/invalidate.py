@@ -18,6 +18,7 @@ from ..level2.breaker import GuardedLevel2
 from ..level2.queued_write import OnDone, ignore_outcome
 from ..level2.write_pipe import WritePipe
 from ..level2.writes import Announce, Command, Delete
+from ..memory.pins import PINS
 from ..runtime.l2 import L2
 from ..runtime.no_l2 import NoL2
 from ..runtime.runtime import Runtime
@@ -125,7 +126,7 @@ class Invalidations:
         """
         runtime = await self._engine.open()
         count = await self._remove_group(entries, runtime, sweep=sweep)
-        if not entries.is_state:
+        if not entries.is_state and entries.group != PINS:
             runtime.hooks.invalidate(entries.group.kind, entries.group.value, count)
         return count
 
@@ -137,7 +138,12 @@ class Invalidations:
         announcement = Announcement(groups=(group,), overtaken=overtaken)
 
         async def remove() -> int:
-            return await _GroupRemoval(runtime, l2, entries).run(announcement, sweep=sweep)
+            try:
+                return await _GroupRemoval(runtime, l2, entries).run(announcement, sweep=sweep)
+            finally:
+                if group == PINS:
+                    # A pin that was set during the removal may be there, or gone.
+                    self._engine.pins.doubt()
 
         repeat = None if entries.is_state else remove
         change = GroupChange(runtime, group, overtakes=overtakes, repeat=repeat, covers_everything=entries.is_tag)

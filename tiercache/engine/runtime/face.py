@@ -46,6 +46,7 @@ from ..level2.announcement import Announcement
 from ..memory.fences import Fence, Fences
 from ..memory.flights import WaitNode
 from ..memory.l1 import L1
+from ..memory.pins import PinTable
 from .l2 import L2
 from .no_l2 import NoL2
 
@@ -78,10 +79,12 @@ class Face:
 
     Attributes:
         l1: The process memory of this face.
+        pins: The pins as this face knows them.
     """
 
-    def __init__(self, l1: L1, runtime_of: Callable[[], FaceRuntime | None]) -> None:
+    def __init__(self, l1: L1, pins: PinTable, runtime_of: Callable[[], FaceRuntime | None]) -> None:
         self.l1 = l1
+        self.pins = pins
         self._runtime_of = runtime_of
         self._other: Face | None = None
         self._queue: deque[Announcement] = deque()

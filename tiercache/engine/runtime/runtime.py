@@ -23,6 +23,7 @@ from .l2 import L2, Connect, Service
 from .loop_end import end_with_loop
 from .no_l2 import NO_L2, NoL2
 from .options import EngineOptions
+from .pin_reads import PinReads
 from .reads import Reads
 
 __all__ = ["Runtime", "Server"]
@@ -58,6 +59,7 @@ class Runtime:
         breaker: Decides whether lookups ask Valkey.
         l2: Valkey, and the parts that keep L1 coherent with it. ``NO_L2`` without a server, and until ``open``.
         reads: Lookups in ``l2``.
+        pins: Lookups in the pins.
         now: The monotonic clock, in seconds.
     """
 
@@ -81,7 +83,7 @@ class Runtime:
         self.l1 = face.l1
         self.hooks = hooks
         hooks.start()
-        self._memory = memory = Memory(face.l1, options.resilience, clock.monotonic, hooks)
+        self._memory = memory = Memory(face.l1, face.pins, options.resilience, clock.monotonic, hooks)
         self.fences = memory.fences
         self.fences.obey(face.is_barred_elsewhere)
         self.flights = memory.flights
@@ -91,6 +93,7 @@ class Runtime:
         self._server = server
         self._options = options
         self._set_l2(NO_L2)
+        self.pins = PinReads(face.pins, None, clock, self.breaker, log)
         self._running: list[asyncio.Task[None]] = []
         self._loading: dict[asyncio.Task[None], Flight] = {}
         self._opening: asyncio.Task[None] | None = None
@@ -153,10 +156,13 @@ class Runtime:
     async def _open_l2(self, server: Server) -> L2:
         level2, origin = await L2.connect(server.connect, self.breaker)
         l2 = L2(level2, origin, self._memory, server.service, self._options, self.log)
+        self.pins = PinReads(self.face.pins, level2, self.clock, self.breaker, self.log)
         try:
             await self._prepare(level2, server.service)
             if not self.breaker.is_open:
                 await l2.listener.open()
+                # Once subscribed: a later change of a pin arrives here.
+                await self.pins.open()
         except BaseException:
             # A write that turns tracking on may be in flight, and the cache may be registered already.
             await l2.drain(0.0)
@@ -168,6 +174,7 @@ class Runtime:
             self.loop.create_task(keep_running("listener", l2.listener.run, self.log), name="tiercache-listen"),
             self.loop.create_task(keep_running("service", serve, self.log), name="tiercache-service"),
             self.loop.create_task(keep_running("probe", probe.run, self.log), name="tiercache-probe"),
+            self.loop.create_task(keep_running("pins", self.pins.run, self.log), name="tiercache-pins"),
         ]
         return l2
 
@@ -265,6 +272,7 @@ class Runtime:
         for running in self._running:
             running.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
+        await self.pins.aclose()
         if self._server is not None and isinstance(self.l2, L2):
             await self._leave(self._server, self.l2.level2)
         self.is_open = False

@@ -22,10 +22,10 @@ from ...ttl import Ttl
 from ..keys.key import LlmKey, is_unchanged
 from ..values.unstorable import own_copy
 from ..values.wire import MOST_DOLLARS
-from .cached import CachingTier
 from .codec import LlmCodec
 from .entry import LlmEntry, encode, joined_text
 from .key import LlmKeys
+from .pinned import PinningTier
 from .result import LlmResponse, LlmResult, check_blocks, check_tokens, has_counts
 
 __all__ = ["LlmLoader", "LlmTier"]
@@ -37,7 +37,7 @@ _PlainLoader: TypeAlias = Callable[[], _Answer | Awaitable[_Answer]]
 LlmLoader: TypeAlias = _PlainLoader | Callable[[P], _Answer | Awaitable[_Answer]]
 
 
-class LlmTier(CachingTier):
+class LlmTier(PinningTier):
     """``cache.llm``: answers of language models, by the parameters of the request.
 
     ``params`` are a mapping with ``model`` and ``messages``, as chat-completions APIs take them. Every method that

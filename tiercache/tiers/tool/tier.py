@@ -20,9 +20,10 @@ from ...indexes.names import index_of
 from ...ttl import Ttl
 from ..keys.key import ToolKey, is_unchanged
 from ..values.json_types import Storable
-from .cached import CachingTier, check_cost
+from .cached import check_cost
 from .key import ABSENT, check_tool, shifted
 from .loader import T, ToolLoader, keywords_for
+from .pinned import PinningTier
 from .policies import ToolPolicies, ToolPolicy
 from .result import ToolResult
 
@@ -32,7 +33,7 @@ __all__ = ["ToolTier"]
 _Request: TypeAlias = tuple[str | ToolKey, Any, float | None]
 
 
-class ToolTier(CachingTier):
+class ToolTier(PinningTier):
     """``cache.tool``: results of tool calls, by the name of the tool and its arguments.
 
     ``tool`` is the name of a tool: not empty, without ``:``. ``args`` are the keyword arguments of the call: a JSON
