@@ -14,7 +14,7 @@ from tests.docs.pages import DOCS
 from tests.every_operation import LOADS, OPERATIONS
 from tests.seams import internals, set_intervals
 from tests.support import until
-from tiercache import AgentCache, L2CommandError
+from tiercache import AgentCache, L2CommandError, SessionOptions
 from tiercache.embedded import EmbeddedValkey
 
 NAME = "agents"
@@ -82,11 +82,14 @@ async def test_rights_of_the_docs_are_enough_for_every_operation(
     # Entries that another library wrote, so that scans and the completion of indexes have work.
     plain.set("agents:session:theirs:f", "x")
     plain.set("agents:llm:theirs", '{"response":"x","model":"m","storedAt":1}')
-    async with AgentCache.from_url(user_without(plain, rights_server), name=NAME) as cache:
+    options = {"session": SessionOptions(exact_active=True)}
+    async with AgentCache.from_url(user_without(plain, rights_server), name=NAME, **options) as cache:
         outcomes = await run_all(cache)
         assert not [name for name, outcome in outcomes.items() if isinstance(outcome, Exception)]
         await until(lambda: plain.hget("agents:__stats", "tool:misses"))
         assert (await cache.kv.explain("k")).tracked
+        await cache.session.set("t", "f", "x")
+        await until(lambda: plain.exists("agents:__tc:active"))
     assert refusals(plain) == []
 
 

@@ -21,7 +21,7 @@ from .errors import UsageError
 from .indexes.foreign_writes import ForeignWrites
 from .indexes.reindex import Reindex
 from .monitor.discovery import Discovery
-from .monitor.service import MonitorService
+from .monitor.service import Job, MonitorService
 from .options import (
     CoherenceOptions,
     DiscoveryOptions,
@@ -60,6 +60,7 @@ from .tiers.llm.key import LlmKeys
 from .tiers.llm.tier import LlmTier
 from .tiers.session.active import ActiveThreads
 from .tiers.session.entry import SessionCodec
+from .tiers.session.exact_active import ExactActive
 from .tiers.session.tier import SessionTier
 from .tiers.stored import StoredEntries
 from .tiers.tool.entry import ToolCodec, shared_tool
@@ -106,11 +107,15 @@ class Assembly:
         self.reindex = Reindex(name, StoredEntries(self._model_of), self.log)
         listed = checked(settings.discovery, "discovery", DiscoveryOptions).enabled
         self._discovery = Discovery(name, self._describe, self.log) if listed and self._has_l2 else None
+        self._active = ActiveThreads()
+        self._jobs: dict[str, Job] = {}
+        if self._has_l2 and session_options(settings.session).exact_active:
+            exact = ExactActive(self._active, name, settings.clock.monotonic)
+            self._jobs["active threads"] = exact.send
         self.engine = self._new_engine(telemetry, run_plain)
         self.tool = self._new_tool_tier()
         self.llm = self._new_llm_tier()
         self.exchanges = self._new_exchanges()
-        self._active = ActiveThreads()
         session_rules = self._session_rules = self._new_session_rules()
         in_memory = not self._has_l2
         self.checkpoints = CheckpointTier(self.engine, session_rules, name, in_memory=in_memory)
@@ -167,7 +172,8 @@ class Assembly:
             return ValkeyLevel2(used, timeout=self._resilience.l2_timeout, name=self._name, origin=origin)
 
         indexes = self.reindex, ForeignWrites(self._name, self.reindex, self.log)
-        service = MonitorService(self.shared.statistics, self._tool_policies, indexes, self._discovery, self.log)
+        given = self.shared.statistics, self._tool_policies, indexes, self._discovery, self.log
+        service = MonitorService(*given, self._jobs)
         return Server(connect, service)
 
     async def open(self) -> None:

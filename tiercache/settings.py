@@ -94,7 +94,8 @@ def session_options(options: SessionOptions | TierOptions | None) -> SessionOpti
                 "compress_above, share, ignore and key"
             )
         # Options that a session takes too are taken from a TierOptions.
-        return SessionOptions(**{name: getattr(options, name) for name in _fields(SessionOptions)})
+        common = set(_fields(SessionOptions)) & set(_fields(TierOptions))
+        return SessionOptions(**{name: getattr(options, name) for name in common})
     return checked(options, "session", SessionOptions)
 
 

@@ -143,7 +143,13 @@ class SessionOptions(_EntryOptions):
     restarts. ``max_value_bytes`` bounds the values that are written; sessions read values of any size.
 
     The same options apply to checkpoints, the states of graphs: a thread lives for ``ttl`` after its last write.
+
+    Args:
+        exact_active: Whether Valkey counts the active threads of all processes, for ``SessionTier.active_count`` and
+            the gauge. One command a second for each process. Otherwise each process counts the threads that it uses.
     """
+
+    exact_active: bool = field(default=False, kw_only=True)
 
 
 def _names(value: object) -> tuple[str, ...]:

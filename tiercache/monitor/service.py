@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from functools import partial
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias
 
 from ..engine.level2.breaker import GuardedLevel2
 from ..errors import TierCacheError, UsageError
@@ -24,7 +24,7 @@ from ..supervision import attempt
 from .discovery import Discovery
 from .statistics import StatsHash
 
-__all__ = ["MonitorService"]
+__all__ = ["Job", "MonitorService"]
 
 _SEND_SECONDS: Final = 1.0
 _BEAT_SECONDS: Final = 30.0
@@ -34,6 +34,10 @@ _GATHER_SECONDS: Final = 0.02
 # process is a change of it.
 _JITTER_SECONDS: Final = 0.1
 _RESTORE_SECONDS: Final = 1.0
+
+
+# A job of the background worker. It may raise TierCacheError.
+Job: TypeAlias = Callable[[GuardedLevel2], Awaitable[object]]
 
 
 class Policies(Protocol):
@@ -60,6 +64,7 @@ class MonitorService:
         indexes: Completes the indexes, and looks for entries that other software has written.
         discovery: The registration. None leaves the cache unregistered, and the indexes unchanged.
         log: The cache's log.
+        jobs: Further jobs of each round, by name.
 
     Attributes:
         watched_keys: The keys of the tool policies and of the heartbeat.
@@ -72,12 +77,14 @@ class MonitorService:
         indexes: tuple[Reindex, ForeignWrites],
         discovery: Discovery | None,
         log: CacheLog,
+        jobs: Mapping[str, Job],
     ) -> None:
         self._statistics = statistics
         self._policies = policies
         self._reindex, self._foreign_writes = indexes
         self._discovery = discovery
         self._log = log
+        self._jobs = jobs
         self._registered = False
         # The next registration must look for entries that may be in no index: the last one found that all keys were
         # removed, or a defect ended the completion of the indexes.
@@ -154,6 +161,7 @@ class MonitorService:
                 # The increments stay in this process until Valkey is back, because unanswered increments are lost.
                 continue
             await self._attempt("statistics", self._statistics.send, level2)
+            await self._do_jobs(level2)
             await self._attempt("look for foreign writes", self._look, level2)
             # A registration that failed during an outage is repeated as soon as Valkey is back.
             if loop.time() >= self._beat_at or (self._discovery is not None and not self._registered):
@@ -203,6 +211,16 @@ class MonitorService:
         self._registered = await self._discovery.beat(level2)
         if self._registered:
             await self._check_indexes(level2, self._discovery.found, is_first=is_first)
+
+    async def _do_jobs(self, level2: GuardedLevel2) -> None:
+        for name, job in self._jobs.items():
+            await self._attempt(name, partial(self._do_job, name, job), level2)
+
+    async def _do_job(self, name: str, job: Job, level2: GuardedLevel2) -> None:
+        try:
+            await job(level2)
+        except TierCacheError as error:
+            self._log.debug("the job %r failed, the next round tries again: %s", name, error)
 
     async def _look(self, level2: GuardedLevel2) -> None:
         try:
@@ -265,5 +283,6 @@ class MonitorService:
     async def close(self, level2: GuardedLevel2) -> None:
         """Send the remaining increments and leave the registry."""
         await self._attempt("statistics", self._statistics.send, level2)
+        await self._do_jobs(level2)
         if self._discovery is not None:
             await self._discovery.leave(level2)

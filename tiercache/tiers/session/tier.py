@@ -88,7 +88,9 @@ class SessionTier(KeepsIdentity):
     def active_count(self) -> int:
         """Number of threads that this process has used and whose fields, as far as it knows, have not ended since.
 
-        At most 10,000. A thread whose fields have no end counts for an hour after its last use.
+        At most 10,000. A thread whose fields have no end counts for an hour after its last use. With
+        ``SessionOptions.exact_active``: the number of such threads of all processes, as Valkey has counted them within
+        the last ten seconds.
         """
         return self._active.count(self._engine.now())
 
@@ -135,6 +137,7 @@ class SessionTier(KeepsIdentity):
         with self._operation("session.delete", key) as operation:
             existed = await self._store.delete(key)
             operation.set("deleted_count", int(existed))
+        self._active.changed(key.thread.id)
         self._hooks.invalidate("key", key.key, int(existed))
         return existed
 
