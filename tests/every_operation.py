@@ -28,6 +28,13 @@ async def _guarded(guard: Any) -> None:
         pass
 
 
+async def _scoped(cache: AgentCache) -> None:
+    with cache.calls(scope="alice"):
+        await cache.kv.set("k", 1, tags=["tag"])
+        await cache.kv.get("absent")
+        await cache.kv.delete("k")
+
+
 async def _shared_stream(cache: AgentCache) -> None:
     """Stream an answer to two callers, the second of which reads it as a process does that waits for the lease."""
     exchanges = exchanges_of(cache)
@@ -89,6 +96,7 @@ OPERATIONS: dict[str, Operation] = {
     "kv.invalidates": lambda cache: _guarded(cache.kv.invalidates("k")),
     "kv.delete": lambda cache: cache.kv.delete("k"),
     "kv.delete_many": lambda cache: cache.kv.delete_many(["k", "l"]),
+    "kv in a scope": _scoped,
     "llm.store": lambda cache: cache.llm.store(HELLO, "x", tags=["tag"]),
     "llm.store_multipart": lambda cache: cache.llm.store_multipart(HELLO, [{"type": "text", "text": "x"}]),
     "llm.check": lambda cache: cache.llm.check({**HELLO, "seed": 2}),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
+from contextvars import ContextVar
 from typing import Any, Literal, TypedDict, assert_type
 
-from tiercache import MISS, AgentCache, KvResult, LlmResponse, LlmResult, ToolResult
+from tiercache import MISS, AgentCache, KvResult, LlmResponse, LlmResult, TierOptions, ToolResult
 
 Mode = Literal["use", "only_cached"]
 
@@ -36,6 +37,13 @@ class Searcher:
     @cache.memoize
     async def static(number: int) -> int:
         return number
+
+
+def scoped(cache: AgentCache, tenant: ContextVar[str]) -> None:
+    with cache.calls(scope=tenant.get), cache.sync.calls(scope="acme"):
+        cache.tier("named", TierOptions(scope=tenant.get))
+        cache.memoize(scope=lambda: "acme")
+        cache.sync.tool.cached("t", scope=tenant.get)
 
 
 async def decorated(cache: AgentCache) -> None:
