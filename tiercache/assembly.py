@@ -297,6 +297,8 @@ class Assembly:
             jitter=of_tier.jitter,
             lease=of_tier.lease and self._has_l2,
             finish_abandoned=finish_abandoned if options.on_abandon is None else options.on_abandon == "finish",
+            # Other than a whole answer, a stream that no reader wants costs until it ends.
+            streams_finish=options.on_abandon == "finish",
             groups_of=groups_of,
             store_when=of_tier.store_when,
             admit=of_tier.admit,

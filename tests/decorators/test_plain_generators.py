@@ -1,4 +1,4 @@
-"""Plain generators that ``cache.sync`` decorates, and generators that are tools."""
+"""Plain generators that ``cache.sync`` decorates, and generators that are tools or call models."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.support import MakeCache
-from tiercache import AgentCache, ResilienceOptions, UsageError
+from tests.support import MakeCache, until
+from tiercache import AgentCache, LlmOptions, ResilienceOptions, UsageError
 
 
 class Counter:
@@ -215,6 +215,18 @@ async def test_generator_that_is_a_tool_has_the_entry_of_the_tool(cache: AgentCa
     assert not await search.is_cached("b")
 
 
+@pytest.mark.parametrize(("pinned", "items"), [(["a", "b"], ["a", "b"]), ({"a": 1}, [{"a": 1}])])
+async def test_pinned_result_of_a_tool_wins_over_its_generator(cache: AgentCache, pinned: Any, items: Any) -> None:
+    @cache.tool.cached("search")
+    async def search(text: str) -> AsyncIterator[Any]:
+        yield "made"
+
+    assert [item async for item in search("a")] == ["made"]
+    await cache.tool.pin("search", {"text": "a"}, pinned)
+    for _ in range(2):
+        assert [item async for item in search("a")] == items
+
+
 def test_plain_generator_that_is_a_tool_has_the_entry_of_the_tool(plain_cache: AgentCache) -> None:
     @plain_cache.sync.tool.cached(ttl=60)
     def search(text: str) -> Iterator[str]:
@@ -232,15 +244,92 @@ async def test_generator_of_the_other_face_is_refused_at_its_decoration(memory: 
     async def items() -> Any:
         yield 1
 
-    for decorate in (memory.memoize, memory.tool.cached):
-        with pytest.raises(UsageError, match=r"is not async: cache\.sync\.(memoize|tool\.cached)"):
+    for decorate in (memory.memoize, memory.tool.cached, memory.llm.cached):
+        with pytest.raises(UsageError, match=r"is not async: cache\.sync\.(memoize|(tool|llm)\.cached)"):
             decorate(plain)
-    for decorate in (memory.sync.memoize, memory.sync.tool.cached):
+    for decorate in (memory.sync.memoize, memory.sync.tool.cached, memory.sync.llm.cached):
         with pytest.raises(UsageError, match=r"without cache\.sync"):
             decorate(items)
-    for decorate in (memory.memoize_many, memory.llm.cached):
-        with pytest.raises(UsageError, match="is a generator"):
-            decorate(items)
-    for decorate in (memory.sync.memoize_many, memory.sync.llm.cached):
-        with pytest.raises(UsageError, match="is a generator"):
-            decorate(plain)
+    with pytest.raises(UsageError, match="is a generator"):
+        memory.memoize_many(items)
+    with pytest.raises(UsageError, match="is a generator"):
+        memory.sync.memoize_many(plain)
+
+
+QUESTION = [{"role": "user", "content": "Hi"}]
+
+
+async def test_parts_of_a_model_answer_are_replayed_and_stored_as_one_answer(make_cache: MakeCache) -> None:
+    started = []
+    parts = ["So", "", "fi\n", "a"]
+
+    async def made(model: str, messages: list[dict[str, str]]) -> AsyncIterator[str]:
+        started.append(model)
+        for part in parts:
+            yield part
+
+    for _ in range(2):
+        cache = make_cache(name="test")
+        ask = cache.llm.cached(made)
+        for _ in range(2):
+            assert [part async for part in ask("m", QUESTION)] == parts
+        found = await cache.llm.check({"model": "m", "messages": QUESTION})
+        assert found.response == "Sofi\na"
+        await cache.flush_writes()
+    assert started == ["m"]
+    await ask.set(["Ru", "se"], "m", QUESTION)
+    assert [part async for part in ask("m", QUESTION)] == ["Ru", "se"]
+    await cache.llm.store({"model": "m", "messages": QUESTION}, "Varna")
+    assert [part async for part in ask("m", QUESTION)] == ["Varna"]
+    assert await cache.llm.invalidate_by_model("m") == 1
+    with pytest.raises(UsageError, match="each a str"):
+        await ask.set([5], "m", QUESTION)  # type: ignore[list-item]
+
+
+async def test_parts_that_are_no_text_reach_their_reader_and_are_not_stored(memory: AgentCache) -> None:
+    started = []
+
+    @memory.llm.cached
+    async def ask(model: str, messages: list[dict[str, str]]) -> AsyncIterator[Any]:
+        started.append(model)
+        yield "So"
+        yield 5
+
+    for _ in range(2):
+        assert [part async for part in ask("m", QUESTION)] == ["So", 5]
+    assert started == ["m", "m"]
+    assert memory.local_stats().tiers["llm"].unstorable == 2
+
+
+@pytest.mark.parametrize(("on_abandon", "is_stored"), [(None, False), ("cancel", False), ("finish", True)])
+async def test_model_stream_without_readers_is_finished_only_with_on_abandon_finish(
+    make_cache: MakeCache, on_abandon: Any, is_stored: bool
+) -> None:
+    cache = make_cache(name="test", llm=LlmOptions(on_abandon=on_abandon))
+    ends = []
+
+    @cache.llm.cached
+    async def ask(model: str, messages: list[dict[str, str]]) -> AsyncIterator[str]:
+        try:
+            yield "So"
+            yield "fia"
+            ends.append("end")
+        except GeneratorExit:
+            ends.append("closed")
+            raise
+
+    async for _ in ask("m", QUESTION):
+        break
+    await until(lambda: ends)
+    assert ends == ["end" if is_stored else "closed"]
+    assert await ask.is_cached("m", QUESTION) == is_stored
+
+
+def test_plain_generator_that_calls_a_model_is_replayed(plain_cache: AgentCache) -> None:
+    @plain_cache.sync.llm.cached(ttl=60)
+    def ask(model: str, messages: list[dict[str, str]]) -> Iterator[str]:
+        yield "So"
+        yield "fia"
+
+    assert list(ask("m", QUESTION)) == list(ask("m", QUESTION)) == ["So", "fia"]
+    assert plain_cache.sync.llm.check({"model": "m", "messages": QUESTION}).response == "Sofia"

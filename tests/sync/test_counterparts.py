@@ -101,7 +101,9 @@ def plain(annotation: object) -> str:
     """Return the annotation of a method of the sync face: its decorators decorate plain functions."""
     text = re.sub(r"\bAwaitable\[(R|T|Many)\]", r"\1", str(annotation))
     text = re.sub(r"\bAsyncIterator\b", "Iterator", text)
-    return re.sub(r"\b(Cached(Many|Generator)?\[|ItemIterator\[|MemoizeDecorator|CachedToolDecorator)", r"Sync\1", text)
+    return re.sub(
+        r"\b(Cached(Many|Generator)?\[|ItemIterator\[|MemoizeDecorator|Cached(Tool|Model)Decorator)", r"Sync\1", text
+    )
 
 
 @pytest.mark.parametrize(("kind", "other"), PAIRS.items(), ids=[kind.__name__ for kind in PAIRS])

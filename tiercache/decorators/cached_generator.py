@@ -11,6 +11,7 @@ import functools
 import inspect
 import math
 from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
@@ -55,6 +56,7 @@ class CachedGenerator(Generic[P, T]):
         coherence, limit = tier._engine.coherence, tier._rules.max_value_bytes
         self._single = single
         self._is_async = inspect.isasyncgenfunction(single._function)
+        self._rules = replace(tier._rules, finish_abandoned=tier._rules.streams_finish)
         self._max_bytes = math.inf if limit is None else limit
         sharing = Sharing(
             tier._name, ItemHeadForm(), coherence.lease_ttl, coherence.stream_wait, max_bytes=self._max_bytes
@@ -185,17 +187,17 @@ class _Run:
         """Look the items up, follow the generator that runs, or start it."""
         tier, single, key = self._tier, self._single, self._key
         hit = tier._hit_for_load(key, single._function, single._options.ttl, self._tags, mode)
-        if hit is not None and self._is_list(hit._entry):
+        if hit is not None and (items := self._items(hit._entry, hit.source)) is not None:
             single._counts.l1_hits += 1
-            return Begun(single._entries.value(hit._entry))
+            return Begun(items)
         lookup = await self._load(mode)
         self._count(lookup)
         if lookup.ongoing is not None:
             share = lookup.ongoing
             return Begun([], share.place, share.leave, share.place.recording.head)
-        if lookup.entry is not None:
-            return Begun(single._entries.value(lookup.entry))
-        # The call is part of the load that it would wait for.
+        if lookup.entry is not None and (items := self._items(lookup.entry, lookup.source)) is not None:
+            return Begun(items)
+        # The call is part of the load that it would wait for, or another function stores its values under the key.
         return await _begin_directly(self._start(), encode_item)
 
     def count_error(self) -> None:
@@ -205,9 +207,13 @@ class _Run:
     def _start(self, head: ItemHead | None = None) -> Source:
         return self._generator._started(self._single, self._args, self._kwargs, head)
 
-    def _is_list(self, entry: Entry) -> bool:
-        """Return whether an entry has items: another function may have stored another value under the key."""
-        return isinstance(self._single._entries.value(entry), list)
+    def _items(self, entry: Entry, source: str | None) -> list[Any] | None:
+        """Return the items of an entry, or None: another function may have stored another value under the key."""
+        value = self._single._entries.value(entry)
+        if isinstance(value, list):
+            return value
+        # A pin wins over the generator, whatever it is.
+        return [value] if source == "pin" else None
 
     def _count(self, lookup: Lookup) -> None:
         counts = self._single._counts
@@ -224,10 +230,10 @@ class _Run:
         with tier._engine.operation(f"{tier.tier}.get_or_load", key) as operation:
             if tier.needs_policies:
                 await tier._engine.open()
-            call = tier._make_call(key, self._single._options.ttl, tags)
+            call = tier._make_call(key, self._single._options.ttl, tags)._replace(rules=self._generator._rules)
             # A recorded load takes a Record as its function.
             lookup = await loads.get_or_load(call, self._record, mode)  # type: ignore[arg-type]
-            if lookup.entry is not None and not self._is_list(lookup.entry):
+            if lookup.entry is not None and self._items(lookup.entry, lookup.source) is None:
                 lookup = await loads.get_or_load(call, self._record, "refresh")  # type: ignore[arg-type]
             operation.found(lookup)
         return lookup

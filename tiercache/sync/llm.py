@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, ParamSpec, TypeAlias, TypeVar, Unpack, overload
+from typing import Any, ParamSpec, Protocol, TypeAlias, TypeVar, Unpack, overload
 
 from ..decorators.options import CachedOptions
 from ..engine.call import Mode
@@ -16,12 +16,13 @@ from ..tiers.llm.result import LlmResponse, LlmResult
 from ..tiers.llm.tier import LlmLoader, LlmTier
 from ..tiers.pinning import Pin
 from ..ttl import Ttl
-from .cached import SyncCached, decorate_plain
+from .cached import SyncCached
+from .cached_generator import SyncCachedGenerator, decorate_items
 from .face import SyncFace
 from .guard import SyncInvalidating
 from .scoped import ScopedFace
 
-__all__ = ["SyncLlmTier"]
+__all__ = ["SyncCachedModelDecorator", "SyncLlmTier"]
 
 P = TypeVar("P", bound=Mapping[str, Any])
 Q = ParamSpec("Q")
@@ -29,6 +30,16 @@ R = TypeVar("R", str, LlmResponse)
 
 _Answer: TypeAlias = str | LlmResponse
 _PlainLoader: TypeAlias = Callable[[], _Answer | Awaitable[_Answer]]
+
+
+class SyncCachedModelDecorator(Protocol):
+    """The decorator that ``cached`` with options returns."""
+
+    @overload
+    def __call__(self, function: Callable[Q, Iterator[str]], /) -> SyncCachedGenerator[Q, str]: ...
+
+    @overload
+    def __call__(self, function: Callable[Q, R], /) -> SyncCached[Q, R]: ...
 
 
 class SyncLlmTier(KeepsIdentity):
@@ -44,16 +55,19 @@ class SyncLlmTier(KeepsIdentity):
         return self._scoped.call(self._tier.key, params)
 
     @overload
+    def cached(self, function: Callable[Q, Iterator[str]], /) -> SyncCachedGenerator[Q, str]: ...
+
+    @overload
     def cached(self, function: Callable[Q, R], /) -> SyncCached[Q, R]: ...
 
     @overload
-    def cached(self, /, **options: Unpack[CachedOptions]) -> Callable[[Callable[Q, R]], SyncCached[Q, R]]: ...
+    def cached(self, /, **options: Unpack[CachedOptions]) -> SyncCachedModelDecorator: ...
 
     def cached(self, function: Any = None, /, **options: Unpack[CachedOptions]) -> Any:
         """Decorate a plain function that calls a model, so that its answers are cached, as ``LlmTier.cached``."""
 
-        def decorate(function: Any) -> SyncCached[Any, Any]:
-            return decorate_plain(function, self._face, lambda function: self._tier._cached(function, options))
+        def decorate(function: Any) -> SyncCached[Any, Any] | SyncCachedGenerator[Any, Any]:
+            return decorate_items(function, self._face, lambda function: self._tier._cached(function, options))
 
         return decorate if function is None else decorate(function)
 

@@ -102,6 +102,16 @@ async def generators(cache: AgentCache) -> None:
         for number in range(last):
             yield str(number)
 
+    @cache.llm.cached
+    async def ask(model: str, messages: list[dict[str, str]]) -> AsyncIterator[str]:
+        yield "Hi"
+
+    @cache.llm.cached(ttl=60)
+    async def ask_again(params: dict[str, Any]) -> AsyncIterator[str]:
+        yield "Hi"
+
+    assert_type([part async for part in ask("m", [])], list[str])
+    assert_type([part async for part in ask_again({"model": "m", "messages": []})], list[str])
     assert_type([number async for number in numbers(4, step=2)], list[int])
     assert_type([name async for name in names(2)], list[Profile])
     assert_type([text async for text in texts.refresh(2)], list[str])

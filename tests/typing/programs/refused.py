@@ -158,6 +158,7 @@ async def decorated(cache: AgentCache) -> None:
     cache.memoize(user_items)  # refused
     cache.memoize(plain_items)  # refused
     cache.sync.memoize(user_items)  # refused
+    cache.llm.cached(user_items)  # refused
     cache.memoize(ttll=60)  # refused
     cache.sync.memoize(user_of)  # refused
 

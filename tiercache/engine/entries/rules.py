@@ -94,6 +94,7 @@ class TierRules:
             it.
         store_when: Decides from a loader's result whether to store it. None: every result is stored.
         admit: Decides from an ``Admission`` whether an entry is stored. None: every entry is.
+        streams_finish: Whether a load whose value arrives in parts goes on when its last reader has left.
         lease: Whether a load takes a lease in Valkey first.
         is_state: Whether the values are state, and not copies of data that can be loaded again. An unavailable Valkey
             is then an error, and not a miss.
@@ -112,6 +113,7 @@ class TierRules:
     l1_ttl: float
     jitter: float
     finish_abandoned: bool
+    streams_finish: bool = False
     lease: bool = True
     groups_of: Callable[[Any], tuple[Group, ...]] | None = None
     store_when: Callable[[Any], bool] | None = None

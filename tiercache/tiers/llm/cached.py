@@ -8,11 +8,12 @@ the parameters, with defaults, and with the members of ``**kwargs`` beside them.
 from __future__ import annotations
 
 import typing
-from collections.abc import Awaitable, Callable
-from typing import Any, Final, ParamSpec, TypeVar, Unpack, overload
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Final, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from ...decorators.cached import Cached, Operations
-from ...decorators.functions import check_async, name_of
+from ...decorators.cached_generator import CachedGenerator
+from ...decorators.functions import check_async, is_generator, name_of
 from ...decorators.options import CachedOptions, decoration
 from ...engine.call import Loaded
 from ...engine.engine import Engine
@@ -27,15 +28,26 @@ from ..keys.key import HANDLE_BYTES, LlmKey
 from ..keys.lookup import KeyLookup
 from ..tagged import entries_with_tag
 from ..tier import Tier
+from .entry import LlmEntry
 from .key import LlmKeyLookup, LlmKeys
 from .result import LlmResponse, LlmResult
 
-__all__ = ["CachingTier"]
+__all__ = ["CachedModelDecorator", "CachingTier"]
 
 Q = ParamSpec("Q")
 R = TypeVar("R", str, LlmResponse)
 
 _PARAMS: Final = ("params",)
+
+
+class CachedModelDecorator(Protocol):
+    """The decorator that ``cached`` with options returns."""
+
+    @overload
+    def __call__(self, function: Callable[Q, AsyncIterator[str]], /) -> CachedGenerator[Q, str]: ...
+
+    @overload
+    def __call__(self, function: Callable[Q, Awaitable[R]], /) -> Cached[Q, R]: ...
 
 
 class CachingTier(Tier[LlmKey, LlmResult]):
@@ -48,10 +60,13 @@ class CachingTier(Tier[LlmKey, LlmResult]):
         self._function_keys: KeyLookup[LlmKey] = KeyLookup(engine.l1, fingerprint, lambda key: HANDLE_BYTES)
 
     @overload
+    def cached(self, function: Callable[Q, AsyncIterator[str]], /) -> CachedGenerator[Q, str]: ...
+
+    @overload
     def cached(self, function: Callable[Q, Awaitable[R]], /) -> Cached[Q, R]: ...
 
     @overload
-    def cached(self, /, **options: Unpack[CachedOptions]) -> Callable[[Callable[Q, Awaitable[R]]], Cached[Q, R]]: ...
+    def cached(self, /, **options: Unpack[CachedOptions]) -> CachedModelDecorator: ...
 
     def cached(self, function: Any = None, /, **options: Unpack[CachedOptions]) -> Any:
         """Decorate an async function that calls a model, so that its answers are cached.
@@ -67,21 +82,33 @@ class CachingTier(Tier[LlmKey, LlmResult]):
 
         Raises:
             UsageError: An option is wrong, or the function is not async, or has another annotation.
+
+        An async generator function of the parts of an answer, each a str, becomes a ``CachedGenerator``. The answer is
+        the joined text, with one text block for each part.
         """
 
-        def decorate(function: Any) -> Cached[Any, Any]:
-            check_async(function, "cache.sync.llm.cached")
-            return self._cached(function, options)
+        def decorate(function: Any) -> Cached[Any, Any] | CachedGenerator[Any, Any]:
+            check_async(function, "cache.sync.llm.cached", generators=True)
+            cached = self._cached(function, options)
+            return CachedGenerator(cached) if is_generator(function) else cached
 
         return decorate if function is None else decorate(function)
 
     def _cached(self, function: Callable[..., Any], options: CachedOptions) -> Cached[Any, Any]:
         """Return the function, async or plain, with its answers cached."""
-        entries = _Entries(self, name_of(function, None), returns_response=_returned(function))
+        name = name_of(function, None)
+        if is_generator(function):
+            entries: _Entries = _PartEntries(self, name, returns_response=False)
+        else:
+            entries = _Entries(self, name, returns_response=_returned(function))
         return Cached(function, entries, decoration(options, CachedOptions.__optional_keys__))
 
     def _loaded_answer(self, model: str, answer: object) -> Loaded:
         """Return the answer that a loader returned."""
+        raise NotImplementedError
+
+    def _unstorable(self, model: str, response: str, answer: LlmResponse) -> LlmEntry:
+        """Return the entry of an answer that no store takes, for the callers that wait for it."""
         raise NotImplementedError
 
 
@@ -125,6 +152,31 @@ class _Entries:
     async def clear(self) -> int:
         (group,) = tag_groups(self.own_tags)
         return await self.tier._remove_group("clear", entries_with_tag(self.tier._name, group))
+
+
+class _PartEntries(_Entries):
+    """The answers of one generator, as ``FunctionEntries``: a value is the list of the parts of an answer."""
+
+    def loaded(self, key: LlmKey, value: Any) -> Loaded:
+        blocks = [{"type": "text", "text": part} for part in value]
+        if all(isinstance(part, str) for part in value):
+            return super().loaded(key, LlmResponse("".join(value), content_blocks=blocks))
+        refusal = UsageError(f"the generator {self.scope} must yield the parts of an answer, each a str")
+        entry = self.tier._unstorable(key.model, "", LlmResponse("", content_blocks=blocks))
+        return Loaded(entry, b"", refusal=refusal)
+
+    def given(self, key: LlmKey, value: Any) -> Loaded:
+        loaded = self.loaded(key, value)
+        if loaded.refusal is not None:
+            raise UsageError(f"the answer cannot be stored: {loaded.refusal}") from loaded.refusal
+        return loaded
+
+    def value(self, entry: Entry) -> list[Any]:
+        blocks = LlmResult("", "l1", entry, 0.0).content_blocks
+        if blocks is None:
+            # Another function, or ``store``, has stored the answer as text alone.
+            return [entry.value.response] if entry.value.response else []
+        return [block.get("text", "") for block in blocks if block.get("type") == "text"]
 
 
 def _returned(function: Callable[..., Any]) -> bool:
