@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
@@ -15,7 +17,19 @@ import valkey
 from tests.requests import HELLO
 from tests.scoped_calls import DECORATED, WAYS, Asker, Way
 from tests.support import MakeCache, entry_keys
-from tiercache import AgentCache, LlmOptions, SessionOptions, TierOptions, UsageError
+from tiercache import (
+    AgentCache,
+    LlmOptions,
+    SessionOptions,
+    SyncCached,
+    SyncCachedGenerator,
+    SyncCachedMany,
+    SyncKvTier,
+    SyncLlmTier,
+    SyncToolTier,
+    TierOptions,
+    UsageError,
+)
 
 TENANT: ContextVar[Any] = ContextVar("tenant", default=None)
 every_way = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
@@ -160,6 +174,10 @@ async def test_scope_function_runs_on_no_private_thread(make_cache: MakeCache, w
     assert await way(asker, "of nobody") == "of alice"
     await asker.run(asker.face.kv.delete_pattern, "*")
     await asker.run(asker.items.invalidate, "Paris")
+    await asker.run(asker.face.llm.pin, HELLO, "pinned")
+    assert await asker.run(asker.face.llm.unpin, HELLO)
+    await asker.run(asker.face.tool.pin, "t", {}, "pinned")
+    assert await asker.run(asker.face.tool.unpin, "t", {})
     assert threads
     assert not [name for name in threads if name.startswith("tiercache")]
 
@@ -317,6 +335,45 @@ async def test_guard_invalidates_the_entry_of_its_beginning(make_cache: MakeCach
         assert (await asker.run(face.llm.check, HELLO)).hit is is_left
         assert (await asker.run(face.tool.check, "t", {})).hit is is_left
         assert await asker.run(face.kv.exists, "k") is is_left
+
+
+async def test_pin_is_that_of_the_scope_in_force(cache: AgentCache) -> None:
+    with cache.calls(scope="alice"):
+        await cache.llm.pin(HELLO, "of alice")
+        await cache.tool.pin("t", {}, "of alice")
+        assert (await cache.llm.check(HELLO)).response == "of alice"
+        assert (await cache.tool.check("t", {})).value == "of alice"
+    for scope in (None, "bob"):
+        with cache.calls(scope=scope):
+            assert not (await cache.llm.check(HELLO)).hit
+            assert not (await cache.tool.check("t", {})).hit
+            assert not await cache.llm.unpin(HELLO)
+    with cache.calls(scope="alice"):
+        assert await cache.llm.unpin(HELLO)
+
+
+# The methods that make no key of a single entry.
+UNSCOPED = {
+    "clear",
+    "invalidate_by_model",
+    "invalidate_by_tool",
+    "set_policy",
+    "refresh_policies",
+    "pins",
+    "invalidates",
+}
+
+
+@pytest.mark.parametrize(
+    "kind", [SyncLlmTier, SyncToolTier, SyncKvTier, SyncCached, SyncCachedMany, SyncCachedGenerator]
+)
+def test_methods_of_sync_face_look_for_the_scope(kind: type) -> None:
+    using_face = {
+        name
+        for name, member in vars(kind).items()
+        if inspect.isfunction(member) and re.search(r"_face\.(run|call)\(", inspect.getsource(member))
+    }
+    assert using_face <= UNSCOPED
 
 
 GROUPS: dict[str, Callable[[AgentCache, Asker], Any]] = {

@@ -183,11 +183,11 @@ class SyncLlmTier(KeepsIdentity):
         response: str | LlmResponse | Sequence[Mapping[str, Any]],
     ) -> str:
         """Give ``params`` an approved answer, which wins over the model and the cache, as ``LlmTier.pin``."""
-        return self._face.run(partial(self._tier.pin, params, response))
+        return self._scoped.run(partial(self._tier.pin, params, response))
 
     def unpin(self, params: Mapping[str, Any] | LlmKey | str) -> bool:
         """Remove the pin of ``params``; return whether there was one, as ``LlmTier.unpin``."""
-        return self._face.run(partial(self._tier.unpin, params))
+        return self._scoped.run(partial(self._tier.unpin, params))
 
     def pins(self) -> list[Pin]:
         """Return the pins of the tier, as ``LlmTier.pins``."""

@@ -233,7 +233,7 @@ class SyncToolTier(KeepsIdentity):
 
     def pin(self, tool: str | ToolKey, args: Any, value: Any = ABSENT, *, cost: float | None = None) -> str:
         """Give a call an approved result, which wins over the tool and the cache, as ``ToolTier.pin``."""
-        key: str = self._face.run(partial(self._any_tier.pin, tool, args, value, cost=cost))
+        key: str = self._scoped.run(partial(self._any_tier.pin, tool, args, value, cost=cost))
         return key
 
     @overload
@@ -244,7 +244,7 @@ class SyncToolTier(KeepsIdentity):
 
     def unpin(self, tool: str | ToolKey, args: Any = ABSENT) -> bool:
         """Remove the pin of a call; return whether there was one, as ``ToolTier.unpin``."""
-        existed: bool = self._face.run(partial(self._any_tier.unpin, tool, args))
+        existed: bool = self._scoped.run(partial(self._any_tier.unpin, tool, args))
         return existed
 
     def pins(self) -> list[Pin]:
