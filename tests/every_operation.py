@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
@@ -110,6 +111,7 @@ OPERATIONS: dict[str, Operation] = {
     "tool.pin": lambda cache: cache.tool.pin("t", {"a": 3}, 1),
     "tool.pins": lambda cache: cache.tool.pins(),
     "tool.unpin": lambda cache: cache.tool.unpin("t", {"a": 3}),
+    "verify": lambda cache: cache.verify(os.devnull),
     "tool.store": lambda cache: cache.tool.store("t", {}, "x"),
     "tool.check": lambda cache: cache.tool.check("t", {"a": 2}),
     "tool.invalidate": lambda cache: cache.tool.invalidate("t", {}),

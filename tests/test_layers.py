@@ -47,6 +47,7 @@ LAYERS: list[set[str]] = [
     {"embedded", "settings"},
     {"shared_parts"},
     {"assembly"},
+    {"verification"},
     {"cache_operations", "hooks"},
     {"sync"},
     {"adapters.http"},

@@ -43,6 +43,7 @@ from .sync.llm import SyncLlmTier
 from .sync.session import SyncSessionTier
 from .sync.tool import SyncToolTier
 from .tier_options import Admission, LlmOptions, SessionOptions, TierOptions
+from .tiers.golden import GoldenAnswer, GoldenReport
 from .tiers.keys.key import LlmKey, ToolKey
 from .tiers.kv.result import KvResult
 from .tiers.kv.tier import KvTier
@@ -78,6 +79,8 @@ __all__ = [
     "DiscoveryOptions",
     "ErrorEvent",
     "Explanation",
+    "GoldenAnswer",
+    "GoldenReport",
     "HitEvent",
     "InvalidateEvent",
     "Invalidating",

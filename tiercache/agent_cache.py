@@ -36,6 +36,7 @@ from .sync.cache import SyncCache
 from .sync.face import SyncFace
 from .tier_options import LlmOptions, SessionOptions, TierOptions
 from .tiers.checkpoints.tier import CheckpointTier
+from .tiers.golden import GoldenReport
 from .tiers.kv.decorates import DecoratesFunctions
 from .tiers.kv.tier import KvTier
 from .tiers.llm.tier import LlmTier
@@ -293,6 +294,22 @@ class AgentCache(DecoratesFunctions, RegistersHooks, KeepsIdentity, WrapsClients
             L2UnavailableError, L2CommandError: Some entries may be left in Valkey; L1 of this process has none.
         """
         return await self._operations.flush(include_session=include_session)
+
+    async def verify(self, file: str | os.PathLike[str]) -> GoldenReport:
+        """Compare the answers of the llm and tool tiers, pins among them, with those of a golden file.
+
+        The report is true if the cache has every answer as expected. Statistics and entries stay as they are.
+
+        Args:
+            file: JSON Lines in UTF-8, one object for each expected answer: ``{"tier": "llm", "params": {...},
+                "response": "..."}`` or ``{"tier": "tool", "tool": "...", "args": {...}, "value": ...}``.
+
+        Raises:
+            UsageError: A line is wrong; the message has its number. No answer has been looked up.
+            OSError: The file cannot be read.
+            L2UnavailableError: Valkey did not answer.
+        """
+        return await self._operations.verify(file)
 
     async def invalidate_tag(self, *tags: str) -> int:
         """Remove every entry that was stored with any of ``tags``, of all tiers; return how many there were.

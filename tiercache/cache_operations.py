@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Final
@@ -21,8 +22,10 @@ from .monitor.effectiveness import ToolEffectiveness, rate
 from .monitor.local_stats import LocalStats
 from .monitor.statistics import CacheStats, parse
 from .shared_parts import SharedParts
+from .tiers.golden import GoldenReport
 from .tiers.kv.key import ALL_KV
 from .tiers.tagged import entries_with_tag
+from .verification import Verification
 
 __all__ = ["CacheOperations", "local_stats"]
 
@@ -53,6 +56,12 @@ class CacheOperations:
             count = await sum_of_all(clears)
             operation.set("deleted_count", count)
         return count
+
+    async def verify(self, file: str | os.PathLike[str]) -> GoldenReport:
+        """Compare the answers of the cache with those of a golden file."""
+        await self._engine.open()
+        with self._engine.operation("verify"):
+            return await Verification(self._parts.llm, self._parts.tool).verify(file)
 
     async def invalidate_tag(self, *tags: str) -> int:
         """Remove every entry that was stored with any of ``tags``."""

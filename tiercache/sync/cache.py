@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -18,6 +19,7 @@ from ..monitor.local_stats import LocalStats
 from ..monitor.statistics import CacheStats
 from ..scopes import Scope
 from ..tier_options import TierOptions
+from ..tiers.golden import GoldenReport
 from ..tiers.values.json_types import Json, KvValue
 from ..ttl import Ttl
 from .cached import SyncCached, SyncCachedMany
@@ -165,6 +167,10 @@ class SyncCache(RegistersHooks, KeepsIdentity):
     def flush(self, *, include_session: bool = False) -> int:
         """Remove every entry of the llm, tool and kv tiers; return how many, as ``AgentCache.flush``."""
         return self._face.run(partial(self._face.operations.flush, include_session=include_session))
+
+    def verify(self, file: str | os.PathLike[str]) -> GoldenReport:
+        """Compare the answers of the cache with those of a golden file, as ``AgentCache.verify``."""
+        return self._face.run(partial(self._face.operations.verify, file))
 
     def invalidate_tag(self, *tags: str) -> int:
         """Remove every entry that was stored with any of ``tags``, as ``AgentCache.invalidate_tag``."""

@@ -5,10 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..engine.call import Loaded
+from ..engine.call import Call, Loaded
 from ..engine.engine import Engine
+from ..engine.entries.counters import TierCounters
+from ..engine.entries.lookup import Lookup
 from ..engine.entries.rules import TierRules, UndecodableError
 from ..engine.operations.pins import PinChanges
+from ..errors import L2UnavailableError
+from .tier import EntryKey
 
 __all__ = ["Pin", "TierPins"]
 
@@ -69,6 +73,17 @@ class TierPins:
         """Remove the pin of ``key``; return whether there was one."""
         with self._engine.operation(f"{self._rules.tier}.unpin", key=key, **attributes):
             return await self._changes.unpin(key)
+
+    async def find(self, key: EntryKey) -> Lookup:
+        """Return the answer that a lookup of ``key`` gets, and leave the statistics as they are.
+
+        Raises:
+            L2UnavailableError: Valkey did not answer, so that a miss proves nothing.
+        """
+        lookup = await self._engine.find(Call(self._rules, key.key, key.groups, TierCounters()))
+        if lookup.entry is None and lookup.degraded:
+            raise L2UnavailableError("Valkey did not answer: it is not known whether the cache has the answer")
+        return lookup
 
     async def values(self) -> dict[str, Any]:
         """Return the decoded pins of the tier, by the sorted keys of their entries."""
