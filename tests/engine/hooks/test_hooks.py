@@ -117,6 +117,9 @@ async def test_hook_gets_each_event_of_the_tool_and_kv_tiers(either: AgentCache)
     await either.kv.set("a", 1, tags=["red"])
     await either.invalidate_tag("red")
     assert InvalidateEvent("tag", "red", 1) in events
+    await either.kv.set("user:1", 1)
+    await either.kv.delete_pattern("user:*")
+    assert events[-1] == InvalidateEvent("matching", "test:__tc:kv:kv:user:*", 1)
 
 
 async def test_hook_gets_each_event_of_the_session_tier(either: AgentCache) -> None:

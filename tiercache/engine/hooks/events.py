@@ -78,9 +78,9 @@ class InvalidateEvent:
     """Entries have been removed.
 
     Attributes:
-        kind: "key" for one entry; else the group: "tag", "model", "tool", "thread", "tier", or "tiers" for all kv
-            tiers at once.
-        value: The key in Valkey, or the name of the group.
+        kind: "key" for one entry; "matching" for the keys that match a pattern; else the group: "tag", "model",
+            "tool", "thread", "tier", or "tiers" for all kv tiers at once.
+        value: The key or the pattern in Valkey, or the name of the group.
         count: Entries that were removed. From elsewhere: the entries that L1 of this process dropped.
         origin: "here" for a call of this program. "elsewhere" for a change that the other face of the cache, another
             process or other software made: an entry in L1 of this process was removed or replaced there.
