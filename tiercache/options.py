@@ -64,9 +64,9 @@ class CoherenceOptions:
             loads. Other processes wait for this time at most for a process that has died.
         lease_wait: Most seconds that a load waits for the lease of another process. Then it loads by itself, and its
             value is not stored in Valkey. None: as long as the holder renews the lease.
-        stream_wait: Most seconds that a streamed call of a wrapped client waits for the first part of the same stream
-            in another process. Then it makes a stream of its own, which is not stored in Valkey; 0 does so at once.
-            None: as long as the other process renews its lease.
+        stream_wait: Most seconds that a streamed call of a wrapped client, or a reader of a cached generator, waits
+            for the first part of the same stream in another process. Then it makes a stream of its own, which is not
+            stored in Valkey; 0 does so at once. None: as long as the other process renews its lease.
     """
 
     max_staleness: float = 3.0
