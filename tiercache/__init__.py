@@ -56,6 +56,7 @@ from .tiers.session.tier import SessionTier
 from .tiers.tool.policies import ToolPolicy
 from .tiers.tool.result import ToolResult
 from .tiers.tool.tier import ToolTier
+from .tiers.warm import WarmProgress, WarmReport
 from .ttl import NO_EXPIRY
 from .version import __version__
 
@@ -131,6 +132,8 @@ __all__ = [
     "ToolTier",
     "UnreadableCheckpointError",
     "UsageError",
+    "WarmProgress",
+    "WarmReport",
     "WriteOptions",
     "WrongLoopError",
     "__version__",

@@ -16,12 +16,14 @@ from ..tiers.kv.result import KvResult
 from ..tiers.kv.tier import KvBatchLoader, KvLoader, KvTier
 from ..tiers.result import MissType
 from ..tiers.values.json_types import Json, KvValue, StorableInKv
+from ..tiers.warm import Items, OnProgress, WarmReport
 from ..ttl import Ttl
 from .cached import SyncCached, SyncCachedMany
 from .cached_generator import SyncCachedGenerator, decorate_items
 from .face import SyncFace
 from .guard import SyncInvalidating
 from .scoped import ScopedFace
+from .warm import items_of_caller
 
 __all__ = ["SyncKvTier", "SyncMemoizeDecorator"]
 
@@ -178,6 +180,50 @@ class SyncKvTier(KeepsIdentity):
     ) -> dict[str, T]:
         """Return the value of each key; load the missing keys by one call, as ``KvTier.get_or_load_many``."""
         return self._scoped.run(partial(self._tier.get_or_load_many, keys, loader, ttl=ttl, tags=tags))
+
+    @overload
+    def warm(
+        self,
+        items: Items[str],
+        loader: KvLoader[Any],
+        *,
+        ttl: Ttl | None = None,
+        tags: Sequence[str] = (),
+        concurrency: int = 8,
+        on_progress: OnProgress | None = None,
+    ) -> WarmReport[str]: ...
+
+    @overload
+    def warm(
+        self,
+        items: Items[tuple[str, KvLoader[Any]]],
+        loader: None = None,
+        *,
+        ttl: Ttl | None = None,
+        tags: Sequence[str] = (),
+        concurrency: int = 8,
+        on_progress: OnProgress | None = None,
+    ) -> WarmReport[tuple[str, KvLoader[Any]]]: ...
+
+    def warm(
+        self,
+        items: Items[Any],
+        loader: KvLoader[Any] | None = None,
+        *,
+        ttl: Ttl | None = None,
+        tags: Sequence[str] = (),
+        concurrency: int = 8,
+        on_progress: OnProgress | None = None,
+    ) -> WarmReport[Any]:
+        """Load the entries that the cache lacks ahead of their callers, as ``KvTier.warm``.
+
+        Args:
+            items: As there. Plain items are read in the thread of the caller.
+            loader: As there. Plain loaders run in new threads, and ``on_progress`` on the private thread.
+        """
+        warm: Any = partial(self._tier.warm, ttl=ttl, tags=tags, concurrency=concurrency, on_progress=on_progress)
+        report: WarmReport[Any] = self._scoped.run(partial(warm, items_of_caller(items), loader))
+        return report
 
     def clear(self) -> int:
         """Remove every entry of the tier; return how many there were, as ``KvTier.clear``."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, ParamSpec, Protocol, TypeAlias, TypeVar, Unpack, overload
+from typing import Any, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from ..decorators.options import CachedOptions
 from ..engine.call import Mode
@@ -12,24 +12,24 @@ from ..engine.operations.batch_loader import BATCH_SIZE, BATCH_WINDOW, ArgumentB
 from ..engine.operations.explain import Explanation
 from ..identity import KeepsIdentity
 from ..tiers.keys.key import LlmKey
+from ..tiers.llm.loader import LlmAnswer, LlmLoader, PlainLlmLoader
 from ..tiers.llm.result import LlmResponse, LlmResult
-from ..tiers.llm.tier import LlmLoader, LlmTier
+from ..tiers.llm.tier import LlmTier
 from ..tiers.pinning import Pin
+from ..tiers.warm import Items, OnProgress, WarmReport
 from ..ttl import Ttl
 from .cached import SyncCached
 from .cached_generator import SyncCachedGenerator, decorate_items
 from .face import SyncFace
 from .guard import SyncInvalidating
 from .scoped import ScopedFace
+from .warm import items_of_caller
 
 __all__ = ["SyncCachedModelDecorator", "SyncLlmTier"]
 
 P = TypeVar("P", bound=Mapping[str, Any])
 Q = ParamSpec("Q")
 R = TypeVar("R", str, LlmResponse)
-
-_Answer: TypeAlias = str | LlmResponse
-_PlainLoader: TypeAlias = Callable[[], _Answer | Awaitable[_Answer]]
 
 
 class SyncCachedModelDecorator(Protocol):
@@ -79,7 +79,7 @@ class SyncLlmTier(KeepsIdentity):
     def get_or_load(
         self,
         params: LlmKey,
-        loader: _PlainLoader,
+        loader: PlainLlmLoader,
         *,
         ttl: Ttl | None = None,
         tags: Sequence[str] = (),
@@ -101,7 +101,7 @@ class SyncLlmTier(KeepsIdentity):
     def get_or_load(
         self,
         params: Mapping[str, Any] | LlmKey,
-        loader: Awaitable[_Answer],
+        loader: Awaitable[LlmAnswer],
         *,
         ttl: Ttl | None = None,
         tags: Sequence[str] = (),
@@ -111,7 +111,7 @@ class SyncLlmTier(KeepsIdentity):
     def get_or_load(
         self,
         params: Any,
-        loader: LlmLoader[Any] | Awaitable[_Answer],
+        loader: LlmLoader[Any] | Awaitable[LlmAnswer],
         *,
         ttl: Ttl | None = None,
         tags: Sequence[str] = (),
@@ -126,8 +126,8 @@ class SyncLlmTier(KeepsIdentity):
         return self._scoped.run(partial(self._tier.get_or_load, params, loader, ttl=ttl, tags=tags, mode=mode))
 
     def batch_loader(
-        self, fn: BatchFunction[P, _Answer], *, window: float = BATCH_WINDOW, max_size: int = BATCH_SIZE
-    ) -> ArgumentBatchLoader[P, _Answer]:
+        self, fn: BatchFunction[P, LlmAnswer], *, window: float = BATCH_WINDOW, max_size: int = BATCH_SIZE
+    ) -> ArgumentBatchLoader[P, LlmAnswer]:
         """Return a loader for ``get_or_load`` of this tier alone, as ``LlmTier.batch_loader``.
 
         Args:
@@ -192,6 +192,50 @@ class SyncLlmTier(KeepsIdentity):
     def pins(self) -> list[Pin]:
         """Return the pins of the tier, as ``LlmTier.pins``."""
         return self._face.run(self._tier.pins)
+
+    @overload
+    def warm(
+        self,
+        items: Items[Mapping[str, Any]],
+        loader: LlmLoader[Any],
+        *,
+        ttl: Ttl | None = None,
+        tags: Sequence[str] = (),
+        concurrency: int = 8,
+        on_progress: OnProgress | None = None,
+    ) -> WarmReport[Mapping[str, Any]]: ...
+
+    @overload
+    def warm(
+        self,
+        items: Items[tuple[Mapping[str, Any] | LlmKey, LlmLoader[Any]]],
+        loader: None = None,
+        *,
+        ttl: Ttl | None = None,
+        tags: Sequence[str] = (),
+        concurrency: int = 8,
+        on_progress: OnProgress | None = None,
+    ) -> WarmReport[tuple[Mapping[str, Any] | LlmKey, LlmLoader[Any]]]: ...
+
+    def warm(
+        self,
+        items: Items[Any],
+        loader: LlmLoader[Any] | None = None,
+        *,
+        ttl: Ttl | None = None,
+        tags: Sequence[str] = (),
+        concurrency: int = 8,
+        on_progress: OnProgress | None = None,
+    ) -> WarmReport[Any]:
+        """Load the entries that the cache lacks ahead of their callers, as ``LlmTier.warm``.
+
+        Args:
+            items: As there. Plain items are read in the thread of the caller.
+            loader: As there. Plain loaders run in new threads, and ``on_progress`` on the private thread.
+        """
+        warm: Any = partial(self._tier.warm, ttl=ttl, tags=tags, concurrency=concurrency, on_progress=on_progress)
+        report: WarmReport[Any] = self._scoped.run(partial(warm, items_of_caller(items), loader))
+        return report
 
     def clear(self) -> int:
         """Remove every entry of the tier; return how many there were, as ``LlmTier.clear``."""

@@ -19,12 +19,14 @@ from ..tiers.tool.policies import ToolPolicy
 from ..tiers.tool.result import ToolResult
 from ..tiers.tool.tier import ToolTier
 from ..tiers.values.json_types import Storable
+from ..tiers.warm import Items, OnProgress, WarmReport
 from ..ttl import Ttl
 from .cached import SyncCached
 from .cached_generator import SyncCachedGenerator, decorate_items
 from .face import SyncFace
 from .guard import SyncInvalidating
 from .scoped import ScopedFace
+from .warm import items_of_caller
 
 __all__ = ["SyncCachedToolDecorator", "SyncToolTier"]
 
@@ -262,6 +264,55 @@ class SyncToolTier(KeepsIdentity):
     def refresh_policies(self) -> bool:
         """Read the policies of all tools from Valkey, as ``ToolTier.refresh_policies``."""
         return self._face.run(self._tier.refresh_policies)
+
+    @overload
+    def warm(
+        self,
+        items: Items[tuple[str, Any]],
+        loader: ToolLoader[Any],
+        *,
+        ttl: Ttl | None = None,
+        cost: float | None = None,
+        tags: Sequence[str] = (),
+        concurrency: int = 8,
+        on_progress: OnProgress | None = None,
+    ) -> WarmReport[tuple[str, Any]]: ...
+
+    @overload
+    def warm(
+        self,
+        items: Items[tuple[str, Any, ToolLoader[Any]]],
+        loader: None = None,
+        *,
+        ttl: Ttl | None = None,
+        cost: float | None = None,
+        tags: Sequence[str] = (),
+        concurrency: int = 8,
+        on_progress: OnProgress | None = None,
+    ) -> WarmReport[tuple[str, Any, ToolLoader[Any]]]: ...
+
+    def warm(
+        self,
+        items: Items[Any],
+        loader: ToolLoader[Any] | None = None,
+        *,
+        ttl: Ttl | None = None,
+        cost: float | None = None,
+        tags: Sequence[str] = (),
+        concurrency: int = 8,
+        on_progress: OnProgress | None = None,
+    ) -> WarmReport[Any]:
+        """Load the entries that the cache lacks ahead of their callers, as ``ToolTier.warm``.
+
+        Args:
+            items: As there. Plain items are read in the thread of the caller.
+            loader: As there. Plain loaders run in new threads, and ``on_progress`` on the private thread.
+        """
+        warm: Any = partial(
+            self._tier.warm, ttl=ttl, cost=cost, tags=tags, concurrency=concurrency, on_progress=on_progress
+        )
+        report: WarmReport[Any] = self._scoped.run(partial(warm, items_of_caller(items), loader))
+        return report
 
     def clear(self) -> int:
         """Remove every entry of the tier; return how many there were, as ``ToolTier.clear``."""

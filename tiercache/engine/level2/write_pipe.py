@@ -84,6 +84,11 @@ class WritePipe:
         self._explicit: dict[str | bytes, int] = {}
         self._unsent_stores = UnsentStores()
 
+    @property
+    def is_half_full(self) -> bool:
+        """Whether the queue has more than half of its most bytes. Beyond them it drops loaded values."""
+        return self._budget.used_bytes * 2 > self._options.max_queue_bytes
+
     def is_writing(self, key: str) -> bool:
         """Return whether a write of ``key`` is queued or unanswered, so that Valkey may hold an older value."""
         return key in self._in_flight

@@ -21,6 +21,7 @@ __all__ = ["NO_L2", "NoL2"]
 class _InstantWrites:
     """The write pipe without a store: each write takes effect in the step in which it is queued."""
 
+    is_half_full: Final = False
     queued_count: Final = 0
 
     def is_writing(self, key: str) -> bool:

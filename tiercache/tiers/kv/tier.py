@@ -22,19 +22,19 @@ from ..values.json_types import KvValue, StorableInKv
 from ..values.unstorable import unstorable
 from .entry import encode_kv
 from .key import KvKey, KvKeys
-from .matching import MatchingTier
+from .loader import KvLoader
 from .result import KvResult
+from .warm import WarmingTier
 
 __all__ = ["KvBatchLoader", "KvLoader", "KvTier"]
 
 T = TypeVar("T", bound=KvValue)
 
-KvLoader: TypeAlias = Callable[[], Awaitable[T] | T] | Callable[[str], Awaitable[T] | T] | Awaitable[T]
 _Batch: TypeAlias = Mapping[str, T] | Sequence[T]
 KvBatchLoader: TypeAlias = Callable[[list[str]], _Batch[T] | Awaitable[_Batch[T]]]
 
 
-class KvTier(MatchingTier):
+class KvTier(WarmingTier):
     """``cache.kv``, or a tier made by ``cache.tier``: any value, by a key that the caller chooses.
 
     A key is any text that is not empty. With the prefix that the cache adds, it has at most 512 bytes of UTF-8. A value

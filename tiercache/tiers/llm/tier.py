@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, TypeAlias, TypeVar, overload
+from typing import Any, TypeVar, overload
 
 from ...engine.call import Loaded, LoadFunction, Mode
 from ...engine.engine import Engine
@@ -25,19 +25,16 @@ from ..values.wire import MOST_DOLLARS
 from .codec import LlmCodec
 from .entry import LlmEntry, encode, joined_text
 from .key import LlmKeys
-from .pinned import PinningTier
+from .loader import LlmAnswer, LlmLoader, PlainLlmLoader
 from .result import LlmResponse, LlmResult, check_blocks, check_tokens, has_counts
+from .warm import WarmingTier
 
 __all__ = ["LlmLoader", "LlmTier"]
 
 P = TypeVar("P", bound=Mapping[str, Any])
 
-_Answer: TypeAlias = str | LlmResponse
-_PlainLoader: TypeAlias = Callable[[], _Answer | Awaitable[_Answer]]
-LlmLoader: TypeAlias = _PlainLoader | Callable[[P], _Answer | Awaitable[_Answer]]
 
-
-class LlmTier(PinningTier):
+class LlmTier(WarmingTier):
     """``cache.llm``: answers of language models, by the parameters of the request.
 
     ``params`` are a mapping with ``model`` and ``messages``, as chat-completions APIs take them. Every method that
@@ -76,7 +73,7 @@ class LlmTier(PinningTier):
     async def get_or_load(
         self,
         params: LlmKey,
-        loader: _PlainLoader,
+        loader: PlainLlmLoader,
         *,
         ttl: Ttl | None = None,
         tags: Sequence[str] = (),
@@ -98,7 +95,7 @@ class LlmTier(PinningTier):
     async def get_or_load(
         self,
         params: Mapping[str, Any] | LlmKey,
-        loader: Awaitable[_Answer],
+        loader: Awaitable[LlmAnswer],
         *,
         ttl: Ttl | None = None,
         tags: Sequence[str] = (),
@@ -108,7 +105,7 @@ class LlmTier(PinningTier):
     async def get_or_load(
         self,
         params: Any,
-        loader: LlmLoader[Any] | Awaitable[_Answer],
+        loader: LlmLoader[Any] | Awaitable[LlmAnswer],
         *,
         ttl: Ttl | None = None,
         tags: Sequence[str] = (),
@@ -176,8 +173,8 @@ class LlmTier(PinningTier):
             operation.found(await self._loads.get_or_load(call, load, "store_only"))
 
     def batch_loader(
-        self, fn: BatchFunction[P, _Answer], *, window: float = BATCH_WINDOW, max_size: int = BATCH_SIZE
-    ) -> ArgumentBatchLoader[P, _Answer]:
+        self, fn: BatchFunction[P, LlmAnswer], *, window: float = BATCH_WINDOW, max_size: int = BATCH_SIZE
+    ) -> ArgumentBatchLoader[P, LlmAnswer]:
         """Return a loader that collects loads and answers them by one call of ``fn``, as ``ToolTier.batch_loader``.
 
         Args:

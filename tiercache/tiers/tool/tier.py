@@ -23,9 +23,9 @@ from ..values.json_types import Storable
 from .cached import check_cost
 from .key import ABSENT, check_tool, shifted
 from .loader import T, ToolLoader, keywords_for
-from .pinned import PinningTier
 from .policies import ToolPolicies, ToolPolicy
 from .result import ToolResult
+from .warm import WarmingTier
 
 __all__ = ["ToolTier"]
 
@@ -33,7 +33,7 @@ __all__ = ["ToolTier"]
 _Request: TypeAlias = tuple[str | ToolKey, Any, float | None]
 
 
-class ToolTier(PinningTier):
+class ToolTier(WarmingTier):
     """``cache.tool``: results of tool calls, by the name of the tool and its arguments.
 
     ``tool`` is the name of a tool: not empty, without ``:``. ``args`` are the keyword arguments of the call: a JSON
