@@ -54,6 +54,8 @@ class PinReads:
         self._breaker = breaker
         self._log = log
         self._listing: asyncio.Task[None] | None = None
+        # A refusal lasts: lookups must not pay for a listing each.
+        self._retry_at = -math.inf
 
     async def find(self, call: Call) -> Lookup | None:
         """Return the pinned answer of ``call.key``, or None if the key has no pin. Raises no error of Valkey."""
@@ -72,7 +74,8 @@ class PinReads:
     async def refresh(self) -> None:
         """List the pins if a listing is due and Valkey answers."""
         for _ in range(_MOST_READS):
-            if self._level2 is None or self._breaker.is_open or self._table.is_listed(self._clock.monotonic()):
+            now = self._clock.monotonic()
+            if self._level2 is None or self._breaker.is_open or now < self._retry_at or self._table.is_listed(now):
                 return
             if self._listing is None or self._listing.done():
                 # Many lookups share one listing. It belongs to none of them, and inherits no context.
@@ -117,6 +120,8 @@ class PinReads:
             listed = await list_pins(table, level2, most_bytes=MOST_PINNED_BYTES)
         except TierCacheError as error:
             self._note(error)
+            if not isinstance(error, PASSING):
+                self._retry_at = self._clock.monotonic() + _LOOK_SECONDS
         else:
             table.end_listing(version, listed, began)
 
