@@ -12,6 +12,7 @@ from .engine.coherence.placeholders import is_placeholder
 from .engine.engine import Engine
 from .engine.entries.counters import OTHER
 from .engine.entries.entry import Group
+from .engine.entries.freshness import Freshness
 from .engine.entries.rules import Codec, TierRules
 from .engine.level2.level2 import Level2
 from .engine.memory.loaders import RunPlain
@@ -308,6 +309,7 @@ class Assembly:
             max_value_bytes=options.max_value_bytes,
             writes_behind=self._writes.mode == "behind" and tier in ("llm", "tool"),
             scopes=KeyScopes(self.shared.scopes, of_tier.scope),
+            freshness=_freshness_of(of_tier) if options.l1 else None,
             owner=self.shared.owners.setdefault(tier, object()),
         )
         self._own_rules.append(rules)
@@ -382,6 +384,12 @@ class Assembly:
             "uses_default_cost_table": self.shared.prices.uses_default,
             "tool_policies": self._tool_policies.names(),
         }
+
+
+def _freshness_of(options: TierOptions) -> Freshness | None:
+    if not (options.stale_for or options.early_refresh or options.cache_errors):
+        return None
+    return Freshness(options.stale_for, options.retry_pause, options.early_refresh, options.cache_errors)
 
 
 def _groups_of(options: LlmOptions) -> Callable[[LlmEntry], tuple[Group, ...]] | None:

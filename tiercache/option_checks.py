@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any, Final
 
 from .errors import UsageError
 from .text import shown
 
-__all__ = ["check_choice", "check_counts", "check_functions", "check_seconds", "is_number", "take_timedelta"]
+__all__ = [
+    "check_choice",
+    "check_counts",
+    "check_errors",
+    "check_functions",
+    "check_seconds",
+    "is_number",
+    "take_timedelta",
+]
 
 _LONGEST_SECONDS: Final = 100 * 365 * 86_400
 
@@ -33,6 +41,22 @@ def check_seconds(options: object, *names: str, optional: bool = False) -> None:
     for name, value in _named(options, names, optional=optional):
         if not is_number(value) or not 0 < value <= _LONGEST_SECONDS:
             raise UsageError(f"{name} must be a number of seconds above 0, at most 100 years")
+
+
+def check_errors(options: object, name: str) -> None:
+    """Refuse a value that is no mapping of classes of exceptions to seconds above 0; keep a copy of it."""
+    value = getattr(options, name)
+    if value is None:
+        return
+    full_name = f"{type(options).__name__}.{name}"
+    if not isinstance(value, Mapping):
+        raise UsageError(f"{full_name} must be a mapping of exception classes to seconds, not {shown(value)}")
+    for kind, seconds in value.items():
+        if not isinstance(kind, type) or not issubclass(kind, Exception):
+            raise UsageError(f"{full_name} must have classes of exceptions as keys, not {shown(kind)}")
+        if not is_number(seconds) or not 0 < seconds <= _LONGEST_SECONDS:
+            raise UsageError(f"{full_name}[{kind.__name__}] must be a number of seconds above 0, not {shown(seconds)}")
+    object.__setattr__(options, name, dict(value))
 
 
 def check_counts(options: object, *names: str, optional: bool = False) -> None:

@@ -7,7 +7,15 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from .errors import UsageError
-from .option_checks import check_choice, check_counts, check_functions, check_seconds, is_number, take_timedelta
+from .option_checks import (
+    check_choice,
+    check_counts,
+    check_errors,
+    check_functions,
+    check_seconds,
+    is_number,
+    take_timedelta,
+)
 from .scopes import Scope, check_scope
 from .text import shown
 from .ttl import Ttl, check_ttl
@@ -85,6 +93,14 @@ class TierOptions(_EntryOptions):
             refused. An exception counts as False, and is logged once.
         threads: Whether plain loaders, batch functions included, run in threads (``asyncio.to_thread``), so that a
             blocking loader does not block the event loop. Async loaders run on the event loop in any case.
+        stale_for: Seconds past its TTL for which L1 serves a value at once, as ``source="stale"``, while one load
+            refreshes it; and still serves it if that load fails. 0: an expired value is a miss.
+        retry_pause: Seconds after a failed refresh in which lookups start no other one.
+        early_refresh: The factor beta of XFetch, usually 1: a load refreshes a value at random before its TTL ends,
+            the earlier the longer its load took. 0: no load does.
+        cache_errors: Classes of exceptions, each with the seconds for which L1 raises an equal exception again instead
+            of calling the loader. The most specific class counts. A number ``retry_after`` of the exception wins, up to
+            3,600. None: the next call loads again.
         compress_above: Entries of more bytes are compressed in Valkey (zstd), if that makes them smaller. None
             compresses none, except exchanges of wrapped clients above 1,024 bytes, where zstd is installed. Only
             tiercache can read compressed entries. Needs the ``compress`` extra.
@@ -100,6 +116,10 @@ class TierOptions(_EntryOptions):
     threads: bool = field(default=False, kw_only=True)
     compress_above: int | None = field(default=None, kw_only=True)
     share: bool = field(default=False, kw_only=True)
+    stale_for: float = field(default=0.0, kw_only=True)
+    retry_pause: float = field(default=1.0, kw_only=True)
+    early_refresh: float = field(default=0.0, kw_only=True)
+    cache_errors: Mapping[type[Exception], float] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         # Not by super(): slots make the decorator return a second class, which super() does not know.
@@ -111,6 +131,15 @@ class TierOptions(_EntryOptions):
         if self.scope is not None:
             check_scope(self.scope, f"{type(self).__name__}.scope")
         check_counts(self, "compress_above", optional=True)
+        take_timedelta(self, "stale_for")
+        take_timedelta(self, "retry_pause")
+        if self.stale_for != 0:
+            check_seconds(self, "stale_for")
+        check_seconds(self, "retry_pause")
+        if not is_number(self.early_refresh) or not 0 <= self.early_refresh <= 1000:
+            kind = type(self).__name__
+            raise UsageError(f"{kind}.early_refresh must be a factor from 0 to 1000, not {shown(self.early_refresh)}")
+        check_errors(self, "cache_errors")
 
 
 @dataclass(frozen=True, slots=True)

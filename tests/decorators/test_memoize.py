@@ -497,7 +497,11 @@ async def async_function(text: str) -> str:
         (async_function, {"version": True}, "version must be"),
         (async_function, {"name": ""}, "name must not be empty"),
         (async_function, {"tier": "llm"}, "name must be 1 to 128"),
-        (async_function, {"ttll": 5}, "has no option 'ttll'; it has: ignore, instance_key, key"),
+        (
+            async_function,
+            {"ttll": 5},
+            "has no option 'ttll'; it has: cache_errors, early_refresh, ignore, instance_key, key",
+        ),
     ],
 )
 async def test_wrong_decoration_is_refused(

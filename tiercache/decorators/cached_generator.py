@@ -52,6 +52,8 @@ class CachedGenerator(Generic[P, T]):
     def __init__(self, single: Cached[Any, Any]) -> None:
         if single._options.sources:
             raise UsageError("sources are for functions that return a value: a generator cannot have sources")
+        for name in single._options.freshness:
+            raise UsageError(f"{name} is for functions that return a value: L1 serves no stale items of a generator")
         tier = single._entries.tier
         coherence, limit = tier._engine.coherence, tier._rules.max_value_bytes
         self._single = single

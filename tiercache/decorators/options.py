@@ -10,6 +10,7 @@ from msgspec import Struct
 from ..errors import UsageError
 from ..scopes import Scope, check_scope
 from ..text import check_name, shown
+from ..tier_options import TierOptions
 from ..ttl import Ttl, check_ttl
 
 __all__ = ["CachedOptions", "CachedToolOptions", "Decoration", "MemoizeManyOptions", "MemoizeOptions", "decoration"]
@@ -31,6 +32,7 @@ class CachedOptions(TypedDict, total=False):
             passed over.
         scope: A name that keeps the values apart from those of other scopes, or a function that returns the name of
             the present call. None takes the tier's.
+        stale_for, retry_pause, early_refresh, cache_errors: As for ``TierOptions``. None takes the tier's.
     """
 
     ttl: Ttl | None
@@ -40,6 +42,10 @@ class CachedOptions(TypedDict, total=False):
     store_when: Callable[[Any], bool] | None
     sources: Sequence[Callable[..., Any]]
     scope: Scope | None
+    stale_for: float | None
+    retry_pause: float | None
+    early_refresh: float | None
+    cache_errors: Mapping[type[Exception], float] | None
 
 
 class CachedToolOptions(CachedOptions, total=False):
@@ -100,9 +106,20 @@ class Decoration(Struct, frozen=True, kw_only=True):
     instance_key: Callable[[Any], str] | None = None
     sources: Sequence[Callable[..., Any]] = ()
     scope: Scope | None = None
+    stale_for: float | None = None
+    retry_pause: float | None = None
+    early_refresh: float | None = None
+    cache_errors: Mapping[type[Exception], float] | None = None
+
+    @property
+    def freshness(self) -> dict[str, Any]:
+        """The options of freshness that were given, by name."""
+        names = ("stale_for", "retry_pause", "early_refresh", "cache_errors")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     def check(self) -> None:
         """Refuse wrong options. Raises UsageError, which names the option."""
+        TierOptions(**self.freshness)
         if self.ttl is not None:
             check_ttl(self.ttl)
         if self.scope is not None:

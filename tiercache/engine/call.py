@@ -139,7 +139,7 @@ class Call(NamedTuple):
         if rules.l1:
             # L1 never weighs an entry that it does not keep.
             size_bytes = shared_size(size_bytes + ENTRY_OVERHEAD_BYTES + len(self.key) + value.size_bytes)
-        return Entry(
+        entry = Entry(
             value,
             deadline,
             began,
@@ -149,3 +149,5 @@ class Call(NamedTuple):
             size_bytes,
             0 if cost is None else round(cost * 1_000_000),
         )
+        # The load took from ``began`` to ``since``; of a value that was read or given both are one moment.
+        return entry if rules.freshness is None else rules.freshness.keep(entry, since - began)

@@ -201,6 +201,7 @@ class Engine(KeepsIdentity):
             lookup = await runtime.reads.read(call, fence)
         finally:
             runtime.fences.close(fence)
+        lookup = runtime.reads.stale(call, lookup)
         self.count(call.key, call.counters, lookup)
         return lookup
 
@@ -229,7 +230,8 @@ class Engine(KeepsIdentity):
         finally:
             for fence in fences:
                 runtime.fences.close(fence)
-        for call, lookup in zip(missing, read, strict=True):
+        for call, found in zip(missing, read, strict=True):
+            lookup = runtime.reads.stale(call, found)
             self.count(call.key, call.counters, lookup)
             lookups[call.key] = lookup
         return [lookups[call.key] for call in calls]
@@ -292,6 +294,7 @@ def _count_lookup(counters: TierCounters, lookup: Lookup) -> None:
             counters.l2_hits += 1
         else:
             counters.l1_hits += 1  # Stale or pinned, from memory.
+            counters.stale_hits += source == "stale"
         counters.saved_micros += entry.cost_micros
     else:
         counters.misses += 1

@@ -94,6 +94,10 @@ TIER_COUNTERS: Final[Mapping[str, Metric]] = MappingProxyType(
         "stored_bytes": Metric(  # Shared.
             "stored_bytes_total", "counter", _BY_TIER, "Bytes of the values that were stored, explicitly or by a load."
         ),
+        "stale_hits": Metric("stale_hits_total", "counter", _BY_TIER, "Hits that got a value past its TTL or trust."),
+        "failed_hits": Metric("failed_hits_total", "counter", _BY_TIER, "Misses that got a remembered error."),
+        "refreshes": Metric("refreshes_total", "counter", _BY_TIER, "Loads in the background for a kept value."),
+        "refresh_errors": Metric("refresh_errors_total", "counter", _BY_TIER, "Loads in the background that raised."),
         "loads": Metric("loads_total", "counter", _BY_TIER, "Loader calls."),
         "load_errors": Metric("load_errors_total", "counter", _BY_TIER, "Loader calls that raised or timed out."),
         "lease_waits": Metric(
@@ -199,6 +203,8 @@ ATTRIBUTES: Final = frozenset(
         "cache.ttl",  # Seconds, rounded up; -1: no expiry.
         "cache.bytes",  # Before compression.
         "cache.deleted_count",
+        "cache.pattern",
+        "cache.dry_run",
         "cache.field_count",
         "cache.indexed_count",
         "cache.touched_count_approx",

@@ -86,8 +86,8 @@ class Result(Struct, frozen=True, eq=False):
 
     @property
     def stale(self) -> bool:
-        """Whether the entry is past its lifetime, and was served because no newer one could be read or loaded."""
-        return False
+        """Whether the entry was past its lifetime when it was served, as ``TierOptions.stale_for`` allows."""
+        return self.source == "stale" and self._entry is not None and self._now >= self._entry.expires_at
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{name}={getattr(self, name)!r}" for name in self._shown)

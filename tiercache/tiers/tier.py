@@ -14,12 +14,14 @@ stores and removes them, and counts each operation.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
+from dataclasses import replace
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, Self, TypeVar
 
 from ..engine.call import Call, Loaded, LoadFunction, Mode, check_mode
 from ..engine.engine import Engine
 from ..engine.entries.counters import TierCounters
 from ..engine.entries.entry import Group
+from ..engine.entries.freshness import Freshness
 from ..engine.entries.lookup import Lookup
 from ..engine.entries.rules import TierRules
 from ..engine.memory.loaders import LoaderCalls, awaitable_loader
@@ -115,6 +117,15 @@ class Tier(KeepsIdentity, Generic[K, R]):
         """
         return await self._remove_group("clear", GroupEntries(self._rules.group, self._prefixes))
 
+    def _with_freshness(self, options: dict[str, Any]) -> Self:
+        """Return this tier for the entries of one function, whose ``options`` of freshness win over the tier's."""
+        if not options or not self._rules.l1:
+            return self
+        own = self._rules.freshness or Freshness()
+        made = object.__new__(type(self))
+        made.__dict__.update(self.__dict__, _rules=replace(self._rules, freshness=own.but(options)))
+        return made
+
     # Lookups and loads
 
     def _hit(self, method: str, key: K) -> R | None:
@@ -172,7 +183,8 @@ class Tier(KeepsIdentity, Generic[K, R]):
         engine, method = self._engine, f"{self.tier}.get_or_load"
         if not callable(loader):
             loader = awaitable_loader(loader)
-        flight = self._loads.joinable(key.key) if mode == "use" and not tags else None
+        is_plain = mode == "use" and not tags and self._rules.freshness is None
+        flight = self._loads.joinable(key.key) if is_plain else None
         if flight is not None:
             lookup = await self._loads.join(method, flight, key._counters)
         else:

@@ -105,6 +105,7 @@ class Coherence:
         self._origin = origin
         self._log = log
         self._hooks = memory.hooks
+        self._now = memory.now
         self._position: Position | None = None
         self._is_catching_up = False
 
@@ -130,7 +131,7 @@ class Coherence:
                     if key in self._policies.watched_keys:
                         self._policies.watched_changed(key)
                     else:
-                        was_in_l1 = self._drop(key)
+                        was_in_l1 = self._drop_tracked(key)
                         self._policies.key_changed(key)
                         if was_in_l1:
                             self._hooks.invalidate("key", key, 1, "elsewhere")
@@ -191,6 +192,12 @@ class Coherence:
         if pinned is not None:
             # L1 no longer has the entry of the pin. A read in progress must not bring it back.
             self._fences.break_key(pinned)
+        return was_in_l1
+
+    def _drop_tracked(self, key: str) -> bool:
+        self._fences.break_key(key)
+        was_in_l1 = self._l1.drop_changed(key, self._now())
+        self._leases.wake(key)
         return was_in_l1
 
     def _check_number(self, number: int) -> None:

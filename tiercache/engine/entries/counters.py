@@ -43,6 +43,10 @@ class TierCounters:
             surrogate pair, a value that is not JSON, token counts that are no counts.
         l2_errors: Lookups that Valkey did not answer, or refused; each became a miss.
         undecodable: Entries in Valkey that do not have this tier's form, or are too large; each became a miss.
+        stale_hits: Callers, among the hits, that got a value past its TTL, or one that was no longer trusted.
+        failed_hits: Callers, among the misses, that got a remembered error of a loader.
+        refreshes: Loads that started in the background, for a value that a caller got at once.
+        refresh_errors: Such loads that raised.
         stored_bytes: Bytes of all values stored, explicitly or by a load; of a compressed value, its compressed size.
     """
 
@@ -63,6 +67,10 @@ class TierCounters:
     unstorable: int = 0
     l2_errors: int = 0
     undecodable: int = 0
+    stale_hits: int = 0
+    failed_hits: int = 0
+    refreshes: int = 0
+    refresh_errors: int = 0
     stored_bytes: int = 0
 
     def add(self, other: TierCounters) -> None:

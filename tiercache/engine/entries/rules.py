@@ -14,6 +14,7 @@ from ...tier_options import Admission
 from ...ttl import Ttl, resolve_ttl, shorten
 from .counters import CounterBook
 from .entry import Group
+from .freshness import Freshness
 
 __all__ = ["Codec", "Decoded", "TierRules", "UndecodableError", "UnreadableHereError", "Value"]
 
@@ -103,6 +104,7 @@ class TierRules:
         shared: Returns the form of a value in which every caller gets the same object. None: each gets its own.
         writes_behind: Whether an explicit store returns when its write is queued.
         scopes: The components of the keys of this tier.
+        freshness: How the tier serves expired values and remembers errors, or None if it does neither.
         owner: The same object for the rules of this tier in both faces of the cache, and for no others.
     """
 
@@ -123,6 +125,7 @@ class TierRules:
     threads: bool = False
     shared: Callable[[Any], Any] | None = None
     writes_behind: bool = False
+    freshness: Freshness | None = None
     counters: CounterBook = field(default_factory=CounterBook)
     scopes: KeyScopes = field(default_factory=lambda: KeyScopes(CallScopes()), repr=False, compare=False)
     owner: object = field(default_factory=object, repr=False, compare=False)

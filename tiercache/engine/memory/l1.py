@@ -29,6 +29,7 @@ from cachetools import Cache
 
 from ...options import L1Options
 from ..entries.entry import MATCHING, Entry, Group, has_tags, shared_size
+from ..entries.freshness import FailedEntry, KeptEntry
 from ..entries.key_pattern import matcher
 from .tag_table import TagTable, tuple_size
 
@@ -143,8 +144,35 @@ class L1:
         if now < entry.deadline:
             self._used(key)
             return entry if now < self.trusted_until or now < entry.began + self._max_staleness else None
-        del self._lru[key]
+        if not isinstance(entry, KeptEntry) or now >= entry.kept_until:
+            del self._lru[key]
         return None
+
+    def kept(self, key: str, now: float) -> KeptEntry | None:
+        """Return the trusted entry of ``key`` that L1 keeps past its deadline, or None."""
+        entry = self._find(key)
+        if not isinstance(entry, KeptEntry) or now < entry.deadline or now >= entry.kept_until:
+            return None
+        self._used(key)
+        return entry if self.trusts(entry.began, now) else None
+
+    def drop_deleted(self, key: str, now: float) -> None:
+        """Remove the entry of ``key``, which Valkey does not have, if its TTL has not ended: a client deleted it."""
+        entry = self._find(key)
+        if type(entry) is KeptEntry and now < entry.expires_at:
+            self.drop(key)
+
+    def drop_changed(self, key: str, now: float) -> bool:
+        """Remove ``key``, whose change Valkey has reported, unless the report may be that of its expiry.
+
+        Valkey reports the end of a TTL as it reports a DEL. So a copy past its TTL stays; it is stale already.
+
+        Returns:
+            Whether L1 held an entry that is gone now.
+        """
+        entry = self._entry_of(key)
+        is_expired = type(entry) is KeptEntry and entry.expires_at <= now < entry.kept_until
+        return not is_expired and self.drop(key)
 
     def get_untrusted(self, key: str, now: float, longer: float) -> Entry | None:
         """Return the entry as ``get`` does, even if its trust ended up to ``longer`` seconds ago."""
@@ -206,10 +234,11 @@ class L1:
     def drop(self, key: str) -> bool:
         """Remove ``key``; return whether L1 held an entry for it."""
         # A check and no exception: most dropped keys are not in L1, and a raised KeyError costs more than the check.
-        if self._entry_of(key) is None:
+        entry = self._entry_of(key)
+        if entry is None:
             return False
         del self._lru[key]
-        return True
+        return type(entry) is not FailedEntry
 
     def drop_group(self, group: Group) -> int:
         """Remove every entry of ``group``; return the count. Visits all entries."""

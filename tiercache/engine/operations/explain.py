@@ -9,6 +9,7 @@ from typing import Final, Literal, TypeAlias
 from ...errors import L2UnavailableError
 from ..call import Call
 from ..coherence.placeholders import holder_of, is_placeholder
+from ..entries.freshness import FailedEntry, KeptEntry
 from ..entries.rules import UndecodableError
 from ..runtime.l2 import L2
 from ..runtime.no_l2 import NoL2
@@ -16,7 +17,7 @@ from ..runtime.runtime import Runtime
 
 __all__ = ["Explanation", "Inspection"]
 
-L1State: TypeAlias = Literal["hit", "absent", "expired", "untrusted", "off"]
+L1State: TypeAlias = Literal["hit", "absent", "expired", "stale", "failed", "untrusted", "off"]
 L2State: TypeAlias = Literal[
     "hit", "absent", "queued", "leased", "orphaned", "undecodable", "unsettled", "unavailable", "off"
 ]
@@ -25,6 +26,8 @@ _L1_TEXTS: Final[dict[L1State, str]] = {
     "hit": "process memory has it",
     "absent": "process memory does not have it",
     "expired": "process memory has kept it for as long as it may",
+    "stale": "process memory has a value past its lifetime, which it serves while one load refreshes it",
+    "failed": "process memory remembers the error of the last load, and raises it again",
     "untrusted": "process memory has it, and cannot know whether it is current: Valkey has not confirmed it in time",
     "off": "this tier is not kept in process memory",
 }
@@ -47,13 +50,19 @@ class Explanation:
 
     Attributes:
         key: The key in Valkey.
-        source: The level that would answer a lookup: "l1" or "l2"; "pin" for a pinned answer; None for a miss.
-        l1: "hit", "absent", "expired", "untrusted" (present, and possibly stale), "off".
+        source: The level that would answer a lookup: "l1" or "l2", "stale" for a stale value in L1, "pin" for a pinned
+            answer; None for a miss.
+        l1: "hit", "absent", "expired", "stale" (past its TTL, and served as ``stale_for`` says), "failed" (a remembered
+            error of a loader), "untrusted" (present, and possibly stale), "off".
         l2: "hit", "absent", "queued" (a write-behind store that Valkey has not acknowledged: lookups find it),
             "leased" (a process is loading it), "orphaned" (a placeholder that no load renews, and that the next load
             takes over), "undecodable", "unsettled" (an invalidation is pending), "unavailable", "off".
         age: Seconds since the copy in L1 was stored, by any process, or None if L1 has no copy.
         l1_ttl: Seconds that L1 still keeps the copy, or None if L1 has no copy; inf without an end.
+        kept_ttl: Seconds for which L1 still serves the stale value or raises the remembered error, or None if it does
+            neither now.
+        retry_in: Seconds before which no lookup refreshes the stale value again, because the last load failed; 0: the
+            next lookup does. None without a stale value.
         l2_ttl: Seconds that the entry has left in Valkey, or None if Valkey has no entry; inf without an end.
         is_loading: Whether this process is loading the entry, or waits for another process that is.
         lease_holder: The origin of the process that loads the entry, or None if no process does.
@@ -66,11 +75,13 @@ class Explanation:
     """
 
     key: str
-    source: Literal["l1", "l2", "pin"] | None
+    source: Literal["l1", "l2", "stale", "pin"] | None
     l1: L1State
     l2: L2State
     age: float | None
     l1_ttl: float | None
+    kept_ttl: float | None
+    retry_in: float | None
     l2_ttl: float | None
     is_loading: bool
     lease_holder: str | None
@@ -108,16 +119,15 @@ class Inspection:
         entry = runtime.l1.peek(key)
         in_l1 = self._l1_state(now)
         holder = None if placeholder is None else holder_of(placeholder)
-        level: Literal["l1", "l2"] | None = "l2" if in_l2 == "hit" else None
-        if in_l1 == "hit" or in_l2 == "queued":
-            level = "l1"
         return Explanation(
             key=key,
-            source="pin" if pinned else level,
+            source="pin" if pinned else _source(in_l1, in_l2),
             l1=in_l1,
             l2=in_l2,
             age=None if entry is None or entry.stored_at == -math.inf else max(0.0, now - entry.stored_at),
             l1_ttl=None if entry is None else max(0.0, entry.deadline - now),
+            kept_ttl=kept.kept_until - now if (kept := self._kept(in_l1)) is not None else None,
+            retry_in=max(0.0, kept.retry_at - now) if kept is not None and in_l1 == "stale" else None,
             l2_ttl=l2_ttl,
             is_loading=runtime.flights.joinable(key, takes_parts=True) is not None,
             lease_holder=holder,
@@ -156,6 +166,11 @@ class Inspection:
             return "undecodable", life, None
         return "hit", life, None
 
+    def _kept(self, in_l1: L1State) -> KeptEntry | None:
+        """Return the entry in L1 if it is a stale value or a remembered error."""
+        entry = self._runtime.l1.peek(self._call.key)
+        return entry if in_l1 in ("stale", "failed") and isinstance(entry, KeptEntry) else None
+
     def _l1_state(self, now: float) -> L1State:
         l1, call = self._runtime.l1, self._call
         entry = l1.peek(call.key)
@@ -164,5 +179,18 @@ class Inspection:
         if entry is None:
             return "absent"
         if now >= entry.deadline:
-            return "expired"
+            kept = self._runtime.reads.kept(call, now)
+            if kept is None:
+                return "expired"
+            if isinstance(kept, FailedEntry):
+                return "failed"
+            return "stale" if now >= kept.expires_at else "hit" if now < kept.l1_until else "expired"
         return "hit" if l1.trusts(entry.began, now) else "untrusted"
+
+
+def _source(in_l1: L1State, in_l2: L2State) -> Literal["l1", "l2", "stale"] | None:
+    if in_l1 == "hit" or in_l2 == "queued":
+        return "l1"
+    if in_l1 == "stale":
+        return "stale"
+    return "l2" if in_l2 == "hit" and in_l1 != "failed" else None

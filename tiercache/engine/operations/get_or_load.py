@@ -1,15 +1,16 @@
 """``get_or_load``: whether a caller hits L1, joins a flight, starts a load, or loads for itself alone.
 
-There are six cases, in this order:
+There are seven cases, in this order:
 
 1. The mode is not "use": "only_cached" looks up, "bypass" loads privately, "refresh" and "store_only" start a load.
 2. L1 has the entry: return the entry.
 3. The key is pinned: return the pinned answer, also while a load of the key runs.
-4. No flight of the key is joinable: start a load in a task of its own, and wait for the load.
-5. The flight waits for the caller's own load: load privately, store nothing. Waiting for the flight would never end.
-6. Otherwise wait for the flight.
+4. L1 keeps a stale value, or the error of the last load: return or raise it (``kept_answer``).
+5. No flight of the key is joinable: start a load in a task of its own, and wait for the load.
+6. The flight waits for the caller's own load: load privately, store nothing. Waiting for the flight would never end.
+7. Otherwise wait for the flight.
 
-A call with tags hits L1 only if the entry is known to have all of them. If cases 4 to 6 find a cached entry,
+A call with tags hits L1 only if the entry is known to have all of them. If cases 5 to 7 find a cached entry,
 ``Tagging`` adds the missing tags; if that fails, the call loads as in mode "refresh".
 """
 
@@ -24,6 +25,7 @@ from ..entries.counters import TierCounters
 from ..entries.lookup import Lookup
 from ..memory.flights import CURRENT_FLIGHT, Flight
 from ..runtime.reads import MISS
+from .kept_answer import KeptAnswer, KeptAnswers
 from .load import Load
 from .load_many import LoadMany, LoadManyFunction
 from .tagging import Tagging
@@ -64,6 +66,11 @@ class Loads:
         pinned = await engine.find_pin(call)
         if pinned is not None:
             return pinned
+        # A part of a stream has its reader: no load of it can run in the background.
+        is_kept = call.rules.freshness is not None and self._kind is Load
+        if is_kept and (kept := KeptAnswer(runtime, call).find(function)) is not None:
+            engine.count(call.key, call.counters, kept)
+            return kept
         try:
             lookup = await self._kind(runtime, call).join_or_start(function)
             if call.tags and not await Tagging(runtime, call).holds(lookup):
@@ -72,8 +79,10 @@ class Loads:
                     # The joined flight has found an entry that cannot get the tags either.
                     lookup = await self._kind(runtime, call, is_refresh=True).start(function)
         except Exception:
-            call.counters.misses += 1
-            raise
+            lookup = runtime.reads.stale(call, MISS) if is_kept else MISS
+            if lookup.entry is None:
+                call.counters.misses += 1
+                raise
         engine.count(call.key, call.counters, lookup)
         return lookup
 
@@ -82,8 +91,9 @@ class Loads:
 
         A key that another flight loads is waited for. For the other keys Valkey is asked once, and ``function`` is
         called once, in one task, with the keys that Valkey does not have. A change of one key overtakes that key
-        alone. An exception of ``function`` reaches every waiter of one of its keys, and nothing is stored. Cancelling
-        the caller cancels the task only when no other caller waits for any of its keys.
+        alone. An exception of ``function`` reaches every waiter of one of its keys, and nothing is stored, nor is the
+        exception remembered. Stale values are returned at once, and refreshed by one further call. Cancelling the
+        caller cancels the task only when no other caller waits for any of its keys.
 
         Args:
             calls: Of one tier, for distinct keys.
@@ -91,6 +101,13 @@ class Loads:
         runtime = await self._engine.open()
         lookups = self._engine.hits(calls)
         missing = [call for call in calls if call.key not in lookups]
+        if missing and missing[0].rules.freshness is not None:
+            found_stale = KeptAnswers(runtime, missing).find(function)
+            for call in missing:
+                if call.key in found_stale:
+                    self._engine.count(call.key, call.counters, found_stale[call.key])
+            lookups |= found_stale
+            missing = [call for call in missing if call.key not in lookups]
         found = dict(
             zip([call.key for call in missing], await LoadMany(runtime, missing).join_or_start(function), strict=True)
         )

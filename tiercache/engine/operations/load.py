@@ -18,10 +18,11 @@ import math
 from functools import partial
 from typing import Any, ClassVar, cast
 
-from ...errors import L2CommandError
+from ...errors import L2CommandError, TierCacheError
 from ..call import Call, Loaded, LoadFunction
 from ..coherence.leases import Lease, Leases
 from ..entries.entry import Entry, Group, has_tags, names_of_tags
+from ..entries.freshness import KeptEntry, UncopyableError, served_until
 from ..entries.lookup import Lookup
 from ..level2.writes import Release, WriteSet
 from ..memory.flights import CURRENT_FLIGHT, Flight, Ongoing
@@ -149,6 +150,8 @@ class Load:
                 await self._load(function)
             self.flight.resolve(self.lookup)
         except BaseException as error:
+            if self.call.rules.freshness is not None and isinstance(error, Exception):
+                self._remember(error)
             self.flight.fail(error)
             raise
         finally:
@@ -176,6 +179,25 @@ class Load:
 
     async def _limited(self, function: LoadFunction) -> Loaded:
         return await self._runtime.load_limits.call(function, self.call.counters, is_batched=self.call.is_batched)
+
+    def _remember(self, error: Exception) -> None:
+        """Keep ``error`` in L1 for the next callers, if the tier remembers such errors and no value is there.
+
+        No await here, as in ``fill``: a change of the key comes before this step, or removes the error after it.
+        """
+        runtime, call, fence = self._runtime, self.call, self.flight.fence
+        assert call.rules.freshness is not None
+        if self.is_refresh or isinstance(error, TierCacheError) or self._is_overtaken() or fence.in_doubt:
+            return
+        if type(runtime.l1.peek(call.key)) is KeptEntry:
+            return  # The stale value goes on being served.
+        try:
+            failed = call.rules.freshness.failed(error, fence.groups, began=fence.began, now=runtime.now())
+        except UncopyableError as reason:
+            runtime.log.warn_once("an error of a loader cannot be copied, and is not remembered: %s", reason)
+            return
+        if failed is not None:
+            runtime.l1.put(call.key, failed)
 
     # The lease
 
@@ -266,9 +288,9 @@ class Load:
             entry.expires_at = math.inf
         elif self._runtime.breaker.is_open or self.lookup.degraded:
             # Until Valkey answers again, no PONG prolongs the trust in the copy.
-            entry.expires_at = min(entry.deadline, l1.trust_ends(entry.began))
+            entry.expires_at = min(served_until(entry), l1.trust_ends(entry.began))
         else:
-            entry.expires_at = entry.deadline
+            entry.expires_at = served_until(entry)
 
     def _is_refused(self, loaded: Loaded) -> bool:
         """Return whether no store takes the value, or it is too large or not admitted. Count such a value."""

@@ -64,6 +64,11 @@ class LoadMany:
             for call, lookup in zip(self._calls, lookups, strict=True)
         ]
 
+    def start(self, function: LoadManyFunction) -> None:
+        """Load the calls in the background, for keys without a flight. No caller gets an error."""
+        self._register(self._calls)
+        self._runtime.start(self._loads[0].flight, self._run(function))
+
     def _joinable(self) -> dict[str, Flight]:
         """Return the flights to wait for, by key."""
         runtime, parent = self._runtime, CURRENT_FLIGHT.get()

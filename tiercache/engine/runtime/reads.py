@@ -23,6 +23,7 @@ from ...log import CacheLog
 from ..call import Call
 from ..coherence.placeholders import is_placeholder
 from ..entries.entry import Group
+from ..entries.freshness import KeptEntry
 from ..entries.lookup import Lookup
 from ..entries.rules import UndecodableError
 from ..level2.level2 import Stored
@@ -148,6 +149,25 @@ class Reads:
             return None
         return Lookup(entry, "l1")
 
+    def kept(self, call: Call, now: float) -> KeptEntry | None:
+        """Return the entry that L1 keeps past its deadline and may serve, or None.
+
+        Without tracking, other software may have changed the key: the promise is that L1 notices within ``l1_ttl``.
+        """
+        entry = self._memory.l1.kept(call.key, now)
+        if entry is None or not (self._l2.is_tracking or now < entry.began + call.rules.l1_ttl):
+            return None
+        return entry
+
+    def stale(self, call: Call, lookup: Lookup) -> Lookup:
+        """Return the stale value for a call whose ``lookup`` found nothing, or ``lookup`` if there is none."""
+        if call.rules.freshness is None or lookup.entry is not None:
+            return lookup
+        entry = self.kept(call, self._now())
+        if type(entry) is not KeptEntry or not all(tag in entry.groups for tag in call.tags):
+            return lookup
+        return lookup._replace(entry=entry, source="stale", placeholder=None)
+
     def _begin(self, l2: L2, fence: Fence) -> None:
         fence.reading = True
         # While a write of the key is in the pipe, the read may return the older value: it must not fill L1.
@@ -167,6 +187,8 @@ class Reads:
     def _received(self, call: Call, fence: Fence, stored: Stored | None, sent_at: float) -> Lookup:
         """Return the lookup for Valkey's answer, and fill L1 with the value unless the fence is broken."""
         rules = call.rules
+        if rules.freshness is not None and (stored is None or is_placeholder(stored.value or b"")):
+            self._memory.l1.drop_deleted(call.key, sent_at)
         if stored is None:
             return MISS
         if stored.value is not None and not rules.is_state and is_placeholder(stored.value):

@@ -147,7 +147,7 @@ class MemoizingTier(Tier[KvKey, KvResult[Any]]):
         """Return the function, async or plain, with its values cached."""
         given = decoration(options, MemoizeOptions.__optional_keys__, own=("name", "version"))
         name = name_of(function, options.get("name"))
-        return Cached(function, _Entries(self, name, options.get("version", 1)), given)
+        return Cached(function, _Entries(self._with_freshness(given.freshness), name, options.get("version", 1)), given)
 
 
 class _Entries:

@@ -96,12 +96,13 @@ class CachingTier(Tier[LlmKey, LlmResult]):
 
     def _cached(self, function: Callable[..., Any], options: CachedOptions) -> Cached[Any, Any]:
         """Return the function, async or plain, with its answers cached."""
-        name = name_of(function, None)
+        given = decoration(options, CachedOptions.__optional_keys__)
+        name, tier = name_of(function, None), self._with_freshness(given.freshness)
         if is_generator(function):
-            entries: _Entries = _PartEntries(self, name, returns_response=False)
+            entries: _Entries = _PartEntries(tier, name, returns_response=False)
         else:
-            entries = _Entries(self, name, returns_response=_returned(function))
-        return Cached(function, entries, decoration(options, CachedOptions.__optional_keys__))
+            entries = _Entries(tier, name, returns_response=_returned(function))
+        return Cached(function, entries, given)
 
     def _loaded_answer(self, model: str, answer: object) -> Loaded:
         """Return the answer that a loader returned."""

@@ -93,7 +93,8 @@ class CachingTier(Tier[ToolKey, ToolResult[Any]]):
         cost = options.get("cost")
         if cost is not None:
             check_cost(cost)
-        return Cached(function, _Entries(self, function.__name__ if tool is None else tool, cost), given)
+        tier = self._with_freshness(given.freshness)
+        return Cached(function, _Entries(tier, function.__name__ if tool is None else tool, cost), given)
 
     def _encode(self, key: ToolKey, value: object, cost: float | None) -> Loaded:
         """Return the entry of a result and its bytes; raise UsageError if ``value`` is not JSON."""
