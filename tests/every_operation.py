@@ -36,6 +36,10 @@ async def _scoped(cache: AgentCache) -> None:
         await cache.kv.delete("k")
 
 
+async def _scanned(cache: AgentCache) -> list[Any]:
+    return [entry async for entry in cache.kv.scan()]
+
+
 async def _shared_stream(cache: AgentCache) -> None:
     """Stream an answer to two callers, the second of which reads it as a process does that waits for the lease."""
     exchanges = exchanges_of(cache)
@@ -152,6 +156,9 @@ OPERATIONS: dict[str, Operation] = {
     "conversations delete": lambda cache: conversations_of(cache).delete("c", "r"),
     "invalidate_tag": lambda cache: cache.invalidate_tag("tag"),
     "kv.clear": lambda cache: cache.kv.clear(),
+    "kv.scan": _scanned,
+    "kv.inspect": lambda cache: cache.kv.inspect("k"),
+    "kv.warm": lambda cache: cache.kv.warm(["warm"], lambda: 1),
     "kv.delete_pattern": lambda cache: cache.kv.delete_pattern("*"),
     "kv.delete_pattern counted": lambda cache: cache.kv.delete_pattern("*", dry_run=True),
     "llm.clear": lambda cache: cache.llm.clear(),

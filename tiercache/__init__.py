@@ -43,6 +43,7 @@ from .sync.llm import SyncLlmTier
 from .sync.session import SyncSessionTier
 from .sync.tool import SyncToolTier
 from .tier_options import Admission, LlmOptions, SessionOptions, TierOptions
+from .tiers.entries import Entry
 from .tiers.golden import GoldenAnswer, GoldenReport
 from .tiers.keys.key import LlmKey, ToolKey
 from .tiers.kv.result import KvResult
@@ -78,6 +79,7 @@ __all__ = [
     "CoherenceOptions",
     "ConnectionOptions",
     "DiscoveryOptions",
+    "Entry",
     "ErrorEvent",
     "Explanation",
     "GoldenAnswer",

@@ -12,6 +12,8 @@ from ..engine.call import Mode
 from ..engine.operations.batch_loader import BATCH_SIZE, BATCH_WINDOW, ArgumentBatchLoader, BatchFunction
 from ..engine.operations.explain import Explanation
 from ..identity import KeepsIdentity
+from ..portal.portal import PortalIterator
+from ..tiers.entries import Entry
 from ..tiers.kv.result import KvResult
 from ..tiers.kv.tier import KvBatchLoader, KvLoader, KvTier
 from ..tiers.result import MissType
@@ -224,6 +226,15 @@ class SyncKvTier(KeepsIdentity):
         warm: Any = partial(self._tier.warm, ttl=ttl, tags=tags, concurrency=concurrency, on_progress=on_progress)
         report: WarmReport[Any] = self._scoped.run(partial(warm, items_of_caller(items), loader))
         return report
+
+    def inspect(self, key: str) -> Entry:
+        """Return the entry of ``key`` in both levels, as ``KvTier.inspect``."""
+        return self._scoped.run(partial(self._tier.inspect, key))
+
+    def scan(self, match: str | None = None) -> Iterator[Entry]:
+        """Return an iterator over the entries of this tier, as ``KvTier.scan``."""
+        entries = self._scoped.call(self._tier.scan, match)
+        return PortalIterator(self._face.portal, lambda: entries)
 
     def clear(self) -> int:
         """Remove every entry of the tier; return how many there were, as ``KvTier.clear``."""

@@ -11,6 +11,8 @@ from ..engine.call import Mode
 from ..engine.operations.batch_loader import BATCH_SIZE, BATCH_WINDOW, ArgumentBatchLoader, BatchFunction
 from ..engine.operations.explain import Explanation
 from ..identity import KeepsIdentity
+from ..portal.portal import PortalIterator
+from ..tiers.entries import Entry
 from ..tiers.keys.key import LlmKey
 from ..tiers.llm.loader import LlmAnswer, LlmLoader, PlainLlmLoader
 from ..tiers.llm.result import LlmResponse, LlmResult
@@ -236,6 +238,15 @@ class SyncLlmTier(KeepsIdentity):
         warm: Any = partial(self._tier.warm, ttl=ttl, tags=tags, concurrency=concurrency, on_progress=on_progress)
         report: WarmReport[Any] = self._scoped.run(partial(warm, items_of_caller(items), loader))
         return report
+
+    def inspect(self, params: Mapping[str, Any] | LlmKey | str) -> Entry:
+        """Return the entry of the answer to ``params`` in both levels, as ``LlmTier.inspect``."""
+        return self._scoped.run(partial(self._tier.inspect, params))
+
+    def scan(self, match: str | None = None) -> Iterator[Entry]:
+        """Return an iterator over the entries of this tier, as ``LlmTier.scan``."""
+        entries = self._scoped.call(self._tier.scan, match)
+        return PortalIterator(self._face.portal, lambda: entries)
 
     def clear(self) -> int:
         """Remove every entry of the tier; return how many there were, as ``LlmTier.clear``."""

@@ -11,6 +11,8 @@ from ..engine.call import Mode
 from ..engine.operations.batch_loader import BATCH_SIZE, BATCH_WINDOW, BatchFunction, KeywordBatchLoader
 from ..engine.operations.explain import Explanation
 from ..identity import KeepsIdentity
+from ..portal.portal import PortalIterator
+from ..tiers.entries import Entry
 from ..tiers.keys.key import ToolKey
 from ..tiers.pinning import Pin
 from ..tiers.tool.key import ABSENT
@@ -313,6 +315,22 @@ class SyncToolTier(KeepsIdentity):
         )
         report: WarmReport[Any] = self._scoped.run(partial(warm, items_of_caller(items), loader))
         return report
+
+    @overload
+    def inspect(self, tool: ToolKey, /) -> Entry: ...
+
+    @overload
+    def inspect(self, tool: str, args: Any) -> Entry: ...
+
+    def inspect(self, tool: str | ToolKey, args: Any = ABSENT) -> Entry:
+        """Return the entry of a call in both levels, as ``ToolTier.inspect``."""
+        entry: Entry = self._scoped.run(partial(self._any_tier.inspect, tool, args))
+        return entry
+
+    def scan(self, match: str | None = None) -> Iterator[Entry]:
+        """Return an iterator over the entries of this tier, as ``ToolTier.scan``."""
+        entries = self._scoped.call(self._tier.scan, match)
+        return PortalIterator(self._face.portal, lambda: entries)
 
     def clear(self) -> int:
         """Remove every entry of the tier; return how many there were, as ``ToolTier.clear``."""

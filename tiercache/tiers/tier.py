@@ -13,7 +13,7 @@ stores and removes them, and counts each operation.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Generic, NamedTuple, Protocol, Self, TypeVar
 
@@ -22,18 +22,22 @@ from ..engine.engine import Engine
 from ..engine.entries.counters import TierCounters
 from ..engine.entries.entry import Group
 from ..engine.entries.freshness import Freshness
+from ..engine.entries.key_pattern import escape
 from ..engine.entries.lookup import Lookup
 from ..engine.entries.rules import TierRules
 from ..engine.memory.loaders import LoaderCalls, awaitable_loader
 from ..engine.operations.around_change import Invalidating, Target
 from ..engine.operations.batch_loader import BatchLoader
+from ..engine.operations.entry_look import EntryLooks
 from ..engine.operations.explain import Explanation, Inspection
 from ..engine.operations.get_or_load import Loads
 from ..engine.operations.invalidate import GroupEntries, Invalidations
 from ..engine.operations.store import Stores
 from ..identity import KeepsIdentity
 from ..indexes.names import index_key, indexes_of, tag_groups
+from ..text import check_name
 from ..ttl import Ttl, check_ttl
+from .entries import Entries, Entry, Names
 
 __all__ = ["EntryKey", "MadeLoad", "Tier"]
 
@@ -116,6 +120,38 @@ class Tier(KeepsIdentity, Generic[K, R]):
         Cancelling the call does not restore entries; some may be left in Valkey.
         """
         return await self._remove_group("clear", GroupEntries(self._rules.group, self._prefixes))
+
+    def scan(self, match: str | None = None) -> AsyncIterator[Entry]:
+        r"""Return an iterator over the entries of this tier in Valkey, or in L1 of a cache without Valkey.
+
+        The iterator reads Valkey in pages, and never blocks the server. Entries may be removed during the iteration. An
+        entry that exists throughout is yielded once, in no order; an entry that comes or goes may be. Loads in progress
+        are no entries.
+
+        Args:
+            match: A glob, with the rules of ``KvTier.delete_pattern``: over the keys of a kv tier as the caller writes
+                them; over the keys of the other tiers in Valkey, behind the prefix of the tier. None: every entry.
+
+        Raises:
+            L2UnavailableError: Valkey did not answer; the iterator raises this.
+            L2CommandError: Valkey refused a command; the iterator raises this.
+        """
+        return self._entries.scan(self._full_pattern("*" if match is None else match))
+
+    async def _inspect(self, key: K) -> Entry:
+        return await self._entries.one(self._make_call(key))
+
+    @property
+    def _entries(self) -> Entries:
+        return Entries(EntryLooks(self._engine, self._rules), self._rules, self._names_of)
+
+    def _full_pattern(self, pattern: str) -> str:
+        """Return the pattern of the keys in Valkey. Errors as for ``check_name``."""
+        return escape(self._prefix) + check_name(pattern, "match")
+
+    def _names_of(self, key: str, value: Any) -> Names:
+        """Return the names of the entry of ``key`` in Valkey from its value, which is None if it cannot be read."""
+        raise NotImplementedError
 
     def _with_freshness(self, options: dict[str, Any]) -> Self:
         """Return this tier for the entries of one function, whose ``options`` of freshness win over the tier's."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ...engine.entries.entry import MATCHING, Group
 from ...engine.operations.invalidate import GroupEntries
 from ...engine.operations.key_scan import KeyScans
 from ...errors import UsageError
+from ..entries import Names
 from .memoized import MemoizingTier
 
 __all__ = ["MatchingTier"]
@@ -13,6 +16,12 @@ __all__ = ["MatchingTier"]
 
 class MatchingTier(MemoizingTier):
     """The part of a kv tier that finds values by a pattern of their keys."""
+
+    def _full_pattern(self, pattern: str) -> str:
+        return self._keys.full_pattern(pattern)
+
+    def _names_of(self, key: str, value: Any) -> Names:
+        return Names(name=self._keys.given(key))
 
     async def delete_pattern(self, pattern: str, *, dry_run: bool = False) -> int:
         r"""Remove every value whose key matches a pattern from both levels; return how many there were.

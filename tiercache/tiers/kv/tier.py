@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias, TypeVar, overload
 
 from ...engine.call import Loaded, LoadFunction, Mode
 from ...engine.engine import Engine
-from ...engine.entries.entry import Entry
+from ...engine.entries.entry import Entry as KeptEntry
 from ...engine.entries.rules import TierRules
 from ...engine.memory.loaders import check_loader, takes_argument
 from ...engine.operations.around_change import Invalidating, Target
@@ -17,6 +17,7 @@ from ...engine.operations.explain import Explanation
 from ...errors import UsageError
 from ...indexes.names import tag_groups
 from ...ttl import Ttl, check_ttl
+from ..entries import Entry
 from ..result import MissType
 from ..values.json_types import KvValue, StorableInKv
 from ..values.unstorable import unstorable
@@ -119,6 +120,10 @@ class KvTier(WarmingTier):
             L2CommandError: Valkey refused the read.
         """
         return await self._explain(self._keys.of(key))
+
+    async def inspect(self, key: str) -> Entry:
+        """Return the entry of ``key``, from a look at both levels. Result and errors as for ``LlmTier.inspect``."""
+        return await self._inspect(self._keys.of(key))
 
     @overload
     async def get_or_load(  # type: ignore[overload-overlap]
@@ -313,7 +318,7 @@ class KvTier(WarmingTier):
             for key, value in zip(keys, _in_order(loaded, keys), strict=True)
         ]
 
-    def _entry_in_l1(self, method: str, full_key: str) -> Entry | None:
+    def _entry_in_l1(self, method: str, full_key: str) -> KeptEntry | None:
         """Return the entry in L1, counted and traced as a hit of ``method``, or None. Makes no key object."""
         engine = self._engine
         entry = engine.hit(full_key, engine.now(), self._counters)

@@ -24,17 +24,17 @@ from ..values.unstorable import own_copy
 from ..values.wire import MOST_DOLLARS
 from .codec import LlmCodec
 from .entry import LlmEntry, encode, joined_text
+from .inspected import InspectedTier
 from .key import LlmKeys
 from .loader import LlmAnswer, LlmLoader, PlainLlmLoader
 from .result import LlmResponse, LlmResult, check_blocks, check_tokens, has_counts
-from .warm import WarmingTier
 
 __all__ = ["LlmLoader", "LlmTier"]
 
 P = TypeVar("P", bound=Mapping[str, Any])
 
 
-class LlmTier(WarmingTier):
+class LlmTier(InspectedTier):
     """``cache.llm``: answers of language models, by the parameters of the request.
 
     ``params`` are a mapping with ``model`` and ``messages``, as chat-completions APIs take them. Every method that

@@ -18,6 +18,7 @@ from ...engine.operations.invalidate import GroupEntries
 from ...errors import UsageError
 from ...indexes.names import index_of
 from ...ttl import Ttl
+from ..entries import Entry, Names
 from ..keys.key import ToolKey, is_unchanged
 from ..values.json_types import Storable
 from .cached import check_cost
@@ -297,6 +298,19 @@ class ToolTier(WarmingTier):
             L2CommandError: Valkey refused the read.
         """
         return await self._explain(self._lookup.of(tool, args))
+
+    @overload
+    async def inspect(self, tool: ToolKey, /) -> Entry: ...
+
+    @overload
+    async def inspect(self, tool: str, args: Any) -> Entry: ...
+
+    async def inspect(self, tool: str | ToolKey, args: Any = ABSENT) -> Entry:
+        """Return the entry of a call, from a look at both levels. Result and errors as for ``LlmTier.inspect``."""
+        return await self._inspect(self._lookup.of(tool, args))
+
+    def _names_of(self, key: str, value: Any) -> Names:
+        return Names(group=key[len(self._prefix) :].partition(":")[0])
 
     async def invalidate_by_tool(self, tool: str, *, sweep: bool = False) -> int:
         """Remove every result of ``tool`` from both levels; return how many. Errors and cancellation as for ``clear``.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Any
 
-from ...engine.entries.rules import Decoded
+from ...engine.entries.rules import Decoded, UndecodableError
 from .compression import Compression
 from .tags import HEADER_OPENINGS, join_tags, split_tags
 
@@ -29,6 +29,13 @@ class EntryCodec:
         if data.startswith(HEADER_OPENINGS):
             data, tags = split_tags(data)
         return Decoded(self._read(self._compression.unpack(data)), tags or ())
+
+    def is_compressed(self, data: bytes) -> bool:
+        """Return whether the entry in ``data`` is compressed as a whole."""
+        try:
+            return self._compression.is_packed(split_tags(data).data)
+        except UndecodableError:
+            return False
 
     def pack(self, data: bytes, tags: tuple[str, ...] = ()) -> bytes:
         """Return the bytes to write to Valkey for an entry's bytes and its tags."""

@@ -86,6 +86,10 @@ class Compression:
         packed = self._tag + (binascii.b2a_base64(frame, newline=False) if self._as_text else frame)
         return packed if len(packed) < len(data) else data
 
+    def is_packed(self, data: bytes) -> bool:
+        """Return whether ``data`` have the form of a compressed entry."""
+        return data.startswith(self._tag)
+
     def unpack(self, data: bytes) -> bytes:
         """Return the bytes of the entry that was written as ``data``, compressed or not.
 
