@@ -22,7 +22,7 @@ from ..engine.engine import Engine
 from ..engine.entries.counters import TierCounters
 from ..engine.entries.entry import Group
 from ..engine.entries.freshness import Freshness
-from ..engine.entries.key_pattern import escape
+from ..engine.entries.key_pattern import escape, matcher
 from ..engine.entries.lookup import Lookup
 from ..engine.entries.rules import TierRules
 from ..engine.memory.loaders import LoaderCalls, awaitable_loader
@@ -146,8 +146,10 @@ class Tier(KeepsIdentity, Generic[K, R]):
         return Entries(EntryLooks(self._engine, self._rules), self._rules, self._names_of)
 
     def _full_pattern(self, pattern: str) -> str:
-        """Return the pattern of the keys in Valkey. Errors as for ``check_name``."""
-        return escape(self._prefix) + check_name(pattern, "match")
+        """Return the pattern of the keys in Valkey. Errors as for ``check_name`` and ``matcher``."""
+        full = escape(self._prefix) + check_name(pattern, "match")
+        matcher(full)
+        return full
 
     def _names_of(self, key: str, value: Any) -> Names:
         """Return the names of the entry of ``key`` in Valkey from its value, which is None if it cannot be read."""

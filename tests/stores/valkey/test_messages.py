@@ -88,6 +88,8 @@ def test_announcement_of_a_pattern_is_believed_within_bounds() -> None:
     assert decode(numbered(longest, 7)) == Received(longest, "me", 7)
     longer = Announcement(groups=(Group(MATCHING, "a" * (LONGEST_PATTERN_BYTES + 1)),))
     assert isinstance(decode(numbered(longer, 7)), Unreadable)
+    unclear = Announcement(groups=(Group(MATCHING, "[a-é]"),))
+    assert isinstance(decode(numbered(unclear, 7)), Unreadable)
 
 
 @pytest.mark.parametrize(

@@ -183,6 +183,7 @@ async def test_delete_pattern_of_a_sync_cache_asks_the_scope_function_in_the_thr
         ("", "pattern must not be empty"),
         (b"*", "must be a str"),
         ("\ud800", "Unicode"),
+        ("[a-é]", "beyond ASCII"),
         ("x" * 600, "at most 489 bytes of UTF-8, not 600"),
     ],
 )

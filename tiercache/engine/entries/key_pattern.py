@@ -5,7 +5,8 @@
     [abc]    one of these bytes; ``[a-c]`` a range, ``[^abc]`` any other byte
     \\x       the byte x itself, inside of brackets too
 
-Every text is a pattern: a bracket that does not end ends with the pattern.
+A bracket that does not end ends with the pattern. Every text is a pattern, except one with a range that begins or ends
+with a byte beyond ASCII: whether such a byte comes after the letters or before them depends on the server's machine.
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Final
 
+from ...errors import UsageError
+
 __all__ = ["LONGEST_PATTERN_BYTES", "escape", "matcher"]
 
 # A tier's prefix with each byte escaped, and a pattern of the caller's: at most two names.
 LONGEST_PATTERN_BYTES: Final = 2048
 
+_LAST_ASCII: Final = 127
 _SPECIAL: Final = re.compile(r"([\\*?\[\]])")
 _BACKSLASH, _STAR, _ANY, _BRACKET, _END, _NOT, _RANGE = (ord(character) for character in "\\*?[]^-")
 
@@ -31,7 +35,11 @@ def escape(text: str) -> str:
 
 @lru_cache(maxsize=256)
 def matcher(pattern: str) -> Callable[[str], bool]:
-    """Return a function that returns whether a key matches ``pattern``."""
+    """Return a function that returns whether a key matches ``pattern``.
+
+    Raises:
+        UsageError: A range begins or ends with a byte beyond ASCII.
+    """
     matches = re.compile(_expression(pattern.encode()), re.DOTALL).fullmatch
     return lambda key: matches(key.encode()) is not None
 
@@ -77,6 +85,8 @@ def _bracket(pattern: bytes, index: int) -> tuple[int, bytes]:
             found.add(pattern[index])
         elif left >= 3 and pattern[index + 1] == _RANGE:
             first, last = sorted((byte, pattern[index + 2]))
+            if last > _LAST_ASCII:
+                raise UsageError("a range of a pattern begins or ends beyond ASCII: servers read it in different ways")
             found.update(range(first, last + 1))
             index += 2
         else:

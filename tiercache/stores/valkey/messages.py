@@ -18,8 +18,9 @@ from typing import Final
 import msgspec
 
 from ...engine.entries.entry import MATCHING, Group
-from ...engine.entries.key_pattern import LONGEST_PATTERN_BYTES
+from ...engine.entries.key_pattern import LONGEST_PATTERN_BYTES, matcher
 from ...engine.level2.announcement import Announcement, Received, Unreadable
+from ...errors import UsageError
 
 __all__ = ["decode", "encode", "reader_of_own"]
 
@@ -73,6 +74,16 @@ def reader_of_own(origin: str) -> Callable[[bytes], Received | None]:
     return read
 
 
+def _is_pattern(pattern: str) -> bool:
+    if len(pattern) > LONGEST_PATTERN_BYTES:
+        return False
+    try:
+        matcher(pattern)
+    except UsageError:
+        return False
+    return True
+
+
 def decode(message: bytes) -> Received | Unreadable:
     """Return the announcement in ``message``, or the reason why it cannot be read."""
     try:
@@ -84,8 +95,8 @@ def decode(message: bytes) -> Received | Unreadable:
         return Unreadable(f"a message of version {body.v}")
     if body.s is not None and not 0 <= body.s <= _MOST:
         return Unreadable("a number that no counter in Valkey has")
-    if any(len(pattern) > LONGEST_PATTERN_BYTES for pattern in body.m):
-        return Unreadable("a pattern that no cache of this version has sent")
+    if not all(map(_is_pattern, body.m)):
+        return Unreadable("a pattern that no cache of this version sends")
     groups, overtaken = (tuple(Group(*group) for group in pairs) for pairs in (body.g, body.f))
     groups += tuple([Group(MATCHING, pattern) for pattern in body.m])
     announcement = Announcement(body.k, groups, overtaken, body.w, body.d, body.p)

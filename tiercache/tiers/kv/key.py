@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from ...engine.entries.counters import TierCounters
 from ...engine.entries.entry import Group
-from ...engine.entries.key_pattern import escape
+from ...engine.entries.key_pattern import escape, matcher
 from ...engine.entries.rules import TierRules
 from ...errors import UsageError
 from ...indexes.names import kv_prefixes
@@ -106,14 +106,17 @@ class KvKeys:
         """Return the pattern of the keys in Valkey from a pattern of the caller's keys.
 
         Raises:
-            UsageError: ``pattern`` is no text, is empty, is not Unicode, or is too long; or from a scope function.
+            UsageError: ``pattern`` is no text, is empty, is not Unicode, is too long, or has a range that begins or
+                ends beyond ASCII; or from a scope function.
         """
         plain = check_text(pattern, "pattern")
         if not plain:
             raise UsageError("pattern must not be empty")
         prefix = self.prefix_now()
         check_size(plain, "pattern", prefix_bytes=len(prefix.encode()))
-        return escape(prefix) + plain
+        full = escape(prefix) + plain
+        matcher(full)
+        return full
 
     def given(self, full_key: str) -> str:
         """Return the caller's key from the key in Valkey."""
