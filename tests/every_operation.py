@@ -11,7 +11,7 @@ from typing import Any
 from tests.requests import HELLO
 from tests.seams import conversations_of, exchanges_of, follower_count, items_of
 from tests.support import until
-from tiercache import AgentCache, ToolPolicy
+from tiercache import AgentCache, RuntimeSettings, ToolPolicy
 from tiercache.engine.call import Loaded
 from tiercache.streams.recording import Recording
 from tiercache.tiers.checkpoints.checkpoint import NewCheckpoint, PendingWrite, Place, TypedBytes
@@ -120,6 +120,9 @@ OPERATIONS: dict[str, Operation] = {
     "tool.check": lambda cache: cache.tool.check("t", {"a": 2}),
     "tool.invalidate": lambda cache: cache.tool.invalidate("t", {}),
     "tool.set_policy": lambda cache: cache.tool.set_policy("t", ToolPolicy(60)),
+    "configure": lambda cache: cache.configure("tool", RuntimeSettings(ttl=60), tool="t"),
+    "configure (remove)": lambda cache: cache.configure("tool", None, tool="t"),
+    "refresh_settings": lambda cache: cache.refresh_settings(),
     "tool.refresh_policies": lambda cache: cache.tool.refresh_policies(),
     "tool.invalidate_by_tool": lambda cache: cache.tool.invalidate_by_tool("t"),
     "session.set": lambda cache: cache.session.set("thread", "f", "x", ttl=60),

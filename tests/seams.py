@@ -52,6 +52,7 @@ from tiercache.engine.coherence.pending_invalidations import PendingInvalidation
 from tiercache.engine.coherence.placeholders import is_placeholder
 from tiercache.engine.entries.counters import OperationCounters, TierCounters
 from tiercache.engine.entries.entry import Entry
+from tiercache.engine.entries.overrides import Switches
 from tiercache.engine.hooks import calls as hook_calls
 from tiercache.engine.level2.announcement import Received
 from tiercache.engine.level2.breaker import Breaker
@@ -86,6 +87,7 @@ from tiercache.tiers.conversations.store import Conversations
 from tiercache.tiers.items.store import ItemStore
 from tiercache.tiers.keys import canonical_json
 from tiercache.tiers.llm.exchanges import Exchanges
+from tiercache.tiers.runtime_settings import SettingsTable
 from tiercache.tiers.tool.policies import ToolPolicies, ToolPolicy
 from tiercache.tiers.values import compression
 
@@ -189,6 +191,7 @@ __all__ = [
     "without_looks_at_other_face",
     "without_overtaking",
     "without_second_drop",
+    "without_switch_at_fills",
     "without_write_check",
 ]
 
@@ -586,6 +589,7 @@ _JOBS: dict[str, tuple[type, str]] = {
     "statistics": (StatsHash, "send"),
     "registration": (Discovery, "beat"),
     "tool policies": (ToolPolicies, "refresh"),
+    "settings": (SettingsTable, "refresh"),
     "trimming of the indexes": (ValkeyLevel2, "trim_indexes"),
     "completion of the indexes": (Reindex, "run"),
     "service": (MonitorService, "_wait"),
@@ -1533,6 +1537,13 @@ def connections_in_use(client: Any) -> list[Any]:
     """Return the connections of an HTTP client that are neither idle nor closed."""
     pool = client._transport._pool
     return [each for each in pool.connections if not each.is_idle() and not each.is_closed()]
+
+
+def without_switch_at_fills(cache: AgentCache) -> None:
+    """Let loads and stores of a disabled tier be kept. Lookups of the tier still do not ask Valkey."""
+    runtime = cache._engine.runtime
+    assert runtime is not None
+    runtime.switches = Switches()
 
 
 def without_hand_over(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,6 +49,7 @@ LAYERS: list[set[str]] = [
     {"assembly"},
     {"verification"},
     {"cache_operations", "hooks"},
+    {"configurable"},
     {"sync"},
     {"adapters.http"},
     {"agent_cache"},

@@ -53,6 +53,7 @@ from .tiers.llm.result import LlmResponse, LlmResult
 from .tiers.llm.tier import LlmTier
 from .tiers.pinning import Pin
 from .tiers.result import MISS, MissType
+from .tiers.runtime_settings import RuntimeSettings
 from .tiers.session.tier import SessionTier
 from .tiers.tool.policies import ToolPolicy
 from .tiers.tool.result import ToolResult
@@ -107,6 +108,7 @@ __all__ = [
     "Outcome",
     "Pin",
     "ResilienceOptions",
+    "RuntimeSettings",
     "SessionOptions",
     "SessionStats",
     "SessionTier",

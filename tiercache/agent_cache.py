@@ -11,6 +11,7 @@ from .adapters.http.wrapping import WrapsClients
 from .assembly import Assembly
 from .cache_operations import CacheOperations, local_stats
 from .clock import SYSTEM_CLOCK, Clock
+from .configurable import Configurable
 from .embedded import EmbeddedValkey
 from .engine.operations.around_change import Invalidating
 from .hooks import RegistersHooks
@@ -69,7 +70,7 @@ class CacheOptions(TypedDict, total=False):
     clock: Clock
 
 
-class AgentCache(DecoratesFunctions, RegistersHooks, KeepsIdentity, WrapsClients):
+class AgentCache(DecoratesFunctions, RegistersHooks, Configurable, KeepsIdentity, WrapsClients):
     """A cache for the workers of AI agents: L1, process memory, in front of L2, Valkey.
 
     Making a cache does no I/O and starts no task, so a module can make one at its top level. The cache opens itself at
@@ -148,6 +149,7 @@ class AgentCache(DecoratesFunctions, RegistersHooks, KeepsIdentity, WrapsClients
         self._operations = CacheOperations(self._parts, name)
         self._sync_face = SyncFace(self._parts, name)
         RegistersHooks.__init__(self, self._parts.shared.hooks)
+        Configurable.__init__(self, self._operations)
         WrapsClients.__init__(self, self._parts.exchanges, self._sync_face, self._parts.shared.log)
         self._sync = SyncCache(self._sync_face, name, self._client_calls.calls)
         self._engine = self._parts.engine

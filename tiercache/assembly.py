@@ -12,7 +12,6 @@ from .engine.coherence.placeholders import is_placeholder
 from .engine.engine import Engine
 from .engine.entries.counters import OTHER
 from .engine.entries.entry import Group
-from .engine.entries.freshness import Freshness
 from .engine.entries.rules import Codec, TierRules
 from .engine.level2.level2 import Level2
 from .engine.memory.loaders import RunPlain
@@ -32,7 +31,7 @@ from .options import (
     WriteOptions,
 )
 from .scopes import KeyScopes
-from .settings import checked, llm_options, session_options, tier_options
+from .settings import checked, freshness_of, llm_options, session_options, tier_options
 from .shared_parts import FaceParts, SharedParts
 from .stores.valkey.settings import Settings, client_from_url
 from .stores.valkey.store import ValkeyLevel2
@@ -114,6 +113,7 @@ class Assembly:
             exact = ExactActive(self._active, name, settings.clock.monotonic)
             self._jobs["active threads"] = exact.send
         self.engine = self._new_engine(telemetry, run_plain)
+        shared.runtime_settings.on_disabled.append(self.engine.face.drop_groups)
         self.tool = self._new_tool_tier()
         self.llm = self._new_llm_tier()
         self.exchanges = self._new_exchanges()
@@ -157,6 +157,7 @@ class Assembly:
                 require_l2=settings.require_l2,
                 run_plain=run_plain,
                 hooks=self.shared.hooks,
+                switches=self.shared.runtime_settings.switches,
             ),
             clock=settings.clock,
             find_tracer=tracing.find_tracer if telemetry.tracing else lambda: None,
@@ -173,7 +174,8 @@ class Assembly:
             return ValkeyLevel2(used, timeout=self._resilience.l2_timeout, name=self._name, origin=origin)
 
         indexes = self.reindex, ForeignWrites(self._name, self.reindex, self.log)
-        given = self.shared.statistics, self._tool_policies, indexes, self._discovery, self.log
+        fields = self._tool_policies, self.shared.runtime_settings
+        given = self.shared.statistics, fields, indexes, self._discovery, self.log
         service = MonitorService(*given, self._jobs)
         return Server(connect, service)
 
@@ -217,7 +219,8 @@ class Assembly:
     def _new_tool_tier(self) -> ToolTier:
         options = tier_options(self._settings.tool, "tool")
         codec = ToolCodec(self._compression(options, as_text=True))
-        return ToolTier(self.engine, self._new_rules("tool", options, codec), self._tool_policies, self._name)
+        rules = self._new_rules("tool", options, codec)
+        return ToolTier(self.engine, rules, self._tool_policies, self.shared.runtime_settings, self._name)
 
     def _new_llm_tier(self) -> LlmTier:
         options = llm_options(self._settings.llm)
@@ -309,7 +312,8 @@ class Assembly:
             max_value_bytes=options.max_value_bytes,
             writes_behind=self._writes.mode == "behind" and tier in ("llm", "tool"),
             scopes=KeyScopes(self.shared.scopes, of_tier.scope),
-            freshness=_freshness_of(of_tier) if options.l1 else None,
+            freshness=freshness_of(of_tier) if options.l1 else None,
+            overrides=self.shared.runtime_settings.overrides(tier),
             owner=self.shared.owners.setdefault(tier, object()),
         )
         self._own_rules.append(rules)
@@ -324,7 +328,8 @@ class Assembly:
     # Statistics and telemetry
 
     def _new_source(self) -> CacheSource:
-        shared, policies, discovery = self.shared, self._tool_policies, self._discovery
+        shared, discovery = self.shared, self._discovery
+        fields = self._tool_policies, shared.runtime_settings
         # The async face reports the tiers of both faces, and the numbers that the faces have together.
         source = CacheSource(self._name, self.engine, () if self._is_sync else shared.tier_rules, self.log)
         if discovery is not None:
@@ -337,7 +342,7 @@ class Assembly:
         source.gauges[names.L1_TRUSTED.name] = lambda: shared.is_trusted
         source.gauges[names.BREAKER_OPEN.name] = lambda: shared.is_degraded
         source.gauges[names.ACTIVE_SESSIONS.name] = lambda: session.active_count
-        source.counters[names.CONFIG_REFRESH_FAILED.name] = lambda: policies.refresh_failed_count
+        source.counters[names.CONFIG_REFRESH_FAILED.name] = lambda: sum(each.refresh_failed_count for each in fields)
         return source
 
     def _report(self, options: TelemetryOptions) -> CacheCollector | None:
@@ -357,7 +362,9 @@ class Assembly:
 
     def tool_ttl(self, tool: str) -> float | None:
         """Return the lifetime of a tool's results in seconds, or None for no expiry."""
-        ttl = self.policy_ttl(tool)
+        ttl = self.shared.runtime_settings.tool_ttl(tool)
+        if ttl is None:
+            ttl = self.policy_ttl(tool)
         return self._rules_of("tool").default_lifetime() if ttl is None else ttl
 
     def _model_of(self, data: bytes) -> str | None:
@@ -373,7 +380,8 @@ class Assembly:
 
     def _describe(self) -> dict[str, Any]:
         """Return the fields of the registration that depend on the cache's options."""
-        tiers: dict[str, Any] = {tier: {"enabled": True} for tier in ("llm", "tool", "session")}
+        is_off = self.shared.runtime_settings.is_off
+        tiers: dict[str, Any] = {tier: {"enabled": not is_off(tier)} for tier in ("llm", "tool", "session")}
         for rules in self._own_rules:
             ttl = rules.default_lifetime()
             if rules.tier in tiers and ttl is not None:
@@ -384,12 +392,6 @@ class Assembly:
             "uses_default_cost_table": self.shared.prices.uses_default,
             "tool_policies": self._tool_policies.names(),
         }
-
-
-def _freshness_of(options: TierOptions) -> Freshness | None:
-    if not (options.stale_for or options.early_refresh or options.cache_errors):
-        return None
-    return Freshness(options.stale_for, options.retry_pause, options.early_refresh, options.cache_errors)
 
 
 def _groups_of(options: LlmOptions) -> Callable[[LlmEntry], tuple[Group, ...]] | None:

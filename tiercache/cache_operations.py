@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from .assembly import Assembly
 from .engine.entries.counters import OperationCounters, TierCounters
+from .engine.level2.announcement import Announcement
 from .engine.memory.pins import PINS
 from .engine.operations.around_change import Invalidating, Target
 from .engine.operations.invalidate import GroupEntries, Invalidations, sum_of_all
@@ -24,6 +25,7 @@ from .monitor.statistics import CacheStats, parse
 from .shared_parts import SharedParts
 from .tiers.golden import GoldenReport
 from .tiers.kv.key import ALL_KV
+from .tiers.runtime_settings import RuntimeSettings
 from .tiers.tagged import entries_with_tag
 from .verification import Verification
 
@@ -79,6 +81,28 @@ class CacheOperations:
             count = 0 if level2 is None else await self._parts.reindex.run(level2)
             operation.set("indexed_count", count)
         return count
+
+    async def configure(self, tier: str, settings: RuntimeSettings | None, tool: str | None) -> None:
+        """Change the settings of a tier or of a tool, in every process."""
+        table = self._parts.shared.runtime_settings
+        field = table.field(tier, settings, tool)
+        runtime = await self._engine.open()
+        with self._engine.operation("configure"):
+            await table.write(runtime.l2.level2, field, settings)
+            runtime.l2.announce(Announcement(policies=True))
+
+    def settings(self, tier: str, tool: str | None) -> RuntimeSettings | None:
+        """Return the settings of a tier or of a tool, or None if it has no settings."""
+        table = self._parts.shared.runtime_settings
+        table.field(tier, None, tool)
+        return table.of(tier, tool)
+
+    async def refresh_settings(self) -> bool:
+        """Read the settings of all tiers and tools from Valkey; return whether Valkey returned them."""
+        runtime = await self._engine.open()
+        with self._engine.operation("refresh_settings"):
+            level2 = runtime.l2.level2
+            return level2 is None or await self._parts.shared.runtime_settings.refresh(level2)
 
     def invalidates(self, *tags: str | Callable[..., str]) -> Invalidating:
         """Return a guard for a change of the source data of tagged entries."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Final, TypeVar
 
 from .clock import Clock
+from .engine.entries.freshness import Freshness
 from .errors import UsageError
 from .options import (
     CoherenceOptions,
@@ -23,7 +24,7 @@ from .text import shown
 from .tier_options import LlmOptions, SessionOptions, TierOptions
 from .ttl import Ttl, check_ttl
 
-__all__ = ["CacheSettings", "checked", "llm_options", "session_options", "tier_options"]
+__all__ = ["CacheSettings", "checked", "freshness_of", "llm_options", "session_options", "tier_options"]
 
 T = TypeVar("T")
 
@@ -114,3 +115,10 @@ def checked(options: T | None, name: str, kind: type[T]) -> T:
 
 def _fields(kind: type) -> tuple[str, ...]:
     return tuple(each.name for each in fields(kind))
+
+
+def freshness_of(options: TierOptions) -> Freshness | None:
+    """Return how a tier with ``options`` serves expired values and remembers errors, or None if it does neither."""
+    if not (options.stale_for or options.early_refresh or options.cache_errors):
+        return None
+    return Freshness(options.stale_for, options.retry_pause, options.early_refresh, options.cache_errors)

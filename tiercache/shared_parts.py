@@ -21,6 +21,7 @@ from .settings import CacheSettings, checked
 from .stores.valkey.logins import Logins
 from .stores.valkey.settings import Client, Settings
 from .tier_options import TierOptions
+from .tiers.runtime_settings import SettingsTable
 from .tiers.session.tier import SessionTier
 from .tiers.tool.policies import ToolPolicies
 
@@ -65,6 +66,7 @@ class SharedParts:
         prices: The price table.
         scopes: The scopes of the blocks of ``AgentCache.calls``.
         tool_policies: The tool policies.
+        runtime_settings: The settings of tiers and tools that are changed at run time.
         tier_rules: The rules of every tier made so far, of both faces, each with its counters.
         kv_options: The options of every kv tier made so far.
         owners: By tier the object by which a face knows the keys that the other face has made.
@@ -83,6 +85,7 @@ class SharedParts:
         self.scopes = CallScopes()
         self.prices = PriceTable(settings.prices, use_default=settings.use_default_prices)
         self.tool_policies = ToolPolicies(settings.name, self.log)
+        self.runtime_settings = SettingsTable(settings.name, self.log)
         self.tier_rules: list[TierRules] = []
         self.kv_options: dict[str, TierOptions] = {}
         self.owners: dict[str, object] = {}

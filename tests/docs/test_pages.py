@@ -188,6 +188,7 @@ def test_docs_option_tables_are_found() -> None:
         "L1Options",
         "CoherenceOptions",
         "ResilienceOptions",
+        "RuntimeSettings",
         "WriteOptions",
         "LlmResponse",
         "TelemetryOptions",

@@ -230,8 +230,7 @@ class _Run:
         tier, key, loads = self._tier, self._key, self._generator._loads
         tags = self._single._entries.own_tags + self._tags
         with tier._engine.operation(f"{tier.tier}.get_or_load", key) as operation:
-            if tier.needs_policies:
-                await tier._engine.open()
+            await tier._opened()
             call = tier._make_call(key, self._single._options.ttl, tags)._replace(rules=self._generator._rules)
             # A recorded load takes a Record as its function.
             lookup = await loads.get_or_load(call, self._record, mode)  # type: ignore[arg-type]

@@ -210,6 +210,8 @@ class Engine(KeepsIdentity):
         runtime = self.open_runtime()
         if runtime is None or not self.pins.may_answer(call.key, self.now()):
             return None
+        if runtime.switches.are_off(call.groups):
+            return None
         lookup = await runtime.pins.find(call)
         if lookup is not None:
             self.count(call.key, call.counters, lookup)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Final, Protocol, TypeAlias
@@ -40,47 +40,51 @@ _RESTORE_SECONDS: Final = 1.0
 Job: TypeAlias = Callable[[GuardedLevel2], Awaitable[object]]
 
 
-class Policies(Protocol):
-    """The tool policies in Valkey, as this process knows them.
+class Fields(Protocol):
+    """Policies or settings in a hash in Valkey, as this process knows them.
 
     Attributes:
-        key: The key of their hash.
+        kind: Their name in log lines.
+        key: The key of the hash.
     """
+
+    @property
+    def kind(self) -> str: ...
 
     @property
     def key(self) -> str: ...
 
     async def refresh(self, level2: GuardedLevel2) -> bool:
-        """Read all policies from Valkey; return False, and keep the known policies, if Valkey did not answer."""
+        """Read all fields from Valkey; return False, and keep the known fields, if Valkey did not answer."""
         ...
 
 
 class MonitorService:
-    """Sends the data that the Monitor reads, and reads the tool policies that the Monitor writes.
+    """Sends the data that the Monitor reads, and reads the tool policies that the Monitor writes, and the settings.
 
     Args:
         statistics: The statistics hash.
-        policies: The tool policies.
+        fields: The tool policies, and the settings of tiers and tools.
         indexes: Completes the indexes, and looks for entries that other software has written.
         discovery: The registration. None leaves the cache unregistered, and the indexes unchanged.
         log: The cache's log.
         jobs: Further jobs of each round, by name.
 
     Attributes:
-        watched_keys: The keys of the tool policies and of the heartbeat.
+        watched_keys: The keys of the tool policies, of the settings and of the heartbeat.
     """
 
     def __init__(
         self,
         statistics: StatsHash,
-        policies: Policies,
+        fields: Sequence[Fields],
         indexes: tuple[Reindex, ForeignWrites],
         discovery: Discovery | None,
         log: CacheLog,
         jobs: Mapping[str, Job],
     ) -> None:
         self._statistics = statistics
-        self._policies = policies
+        self._fields = fields
         self._reindex, self._foreign_writes = indexes
         self._discovery = discovery
         self._log = log
@@ -97,18 +101,19 @@ class MonitorService:
         self._beat_at = math.inf
         self._woken = asyncio.Event()
         heartbeat = frozenset[str]() if discovery is None else frozenset((discovery.heartbeat,))
-        self.watched_keys = heartbeat | {policies.key}
+        self._field_keys = frozenset(each.key for each in fields)
+        self.watched_keys = heartbeat | self._field_keys
 
     def policies_changed(self) -> None:
-        """Read the policies soon: another process may have changed them."""
+        """Read the policies and the settings soon: another process may have changed them."""
         self._must_read_policies = True
         self._woken.set()
 
     def watched_changed(self, key: str | None) -> None:
         """Look at a watched key again soon: another client has changed it. None: any key may have changed."""
-        if key is None or key == self._policies.key:
+        if key is None or key in self._field_keys:
             self.policies_changed()
-        if key != self._policies.key:
+        if key not in self._field_keys:
             self._must_restore = True
             if asyncio.get_running_loop().time() >= self._restored_at + _RESTORE_SECONDS:
                 self._woken.set()
@@ -159,6 +164,7 @@ class MonitorService:
             await self._wait()
             if not level2.is_answering:
                 # The increments stay in this process until Valkey is back, because unanswered increments are lost.
+                self._must_read_policies = True
                 continue
             await self._attempt("statistics", self._statistics.send, level2)
             await self._do_jobs(level2)
@@ -174,7 +180,7 @@ class MonitorService:
                 await self._attempt("registration", self._restore, level2)
             if self._must_read_policies or not is_tracking():
                 self._must_read_policies = False
-                await self._attempt("tool policies", self._policies.refresh, level2)
+                await self._read_fields(level2)
 
     async def _wait(self) -> None:
         """Return after a second, or shortly after a change of a watched key."""
@@ -200,9 +206,13 @@ class MonitorService:
     async def _beat(self, level2: GuardedLevel2) -> None:
         """Rewrite the registration, read the policies, and trim the indexes."""
         await self._attempt("registration", self._register, level2)
-        await self._attempt("tool policies", self._policies.refresh, level2)
+        await self._read_fields(level2)
         await self._attempt("watch on evictions", self._watch, level2)
         await self._attempt("trimming of the indexes", self._trim, level2)
+
+    async def _read_fields(self, level2: GuardedLevel2) -> None:
+        for fields in self._fields:
+            await self._attempt(fields.kind, fields.refresh, level2)
 
     async def _register(self, level2: GuardedLevel2) -> None:
         if self._discovery is None:

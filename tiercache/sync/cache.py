@@ -20,6 +20,7 @@ from ..monitor.statistics import CacheStats
 from ..scopes import Scope
 from ..tier_options import TierOptions
 from ..tiers.golden import GoldenReport
+from ..tiers.runtime_settings import RuntimeSettings
 from ..tiers.values.json_types import Json, KvValue
 from ..ttl import Ttl
 from .cached import SyncCached, SyncCachedMany
@@ -183,6 +184,18 @@ class SyncCache(RegistersHooks, KeepsIdentity):
     def invalidates(self, *tags: str | Callable[..., str]) -> SyncInvalidating:
         """Return a guard for a change of the source data of tagged entries, as ``AgentCache.invalidates``."""
         return SyncInvalidating(self._face, self._face.operations.invalidates(*tags))
+
+    def configure(self, tier: str, settings: RuntimeSettings | None, *, tool: str | None = None) -> None:
+        """Change the settings of a tier or of one tool, in every process, as ``AgentCache.configure``."""
+        self._face.run(partial(self._face.operations.configure, tier, settings, tool))
+
+    def settings(self, tier: str, *, tool: str | None = None) -> RuntimeSettings | None:
+        """Return the settings of a tier or of a tool, as ``AgentCache.settings``."""
+        return self._face.operations.settings(tier, tool)
+
+    def refresh_settings(self) -> bool:
+        """Read the settings of all tiers and tools from Valkey, as ``AgentCache.refresh_settings``."""
+        return self._face.run(self._face.operations.refresh_settings)
 
     def stats(self) -> CacheStats:
         """Return the statistics of all processes under this name, as ``AgentCache.stats``, with both faces' calls."""

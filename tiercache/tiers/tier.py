@@ -86,13 +86,11 @@ class Tier(KeepsIdentity, Generic[K, R]):
     Attributes:
         tier: The name of the tier in operations and spans.
         result: The class of the results of ``get_or_load``.
-        needs_policies: Whether a call depends on the tool policies, which the opening of the cache reads.
         is_indexed: Whether an entry without tags belongs to an index, such as the index of its model.
     """
 
     tier: ClassVar[str]
     result: ClassVar[Any]
-    needs_policies: ClassVar[bool] = False
     is_indexed: ClassVar[bool] = True
 
     def __init__(self, engine: Engine, rules: TierRules, name: str, prefix: str) -> None:
@@ -230,8 +228,7 @@ class Tier(KeepsIdentity, Generic[K, R]):
                 is_batched = isinstance(loader, BatchLoader)
                 if is_batched:
                     loader.check_engine(engine)
-                if self.needs_policies:
-                    await engine.open()
+                await self._opened()
                 call = self._make_call(key, ttl, tags)._replace(is_batched=is_batched)
                 is_made = type(request) is MadeLoad
                 load = request.function if is_made else self._load_function(key, request, loader)
@@ -251,12 +248,19 @@ class Tier(KeepsIdentity, Generic[K, R]):
 
     def _make_call(self, key: K, ttl: Ttl | None = None, tags: Sequence[str] = ()) -> Call:
         groups = key.groups
+        if ttl is None:
+            ttl = self._rules.overrides.ttl
         indexes = indexes_of(self._name, groups) if self.is_indexed else ()
         if not tags:
             return Call(self._rules, key.key, groups, key._counters, ttl, (), indexes)
         named = tag_groups(tags)
         indexes += tuple([index_key(self._name, tag) for tag in named])
         return Call(self._rules, key.key, groups, key._counters, ttl, named, indexes)
+
+    async def _opened(self) -> None:
+        """Open the cache, unless it is open: a call depends on the policies and settings that the opening reads."""
+        if self._engine.open_runtime() is None:
+            await self._engine.open()
 
     async def _explain(self, key: K) -> Explanation:
         return await Inspection(await self._engine.open(), self._make_call(key)).explain()
@@ -294,8 +298,7 @@ class Tier(KeepsIdentity, Generic[K, R]):
         if self._rules.admit is not None:
             self._rules.check_admission(key.key, loaded.data, loaded.value, self._engine.log)
         with self._engine.operation(f"{self.tier}.{method}", key, bytes=len(loaded.data)) as operation:
-            if self.needs_policies:
-                await self._engine.open()
+            await self._opened()
             operation.set("ttl", await self._stores.store(self._make_call(key, ttl, tags), loaded))
         return key.key
 

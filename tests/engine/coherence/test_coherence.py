@@ -11,6 +11,7 @@ from tests.seams import position_of
 from tiercache.engine.coherence.coherence import Coherence
 from tiercache.engine.coherence.leases import Leases
 from tiercache.engine.entries.entry import Entry, Group
+from tiercache.engine.entries.overrides import Switches
 from tiercache.engine.hooks.calls import HookCalls
 from tiercache.engine.hooks.registry import HookRegistry
 from tiercache.engine.level2.announcement import Announcement, Pong, Received, TrackedChange, Unreadable
@@ -36,7 +37,7 @@ class Decided:
         self.l1 = L1(L1Options(max_entries=100, max_bytes=10_000), max_staleness=3)
         self.pins = PinTable(self.l1, "test", is_shared=True)
         hooks = HookCalls(HookRegistry(), CacheLog("test"))
-        memory = Memory(self.l1, self.pins, ResilienceOptions(), lambda: 0.0, hooks)
+        memory = Memory(self.l1, self.pins, ResilienceOptions(), lambda: 0.0, hooks, Switches())
         self.fences = memory.fences
         self.leases = Leases(None, origin="me", ttl=1)  # type: ignore[arg-type]
         self.policies_changed_count = 0

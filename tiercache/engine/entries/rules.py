@@ -15,6 +15,7 @@ from ...ttl import Ttl, resolve_ttl, shorten
 from .counters import CounterBook
 from .entry import Group
 from .freshness import Freshness
+from .overrides import Overrides
 
 __all__ = ["Codec", "Decoded", "TierRules", "UndecodableError", "UnreadableHereError", "Value"]
 
@@ -105,6 +106,7 @@ class TierRules:
         writes_behind: Whether an explicit store returns when its write is queued.
         scopes: The components of the keys of this tier.
         freshness: How the tier serves expired values and remembers errors, or None if it does neither.
+        overrides: The options of the tier that were changed at run time. ``ttl`` is the option, without them.
         owner: The same object for the rules of this tier in both faces of the cache, and for no others.
     """
 
@@ -128,6 +130,7 @@ class TierRules:
     freshness: Freshness | None = None
     counters: CounterBook = field(default_factory=CounterBook)
     scopes: KeyScopes = field(default_factory=lambda: KeyScopes(CallScopes()), repr=False, compare=False)
+    overrides: Overrides = field(default_factory=Overrides, repr=False, compare=False)
     owner: object = field(default_factory=object, repr=False, compare=False)
 
     @property
@@ -137,7 +140,7 @@ class TierRules:
 
     def default_lifetime(self) -> float | None:
         """Return the seconds that an entry lives without a TTL of its own, or None if it does not expire."""
-        return resolve_ttl(self.ttl)
+        return resolve_ttl(self.overrides.ttl, self.ttl)
 
     def lifetime(self, *wishes: Ttl | None) -> float | None:
         """Return the seconds that an entry lives in Valkey, or None if it does not expire.

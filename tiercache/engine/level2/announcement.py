@@ -20,7 +20,7 @@ class Announcement:
         overtaken: Groups whose reads and loads in progress are overtaken; their entries stay.
         awaited_leases: Keys for whose leases a load waits.
         ended_leases: Keys whose leases have ended, with or without a value.
-        policies: Whether the tool policies in Valkey were changed.
+        policies: Whether the tool policies, or the settings of tiers and tools, in Valkey were changed.
     """
 
     keys: tuple[str, ...] = ()

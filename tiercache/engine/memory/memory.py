@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ...options import ResilienceOptions
+from ..entries.overrides import Switches
 from ..hooks.calls import HookCalls
 from .fences import Fences
 from .flights import Flights
@@ -22,11 +23,19 @@ class Memory:
     Args:
         now: The monotonic clock, in seconds.
         hooks: The calls of the hooks of this face.
+        switches: The tiers and tools that are disabled at run time.
     """
 
     def __init__(
-        self, l1: L1, pins: PinTable, options: ResilienceOptions, now: Callable[[], float], hooks: HookCalls
+        self,
+        l1: L1,
+        pins: PinTable,
+        options: ResilienceOptions,
+        now: Callable[[], float],
+        hooks: HookCalls,
+        switches: Switches,
     ) -> None:
+        self.switches = switches
         self.l1 = l1
         self.pins = pins
         self.hooks = hooks

@@ -72,6 +72,7 @@ class Explanation:
         tracked: Whether the server reports changes that other software makes.
         pinned: Whether the key has a pin, which wins over both levels. ``age`` and the lifetimes are those of the
             levels beneath.
+        enabled: Whether lookups of the tier and the tool are enabled. If not, every lookup is a miss.
     """
 
     key: str
@@ -90,8 +91,11 @@ class Explanation:
     generation: int
     tracked: bool
     pinned: bool = False
+    enabled: bool = True
 
     def __str__(self) -> str:
+        if not self.enabled:
+            return f"{self.key} would miss: this tier or tool is disabled at run time; {_L2_TEXTS[self.l2]}."
         outcome = "would miss" if self.source is None else f"would be answered from {self.source}"
         if self.pinned:
             outcome = "is pinned, and would be answered by its pin"
@@ -118,10 +122,11 @@ class Inspection:
         now, l2 = runtime.now(), runtime.l2
         entry = runtime.l1.peek(key)
         in_l1 = self._l1_state(now)
+        enabled = not runtime.switches.are_off(self._call.groups)
         holder = None if placeholder is None else holder_of(placeholder)
         return Explanation(
             key=key,
-            source="pin" if pinned else _source(in_l1, in_l2),
+            source=None if not enabled else "pin" if pinned else _source(in_l1, in_l2),
             l1=in_l1,
             l2=in_l2,
             age=None if entry is None or entry.stored_at == -math.inf else max(0.0, now - entry.stored_at),
@@ -136,6 +141,7 @@ class Inspection:
             generation=runtime.l1.distrusted_count,
             tracked=l2.is_tracking,
             pinned=pinned,
+            enabled=enabled,
         )
 
     async def _look_into_l2(self) -> tuple[L2State, float | None, bytes | None]:

@@ -96,6 +96,9 @@ class LeaseSearch:
             # Nothing has been loaded yet that a change up to now could have overtaken.
             self._runtime.l1.settle()
             self._runtime.fences.renew(self._fence)
+            if self._runtime.switches.are_off(self._fence.groups):
+                # The tier was disabled during the search. Its reads find nothing: the search would never end.
+                return None
             if self.lookup.placeholder is None or self._is_orphan:
                 try:
                     taken = await self._take()

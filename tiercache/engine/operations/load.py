@@ -241,6 +241,7 @@ class Load:
     def fill(self, loaded: Loaded) -> Entry:
         """Store the loaded value in each level that may keep it; set ``lookup`` and return the entry.
 
+        0. The tier or tool is disabled: nowhere; a refresh also removes the older value.
         1. The key was changed since the load began, or is being changed: nowhere.
         2. No store can take the value, or it is too large or not admitted: nowhere. A refresh also removes the older
            value.
@@ -256,6 +257,8 @@ class Load:
         entry = call.entry(loaded.value, lifetime, runtime.clock, since=now, began=fence.began, tags=tags)
         # For every waiter but the caller that started the load.
         self.lookup = Lookup(entry, "loader", coalesced=True, degraded=self.lookup.degraded)
+        if runtime.switches.are_off(fence.groups):
+            return self._not_kept(entry)
         if not loaded.store or self._is_overtaken():
             counters.overtaken += loaded.store
             self.give_up()
@@ -263,11 +266,7 @@ class Load:
                 entry.expires_at = math.inf
             return entry
         if self._is_refused(loaded):
-            self.give_up()
-            entry.expires_at = math.inf
-            if self.is_refresh:
-                self._drop_older()
-            return entry
+            return self._not_kept(entry)
         if self.lease is not None or not rules.lease:
             # A load without the lease is stored in this process alone, and leaves the holder its right.
             runtime.fences.overtake(fence)
@@ -279,6 +278,14 @@ class Load:
         if self.is_refresh:
             # After the write is queued: the other face finds it there, and not the older value in Valkey.
             runtime.face.hand_over_key(fence.key)
+        return entry
+
+    def _not_kept(self, entry: Entry) -> Entry:
+        """Return the entry of a value that neither level keeps. The older value of a refresh must not survive it."""
+        self.give_up()
+        entry.expires_at = math.inf
+        if self.is_refresh:
+            self._drop_older()
         return entry
 
     def _note_kept_in_l1(self, entry: Entry) -> None:

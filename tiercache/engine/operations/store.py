@@ -11,6 +11,7 @@ from ..entries.entry import Entry, names_of_tags
 from ..level2.writes import Release, WriteSet
 from ..runtime.runtime import Runtime
 from .change import KeyChange
+from .invalidate import Invalidations
 
 __all__ = ["StoreChange", "Stores", "store_change"]
 
@@ -20,6 +21,7 @@ class Stores:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._invalidations = Invalidations(engine)
 
     async def store(self, call: Call, loaded: Loaded) -> float | None:
         """Write a value; return its lifetime in seconds once Valkey has acknowledged it, or None for no expiry.
@@ -27,11 +29,17 @@ class Stores:
         The value wins over every load in progress. Where the tier writes behind, this returns when the write is
         queued and raises nothing: a failure is counted as ``write_errors``.
 
+        Where the tier or tool is disabled at run time, this removes the older value and keeps nothing.
+
         Raises:
             L2UnavailableError: The write may or may not have happened; L1 no longer has the key.
             L2CommandError: Valkey refused the write.
         """
         runtime = self._engine.open_runtime() or await self._engine.open()
+        if runtime.switches.are_off(call.groups):
+            # Once the tier is enabled again, no lookup may find the value from before this store.
+            await self._invalidations.key(call.key)
+            return None
         # Two faces have two queues, and so no order among their stores behind: with both in use, stores wait.
         pipe, is_behind = runtime.l2.pipe, call.rules.writes_behind and runtime.face.is_alone
         size_bytes = len(call.key) + len(loaded.data)
@@ -54,6 +62,9 @@ class Stores:
             L2CommandError: Valkey refused one write. The others are done.
         """
         runtime = await self._engine.open()
+        if pairs and runtime.switches.are_off(pairs[0][0].groups):
+            await self._invalidations.keys([call.key for call, _ in pairs])
+            return
         pipe = runtime.l2.pipe
         await pipe.wait_room(sum(len(call.key) + len(loaded.data) for call, loaded in pairs))
         changes = [store_change(call, loaded, runtime) for call, loaded in pairs]

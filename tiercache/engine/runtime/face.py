@@ -115,8 +115,12 @@ class Face:
 
     # Changes of the other face
 
+    def drop_groups(self, groups: Sequence[Group]) -> None:
+        """Let this face drop ``groups`` before its next lookup. Any thread may call this."""
+        self._receive(Announcement(groups=tuple(groups)))
+
     def _receive(self, change: Announcement) -> None:
-        """Queue a change of the other face, in the thread of that face."""
+        """Queue a change of the other face, in the thread of that face, or a change of the settings."""
         if len(self._queue) >= _MAX_QUEUED:
             change = _EVERYTHING
         # A last change that covers every key covers this one too, unless it is first, and may be half applied.
@@ -159,13 +163,18 @@ class Face:
     def _apply(self, change: Announcement) -> None:
         runtime = _usable(self._runtime_of())
         l2 = None if runtime is None else runtime.l2
-        if not isinstance(l2, L2) or change is _EVERYTHING:
-            # Without a Valkey there is no other face in use, and before ``open`` there is no entry.
+        if isinstance(l2, L2) and change is not _EVERYTHING:
+            l2.coherence.follow(change)
+        elif change is _EVERYTHING or runtime is None:
+            # Before ``open`` there is no entry.
             self.l1.clear()
             if runtime is not None:
                 runtime.fences.doubt_all()
         else:
-            l2.coherence.follow(change)
+            # Without a Valkey there is no other face: the settings have disabled the groups. L1 has the only copies.
+            for group in change.groups:
+                runtime.fences.break_group(group)
+                self.l1.drop_group(group)
 
     def _has_queued(self, key: str, entry: Entry) -> bool:
         """Return whether a queued change covers ``key``, whose value is ``entry``. Any thread may call this."""

@@ -39,7 +39,7 @@ MISS: Final = Lookup(None, None)
 
 
 class Reads:
-    """The reads of one runtime.
+    """The reads of one runtime. A lookup of a disabled tier or tool is a miss, and Valkey is not asked.
 
     Args:
         serve_untrusted: Seconds, see ``ResilienceOptions``.
@@ -48,6 +48,7 @@ class Reads:
     def __init__(
         self, memory: Memory, l2: L2 | NoL2, face: Face, clock: Clock, log: CacheLog, *, serve_untrusted: float
     ) -> None:
+        self._switches = memory.switches
         self._memory = memory
         self._face = face
         self._l2 = l2
@@ -64,7 +65,7 @@ class Reads:
                 other tiers that is a degraded miss.
         """
         l2 = self._l2
-        if isinstance(l2, NoL2):
+        if isinstance(l2, NoL2) or self._switches.are_off(call.groups):
             return MISS
         if (l2.behind or l2.pending) and not call.rules.is_state:
             queued = await l2.behind.find(call.key)
@@ -94,7 +95,7 @@ class Reads:
     async def read_many(self, calls: Sequence[Call], fences: Sequence[Fence]) -> list[Lookup]:
         """Do as ``read`` for each of ``calls``, which are of one tier, in one round trip."""
         l2 = self._l2
-        if isinstance(l2, NoL2):
+        if isinstance(l2, NoL2) or all(self._switches.are_off(call.groups) for call in calls):
             return [MISS] * len(calls)
         lookups = await self._answered_locally(l2, calls)
         asked = [(call, fence) for call, fence in zip(calls, fences, strict=True) if call.key not in lookups]

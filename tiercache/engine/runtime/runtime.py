@@ -58,6 +58,7 @@ class Runtime:
         fences, flights, load_limits, tag_locks, hooks: See ``Memory``.
         breaker: Decides whether lookups ask Valkey.
         l2: Valkey, and the parts that keep L1 coherent with it. ``NO_L2`` without a server, and until ``open``.
+        switches: The tiers and tools that are disabled at run time.
         reads: Lookups in ``l2``.
         pins: Lookups in the pins.
         now: The monotonic clock, in seconds.
@@ -83,9 +84,10 @@ class Runtime:
         self.l1 = face.l1
         self.hooks = hooks
         hooks.start()
-        self._memory = memory = Memory(face.l1, face.pins, options.resilience, clock.monotonic, hooks)
+        self._memory = memory = Memory(face.l1, face.pins, options.resilience, clock.monotonic, hooks, options.switches)
         self.fences = memory.fences
-        self.fences.obey(face.is_barred_elsewhere)
+        self.switches = memory.switches
+        self.fences.obey(lambda fence: self.switches.are_off(fence.groups) or face.is_barred_elsewhere(fence))
         self.flights = memory.flights
         self.load_limits = memory.load_limits
         self.tag_locks = memory.tag_locks

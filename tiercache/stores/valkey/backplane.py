@@ -51,7 +51,8 @@ class BackplaneNames:
     @classmethod
     def of(cls, name: str, db: int) -> BackplaneNames:
         """Return the names of the cache ``name`` in database ``db``."""
-        tracked = ("llm:", "tool:", "session:", "__tc:kv:", "__tc:kvs:", "__tc:pin:", "__tool_policies")
+        prefixes = ("__tc:kv:", "__tc:kvs:", "__tc:pin:", "__tc:settings", "__tool_policies")
+        tracked = ("llm:", "tool:", "session:", *prefixes)
         # A prefix too, although it is one key: other caches have heartbeats under names that begin with this name.
         heartbeat = f"__betterdb:heartbeat:{name}"
         return cls(

@@ -242,6 +242,7 @@ class KvTier(WarmingTier):
             check_ttl(ttl)
         tag_groups(tags)
         components = self._rules.scopes.components()
+        await self._opened()
         pairs = [
             (
                 self._make_call(self._keys.within(key, components), ttl, tags),
@@ -304,6 +305,7 @@ class KvTier(WarmingTier):
         entries, missing = self._entries_in_l1("get_or_load_many", full_keys, excluded=untagged)
         if missing:
             with self._engine.operation("kv.get_or_load_many"):
+                await self._opened()
                 calls = [self._make_call(self._keys.of_full(full_key), ttl, tags) for full_key in missing]
                 lookups = await self._loads.get_or_load_many(calls, partial(self._load_many, loader))
             entries.update((full_key, lookup.entry) for full_key, lookup in zip(missing, lookups, strict=True))

@@ -180,6 +180,7 @@ class Exchanges(Tier[LlmKey, LlmResult]):
         """
         loads, mode = self._streams if options.is_stream else self._wholes, options.mode
         with self._engine.operation(_LOAD, key) as operation:
+            await self._opened()
             call = self._make_call(key, options.ttl, options.tags)
             call = call._replace(rules=self._stream_rules if options.is_stream else self._whole_rules)
             # A recorded load takes a Record as its function.

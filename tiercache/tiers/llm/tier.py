@@ -169,6 +169,7 @@ class LlmTier(InspectedTier):
             return self._loaded_answer(key.model, answer)
 
         with self._engine.operation("llm.get_or_load", key) as operation:
+            await self._opened()
             call = self._make_call(key, ttl, tags)._replace(is_batched=True)
             operation.found(await self._loads.get_or_load(call, load, "store_only"))
 

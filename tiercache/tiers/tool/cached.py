@@ -23,6 +23,7 @@ from ...text import shown
 from ..keys.fingerprint import fingerprint
 from ..keys.key import HANDLE_BYTES, ToolKey
 from ..keys.lookup import KeyLookup
+from ..runtime_settings import SettingsTable
 from ..tier import Tier
 from ..values.unstorable import unstorable
 from ..values.wire import MOST_DOLLARS
@@ -49,7 +50,8 @@ class CachedToolDecorator(Protocol):
 class CachingTier(Tier[ToolKey, ToolResult[Any]]):
     """The part of the tool tier that decorates functions."""
 
-    def __init__(self, engine: Engine, rules: TierRules, name: str) -> None:
+    def __init__(self, engine: Engine, rules: TierRules, settings: SettingsTable, name: str) -> None:
+        self._settings = settings
         super().__init__(engine, rules, name, f"{name}:tool:")
         self._lookup = ToolKeyLookup(self._prefix, rules, engine.l1)
         self._function_keys: KeyLookup[ToolKey] = KeyLookup(engine.l1, fingerprint, lambda key: HANDLE_BYTES)
@@ -99,6 +101,8 @@ class CachingTier(Tier[ToolKey, ToolResult[Any]]):
     def _encode(self, key: ToolKey, value: object, cost: float | None) -> Loaded:
         """Return the entry of a result and its bytes; raise UsageError if ``value`` is not JSON."""
         now_ms = int(self._engine.wall() * 1000)
+        if cost is None:
+            cost = self._settings.tool_cost(key.tool)
         entry, data = encode_tool(value=value, tool=key.tool, args_json=key._args, stored_at_ms=now_ms, cost=cost)
         return Loaded(entry, data)
 

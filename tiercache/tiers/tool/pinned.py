@@ -8,6 +8,7 @@ from ...engine.engine import Engine
 from ...engine.entries.rules import TierRules
 from ..keys.key import ToolKey
 from ..pinning import Pin, TierPins
+from ..runtime_settings import SettingsTable
 from ..values.json_types import Storable
 from .cached import CachingTier, check_cost
 from .key import ABSENT, shifted
@@ -18,8 +19,8 @@ __all__ = ["PinningTier"]
 class PinningTier(CachingTier):
     """The part of the tool tier that pins results."""
 
-    def __init__(self, engine: Engine, rules: TierRules, name: str) -> None:
-        super().__init__(engine, rules, name)
+    def __init__(self, engine: Engine, rules: TierRules, settings: SettingsTable, name: str) -> None:
+        super().__init__(engine, rules, settings, name)
         self._pins = TierPins(engine, rules, self._prefix)
 
     @overload

@@ -20,6 +20,7 @@ from ...indexes.names import index_of
 from ...ttl import Ttl
 from ..entries import Entry, Names
 from ..keys.key import ToolKey, is_unchanged
+from ..runtime_settings import SettingsTable
 from ..values.json_types import Storable
 from .cached import check_cost
 from .key import ABSENT, check_tool, shifted
@@ -46,11 +47,12 @@ class ToolTier(WarmingTier):
     """
 
     tier = "tool"
-    needs_policies = True
     result = ToolResult
 
-    def __init__(self, engine: Engine, rules: TierRules, policies: ToolPolicies, name: str) -> None:
-        super().__init__(engine, rules, name)
+    def __init__(
+        self, engine: Engine, rules: TierRules, policies: ToolPolicies, settings: SettingsTable, name: str
+    ) -> None:
+        super().__init__(engine, rules, settings, name)
         self._policies = policies
 
     def key(self, tool: str, args: Any) -> ToolKey:
@@ -134,7 +136,7 @@ class ToolTier(WarmingTier):
                 for ``KvTier.get_or_load``. For a key, the loader gets the ``args`` as JSON holds them: a tuple as a
                 list.
             ttl: Lifetime of a loaded result: seconds, a string such as ``"90s"``, a timedelta, or ``NO_EXPIRY``. None
-                takes that of the tool's policy, then the tier's, then the cache's.
+                takes that of the tool's settings, then its policy's, then the tier's, then the cache's.
             cost: Dollars that the call costs; each later hit counts them as saved.
             tags: Names by which a loaded result can be invalidated together with other entries.
             mode: As for ``LlmTier.get_or_load``.
@@ -369,6 +371,8 @@ class ToolTier(WarmingTier):
         return is_unchanged(key.key, lambda: now(tool, args, key._components).key, self._engine.log.warn_once, warning)
 
     def _make_call(self, key: ToolKey, ttl: Ttl | None = None, tags: Sequence[str] = ()) -> Call:
-        if ttl is None and (policy := self._policies.get(key.tool)) is not None:
-            ttl = policy.ttl
+        if ttl is None:
+            ttl = self._settings.tool_ttl(key.tool)
+            if ttl is None and (policy := self._policies.get(key.tool)) is not None:
+                ttl = policy.ttl
         return super()._make_call(key, ttl, tags)
