@@ -20,6 +20,7 @@ LAYERS: list[set[str]] = [
     {"clock", "ttl", "text", "identity", "locks", "lua", "log", "version"},
     {"scopes"},
     {"supervision", "portal"},
+    {"agents"},
     {"option_checks", "options", "tier_options"},
     {"engine", "engine.entries"},
     {"engine.memory"},

@@ -3,6 +3,8 @@
 from .adapters.http.answer import Answer
 from .adapters.http.calls import Outcome
 from .agent_cache import AgentCache
+from .agents.history import AgentCall, AgentLoopError, AgentMetrics
+from .agents.run import AgentRun, SyncAgentRun
 from .clock import Clock
 from .decorators.cached import Cached, CallCounts
 from .decorators.cached_generator import CachedGenerator
@@ -68,6 +70,10 @@ __all__ = [
     "NO_EXPIRY",
     "Admission",
     "AgentCache",
+    "AgentCall",
+    "AgentLoopError",
+    "AgentMetrics",
+    "AgentRun",
     "Answer",
     "CacheStats",
     "Cached",
@@ -114,6 +120,7 @@ __all__ = [
     "SessionTier",
     "StoreEvent",
     "StreamLostError",
+    "SyncAgentRun",
     "SyncCache",
     "SyncCached",
     "SyncCachedGenerator",

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Self, TypedDict, Unpack, cast
 
 from .adapters.http.wrapping import WrapsClients
+from .agents.starting import StartsAgentRuns
 from .assembly import Assembly
 from .cache_operations import CacheOperations, local_stats
 from .clock import SYSTEM_CLOCK, Clock
@@ -70,7 +71,7 @@ class CacheOptions(TypedDict, total=False):
     clock: Clock
 
 
-class AgentCache(DecoratesFunctions, RegistersHooks, Configurable, KeepsIdentity, WrapsClients):
+class AgentCache(DecoratesFunctions, RegistersHooks, Configurable, StartsAgentRuns, KeepsIdentity, WrapsClients):
     """A cache for the workers of AI agents: L1, process memory, in front of L2, Valkey.
 
     Making a cache does no I/O and starts no task, so a module can make one at its top level. The cache opens itself at
@@ -150,6 +151,7 @@ class AgentCache(DecoratesFunctions, RegistersHooks, Configurable, KeepsIdentity
         self._sync_face = SyncFace(self._parts, name)
         RegistersHooks.__init__(self, self._parts.shared.hooks)
         Configurable.__init__(self, self._operations)
+        StartsAgentRuns.__init__(self, self._parts.shared.log, clock)
         WrapsClients.__init__(self, self._parts.exchanges, self._sync_face, self._parts.shared.log)
         self._sync = SyncCache(self._sync_face, name, self._client_calls.calls)
         self._engine = self._parts.engine

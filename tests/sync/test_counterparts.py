@@ -12,6 +12,7 @@ import pytest
 
 from tiercache import (
     AgentCache,
+    AgentRun,
     Cached,
     CachedGenerator,
     CachedMany,
@@ -19,6 +20,7 @@ from tiercache import (
     KvTier,
     LlmTier,
     SessionTier,
+    SyncAgentRun,
     SyncCache,
     SyncCached,
     SyncCachedGenerator,
@@ -46,7 +48,7 @@ PAIRS: dict[type, type] = {
 ELSEWHERE = {AgentCache: {"from_url", "embedded", "in_memory", "null", "sync", "wrap", "watch"}}
 RENAMED = {"aclose": "close"}
 # The results that are other objects on the sync face.
-RESULTS: dict[object, object] = {**PAIRS, Invalidating: SyncInvalidating}
+RESULTS: dict[object, object] = {**PAIRS, Invalidating: SyncInvalidating, AgentRun: SyncAgentRun}
 
 
 def public_members(kind: type) -> Iterator[str]:

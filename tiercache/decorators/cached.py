@@ -17,6 +17,7 @@ from functools import partial
 from itertools import count
 from typing import Any, Concatenate, Final, Generic, NamedTuple, ParamSpec, Protocol, TypeVar, cast, overload
 
+from ..agents.run import PLACE, answer_in_run
 from ..engine.call import Loaded, LoadFunction, Mode
 from ..engine.entries.entry import Entry
 from ..engine.operations.explain import Explanation
@@ -157,6 +158,8 @@ class Cached(Generic[P, R]):
         self._counts = CallCounts()
         # Whether the arguments alone decide on the call, so that their fingerprint stands for it.
         self._is_quick = options.when is None and not options.tags and not callable(options.key)
+        # Whether a run of an agent counts the calls.
+        self._is_tool = entries.tier.tier == "tool"
         functools.update_wrapper(self, function)
 
     @overload
@@ -186,7 +189,7 @@ class Cached(Generic[P, R]):
 
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Return the value of a call; on a miss, call the function at most once at a time among all processes."""
-        if self._is_quick:
+        if self._is_quick and not (self._is_tool and PLACE.get() is not None):
             found = fingerprint((args, kwargs))
             place = self._place(self._scopes.components()) if self._calls.is_used else self._scope
             key = None if found is None else self._entries.lookup.known.find((place, found))
@@ -269,18 +272,34 @@ class Cached(Generic[P, R]):
         return self._entries.value((await self._result(args, kwargs, mode))._entry)
 
     async def _result(self, args: tuple[Any, ...], kwargs: dict[str, Any], mode: Mode) -> Any:
-        options, tier = self._options, self._entries.tier
         components = self._scopes.components()
         key = self._key_within(args, kwargs, components)
         tags = self._tags(args, kwargs)
-        result = tier._hit_for_load(key, self._function, options.ttl, tags, mode)
+        load = partial(self._load, key, (args, kwargs), components, tags, mode)
+        if self._is_tool and (place := PLACE.get()) is not None:
+            answer = partial(self._answer, key, load, tags, mode)
+            return await answer_in_run(place, self._entries.scope, key.key, answer)
+        result = self._entries.tier._hit_for_load(key, self._function, self._options.ttl, tags, mode)
         if result is None:
-            load = MadeLoad(self._load_function(key, args, kwargs, components))
-            try:
-                result = await tier._load(key, self._function, load, options.ttl, self._entries.own_tags + tags, mode)
-            except Exception:
-                self._counts.errors += 1
-                raise
+            return await load()
+        self._count(result)
+        return result
+
+    async def _answer(self, key: Any, load: Callable[[], Awaitable[Any]], tags: tuple[str, ...], mode: Mode) -> Any:
+        result = self._entries.tier._hit_for_load(key, self._function, self._options.ttl, tags, mode)
+        if result is None:
+            return await load()
+        self._count(result)
+        return result
+
+    async def _load(self, key: Any, call: Any, components: Components, tags: tuple[str, ...], mode: Mode) -> Any:
+        load = MadeLoad(self._load_function(key, call[0], call[1], components))
+        tags = self._entries.own_tags + tags
+        try:
+            result = await self._entries.tier._load(key, self._function, load, self._options.ttl, tags, mode)
+        except Exception:
+            self._counts.errors += 1
+            raise
         self._count(result)
         return result
 

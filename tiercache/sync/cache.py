@@ -9,6 +9,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack, overload
 
+from ..agents.starting import StartsSyncAgentRuns
 from ..cache_operations import local_stats
 from ..decorators.options import MemoizeManyOptions, MemoizeOptions
 from ..engine.call import Mode
@@ -42,7 +43,7 @@ I = TypeVar("I")  # noqa: E741 - an item
 Many = TypeVar("Many", bound=Sequence[KvValue] | Mapping[Any, KvValue])
 
 
-class SyncCache(RegistersHooks, KeepsIdentity):
+class SyncCache(RegistersHooks, StartsSyncAgentRuns, KeepsIdentity):
     """``cache.sync``: the same cache for plain (blocking) code and any number of threads.
 
     Every method has the arguments, the results and the errors of the method of the same name of ``AgentCache``, and of
@@ -57,6 +58,7 @@ class SyncCache(RegistersHooks, KeepsIdentity):
 
     def __init__(self, face: SyncFace, name: str, calls: Callable[..., AbstractContextManager[None]]) -> None:
         RegistersHooks.__init__(self, face.main.shared.hooks)
+        StartsSyncAgentRuns.__init__(self, face.main.shared.log, face.main.shared.settings.clock)
         self._face = face
         self._name = name
         self._calls = calls

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
 
+from ..agents.run import PLACE, answer_plain_call
 from ..decorators.cached import Cached, CallCounts
 from ..decorators.cached_many import CachedMany
 from ..decorators.functions import check_plain
@@ -64,6 +65,8 @@ class SyncCached(Generic[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Return the value of a call; on a miss, call the function, as ``Cached``."""
+        if self._is_in_run():
+            return cast(R, self._cached._entries.value(self.result(*args, **kwargs)._entry))
         return cast(R, self._scoped.run(partial(self._cached, *args, **kwargs)))
 
     def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -72,7 +75,14 @@ class SyncCached(Generic[P, R]):
 
     def result(self, *args: P.args, **kwargs: P.kwargs) -> Any:
         """Return the value of a call as the tier's result, as ``Cached.result``."""
-        return self._scoped.run(partial(self._cached.result, *args, **kwargs))
+        answer = partial(self._scoped.run, partial(self._cached.result, *args, **kwargs))
+        if not self._is_in_run():
+            return answer()
+        return answer_plain_call(self._cached._entries.scope, self.key(*args, **kwargs), answer)
+
+    def _is_in_run(self) -> bool:
+        """Return whether a run of an agent counts the next call. With ``when`` it may be no call of the cache."""
+        return self._cached._is_tool and self._cached._options.when is None and PLACE.get() is not None
 
     def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """Return the key in Valkey of a call, as ``Cached.key``."""

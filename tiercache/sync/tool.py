@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Literal, ParamSpec, Protocol, Unpack, overload
 
+from ..agents.run import PLACE, answer_plain_call
 from ..decorators.options import CachedToolOptions
 from ..engine.call import Mode
 from ..engine.operations.batch_loader import BATCH_SIZE, BATCH_WINDOW, BatchFunction, KeywordBatchLoader
@@ -138,8 +139,12 @@ class SyncToolTier(KeepsIdentity):
         Args:
             loader: As there. It runs where the loader of ``SyncLlmTier.get_or_load`` does.
         """
-        load = self._any_tier.get_or_load
-        return self._scoped.run(partial(load, tool, args, loader, ttl=ttl, cost=cost, tags=tags, mode=mode))
+        load = partial(self._any_tier.get_or_load, tool, args, loader, ttl=ttl, cost=cost, tags=tags, mode=mode)
+        if PLACE.get() is None:
+            return self._scoped.run(load)
+        # The run counts a key alone. After a key, the loader stands for the args.
+        key = tool if isinstance(tool, ToolKey) else self.key(tool, args)
+        return answer_plain_call(key.tool, key.key, partial(self._scoped.run, load))
 
     def batch_loader(
         self,

@@ -7,7 +7,7 @@ from contextlib import aclosing
 from contextvars import ContextVar
 from typing import Any, Literal, TypedDict, assert_type
 
-from tiercache import MISS, AgentCache, KvResult, LlmResponse, LlmResult, TierOptions, ToolResult
+from tiercache import MISS, AgentCache, AgentCall, KvResult, LlmResponse, LlmResult, TierOptions, ToolResult
 
 Mode = Literal["use", "only_cached"]
 
@@ -285,6 +285,14 @@ def wider(result: KvResult[bool], other: ToolResult[bool]) -> tuple[KvResult[int
     return result, other
 
 
+async def agent_runs(cache: AgentCache) -> None:
+    """Runs of agents."""
+    async with cache.agent("run", on_loop=lambda error: print(error.kind, error.history)) as agent:
+        assert_type(agent.session_id, str)
+        assert_type(agent.history, list[AgentCall])
+        assert_type(agent.metrics().cost_saved, float)
+
+
 async def main(cache: AgentCache) -> None:
     """Run every part against a cache."""
     await kv_values(cache)
@@ -293,6 +301,7 @@ async def main(cache: AgentCache) -> None:
     await kv_many(cache)
     await tool_values(cache)
     await decorated(cache)
+    await agent_runs(cache)
     await generators(cache)
     await llm_values(cache, {"model": "gpt-4o", "messages": []})
     await stores(cache, {"a": 1}, {"name": "ann", "visits": 2})

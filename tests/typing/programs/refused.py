@@ -163,6 +163,13 @@ async def decorated(cache: AgentCache) -> None:
     cache.sync.memoize(user_of)  # refused
 
 
+def agent_runs(cache: AgentCache) -> None:
+    """A run takes a known answer to loops, and a plain run is for plain code."""
+    cache.agent(on_loop="stop")  # refused
+    with cache.agent():  # refused
+        pass
+
+
 def plain_code(cache: AgentCache) -> None:
     """``cache.sync`` refuses the same, and returns values instead of coroutines."""
     cache.sync.kv.get_or_load("user", user)  # refused

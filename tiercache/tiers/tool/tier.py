@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal, TypeAlias, overload
 
+from ...agents.run import PLACE, answer_in_run
 from ...engine.call import Call, Loaded, LoadFunction, Mode
 from ...engine.engine import Engine
 from ...engine.entries.entry import Group
@@ -147,6 +149,7 @@ class ToolTier(WarmingTier):
 
         Raises:
             TimeoutError: The load took longer than ``ResilienceOptions.load_timeout``.
+            AgentLoopError: A run of ``AgentCache.agent`` has found a loop. The call has not run.
 
         Exceptions of the loader, changes during the load, and cancellation are as for ``LlmTier.get_or_load``, except
         that the load is cancelled when its last caller has gone, unless ``TierOptions.on_abandon`` is "finish".
@@ -155,10 +158,19 @@ class ToolTier(WarmingTier):
         key = self._lookup.of(tool, args)
         if cost is not None:
             check_cost(cost)
+        if (place := PLACE.get()) is not None:
+            answer = partial(self._answer, key, loader, (tool, args, cost), ttl, tags, mode)
+            return await answer_in_run(place, key.tool, key.key, answer)
         hit = self._hit_for_load(key, loader, ttl, tags, mode)
         if hit is not None:
             return hit
         return await self._load(key, loader, (tool, args, cost), ttl, tags, mode)
+
+    async def _answer(
+        self, key: ToolKey, loader: Any, request: _Request, ttl: Ttl | None, tags: Sequence[str], mode: Mode
+    ) -> ToolResult[Any]:
+        hit = self._hit_for_load(key, loader, ttl, tags, mode)
+        return await self._load(key, loader, request, ttl, tags, mode) if hit is None else hit
 
     def _load_function(self, key: ToolKey, request: _Request, loader: Any) -> LoadFunction:
         tool, args, cost = request
