@@ -238,7 +238,7 @@ async def test_scan_and_inspect_of_a_sync_cache_show_the_same(cache: AgentCache)
     assert [entry.exists for entry in entries] == [True, True, False, True, True]
 
 
-@pytest.mark.parametrize("match", ["", 1, "\ud800", "x" * 600])
+@pytest.mark.parametrize("match", ["", 1, "\ud800", "x" * 600, "[a-é]"])
 async def test_scan_refuses_wrong_pattern_at_once(memory: AgentCache, match: Any) -> None:
     for tier in (memory.kv, memory.llm, memory.tool):
         with pytest.raises(UsageError, match=r"match|pattern"):

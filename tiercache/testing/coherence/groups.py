@@ -50,6 +50,7 @@ GROUP_CHANGES: Final = (
     GroupChange("llm.invalidate_by_model", group("llm", "hot"), lambda cache: cache.llm.invalidate_by_model("hot")),
     GroupChange("kv.clear", group("kv", "hot"), lambda cache: kv_tier(cache, "hot").clear()),
     GroupChange("kv.delete_many", group("kv", "hot"), _delete_many),
+    GroupChange("kv.delete_pattern", group("kv", "hot"), lambda cache: kv_tier(cache, "hot").delete_pattern("*")),
     GroupChange("invalidate_tag", _with_tag("tagged"), lambda cache: cache.invalidate_tag("tagged")),
 )
 
