@@ -7,7 +7,7 @@ __all__ = ["naive_loop"]
 
 def naive_loop(keys: list[str], depth: int, max_repeats: int, max_depth: int, cycle: int) -> str | None:
     """Return the kind of loop that the last call closes, or None."""
-    if depth >= max_depth:
+    if depth == max_depth:
         return "depth"
     run = 0
     for key in reversed(keys):

@@ -64,10 +64,14 @@ class AgentLoopError(TierCacheError):
     """
 
     def __init__(self, kind: LoopKind, history: list[AgentCall]) -> None:
-        last = history[-1]
-        super().__init__(f"the agent is in a loop ({kind}): the call of {last.tool!r} that closes it has not run")
+        # The arguments themselves, from which a copy of the error is made.
+        super().__init__(kind, history)
         self.kind: LoopKind = kind
         self.history = history
+
+    def __str__(self) -> str:
+        tool = self.history[-1].tool
+        return f"the agent is in a loop ({self.kind}): the call of {tool!r} that closes it has not run"
 
 
 class RunHistory:

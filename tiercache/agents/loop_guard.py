@@ -21,7 +21,8 @@ class LoopGuard:
 
     There are three kinds of loops:
 
-    1. "depth": the call would be nested ``max_depth`` deep; a call outside of every loader has depth 1.
+    1. "depth": the call would be nested ``max_depth`` deep; a call outside of every loader has depth 1. A deeper call
+       belongs to the same loop.
     2. "repeat": the last ``max_repeats`` calls are one and the same.
     3. "oscillation": the last 2k calls are one block of k calls, not all equal, twice, for a k from 2 to ``cycle``.
 
@@ -51,7 +52,7 @@ class LoopGuard:
             keys: The keys of the calls of one sequence, the oldest first.
             depth: The depth of the last call, at least 1.
         """
-        if depth >= self.max_depth:
+        if depth == self.max_depth:
             return "depth"
         last = keys[-self.max_repeats :]
         if len(last) == self.max_repeats and last.count(last[0]) == len(last):

@@ -62,6 +62,7 @@ class Run:
         self._results: OrderedDict[str, Any] = OrderedDict()
         self._outer: Place | None = None
         self._is_used = False
+        self._is_ended = False
 
     @property
     def history(self) -> list[AgentCall]:
@@ -80,6 +81,8 @@ class Run:
         PLACE.set(Place(self))
 
     def _exit(self) -> None:
+        # Tasks that the block has left keep their places.
+        self._is_ended = True
         PLACE.set(self._outer)
 
     def __repr__(self) -> str:
@@ -170,7 +173,8 @@ class Place:
         if kind is not None:
             error = AgentLoopError(kind, [replace(each) for each in sequence])
             if run._refused(error) and (last := run._results.get(key)) is not None:
-                yield CallInRun(last)
+                # Not the result itself: its value belongs to the caller that got it.
+                yield CallInRun(type(last)(last.key, last.source, last._entry, last._now))
                 return
             sequence = ()
         run._calls.begun(call)
@@ -202,6 +206,8 @@ PLACE: Final[ContextVar[Place | None]] = ContextVar("tiercache_agent_place", def
 
 async def answer_in_run(place: Place, tool: str, key: str, answer: Callable[[], Awaitable[R]]) -> R:
     """Return the result of ``answer``, counted as a tool call at ``place``. Errors as for ``Place.call``."""
+    if place.run._is_ended:
+        return await answer()
     if place.is_counted:
         PLACE.set(replace(place, is_counted=False))
         return await answer()
@@ -217,7 +223,7 @@ def answer_plain_call(tool: str, key: str, answer: Callable[[], R]) -> R:
     The task of the private loop has a copy of the caller's context: a place that it sets is lost.
     """
     place = PLACE.get()
-    if place is None:
+    if place is None or place.run._is_ended:
         return answer()
     with place.call(tool, key, is_counted=True) as call:
         if call.result is None:

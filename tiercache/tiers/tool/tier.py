@@ -13,6 +13,7 @@ from ...engine.engine import Engine
 from ...engine.entries.entry import Group
 from ...engine.entries.rules import TierRules
 from ...engine.level2.announcement import Announcement
+from ...engine.memory.loaders import awaitable_loader
 from ...engine.operations.around_change import Invalidating, Target
 from ...engine.operations.batch_loader import BATCH_SIZE, BATCH_WINDOW, BatchFunction, KeywordBatchLoader
 from ...engine.operations.explain import Explanation
@@ -159,6 +160,8 @@ class ToolTier(WarmingTier):
         if cost is not None:
             check_cost(cost)
         if (place := PLACE.get()) is not None:
+            # Closes the awaitable of a call that does not run.
+            loader = loader if callable(loader) else awaitable_loader(loader)
             answer = partial(self._answer, key, loader, (tool, args, cost), ttl, tags, mode)
             return await answer_in_run(place, key.tool, key.key, answer)
         hit = self._hit_for_load(key, loader, ttl, tags, mode)
