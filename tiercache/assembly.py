@@ -309,6 +309,7 @@ class Assembly:
             threads=of_tier.threads,
             shared=_SHARED.get(type(codec)) if of_tier.share else None,
             is_state=is_state,
+            on_error=of_tier.on_error,
             max_value_bytes=options.max_value_bytes,
             writes_behind=self._writes.mode == "behind" and tier in ("llm", "tool"),
             scopes=KeyScopes(self.shared.scopes, of_tier.scope),

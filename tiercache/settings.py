@@ -88,6 +88,8 @@ def session_options(options: SessionOptions | TierOptions | None) -> SessionOpti
     if isinstance(options, TierOptions):
         if options.scope is not None:
             raise UsageError("session must have no scope: the id of a thread names its owner")
+        if options.on_error is not None:
+            raise UsageError("session must have no on_error: sessions are state, and raise if Valkey is unavailable")
         is_of_llm = isinstance(options, LlmOptions) or options.threads or options.share
         if is_of_llm or options.jitter or options.store_when or options.admit or options.compress_above is not None:
             raise UsageError(

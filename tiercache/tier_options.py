@@ -20,9 +20,10 @@ from .scopes import Scope, check_scope
 from .text import shown
 from .ttl import Ttl, check_ttl
 
-__all__ = ["Admission", "LlmOptions", "OnAbandon", "SessionOptions", "TierOptions"]
+__all__ = ["Admission", "LlmOptions", "OnAbandon", "OnError", "SessionOptions", "TierOptions"]
 
 OnAbandon: TypeAlias = Literal["cancel", "finish"]
+OnError: TypeAlias = Literal["degrade", "raise"]
 
 
 class Admission(NamedTuple):
@@ -106,6 +107,9 @@ class TierOptions(_EntryOptions):
             tiercache can read compressed entries. Needs the ``compress`` extra.
         share: Whether every caller of the tool or kv tier gets the same list or dict from L1, which is then no copy
             and must not be changed. Otherwise each caller gets its own.
+        on_error: The answer to an unavailable Valkey. None: lookups are misses, and explicit stores raise
+            ``L2UnavailableError``. ``"degrade"``: stores do not raise either; the failure is counted as
+            ``write_errors``. ``"raise"``: lookups and ``get_or_load`` that L1 does not answer raise it too.
     """
 
     lease: bool = field(default=True, kw_only=True)
@@ -120,6 +124,7 @@ class TierOptions(_EntryOptions):
     retry_pause: float = field(default=1.0, kw_only=True)
     early_refresh: float = field(default=0.0, kw_only=True)
     cache_errors: Mapping[type[Exception], float] | None = field(default=None, kw_only=True)
+    on_error: OnError | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         # Not by super(): slots make the decorator return a second class, which super() does not know.
@@ -128,6 +133,8 @@ class TierOptions(_EntryOptions):
             kind = type(self).__name__
             raise UsageError(f"{kind}.jitter must be a fraction from 0 to below 1, not {shown(self.jitter)}")
         check_functions(self, "store_when", "admit")
+        if self.on_error is not None:
+            check_choice(self, "on_error", "degrade", "raise")
         if self.scope is not None:
             check_scope(self.scope, f"{type(self).__name__}.scope")
         check_counts(self, "compress_above", optional=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from ...errors import UsageError
 from ...log import CacheLog
@@ -106,6 +106,8 @@ class TierRules:
         writes_behind: Whether an explicit store returns when its write is queued.
         scopes: The components of the keys of this tier.
         freshness: How the tier serves expired values and remembers errors, or None if it does neither.
+        on_error: The answer to an unavailable Valkey: "degrade" swallows and counts the errors of stores, "raise"
+            raises those of lookups and loads. None does neither.
         overrides: The options of the tier that were changed at run time. ``ttl`` is the option, without them.
         owner: The same object for the rules of this tier in both faces of the cache, and for no others.
     """
@@ -130,6 +132,7 @@ class TierRules:
     freshness: Freshness | None = None
     counters: CounterBook = field(default_factory=CounterBook)
     scopes: KeyScopes = field(default_factory=lambda: KeyScopes(CallScopes()), repr=False, compare=False)
+    on_error: Literal["degrade", "raise"] | None = None
     overrides: Overrides = field(default_factory=Overrides, repr=False, compare=False)
     owner: object = field(default_factory=object, repr=False, compare=False)
 

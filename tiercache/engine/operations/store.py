@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...errors import L2CommandError
+from ...errors import L2CommandError, L2UnavailableError
 from ..call import Call, Loaded
 from ..engine import Engine
 from ..entries.entry import Entry, names_of_tags
@@ -32,7 +32,8 @@ class Stores:
         Where the tier or tool is disabled at run time, this removes the older value and keeps nothing.
 
         Raises:
-            L2UnavailableError: The write may or may not have happened; L1 no longer has the key.
+            L2UnavailableError: The write may or may not have happened; L1 no longer has the key. With
+                ``TierOptions.on_error`` "degrade" this is counted and not raised.
             L2CommandError: Valkey refused the write.
         """
         runtime = self._engine.open_runtime() or await self._engine.open()
@@ -51,7 +52,10 @@ class Stores:
         if is_behind:
             pipe.store_behind(change.write, change.done)
         else:
-            await pipe.submit(change.write, change.done)
+            try:
+                await pipe.submit(change.write, change.done)
+            except L2UnavailableError as error:
+                _swallow(call, error, runtime)
         return change.write.ttl
 
     async def store_many(self, pairs: Sequence[tuple[Call, Loaded]]) -> None:
@@ -70,7 +74,11 @@ class Stores:
         changes = [store_change(call, loaded, runtime) for call, loaded in pairs]
         for change in changes:
             change.begin()
-        await pipe.write_all([(change.write, change.done) for change in changes])
+        try:
+            await pipe.write_all([(change.write, change.done) for change in changes])
+        except L2UnavailableError as error:
+            for call, _ in pairs:
+                _swallow(call, error, runtime)
 
 
 class StoreChange(KeyChange, kw_only=True, eq=False):
@@ -142,3 +150,13 @@ def store_change(call: Call, loaded: Loaded, runtime: Runtime, *, is_behind: boo
     write = WriteSet(key, data, lifetime, indexes=call.indexes, announced=True)
     kind = StoreBehindChange if is_behind else StoreChange
     return kind(runtime, key, call.all_groups, call=call, entry=entry, write=write)
+
+
+def _swallow(call: Call, error: L2UnavailableError, runtime: Runtime) -> None:
+    """Count the error of a store if the tier wants no error, and raise it otherwise."""
+    if call.rules.on_error != "degrade":
+        raise error
+    call.counters.write_errors += 1
+    runtime.log.warn_once("a stored value did not reach Valkey (counted as write_errors): %s", error)
+    # The value that Valkey still has is older than the one that the caller has stored.
+    runtime.l2.pending.remove(call.key, error)

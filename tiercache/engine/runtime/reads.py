@@ -84,7 +84,7 @@ class Reads:
         except (L2UnavailableError, L2CommandError) as error:
             call.counters.l2_errors += 1
             self._memory.hooks.error("l2.read", error)
-            if call.rules.is_state:
+            if call.rules.is_state or _must_raise(call, error):
                 raise
             self._log_refusal(error)
             return self._degraded(call)
@@ -110,7 +110,7 @@ class Reads:
                     call.counters.l2_errors += 1
                     lookups[call.key] = self._degraded(call)
                 self._memory.hooks.error("l2.read", error)
-                if calls[0].rules.is_state:
+                if calls[0].rules.is_state or _must_raise(calls[0], error):
                     raise
                 self._log_refusal(error)
             else:
@@ -207,3 +207,8 @@ class Reads:
         if rules.l1 and fence.keeps_reads and self._memory.fences.allow(fence):
             self._memory.l1.put(fence.key, entry)
         return Lookup(entry, "l2")
+
+
+def _must_raise(call: Call, error: TierCacheError) -> bool:
+    """Return whether the tier wants the error of an unavailable Valkey, and not a degraded miss."""
+    return call.rules.on_error == "raise" and isinstance(error, L2UnavailableError)
