@@ -151,7 +151,7 @@ class AgentCache(DecoratesFunctions, RegistersHooks, Configurable, StartsAgentRu
         self._sync_face = SyncFace(self._parts, name)
         RegistersHooks.__init__(self, self._parts.shared.hooks)
         Configurable.__init__(self, self._operations)
-        StartsAgentRuns.__init__(self, self._parts.shared.log, clock)
+        StartsAgentRuns.__init__(self, self._parts.shared.log, clock, self._operations.invalidate_tag)
         WrapsClients.__init__(self, self._parts.exchanges, self._sync_face, self._parts.shared.log)
         self._sync = SyncCache(self._sync_face, name, self._client_calls.calls)
         self._engine = self._parts.engine

@@ -20,7 +20,17 @@ from typing import Final, TypeAlias
 from .errors import UsageError
 from .text import check_name, shown
 
-__all__ = ["COMPONENT_NAMES", "SCOPE", "CallScopes", "Components", "KeyScopes", "Scope", "check_scope", "scope_now"]
+__all__ = [
+    "COMPONENT_NAMES",
+    "RUN",
+    "SCOPE",
+    "CallScopes",
+    "Components",
+    "KeyScopes",
+    "Scope",
+    "check_scope",
+    "scope_now",
+]
 
 # A scope, or a function that returns the scope of the present call.
 Scope: TypeAlias = str | Callable[[], str]
@@ -28,8 +38,10 @@ Scope: TypeAlias = str | Callable[[], str]
 Components: TypeAlias = tuple[tuple[str, str], ...]
 
 SCOPE: Final = "__tc_scope"
+# The component of the entries of one run of an agent: its session id.
+RUN: Final = "__tc_run"
 # The reserved names: no parameter of a request may have one of them.
-COMPONENT_NAMES: Final = frozenset({SCOPE})
+COMPONENT_NAMES: Final = frozenset({SCOPE, RUN})
 
 
 def check_scope(scope: object, name: str = "scope") -> None:

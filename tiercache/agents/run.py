@@ -17,13 +17,23 @@ from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeAlias, TypeVar
 
 from ..clock import Clock
-from ..errors import UsageError
+from ..errors import TierCacheError, UsageError
 from ..log import CacheLog
 from ..text import check_name, shown
 from .history import AgentCall, AgentLoopError, AgentMetrics, RunHistory
 from .loop_guard import LoopGuard
 
-__all__ = ["PLACE", "AgentRun", "OnLoop", "Place", "Run", "SyncAgentRun", "answer_in_run", "answer_plain_call"]
+__all__ = [
+    "PLACE",
+    "AgentRun",
+    "OnLoop",
+    "Place",
+    "Run",
+    "SyncAgentRun",
+    "answer_in_run",
+    "answer_plain_call",
+    "run_of_entry",
+]
 
 R = TypeVar("R")
 
@@ -63,6 +73,9 @@ class Run:
         self._outer: Place | None = None
         self._is_used = False
         self._is_ended = False
+        # Whether this process has used entries of the run alone, and how to remove them; None keeps them.
+        self._has_entries = False
+        self._removal: Callable[[str], Any] | None = None
 
     @property
     def history(self) -> list[AgentCall]:
@@ -84,6 +97,14 @@ class Run:
         # Tasks that the block has left keep their places.
         self._is_ended = True
         PLACE.set(self._outer)
+
+    @property
+    def _tag(self) -> str:
+        """The tag of the entries of the run alone."""
+        return f"__tc_run:{self.session_id}"
+
+    def _not_removed(self, error: TierCacheError) -> None:
+        self._log.warn_once("the entries of a run are removed later, because Valkey did not remove them now: %r", error)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.session_id!r}>"
@@ -126,6 +147,12 @@ class AgentRun(Run):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._exit()
+        if self._has_entries and self._removal is not None:
+            try:
+                await self._removal(self._tag)
+            # The invalidation is repeated, as every other. The end of a run must not take the agent down.
+            except TierCacheError as unavailable:
+                self._not_removed(unavailable)
 
 
 class SyncAgentRun(Run):
@@ -139,6 +166,12 @@ class SyncAgentRun(Run):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._exit()
+        if self._has_entries and self._removal is not None:
+            try:
+                self._removal(self._tag)
+            # As for ``AgentRun``.
+            except TierCacheError as unavailable:
+                self._not_removed(unavailable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +235,22 @@ class CallInRun:
 
 
 PLACE: Final[ContextVar[Place | None]] = ContextVar("tiercache_agent_place", default=None)
+
+
+def run_of_entry(log: CacheLog) -> Run:
+    """Return the run to which an entry with ``per_run`` belongs now.
+
+    Args:
+        log: The log of the cache of the entry.
+
+    Raises:
+        UsageError: The caller is in no run of that cache.
+    """
+    place = PLACE.get()
+    if place is None or place.run._is_ended or place.run._log is not log:
+        raise UsageError("per_run is for calls within a run of the same cache: async with cache.agent()")
+    place.run._has_entries = True
+    return place.run
 
 
 async def answer_in_run(place: Place, tool: str, key: str, answer: Callable[[], Awaitable[R]]) -> R:

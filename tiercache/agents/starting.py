@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 from ..clock import Clock
 from ..log import CacheLog
 from .loop_guard import LoopGuard
@@ -16,9 +18,11 @@ class StartsAgentRuns:
     Args:
         log: The log of the cache.
         clock: The source of the times in histories.
+        remove: Removes the entries that have a tag.
     """
 
-    def __init__(self, log: CacheLog, clock: Clock) -> None:
+    def __init__(self, log: CacheLog, clock: Clock, remove: Callable[[str], Awaitable[object]]) -> None:
+        self.__remove = remove
         self.__log = log
         self.__clock = clock
 
@@ -30,6 +34,7 @@ class StartsAgentRuns:
         max_depth: int = 50,
         cycle: int = 3,
         on_loop: OnLoop = "raise",
+        keep: bool = False,
     ) -> AgentRun:
         """Return a run of an agent, for ``async with``: it counts the tool calls within the block, and finds loops.
 
@@ -45,17 +50,21 @@ class StartsAgentRuns:
             on_loop: The answer to a loop. "raise" raises AgentLoopError before the call runs. "warn" logs a warning,
                 and the call runs. "short_circuit" returns the last result of the same call; the call runs if the run
                 has none. A plain function gets the error, and the call runs unless the function raises.
+            keep: Whether the entries that ``per_run`` has made stay when the run ends.
 
         Raises:
             UsageError: An argument is wrong.
         """
-        return AgentRun(self.__log, self.__clock, session_id, LoopGuard(max_repeats, max_depth, cycle), on_loop)
+        run = AgentRun(self.__log, self.__clock, session_id, LoopGuard(max_repeats, max_depth, cycle), on_loop)
+        run._removal = None if keep else self.__remove
+        return run
 
 
 class StartsSyncAgentRuns:
     """A plain cache whose tool calls can be counted by runs. The arguments are those of ``StartsAgentRuns``."""
 
-    def __init__(self, log: CacheLog, clock: Clock) -> None:
+    def __init__(self, log: CacheLog, clock: Clock, remove: Callable[[str], object]) -> None:
+        self.__remove = remove
         self.__log = log
         self.__clock = clock
 
@@ -67,6 +76,9 @@ class StartsSyncAgentRuns:
         max_depth: int = 50,
         cycle: int = 3,
         on_loop: OnLoop = "raise",
+        keep: bool = False,
     ) -> SyncAgentRun:
         """Return a run of an agent, for ``with``, as ``AgentCache.agent``. Each thread has a sequence of its own."""
-        return SyncAgentRun(self.__log, self.__clock, session_id, LoopGuard(max_repeats, max_depth, cycle), on_loop)
+        run = SyncAgentRun(self.__log, self.__clock, session_id, LoopGuard(max_repeats, max_depth, cycle), on_loop)
+        run._removal = None if keep else self.__remove
+        return run

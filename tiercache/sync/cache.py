@@ -58,7 +58,8 @@ class SyncCache(RegistersHooks, StartsSyncAgentRuns, KeepsIdentity):
 
     def __init__(self, face: SyncFace, name: str, calls: Callable[..., AbstractContextManager[None]]) -> None:
         RegistersHooks.__init__(self, face.main.shared.hooks)
-        StartsSyncAgentRuns.__init__(self, face.main.shared.log, face.main.shared.settings.clock)
+        shared = face.main.shared
+        StartsSyncAgentRuns.__init__(self, shared.log, shared.settings.clock, self.invalidate_tag)
         self._face = face
         self._name = name
         self._calls = calls

@@ -121,6 +121,7 @@ class SyncToolTier(KeepsIdentity):
         cost: float | None = None,
         tags: Sequence[str] = (),
         mode: Mode = "use",
+        per_run: bool = False,
     ) -> ToolResult[T]: ...
 
     def get_or_load(
@@ -133,17 +134,23 @@ class SyncToolTier(KeepsIdentity):
         cost: float | None = None,
         tags: Sequence[str] = (),
         mode: Mode = "use",
+        per_run: bool = False,
     ) -> ToolResult[Any]:
         """Return the result of a call; on a miss, make the call at most once at a time, as ``ToolTier.get_or_load``.
 
         Args:
             loader: As there. It runs where the loader of ``SyncLlmTier.get_or_load`` does.
         """
-        load = partial(self._any_tier.get_or_load, tool, args, loader, ttl=ttl, cost=cost, tags=tags, mode=mode)
+        load = partial(
+            self._any_tier.get_or_load, tool, args, loader, ttl=ttl, cost=cost, tags=tags, mode=mode, per_run=per_run
+        )
         if PLACE.get() is None:
             return self._scoped.run(load)
         # The run counts a key alone. After a key, the loader stands for the args.
-        key = tool if isinstance(tool, ToolKey) else self.key(tool, args)
+        if per_run:
+            key = self._scoped.call(self._tier._run_key, tool, args)
+        else:
+            key = tool if isinstance(tool, ToolKey) else self.key(tool, args)
         return answer_plain_call(key.tool, key.key, partial(self._scoped.run, load))
 
     def batch_loader(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, ParamSpec, Protocol, Unpack, overload
 
+from ...agents.run import run_of_entry
 from ...decorators.cached import Cached, Operations
 from ...decorators.cached_generator import CachedGenerator
 from ...decorators.functions import check_async, is_generator
@@ -18,7 +19,7 @@ from ...engine.engine import Engine
 from ...engine.entries.entry import Entry
 from ...engine.entries.rules import TierRules
 from ...errors import UsageError
-from ...scopes import Components
+from ...scopes import RUN, Components
 from ...text import shown
 from ..keys.fingerprint import fingerprint
 from ..keys.key import HANDLE_BYTES, ToolKey
@@ -97,6 +98,13 @@ class CachingTier(Tier[ToolKey, ToolResult[Any]]):
             check_cost(cost)
         tier = self._with_freshness(given.freshness)
         return Cached(function, _Entries(tier, function.__name__ if tool is None else tool, cost), given)
+
+    def _run_key(self, tool: Any, args: Any) -> ToolKey:
+        """Return the key of a call whose entry belongs to the present run alone."""
+        if type(tool) is ToolKey:
+            raise UsageError("per_run needs the tool and its args: a key has been made without the run")
+        own = (RUN, run_of_entry(self._engine.log).session_id)
+        return self._lookup.within(tool, args, (*self._rules.scopes.components(), own))
 
     def _encode(self, key: ToolKey, value: object, cost: float | None) -> Loaded:
         """Return the entry of a result and its bytes; raise UsageError if ``value`` is not JSON."""

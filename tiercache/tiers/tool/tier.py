@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal, TypeAlias, overload
 
-from ...agents.run import PLACE, answer_in_run
+from ...agents.run import PLACE, answer_in_run, run_of_entry
 from ...engine.call import Call, Loaded, LoadFunction, Mode
 from ...engine.engine import Engine
 from ...engine.entries.entry import Group
@@ -116,6 +116,7 @@ class ToolTier(WarmingTier):
         cost: float | None = None,
         tags: Sequence[str] = (),
         mode: Mode = "use",
+        per_run: bool = False,
     ) -> ToolResult[T]: ...
 
     async def get_or_load(
@@ -128,6 +129,7 @@ class ToolTier(WarmingTier):
         cost: float | None = None,
         tags: Sequence[str] = (),
         mode: Mode = "use",
+        per_run: bool = False,
     ) -> ToolResult[Any]:
         """Return the result of a call; on a miss, make the call at most once at a time among all processes.
 
@@ -143,6 +145,7 @@ class ToolTier(WarmingTier):
             cost: Dollars that the call costs; each later hit counts them as saved.
             tags: Names by which a loaded result can be invalidated together with other entries.
             mode: As for ``LlmTier.get_or_load``.
+            per_run: Whether the entry belongs to the present run of ``AgentCache.agent`` alone, and ends with it.
 
         Returns:
             The result, as soon as the loader has returned. The cache writes a loaded result to Valkey in the
@@ -156,9 +159,11 @@ class ToolTier(WarmingTier):
         that the load is cancelled when its last caller has gone, unless ``TierOptions.on_abandon`` is "finish".
         """
         args, loader = shifted(tool, args, loader, "loader")
-        key = self._lookup.of(tool, args)
+        key = self._run_key(tool, args) if per_run else self._lookup.of(tool, args)
         if cost is not None:
             check_cost(cost)
+        if per_run:
+            tags = (*tags, run_of_entry(self._engine.log)._tag)
         if (place := PLACE.get()) is not None:
             # Closes the awaitable of a call that does not run.
             loader = loader if callable(loader) else awaitable_loader(loader)
