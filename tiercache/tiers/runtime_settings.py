@@ -40,8 +40,8 @@ class RuntimeSettings:
             load runs, and stores are accepted and dropped.
         ttl: Lifetime of entries that are stored from now on: seconds, a string such as ``"10m"``, or a timedelta. None
             leaves the choice to the options of the tier.
-        stale_for: Seconds for which the cache may serve an expired entry, 0 or more. None leaves the choice to the
-            options of the tier.
+        stale_for: Seconds, 0 or more. This version stores and returns it, and does not apply it: the option of the tier
+            counts.
         cost: Dollars that a tool call costs which gives no cost itself, 0 to a million; only for the tool tier and its
             tools.
 

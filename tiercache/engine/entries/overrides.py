@@ -20,7 +20,7 @@ class Overrides:
 
     Attributes:
         ttl: Seconds, before the tier's option; None leaves the option.
-        stale_for: Seconds, before the tier's option; None leaves the option.
+        stale_for: Seconds, or None. No part of this version applies it.
     """
 
     ttl: float | None = None
