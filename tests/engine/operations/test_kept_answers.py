@@ -320,6 +320,37 @@ async def test_remembered_error_is_dropped_by_a_change_and_never_covers_one(
     assert (await cache.kv.get_or_load("k", source)).value == "found"
 
 
+async def test_remembered_error_is_counted_by_no_removal(make_memory: Callable[..., AgentCache]) -> None:
+    cache, source = make_memory(cache_errors={NotFoundError: 60}), Source(NotFoundError("k"))
+    for remove in (lambda: cache.kv.delete("k"), cache.kv.clear, lambda: cache.invalidate_tag("t")):
+        count = source.count
+        with pytest.raises(NotFoundError):
+            await cache.kv.get_or_load("k", source, tags=["t"])
+        assert source.count == count + 1
+        assert not await remove()
+
+
+async def test_error_of_a_refresh_leaves_the_stale_value(
+    make_memory: Callable[..., AgentCache], clock: FakeClock
+) -> None:
+    cache, source = make_memory(stale_for=30, cache_errors={NotFoundError: 60}), Source("old")
+    await cache.kv.get_or_load("k", source)
+    clock.advance(61)
+    source.answer = NotFoundError("k")
+    for _ in range(2):
+        assert (await cache.kv.get_or_load("k", source)).value == "old"
+        await settled()
+
+
+async def test_error_of_an_explicit_refresh_leaves_the_value(make_memory: Callable[..., AgentCache]) -> None:
+    cache, source = make_memory(cache_errors={NotFoundError: 60}), Source("old")
+    await cache.kv.get_or_load("k", source)
+    source.answer = NotFoundError("k")
+    with pytest.raises(NotFoundError):
+        await cache.kv.get_or_load("k", source, mode="refresh")
+    assert (await cache.kv.get_or_load("k", source)).value == "old"
+
+
 async def test_remembered_error_keeps_no_frames(make_memory: Callable[..., AgentCache]) -> None:
     cache = make_memory(cache_errors={NotFoundError: 60})
 

@@ -241,11 +241,8 @@ class L1:
         return type(entry) is not FailedEntry
 
     def drop_group(self, group: Group) -> int:
-        """Remove every entry of ``group``; return the count. Visits all entries."""
-        keys = self._keys_of(group)
-        for key in keys:
-            del self._lru[key]
-        return len(keys)
+        """Remove every entry of ``group``; return the count without remembered errors. Visits all entries."""
+        return sum([self.drop(key) for key in self._keys_of(group)])
 
     def _keys_of(self, group: Group) -> list[str]:
         order = self._lru.order
