@@ -330,6 +330,17 @@ async def test_remembered_error_is_counted_by_no_removal(make_memory: Callable[.
         assert not await remove()
 
 
+async def test_remembered_error_is_copied_for_each_caller(make_memory: Callable[..., AgentCache]) -> None:
+    cache, source = make_memory(cache_errors={NotFoundError: 60}), Source(NotFoundError("k"))
+    raised = []
+    for _ in range(3):
+        with pytest.raises(NotFoundError) as caught:
+            await cache.kv.get_or_load("k", source)
+        raised.append(caught.value)
+    assert source.count == 1
+    assert len({id(error) for error in raised}) == 3
+
+
 async def test_error_of_a_refresh_leaves_the_stale_value(
     make_memory: Callable[..., AgentCache], clock: FakeClock
 ) -> None:
