@@ -66,6 +66,7 @@ from tiercache.engine.operations import lease_search
 from tiercache.engine.operations.change import KeyChange
 from tiercache.engine.runtime import pin_reads
 from tiercache.engine.runtime.face import Face
+from tiercache.engine.runtime.pin_reads import PinReads
 from tiercache.indexes import reindex
 from tiercache.indexes.reindex import Reindex
 from tiercache.log import CacheLog
@@ -597,6 +598,7 @@ _JOBS: dict[str, tuple[type, str]] = {
     "listener": (Listener, "_follow"),
     "PINGs of the listener": (Listener, "_keep_pinging"),
     "pending invalidations": (PendingInvalidations, "_repeat_all"),
+    "pins": (PinReads, "run"),
 }
 # The names of the background jobs, as their log lines have them.
 BACKGROUND_JOBS = tuple(_JOBS)

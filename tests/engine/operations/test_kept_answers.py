@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import valkey
 
-from tests.seams import in_l1
+from tests.seams import in_l1, replace_reads
 from tests.support import MakeCache, until
-from tiercache import AgentCache, CoherenceOptions, TierOptions, UsageError
+from tiercache import AgentCache, CoherenceOptions, L2UnavailableError, TierOptions, UsageError
 from tiercache.testing.clock import FakeClock
 
 KEY = "test:__tc:kv:kv:k"
@@ -508,3 +508,81 @@ async def test_stale_value_of_the_sync_face_is_refreshed_in_the_background(
         return first, second.value, third.value
 
     assert await asyncio.to_thread(work) == ("old", "old", "new")
+
+
+async def test_stale_value_is_not_served_while_l1_is_not_trusted(
+    make_cache: MakeCache, clock: FakeClock, plain: valkey.Valkey
+) -> None:
+    """Without a PONG since, a change may have been missed."""
+    tier, coherence = TierOptions(ttl=60, l1_ttl=None, stale_for=600), CoherenceOptions(tracking="off")
+    cache = make_cache(name="test", kv=tier, coherence=coherence, clock=clock.clock)
+    await cache.kv.get_or_load("k", Source("old"))
+    await cache.flush_writes()
+    plain.delete(KEY)
+    clock.advance(61)  # The last PONG is a minute old now.
+    assert await cache.kv.get("k") is None
+
+
+async def test_remembered_error_is_another_object_for_each_caller(make_memory: Callable[..., AgentCache]) -> None:
+    cache, source = make_memory(cache_errors={NotFoundError: 60}), Source(NotFoundError("k"))
+    source.answer.add_note("of the loader")
+    raised: list[NotFoundError] = []
+    for _ in range(3):
+        with pytest.raises(NotFoundError) as caught:
+            await cache.kv.get_or_load("k", source)
+        caught.value.add_note(f"of caller {len(raised)}")
+        raised.append(caught.value)
+    assert len({id(error) for error in raised}) == 3
+    assert raised[2].__notes__ == ["of the loader", "of caller 2"]
+
+
+async def test_remembered_error_does_not_count_as_a_removed_entry(
+    make_memory: Callable[..., AgentCache],
+) -> None:
+    cache, source = make_memory(cache_errors={NotFoundError: 60}), Source(NotFoundError("k"))
+    with pytest.raises(NotFoundError):
+        await cache.kv.get_or_load("k", source)
+    assert not await cache.kv.delete("k")
+
+
+async def test_failed_refresh_does_not_cover_its_stale_value(
+    make_memory: Callable[..., AgentCache], clock: FakeClock
+) -> None:
+    cache = make_memory(stale_for=30, retry_pause=5, cache_errors={NotFoundError: 60})
+    source = Source("old")
+    await cache.kv.get_or_load("k", source)
+    clock.advance(61)
+    source.answer = NotFoundError("down")
+    for _ in range(2):
+        assert (await cache.kv.get_or_load("k", source)).value == "old"
+        await settled()
+    with pytest.raises(NotFoundError):
+        await cache.kv.get_or_load("k", source, mode="refresh")
+    assert (await cache.kv.get_or_load("k", source)).value == "old"
+
+
+async def test_kept_copy_is_served_when_valkey_and_the_loader_fail(
+    make_cache: MakeCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Past l1_ttl and within the TTL, the lookup asks Valkey and then the loader."""
+    cache, source = make_cache(kv=TierOptions(ttl=60, l1_ttl=0.05, stale_for=30)), Source("old")
+    await cache.kv.get_or_load("k", source)
+    await cache.flush_writes()
+    await asyncio.sleep(0.06)
+
+    async def fail(_: object) -> None:
+        raise L2UnavailableError("no answer")
+
+    replace_reads(monkeypatch, fail)
+    source.answer = NotFoundError("down")
+    result = await cache.kv.get_or_load("k", source)
+    assert (result.value, result.source, source.count) == ("old", "stale", 2)
+
+
+async def test_failed_refresh_does_not_cover_a_live_value(make_memory: Callable[..., AgentCache]) -> None:
+    cache, source = make_memory(cache_errors={NotFoundError: 60}), Source("live")
+    await cache.kv.get_or_load("k", source)
+    source.answer = NotFoundError("down")
+    with pytest.raises(NotFoundError):
+        await cache.kv.get_or_load("k", source, mode="refresh")
+    assert (await cache.kv.get_or_load("k", source)).value == "live"

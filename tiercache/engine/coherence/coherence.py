@@ -131,7 +131,7 @@ class Coherence:
                     if key in self._policies.watched_keys:
                         self._policies.watched_changed(key)
                     else:
-                        was_in_l1 = self._drop_tracked(key)
+                        was_in_l1 = self._drop(key, may_be_expiry=True)
                         self._policies.key_changed(key)
                         if was_in_l1:
                             self._hooks.invalidate("key", key, 1, "elsewhere")
@@ -184,20 +184,14 @@ class Coherence:
         if announcement.policies:
             self._policies.policies_changed()
 
-    def _drop(self, key: str) -> bool:
+    def _drop(self, key: str, *, may_be_expiry: bool = False) -> bool:
         self._fences.break_key(key)
-        was_in_l1 = self._l1.drop(key)
+        was_in_l1 = self._l1.drop_changed(key, self._now()) if may_be_expiry else self._l1.drop(key)
         self._leases.wake(key)
         pinned = self._pins.note(key)
         if pinned is not None:
             # L1 no longer has the entry of the pin. A read in progress must not bring it back.
             self._fences.break_key(pinned)
-        return was_in_l1
-
-    def _drop_tracked(self, key: str) -> bool:
-        self._fences.break_key(key)
-        was_in_l1 = self._l1.drop_changed(key, self._now())
-        self._leases.wake(key)
         return was_in_l1
 
     def _check_number(self, number: int) -> None:

@@ -109,12 +109,13 @@ class Listener:
                 except TierCacheError as error:
                     self._warn_refused(error)
                     retry = _REFUSED_RETRY
-                await self._end_subscription()
+                await self.end_subscription()
         finally:
             # Also after a defect: the trust in L1 runs out, until the next subscription renews it.
-            await self._end_subscription()
+            await self.end_subscription()
 
-    async def _end_subscription(self) -> None:
+    async def end_subscription(self) -> None:
+        """Close the connection of the subscription, if there is one."""
         if self._subscription is not None:
             subscription, self._subscription = self._subscription, None
             await subscription.aclose()

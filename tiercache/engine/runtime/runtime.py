@@ -167,6 +167,7 @@ class Runtime:
                 await self.pins.open()
         except BaseException:
             # A write that turns tracking on may be in flight, and the cache may be registered already.
+            await l2.listener.end_subscription()
             await l2.drain(0.0)
             await self._leave(server, level2)
             raise
