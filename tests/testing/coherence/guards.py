@@ -12,16 +12,18 @@ import dataclasses
 import logging
 import math
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 import pytest
 
 from tiercache.engine.coherence.coherence import Coherence
 from tiercache.engine.coherence.pending_invalidations import PendingInvalidations
+from tiercache.engine.entries.freshness import KeptEntry
 from tiercache.engine.level2 import write_pipe
 from tiercache.engine.level2.announcement import Announcement, Received, Unreadable
 from tiercache.engine.level2.level2 import Position
@@ -32,6 +34,7 @@ from tiercache.engine.memory.fences import Fences
 from tiercache.engine.memory.l1 import L1
 from tiercache.engine.operations import invalidate
 from tiercache.engine.operations.change import GroupChange, KeyChange
+from tiercache.engine.operations.load import Load
 from tiercache.engine.operations.store import StoreBehindChange
 from tiercache.engine.operations.tagging import Tagging
 from tiercache.options import L1Options
@@ -55,6 +58,7 @@ class Guard:
         fault: The fault under which the violations appear.
         also: A patch that adds a further fault, with the guard and without it.
         writes: Which stores are write-behind stores.
+        freshness: Whether the caches serve stale values and remember errors.
     """
 
     name: str
@@ -63,6 +67,12 @@ class Guard:
     fault: str = "latency"
     also: Patch | None = None
     writes: Writes = "both"
+    freshness: Literal["on", "off"] = "off"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of ``RunSettings`` that the guard needs."""
+        return {"writes": self.writes, "freshness": self.freshness}
 
     def apply(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Remove the guard and add its further fault."""
@@ -81,7 +91,7 @@ async def run_patched(patch: Patch | None, fault: str, seed: int, *, patience: f
         patience: Seconds in which replicas may still disagree at the end of the run.
         options: Options of ``RunSettings`` that replace the options of this function.
     """
-    usual: dict[str, Any] = {"seconds": 1.5, "replicas": 3, "max_staleness": 0.5, "tracking": "off"}
+    usual: dict[str, Any] = {"seconds": 1.5, "replicas": 3, "max_staleness": 0.5, "tracking": "off", "freshness": "off"}
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(run, "_CALM_SECONDS", patience)
         if patch is not None:
@@ -277,6 +287,31 @@ def _trust_evicted_indexes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(invalidate._GroupRemoval, "_sweep", sweep)
 
 
+def _keep_stale_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let L1 keep a copy past its TTL, and a remembered error, when the key is changed."""
+    drop = L1.drop
+
+    def drop_fresh(l1: L1, key: str) -> bool:
+        entry = l1.glance(key)
+        is_kept = isinstance(entry, KeptEntry) and time.monotonic() >= min(entry.expires_at, entry.deadline)
+        return not is_kept and drop(l1, key)
+
+    monkeypatch.setattr(L1, "drop", drop_fresh)
+
+
+def _remember_overtaken_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Remember the error of a load that a change has overtaken."""
+
+    def remember(load: Load, error: Exception) -> None:
+        freshness, fence = load.call.rules.freshness, load.flight.fence
+        assert freshness is not None
+        failed = freshness.failed(error, fence.groups, began=fence.began, now=time.monotonic())
+        if failed is not None:
+            load._runtime.l1.put(load.call.key, failed)
+
+    monkeypatch.setattr(Load, "_remember", remember)
+
+
 GUARDS = [
     Guard("detach by a received message", _keep_what_is_overtaken, ("bound",)),
     Guard("lease", _load_without_lease, ("own", "bound", "l2")),
@@ -293,6 +328,8 @@ GUARDS = [
     Guard("repetition of an invalidation", _repeat_nothing, ("agree",), "command_cut"),
     Guard("index of a tag", _index_no_tags, ("own", "l2")),
     Guard("tags of hits", _take_hits_without_their_tags, ("own", "bound", "l2")),
+    Guard("drop of stale copies", _keep_stale_copies, ("own", "bound"), freshness="on"),
+    Guard("fence of remembered errors", _remember_overtaken_errors, ("own", "bound"), freshness="on"),
     Guard("sweep of a server that evicts", _trust_evicted_indexes, ("own", "bound", "l2"), "evict"),
 ]
 
@@ -310,8 +347,7 @@ def main(seed_count: int) -> None:
 def _print_line(guard: Guard, seed_count: int, *, patience: float = 0.2) -> None:
     seeds = range(1, seed_count + 1)
     outcomes = [
-        asyncio.run(run_patched(guard.apply, guard.fault, seed, patience=patience, writes=guard.writes))
-        for seed in seeds
+        asyncio.run(run_patched(guard.apply, guard.fault, seed, patience=patience, **guard.options)) for seed in seeds
     ]
     found = [[violation.kind for violation in outcome.violations] for outcome in outcomes]
     # Runs with a violation of a kind that belongs to the guard.

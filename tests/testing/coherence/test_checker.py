@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -50,6 +51,15 @@ async def test_checker_finds_no_violation(fault: str, seed: int) -> None:
     assert len(outcome.history.reads) > 100
     assert outcome.history.change_count > outcome.history.unanswered_count
     assert not outcome.violations, stories_of(outcome, 3)
+
+
+async def test_checker_reads_stale_values_and_remembered_errors() -> None:
+    settings = RunSettings(seed=203, seconds=1.5, replicas=3, processes=0, freshness="on")
+    outcome = await run_once(settings)
+    assert not outcome.violations, stories_of(outcome, 3)
+    sources = Counter(read.source for read in outcome.history.reads)
+    assert sources["stale"], sources
+    assert sources["failed"], sources
 
 
 async def test_checker_finds_no_violation_without_tracking() -> None:

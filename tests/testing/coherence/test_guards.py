@@ -42,7 +42,7 @@ async def find_violations(
 @pytest.mark.parametrize("guard", GUARDS, ids=lambda guard: guard.name)
 async def test_guard_is_needed_to_prevent_violations(guard: Guard) -> None:
     # On an idle machine most of these runs find a violation, on a busy machine about every second run.
-    assert await find_violations(guard.apply, guard.fault, range(1, 21), kinds=guard.kinds, writes=guard.writes)
+    assert await find_violations(guard.apply, guard.fault, range(1, 21), kinds=guard.kinds, **guard.options)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ async def test_guard_is_needed_to_prevent_violations(guard: Guard) -> None:
 )
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_checker_finds_no_violation_with_every_guard(fault: str, also: Patch | None, seed: int) -> None:
-    outcome = await run_patched(also, fault, seed)
+    outcome = await run_patched(also, fault, seed, freshness="on" if seed == 2 else "off")
     assert len(outcome.history.reads) > 100
     assert not outcome.violations, stories_of(outcome, 3)
 

@@ -53,7 +53,7 @@ def test_report_shows_the_asked_number_of_histories_and_a_line_for_the_rest() ->
         assert shown.count("l2: k:") == sum(violation.kind == "l2" for violation in VIOLATIONS)
         assert shown.endswith(
             "again: python -m tiercache.testing.coherence --fault bus_kill --seed 7 --runs 1 --seconds 4 "
-            "--replicas 4 --processes 2 --tracking auto --max-staleness 1 --writes both"
+            "--replicas 4 --processes 2 --tracking auto --max-staleness 1 --writes both --freshness turns"
         )
 
 

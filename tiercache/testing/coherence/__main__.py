@@ -57,6 +57,7 @@ def _settings(options: argparse.Namespace) -> Iterator[RunSettings]:
         tracking=options.tracking,
         max_staleness=options.max_staleness,
         writes=options.writes,
+        freshness=options.freshness,
     )
     if "all" in options.fault and not (options.processes and options.replicas > 1):
         names = [name for name in names if name not in NEEDS_PROCESS]
@@ -83,6 +84,12 @@ def _parser() -> argparse.ArgumentParser:
         choices=("await", "behind", "both"),
         default="both",
         help="WriteOptions.mode; with both, of each about half",
+    )
+    parser.add_argument(
+        "--freshness",
+        choices=("on", "off", "turns"),
+        default="turns",
+        help="whether the caches serve stale values and remember errors; with turns, with odd seeds",
     )
     parser.add_argument(
         "--stories", type=int, default=5, help="number of violations in a run to print with their history"

@@ -70,6 +70,22 @@ _LONG: Final = 3600.0
 OPTIONS: Final = TierOptions(ttl=_LONG, l1_ttl=_LONG, on_abandon="finish")
 
 
+class MissingError(Exception):
+    """The error of a load that fails: its argument is the value that the load has found. Caches may remember it."""
+
+
+# Options with which entries expire during a run, are served stale, are refreshed early, and errors are remembered.
+_FRESHNESS: Final = {
+    "ttl": 0.3,
+    "stale_for": _LONG,
+    "retry_pause": 0.02,
+    "early_refresh": 1.0,
+    "cache_errors": {MissingError: _LONG},
+}
+# The fraction of the loads of one key that fail then.
+_FAILED_LOADS: Final = 0.1
+
+
 class ReplicaSettings(Struct, frozen=True):
     """The settings of a replica, in this process or another.
 
@@ -82,6 +98,7 @@ class ReplicaSettings(Struct, frozen=True):
         writes: Whether the stores of the llm and tool tiers await Valkey or are write-behind stores; with "both", about
             every second replica writes behind.
         l1_ttl: Seconds after which L1 forgets an entry.
+        freshness: Whether the caches serve stale values and remember errors.
     """
 
     url: str
@@ -94,6 +111,7 @@ class ReplicaSettings(Struct, frozen=True):
     tracking: TrackingMode
     writes: Writes = "both"
     l1_ttl: float = _LONG
+    freshness: bool = False
 
     @property
     def name(self) -> str:
@@ -109,13 +127,14 @@ class ReplicaSettings(Struct, frozen=True):
 
     def cache(self) -> AgentCache:
         """Return a new cache on ``url``."""
-        options = dataclasses.replace(OPTIONS, l1_ttl=self.l1_ttl)
+        state = dataclasses.replace(OPTIONS, l1_ttl=self.l1_ttl)
+        options = dataclasses.replace(state, **_FRESHNESS) if self.freshness else state  # type: ignore[arg-type]
         cache = AgentCache.from_url(
             self.url,
             name=CACHE_NAME,
             llm=options,
             tool=options,
-            session=options,
+            session=state,
             coherence=CoherenceOptions(
                 max_staleness=self.max_staleness, tracking=self.tracking, lease_ttl=self.lease_ttl
             ),
@@ -221,6 +240,11 @@ class Replica:
                 answers = await read()
         except L2UnavailableError:
             return []  # Only reads of sessions raise this error; the other tiers load.
+        except MissingError as error:
+            if len(subjects) > 1:
+                return []  # A flight of one of the keys has failed: the error does not say of which.
+            # Of this load or a remembered one: it must not be older than a change either.
+            answers = [Answer(error.args[0], "failed", f"{subjects[0].tier}.get_or_load")]
         # Any other error is a violation, which the checker must report.
         except Exception as error:
             if patience is None or not isinstance(error, TimeoutError):
@@ -240,7 +264,11 @@ class Replica:
     async def _get_or_load(self, subject: Subject, *, refresh: bool = False) -> list[Answer]:
         async def load() -> int:
             (version,) = await self._load([subject.name])
+            if may_fail and self._load_times.random() < _FAILED_LOADS:
+                raise MissingError(version)
             return version
+
+        may_fail = self._settings.freshness and subject.tier != "session" and not self._is_calm
 
         tags = subject.tags
         if subject.role == "mixed" and self._tagged.random() < _TAGGED:

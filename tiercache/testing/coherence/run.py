@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from ...embedded import EmbeddedValkey
 from ...errors import UsageError
@@ -43,6 +43,7 @@ class RunSettings:
         seconds: The approximate duration of the load; a fault that has begun ends first.
         replicas: The number of caches, at least 1.
         processes: The number of replicas that have their own process.
+        freshness: Whether the caches serve stale values and remember errors; "turns": with odd seeds.
 
     Raises:
         UsageError: An argument is wrong.
@@ -57,6 +58,7 @@ class RunSettings:
     max_staleness: float = 1.0
     lease_ttl: float = 2.0
     writes: Writes = "both"
+    freshness: Literal["on", "off", "turns"] = "turns"
 
     def __post_init__(self) -> None:
         if self.fault not in FAULTS:
@@ -75,7 +77,7 @@ class RunSettings:
         return (
             f"python -m {__package__} --fault {self.fault} --seed {self.seed} --runs 1 --seconds {self.seconds:g} "
             f"--replicas {self.replicas} --processes {self.processes} --tracking {self.tracking} "
-            f"--max-staleness {self.max_staleness:g} --writes {self.writes}"
+            f"--max-staleness {self.max_staleness:g} --writes {self.writes} --freshness {self.freshness}"
         )
 
 
@@ -163,6 +165,7 @@ async def _members(
             lease_ttl=settings.lease_ttl,
             tracking=settings.tracking,
             writes=settings.writes,
+            freshness=settings.freshness == "on" or (settings.freshness == "turns" and settings.seed % 2 == 1),
             **l1_ttl,
         )
         if number < settings.replicas - settings.processes:
