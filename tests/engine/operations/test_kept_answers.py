@@ -330,17 +330,6 @@ async def test_remembered_error_is_counted_by_no_removal(make_memory: Callable[.
         assert not await remove()
 
 
-async def test_remembered_error_is_copied_for_each_caller(make_memory: Callable[..., AgentCache]) -> None:
-    cache, source = make_memory(cache_errors={NotFoundError: 60}), Source(NotFoundError("k"))
-    raised = []
-    for _ in range(3):
-        with pytest.raises(NotFoundError) as caught:
-            await cache.kv.get_or_load("k", source)
-        raised.append(caught.value)
-    assert source.count == 1
-    assert len({id(error) for error in raised}) == 3
-
-
 async def test_error_of_a_refresh_leaves_the_stale_value(
     make_memory: Callable[..., AgentCache], clock: FakeClock
 ) -> None:
@@ -536,31 +525,6 @@ async def test_remembered_error_is_another_object_for_each_caller(make_memory: C
     assert raised[2].__notes__ == ["of the loader", "of caller 2"]
 
 
-async def test_remembered_error_does_not_count_as_a_removed_entry(
-    make_memory: Callable[..., AgentCache],
-) -> None:
-    cache, source = make_memory(cache_errors={NotFoundError: 60}), Source(NotFoundError("k"))
-    with pytest.raises(NotFoundError):
-        await cache.kv.get_or_load("k", source)
-    assert not await cache.kv.delete("k")
-
-
-async def test_failed_refresh_does_not_cover_its_stale_value(
-    make_memory: Callable[..., AgentCache], clock: FakeClock
-) -> None:
-    cache = make_memory(stale_for=30, retry_pause=5, cache_errors={NotFoundError: 60})
-    source = Source("old")
-    await cache.kv.get_or_load("k", source)
-    clock.advance(61)
-    source.answer = NotFoundError("down")
-    for _ in range(2):
-        assert (await cache.kv.get_or_load("k", source)).value == "old"
-        await settled()
-    with pytest.raises(NotFoundError):
-        await cache.kv.get_or_load("k", source, mode="refresh")
-    assert (await cache.kv.get_or_load("k", source)).value == "old"
-
-
 async def test_kept_copy_is_served_when_valkey_and_the_loader_fail(
     make_cache: MakeCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -577,12 +541,3 @@ async def test_kept_copy_is_served_when_valkey_and_the_loader_fail(
     source.answer = NotFoundError("down")
     result = await cache.kv.get_or_load("k", source)
     assert (result.value, result.source, source.count) == ("old", "stale", 2)
-
-
-async def test_failed_refresh_does_not_cover_a_live_value(make_memory: Callable[..., AgentCache]) -> None:
-    cache, source = make_memory(cache_errors={NotFoundError: 60}), Source("live")
-    await cache.kv.get_or_load("k", source)
-    source.answer = NotFoundError("down")
-    with pytest.raises(NotFoundError):
-        await cache.kv.get_or_load("k", source, mode="refresh")
-    assert (await cache.kv.get_or_load("k", source)).value == "live"
