@@ -124,7 +124,7 @@ class Run:
             raise error
         if on_loop == "warn":
             self._log.warning("run %s: %s; the call runs all the same", self.session_id, error)
-        elif on_loop != "short_circuit":
+        elif not isinstance(on_loop, str):
             on_loop(error)
         return on_loop == "short_circuit"
 

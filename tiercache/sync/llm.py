@@ -125,7 +125,9 @@ class SyncLlmTier(KeepsIdentity):
             loader: As there. A plain loader runs in this thread; where this thread joins the load of another thread,
                 it runs there. An async loader runs on the private event loop.
         """
-        return self._scoped.run(partial(self._tier.get_or_load, params, loader, ttl=ttl, tags=tags, mode=mode))
+        # The overloads, each of which takes one kind of loader, have checked it.
+        load: Any = loader
+        return self._scoped.run(partial(self._tier.get_or_load, params, load, ttl=ttl, tags=tags, mode=mode))
 
     def batch_loader(
         self, fn: BatchFunction[P, LlmAnswer], *, window: float = BATCH_WINDOW, max_size: int = BATCH_SIZE
