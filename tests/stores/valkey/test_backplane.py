@@ -166,6 +166,7 @@ def test_backplane_names_are_stable() -> None:
         "test:__tc:kv:",
         "test:__tc:kvs:",
         "test:__tc:pin:",
+        "test:__tc:settings",
         "test:__tool_policies",
         "__betterdb:heartbeat:test",
     )
