@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from inspect import iscoroutinefunction
 from typing import Any, TypeAlias
 
@@ -25,6 +27,17 @@ def _private(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DO_NOT_TRACK", "1")
     for name in ("OPENAI_API_BASE", "OPENAI_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+async def _closed_sessions(_leak_check: None) -> AsyncIterator[None]:
+    """Wait for the tasks in which LiteLLM closes its HTTP sessions, once they are garbage."""
+    yield
+    gc.collect()
+    await asyncio.sleep(0)
+    closing = [task for task in asyncio.all_tasks() if "ClientSession.close" in repr(task)]
+    if closing:
+        await asyncio.wait(closing, timeout=5)
 
 
 @pytest.fixture
