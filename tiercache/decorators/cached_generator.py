@@ -203,7 +203,7 @@ class _Run:
         return await _begin_directly(self._start(), encode_item)
 
     def count_error(self) -> None:
-        """Count a reader to whom the call has raised."""
+        """Count a reader that got an exception."""
         self._single._counts.errors += 1
 
     def _start(self, head: ItemHead | None = None) -> Source:
@@ -214,7 +214,7 @@ class _Run:
         value = self._single._entries.value(entry)
         if isinstance(value, list):
             return value
-        # A pin wins over the generator, whatever it is.
+        # A pin wins over the generator, also a pin that is no list.
         return [value] if source == "pin" else None
 
     def _count(self, lookup: Lookup) -> None:

@@ -6,7 +6,7 @@ are four promises:
 1. A hook that raises changes nothing for the caller and for the other hooks. The cache logs the first exception of each
    hook, and counts every exception.
 2. Async hooks take a bounded number of tasks and a bounded queue. Further events are dropped, and counted.
-3. What a hook itself does with the cache makes no events, so that a hook cannot call itself.
+3. A hook's own use of the cache makes no events, so that a hook cannot call itself.
 4. Without a hook of its kind an event costs one look at an empty tuple; a hit in L1 does not even look
    (``Engine.hit``).
 """
