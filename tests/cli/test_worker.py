@@ -79,7 +79,8 @@ async def test_worker_distinguishes_the_outcomes(url: str) -> None:
         assert await waiting == "waited"
         assert await outcome(first) == "l1"
         second.clear_l1()
-        assert await outcome(second) == "l2"
+        # The answer is older than the call, however long a busy machine takes for the call.
+        assert reply_of(await second.llm.get_or_load(WORDS, load), took=0.0).outcome == "l2"
 
 
 @pytest.mark.parametrize("params", [WORDS, TOOLS], ids=["words", "tools"])
