@@ -91,7 +91,8 @@ async def test_worker_streams_through_a_wrapped_client(endpoint: Endpoint, param
         again = await streaming.ask(params)
         await streaming.aclose()
     assert endpoint.completions == 1
-    assert [reply.outcome for reply in followed] == ["loader", "coalesced", "coalesced"]
+    # The SDK's first call prepares itself in a thread: any of the three may send its request first.
+    assert sorted(reply.outcome for reply in followed) == ["coalesced", "coalesced", "loader"]
     assert again.outcome == "l1"
     for reply in (*followed, again):
         assert is_right(reply, answer(params))
