@@ -1,6 +1,6 @@
 """The seams: the one module of the tests that reaches into the private parts of tiercache.
 
-A test imports a named seam from here and does not write ``cache._engine...`` or ``monkeypatch.setattr(...)`` itself.
+A test imports a named seam from here and does not write ``cache._parts...`` or ``monkeypatch.setattr(...)`` itself.
 When a part of the package moves, this module changes and the tests stay. There are six kinds of seam:
 
 1. **Hold**: ``HeldReads``, ``HeldWrites``, ``HeldReplies``, ``HeldPings``, ``HeldPositions``, ``HeldCommands`` stop a
@@ -863,9 +863,14 @@ def redirect_prices(monkeypatch: pytest.MonkeyPatch, target: Path) -> None:
     monkeypatch.setattr(update, "_TARGET", target)
 
 
+def _engine_of(cache: AgentCache) -> Any:
+    """Return the engine of the main side of the async face."""
+    return cache._parts.sides[0].engine
+
+
 async def close_engine(cache: AgentCache) -> None:
     """Close the levels of a cache, and not its telemetry."""
-    await cache._engine.aclose()
+    await _engine_of(cache).aclose()
 
 
 # Look
@@ -875,8 +880,8 @@ class L1View:
     """Shows the L1 of a cache, without the effects of a lookup."""
 
     def __init__(self, cache: AgentCache) -> None:
-        self._l1: Any = cache._engine.l1
-        self._now = cache._engine.now
+        self._l1: Any = _engine_of(cache).l1
+        self._now = _engine_of(cache).now
 
     def entry(self, key: str) -> Entry | None:
         """Return the entry that L1 keeps under ``key``, served or not, or None."""
@@ -938,7 +943,7 @@ class Internals:
     """The parts of one opened cache on Valkey. Each member reads the part at the moment of the call."""
 
     def __init__(self, cache: AgentCache) -> None:
-        self._engine: Any = cache._engine
+        self._engine: Any = _engine_of(cache)
         self._parts: Any = cache._parts
 
     @property
@@ -1006,7 +1011,7 @@ class Internals:
 
     @property
     def _discovery(self) -> Any:
-        discovery = self._parts._discovery
+        discovery = self._parts.sides[0].discovery
         assert discovery is not None
         return discovery
 
@@ -1339,12 +1344,12 @@ def peer_remembers_nothing(peer: Any) -> None:
 
 def is_tracing(cache: AgentCache) -> bool:
     """Return whether a cache makes spans."""
-    return cache._engine.tracer is not None
+    return _engine_of(cache).tracer is not None
 
 
 def weak_references(cache: AgentCache) -> list[Any]:
     """Return weak references to a cache, its engine and its L1."""
-    return [weakref.ref(cache), weakref.ref(cache._engine), weakref.ref(cache._engine.l1)]
+    return [weakref.ref(cache), weakref.ref(_engine_of(cache)), weakref.ref(_engine_of(cache).l1)]
 
 
 def tier_counters(tier: Any) -> Any:
@@ -1453,12 +1458,12 @@ def deaf_to_announcements(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def handed_over_count(cache: AgentCache) -> int:
     """Return how many changes of the sync face wait for the next lookup of the async face."""
-    return len(cache._engine.face._queue)
+    return len(_engine_of(cache).face._queue)
 
 
 def waiter_count(sync: SyncCache, key: str) -> int:
     """Return how many callers of the sync face wait for the flight of a key of ``kv``."""
-    runtime = sync._face.parts.engine.runtime
+    runtime = sync._face.parts.sides[0].engine.runtime
     flight = None if runtime is None else runtime.flights.joinable(f"{sync.name}:__tc:kv:kv:{key}")
     return 0 if flight is None else len(flight._waiters)
 
@@ -1543,7 +1548,7 @@ def connections_in_use(client: Any) -> list[Any]:
 
 def without_switch_at_fills(cache: AgentCache) -> None:
     """Let loads and stores of a disabled tier be kept. Lookups of the tier still do not ask Valkey."""
-    runtime = cache._engine.runtime
+    runtime = _engine_of(cache).runtime
     assert runtime is not None
     runtime.switches = Switches()
 

@@ -68,6 +68,7 @@ class CacheOptions(TypedDict, total=False):
     prices: Mapping[str, ModelPrice | tuple[float, float]] | None
     use_default_prices: bool
     require_l2: bool
+    clients: Mapping[str, Client | str] | None
     clock: Clock
 
 
@@ -98,6 +99,11 @@ class AgentCache(DecoratesFunctions, RegistersHooks, Configurable, StartsAgentRu
         prices: Prices that win over the bundled table: model to (dollars for 1,000 input tokens, output tokens).
         use_default_prices: False leaves the bundled table out.
         require_l2: Whether opening fails while Valkey cannot be reached. Otherwise the cache works without Valkey.
+        clients: Servers of single tiers, by the tier's name: a client as above, or a URL. For example ``{"session":
+            "valkey://state:6379/1"}`` keeps the session tier, with checkpoints and the stores of frameworks, on a
+            server that evicts nothing. Each server has an L1 of its own, with the bounds of ``l1``. Every process of
+            the cache needs the same clients. Calls on the whole cache, as ``flush`` and ``invalidate_tag``, go to
+            every server; statistics and settings are on the first one alone.
         clock: The source of time, for tests.
 
     Raises:
@@ -124,6 +130,7 @@ class AgentCache(DecoratesFunctions, RegistersHooks, Configurable, StartsAgentRu
         prices: Mapping[str, ModelPrice | tuple[float, float]] | None = None,
         use_default_prices: bool = True,
         require_l2: bool = False,
+        clients: Mapping[str, Client | str] | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         settings = CacheSettings(
@@ -143,6 +150,7 @@ class AgentCache(DecoratesFunctions, RegistersHooks, Configurable, StartsAgentRu
             prices=prices,
             use_default_prices=use_default_prices,
             require_l2=require_l2,
+            clients=clients,
             clock=clock,
         )
         self._name = name
@@ -154,7 +162,7 @@ class AgentCache(DecoratesFunctions, RegistersHooks, Configurable, StartsAgentRu
         StartsAgentRuns.__init__(self, self._parts.shared.log, clock, self._operations.invalidate_tag)
         WrapsClients.__init__(self, self._parts.exchanges, self._sync_face, self._parts.shared.log)
         self._sync = SyncCache(self._sync_face, name, self._client_calls.calls)
-        self._engine = self._parts.engine
+        self._sides = self._parts.sides
         self._llm = self._parts.llm
         self._tool = self._parts.tool
         self._session = self._parts.session
@@ -280,11 +288,11 @@ class AgentCache(DecoratesFunctions, RegistersHooks, Configurable, StartsAgentRu
 
     def clear_l1(self) -> int:
         """Clear L1 for every tier, that of ``sync`` too; return how many entries it had. Valkey keeps its entries."""
-        return self._engine.clear_l1()
+        return self._sides.clear_l1()
 
     async def flush_writes(self) -> None:
         """Return when Valkey has answered every write queued so far, fills included, with success or an error."""
-        await self._engine.flush_writes()
+        await self._sides.flush_writes()
 
     async def flush(self, *, include_session: bool = False) -> int:
         """Remove every entry of the llm, tool and kv tiers, and every pin; return how many there were.
@@ -380,9 +388,9 @@ class AgentCache(DecoratesFunctions, RegistersHooks, Configurable, StartsAgentRu
         return local_stats(self._parts.shared)
 
     def __del__(self) -> None:
-        # The constructor may have failed before it set the engine.
-        if hasattr(self, "_engine"):
-            self._engine.warn_if_left_open()
+        # The constructor may have failed before it set the sides.
+        if hasattr(self, "_sides"):
+            self._sides.warn_if_left_open()
 
     def __repr__(self) -> str:
         return f"<AgentCache {self._name!r}>"

@@ -4,43 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import math
-import re
 from collections.abc import Callable
 from typing import Any, Final
 
 from .engine.coherence.placeholders import is_placeholder
-from .engine.engine import Engine
 from .engine.entries.counters import OTHER
 from .engine.entries.entry import Group
 from .engine.entries.rules import Codec, TierRules
-from .engine.level2.level2 import Level2
 from .engine.memory.loaders import RunPlain
-from .engine.runtime.options import EngineOptions
-from .engine.runtime.runtime import Server
 from .errors import UsageError
-from .indexes.foreign_writes import ForeignWrites
-from .indexes.reindex import Reindex
-from .monitor.discovery import Discovery
-from .monitor.service import Job, MonitorService
-from .options import (
-    CoherenceOptions,
-    DiscoveryOptions,
-    L1Options,
-    ResilienceOptions,
-    TelemetryOptions,
-    WriteOptions,
-)
+from .options import CoherenceOptions, ResilienceOptions, TelemetryOptions, WriteOptions
 from .scopes import KeyScopes
 from .settings import checked, freshness_of, llm_options, session_options, tier_options
 from .shared_parts import FaceParts, SharedParts
-from .stores.valkey.settings import Settings, client_from_url
-from .stores.valkey.store import ValkeyLevel2
+from .side import Side, SideCalls, Sides
 from .telemetry import names
-from .telemetry.otel import Tracing
 from .telemetry.prometheus import CacheCollector, report
 from .telemetry.source import CacheSource
 from .text import shown
 from .tier_options import LlmOptions, SessionOptions, TierOptions
+from .tier_servers import TIER_NAME
 from .tiers.checkpoints.tier import CheckpointTier
 from .tiers.conversations.in_memory import MemoryConversations
 from .tiers.conversations.in_valkey import ValkeyConversations
@@ -69,7 +52,6 @@ from .tiers.values.compression import Compression
 
 __all__ = ["Assembly"]
 
-_TIER_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
 # Makes of an entry the form in which every caller gets the same object.
 _SHARED: Final[dict[type, Callable[[Any], Any]]] = {KvCodec: shared_kv, ToolCodec: shared_tool}
 
@@ -82,12 +64,11 @@ class Assembly:
         run_plain: Calls the plain loaders of the sync face; None makes the async face.
 
     Attributes:
-        engine: The levels.
+        sides: The servers, or the process memory, that keep the tiers, each with its engine.
         log: The log of the cache.
         llm, tool, session, checkpoints: The tiers; ``kv_tier`` returns the kv tiers.
         exchanges: The exchanges of the llm tier.
         shared: See the arguments.
-        reindex: Makes the indexes complete.
     """
 
     def __init__(self, shared: SharedParts, *, run_plain: RunPlain | None = None) -> None:
@@ -97,36 +78,33 @@ class Assembly:
         self._name = name = settings.name
         self._is_sync = run_plain is not None
         self.log = shared.log
-        self._has_l2 = shared.connection is not None
         self._coherence = checked(settings.coherence, "coherence", CoherenceOptions)
         self._writes = checked(settings.writes, "writes", WriteOptions)
         self._resilience = checked(settings.resilience, "resilience", ResilienceOptions)
         telemetry = checked(settings.telemetry, "telemetry", TelemetryOptions)
         self._tool_policies = shared.tool_policies
         self._own_rules: list[TierRules] = []
-        self.reindex = Reindex(name, StoredEntries(self._model_of), self.log)
-        listed = checked(settings.discovery, "discovery", DiscoveryOptions).enabled
-        self._discovery = Discovery(name, self._describe, self.log) if listed and self._has_l2 else None
-        self._active = ActiveThreads()
-        self._jobs: dict[str, Job] = {}
-        if self._has_l2 and session_options(settings.session).exact_active:
-            exact = ExactActive(self._active, name, settings.clock.monotonic)
-            self._jobs["active threads"] = exact.send
-        self.engine = self._new_engine(telemetry, run_plain)
-        shared.runtime_settings.on_disabled.append(self.engine.face.drop_groups)
+        calls = SideCalls(self._describe, StoredEntries(self._model_of), self._on_start, run_plain)
+        self.sides = Sides(shared, calls)
+        for engine in self.sides.engines:
+            shared.runtime_settings.on_disabled.append(engine.face.drop_groups)
         self.tool = self._new_tool_tier()
         self.llm = self._new_llm_tier()
         self.exchanges = self._new_exchanges()
         session_rules = self._session_rules = self._new_session_rules()
-        in_memory = not self._has_l2
-        self.checkpoints = CheckpointTier(self.engine, session_rules, name, in_memory=in_memory)
+        self._state_side = state_side = self._side("session")
+        self._active = ActiveThreads()
+        if state_side.has_server and session_options(settings.session).exact_active:
+            state_side.jobs["active threads"] = ExactActive(self._active, name, settings.clock.monotonic).send
+        state_engine, in_memory = state_side.engine, not state_side.has_server
+        self.checkpoints = CheckpointTier(state_engine, session_rules, name, in_memory=in_memory)
         parts = session_rules, self._active, self.checkpoints
-        self.session = SessionTier(self.engine, name, *parts, in_memory=in_memory)
+        self.session = SessionTier(state_engine, name, *parts, in_memory=in_memory)
         self._kv_tiers: dict[str, KvTier] = {}
         self._item_stores: dict[str, ItemStore] = {}
         self._conversations: dict[str, Conversations] = {}
         self.kv_tier("kv", settings.kv)
-        shared.faces.append(FaceParts(self._is_sync, self.engine, self.session))
+        shared.faces.append(FaceParts(self._is_sync, self.sides.engines, self.session))
         self._source = self._new_source()
         self._collector = self._report(telemetry) if telemetry.metrics else None
 
@@ -137,65 +115,33 @@ class Assembly:
             run_plain: Calls the plain loaders.
         """
         face = Assembly(self.shared, run_plain=run_plain)
-        self.engine.face.pair(face.engine.face)
+        self.sides.pair(face.sides)
         self._active.pair(face._active)
         return face
 
-    # The engine
+    # The sides
 
-    def _new_engine(self, telemetry: TelemetryOptions, run_plain: RunPlain | None) -> Engine:
-        settings = self._settings
-        tracing = Tracing(telemetry.tracer_name, telemetry.tracer_provider, self.log)
-        return Engine(
-            self.log,
-            None if self.shared.connection is None else self._new_server(self.shared.connection),
-            EngineOptions(
-                l1=checked(settings.l1, "l1", L1Options),
-                coherence=self._coherence,
-                writes=self._writes,
-                resilience=self._resilience,
-                require_l2=settings.require_l2,
-                run_plain=run_plain,
-                hooks=self.shared.hooks,
-                switches=self.shared.runtime_settings.switches,
-            ),
-            clock=settings.clock,
-            find_tracer=tracing.find_tracer if telemetry.tracing else lambda: None,
-            on_start=self._on_start,
-        )
-
-    def _new_server(self, connection: Settings) -> Server:
-        async def connect(origin: str) -> Level2:
-            used = connection
-            server = self.shared.server
-            if server is not None:
-                await asyncio.to_thread(server.start)
-                used = self.shared.connection_of(client_from_url(server.url))
-            return ValkeyLevel2(used, timeout=self._resilience.l2_timeout, name=self._name, origin=origin)
-
-        indexes = self.reindex, ForeignWrites(self._name, self.reindex, self.log)
-        fields = self._tool_policies, self.shared.runtime_settings
-        given = self.shared.statistics, fields, indexes, self._discovery, self.log
-        service = MonitorService(*given, self._jobs)
-        return Server(connect, service)
+    def _side(self, tier: str) -> Side:
+        """Return the side that keeps the tier ``tier``."""
+        return self.sides[self.shared.side_number(tier)]
 
     async def open(self) -> None:
-        """Open the engine; close everything again if that fails or is cancelled. Errors as for ``AgentCache.open``."""
+        """Open every side; close everything again if that fails or is cancelled. Errors as for ``AgentCache.open``."""
         try:
-            await self.engine.open(gives_up=True)
+            await self.sides.open()
         except BaseException:
-            if all(face.engine.runtime is None for face in self.shared.faces):
+            if all(engine.runtime is None for face in self.shared.faces for engine in face.engines):
                 await self.stop_server()
             raise
 
     async def aclose(self) -> None:
-        """Close the engine of this face, and report the face to Prometheus no longer."""
-        await self.engine.aclose()
+        """Close the sides of this face, and report the face to Prometheus no longer."""
+        await self.sides.aclose()
         self._leave_collector()
 
     def close_unused(self) -> bool:
-        """Close the engine without an event loop; return False, and change nothing, if it is in use."""
-        is_closed = self.engine.close_unused()
+        """Close the sides without an event loop; return False, and change nothing, if one is in use."""
+        is_closed = self.sides.close_unused()
         if is_closed:
             self._leave_collector()
         return is_closed
@@ -220,18 +166,18 @@ class Assembly:
         options = tier_options(self._settings.tool, "tool")
         codec = ToolCodec(self._compression(options, as_text=True))
         rules = self._new_rules("tool", options, codec)
-        return ToolTier(self.engine, rules, self._tool_policies, self.shared.runtime_settings, self._name)
+        return ToolTier(self._side("tool").engine, rules, self._tool_policies, self.shared.runtime_settings, self._name)
 
     def _new_llm_tier(self) -> LlmTier:
         options = llm_options(self._settings.llm)
         codec = LlmCodec(self._compression(options, as_text=True))
         rules = self._new_rules("llm", options, codec, finish_abandoned=True, groups_of=_groups_of(options))
         keys = LlmKeys(f"{self._name}:llm:", ignore=options.ignore, transform=options.key)
-        return LlmTier(self.engine, rules, keys, self.shared.prices, self._name)
+        return LlmTier(self._side("llm").engine, rules, keys, self.shared.prices, self._name)
 
     def _new_exchanges(self) -> Exchanges:
         options, rules = llm_options(self._settings.llm), self._rules_of("llm")
-        given = self.engine, rules, self.shared.prices, self._name, self._coherence
+        given = self._side("llm").engine, rules, self.shared.prices, self._name, self._coherence
         return Exchanges(
             *given,
             # A whole answer is paid for in any case. A stream that no reader wants costs until it ends.
@@ -243,7 +189,7 @@ class Assembly:
 
     def kv_tier(self, name: str, options: TierOptions | None = None) -> KvTier:
         """Return the kv tier ``name``, made now or earlier. Arguments and errors as for ``AgentCache.tier``."""
-        if not isinstance(name, str) or not _TIER_NAME.fullmatch(name) or name in ("llm", "tool", "session"):
+        if not isinstance(name, str) or not TIER_NAME.fullmatch(name) or name in ("llm", "tool", "session"):
             raise UsageError(
                 f"name must be 1 to 128 of A-Z a-z 0-9 _ - and not llm, tool or session, which are tiers already, "
                 f"not {shown(name)}"
@@ -258,7 +204,8 @@ class Assembly:
         if made is None:
             codec = KvCodec(self._compression(known, as_text=False))
             # Any thread may make a tier of the sync face: the first one counts.
-            made = self._kv_tiers.setdefault(name, KvTier(self.engine, self._new_rules(name, known, codec), self._name))
+            tier = KvTier(self._side(name).engine, self._new_rules(name, known, codec), self._name)
+            made = self._kv_tiers.setdefault(name, tier)
         return made
 
     def items(self, store: str) -> ItemStore:
@@ -266,9 +213,9 @@ class Assembly:
         keys = StoreKeys(self._name, store)
         made = self._item_stores.get(store)
         if made is None:
-            new = ValkeyItems(self.engine, keys) if self._has_l2 else MemoryItems(self.engine, keys)
+            kind = ValkeyItems if self._state_side.has_server else MemoryItems
             # Any thread may make a store of the sync face: the first one counts.
-            made = self._item_stores.setdefault(store, new)
+            made = self._item_stores.setdefault(store, kind(self._state_side.engine, keys))
         return made
 
     def conversations(self, store: str) -> Conversations:
@@ -276,8 +223,8 @@ class Assembly:
         keys = ConversationKeys(self._name, store)
         made = self._conversations.get(store)
         if made is None:
-            kind = ValkeyConversations if self._has_l2 else MemoryConversations
-            made = self._conversations.setdefault(store, kind(self.engine, self._session_rules, keys))
+            kind = ValkeyConversations if self._state_side.has_server else MemoryConversations
+            made = self._conversations.setdefault(store, kind(self._state_side.engine, self._session_rules, keys))
         return made
 
     def _new_rules(
@@ -291,15 +238,16 @@ class Assembly:
         is_state: bool = False,
     ) -> TierRules:
         of_tier = options if isinstance(options, TierOptions) else TierOptions()
+        has_server = self._side(tier).has_server
         rules = TierRules(
             tier=tier,
             codec=codec,
             ttl=options.ttl if options.ttl is not None else self._settings.default_ttl,
             l1=options.l1 and self.shared.keeps_copies,
             # A copy in L1 must not outlive Valkey's entry. Without Valkey there is no other entry.
-            l1_ttl=math.inf if options.l1_ttl is None or not self._has_l2 else float(options.l1_ttl),
+            l1_ttl=math.inf if options.l1_ttl is None or not has_server else float(options.l1_ttl),
             jitter=of_tier.jitter,
-            lease=of_tier.lease and self._has_l2,
+            lease=of_tier.lease and has_server,
             finish_abandoned=finish_abandoned if options.on_abandon is None else options.on_abandon == "finish",
             # Other than a whole answer, a stream that no reader wants costs until it ends.
             streams_finish=options.on_abandon == "finish",
@@ -329,12 +277,11 @@ class Assembly:
     # Statistics and telemetry
 
     def _new_source(self) -> CacheSource:
-        shared, discovery = self.shared, self._discovery
+        shared, sides = self.shared, self.sides
         fields = self._tool_policies, shared.runtime_settings
         # The async face reports the tiers of both faces, and the numbers that the faces have together.
-        source = CacheSource(self._name, self.engine, () if self._is_sync else shared.tier_rules, self.log)
-        if discovery is not None:
-            source.counters[names.DISCOVERY_WRITE_FAILED.name] = lambda: discovery.write_failed_count
+        source = CacheSource(self._name, sides.engines, () if self._is_sync else shared.tier_rules, self.log)
+        source.counters[names.DISCOVERY_WRITE_FAILED.name] = lambda: sides.unwritten_registrations
         if self._is_sync:
             for metric in (names.L1_TRUSTED, names.BREAKER_OPEN):
                 del source.gauges[metric.name]
@@ -351,8 +298,9 @@ class Assembly:
             self._source, registry=options.registry, prefix=options.metrics_prefix, max_labels=options.max_labels
         )
 
-    def _on_start(self) -> None:
-        self.shared.claim_memory(is_sync=self._is_sync)
+    def _on_start(self, number: int) -> None:
+        if number == 0:
+            self.shared.claim_memory(is_sync=self._is_sync)
         if self._collector is not None:
             self._collector.start(self._source)
 
@@ -379,10 +327,15 @@ class Assembly:
     def _rules_of(self, tier: str) -> TierRules:
         return next(rules for rules in self._own_rules if rules.tier == tier)
 
-    def _describe(self) -> dict[str, Any]:
-        """Return the fields of the registration that depend on the cache's options."""
-        is_off = self.shared.runtime_settings.is_off
-        tiers: dict[str, Any] = {tier: {"enabled": not is_off(tier)} for tier in ("llm", "tool", "session")}
+    def _describe(self, number: int) -> dict[str, Any]:
+        """Return the fields of the registration on a side that depend on the cache's options.
+
+        The main side has the statistics of all tiers. Another side shows its own tiers alone as enabled.
+        """
+        is_off, side_of = self.shared.runtime_settings.is_off, self.shared.side_number
+        tiers: dict[str, Any] = {
+            tier: {"enabled": number in (0, side_of(tier)) and not is_off(tier)} for tier in ("llm", "tool", "session")
+        }
         for rules in self._own_rules:
             ttl = rules.default_lifetime()
             if rules.tier in tiers and ttl is not None:

@@ -41,17 +41,19 @@ class CacheOperations:
     def __init__(self, parts: Assembly, name: str) -> None:
         self._parts = parts
         self._name = name
-        self._engine = parts.engine
-        self._invalidations = Invalidations(parts.engine)
-        self._pins = PinChanges(parts.engine)
+        # Statistics, policies and settings are on the main side.
+        self._engine = parts.sides[0].engine
+        self._invalidations = [Invalidations(engine) for engine in parts.sides.engines]
+        self._pins = [PinChanges(engine) for engine in parts.sides.engines]
 
     async def flush(self, *, include_session: bool = False) -> int:
         """Remove every entry and pin of the llm, tool and kv tiers, and with ``include_session`` the sessions."""
-        self._engine.clear_l1()
+        self._parts.sides.clear_l1()
+        clears: list[Callable[[], Awaitable[int]]] = [self._parts.llm.clear, self._parts.tool.clear]
         # The group of all kv tiers, also of tiers that only other processes have made.
-        clear_kv = partial(self._invalidations.group, GroupEntries(ALL_KV, kv_prefixes(self._name)))
-        clears: list[Callable[[], Awaitable[int]]] = [self._parts.llm.clear, self._parts.tool.clear, clear_kv]
-        clears.append(partial(self._pins.remove_all, tag_index_of(self._name, PINS)))
+        all_kv = GroupEntries(ALL_KV, kv_prefixes(self._name))
+        clears += [partial(each.group, all_kv) for each in self._invalidations]
+        clears += [partial(each.remove_all, tag_index_of(self._name, PINS)) for each in self._pins]
         if include_session:
             clears.append(self._parts.session.clear)
         with self._engine.operation("flush") as operation:
@@ -69,16 +71,14 @@ class CacheOperations:
         """Remove every entry that was stored with any of ``tags``."""
         entries = [entries_with_tag(self._name, group) for group in tag_groups(tags)]
         with self._engine.operation("invalidate_tag") as operation:
-            count = await sum_of_all([partial(self._invalidations.group, each) for each in entries])
+            count = await sum_of_all([partial(each.group, group) for each in self._invalidations for group in entries])
             operation.set("deleted_count", count)
         return count
 
     async def reindex(self) -> int:
         """Add every entry under this name to its index."""
-        runtime = await self._engine.open()
         with self._engine.operation("reindex") as operation:
-            level2 = runtime.l2.level2
-            count = 0 if level2 is None else await self._parts.reindex.run(level2)
+            count = await sum_of_all([side.complete_indexes for side in self._parts.sides])
             operation.set("indexed_count", count)
         return count
 
@@ -114,7 +114,7 @@ class CacheOperations:
         takes_call = any(callable(tag) for tag in tags)
         if not takes_call:
             target()
-        return Invalidating(self._engine, target, takes_call=takes_call)
+        return Invalidating(self._parts.sides.engines, target, takes_call=takes_call)
 
     async def stats(self) -> CacheStats:
         """Return the statistics of all processes, with every call of both faces of this process up to now."""
@@ -143,7 +143,7 @@ def local_stats(shared: SharedParts) -> LocalStats:
     for rules in tuple(shared.tier_rules):
         tiers.setdefault(rules.tier, TierCounters()).add(rules.counters.total())
     operations: dict[str, OperationCounters] = {}
-    engines = [face.engine for face in shared.faces]
+    engines = [engine for face in shared.faces for engine in face.engines]
     for engine in engines:
         for name, counters in engine.operations.snapshot().items():
             operations.setdefault(name, OperationCounters()).add(counters)

@@ -20,6 +20,7 @@ from .options import (
     WriteOptions,
 )
 from .pricing.prices import ModelPrice
+from .stores.valkey.settings import Client
 from .text import shown
 from .tier_options import LlmOptions, SessionOptions, TierOptions
 from .ttl import Ttl, check_ttl
@@ -51,6 +52,7 @@ class CacheSettings:
     prices: Mapping[str, ModelPrice | tuple[float, float]] | None
     use_default_prices: bool
     require_l2: bool
+    clients: Mapping[str, Client | str] | None
     clock: Clock
 
     def __post_init__(self) -> None:

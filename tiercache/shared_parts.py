@@ -21,6 +21,7 @@ from .settings import CacheSettings, checked
 from .stores.valkey.logins import Logins
 from .stores.valkey.settings import Client, Settings
 from .tier_options import TierOptions
+from .tier_servers import TierServers
 from .tiers.runtime_settings import SettingsTable
 from .tiers.session.tier import SessionTier
 from .tiers.tool.policies import ToolPolicies
@@ -47,10 +48,11 @@ class FaceParts:
 
     Attributes:
         is_sync: Whether the face is the sync face.
+        engines: The engine of each side, the main side first.
     """
 
     is_sync: bool
-    engine: Engine
+    engines: tuple[Engine, ...]
     session: SessionTier
 
 
@@ -61,7 +63,8 @@ class SharedParts:
         settings: The options of the cache.
         log: The log of the cache. Both faces log each warning once together.
         hooks: The hooks of the cache.
-        connection: The settings of connections, or None for a cache of process memory alone.
+        connections: The settings of connections to each server, that of the main side first. None: the main side is
+            process memory alone.
         keeps_copies: Whether the tiers store entries at all. Session state is no copy.
         prices: The price table.
         scopes: The scopes of the blocks of ``AgentCache.calls``.
@@ -81,7 +84,9 @@ class SharedParts:
         self.hooks = HookRegistry()
         self.keeps_copies = not isinstance(client, _NoCopies)
         has_server = client is not None and not isinstance(client, _NoCopies)
-        self.connection = self._connection_settings(cast("Client", client)) if has_server else None
+        main = self._connection_settings(cast("Client", client)) if has_server else None
+        self._servers = TierServers(settings.clients, state_alone=not self.keeps_copies)
+        self.connections = (main, *map(self._connection_settings, self._servers.clients))
         self.scopes = CallScopes()
         self.prices = PriceTable(settings.prices, use_default=settings.use_default_prices)
         self.tool_policies = ToolPolicies(settings.name, self.log)
@@ -100,17 +105,21 @@ class SharedParts:
         logins = Logins(resilience.breaker_pause, self.settings.clock.monotonic)
         return Settings.from_client(client, multiplexes=connection.multiplexed, logins=logins)
 
+    def side_number(self, tier: str) -> int:
+        """Return the place in ``connections`` of the server of the tier ``tier``; 0 is that of the main side."""
+        return self._servers.numbers.get(tier, 0)
+
     def connection_of(self, client: Client) -> Settings:
         """Return the settings of connections to another server, that of ``client``."""
         return self._connection_settings(client)
 
     def claim_memory(self, *, is_sync: bool) -> None:
-        """Let one face use a cache of process memory alone.
+        """Let one face use the process memory of a cache whose main side has no server.
 
         Raises:
             UsageError: The other face has used it: the two faces would be two memories.
         """
-        if self.connection is not None:
+        if self.connections[0] is not None:
             return
         if self._memory_of is None:
             self._memory_of = is_sync
@@ -141,8 +150,8 @@ class SharedParts:
 
     @property
     def engines_in_use(self) -> list[Engine]:
-        """The engines of the faces that have a runtime, or that of the async face if neither has."""
-        engines = [face.engine for face in self.faces]
+        """The engines of all sides and faces that have a runtime, or the first one if none has."""
+        engines = [engine for face in self.faces for engine in face.engines]
         return [engine for engine in engines if engine.runtime is not None] or engines[:1]
 
     @property

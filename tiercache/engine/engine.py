@@ -47,7 +47,7 @@ class Engine(KeepsIdentity):
         hooks: The calls of the hooks of this face.
         coherence: How this process follows the changes of other processes.
         operations: The count and duration of every operation.
-        open_runtime: As ``Lifecycle.open_runtime``.
+        open_runtime, abandon: As ``Lifecycle.open_runtime`` and ``Lifecycle.abandon``.
         tracer: Makes the spans, or None if no span is wanted: then no span object is made.
     """
 
@@ -81,6 +81,7 @@ class Engine(KeepsIdentity):
         self._life = Lifecycle(self._start)
         self.face = Face(self.l1, self.pins, lambda: self._life.runtime)
         self.open_runtime = self._life.open_runtime
+        self.abandon = self._life.abandon
         options.hooks.watch(self._hooks_changed)
 
     async def open(self, *, gives_up: bool = False) -> Runtime:
@@ -91,6 +92,11 @@ class Engine(KeepsIdentity):
         """Finish loads and writes, close the connections, clear L1. Every later call raises UsageError."""
         await self._life.aclose()
         self.l1.clear()
+
+    @property
+    def is_in_use(self) -> bool:
+        """Whether the current runtime belongs to an open loop of this process."""
+        return self._life.is_in_use
 
     def close_unused(self) -> bool:
         """Close without an event loop, as ``Lifecycle.close_unused`` does, and clear L1."""

@@ -32,7 +32,7 @@ from ..text import LONGEST_NAME_BYTES
 from .names import IndexNames, evicted_key, index_key, kv_prefixes
 from .scripts import members_script, note_fields_script, register_script
 
-__all__ = ["Reindex"]
+__all__ = ["EntryReader", "Reindex"]
 
 _SCAN_COUNT: Final = 1000
 # Values read, and session fields indexed, in one exchange.

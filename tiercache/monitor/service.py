@@ -63,7 +63,7 @@ class MonitorService:
     """Sends the data that the Monitor reads, and reads the tool policies that the Monitor writes, and the settings.
 
     Args:
-        statistics: The statistics hash.
+        statistics: The statistics hash, or None if another server has it.
         fields: The tool policies, and the settings of tiers and tools.
         indexes: Completes the indexes, and looks for entries that other software has written.
         discovery: The registration. None leaves the cache unregistered, and the indexes unchanged.
@@ -76,7 +76,7 @@ class MonitorService:
 
     def __init__(
         self,
-        statistics: StatsHash,
+        statistics: StatsHash | None,
         fields: Sequence[Fields],
         indexes: tuple[Reindex, ForeignWrites],
         discovery: Discovery | None,
@@ -166,7 +166,7 @@ class MonitorService:
                 # The increments stay in this process until Valkey is back, because unanswered increments are lost.
                 self._must_read_policies = True
                 continue
-            await self._attempt("statistics", self._statistics.send, level2)
+            await self._send(level2)
             await self._do_jobs(level2)
             await self._attempt("look for foreign writes", self._look, level2)
             # A registration that failed during an outage is repeated as soon as Valkey is back.
@@ -221,6 +221,10 @@ class MonitorService:
         self._registered = await self._discovery.beat(level2)
         if self._registered:
             await self._check_indexes(level2, self._discovery.found, is_first=is_first)
+
+    async def _send(self, level2: GuardedLevel2) -> None:
+        if self._statistics is not None:
+            await self._attempt("statistics", self._statistics.send, level2)
 
     async def _do_jobs(self, level2: GuardedLevel2) -> None:
         for name, job in self._jobs.items():
@@ -292,7 +296,7 @@ class MonitorService:
 
     async def close(self, level2: GuardedLevel2) -> None:
         """Send the remaining increments and leave the registry."""
-        await self._attempt("statistics", self._statistics.send, level2)
+        await self._send(level2)
         await self._do_jobs(level2)
         if self._discovery is not None:
             await self._discovery.leave(level2)

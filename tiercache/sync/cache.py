@@ -162,11 +162,11 @@ class SyncCache(RegistersHooks, StartsSyncAgentRuns, KeepsIdentity):
 
     def clear_l1(self) -> int:
         """Clear L1 of both faces; return how many entries it had, as ``AgentCache.clear_l1``."""
-        return self._face.call(self._face.parts.engine.clear_l1)
+        return self._face.call(self._face.parts.sides.clear_l1)
 
     def flush_writes(self) -> None:
         """Return when Valkey has answered every write of this face queued so far, as ``AgentCache.flush_writes``."""
-        self._face.run(self._face.parts.engine.flush_writes)
+        self._face.run(self._face.parts.sides.flush_writes)
 
     def flush(self, *, include_session: bool = False) -> int:
         """Remove every entry of the llm, tool and kv tiers; return how many, as ``AgentCache.flush``."""

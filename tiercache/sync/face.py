@@ -233,8 +233,8 @@ def _end_all() -> None:
         # An error here must not stop the exit of the interpreter.
         with suppress(Exception):
             if portal.is_alive:
-                # The engine alone: a thread, as for the stop of a private Valkey, cannot be started any more.
-                portal.run_within(parts.drain_timeout + _EXIT_SECONDS, parts.engine.aclose)
+                # The sides alone: a thread, as for the stop of a private Valkey, cannot be started any more.
+                portal.run_within(parts.drain_timeout + _EXIT_SECONDS, parts.sides.aclose)
                 portal.close()
 
 

@@ -139,9 +139,10 @@ class CacheCollector(Collector):
             totals.count(names.LEVEL_HITS, (name, tier, "l2"), total.l2_hits)
             for field, metric in names.TIER_COUNTERS.items():
                 totals.count(metric, (name, tier), getattr(total, field))
-        for operation, timed in member.operations.snapshot().items():
-            tier, _, method = operation.rpartition(".")
-            totals.time((name, tier, method), timed)
+        for log in member.operations:
+            for operation, timed in log.snapshot().items():
+                tier, _, method = operation.rpartition(".")
+                totals.time((name, tier, method), timed)
         source = member.source()
         for metric in names.CACHE_COUNTERS:
             if source is not None:

@@ -337,4 +337,4 @@ class Tier(KeepsIdentity, Generic[K, R]):
             # For the errors of the argument. The scope is that of the change, which has not begun.
             with self._rules.scopes.given(()):
                 target()
-        return Invalidating(self._engine, target, takes_call=callable(argument))
+        return Invalidating((self._engine,), target, takes_call=callable(argument))

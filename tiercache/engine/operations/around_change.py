@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, suppress
 from types import TracebackType
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
@@ -39,10 +39,12 @@ class Target(NamedTuple):
 
 
 @asynccontextmanager
-async def _around(target: Target, engine: Engine) -> AsyncIterator[None]:
+async def _around(target: Target, engines: Sequence[Engine]) -> AsyncIterator[None]:
     """Remove the entries before and after the block, and bar them while it runs."""
-    runtime = await engine.open()
-    with runtime.fences.barred(target.barred):
+    runtimes = [await engine.open() for engine in engines]
+    with ExitStack() as bars:
+        for runtime in runtimes:
+            bars.enter_context(runtime.fences.barred(target.barred))
         # While Valkey is unavailable, the change is made all the same: the removal is repeated until Valkey answers.
         with suppress(*PASSING):
             await target.invalidate()
@@ -68,8 +70,8 @@ class Invalidating(KeepsIdentity):
         L2CommandError: Valkey refused a removal. If it was the removal before the change, the change was not made.
     """
 
-    def __init__(self, engine: Engine, target_of: Callable[..., Target], *, takes_call: bool) -> None:
-        self._engine = engine
+    def __init__(self, engines: Sequence[Engine], target_of: Callable[..., Target], *, takes_call: bool) -> None:
+        self._engines = engines
         self._target_of = target_of
         self._takes_call = takes_call
         self._entered: list[AbstractAsyncContextManager[None]] = []
@@ -93,12 +95,12 @@ class Invalidating(KeepsIdentity):
         """
         if self._takes_call:
             raise UsageError("invalidates with a function of a call's arguments works only as a decorator")
-        return _around(self._target_of(), self._engine)
+        return _around(self._target_of(), self._engines)
 
     def block_of_call(self, *args: Any, **kwargs: Any) -> AbstractAsyncContextManager[None]:
         """Return the block around one call with these arguments of a decorated function."""
         target = self._target_of(*args, **kwargs) if self._takes_call else self._target_of()
-        return _around(target, self._engine)
+        return _around(target, self._engines)
 
     def __call__(self, function: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
         """Return ``function`` with this guard around each call.

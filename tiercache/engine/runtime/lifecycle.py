@@ -72,10 +72,22 @@ class Lifecycle:
                 raise
         return runtime
 
+    async def abandon(self) -> None:
+        """Close the runtime of the running loop, if there is one; the next ``open`` starts with another runtime."""
+        runtime = self._current()
+        self.runtime = None
+        if runtime is not None:
+            await runtime.abandon()
+
+    @property
+    def is_in_use(self) -> bool:
+        """Whether the runtime belongs to an open loop of this process."""
+        runtime = self.runtime
+        return runtime is not None and runtime.pid == os.getpid() and not runtime.loop.is_closed()
+
     def close_unused(self) -> bool:
         """Close without an event loop; return False, and change nothing, if a runtime is in use on an open loop."""
-        runtime = self.runtime
-        if runtime is not None and runtime.pid == os.getpid() and not runtime.loop.is_closed():
+        if self.is_in_use:
             return False
         self._closed = True
         return True
