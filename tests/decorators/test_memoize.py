@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import os
+import sys
 from typing import Any
 
 import pytest
@@ -51,6 +53,39 @@ async def test_arguments_of_other_types_never_share_a_value(cache: AgentCache, c
     for _ in range(2):
         found = [(await search(value))["number"] for value in values]
         assert found == list(range(1, len(values) + 1))
+
+
+PROGRAM = """
+import asyncio, sys
+from tiercache import AgentCache
+
+async def main():
+    async with AgentCache.from_url(sys.argv[1], name="test") as cache:
+        @cache.memoize(name="search")
+        async def search(value):
+            return sys.argv[2]
+
+        values = [1, True, 1.0, "1", (1,), [1], {"a", "b", "c", 1, (1, "x")}, {"k": {"x", "y", "z"}}]
+        print(*[(await search.result(value)).source for value in values])
+        print(*[search.key(value) for value in values])
+
+asyncio.run(main())
+"""
+
+
+async def test_arguments_have_the_same_key_in_processes_with_other_hash_seeds(url: str) -> None:
+    outputs = []
+    for seed in ("0", "1", "2"):
+        child = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", PROGRAM, url, seed),
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            stdout=asyncio.subprocess.PIPE,
+        )
+        outputs.append((await child.communicate())[0].decode().splitlines())
+        assert child.returncode == 0
+    assert [sources.split() for sources, _ in outputs] == [["loader"] * 8, ["l2"] * 8, ["l2"] * 8]
+    (keys,) = {keys for _, keys in outputs}
+    assert len(set(keys.split())) == 8
 
 
 async def test_value_reaches_other_processes_and_is_read_from_valkey(make_cache: MakeCache, calls: Calls) -> None:
@@ -299,6 +334,30 @@ async def test_refresh_invalidate_set_and_clear(replicas: Pair, calls: Calls) ->
     assert await search.clear() == 2
     assert not await search.is_cached("a")
     assert not await other.is_cached("b")
+
+
+async def test_refresh_of_a_call_returns_the_newer_value_while_the_older_call_still_runs(cache: AgentCache) -> None:
+    gates = [asyncio.Event(), asyncio.Event()]
+    started: list[str] = []
+
+    @cache.memoize
+    async def search(text: str) -> int:
+        started.append(text)
+        number = len(started)
+        await gates[number - 1].wait()
+        return number
+
+    older = asyncio.create_task(search("a"))
+    await until(lambda: len(started) == 1)
+    gates[1].set()
+    assert await search.refresh("a") == 2
+    assert not older.done()
+    gates[0].set()
+    assert await older == 1
+    assert await search("a") == 2
+    await cache.flush_writes()
+    cache.clear_l1()
+    assert await search("a") == 2
 
 
 async def other_sees(other: Any, value: Any) -> bool:

@@ -6,19 +6,29 @@ import asyncio
 import logging
 import os
 import signal
+from pathlib import Path
 
 import pytest
+import valkey
 
 from tests.requests import HELLO, Loader, asking
 from tests.seams import record_pings, record_reads
-from tests.support import UNTRACKED, until
-from tiercache import AgentCache, CoherenceOptions, ConnectionOptions, L2UnavailableError, ResilienceOptions
+from tests.support import UNTRACKED, StallingProxy, kept_registry, until
+from tiercache import (
+    AgentCache,
+    CoherenceOptions,
+    ConnectionOptions,
+    L2UnavailableError,
+    ResilienceOptions,
+    TelemetryOptions,
+)
 from tiercache.embedded import EmbeddedValkey
 from tiercache.engine.level2.breaker import Breaker, GuardedLevel2
 from tiercache.engine.level2.writes import WriteSet
 from tiercache.log import CacheLog
 from tiercache.stores.valkey.settings import Settings, client_from_url
 from tiercache.stores.valkey.store import ValkeyLevel2
+from tiercache.telemetry import names
 
 LOST = L2UnavailableError("away")
 
@@ -104,6 +114,46 @@ async def test_breaker_degrades_lookups_while_server_is_stopped_and_recovers(
         cache.clear_l1()
         assert (await cache.llm.check(HELLO)).source == "l2"
     assert sum(record.levelname == "WARNING" for record in caplog.records) == 1
+
+
+async def test_breaker_costs_a_thousand_calls_few_connections_and_its_gauge_follows_the_outage(
+    url: str, plain: valkey.Valkey, tmp_path: Path
+) -> None:
+    attempts: list[None] = []
+
+    async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        attempts.append(None)
+        writer.close()
+
+    registry, labels = kept_registry(), {"cache_name": "test"}
+    # The probe of the breaker waits for longer than the thousand calls take, unless the test lets it go on.
+    options = {
+        "resilience": ResilienceOptions(l2_timeout=0.5, breaker_failures=3, breaker_pause=0.5),
+        "telemetry": TelemetryOptions(registry=registry),
+    }
+
+    def gauge() -> float | None:
+        return registry.get_sample_value(f"agent_cache_{names.BREAKER_OPEN.name}", labels)
+
+    proxy = StallingProxy(url)
+    down = await asyncio.start_unix_server(hang_up, tmp_path / "down")
+    async with proxy as address, down, AgentCache.from_url(address, name="test", **options) as cache:  # type: ignore[arg-type]
+        await cache.kv.set("k", 1)
+        assert gauge() == 0
+        proxy.lead_to(f"unix://{tmp_path / 'down'}")
+        for kind in ("normal", "pubsub"):
+            plain.client_kill_filter(_type=kind, skipme=True)
+        await until(lambda: _degraded(cache), 20)
+        assert gauge() == 1
+        before = len(attempts)
+        for number in range(1000):
+            assert (await cache.kv.get_or_load(str(number), lambda: 1)).degraded
+        # The probe and the bus connect again on their own; no call does.
+        assert len(attempts) - before <= 20
+        assert gauge() == 1
+        # No caller asks, and the cache recovers by itself.
+        proxy.lead_to(url)
+        await until(lambda: gauge() == 0, 20)
 
 
 @pytest.mark.parametrize("multiplexed", [True, False])

@@ -15,7 +15,7 @@ from tests.support import UNTRACKED, MakeCache, Pair, entry_keys
 from tiercache import AgentCache, KvTier, TierOptions, UsageError
 from tiercache.engine.level2.writes import Delete
 
-USERS = ["user:1", "user:1:name", "user:1:plan", "user:11:name", "user:2:name", "USER:1:name", "other"]
+USERS = ["user:1", "user:1:name", "user:1:plan", "user:11", "user:11:name", "user:2:name", "USER:1:name", "other"]
 
 
 async def kept(tier: KvTier, keys: Iterable[str] = USERS) -> list[str]:
@@ -31,7 +31,7 @@ async def test_delete_pattern_removes_matching_values_alone(level: str, memory: 
     assert await cache.kv.delete_pattern("user:1:*", dry_run=True) == 2
     assert await kept(cache.kv) == USERS
     assert await cache.kv.delete_pattern("user:1:*") == 2
-    assert await kept(cache.kv) == ["user:1", "user:11:name", "user:2:name", "USER:1:name", "other"]
+    assert await kept(cache.kv) == ["user:1", "user:11", "user:11:name", "user:2:name", "USER:1:name", "other"]
     assert await kept(named) == ["user:1:name"]
     cache.clear_l1()
     assert await cache.kv.delete_pattern("user:1:*") == 0

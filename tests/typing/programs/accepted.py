@@ -7,7 +7,27 @@ from contextlib import aclosing
 from contextvars import ContextVar
 from typing import Any, Literal, TypedDict, assert_type
 
-from tiercache import MISS, AgentCache, AgentCall, KvResult, LlmResponse, LlmResult, TierOptions, ToolResult
+from tiercache import (
+    MISS,
+    Admission,
+    AgentCache,
+    AgentCall,
+    Entry,
+    ErrorEvent,
+    HitEvent,
+    InvalidateEvent,
+    KvResult,
+    LlmResponse,
+    LlmResult,
+    LoadEvent,
+    Pin,
+    RuntimeSettings,
+    StoreEvent,
+    TierOptions,
+    ToolResult,
+    WarmProgress,
+    WarmReport,
+)
 
 Mode = Literal["use", "only_cached"]
 
@@ -293,6 +313,65 @@ async def agent_runs(cache: AgentCache) -> None:
         assert_type(agent.metrics().cost_saved, float)
 
 
+def is_cheap(admission: Admission) -> bool:
+    assert_type(admission.size_bytes, int)
+    assert_type(admission.cost, float | None)
+    return admission.size_bytes < 1000
+
+
+def observe(event: WarmProgress) -> None:
+    assert_type(event.done, int)
+
+
+async def operations(cache: AgentCache, params: dict[str, Any]) -> None:
+    """Warm-ups, entries, pins, settings at run time."""
+    admitting = cache.tier("admitting", TierOptions(admit=is_cheap))
+    report = await admitting.warm(["a", "bb"], of_key, ttl="1h", concurrency=2, on_progress=observe)
+    assert_type(report.loaded, int)
+    assert_type([error for _, error in report.failed], list[BaseException])
+    calls: list[tuple[str, Any]] = [("weather", {"city": "Pleven"})]
+    assert_type(await cache.tool.warm(calls, weather, cost=0.1), WarmReport[tuple[str, Any]])
+    assert_type([entry async for entry in admitting.scan(match="a*")], list[Entry])
+    entry = await cache.kv.inspect("a")
+    assert_type(entry.exists, bool)
+    assert_type(entry.ttl, float | None)
+    assert_type(await cache.llm.inspect(params), Entry)
+    assert_type(await cache.tool.inspect("weather", {"city": "Pleven"}), Entry)
+    assert_type(await admitting.delete_pattern("a*", dry_run=True), int)
+    assert_type(await cache.llm.pin(params, "Hi"), str)
+    assert_type(await cache.llm.pins(), list[Pin])
+    assert_type(await cache.llm.unpin(params), bool)
+    await cache.tool.pin("weather", {"city": "Pleven"}, {"name": "Pleven"}, cost=0.1)
+    assert_type(await cache.tool.unpin(cache.tool.key("weather", {"city": "Pleven"})), bool)
+    await cache.configure("tool", RuntimeSettings(ttl="10m", cost=0.1), tool="weather")
+    assert_type(cache.settings("tool", tool="weather"), RuntimeSettings | None)
+    await cache.configure("tool", None, tool="weather")
+
+
+async def hooks(cache: AgentCache) -> None:
+    """A hook keeps its type; plain and async functions are hooks."""
+
+    @cache.on_hit
+    def hit(event: HitEvent) -> str:
+        return event.key
+
+    @cache.on_load
+    async def load(event: LoadEvent) -> None:
+        assert_type(event.seconds, float)
+
+    @cache.on_error
+    def failed(event: ErrorEvent) -> None:
+        print(event.error)
+
+    @cache.on_store
+    @cache.on_invalidate
+    def note(event: StoreEvent | InvalidateEvent) -> None:
+        print(event)
+
+    assert_type(hit(HitEvent("kv", "k", "l1", None, None, None, None)), str)
+    assert_type([cache.remove_hook(hook) for hook in (hit, load, failed, note)], list[bool])
+
+
 async def main(cache: AgentCache) -> None:
     """Run every part against a cache."""
     await kv_values(cache)
@@ -304,4 +383,6 @@ async def main(cache: AgentCache) -> None:
     await agent_runs(cache)
     await generators(cache)
     await llm_values(cache, {"model": "gpt-4o", "messages": []})
+    await operations(cache, {"model": "gpt-4o", "messages": []})
+    await hooks(cache)
     await stores(cache, {"a": 1}, {"name": "ann", "visits": 2})

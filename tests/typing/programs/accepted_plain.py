@@ -5,7 +5,21 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Mapping
 from typing import Any, Literal, TypedDict, assert_type
 
-from tiercache import MISS, AgentCache, KvResult, LlmResponse, LlmResult, SyncCache, ToolResult
+from tiercache import (
+    MISS,
+    AgentCache,
+    Entry,
+    HitEvent,
+    KvResult,
+    LlmResponse,
+    LlmResult,
+    Pin,
+    RuntimeSettings,
+    StoreEvent,
+    SyncCache,
+    ToolResult,
+    WarmReport,
+)
 
 Mode = Literal["use", "only_cached"]
 
@@ -107,8 +121,33 @@ def decorated(cache: SyncCache) -> None:
     assert_type(get_weather("Sofia"), dict[str, str])
 
 
+def operations(cache: SyncCache) -> None:
+    assert_type(cache.kv.warm(["a", "bb"], profile_of, concurrency=2), WarmReport[str])
+    assert_type(list(cache.kv.scan(match="a*")), list[Entry])
+    assert_type(cache.kv.inspect("a"), Entry)
+    assert_type(cache.kv.delete_pattern("a*", dry_run=True), int)
+    params = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hello"}]}
+    assert_type(cache.llm.pin(params, "Hi"), str)
+    assert_type(cache.llm.pins(), list[Pin])
+    assert_type(cache.llm.unpin(params), bool)
+    cache.configure("kv", RuntimeSettings(ttl="10m"))
+    assert_type(cache.settings("kv"), RuntimeSettings | None)
+    cache.configure("kv", None)
+
+    @cache.on_hit
+    def hit(event: HitEvent) -> str:
+        return event.key
+
+    @cache.on_store
+    async def stored(event: StoreEvent) -> None:
+        assert_type(event.size_bytes, int | None)
+
+    assert_type([cache.remove_hook(hit), cache.remove_hook(stored)], list[bool])
+
+
 def main(cache: AgentCache) -> None:
     assert_type(cache.sync, SyncCache)
     loads(cache.sync)
     changes(cache.sync)
     decorated(cache.sync)
+    operations(cache.sync)

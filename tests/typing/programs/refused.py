@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from tiercache import AgentCache
+from tiercache import AgentCache, RuntimeSettings, TierOptions
 
 
 @dataclass
@@ -167,6 +167,29 @@ def agent_runs(cache: AgentCache) -> None:
     """A run takes a known answer to loops, and a plain run is for plain code."""
     cache.agent(on_loop="stop")  # refused
     with cache.agent():  # refused
+        pass
+
+
+def on_key(event: str) -> None:
+    print(event)
+
+
+def is_small(size: int) -> bool:
+    return size < 1000
+
+
+async def operations(cache: AgentCache) -> None:
+    """Hooks, pins, settings and warm-ups take arguments of their types."""
+    cache.on_hit(on_key)  # refused
+    cache.sync.on_load(on_key)  # refused
+    TierOptions(admit=is_small)  # refused
+    await cache.kv.inspect(5)  # refused
+    await cache.kv.delete_pattern("a*", dry_run="yes")  # refused
+    await cache.configure("kv", {"ttl": 5})  # refused
+    RuntimeSettings(enabled="no")  # refused
+    await cache.llm.pin({"model": "m", "messages": []}, 5)  # refused
+    await cache.kv.warm(["a"], concurrency="2")  # refused
+    for _ in cache.kv.scan():  # refused
         pass
 
 
