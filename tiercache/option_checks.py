@@ -37,10 +37,12 @@ def take_timedelta(options: object, name: str) -> None:
         object.__setattr__(options, name, value.total_seconds())
 
 
-def check_seconds(options: object, *names: str, optional: bool = False) -> None:
+def check_seconds(options: object, *names: str, optional: bool = False, zero: bool = False) -> None:
+    """Refuse values that are no seconds from 0 to 100 years; 0 itself needs ``zero``."""
     for name, value in _named(options, names, optional=optional):
-        if not is_number(value) or not 0 < value <= _LONGEST_SECONDS:
-            raise UsageError(f"{name} must be a number of seconds above 0, at most 100 years")
+        if not is_number(value) or not 0 <= value <= _LONGEST_SECONDS or (value == 0 and not zero):
+            limit = "0 or more" if zero else "above 0"
+            raise UsageError(f"{name} must be a number of seconds {limit}, at most 100 years, not {shown(value)}")
 
 
 def check_errors(options: object, name: str) -> None:

@@ -140,8 +140,7 @@ class TierOptions(_EntryOptions):
         check_counts(self, "compress_above", optional=True)
         take_timedelta(self, "stale_for")
         take_timedelta(self, "retry_pause")
-        if self.stale_for != 0:
-            check_seconds(self, "stale_for")
+        check_seconds(self, "stale_for", zero=True)
         check_seconds(self, "retry_pause")
         if not is_number(self.early_refresh) or not 0 <= self.early_refresh <= 1000:
             kind = type(self).__name__

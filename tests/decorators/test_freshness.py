@@ -111,8 +111,12 @@ async def test_set_value_of_a_decorated_function_goes_stale_too(memory: AgentCac
 
 
 def test_decorator_refuses_wrong_freshness(memory: AgentCache) -> None:
-    with pytest.raises(UsageError, match="stale_for"):
+    with pytest.raises(UsageError, match=r"stale_for must be a number of seconds 0 or more, .* not -1"):
         memory.memoize(stale_for=-1)(asyncio.sleep)
+    with pytest.raises(UsageError, match=r"stale_for must be a number of seconds 0 or more, .* not '10m'"):
+        TierOptions(stale_for="10m")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"retry_pause must be a number of seconds above 0, .* not 0"):
+        TierOptions(retry_pause=0)
 
 
 def test_generator_refuses_freshness(memory: AgentCache) -> None:
