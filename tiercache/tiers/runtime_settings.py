@@ -40,8 +40,9 @@ class RuntimeSettings:
             load runs, and stores are accepted and dropped.
         ttl: Lifetime of entries that are stored from now on: seconds, a string such as ``"10m"``, or a timedelta. None
             leaves the choice to the options of the tier.
-        stale_for: Seconds, 0 or more. This version stores and returns it, and does not apply it: the option of the tier
-            counts.
+        stale_for: Seconds past its TTL for which L1 serves a value, 0 or more; see ``TierOptions``. A longer time
+            counts for entries that reach L1 from now on, a shorter one at once. None leaves the choice to the options
+            of the tier.
         cost: Dollars that a tool call costs which gives no cost itself, 0 to a million; only for the tool tier and its
             tools.
 
@@ -153,6 +154,11 @@ class SettingsTable(SharedFields[RuntimeSettings]):
             settings = tiers.get(tier)
             overrides.ttl = None if settings is None else settings.seconds
             overrides.stale_for = None if settings is None else settings.stale_for
+        self.overrides("tool").stale_for_of_tools = {
+            field.removeprefix(_TOOL): rule.stale_for
+            for field, rule in rules.items()
+            if field.startswith(_TOOL) and rule.stale_for is not None
+        }
         off = frozenset(Group(*field.split(":", 1)) for field, rule in rules.items() if not rule.enabled)
         added = tuple(off - self.switches.off)
         # First the switch, then the drop: what enters L1 before the switch, the drop finds.

@@ -104,6 +104,8 @@ class Tier(KeepsIdentity, Generic[K, R]):
         self._prefix = prefix
         # The prefixes of all keys of the tier, of any scope.
         self._prefixes: tuple[str, ...] = (prefix,)
+        # The rules with each ``stale_for`` that was set at run time. None: the function has its own.
+        self._rules_by_stale_for: dict[float, TierRules] | None = {}
 
     async def clear(self) -> int:
         """Remove every entry of this tier from both levels; return how many entries there were.
@@ -160,6 +162,19 @@ class Tier(KeepsIdentity, Generic[K, R]):
         own = self._rules.freshness or Freshness()
         made = object.__new__(type(self))
         made.__dict__.update(self.__dict__, _rules=replace(self._rules, freshness=own.but(options)))
+        made._rules_by_stale_for = None if "stale_for" in options else {}
+        return made
+
+    def _rules_of(self, groups: tuple[Group, ...]) -> TierRules:
+        """Return the tier's rules with the ``stale_for`` that was set at run time for an entry with these groups."""
+        rules, known = self._rules, self._rules_by_stale_for
+        stale_for = rules.overrides.stale_for_of(groups)
+        if stale_for is None or known is None or not rules.l1:
+            return rules
+        made = known.get(stale_for)
+        if made is None:
+            own = rules.freshness or Freshness()
+            made = known[stale_for] = replace(rules, freshness=own.but({"stale_for": stale_for}))
         return made
 
     # Lookups and loads
@@ -206,7 +221,8 @@ class Tier(KeepsIdentity, Generic[K, R]):
         """Look up a key that L1 has not answered in this same step."""
         engine = self._engine
         with engine.operation(f"{self.tier}.{method}", key) as operation:
-            lookup = await engine.find(Call(self._rules, key.key, key.groups, key._counters), is_l1_miss=True)
+            groups = key.groups
+            lookup = await engine.find(Call(self._rules_of(groups), key.key, groups, key._counters), is_l1_miss=True)
             operation.found(lookup)
         return lookup
 
@@ -219,7 +235,7 @@ class Tier(KeepsIdentity, Generic[K, R]):
         engine, method = self._engine, f"{self.tier}.get_or_load"
         if not callable(loader):
             loader = awaitable_loader(loader)
-        is_plain = mode == "use" and not tags and self._rules.freshness is None
+        is_plain = mode == "use" and not tags and self._rules_of(key.groups).freshness is None
         flight = self._loads.joinable(key.key) if is_plain else None
         if flight is not None:
             lookup = await self._loads.join(method, flight, key._counters)
@@ -251,11 +267,12 @@ class Tier(KeepsIdentity, Generic[K, R]):
         if ttl is None:
             ttl = self._rules.overrides.ttl
         indexes = indexes_of(self._name, groups) if self.is_indexed else ()
+        rules = self._rules_of(groups)
         if not tags:
-            return Call(self._rules, key.key, groups, key._counters, ttl, (), indexes)
+            return Call(rules, key.key, groups, key._counters, ttl, (), indexes)
         named = tag_groups(tags)
         indexes += tuple([index_key(self._name, tag) for tag in named])
-        return Call(self._rules, key.key, groups, key._counters, ttl, named, indexes)
+        return Call(rules, key.key, groups, key._counters, ttl, named, indexes)
 
     async def _opened(self) -> None:
         """Open the cache, unless it is open: a call depends on the policies and settings that the opening reads."""

@@ -89,6 +89,13 @@ class Freshness:
         names = ("stale_for", "retry_pause", "early_refresh", "cache_errors")
         return Freshness(**{name: getattr(self, name) for name in names} | dict(options))
 
+    def ends(self, entry: KeptEntry) -> float:
+        """Return the monotonic second from which ``entry`` is no longer served.
+
+        The entry may have been kept under another ``stale_for``, which was set at run time: the shorter one counts.
+        """
+        return min(entry.kept_until, entry.expires_at + self.stale_for)
+
     def keep(self, entry: Entry, load_seconds: float) -> Entry:
         """Return ``entry`` as L1 keeps it.
 

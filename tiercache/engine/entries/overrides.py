@@ -6,8 +6,8 @@ when this process learns of the change, and from then on L1 keeps no entry of th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from .entry import Group
 
@@ -20,11 +20,22 @@ class Overrides:
 
     Attributes:
         ttl: Seconds, before the tier's option; None leaves the option.
-        stale_for: Seconds, or None. No part of this version applies it.
+        stale_for: Seconds, before the tier's option; None leaves the option.
+        stale_for_of_tools: The same for single tools, before ``stale_for``. Any thread may replace the mapping.
     """
 
     ttl: float | None = None
     stale_for: float | None = None
+    stale_for_of_tools: Mapping[str, float] = field(default_factory=dict)
+
+    def stale_for_of(self, groups: Sequence[Group]) -> float | None:
+        """Return the ``stale_for`` of an entry with these groups, or None for the option of the tier."""
+        tools = self.stale_for_of_tools
+        if tools:
+            for group in groups:
+                if group.kind == "tool" and group.value in tools:
+                    return tools[group.value]
+        return self.stale_for
 
 
 class Switches:

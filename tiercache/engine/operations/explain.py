@@ -131,7 +131,7 @@ class Inspection:
             l2=in_l2,
             age=None if entry is None or entry.stored_at == -math.inf else max(0.0, now - entry.stored_at),
             l1_ttl=None if entry is None else max(0.0, entry.deadline - now),
-            kept_ttl=kept.kept_until - now if (kept := self._kept(in_l1)) is not None else None,
+            kept_ttl=None if (kept := self._kept(in_l1)) is None else self._kept_until(kept) - now,
             retry_in=max(0.0, kept.retry_at - now) if kept is not None and in_l1 == "stale" else None,
             l2_ttl=l2_ttl,
             is_loading=runtime.flights.joinable(key, takes_parts=True) is not None,
@@ -176,6 +176,10 @@ class Inspection:
         """Return the entry in L1 if it is a stale value or a remembered error."""
         entry = self._runtime.l1.peek(self._call.key)
         return entry if in_l1 in ("stale", "failed") and isinstance(entry, KeptEntry) else None
+
+    def _kept_until(self, kept: KeptEntry) -> float:
+        freshness = self._call.rules.freshness
+        return kept.kept_until if freshness is None else freshness.ends(kept)
 
     def _l1_state(self, now: float) -> L1State:
         l1, call = self._runtime.l1, self._call

@@ -155,8 +155,10 @@ class Reads:
 
         Without tracking, other software may have changed the key: the promise is that L1 notices within ``l1_ttl``.
         """
-        entry = self._memory.l1.kept(call.key, now)
-        if entry is None or not (self._l2.is_tracking or now < entry.began + call.rules.l1_ttl):
+        freshness, entry = call.rules.freshness, self._memory.l1.kept(call.key, now)
+        if entry is None or freshness is None or now >= freshness.ends(entry):
+            return None
+        if not (self._l2.is_tracking or now < entry.began + call.rules.l1_ttl):
             return None
         return entry
 
