@@ -97,6 +97,7 @@ class SyncLlmTier(KeepsIdentity):
         ttl: Ttl | None = None,
         tags: Sequence[str] = (),
         mode: Mode = "use",
+        per_run: bool = False,
     ) -> LlmResult: ...
 
     @overload
@@ -108,6 +109,7 @@ class SyncLlmTier(KeepsIdentity):
         ttl: Ttl | None = None,
         tags: Sequence[str] = (),
         mode: Mode = "use",
+        per_run: bool = False,
     ) -> LlmResult: ...
 
     def get_or_load(
@@ -118,6 +120,7 @@ class SyncLlmTier(KeepsIdentity):
         ttl: Ttl | None = None,
         tags: Sequence[str] = (),
         mode: Mode = "use",
+        per_run: bool = False,
     ) -> LlmResult:
         """Return the answer to ``params``; on a miss, load it at most once at a time, as ``LlmTier.get_or_load``.
 
@@ -127,7 +130,9 @@ class SyncLlmTier(KeepsIdentity):
         """
         # The overloads, each of which takes one kind of loader, have checked it.
         load: Any = loader
-        return self._scoped.run(partial(self._tier.get_or_load, params, load, ttl=ttl, tags=tags, mode=mode))
+        return self._scoped.run(
+            partial(self._tier.get_or_load, params, load, ttl=ttl, tags=tags, mode=mode, per_run=per_run)
+        )
 
     def batch_loader(
         self, fn: BatchFunction[P, LlmAnswer], *, window: float = BATCH_WINDOW, max_size: int = BATCH_SIZE

@@ -8,9 +8,10 @@ the parameters, with defaults, and with the members of ``**kwargs`` beside them.
 from __future__ import annotations
 
 import typing
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, ParamSpec, Protocol, TypeVar, Unpack, overload
 
+from ...agents.run import run_of_entry
 from ...decorators.cached import Cached, Operations
 from ...decorators.cached_generator import CachedGenerator
 from ...decorators.functions import check_async, is_generator, name_of
@@ -21,10 +22,10 @@ from ...engine.entries.entry import Entry
 from ...engine.entries.rules import TierRules
 from ...errors import UsageError
 from ...indexes.names import tag_groups
-from ...scopes import Components
+from ...scopes import RUN, Components
 from ...text import encode_id, shown
 from ..keys.fingerprint import fingerprint
-from ..keys.key import HANDLE_BYTES, LlmKey
+from ..keys.key import HANDLE_BYTES, LlmKey, is_unchanged
 from ..keys.lookup import KeyLookup
 from ..tagged import entries_with_tag
 from ..tier import Tier
@@ -58,6 +59,31 @@ class CachingTier(Tier[LlmKey, LlmResult]):
         self._keys = keys
         self._lookup = LlmKeyLookup(keys, rules, engine.l1)
         self._function_keys: KeyLookup[LlmKey] = KeyLookup(engine.l1, fingerprint, lambda key: HANDLE_BYTES)
+
+    def _run_key(self, params: Any) -> LlmKey:
+        """Return the key of a request whose entry belongs to the present run alone."""
+        if type(params) is LlmKey:
+            raise UsageError("per_run needs the params: a key has been made without the run")
+        own = (RUN, run_of_entry(self._engine.log).session_id)
+        return self._lookup.within(params, (*self._rules.scopes.components(), own))
+
+    def _run_tags(self, tags: Sequence[str]) -> Sequence[str]:
+        """Return ``tags`` and the tag of the present run. A str stays as it is, and is refused as ever."""
+        return tags if isinstance(tags, str) else (*tags, run_of_entry(self._engine.log)._tag)
+
+    def _full_key(self, params: Any) -> str:
+        """Return the key in Valkey, also of params for which no answer can be stored."""
+        if isinstance(params, str):
+            return self._keys.check(params)
+        if type(params) is LlmKey:
+            return self._lookup.of(params).key
+        return self._keys.key(params, self._rules.scopes.components())
+
+    def _is_unchanged(self, key: LlmKey, params: Mapping[str, Any] | LlmKey) -> bool:
+        """Return whether ``params`` still make ``key``: the answer to another request must not be stored under it."""
+        warning = "The params of a request were changed while its answer was loaded: the answer is not stored"
+        now = self._lookup.within
+        return is_unchanged(key.key, lambda: now(params, key._components).key, self._engine.log.warn_once, warning)
 
     @overload
     def cached(self, function: Callable[Q, AsyncIterator[str]], /) -> CachedGenerator[Q, str]: ...

@@ -19,7 +19,7 @@ from ...indexes.names import index_of
 from ...pricing.prices import PriceTable
 from ...text import check_size
 from ...ttl import Ttl
-from ..keys.key import LlmKey, is_unchanged
+from ..keys.key import LlmKey
 from ..values.unstorable import own_copy
 from ..values.wire import MOST_DOLLARS
 from .codec import LlmCodec
@@ -89,6 +89,7 @@ class LlmTier(InspectedTier):
         ttl: Ttl | None = None,
         tags: Sequence[str] = (),
         mode: Mode = "use",
+        per_run: bool = False,
     ) -> LlmResult: ...
 
     @overload
@@ -100,6 +101,7 @@ class LlmTier(InspectedTier):
         ttl: Ttl | None = None,
         tags: Sequence[str] = (),
         mode: Mode = "use",
+        per_run: bool = False,
     ) -> LlmResult: ...
 
     async def get_or_load(
@@ -110,6 +112,7 @@ class LlmTier(InspectedTier):
         ttl: Ttl | None = None,
         tags: Sequence[str] = (),
         mode: Mode = "use",
+        per_run: bool = False,
     ) -> LlmResult:
         """Return the answer to ``params``; on a miss, load it at most once at a time among all processes.
 
@@ -126,6 +129,7 @@ class LlmTier(InspectedTier):
                 callers that find nothing in L1 during the load share it. "bypass": load in the caller's own task, look
                 up nothing, store nothing. "only_cached": look up, load nothing. "store_only": load for this caller
                 alone, and store.
+            per_run: Whether the entry belongs to the present run of ``AgentCache.agent`` alone, and ends with it.
 
         Returns:
             The answer, as soon as the loader has returned. The cache writes a loaded answer to Valkey in the
@@ -139,7 +143,10 @@ class LlmTier(InspectedTier):
         ``TierOptions.on_abandon`` is "cancel". A change of the key during the load (``store``, ``invalidate``, ...)
         wins: the waiters get the loaded answer, and neither level stores it.
         """
-        key = self._lookup.of(params)
+        if per_run:
+            key, tags = self._run_key(params), self._run_tags(tags)
+        else:
+            key = self._lookup.of(params)
         hit = self._hit_for_load(key, loader, ttl, tags, mode)
         if hit is not None:
             return hit
@@ -322,20 +329,6 @@ class LlmTier(InspectedTier):
         overtakes = self._rules.group if self._rules.groups_of else None
         entries = GroupEntries(group, (self._prefix,), belongs, overtakes, index_of(self._name, group))
         return await self._remove_group("invalidate_by_model", entries, sweep=sweep, model=model)
-
-    def _full_key(self, params: Any) -> str:
-        """Return the key in Valkey, also of params for which no answer can be stored."""
-        if isinstance(params, str):
-            return self._keys.check(params)
-        if type(params) is LlmKey:
-            return self._lookup.of(params).key
-        return self._keys.key(params, self._rules.scopes.components())
-
-    def _is_unchanged(self, key: LlmKey, params: Mapping[str, Any] | LlmKey) -> bool:
-        """Return whether ``params`` still make ``key``: the answer to another request must not be stored under it."""
-        warning = "The params of a request were changed while its answer was loaded: the answer is not stored"
-        now = self._lookup.within
-        return is_unchanged(key.key, lambda: now(params, key._components).key, self._engine.log.warn_once, warning)
 
     def _given_answer(
         self,
