@@ -7,6 +7,7 @@ import functools
 import inspect
 import os
 import sys
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -134,6 +135,45 @@ async def test_decorated_function_keeps_its_name_and_signature(cache: AgentCache
     assert (decorated.__name__, decorated.__doc__, decorated.__wrapped__) == ("search", "Search for a text.", search)  # type: ignore[attr-defined]
     assert inspect.signature(decorated) == inspect.signature(search)
     assert "test_memoize" in repr(decorated)
+
+
+async def test_decorated_methods_and_generators_keep_their_names_and_signatures(memory: AgentCache) -> None:
+    async def find(self: object, text: str, limit: int = 10) -> str:
+        """Find a text."""
+        return text
+
+    async def items(text: str) -> AsyncIterator[str]:
+        """Yield a text."""
+        yield text
+
+    def plain_items(text: str) -> Iterator[str]:
+        """Yield a plain text."""
+        yield text
+
+    def plain(text: str) -> str:
+        """Return a plain text."""
+        return text
+
+    sync = memory.sync
+    for decorated, function in [
+        (memory.memoize(find), find),
+        (memory.memoize(items), items),
+        (sync.memoize(plain_items), plain_items),
+        (sync.memoize(plain), plain),
+    ]:
+        kept: Any = decorated
+        assert (kept.__name__, kept.__doc__, kept.__wrapped__) == (function.__name__, function.__doc__, function)
+        assert inspect.signature(kept) == inspect.signature(function)
+
+    class Index:
+        of_instance = memory.memoize(find)
+        of_class = classmethod(memory.memoize(find))
+        static = staticmethod(memory.memoize(items))
+
+    for method in (Index().of_instance, Index.of_class):
+        named: Any = method
+        assert (named.__name__, named.__doc__, named.__wrapped__) == ("find", "Find a text.", find)
+    assert inspect.signature(Index.static) == inspect.signature(items)
 
 
 # The key

@@ -65,6 +65,8 @@ class CachedGenerator(Generic[P, T]):
         )
         self._loads = Loads(tier._engine, partial(RecordedLoad, sharing=sharing))
         functools.update_wrapper(self, single)
+        # The generator function itself, and not its decorated form, which caches whole values.
+        self.__wrapped__ = vars(single)["__wrapped__"]
 
     @overload
     def __get__(self, instance: None, owner: type | None = None) -> CachedGenerator[P, T]: ...

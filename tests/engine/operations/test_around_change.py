@@ -84,6 +84,32 @@ async def test_bar_drops_entries_when_change_raises(cache: AgentCache) -> None:
     assert await cache.kv.get("other") is None
 
 
+async def test_bar_keeps_load_during_a_decorated_change_that_raises_out_of_both_levels(
+    make_cache: MakeCache, cache: AgentCache
+) -> None:
+    other = make_cache(name="test")
+    await cache.kv.set("k", "old")
+    await other.kv.get("k")
+
+    @cache.kv.invalidates("k")
+    async def change() -> None:
+        assert (await cache.kv.get_or_load("k", lambda: "old")).source == "loader"
+        await other.kv.get_or_load("k", lambda: "old")
+        await other.flush_writes()
+        raise RuntimeError("half done")
+
+    with pytest.raises(RuntimeError, match="half done"):
+        await change()
+    assert await cache.kv.get("k") is None
+    cache.clear_l1()
+    assert await cache.kv.get("k") is None
+
+    async def is_received() -> bool:
+        return await other.kv.get("k") is None
+
+    await until(is_received)
+
+
 async def test_bar_drops_entries_when_change_is_cancelled(cache: AgentCache) -> None:
     begun = asyncio.Event()
 
