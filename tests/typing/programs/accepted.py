@@ -282,7 +282,8 @@ async def llm_values(cache: AgentCache, params: dict[str, Any]) -> None:
     assert_type(await cache.llm.get_or_load(params, lambda: "Hi"), LlmResult)
     assert_type((await cache.llm.get_or_load(params, lambda: "Hi")).response, str | Any)
     assert_type(await cache.llm.get_or_load(params, text()), LlmResult)
-    assert_type(await cache.llm.get_or_load(params, lambda: "Hi", per_run=True), LlmResult)
+    async with cache.agent():
+        assert_type(await cache.llm.get_or_load(params, lambda: "Hi", per_run=True), LlmResult)
     collected = cache.llm.batch_loader(answers)
     other: dict[str, Any] = {**params, "seed": 1}
     assert (await cache.llm.get_or_load(other, collected)).response == "gpt-4o"

@@ -77,7 +77,3 @@ class PinningTier(CachingTier):
         """
         values = await self._pins.values()
         return [Pin(key, "llm", value.model, None, value.response, value.stored_at) for key, value in values.items()]
-
-    def _full_key(self, params: Any) -> str:
-        """Return the key in Valkey, also of params for which no answer can be stored."""
-        raise NotImplementedError
