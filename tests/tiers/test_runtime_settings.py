@@ -22,6 +22,7 @@ from tiercache import (
     ToolPolicy,
     UsageError,
 )
+from tiercache.testing import ChaosProxy
 
 KEY = "test:__tc:settings"
 OFF = RuntimeSettings(enabled=False)
@@ -158,6 +159,31 @@ async def test_settings_keep_a_load_under_way_without_switch_at_fills(
 ) -> None:
     without_switch_at_fills(cache)
     assert await disable_during_load(cache, monkeypatch) == "x"
+
+
+async def test_settings_that_changed_while_there_was_no_subscription_are_read(
+    make_cache: MakeCache, proxy: ChaosProxy
+) -> None:
+    other = make_cache(name="test")
+    async with AgentCache.from_url(proxy.url, name="test") as cache:
+        proxy.refuse()
+        proxy.kill()
+        await other.configure("kv", OFF)
+        proxy.refuse(False)
+        # A registration, which reads the settings too, follows only half a minute later.
+        await until(lambda: cache.settings("kv") == OFF, 10)
+
+
+async def test_settings_are_read_again_soon_after_a_read_that_failed(
+    cache: AgentCache, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "tiercache")
+    await cache.open()
+    with monkeypatch.context() as patch:
+        fail_commands(patch)
+        plain.hset(f"{cache.name}:__tc:settings", "tier:kv", '{"enabled":false}')
+        await until(lambda: "cannot read the settings" in caplog.text)
+    await until(lambda: cache.settings("kv") == OFF, 10)
 
 
 async def test_settings_end_the_search_of_a_load_for_its_lease(make_cache: MakeCache, plain: valkey.Valkey) -> None:

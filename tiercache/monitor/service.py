@@ -164,7 +164,6 @@ class MonitorService:
             await self._wait()
             if not level2.is_answering:
                 # The increments stay in this process until Valkey is back, because unanswered increments are lost.
-                self._must_read_policies = True
                 continue
             await self._send(level2)
             await self._do_jobs(level2)
@@ -212,7 +211,12 @@ class MonitorService:
 
     async def _read_fields(self, level2: GuardedLevel2) -> None:
         for fields in self._fields:
-            await self._attempt(fields.kind, fields.refresh, level2)
+            await self._attempt(fields.kind, partial(self._refresh, fields), level2)
+
+    async def _refresh(self, fields: Fields, level2: GuardedLevel2) -> None:
+        if not await fields.refresh(level2):
+            # The next round reads again.
+            self._must_read_policies = True
 
     async def _register(self, level2: GuardedLevel2) -> None:
         if self._discovery is None:

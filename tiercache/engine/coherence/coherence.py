@@ -111,6 +111,9 @@ class Coherence:
 
     def subscribed(self, position: Position) -> None:
         """Start with a new subscription. This process must have subscribed before it asked for ``position``."""
+        if self._position is not None:
+            # Changes of policies and settings have no number.
+            self._policies.policies_changed()
         if not position.proves_nothing_missed(self._position):
             self.distrust("changes may have been published while there was no subscription")
         self._position = position
