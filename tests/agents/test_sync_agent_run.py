@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 
 import pytest
@@ -51,3 +52,21 @@ def test_plain_run_finds_depth(plain: SyncCache) -> None:
     with plain.agent(max_depth=5) as agent, pytest.raises(AgentLoopError, match="depth"):
         plain.tool.get_or_load("descend", {"level": 1}, descend)
     assert agent.metrics().loops == 1
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("is_key", [False, True])
+def test_plain_run_closes_the_coroutine_of_a_refused_call(plain: SyncCache, is_key: bool) -> None:
+    async def search() -> str:
+        return "found"
+
+    def call() -> str:
+        if is_key:
+            return plain.tool.get_or_load(plain.tool.key("search", None), search()).value
+        return plain.tool.get_or_load("search", None, search()).value
+
+    with plain.agent(max_repeats=2):
+        assert call() == "found"
+        with pytest.raises(AgentLoopError):
+            call()
+    gc.collect()

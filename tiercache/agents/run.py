@@ -7,6 +7,7 @@ immutable, and a call sets the next one. So a task inherits the sequence up to i
 from __future__ import annotations
 
 import asyncio
+import inspect
 import uuid
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator
@@ -266,15 +267,25 @@ async def answer_in_run(place: Place, tool: str, key: str, answer: Callable[[], 
     return call.result  # type: ignore[no-any-return]
 
 
-def answer_plain_call(tool: str, key: str, answer: Callable[[], R]) -> R:
+def answer_plain_call(tool: str, key: str, answer: Callable[[], R], loader: object = None) -> R:
     """Return the result of ``answer``, counted in the thread of the caller, which is in a run.
 
     The task of the private loop has a copy of the caller's context: a place that it sets is lost.
+
+    Args:
+        loader: The loader that ``answer`` uses. If it is a coroutine, and ``answer`` does not run, it is closed.
     """
     place = PLACE.get()
     if place is None or place.run._is_ended:
         return answer()
-    with place.call(tool, key, is_counted=True) as call:
-        if call.result is None:
-            call.result = answer()
+    # From its start, the answer takes care of the loader: a load may await it after the caller was interrupted.
+    is_left = inspect.iscoroutine(loader) and inspect.getcoroutinestate(loader) == inspect.CORO_CREATED
+    try:
+        with place.call(tool, key, is_counted=True) as call:
+            if call.result is None:
+                is_left = False
+                call.result = answer()
+    finally:
+        if is_left:
+            loader.close()  # type: ignore[attr-defined]
     return call.result  # type: ignore[no-any-return]

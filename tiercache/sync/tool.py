@@ -151,7 +151,8 @@ class SyncToolTier(KeepsIdentity):
             key = self._scoped.call(self._tier._run_key, tool, args)
         else:
             key = tool if isinstance(tool, ToolKey) else self.key(tool, args)
-        return answer_plain_call(key.tool, key.key, partial(self._scoped.run, load))
+        given = args if loader is ABSENT else loader
+        return answer_plain_call(key.tool, key.key, partial(self._scoped.run, load), given)
 
     def batch_loader(
         self,
