@@ -140,6 +140,11 @@ class KeyScopes:
             scope = self.own
         return () if scope is None else ((SCOPE, scope_now(scope)),)
 
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """Tags that every entry of a call made now has, because of its components."""
+        return ()
+
     @contextmanager
     def given(self, components: Components | Exception) -> Iterator[None]:
         """Let ``components`` return these, or raise this, within the block."""

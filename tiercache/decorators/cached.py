@@ -18,6 +18,7 @@ from itertools import count
 from typing import Any, Concatenate, Final, Generic, NamedTuple, ParamSpec, Protocol, TypeVar, cast, overload
 
 from ..agents.run import PLACE, answer_in_run
+from ..agents.run_scopes import RunScopes
 from ..engine.call import Loaded, LoadFunction, Mode
 from ..engine.entries.entry import Entry
 from ..engine.operations.explain import Explanation
@@ -153,7 +154,8 @@ class Cached(Generic[P, R]):
         self._instance_text: str | None = None
         # Not the name alone: another function of the same name may have other parameters.
         self._scope = f"{entries.scope}#{next(_SERIAL)}"
-        self._scopes = entries.tier._rules.scopes.of_function(options.scope)
+        scopes = entries.tier._rules.scopes.of_function(options.scope)
+        self._scopes = RunScopes(scopes, entries.tier._engine.log) if options.per_run else scopes
         self._calls = self._scopes.calls
         self._counts = CallCounts()
         # Whether the arguments alone decide on the call, so that their fingerprint stands for it.
@@ -392,6 +394,5 @@ class Cached(Generic[P, R]):
     def _tags(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, ...]:
         """Return the tags of a call."""
         tags = self._options.tags
-        if not tags:
-            return ()
-        return tuple(tag(*self._instance, *args, **kwargs) if callable(tag) else tag for tag in tags)
+        own = tuple(tag(*self._instance, *args, **kwargs) if callable(tag) else tag for tag in tags)
+        return own + self._scopes.tags

@@ -32,6 +32,7 @@ class CachedOptions(TypedDict, total=False):
             passed over.
         scope: A name that keeps the values apart from those of other scopes, or a function that returns the name of
             the present call. None takes the tier's.
+        per_run: Whether the values belong to the present run of ``AgentCache.agent`` alone, and end with it.
         stale_for, retry_pause, early_refresh, cache_errors: As for ``TierOptions``. None takes the tier's.
     """
 
@@ -42,6 +43,7 @@ class CachedOptions(TypedDict, total=False):
     store_when: Callable[[Any], bool] | None
     sources: Sequence[Callable[..., Any]]
     scope: Scope | None
+    per_run: bool
     stale_for: float | None
     retry_pause: float | None
     early_refresh: float | None
@@ -106,6 +108,7 @@ class Decoration(Struct, frozen=True, kw_only=True):
     instance_key: Callable[[Any], str] | None = None
     sources: Sequence[Callable[..., Any]] = ()
     scope: Scope | None = None
+    per_run: bool = False
     stale_for: float | None = None
     retry_pause: float | None = None
     early_refresh: float | None = None
@@ -124,6 +127,8 @@ class Decoration(Struct, frozen=True, kw_only=True):
             check_ttl(self.ttl)
         if self.scope is not None:
             check_scope(self.scope)
+        if not isinstance(self.per_run, bool):
+            raise UsageError(f"per_run must be True or False, not {shown(self.per_run)}")
         for name in ("when", "store_when", "instance_key"):
             given = getattr(self, name)
             if given is not None and not callable(given):

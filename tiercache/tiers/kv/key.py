@@ -17,7 +17,7 @@ from ...engine.entries.key_pattern import escape, matcher
 from ...engine.entries.rules import TierRules
 from ...errors import UsageError
 from ...indexes.names import kv_prefixes
-from ...scopes import Components
+from ...scopes import RUN, SCOPE, Components
 from ...text import LONGEST_NAME_BYTES, check_size, check_text, encode_id
 
 __all__ = ["ALL_KV", "KvKey", "KvKeys"]
@@ -132,8 +132,12 @@ class KvKeys:
         """Return the prefix of the keys that have ``components``."""
         if not components:
             return self.prefix
-        ((_, scope),) = components
-        return f"{self._scoped_start}{encode_id(scope)}:"
+        texts = dict(components)
+        owner = encode_id(texts.get(SCOPE, ""))
+        if RUN in texts:
+            # ``encode_id`` writes no other sequences than %25 and %3A, so that no scope is equal to this text.
+            owner += f"%run={encode_id(texts[RUN])}"
+        return f"{self._scoped_start}{owner}:"
 
     def _checked(self, key: object, prefix: str) -> str:
         """Return the key in Valkey of any key, with the checks that most keys do not need."""

@@ -8,7 +8,7 @@ the parameters, with defaults, and with the members of ``**kwargs`` beside them.
 from __future__ import annotations
 
 import typing
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Final, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from ...agents.run import run_of_entry
@@ -66,10 +66,6 @@ class CachingTier(Tier[LlmKey, LlmResult]):
             raise UsageError("per_run needs the params: a key has been made without the run")
         own = (RUN, run_of_entry(self._engine.log).session_id)
         return self._lookup.within(params, (*self._rules.scopes.components(), own))
-
-    def _run_tags(self, tags: Sequence[str]) -> Sequence[str]:
-        """Return ``tags`` and the tag of the present run. A str stays as it is, and is refused as ever."""
-        return tags if isinstance(tags, str) else (*tags, run_of_entry(self._engine.log)._tag)
 
     def _full_key(self, params: Any) -> str:
         """Return the key in Valkey, also of params for which no answer can be stored."""

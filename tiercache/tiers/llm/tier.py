@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar, overload
 
+from ...agents.run_scopes import tags_in_run
 from ...engine.call import Loaded, LoadFunction, Mode
 from ...engine.engine import Engine
 from ...engine.entries.entry import Group
@@ -144,7 +145,7 @@ class LlmTier(InspectedTier):
         wins: the waiters get the loaded answer, and neither level stores it.
         """
         if per_run:
-            key, tags = self._run_key(params), self._run_tags(tags)
+            key, tags = self._run_key(params), tags_in_run(tags, self._engine.log)
         else:
             key = self._lookup.of(params)
         hit = self._hit_for_load(key, loader, ttl, tags, mode)

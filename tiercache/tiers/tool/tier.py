@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal, TypeAlias, overload
 
-from ...agents.run import PLACE, answer_in_run, run_of_entry
+from ...agents.run import PLACE, answer_in_run
+from ...agents.run_scopes import tags_in_run
 from ...engine.call import Call, Loaded, LoadFunction, Mode
 from ...engine.engine import Engine
 from ...engine.entries.entry import Group
@@ -163,7 +164,7 @@ class ToolTier(WarmingTier):
         if cost is not None:
             check_cost(cost)
         if per_run:
-            tags = (*tags, run_of_entry(self._engine.log)._tag)
+            tags = tags_in_run(tags, self._engine.log)
         if (place := PLACE.get()) is not None:
             # Closes the awaitable of a call that does not run.
             loader = loader if callable(loader) else awaitable_loader(loader)
