@@ -176,6 +176,44 @@ async def test_decorated_methods_and_generators_keep_their_names_and_signatures(
     assert inspect.signature(Index.static) == inspect.signature(items)
 
 
+async def test_signature_of_a_method_has_no_instance(memory: AgentCache) -> None:
+    async def find(self: object, text: str, limit: int = 10) -> str:
+        return text
+
+    async def items(self: object, text: str, limit: int = 10) -> AsyncIterator[str]:
+        yield text
+
+    async def many(self: object, texts: list[str], limit: int = 10) -> list[str]:
+        return texts
+
+    def plain(self: object, text: str, limit: int = 10) -> str:
+        return text
+
+    def plain_items(self: object, text: str, limit: int = 10) -> Iterator[str]:
+        yield text
+
+    def plain_many(self: object, texts: list[str], limit: int = 10) -> list[str]:
+        return texts
+
+    sync, tools = memory.sync, memory.tool
+    for function, decorated in (
+        (find, memory.memoize(find)),
+        (find, tools.cached(find)),
+        (items, memory.memoize(items)),
+        (many, memory.memoize_many(many)),
+        (plain, sync.memoize(plain)),
+        (plain_items, sync.memoize(plain_items)),
+        (plain_many, sync.memoize_many(plain_many)),
+    ):
+        of_class = type("Index", (), {"method": decorated, "of_class": classmethod(decorated)})  # type: ignore[arg-type]
+        instance: Any = of_class()
+        expected = str(inspect.signature(function)).replace("self: 'object', ", "")
+        for method in (instance.method, of_class.of_class):  # type: ignore[attr-defined]
+            assert str(inspect.signature(method)) == expected
+        assert inspect.signature(of_class.method) == inspect.signature(function)  # type: ignore[attr-defined]
+    assert "function" in inspect.signature(type(memory.memoize(find))).parameters
+
+
 # The key
 
 

@@ -32,6 +32,7 @@ from ..tiers.result import MISS
 from ..tiers.tier import MadeLoad, Tier
 from .arguments import Signature
 from .key_template import KeyTemplate
+from .method_signature import MethodSignature
 from .options import Decoration
 
 __all__ = ["Cached", "CallCounts", "FunctionEntries", "Operations"]
@@ -140,6 +141,8 @@ class Cached(Generic[P, R]):
     Every method raises UsageError for arguments that cannot be part of a key, TypeError for arguments that the function
     does not take, and the errors of the tier's method of the same purpose.
     """
+
+    __signature__ = MethodSignature()
 
     def __init__(self, function: Callable[P, Awaitable[R]], entries: FunctionEntries, options: Decoration) -> None:
         self._function = function
@@ -281,11 +284,7 @@ class Cached(Generic[P, R]):
         if self._is_tool and (place := PLACE.get()) is not None:
             answer = partial(self._answer, key, load, tags, mode)
             return await answer_in_run(place, self._entries.scope, key.key, answer)
-        result = self._entries.tier._hit_for_load(key, self._function, self._options.ttl, tags, mode)
-        if result is None:
-            return await load()
-        self._count(result)
-        return result
+        return await self._answer(key, load, tags, mode)
 
     async def _answer(self, key: Any, load: Callable[[], Awaitable[Any]], tags: tuple[str, ...], mode: Mode) -> Any:
         result = self._entries.tier._hit_for_load(key, self._function, self._options.ttl, tags, mode)

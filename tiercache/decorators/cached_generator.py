@@ -26,6 +26,7 @@ from ..streams.recorded_load import RecordedLoad, Show
 from ..streams.recording import Recording
 from .cached import Cached, CallCounts
 from .items import Begun, ItemHead, ItemHeadForm, ItemIterator, Source, Unshared, direct, encode_item, items_of
+from .method_signature import MethodSignature
 from .plain_generator import PlainGenerator
 
 __all__ = ["CachedGenerator"]
@@ -48,6 +49,8 @@ class CachedGenerator(Generic[P, T]):
     Raises:
         UsageError: The options have ``sources``, which return whole values.
     """
+
+    __signature__ = MethodSignature()
 
     def __init__(self, single: Cached[Any, Any]) -> None:
         if single._options.sources:

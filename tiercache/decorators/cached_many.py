@@ -11,6 +11,7 @@ from ..errors import UsageError
 from ..text import shown
 from ..ttl import Ttl
 from .cached import Cached
+from .method_signature import MethodSignature
 
 __all__ = ["CachedMany", "ManyTier"]
 
@@ -52,6 +53,8 @@ class CachedMany(Generic[T, P, R]):
         tier: The tier.
         given: Returns the tier's own text of a key in Valkey.
     """
+
+    __signature__ = MethodSignature()
 
     def __init__(
         self,

@@ -11,6 +11,7 @@ from ..agents.run import PLACE, answer_plain_call
 from ..decorators.cached import Cached, CallCounts
 from ..decorators.cached_many import CachedMany
 from ..decorators.functions import check_plain
+from ..decorators.method_signature import MethodSignature
 from ..engine.operations.explain import Explanation
 from .face import SyncFace
 from .scoped import ScopedFace
@@ -39,6 +40,8 @@ class SyncCached(Generic[P, R]):
     Results and errors are those of ``Cached``. The function runs where the loader of ``SyncLlmTier.get_or_load`` does.
     The functions among the options run on the private event loop: they must not block it.
     """
+
+    __signature__ = MethodSignature()
 
     def __init__(self, function: Callable[P, R], face: SyncFace, cached: Cached[Any, Any]) -> None:
         self._face = face
@@ -118,6 +121,8 @@ class SyncCached(Generic[P, R]):
 
 class SyncCachedMany(Generic[T, P, R]):
     """A plain function of many items whose values are cached: the methods of ``CachedMany`` for plain code."""
+
+    __signature__ = MethodSignature()
 
     def __init__(
         self, function: Callable[Concatenate[list[T], P], R], face: SyncFace, cached: CachedMany[Any, Any, Any]

@@ -11,6 +11,7 @@ from ..decorators.cached import Cached, CallCounts
 from ..decorators.cached_generator import CachedGenerator
 from ..decorators.functions import check_plain, is_generator
 from ..decorators.items import ItemIterator
+from ..decorators.method_signature import MethodSignature
 from ..engine.operations.explain import Explanation
 from ..portal.portal import PortalIterator
 from .cached import SyncCached, decorate_plain
@@ -35,6 +36,8 @@ class SyncCachedGenerator(Generic[P, T]):
     Results and errors are those of ``CachedGenerator``. The generator makes each item in the thread of a reader that
     waits for the item. A generator that its last reader leaves is closed in another thread.
     """
+
+    __signature__ = MethodSignature()
 
     def __init__(self, function: Callable[P, Iterator[T]], face: SyncFace, cached: CachedGenerator[Any, Any]) -> None:
         self._face = face
