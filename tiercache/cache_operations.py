@@ -79,6 +79,8 @@ class CacheOperations:
         """Add every entry under this name to its index."""
         with self._engine.operation("reindex") as operation:
             count = await sum_of_all([side.complete_indexes for side in self._parts.sides])
+            for pins in self._pins:
+                await pins.look_again()
             operation.set("indexed_count", count)
         return count
 

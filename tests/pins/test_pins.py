@@ -308,3 +308,21 @@ async def test_pin_of_other_tier_option_off_l1_is_served(make_cache: MakeCache) 
     for number, request in enumerate(requests):
         await cache.llm.pin(request, str(number))
     assert [await answer(cache, request) for request in requests] == [(str(n), "pin") for n in range(5)]
+
+
+async def test_reindex_finds_pins_that_their_index_lacks(make_cache: MakeCache, plain: valkey.Valkey) -> None:
+    cache, other = make_cache(name="test"), make_cache(name="test")
+    await cache.llm.pin(HELLO, "approved")
+    await cache.tool.pin("weather", WEATHER, "approved")
+    await cache.aclose()
+    plain.delete("test:__tc:idx:pin:all")
+    await other.llm.store(HELLO, "cached")
+    assert await answer(other) == ("cached", "l1")
+    assert await other.llm.pins() == []
+    assert await other.reindex() == 2
+    assert [pin.key for pin in await other.llm.pins()] == [other.llm.key(HELLO).key]
+    # The entry has left L1.
+    assert await answer(other) == ("approved", "pin")
+    assert (await other.tool.check("weather", WEATHER)).source == "pin"
+    assert await other.flush() == 3
+    assert not list(plain.scan_iter("test:__tc:pin:*"))

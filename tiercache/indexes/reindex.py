@@ -25,6 +25,7 @@ from ..engine.level2.breaker import GuardedLevel2
 from ..engine.level2.eviction import eviction_policy_in, evicts
 from ..engine.level2.replies import send
 from ..engine.level2.writes import INDEX_MARGIN, Command
+from ..engine.memory.pins import PINS
 from ..engine.operations.invalidate import is_text
 from ..errors import TierCacheError
 from ..log import CacheLog
@@ -85,6 +86,7 @@ class Reindex:
         self._evicted = evicted_key(name)
         self._prefixes = tuple(f"{name}:{tier}:".encode() for tier in ("llm", "tool", "session"))
         self._kv_prefixes = tuple(prefix.encode() for prefix in kv_prefixes(name))
+        self._pin_prefix = f"{name}:__tc:pin:".encode()
 
     async def begin(self, level2: GuardedLevel2) -> bool:
         """Mark the indexes as complete if there is no entry yet; return False if the scan took too long.
@@ -117,7 +119,7 @@ class Reindex:
         count = 0
         self._unreadable_count = 0
         self._has_unlisted_tags = False
-        async for keys in self._entries(level2, (*self._prefixes, *self._kv_prefixes)):
+        async for keys in self._entries(level2, (*self._prefixes, *self._kv_prefixes, self._pin_prefix)):
             count += await self.add(level2, keys)
         (info,) = await level2.execute([("INFO", "memory")])
         if self._unreadable_count:
@@ -194,7 +196,7 @@ class Reindex:
         return sum(await send(level2, commands)) if commands else 0
 
     def _named_members(self, keys: Sequence[bytes]) -> tuple[dict[str, list[bytes]], dict[bytes, list[bytes]]]:
-        """Return the members of the indexes of tools, and the fields of threads, which the names of ``keys`` show."""
+        """Return the members of the indexes of tools and pins, and the fields of threads, by the names of ``keys``."""
         _, tool, session = self._prefixes
         members: dict[str, list[bytes]] = defaultdict(list)
         fields: dict[bytes, list[bytes]] = defaultdict(list)
@@ -203,6 +205,8 @@ class Reindex:
                 name, has_end, _ = key[len(tool) :].partition(b":")
                 if has_end and is_text(name) and len(name) <= LONGEST_NAME_BYTES:
                     members[self._index("tool", name.decode())].append(key)
+            elif key.startswith(self._pin_prefix):
+                members[index_key(self._name, PINS)].append(key)
             elif key.startswith(session):
                 thread, has_end, field = key[len(session) :].partition(b":")
                 if has_end and field:

@@ -72,6 +72,19 @@ class PinChanges:
             listed = await list_pins(table, runtime.l2.level2)
         return {key: data for key, data in listed.items() if data is not None and key.startswith(prefix)}
 
+    async def look_again(self) -> None:
+        """Look at every pin that the index lists again: the index may have got pins that this process does not know.
+
+        Raises:
+            L2UnavailableError, L2CommandError: The index could not be read.
+        """
+        runtime, table = await self._engine.open(), self._engine.pins
+        if isinstance(runtime.l2, NoL2):
+            return
+        for key in await list_pins(table, runtime.l2.level2, most_bytes=0):
+            table.note(table.key_of_pin(key))
+            self._engine.face.hand_over_key(table.key_of_pin(key))
+
     async def remove_all(self, index: Index) -> int:
         """Remove all pins of all tiers; return how many there were. Errors as for ``Invalidations.group``.
 
