@@ -964,6 +964,11 @@ class Internals:
         runtime = self._runtime
         return Registered(len(runtime.fences), len(runtime.flights._by_key), len(runtime._loading))
 
+    @property
+    def is_closing(self) -> bool:
+        """Whether the cache finishes its loads and writes."""
+        return bool(self._runtime.is_closing)
+
     def is_joinable(self, key: str) -> bool:
         """Return whether a caller would join a flight of ``key``."""
         return self._runtime.flights.joinable(key) is not None

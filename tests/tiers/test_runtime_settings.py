@@ -10,12 +10,24 @@ from typing import Any
 import pytest
 import valkey
 
-from tests.seams import HeldCommands, HeldReads, fail_commands, without_hand_over, without_switch_at_fills
+from tests.requests import Loader
+from tests.seams import (
+    HeldCommands,
+    HeldPings,
+    HeldReads,
+    JobDefect,
+    fail_commands,
+    internals,
+    set_intervals,
+    without_hand_over,
+    without_switch_at_fills,
+)
 from tests.support import MakeCache, until
 from tiercache import (
     MISS,
     NO_EXPIRY,
     AgentCache,
+    CoherenceOptions,
     L2UnavailableError,
     RuntimeSettings,
     TierOptions,
@@ -217,6 +229,16 @@ async def test_settings_serve_an_entry_of_l1_without_hand_over(
     assert await cache.kv.get("key") == "x"
 
 
+async def test_settings_let_a_disabled_tier_remember_no_error(make_cache: MakeCache) -> None:
+    cache = make_cache(name="test", kv=TierOptions(cache_errors={KeyError: 60}))
+    await cache.configure("kv", OFF)
+    loader = Loader(KeyError("k"))
+    for _ in range(2):
+        with pytest.raises(KeyError):
+            await cache.kv.get_or_load("key", loader)
+    assert loader.calls == 2
+
+
 async def test_settings_of_the_sync_face_reach_the_async_face_at_once(cache: AgentCache) -> None:
     await cache.kv.set("key", "x")
     await asyncio.to_thread(cache.sync.configure, "kv", OFF)
@@ -327,6 +349,39 @@ async def test_settings_stay_known_while_valkey_is_unavailable(
         with pytest.raises(L2UnavailableError):
             await cache.configure("kv", None)
     assert cache.settings("kv") == OFF
+
+
+async def test_settings_that_change_in_an_outage_are_read_after_it(
+    make_cache: MakeCache, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one report of the change has come, and the read that it caused got no answer."""
+    set_intervals(monkeypatch, send=0.01)
+    rounds, reads = JobDefect(monkeypatch, "service"), JobDefect(monkeypatch, "settings")
+    rounds.is_on = reads.is_on = False
+    cache = make_cache(name="test")
+    await cache.open()
+    pings = HeldPings(monkeypatch)
+    with monkeypatch.context() as patch:
+        fail_commands(patch)
+        read_count = reads.count
+        plain.hset(KEY, "tier:kv", '{"enabled":false}')
+        await until(lambda: reads.count > read_count)
+        internals(cache).breaker.trip(L2UnavailableError("away"))
+        round_count = rounds.count
+        await until(lambda: rounds.count >= round_count + 2)
+    assert cache.settings("kv") is None
+    pings.release.set()
+    await until(lambda: cache.settings("kv") == OFF)
+
+
+async def test_settings_of_an_operator_are_read_each_round_without_tracking(
+    make_cache: MakeCache, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_intervals(monkeypatch, send=0.01)
+    cache = make_cache(name="test", coherence=CoherenceOptions(tracking="off"))
+    await cache.open()
+    plain.hset(KEY, "tier:kv", '{"enabled":false}')
+    await until(lambda: cache.settings("kv") == OFF)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import valkey
 
+from tests.seams import internals
 from tests.support import MakeCache, until
 from tiercache import (
     AgentCache,
@@ -140,8 +141,7 @@ async def test_stale_value_is_not_refreshed_while_the_cache_closes(
     loading = asyncio.create_task(cache.kv.get_or_load("other", load))
     await began.wait()
     closing = asyncio.create_task(cache.aclose())
-    for _ in range(20):
-        await asyncio.sleep(0)
+    await until(lambda: internals(cache).is_closing)
     gate.set()
     await asyncio.gather(loading, closing)
     assert len(found) == 1

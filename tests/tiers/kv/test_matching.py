@@ -195,3 +195,13 @@ async def test_delete_pattern_refuses_pattern_that_is_none(memory: AgentCache, p
 async def test_delete_pattern_refuses_dry_run_that_is_no_bool(memory: AgentCache) -> None:
     with pytest.raises(UsageError, match="dry_run must be a bool"):
         await memory.kv.delete_pattern("*", dry_run="no")  # type: ignore[arg-type]
+
+
+async def test_delete_pattern_counts_in_a_dry_run_values_of_other_processes_and_keys_of_other_types(
+    make_cache: MakeCache, plain: valkey.Valkey
+) -> None:
+    cache, other = make_cache(name="test"), make_cache(name="test")
+    await other.kv.set_many({"a1": 1, "a2": 2})
+    await other.flush_writes()
+    plain.rpush("test:__tc:kv:kv:a3", "x")
+    assert await cache.kv.delete_pattern("a*", dry_run=True) == 3
