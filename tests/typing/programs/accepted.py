@@ -7,6 +7,8 @@ from contextlib import aclosing
 from contextvars import ContextVar
 from typing import Any, Literal, TypedDict, assert_type
 
+from valkey.asyncio import Valkey
+
 from tiercache import (
     MISS,
     Admission,
@@ -64,6 +66,29 @@ def scoped(cache: AgentCache, tenant: ContextVar[str]) -> None:
         cache.tier("named", TierOptions(scope=tenant.get))
         cache.memoize(scope=lambda: "acme")
         cache.sync.tool.cached("t", scope=tenant.get)
+
+
+def with_servers(client: Valkey) -> AgentCache:
+    clients = {"session": client, "embed": client}
+    AgentCache.in_memory(clients=clients)
+    AgentCache.embedded(clients={"session": "valkey://state:6379"})
+    return AgentCache.from_url("valkey://cache:6379", clients={"session": client, "embed": "valkey://state:6379/1"})
+
+
+async def per_run(cache: AgentCache) -> None:
+    @cache.memoize(per_run=True, ttl=60)
+    async def double(number: int) -> int:
+        return 2 * number
+
+    @cache.sync.tool.cached("halve", per_run=True)
+    def halve(number: int) -> float:
+        return number / 2
+
+    async with cache.agent():
+        assert_type(await double(5), int)
+        assert_type(await cache.tool.get_or_load("double", {"number": 5}, double, per_run=True), ToolResult[int])
+    with cache.sync.agent():
+        assert_type(halve(5), float)
 
 
 async def decorated(cache: AgentCache) -> None:

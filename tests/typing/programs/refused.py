@@ -187,6 +187,8 @@ async def operations(cache: AgentCache) -> None:
     await cache.kv.delete_pattern("a*", dry_run="yes")  # refused
     await cache.configure("kv", {"ttl": 5})  # refused
     RuntimeSettings(enabled="no")  # refused
+    AgentCache.in_memory(clients={"session": 5})  # refused
+    cache.memoize(per_run="yes")  # refused
     await cache.llm.pin({"model": "m", "messages": []}, 5)  # refused
     await cache.kv.warm(["a"], concurrency="2")  # refused
     for _ in cache.kv.scan():  # refused
