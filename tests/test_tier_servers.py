@@ -435,6 +435,27 @@ async def test_closing_closes_every_server(make_split: MakeCache, plain: valkey.
     await until(lambda: not [each for each in plain.client_list() if each["name"] == "tiercache:test"])
 
 
+async def test_closing_sends_the_counts_of_loads_that_end_on_another_server(
+    make_cache: MakeCache, plain: valkey.Valkey, state_url: str
+) -> None:
+    cache = make_cache(name="test", clients={"tool": state_url})
+    began, release = asyncio.Event(), asyncio.Event()
+
+    async def load() -> str:
+        began.set()
+        await release.wait()
+        return "x"
+
+    loading = asyncio.create_task(cache.tool.get_or_load("tool", {}, load))
+    await began.wait()
+    closing = asyncio.create_task(cache.aclose())
+    # Time enough for the main server to close.
+    await asyncio.sleep(0.2)
+    release.set()
+    await asyncio.gather(loading, closing)
+    assert plain.hget("test:__stats", "tool:misses") == b"1"
+
+
 def test_dropped_cache_warns_if_any_server_was_open(state_url: str) -> None:
     program = f"""
 import asyncio, gc

@@ -179,8 +179,12 @@ class Sides:
             raise
 
     async def aclose(self) -> None:
-        """Close every engine. They share the time that ``ResilienceOptions.drain_timeout`` gives them."""
-        await asyncio.gather(*(engine.aclose() for engine in self.engines))
+        """Close every engine, the main one last: it sends the counts of the loads that end on the others."""
+        main, *others = self.engines
+        try:
+            await asyncio.gather(*(engine.aclose() for engine in others))
+        finally:
+            await main.aclose()
 
     def close_unused(self) -> bool:
         """Close without an event loop; return False, and change nothing, if an engine is in use."""
