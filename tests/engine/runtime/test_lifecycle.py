@@ -177,16 +177,17 @@ async def test_lifecycle_serves_nested_load_during_close(url: str, plain: valkey
 
 async def test_lifecycle_close_leaves_load_that_ignores_cancellation(url: str) -> None:
     cache = AgentCache.from_url(url, resilience=ResilienceOptions(drain_timeout=0.05))
-    release = asyncio.Event()
+    began, release = asyncio.Event(), asyncio.Event()
 
     async def stubborn() -> str:
+        began.set()
         while not release.is_set():
             with contextlib.suppress(asyncio.CancelledError):
                 await release.wait()
         return "x"
 
     loading = asyncio.create_task(cache.llm.get_or_load(HELLO, stubborn))
-    await asyncio.sleep(0.02)
+    await began.wait()
     async with asyncio.timeout(10):
         await cache.aclose()
     with pytest.raises(UsageError, match="closed while"):
