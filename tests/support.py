@@ -61,6 +61,11 @@ async def until(condition: Callable[[], Any], seconds: float = 4.0) -> None:
         await asyncio.sleep(0.005)
 
 
+async def settled() -> None:
+    """Return when no load runs in the background."""
+    await until(lambda: not [task for task in asyncio.all_tasks() if task.get_name() == "tiercache-load"])
+
+
 async def collect_generators() -> None:
     """Collect garbage, and let the loop close the asynchronous generators in it.
 

@@ -21,9 +21,8 @@ from .side import Side, SideCalls, Sides
 from .telemetry import names
 from .telemetry.prometheus import CacheCollector, report
 from .telemetry.source import CacheSource
-from .text import shown
+from .text import TIER_NAME, shown
 from .tier_options import LlmOptions, SessionOptions, TierOptions
-from .tier_servers import TIER_NAME
 from .tiers.checkpoints.tier import CheckpointTier
 from .tiers.conversations.in_memory import MemoryConversations
 from .tiers.conversations.in_valkey import ValkeyConversations

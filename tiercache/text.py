@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from .errors import UsageError
 
-__all__ = ["LONGEST_NAME_BYTES", "check_name", "check_size", "check_text", "encode_id", "shown"]
+__all__ = ["LONGEST_NAME_BYTES", "TIER_NAME", "check_name", "check_size", "check_text", "encode_id", "shown"]
 
 # Bytes of UTF-8 that a name may have: a thread id, a field, a tag, a tool, a model, or a kv key with its prefix.
 LONGEST_NAME_BYTES: Final = 512
+# The form of the name of a tier.
+TIER_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 # Characters of a value that an error or a log line shows.
 _SHOWN_COUNT: Final = 80

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 from .errors import UsageError
 from .stores.valkey.settings import Client, Settings, client_from_url
-from .text import shown
+from .text import TIER_NAME, shown
 
-__all__ = ["TIER_NAME", "TierServers"]
-
-TIER_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
+__all__ = ["TierServers"]
 
 
 class TierServers:
@@ -54,7 +51,7 @@ class TierServers:
 def _client(tier: str, client: Client | str | None) -> Client:
     if client is None:
         raise UsageError(
-            f"clients[{tier!r}] must be a client or a URL: a tier without its own server has no place here"
+            f"clients[{tier!r}] must be a client or a URL, not None: a tier that is left out is on the main server"
         )
     try:
         used = client_from_url(client) if isinstance(client, str) else client

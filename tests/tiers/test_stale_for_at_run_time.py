@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import MakeCache, until
+from tests.support import MakeCache, settled, until
 from tiercache import AgentCache, RuntimeSettings, TierOptions
 from tiercache.testing import FakeClock
 
@@ -22,11 +22,6 @@ async def load(cache: AgentCache, tier: str, value: str = "new", tool: str = "se
     if tier == "tool":
         return (await cache.tool.get_or_load(tool, {"q": 1}, lambda: value, ttl=60)).source
     return (await cache.tier(tier).get_or_load("key", lambda: value, ttl=60)).source
-
-
-async def settled() -> None:
-    """Return when no load runs in the background."""
-    await until(lambda: not [task for task in asyncio.all_tasks() if task.get_name() == "tiercache-load"])
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from ..log import CacheLog
 from ..scopes import RUN, Components, KeyScopes
 from .run import run_of_entry
 
-__all__ = ["RunScopes", "tags_in_run"]
+__all__ = ["RunScopes", "components_in_run", "tags_in_run"]
 
 
 class RunScopes(KeyScopes):
@@ -28,12 +28,17 @@ class RunScopes(KeyScopes):
 
     def find(self) -> Components:
         """Return the components, as ``KeyScopes.find``. Raises UsageError outside of a run too."""
-        return (*super().find(), (RUN, run_of_entry(self._log).session_id))
+        return components_in_run(super().find(), self._log)
 
     @property
     def tags(self) -> tuple[str, ...]:
         """The tag of the present run, by which its end removes the entries."""
-        return (run_of_entry(self._log)._tag,)
+        return tuple(tags_in_run((), self._log))
+
+
+def components_in_run(components: Components, log: CacheLog) -> Components:
+    """Return ``components`` and the session id of the present run. Errors as for ``run_of_entry``."""
+    return (*components, (RUN, run_of_entry(log).session_id))
 
 
 def tags_in_run(tags: Sequence[str], log: CacheLog) -> Sequence[str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -18,7 +17,7 @@ from ..engine.entries.entry import Group
 from ..engine.entries.overrides import Overrides, Switches
 from ..errors import UsageError
 from ..log import CacheLog
-from ..text import check_name, shown
+from ..text import TIER_NAME, check_name, shown
 from ..ttl import Ttl, check_ttl
 from .shared_fields import SharedFields
 from .values.wire import MOST_DOLLARS
@@ -27,7 +26,6 @@ __all__ = ["RuntimeSettings", "SettingsTable"]
 
 _TIER: Final = "tier:"
 _TOOL: Final = "tool:"
-_TIER_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _LONGEST_SECONDS: Final = 100 * 365 * 86_400
 
 
@@ -129,7 +127,7 @@ class SettingsTable(SharedFields[RuntimeSettings]):
         Raises:
             UsageError: There is no such tier, ``tool`` is given for another tier, or ``settings`` do not fit the tier.
         """
-        if not isinstance(tier, str) or not _TIER_NAME.fullmatch(tier):
+        if not isinstance(tier, str) or not TIER_NAME.fullmatch(tier):
             raise UsageError(f"tier must be llm, tool, kv, or the name of a kv tier, not {shown(tier)}")
         if tier == "session":
             raise UsageError("tier must not be session: sessions are state, which cannot be disabled or configured")

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import valkey
 
+from tests.engine.operations.sources import Source
 from tests.seams import in_l1, replace_reads
-from tests.support import MakeCache, until
+from tests.support import MakeCache, settled, until
 from tiercache import AgentCache, CoherenceOptions, L2UnavailableError, TierOptions, UsageError
 from tiercache.testing.clock import FakeClock
 
@@ -27,28 +28,6 @@ class BusyError(Exception):
     def __init__(self, text: str, *, retry_after: float) -> None:
         super().__init__(text)
         self.retry_after = retry_after
-
-
-class Source:
-    """A loader whose next answer the test sets; ``gate`` holds its answers back.
-
-    Attributes:
-        answer: The value that the loader returns, or the error that it raises.
-        count: Calls so far.
-    """
-
-    def __init__(self, answer: Any) -> None:
-        self.answer = answer
-        self.count = 0
-        self.gate = asyncio.Event()
-        self.gate.set()
-
-    async def __call__(self) -> Any:
-        self.count += 1
-        await self.gate.wait()
-        if isinstance(self.answer, Exception):
-            raise self.answer
-        return self.answer
 
 
 @pytest.fixture
@@ -68,11 +47,6 @@ async def make_memory(clock: FakeClock) -> AsyncIterator[Callable[..., AgentCach
     yield make
     for cache in made:
         await cache.aclose()
-
-
-async def settled() -> None:
-    """Return when no load runs in the background."""
-    await until(lambda: not [task for task in asyncio.all_tasks() if task.get_name() == "tiercache-load"])
 
 
 # Stale values

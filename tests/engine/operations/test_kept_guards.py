@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import valkey
 
+from tests.engine.operations.sources import Source
 from tests.seams import internals
-from tests.support import MakeCache, until
+from tests.support import MakeCache, settled, until
 from tiercache import (
     AgentCache,
     CoherenceOptions,
@@ -29,28 +30,6 @@ KEY = "test:__tc:kv:kv:k"
 
 class KnownError(Exception):
     """An error that the tier remembers."""
-
-
-class Source:
-    """A loader that counts its calls, and waits for ``gate`` before it answers."""
-
-    def __init__(self, answer: Any) -> None:
-        self.answer = answer
-        self.count = 0
-        self.gate = asyncio.Event()
-        self.gate.set()
-
-    async def __call__(self) -> Any:
-        self.count += 1
-        await self.gate.wait()
-        if isinstance(self.answer, Exception):
-            raise self.answer
-        return self.answer
-
-
-async def settled() -> None:
-    """Return when no load runs in the background."""
-    await until(lambda: not [task for task in asyncio.all_tasks() if task.get_name() == "tiercache-load"])
 
 
 def memory(clock: FakeClock, **options: Any) -> AgentCache:

@@ -179,7 +179,8 @@ class Inspection:
 
     def _kept_until(self, kept: KeptEntry) -> float:
         freshness = self._call.rules.freshness
-        return kept.kept_until if freshness is None else freshness.ends(kept)
+        assert freshness is not None  # Otherwise L1 would not serve the entry.
+        return freshness.ends(kept)
 
     def _l1_state(self, now: float) -> L1State:
         l1, call = self._runtime.l1, self._call

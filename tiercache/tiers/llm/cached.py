@@ -11,7 +11,7 @@ import typing
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Final, ParamSpec, Protocol, TypeVar, Unpack, overload
 
-from ...agents.run import run_of_entry
+from ...agents.run_scopes import components_in_run
 from ...decorators.cached import Cached, Operations
 from ...decorators.cached_generator import CachedGenerator
 from ...decorators.functions import check_async, is_generator, name_of
@@ -22,7 +22,7 @@ from ...engine.entries.entry import Entry
 from ...engine.entries.rules import TierRules
 from ...errors import UsageError
 from ...indexes.names import tag_groups
-from ...scopes import RUN, Components
+from ...scopes import Components
 from ...text import encode_id, shown
 from ..keys.fingerprint import fingerprint
 from ..keys.key import HANDLE_BYTES, LlmKey, is_unchanged
@@ -64,8 +64,8 @@ class CachingTier(Tier[LlmKey, LlmResult]):
         """Return the key of a request whose entry belongs to the present run alone."""
         if type(params) is LlmKey:
             raise UsageError("per_run needs the params: a key has been made without the run")
-        own = (RUN, run_of_entry(self._engine.log).session_id)
-        return self._lookup.within(params, (*self._rules.scopes.components(), own))
+        components = components_in_run(self._rules.scopes.components(), self._engine.log)
+        return self._lookup.within(params, components)
 
     def _full_key(self, params: Any) -> str:
         """Return the key in Valkey, also of params for which no answer can be stored."""

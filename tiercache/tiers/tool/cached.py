@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, ParamSpec, Protocol, Unpack, overload
 
-from ...agents.run import run_of_entry
+from ...agents.run_scopes import components_in_run
 from ...decorators.cached import Cached, Operations
 from ...decorators.cached_generator import CachedGenerator
 from ...decorators.functions import check_async, is_generator
@@ -19,7 +19,7 @@ from ...engine.engine import Engine
 from ...engine.entries.entry import Entry
 from ...engine.entries.rules import TierRules
 from ...errors import UsageError
-from ...scopes import RUN, Components
+from ...scopes import Components
 from ...text import shown
 from ..keys.fingerprint import fingerprint
 from ..keys.key import HANDLE_BYTES, ToolKey
@@ -103,8 +103,8 @@ class CachingTier(Tier[ToolKey, ToolResult[Any]]):
         """Return the key of a call whose entry belongs to the present run alone."""
         if type(tool) is ToolKey:
             raise UsageError("per_run needs the tool and its args: a key has been made without the run")
-        own = (RUN, run_of_entry(self._engine.log).session_id)
-        return self._lookup.within(tool, args, (*self._rules.scopes.components(), own))
+        components = components_in_run(self._rules.scopes.components(), self._engine.log)
+        return self._lookup.within(tool, args, components)
 
     def _encode(self, key: ToolKey, value: object, cost: float | None) -> Loaded:
         """Return the entry of a result and its bytes; raise UsageError if ``value`` is not JSON."""
