@@ -119,7 +119,7 @@ def test_every_task_of_the_package_is_supervised_or_awaited() -> None:
         if path.relative_to(PACKAGE).parts[0] in ("testing", "cli"):
             continue
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if isinstance(node, ast.Call) and getattr(node.func, "attr", None) == "create_task":
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", None) in ("create_task", "Task"):
                 names = [keyword.value for keyword in node.keywords if keyword.arg == "name"]
                 assert len(names) == 1, f"{path}:{node.lineno}: a task without a name"
                 name = names[0]

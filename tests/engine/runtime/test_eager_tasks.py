@@ -60,6 +60,16 @@ async def test_eager_loads_return_with_valkey(cache: AgentCache) -> None:
     assert await in_time(cache.kv.exists("k"))
 
 
+async def test_eager_loaders_nest_as_deeply_as_others(memory: AgentCache) -> None:
+    async def descend(level: int) -> int:
+        if level == 100:
+            return 0
+        result = await memory.tool.get_or_load("descend", {"level": level + 1}, descend)
+        return int(result.value) + 1
+
+    assert await in_time(descend(0)) == 100
+
+
 @pytest.mark.parametrize("mode", ["refresh", "bypass", "store_only"])
 async def test_eager_loads_return_in_every_mode(memory: AgentCache, mode: Any) -> None:
     assert (await in_time(memory.kv.get_or_load("k", lambda: 1, mode=mode))).value == 1

@@ -16,7 +16,7 @@ from ...supervision import attempt, keep_running
 from ..hooks.calls import HookCalls
 from ..level2.breaker import Breaker, GuardedLevel2
 from ..level2.probe import Probe
-from ..memory.flights import Flight
+from ..memory.flights import CURRENT_FLIGHT, Flight
 from ..memory.memory import Memory
 from .face import Face
 from .l2 import L2, Connect, Service
@@ -195,7 +195,12 @@ class Runtime:
 
     def start(self, flight: Flight, load: Coroutine[Any, Any, None]) -> None:
         """Run ``load`` as the task of ``flight`` and of the flights that follow it."""
-        flight.task = self.loop.create_task(load, name="tiercache-load")
+        if CURRENT_FLIGHT.get() is None:
+            flight.task = self.loop.create_task(load, name="tiercache-load")
+        else:
+            # The caller is a loader. Eager tasks would run the loads of nested loaders on one stack, which 50 of them
+            # fill: this task takes its first step in the next step of the loop.
+            flight.task = asyncio.Task(load, loop=self.loop, name="tiercache-load")
         self._loading[flight.task] = flight
         flight.task.add_done_callback(self._ended)
 
