@@ -23,8 +23,16 @@ from tiercache.embedded import EmbeddedValkey
 from tiercache.testing import ChaosProxy
 
 _EAGER_FOLDER: Final = Path(__file__).parent / "eager"
-# The number of modules at the last freeze. An SDK, imported by the first test that needs it, has a million objects.
-_FROZEN_MODULES: Final = [0]
+# Tests between two freezes: the objects of pytest and Hypothesis that outlive a test make each collection slower.
+_TESTS_A_FREEZE: Final = 100
+
+
+class _Frozen:
+    """The state at the last freeze of the garbage collector."""
+
+    # An SDK, imported by the first test that needs it, has a million objects.
+    module_count = 0
+    test_count = 0
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -140,12 +148,20 @@ def _collect_only_garbage_of_tests() -> Iterator[None]:
     gc.unfreeze()
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown() -> Iterator[None]:
+    """Keep also the objects that outlive tests out of the later collections, once no fixture of a test is left."""
+    yield
+    _Frozen.test_count += 1
+    if _Frozen.test_count == _TESTS_A_FREEZE or len(sys.modules) != _Frozen.module_count:
+        _freeze()
+
+
 def _freeze() -> None:
-    """Collect the garbage, and keep all other objects out of later collections, unless no module was imported since."""
+    """Collect the garbage, and keep all other objects out of later collections."""
     gc.collect()
-    if len(sys.modules) != _FROZEN_MODULES[0]:
-        _FROZEN_MODULES[0] = len(sys.modules)
-        gc.freeze()
+    gc.freeze()
+    _Frozen.module_count, _Frozen.test_count = len(sys.modules), 0
 
 
 @pytest.fixture(autouse=True)
@@ -157,7 +173,7 @@ async def _leak_check() -> AsyncIterator[None]:
     yield
     for _ in range(5):
         await asyncio.sleep(0)
-    _freeze()
+    gc.collect()
     left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
     assert not left
     assert not problems

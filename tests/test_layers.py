@@ -102,6 +102,7 @@ def is_inside(module: str, folder: str) -> bool:
     return f"{module}.".startswith(f"{folder}.")
 
 
+@cache
 def imports_of(path: Path) -> list[tuple[bool, str]]:
     """Return (inside the package, module) of every import, also those inside functions."""
     found = []
