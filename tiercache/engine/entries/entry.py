@@ -20,8 +20,8 @@ __all__ = [
     "shared_size",
 ]
 
-# Bytes of an Entry, its numbers, the header of its key, and its slots in the LRU's two dictionaries. Measured on
-# CPython 3.11: 343 bytes when the dictionaries have just filled up, 400 bytes when they have just grown.
+# Bytes of an Entry, its numbers, the header of its key, and its slots in the LRU and in the index of groups. Measured
+# on CPython 3.11: 343 bytes when the dictionaries have just filled up, 400 bytes when they have just grown.
 ENTRY_OVERHEAD_BYTES: Final = 382
 
 
@@ -72,7 +72,8 @@ class Entry(Struct, eq=False, gc=False):
         expires_at: Monotonic second at which the entry expires in Valkey (inf: never). Of a loaded value that Valkey
             does not keep: the second until which L1 serves it, or inf if neither level keeps it.
         stored_at: Monotonic second at which this or another process stored the value.
-        groups: The groups whose invalidation removes the entry; its tags are the last of them.
+        groups: The groups whose invalidation removes the entry: at most two, of which the first is its tier, and then
+            its tags.
         size_bytes: Bytes that the entry takes of ``L1Options.max_bytes``.
         cost_micros: Cost of making the value, in millionths of a dollar; each hit saves as much.
     """

@@ -14,7 +14,7 @@ The contract:
   neither is the entry that it replaces. The entry of a pinned key is not kept either.
 - ``drop`` and ``drop_group`` remove at once.
 
-Each entry holds its deadline, and ``get`` checks the deadline: ``cachetools.TTLCache`` expires eagerly, which costs
+Each entry holds its deadline, and ``get`` checks the deadline: the removal of each entry at its deadline would cost
 more than the lookup itself.
 """
 
@@ -25,63 +25,62 @@ from collections import OrderedDict
 from collections.abc import Callable, Container
 from functools import partial
 
-from cachetools import Cache
-
 from ...options import L1Options
 from ..entries.entry import MATCHING, Entry, Group, has_tags, shared_size
 from ..entries.freshness import FailedEntry, KeptEntry
 from ..entries.key_pattern import matcher
-from .tag_table import TagTable, tuple_size
+from .group_index import GroupIndex
+from .tag_table import tuple_size
 
 __all__ = ["L1"]
 
 
-class _Lru(Cache[str, Entry]):
-    """A cachetools cache that evicts the least recently used entry, and counts bytes and evictions.
-
-    ``cachetools.LRUCache`` keeps three dictionaries, and one lookup makes four calls in Python. In ``order`` the
-    entries stand beside their keys, so that a lookup finds and moves an entry by two calls in C.
+class _Lru:
+    """The entries in the order of their use, and their keys by group; counts bytes and evictions.
 
     Attributes:
-        order: The entries, the least recently used first. Each lookup moves its entry to the end.
-        tags: The tags of the entries.
+        order: The entries, the least recently used first. Each lookup moves its entry to the end, and finds and moves
+            it by two calls in C.
+        groups: The keys of the entries by group.
         evicted_count: Entries evicted so far.
     """
 
-    def __init__(self, max_entries: int) -> None:
-        super().__init__(max_entries)
+    def __init__(self) -> None:
         self.order: OrderedDict[str, Entry] = OrderedDict()
-        self.tags = TagTable()
+        self.groups = GroupIndex(self.order)
         self._bytes = 0
         self.evicted_count = 0
 
     @property
     def bytes(self) -> int:
         """Bytes of all entries and of their tags."""
-        return self._bytes + self.tags.size_bytes
+        return self._bytes + self.groups.tags.size_bytes
 
-    def __setitem__(self, key: str, entry: Entry) -> None:
-        super().__setitem__(key, entry)
+    def add(self, key: str, entry: Entry) -> None:
+        """Add ``entry`` under ``key``, which is not there, as the most recently used one."""
+        self.groups.add(key, entry.groups)
         self.order[key] = entry
         self._bytes += entry.size_bytes
 
-    def __delitem__(self, key: str) -> None:
+    def remove(self, key: str) -> None:
+        """Remove the entry of ``key``, which is there."""
         entry = self.order.pop(key)
-        super().__delitem__(key)
         self._bytes -= entry.size_bytes
-        if has_tags(entry.groups):
-            self.tags.release(entry.groups)
+        self.groups.remove(key, entry.groups)
 
-    def popitem(self) -> tuple[str, Entry]:
-        key = next(iter(self.order))
+    def evict(self) -> None:
+        """Remove the least recently used entry."""
         self.evicted_count += 1
-        return key, self.pop(key)
+        self.remove(next(iter(self.order)))
 
     def clear(self) -> None:
-        super().clear()
+        """Remove all entries."""
         self.order.clear()
-        self.tags.clear()
+        self.groups.clear()
         self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self.order)
 
 
 class L1:
@@ -106,7 +105,7 @@ class L1:
         self.heard_count = 0
         self.doubted_count = 0
         self.pinned: Container[str] = ()
-        self._lru = _Lru(options.max_entries)
+        self._lru = _Lru()
         # As it is, and as lookups use it: see ``settle_first``.
         self._entry_of: Callable[[str], Entry | None] = self._lru.order.get
         self._find: Callable[[str], Entry | None] = self._entry_of
@@ -145,7 +144,7 @@ class L1:
             self._used(key)
             return entry if now < self.trusted_until or now < entry.began + self._max_staleness else None
         if not isinstance(entry, KeptEntry) or now >= entry.kept_until:
-            del self._lru[key]
+            self._lru.remove(key)
         return None
 
     def kept(self, key: str, now: float) -> KeptEntry | None:
@@ -206,14 +205,16 @@ class L1:
         # although there is room.
         self.drop(key)
         if has_tags(entry.groups):
-            entry.groups = lru.tags.share(entry.groups)
-        while lru and lru.bytes + entry.size_bytes > self.max_bytes:
-            lru.popitem()
+            entry.groups = lru.groups.tags.share(key, entry.groups)
+        while lru.order and lru.bytes + entry.size_bytes > self.max_bytes:
+            lru.evict()
         if lru.bytes + entry.size_bytes > self.max_bytes:
             # The entry and its tags are larger than ``max_bytes``.
-            lru.tags.release(entry.groups)
+            lru.groups.tags.release(key, entry.groups)
             return False
-        lru[key] = entry
+        if len(lru.order) >= self.max_entries:
+            lru.evict()
+        lru.add(key, entry)
         return True
 
     def add_tags(self, key: str, entry: Entry, tags: tuple[Group, ...]) -> None:
@@ -237,21 +238,23 @@ class L1:
         entry = self._entry_of(key)
         if entry is None:
             return False
-        del self._lru[key]
+        self._lru.remove(key)
         return type(entry) is not FailedEntry
 
     def drop_group(self, group: Group) -> int:
-        """Remove every entry of ``group``; return the count without remembered errors. Visits all entries."""
+        """Remove every entry of ``group``; return the count without remembered errors.
+
+        It visits the entries of the group; all entries for a pattern, and for a tag that many entries have.
+        """
         return sum([self.drop(key) for key in self._keys_of(group)])
 
     def _keys_of(self, group: Group) -> list[str]:
-        order = self._lru.order
         if group.kind == MATCHING:
-            return list(filter(matcher(group.value), order))
-        return [key for key, entry in order.items() if group in entry.groups]
+            return list(filter(matcher(group.value), self._lru.order))
+        return self._lru.groups.keys_of(group)
 
     def keys_of_group(self, group: Group, now: float) -> list[str]:
-        """Return the keys of the entries of ``group`` that are live at monotonic second ``now``. Visits all entries."""
+        """Return the keys of the entries of ``group`` that are live at monotonic second ``now``."""
         self.settle()
         order = self._lru.order
         return [key for key in self._keys_of(group) if now < order[key].deadline]
