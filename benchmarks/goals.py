@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from benchmarks.results import SUBJECT, Case, Ratio, Results
-from benchmarks.works.groups import UNRELATED
+from benchmarks.works.groups import L1_ENTRIES, UNRELATED
 from benchmarks.works.stampede import LOADER_SECONDS
 
 RIVAL = "betterdb"
@@ -114,6 +114,10 @@ def _groups(results: Results) -> Iterator[Goal]:
 
 
 def _others(results: Results) -> Iterator[Goal]:
+    few, many = (str(count) for count in (L1_ENTRIES[0], L1_ENTRIES[-1]))
+    drop = results.ratio(Case("drop-l1", many, SUBJECT), Case("drop-l1", few, SUBJECT))
+    if drop:
+        yield Goal("invalidate by model, 100,000 entries in L1", "the same with 1,000", 2, drop, is_most=True)
     length = results.ratio(Case("l1-hit", "context-1", SUBJECT), Case("l1-hit", "short-1", SUBJECT))
     if length:
         yield Goal("L1 hit, 100 KB of unchanged context", "a short request", 3, length, is_most=True)

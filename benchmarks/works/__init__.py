@@ -1,6 +1,6 @@
 """The works: the kinds of calls that are timed. To add a work, write a subclass of `Work`, and add an instance here."""
 
-from benchmarks.works.groups import DestroyThread, InvalidateModel, InvalidateTool, SessionAll
+from benchmarks.works.groups import DestroyThread, DropFromL1, InvalidateModel, InvalidateTool, SessionAll
 from benchmarks.works.growth import Entries, Length, Memory, Pipeline
 from benchmarks.works.invalidation import Invalidation
 from benchmarks.works.lookups import DecoratedHit, GatherChecks, L1Hit, L2Hit, PreparedHit
@@ -31,6 +31,7 @@ WORKS: dict[str, Work] = {  # in the order of the tables
         GatherChecks(),
         InvalidateTool(),
         InvalidateModel(),
+        DropFromL1(),
         SessionAll(),
         DestroyThread(),
         Invalidation(),

@@ -6,11 +6,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any, ClassVar
 
 from benchmarks.data import MODEL, SIZES, TOOL, tool_args, tool_text
-from benchmarks.peers.protocol import Peer
+from benchmarks.peers.protocol import Endpoint, Peer, Setting
 from benchmarks.timing import Clock, Measured
 from benchmarks.works.work import Bench, Variant, Work, expect_equal
 
 UNRELATED = (1_000, 10_000, 100_000, 1_000_000)
+L1_ENTRIES = (1_000, 10_000, 100_000)
+_ROOM = 2_000_000
 _QUICK_UNRELATED = (1_000, 100_000)
 _MEMBERS = 10
 _FIRST_CALLS = 3
@@ -91,6 +93,43 @@ class InvalidateModel(_Group):
         invalidate = peer.invalidate_model
         assert invalidate is not None
         return lambda: invalidate(MODEL)
+
+
+class DropFromL1(Work):
+    """Removes an entry of a model of its own among more and more entries in process memory, without Valkey."""
+
+    name = "drop-l1"
+    title = "Invalidate by model, by number of entries in L1"
+    explained = "`invalidate_by_model` of one answer, among answers of another model, in a cache without Valkey"
+    needs = ("invalidate_model",)
+    rounds = 1
+
+    def variants(self) -> list[Variant]:
+        return [
+            Variant(f"{count}", "entries in memory", f"{count:,}", use="memory", count=count, quick=count <= 10_000)
+            for count in L1_ENTRIES
+        ]
+
+    def setting(self, endpoint: Endpoint, variant: Variant) -> Setting:
+        return Setting(endpoint, variant.use, max_entries=_ROOM)
+
+    async def run(self, peer: Peer, variant: Variant, bench: Bench) -> Measured:
+        invalidate, size = peer.invalidate_model, SIZES["short"]
+        assert invalidate is not None
+        for number in range(variant.count):
+            await peer.store(size.build(number), size.reply(number))
+        alone = {**size.build(0), "model": "alone"}
+
+        async def body(loops: int) -> tuple[Clock, int]:
+            clock = Clock()
+            for _ in range(loops):
+                await peer.store(alone, size.reply(0))
+                with clock:
+                    found = await invalidate("alone")
+                expect_equal(peer, found, 1)
+            return clock, loops
+
+        return await bench.sample(body)
 
 
 class SessionAll(_Group):

@@ -139,7 +139,7 @@ def test_common_tag_is_dropped_in_full_and_takes_no_bytes_for_its_keys() -> None
     l1 = L1(L1Options())
     sizes = []
     for number in range(1000):
-        l1.put(f"{number}", entry((LLM, MODEL, RED), size=0))
+        l1.put(f"{number}", entry((LLM, MODEL, RED, RED), size=0))
         sizes.append(l1.size_bytes)
     assert sizes[0] == sizes[-1] < sizes[200]
     for number in range(990):
@@ -149,4 +149,5 @@ def test_common_tag_is_dropped_in_full_and_takes_no_bytes_for_its_keys() -> None
     assert l1.drop_group(RED) == 10
     assert l1.entry_count == 1
     l1.put("red", entry((LLM, MODEL, RED)))
-    assert l1.drop_group(RED) == 1
+    assert l1.drop_group(RED) == l1.drop_group(BLUE) == 1
+    assert l1.size_bytes == 0
