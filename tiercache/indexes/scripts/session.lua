@@ -60,8 +60,9 @@ local function unless_refused(reply)
 end
 
 -- Renews the life of a field. Returns the remaining life in ms, -1 for no end, -2 if the field is missing. With
--- `lazily` the field is renewed only after a quarter of its window has passed.
-local function slide(hash, key, field, tier, lazily)
+-- `lazily` the field is renewed only after a quarter of its window has passed. `is_text`: whether the key is known to
+-- hold a string.
+local function slide(hash, key, field, tier, lazily, is_text)
     local left = redis.call('PTTL', key)
     if left == -2 then return -2 end
     local window = window_in(redis.call('HGET', hash, field))
@@ -76,8 +77,12 @@ local function slide(hash, key, field, tier, lazily)
         return -1
     end
     if lazily and left <= window and left > window * 0.75 then return left end
-    -- GETEX fails on a key that is not a string, and leaves it unchanged.
-    unless_refused(redis.pcall('GETEX', key, 'PX', window))
+    if is_text then
+        redis.call('PEXPIRE', key, window)
+    else
+        -- GETEX fails on a key that is not a string, and leaves it unchanged. It returns the whole string.
+        unless_refused(redis.pcall('GETEX', key, 'PX', window))
+    end
     cover(hash, window)
     return window
 end
@@ -101,9 +106,9 @@ end
 -- Gives a value that has just replaced `old` its life. There are two cases:
 -- 1. The field existed and `given` is '': the field keeps its window, and its life is renewed.
 -- 2. Otherwise the window is `given`, or the tier's window if `given` is ''.
-local function settle(hash, key, field, old, given, tier)
+local function settle(hash, key, field, old, given, tier, is_text)
     if old and given == '' then
-        slide(hash, key, field, tier, false)
+        slide(hash, key, field, tier, false, is_text)
         return
     end
     local window = given ~= '' and tonumber(given) or tier

@@ -39,11 +39,13 @@ class _Field:
     Attributes:
         window: Seconds, inf for no end.
         expires_at: Monotonic second at which the field ends.
+        item_count: The number of items if an append has made the text, else None.
     """
 
     text: str
     window: float
     expires_at: float
+    item_count: int | None = None
 
 
 class MemorySessions(SessionStore):
@@ -99,18 +101,12 @@ class MemorySessions(SessionStore):
     async def append(self, key: FieldKey, item: str, window: float | None) -> int | None:
         await self._overtake(key)
         field = self._find(key)
-        text, count = f"[{item}]", 1
-        if field is not None:
-            try:
-                items = json.loads(field.text)
-            except (ValueError, RecursionError):
-                return None
-            if not isinstance(items, list):
-                return None
-            if items:
-                text, count = f"{field.text.rstrip()[:-1]},{item}]", len(items) + 1
-        self._change(key, field, text, window)
-        return count
+        before = 0 if field is None else _count_items(field)
+        if before is None:
+            return None
+        text = f"[{item}]" if field is None or not before else f"{field.text.rstrip()[:-1]},{item}]"
+        self._change(key, field, text, window, before + 1)
+        return before + 1
 
     async def incr(self, key: FieldKey, by: int, window: float | None) -> int | None:
         await self._overtake(key)
@@ -179,17 +175,19 @@ class MemorySessions(SessionStore):
     def _slide(self, field: _Field) -> None:
         field.expires_at = self._engine.now() + field.window
 
-    def _change(self, key: FieldKey, before: _Field | None, text: str, window: float | None) -> None:
+    def _change(
+        self, key: FieldKey, before: _Field | None, text: str, window: float | None, item_count: int | None = None
+    ) -> None:
         """Set the field. Without a ``window`` the field keeps its window ``before``, or gets the tier's window."""
         if window is None:
             lifetime = self._rules.lifetime()
             window = before.window if before is not None else math.inf if lifetime is None else lifetime
-        self._put(key, text, window)
+        self._put(key, text, window, item_count)
 
-    def _put(self, key: FieldKey, text: str, window: float) -> None:
+    def _put(self, key: FieldKey, text: str, window: float, item_count: int | None = None) -> None:
         fields = self._threads.setdefault(key.thread.id, {})
         self._count += key.field not in fields
-        fields[key.field] = _Field(text, window, self._engine.now() + window)
+        fields[key.field] = _Field(text, window, self._engine.now() + window, item_count)
         self._counters.stored_bytes += len(text)
         if self._count >= self._sweep_at:
             self._sweep()
@@ -223,6 +221,17 @@ class MemorySessions(SessionStore):
             else:
                 del self._threads[thread_id]
         self._sweep_at = max(_FIRST_SWEEP, 2 * self._count)
+
+
+def _count_items(field: _Field) -> int | None:
+    """Return the number of items of the JSON list in ``field``, or None if ``field`` holds something else."""
+    if field.item_count is not None:
+        return field.item_count
+    try:
+        items = json.loads(field.text)
+    except (ValueError, RecursionError):
+        return None
+    return len(items) if isinstance(items, list) else None
 
 
 def _is_int64(number: int) -> bool:

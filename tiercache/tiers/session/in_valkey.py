@@ -134,7 +134,7 @@ class ValkeySessions(SessionStore):
         return count > 0
 
     async def append(self, key: FieldKey, item: str, window: float | None) -> int | None:
-        count: int | None = await self._change("append", key, window, item)
+        count: int | None = await self._change("append", key, window, item, more_keys=(key.list_note,))
         return count
 
     async def incr(self, key: FieldKey, by: int, window: float | None) -> int | None:
@@ -146,9 +146,11 @@ class ValkeySessions(SessionStore):
         changed: int = await self._change("compare_and_set", key, window, *expectation, text)
         return changed == 1
 
-    async def _change(self, script: str, key: FieldKey, window: float | None, *args: str | int) -> Any:
+    async def _change(
+        self, script: str, key: FieldKey, window: float | None, *args: str | int, more_keys: tuple[str, ...] = ()
+    ) -> Any:
         own_window = "" if window is None else _milliseconds(window)
-        command = _field_command(script, key, self._tier_window, own_window, *args)
+        command = _field_command(script, key, self._tier_window, own_window, *args, more_keys=more_keys)
         reply = await self._state.change(key.key, command)
         self._sliding.forget(key.key)
         return reply
@@ -247,9 +249,10 @@ class ValkeySessions(SessionStore):
         return Call(self._rules, key.key, (self._rules.group, key.thread.group), self._counters)
 
 
-def _field_command(script: str, key: FieldKey, *args: str | int) -> Command:
+def _field_command(script: str, key: FieldKey, *args: str | int, more_keys: tuple[str, ...] = ()) -> Command:
     """Return the command that runs ``script`` for one field."""
-    return ("EVAL", session_script(script), 2, key.thread.windows, key.key, key.field, *args)
+    keys = (key.thread.windows, key.key, *more_keys)
+    return ("EVAL", session_script(script), len(keys), *keys, key.field, *args)
 
 
 def _field_commands(script: str, thread: ThreadKeys, fields: Sequence[bytes], *args: int) -> Iterator[Command]:

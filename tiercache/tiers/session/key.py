@@ -2,19 +2,23 @@
 
     {name}:session:{thread_id}:{field}      the value of the field
     {name}:__tc:thread:{thread_id}          a hash: the windows of the thread's fields
+    {name}:__tc:list:{thread_id}:{field}    the note of a field that holds a long list: ``scripts/session_append.lua``
 
-``%`` and ``:`` of a thread id are percent-encoded in both, so that the keys of one thread never begin with those of
+``%`` and ``:`` of a thread id are percent-encoded in all, so that the keys of one thread never begin with those of
 another thread. The field stands at the end of its key and may hold any text.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from ...engine.entries.entry import Group
 from ...text import LONGEST_NAME_BYTES, check_name, encode_id
 
 __all__ = ["FieldKey", "ThreadKeys", "Threads"]
+
+_WINDOWS: Final = ":__tc:thread:"
+_NOTES: Final = ":__tc:list:"
 
 
 class ThreadKeys(NamedTuple):
@@ -43,6 +47,12 @@ class FieldKey(NamedTuple):
     field: str
     key: str
 
+    @property
+    def list_note(self) -> str:
+        """The key of the note that describes the list in the field, if the list is long."""
+        # The name of a cache has no ``:``, so the first match stands behind it.
+        return f"{self.thread.windows.replace(_WINDOWS, _NOTES, 1)}:{self.field}"
+
 
 class Threads:
     """Makes the keys of threads and fields, and refuses wrong thread ids and fields.
@@ -54,7 +64,7 @@ class Threads:
 
     def __init__(self, name: str) -> None:
         self.values_prefix = f"{name}:session:"
-        self.windows_prefix = f"{name}:__tc:thread:"
+        self.windows_prefix = name + _WINDOWS
 
     def thread(self, thread_id: object) -> ThreadKeys:
         """Return the keys of a thread.
