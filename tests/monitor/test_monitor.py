@@ -105,6 +105,23 @@ async def test_marker_names_at_most_five_hundred_policies(make_cache: MakeCache,
     assert (len(marker["tool_policies"]), marker["tool_policies_truncated"]) == (500, True)
 
 
+async def test_heartbeat_is_rewritten_only_after_a_quarter_of_its_life(
+    make_cache: MakeCache, plain: valkey.Valkey
+) -> None:
+    """Every process hears of each write: in a fleet of N, N writes in half a minute would be N x N messages."""
+    caches = [make_cache(name="test") for _ in range(3)]
+    for cache in caches:
+        await cache.open()
+        plain.set(HEARTBEAT, "written", ex=60, xx=True)
+    for cache in caches:
+        await internals(cache).write_marker()
+    assert plain.get(HEARTBEAT) == b"written"
+    plain.pexpire(HEARTBEAT, 44_000)
+    await internals(caches[0]).write_marker()
+    assert plain.get(HEARTBEAT) != b"written"
+    assert plain.pttl(HEARTBEAT) > 59_000
+
+
 async def test_heartbeat_is_deleted_by_the_last_process_that_leaves(
     make_cache: MakeCache, plain: valkey.Valkey
 ) -> None:

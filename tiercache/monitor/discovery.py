@@ -44,6 +44,13 @@ redis.call('ZADD', KEYS[1], now + tonumber(ARGV[2]), ARGV[1])
 redis.call('EXPIRE', KEYS[1], ARGV[2])
 return 1
 """
+# KEYS: heartbeat; ARGV: time, seconds to live. Every process of the name watches the heartbeat, and hears of each write.
+# So a write follows only after a quarter of its life, and a fleet makes four a minute, however many processes it has.
+_BEAT: Final = """
+if redis.call('PTTL', KEYS[1]) > ARGV[2] * 750 then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
+return 1
+"""
 # KEYS: alive, heartbeat; ARGV: member. One script, so that no process can join between the count and the delete.
 _LEAVE: Final = """
 local now = tonumber(redis.call('TIME')[1])
@@ -115,7 +122,7 @@ class Discovery:
                 "register", self._name, json.dumps(self._marker()), _OTHERS_SECONDS * 1000
             ),
             ("SET", _PROTOCOL, _PROTOCOL_VERSION, "NX"),
-            ("SET", self.heartbeat, datetime.now(UTC).isoformat(), "EX", _HEARTBEAT_SECONDS),
+            ("EVAL", _BEAT, 1, self.heartbeat, datetime.now(UTC).isoformat(), _HEARTBEAT_SECONDS),
         ]
         # Before the answer: a cancelled registration may have reached Valkey, and ``leave`` must remove it.
         self._joined = True
