@@ -180,7 +180,7 @@ class RecordedLoad(Load):
         fence = runtime.fences.open(key, self.flight.fence.groups)
         try:
             while self.lookup.entry is None and self.lookup.placeholder == placeholder and not self.lookup.degraded:
-                l2.leases.ask(key)
+                l2.leases.ask(key, poll)
                 await l2.leases.wait(key, poll)
                 poll = min(2 * poll, _LAST_POLL)
                 # The value is read from Valkey now: a change up to now has not overtaken it.

@@ -72,6 +72,11 @@ __all__ = ["Lease", "Leases"]
 
 # Renewals in one ``ttl``: two renewals in a row may be lost or late.
 _RENEWALS_PER_TTL: Final = 3
+# The part of its pause within which a waiter leaves the question for the end of a lease to the last process that asked.
+# The pauses of a single waiter double, and its questions are further apart.
+_ASKED_PART: Final = 1 / 3
+# Keys for which the moment of the last question is known.
+_MAX_ASKED: Final = 1000
 
 
 class Lease:
@@ -138,6 +143,8 @@ class Leases:
         self._ttl = ttl
         self._held: dict[str, Lease] = {}
         self._waiting: dict[str, set[asyncio.Future[None]]] = {}
+        # For each key the second of the loop's clock at which a process last asked for the end of its lease.
+        self._asked: dict[str, float] = {}
 
     # Holding
 
@@ -305,20 +312,34 @@ class Leases:
             self._pipe.post(Announce(Announcement(ended_leases=(lease.key,))))
 
     def note_awaited(self, key: str) -> None:
-        """Record that another process waits for the lease on ``key``, if this process holds that lease."""
+        """Record that another process waits for the lease on ``key``."""
+        self._note_asked(key)
         lease = self._held.get(key)
         if lease is not None:
             lease.is_awaited = True
             lease.on_awaited()
 
+    def _note_asked(self, key: str) -> None:
+        if len(self._asked) >= _MAX_ASKED:
+            self._asked.clear()
+        self._asked[key] = asyncio.get_running_loop().time()
+
     # Waiting
 
-    def ask(self, key: str) -> None:
-        """Ask the process that holds the lease on ``key`` for a message when the lease ends."""
-        if (lease := self._held.get(key)) is None:
-            self._pipe.post(Announce(Announcement(awaited_leases=(key,))))
-        else:
+    def ask(self, key: str, pause: float) -> None:
+        """Ask the process that holds the lease on ``key`` for a message when the lease ends.
+
+        Every process hears the question, and the message reaches all waiters. So a waiter does not ask if another one
+        has just asked: else N waiters would cause N x N messages in each pause.
+
+        Args:
+            pause: Seconds until this load asks again.
+        """
+        if (lease := self._held.get(key)) is not None:
             lease.on_awaited()  # Of a load of this process that no caller may join any more.
+        elif asyncio.get_running_loop().time() >= self._asked.get(key, -math.inf) + pause * _ASKED_PART:
+            self._note_asked(key)
+            self._pipe.post(Announce(Announcement(awaited_leases=(key,))))
 
     async def wait(self, key: str, timeout: float) -> None:
         """Wait until ``wake`` is called for ``key``, at most ``timeout`` seconds."""
@@ -334,12 +355,15 @@ class Leases:
 
     def wake(self, key: str) -> None:
         """Wake the loads that wait for ``key``, so that they read the key again."""
+        # The next lease on the key has another holder, which no process has asked.
+        self._asked.pop(key, None)
         for wakeup in self._waiting.get(key, ()):
             if not wakeup.done():
                 wakeup.set_result(None)
 
     def wake_all(self) -> None:
         """Wake all waiting loads."""
+        self._asked.clear()
         for key in self._waiting:
             self.wake(key)
 
