@@ -44,7 +44,7 @@ redis.call('ZADD', KEYS[1], now + tonumber(ARGV[2]), ARGV[1])
 redis.call('EXPIRE', KEYS[1], ARGV[2])
 return 1
 """
-# KEYS: heartbeat; ARGV: time, seconds to live. Every process of the name watches the heartbeat and hears of each write.
+# KEYS: heartbeat; ARGV: time, seconds to live. The server reports each write to every process.
 # So a write follows only after a quarter of its life, and a fleet makes four a minute, however many processes it has.
 _BEAT: Final = """
 if redis.call('PTTL', KEYS[1]) > ARGV[2] * 750 then return 0 end
