@@ -108,7 +108,7 @@ async def test_marker_names_at_most_five_hundred_policies(make_cache: MakeCache,
 async def test_heartbeat_is_rewritten_only_after_a_quarter_of_its_life(
     make_cache: MakeCache, plain: valkey.Valkey
 ) -> None:
-    """The server reports each write to every process: in a fleet of N, N writes in half a minute would be N x N messages."""
+    """The server reports each write to every process: N processes that each write would cause N x N messages."""
     caches = [make_cache(name="test") for _ in range(3)]
     for cache in caches:
         await cache.open()

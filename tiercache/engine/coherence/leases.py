@@ -329,8 +329,8 @@ class Leases:
     def ask(self, key: str, pause: float) -> None:
         """Ask the process that holds the lease on ``key`` for a message when the lease ends.
 
-        Every process receives the question, and the message reaches all waiters. So a waiter does not ask if another one
-        has just asked: else N waiters would cause N x N messages in each pause.
+        Every process receives the question, and the message reaches all waiters. So a waiter does not ask if another
+        one has just asked: else N waiters would cause N x N messages in each pause.
 
         Args:
             pause: Seconds until this load asks again.
