@@ -125,7 +125,7 @@ def test_check_finds_tasks_that_grow() -> None:
 
 
 def test_check_finds_a_container_above_every_bound() -> None:
-    assert kinds(outcome_of(sizes={"Leases._held": 13_000, "L1._lru": 2_000})) == ["containers"]
+    assert kinds(outcome_of(sizes={"Leases._held": 13_000, "_Lru.order": 2_000})) == ["containers"]
 
 
 def test_check_finds_tasks_and_descriptors_left_after_the_close() -> None:
@@ -142,11 +142,11 @@ def test_check_finds_keys_of_entries_left_in_valkey() -> None:
 
 
 def test_report_has_a_row_for_every_check_and_the_bounds() -> None:
-    outcome = outcome_of(sizes={"L1._lru": 2_000})
+    outcome = outcome_of(sizes={"_Lru.order": 2_000})
     outcome.keys = KeysLeft(3.0, ["soak:__stats"], Counter())
     report = report_of(outcome)
     assert all(f"| {text} |" in report for text in CHECKS.values())
-    assert "`L1._lru` 2,000" in report
+    assert "`_Lru.order` 2,000" in report
     assert "1 key after 3 s: `soak:__stats`" in report
     assert "**no violation**" in report
 
@@ -180,7 +180,7 @@ async def test_container_sizes_find_the_containers_of_a_cache(cache: AgentCache)
     for number in range(30):
         await cache.kv.set(f"k{number}", number, tags=[f"t{number}"])
     sizes = container_sizes(cache)
-    assert sizes["L1._lru"] == 30
+    assert sizes["_Lru.order"] == 30
     owners = {name.partition(".")[0] for name in sizes}
     # A class that is renamed must be renamed there too.
     assert owners >= EMPTY_AT_REST
