@@ -59,6 +59,16 @@ local function unless_refused(reply)
     return reply
 end
 
+-- Returns the key of the note that session_append keeps of a field with a long list.
+local function note_of(hash, field)
+    return (string.gsub(hash, ':__tc:thread:', ':__tc:list:', 1)) .. ':' .. field
+end
+
+-- Removes the note of a field whose value changes. A refusal must not fail the change.
+local function forget_note(hash, field)
+    redis.pcall('DEL', note_of(hash, field))
+end
+
 -- Renews the life of a field. Returns the remaining life in ms, -1 for no end, -2 if the field is missing. With
 -- `lazily` the field is renewed only after a quarter of its window has passed. `is_text`: whether the key is known to
 -- hold a string.
@@ -106,9 +116,9 @@ end
 -- Gives a value that has just replaced `old` its life. There are two cases:
 -- 1. The field existed and `given` is '': the field keeps its window, and its life is renewed.
 -- 2. Otherwise the window is `given`, or the tier's window if `given` is ''.
-local function settle(hash, key, field, old, given, tier, is_text)
+local function settle(hash, key, field, old, given, tier)
     if old and given == '' then
-        slide(hash, key, field, tier, false, is_text)
+        slide(hash, key, field, tier, false, true)
         return
     end
     local window = given ~= '' and tonumber(given) or tier

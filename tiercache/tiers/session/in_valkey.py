@@ -134,7 +134,7 @@ class ValkeySessions(SessionStore):
         return count > 0
 
     async def append(self, key: FieldKey, item: str, window: float | None) -> int | None:
-        count: int | None = await self._change("append", key, window, item, more_keys=(key.list_note,))
+        count: int | None = await self._change("append", key, window, item)
         return count
 
     async def incr(self, key: FieldKey, by: int, window: float | None) -> int | None:
@@ -146,11 +146,9 @@ class ValkeySessions(SessionStore):
         changed: int = await self._change("compare_and_set", key, window, *expectation, text)
         return changed == 1
 
-    async def _change(
-        self, script: str, key: FieldKey, window: float | None, *args: str | int, more_keys: tuple[str, ...] = ()
-    ) -> Any:
+    async def _change(self, script: str, key: FieldKey, window: float | None, *args: str | int) -> Any:
         own_window = "" if window is None else _milliseconds(window)
-        command = _field_command(script, key, self._tier_window, own_window, *args, more_keys=more_keys)
+        command = _field_command(script, key, self._tier_window, own_window, *args)
         reply = await self._state.change(key.key, command)
         self._sliding.forget(key.key)
         return reply
@@ -193,7 +191,8 @@ class ValkeySessions(SessionStore):
     async def clear(self, threads: Threads) -> int:
         group = self._rules.group
         count = await self._invalidations.group(GroupEntries(group, (threads.values_prefix,), is_state=True))
-        await self._invalidations.group(GroupEntries(group, (threads.windows_prefix,), is_state=True))
+        beside = (threads.windows_prefix, threads.notes_prefix)
+        await self._invalidations.group(GroupEntries(group, beside, is_state=True))
         return count
 
     async def _first_script(
@@ -249,10 +248,9 @@ class ValkeySessions(SessionStore):
         return Call(self._rules, key.key, (self._rules.group, key.thread.group), self._counters)
 
 
-def _field_command(script: str, key: FieldKey, *args: str | int, more_keys: tuple[str, ...] = ()) -> Command:
+def _field_command(script: str, key: FieldKey, *args: str | int) -> Command:
     """Return the command that runs ``script`` for one field."""
-    keys = (key.thread.windows, key.key, *more_keys)
-    return ("EVAL", session_script(script), len(keys), *keys, key.field, *args)
+    return ("EVAL", session_script(script), 2, key.thread.windows, key.key, key.field, *args)
 
 
 def _field_commands(script: str, thread: ThreadKeys, fields: Sequence[bytes], *args: int) -> Iterator[Command]:

@@ -10,15 +10,12 @@ another thread. The field stands at the end of its key and may hold any text.
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from ...engine.entries.entry import Group
 from ...text import LONGEST_NAME_BYTES, check_name, encode_id
 
 __all__ = ["FieldKey", "ThreadKeys", "Threads"]
-
-_WINDOWS: Final = ":__tc:thread:"
-_NOTES: Final = ":__tc:list:"
 
 
 class ThreadKeys(NamedTuple):
@@ -47,12 +44,6 @@ class FieldKey(NamedTuple):
     field: str
     key: str
 
-    @property
-    def list_note(self) -> str:
-        """The key of the note that describes the list in the field, if the list is long."""
-        # The name of a cache has no ``:``, so the first match stands behind it.
-        return f"{self.thread.windows.replace(_WINDOWS, _NOTES, 1)}:{self.field}"
-
 
 class Threads:
     """Makes the keys of threads and fields, and refuses wrong thread ids and fields.
@@ -60,11 +51,13 @@ class Threads:
     Attributes:
         values_prefix: The prefix of the keys of all fields.
         windows_prefix: The prefix of the keys of all hashes.
+        notes_prefix: The prefix of the keys of all notes.
     """
 
     def __init__(self, name: str) -> None:
         self.values_prefix = f"{name}:session:"
-        self.windows_prefix = name + _WINDOWS
+        self.windows_prefix = f"{name}:__tc:thread:"
+        self.notes_prefix = f"{name}:__tc:list:"
 
     def thread(self, thread_id: object) -> ThreadKeys:
         """Return the keys of a thread.

@@ -8,5 +8,6 @@ elseif old ~= ARGV[5] then
     return 0
 end
 redis.call('SET', KEYS[2], ARGV[6], 'KEEPTTL')
+forget_note(KEYS[1], ARGV[1])
 settle(KEYS[1], KEYS[2], ARGV[1], old, ARGV[3], tonumber(ARGV[2]))
 return 1

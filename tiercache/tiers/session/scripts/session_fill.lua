@@ -4,4 +4,5 @@
 local window = window_in(redis.call('HGET', KEYS[1], ARGV[1]))
 if window and window >= 0 and text_of(KEYS[2]) then return 0 end
 put(KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3])
+forget_note(KEYS[1], ARGV[1])
 return 1
