@@ -51,11 +51,14 @@ class GroupIndex:
     def remove(self, key: str, groups: tuple[Group, ...]) -> None:
         """Forget the key of an entry of ``groups``, which ``add`` has noted."""
         tier, part = _place(groups)
+        # The empty dict of a tier stays: tiers are few.
         parts = self._tiers[tier]
-        if without_key(parts[part], key) is None:
+        keys = parts[part]
+        left = without_key(keys, key)
+        if left is None:
             del parts[part]
-            if not parts:
-                del self._tiers[tier]
+        elif left is not keys:
+            parts[part] = left
         if has_tags(groups):
             self.tags.release(key, groups)
 

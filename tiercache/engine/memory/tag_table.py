@@ -23,6 +23,9 @@ _GROUP_BYTES: Final = _TUPLE_BYTES + 2 * _ITEM_BYTES + 136
 # A tag is common if it has more keys than this number, and than this fraction of L1.
 _COMMON_COUNT: Final = 256
 _COMMON_FRACTION: Final = 1 / 8
+# A dict with more bytes than these, and than these for each of its keys, has lost most of its keys.
+_SPARSE_BYTES: Final = 1000
+_SPARSE_KEY_BYTES: Final = 250
 
 
 def tuple_size(groups: tuple[Group, ...]) -> int:
@@ -33,9 +36,9 @@ def tuple_size(groups: tuple[Group, ...]) -> int:
 class TagTable:
     """The tags that the entries of one L1 have.
 
-    Of a common tag the table knows only the number of its entries: a drop then looks at all of L1, at eight entries or
-    fewer for each that it removes, and the entries take no bytes for their keys. A tag is common until its last entry
-    has gone.
+    Of a common tag the table knows only the number of its entries, and the entries take no bytes for their keys. A look
+    for them visits all of L1, most often eight entries or fewer for each that it finds. L1 may have outgrown the tag
+    since: then that look notes the keys, and the next look visits no other entry.
 
     Args:
         entries: The entries of L1 by key.
@@ -74,12 +77,15 @@ class TagTable:
         self.size_bytes -= _size_of_keys(keys)
         keys = with_key(keys, key)
         self.size_bytes += _size_of_keys(keys)
-        if len(keys) > _COMMON_COUNT and isinstance(keys, dict) and len(keys) > len(self._entries) * _COMMON_FRACTION:
+        if isinstance(keys, dict) and self._is_common(len(keys)):
             self.size_bytes -= _size_of_keys(keys)
             self._tags[shared] = shared, len(keys)
         elif keys is not known[1]:
             self._tags[shared] = shared, keys
         return shared
+
+    def _is_common(self, count: int) -> bool:
+        return count > _COMMON_COUNT and count > len(self._entries) * _COMMON_FRACTION
 
     def release(self, key: str, groups: tuple[Group, ...]) -> None:
         """Forget the entry of ``key`` with ``groups``, which ``share`` has returned."""
@@ -100,6 +106,8 @@ class TagTable:
             left = without_key(keys, key)
             if left is not None:
                 self.size_bytes += _size_of_keys(left)
+                if left is not keys:
+                    self._tags[shared] = shared, left
                 return
         del self._tags[tag]
         self.size_bytes -= _size_of(tag)
@@ -109,9 +117,15 @@ class TagTable:
         known = self._tags.get(tag)
         if known is None:
             return []
-        if isinstance(known[1], int):
-            return [key for key, entry in self._entries.items() if tag in entry.groups]
-        return list(keys_in(known[1]))
+        shared, keys = known
+        if not isinstance(keys, int):
+            return list(keys_in(keys))
+        found = [key for key, entry in self._entries.items() if tag in entry.groups]
+        if found and not self._is_common(len(found)):
+            again: Keys = found[0] if len(found) == 1 else dict.fromkeys(found)
+            self._tags[shared] = shared, again
+            self.size_bytes += _size_of_keys(again)
+        return found
 
     def clear(self) -> None:
         """Forget all entries."""
@@ -133,11 +147,15 @@ def with_key(keys: Keys | None, key: str) -> Keys:
 
 
 def without_key(keys: Keys, key: str) -> Keys | None:
-    """Return ``keys`` without ``key``, or None if no key is left."""
+    """Return ``keys`` without ``key``, maybe another object, or None if no key is left."""
     if isinstance(keys, str):
         return None
     del keys[key]
-    return keys or None
+    if not keys:
+        return None
+    # A dict keeps its room when its keys go: it would take these bytes, and a walk would cost their number.
+    is_sparse = sys.getsizeof(keys) > _SPARSE_BYTES + _SPARSE_KEY_BYTES * len(keys)
+    return dict.fromkeys(keys) if is_sparse else keys
 
 
 def keys_in(keys: Keys) -> Iterable[str]:
