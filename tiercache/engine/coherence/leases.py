@@ -58,6 +58,7 @@ from collections.abc import Callable
 from contextvars import Context
 from typing import Any, Final
 
+from cachetools import LRUCache
 from msgspec import structs
 
 from ...errors import PASSING
@@ -144,7 +145,7 @@ class Leases:
         self._held: dict[str, Lease] = {}
         self._waiting: dict[str, set[asyncio.Future[None]]] = {}
         # For each key the second of the loop's clock at which a process last asked for the end of its lease.
-        self._asked: dict[str, float] = {}
+        self._asked: LRUCache[str, float] = LRUCache(_MAX_ASKED)
 
     # Holding
 
@@ -320,8 +321,6 @@ class Leases:
             lease.on_awaited()
 
     def _note_asked(self, key: str) -> None:
-        if len(self._asked) >= _MAX_ASKED:
-            self._asked.clear()
         self._asked[key] = asyncio.get_running_loop().time()
 
     # Waiting
