@@ -1,0 +1,225 @@
+"""The figures of the page about capacity: ``python -m benchmarks.capacity`` measures them and prints Markdown tables.
+
+    python -m benchmarks.capacity [--caches 1 8 32 96] [--rounds 3] [--short]
+
+Caches of one name, all in this process, follow one private Valkey; the first of them does the work. CPU of the server
+is that of ``INFO cpu``, less the CPU that the same caches cost while they are idle. Each figure is the smallest of the
+rounds. Nothing is pinned: give the command two cores or more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, NamedTuple, TypeAlias, cast
+
+from valkey import Valkey
+
+from benchmarks.server import raise_file_limit, running_valkey
+from tiercache import AgentCache, CoherenceOptions, L1Options, SessionOptions, ToolPolicy
+
+__all__ = ["Capacity", "Lengths", "main", "table"]
+
+_VALUE = "x" * 200
+_ENTRIES = (1_000, 100_000)
+_ITEMS = (10, 1_000, 10_000)
+# Fields whose lists grow by a few items while they are measured.
+_FIELDS = 40
+_APPENDS = 4
+_DROPS = 200
+
+
+_Step: TypeAlias = Callable[[AgentCache, int], Awaitable[object]]
+
+
+class Lengths(NamedTuple):
+    """How much is measured.
+
+    Attributes:
+        operations: Loads, and stores, of one figure.
+        idle_seconds: Seconds for which idle caches are watched.
+        load_seconds: Seconds of the load for which all caches wait.
+        entries: The numbers of entries in L1.
+    """
+
+    operations: int = 1_000
+    idle_seconds: float = 10.0
+    load_seconds: float = 3.0
+    entries: tuple[int, ...] = _ENTRIES
+
+
+_SHORT = Lengths(operations=50, idle_seconds=0.5, load_seconds=0.3, entries=(100, 1_000))
+
+
+class Capacity:
+    """The measurements, on the server under a URL."""
+
+    def __init__(self, url: str, lengths: Lengths) -> None:
+        self._url = url
+        self._lengths = lengths
+        self._client = Valkey.from_url(url)
+
+    def close(self) -> None:
+        """Close the connection that reads the counters of the server."""
+        self._client.close()
+
+    async def fleet(self, count: int) -> dict[str, float]:
+        """Return the costs of ``count`` caches that follow one Valkey."""
+        costs: dict[str, float] = {}
+        async with self._caches(count) as caches:
+            idle, own = await self._idle()
+            costs["a load that is stored, µs of the server"] = await self._each(caches[0], _load, idle)
+            costs["`set`, µs of the server"] = await self._each(caches[0], _set, idle)
+            costs["an idle fleet, ms of the server a second"] = 1_000 * idle
+            costs["an idle process, ms of its own CPU a second"] = 1_000 * own / count
+            costs["one load for which all processes wait, ms of the server"] = await self._shared_load(caches, idle)
+            costs["`set_policy`, ms of the server"] = await self._policy(caches[0], idle)
+        async with self._caches(count, coherence=CoherenceOptions(tracking="off")) as caches:
+            idle, _ = await self._idle()
+            costs['a load with `tracking="off"`, µs of the server'] = await self._each(caches[0], _load, idle)
+            costs['`set` with `tracking="off"`, µs of the server'] = await self._each(caches[0], _set, idle)
+        return costs
+
+    async def appends(self) -> dict[str, float]:
+        """Return microseconds of the server for one ``session.append``, by the number of items in the list."""
+        costs = {}
+        async with AgentCache.from_url(self._url, name="capacity", session=SessionOptions(ttl=None)) as cache:
+            for items in _ITEMS:
+                fields = [f"{number}" for number in range(_FIELDS)]
+                for field in fields:
+                    await cache.session.set_json(str(items), field, list(range(items)))
+                    # The first append counts the items.
+                    await cache.session.append(str(items), field, 0)
+                self._client.config_resetstat()
+                for _ in range(_APPENDS):
+                    for field in fields:
+                        await cache.session.append(str(items), field, 0)
+                commands = cast("dict[str, Any]", self._client.info("commandstats"))
+                costs[f"`session.append`, {items:,} items, µs of the server"] = commands["cmdstat_eval"][
+                    "usec_per_call"
+                ]
+        return costs
+
+    async def drops(self) -> dict[str, float]:
+        """Return microseconds of a cache without Valkey for an invalidation of one entry, by the entries in L1."""
+        costs = {}
+        for entries in self._lengths.entries:
+            async with AgentCache.in_memory(l1=L1Options(max_entries=2 * entries, max_bytes=1 << 30)) as cache:
+                for number in range(entries):
+                    await cache.tool.store("other", {"n": number}, _VALUE, tags=[f"tag {number}"])
+                for name, drop in (("tool", cache.tool.invalidate_by_tool), ("tag", cache.invalidate_tag)):
+                    spent = 0.0
+                    for _ in range(_DROPS):
+                        await cache.tool.store("lone", {}, _VALUE, tags=["lone"])
+                        began = time.thread_time()
+                        assert await drop("lone") == 1
+                        spent += time.thread_time() - began
+                    costs[f"invalidation by {name}, {entries:,} entries in L1, µs"] = 1e6 * spent / _DROPS
+        return costs
+
+    @asynccontextmanager
+    async def _caches(self, count: int, **options: Any) -> AsyncIterator[list[AgentCache]]:
+        self._client.flushall()
+        async with AsyncExitStack() as stack:
+            make = AgentCache.from_url
+            yield [await stack.enter_async_context(make(self._url, name="capacity", **options)) for _ in range(count)]
+
+    def _server_cpu(self) -> float:
+        cpu = cast("dict[str, Any]", self._client.info("cpu"))
+        return float(cpu["used_cpu_user"]) + float(cpu["used_cpu_sys"])
+
+    async def _idle(self) -> tuple[float, float]:
+        """Return the seconds of CPU that the server, and then this process, spend in a second without work."""
+        await asyncio.sleep(min(1.0, self._lengths.idle_seconds))
+        began, server, own = time.perf_counter(), self._server_cpu(), time.process_time()
+        await asyncio.sleep(self._lengths.idle_seconds)
+        spent_own = time.process_time() - own
+        seconds = time.perf_counter() - began
+        return (self._server_cpu() - server) / seconds, spent_own / seconds
+
+    async def _spent(self, work: Awaitable[object], idle: float) -> float:
+        """Return the seconds of server CPU that ``work`` costs."""
+        began, before = time.perf_counter(), self._server_cpu()
+        await work
+        # The messages to the other caches are part of the cost.
+        await asyncio.sleep(0.2)
+        return self._server_cpu() - before - idle * (time.perf_counter() - began)
+
+    async def _each(
+        self, cache: AgentCache, step: Callable[[AgentCache, int], Awaitable[object]], idle: float
+    ) -> float:
+        async def run() -> None:
+            for number in range(self._lengths.operations):
+                await step(cache, number)
+            await cache.flush_writes()
+
+        return 1e6 * await self._spent(run(), idle) / self._lengths.operations
+
+    async def _shared_load(self, caches: Sequence[AgentCache], idle: float) -> float:
+        async def load() -> str:
+            await asyncio.sleep(self._lengths.load_seconds)
+            return _VALUE
+
+        async def run() -> None:
+            await asyncio.gather(*(cache.kv.get_or_load("shared", load) for cache in caches))
+
+        return 1_000 * await self._spent(run(), idle)
+
+    async def _policy(self, cache: AgentCache, idle: float) -> float:
+        async def run() -> None:
+            for seconds in range(1, 11):
+                await cache.tool.set_policy("lookup", ToolPolicy(ttl=seconds))
+                await asyncio.sleep(0.05)
+
+        return 1_000 * await self._spent(run(), idle) / 10
+
+
+async def _load(cache: AgentCache, number: int) -> object:
+    return await cache.kv.get_or_load(f"load {number}", lambda: _VALUE, ttl=600)
+
+
+async def _set(cache: AgentCache, number: int) -> object:
+    return await cache.kv.set(f"set {number}", _VALUE, ttl=600)
+
+
+def table(columns: Sequence[dict[str, float]], heads: Sequence[str]) -> str:
+    """Return a Markdown table of costs, one column for each of ``heads``."""
+    lines = ["| cost | " + " | ".join(heads) + " |", "|---|" + "--:|" * len(heads)]
+    for name in columns[0]:
+        cells = [f"{column[name]:,.1f}" if column[name] < 100 else f"{column[name]:,.0f}" for column in columns]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _least(rounds: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {name: min(costs[name] for costs in rounds) for name in rounds[0]}
+
+
+async def _measure(url: str, counts: Sequence[int], rounds: int, lengths: Lengths) -> None:
+    capacity = Capacity(url, lengths)
+    try:
+        columns = [_least([await capacity.fleet(count) for _ in range(rounds)]) for count in counts]
+        print(table(columns, [f"N = {count}" for count in counts]), end="\n\n")
+        alone = _least([{**await capacity.appends(), **await capacity.drops()} for _ in range(rounds)])
+        print(table([alone], ["N = 1"]))
+    finally:
+        capacity.close()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, and print the tables."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.capacity", description="Measure what a fleet costs.")
+    parser.add_argument("--caches", type=int, nargs="+", default=[1, 8, 32, 96], help="numbers of caches (1 8 32 96)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds (3)")
+    parser.add_argument("--short", action="store_true", help="only see that it runs: the figures mean nothing")
+    args = parser.parse_args(arguments)
+    raise_file_limit()
+    with running_valkey() as (endpoint, _):
+        asyncio.run(_measure(endpoint.url, args.caches, args.rounds, _SHORT if args.short else Lengths()))
+
+
+if __name__ == "__main__":
+    main()
