@@ -39,7 +39,7 @@ local function noted()
     -- One byte more than the noted list has: a longer list has it.
     local tail = redis.pcall('GETRANGE', key, start, size)
     -- No string: the field holds another type, or the user has no right to GETRANGE.
-    if type(head) ~= 'string' or type(tail) ~= 'string' or #tail ~= ends_bytes then return nil end
+    if type(head) ~= 'string' or type(tail) ~= 'string' then return nil end
     size, count = tonumber(size), tonumber(count)
     if note ~= note_for(size, count, head, tail) then return nil end
     return size, count, head, tail
