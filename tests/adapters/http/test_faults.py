@@ -114,7 +114,7 @@ async def test_stream_is_stored_before_its_body_has_ended(
         assert await caller.text() == TEXT
         assert await caller.text() == TEXT  # The connection is still open: its end does not count.
     assert [outcome.source for outcome in seen] == ["loader", "l1"]
-    assert gate.held.is_set()
+    await until(gate.held.is_set)  # The provider has written all events, and not the end.
     gate.release()
     await nothing_is_left(provider, plain, caller.cache)
     assert provider.connection_count == 1
