@@ -130,7 +130,7 @@ class Replicas:
 
     def _observe(self, replica: AgentCache) -> None:
         """Note when the key leaves the process memory of ``replica``. This adds one Python call to the time."""
-        l1 = replica._engine.l1
+        l1 = _l1_of(replica)
         drop = l1.drop
 
         def observed(key: str) -> bool:
@@ -148,7 +148,7 @@ class Replicas:
             # The server still reports the last write, and that report drops the key again: wait until it has arrived.
             await asyncio.gather(*(replica.kv.get(_KEY) for replica in self._replicas))
             await asyncio.sleep(_QUIET_SECONDS)
-            if all(replica._engine.l1.peek(_FULL_KEY) is not None for replica in self._replicas):
+            if all(_l1_of(replica).peek(_FULL_KEY) is not None for replica in self._replicas):
                 return
         raise NotDeliveredError("a replica does not keep the key in its memory")
 
@@ -162,6 +162,10 @@ class Replicas:
         if not existed:
             raise NotDeliveredError("there was nothing to delete")
         return seconds
+
+
+def _l1_of(cache: AgentCache) -> Any:
+    return cache._parts.sides[0].engine.l1
 
 
 def _cache(url: str) -> AgentCache:

@@ -16,7 +16,7 @@ from tests.seams import peer_remembers_nothing
 INSTALLED = [name for name in PEERS if not why_missing(name)]
 QUICKEST = Budget(values=1, min_seconds=0.0)
 # Works that take seconds.
-SKIPPED = {"stampede-processes", "invalidation", "memory", "entries", "wrapped-follow", "wrapped-together"}
+SKIPPED = {"stampede-processes", "memory", "entries", "wrapped-follow", "wrapped-together"}
 # Works with 1,000 callers, for each of which some peers open a connection.
 HEAVY = {"store-batch", "stampede"}
 
