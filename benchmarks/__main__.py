@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from benchmarks import baseline, pages
@@ -14,7 +13,7 @@ from benchmarks.data import SIZES
 from benchmarks.driver import Driver, Plan
 from benchmarks.goals import goals
 from benchmarks.peers import PEERS, why_missing
-from benchmarks.results import Results, machine
+from benchmarks.results import Results, machine, versions
 from benchmarks.server import Counters, raise_file_limit, running_valkey
 from benchmarks.tables import goal_table, markdown
 from benchmarks.timing import Budget
@@ -111,7 +110,7 @@ def _measure(args: argparse.Namespace) -> Results:
     results = Results(machine(), missing=missing)
     with running_valkey() as (endpoint, server_pid):
         with Counters(endpoint) as counters:
-            results.machine["versions"] = ", ".join([f"Valkey {counters.version()}", *map(_version, _PACKAGES)])
+            results.machine["versions"] = versions(counters.version(), _PACKAGES)
         results.machine["date"] = datetime.date.today().isoformat()
         results.machine["loop"] = plan.loop
         results.machine["pinned"] = "yes" if plan.pinned else "no"
@@ -139,12 +138,9 @@ def _shown(paths: list[Path]) -> Results:
         sys.exit(f"--show: {error}")
 
 
-def _version(package: str) -> str:
-    try:
-        return f"{package} {version(package)}"
-    except PackageNotFoundError:
-        return f"no {package}"
-
-
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["fleet"]:
+        from benchmarks.fleet.__main__ import main as fleet
+
+        sys.exit(fleet(sys.argv[2:]))
     sys.exit(main())

@@ -6,25 +6,17 @@ value; later rounds use these counts.
 """
 
 import contextlib
-import json
-import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from benchmarks.peers import Endpoint, peer_class
+from benchmarks.process import CaseFailedError, Process, ProcessEndedError
 from benchmarks.results import Case, Results
 from benchmarks.server import Counters, cores, pin
 from benchmarks.timing import Budget, Measured
 from benchmarks.works import WORKS, Variant, Work
-
-_CASE_SECONDS = 180
-
-
-class CaseFailedError(Exception):
-    """A peer gave a wrong answer, or its process ended; standard error has the details."""
 
 
 @dataclass
@@ -49,15 +41,11 @@ class Plan:
                     yield variant, peers
 
 
-class Worker:
+class Worker(Process):
     """The process that measures one peer. If the process has ended, the next case starts a new one."""
 
     def __init__(self, name: str, loop: str) -> None:
-        self._command = [sys.executable, "-m", "benchmarks.worker", name, loop]
-        self._start()
-
-    def _start(self) -> None:
-        self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        super().__init__("benchmarks.worker", name, loop)
 
     def measure(self, request: dict[str, Any]) -> dict[str, Measured]:
         """Measure one case.
@@ -65,43 +53,14 @@ class Worker:
         Raises:
             CaseFailedError: The peer was wrong, or the process ended or took too long.
         """
-        answer = self._answer(json.dumps(request))
-        if answer is None:
+        self.send(request)
+        try:
+            answer = self.receive()
+        except ProcessEndedError:
             self.stop()
             self._start()
-            raise CaseFailedError(f"its process has ended, or took over {_CASE_SECONDS} s")
-        if "error" in answer:
-            raise CaseFailedError(answer["error"])
+            raise
         return {name: Measured(**measured) for name, measured in answer["measured"].items()}
-
-    def _answer(self, request: str) -> dict[str, Any] | None:
-        """Return the answer of the process, or None if the process has ended."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        overdue = threading.Timer(_CASE_SECONDS, self._process.kill)
-        overdue.start()
-        try:
-            print(request, file=self._process.stdin, flush=True)
-            line = self._process.stdout.readline()
-            answer: dict[str, Any] | None = json.loads(line) if line.endswith("\n") else None
-            return answer
-        except BrokenPipeError:
-            return None
-        finally:
-            overdue.cancel()
-
-    def stop(self) -> None:
-        """Stop the process and wait for its end."""
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
-        try:
-            self._process.wait(5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        assert self._process.stdout is not None
-        self._process.stdout.close()
 
 
 class Driver:
@@ -130,7 +89,7 @@ class Driver:
                         stack.callback(worker.stop)
                     self._round(number, workers, counters)
                 after_round()
-        _progress("")
+        show_progress("")
 
     def _round(self, number: int, workers: dict[str, Worker], counters: Counters) -> None:
         for work in (WORKS[name] for name in self._plan.works):
@@ -142,7 +101,7 @@ class Driver:
                     case = Case(work.name, variant.name, peer)
                     if case.name in self._results.failed:
                         continue
-                    _progress(f"round {number + 1} of {self._plan.rounds}: {case.name}")
+                    show_progress(f"round {number + 1} of {self._plan.rounds}: {case.name}")
                     counters.reset(work.unrelated(variant))
                     try:
                         self._results.add(self._measure(case, work, variant, workers[peer]), case, number)
@@ -185,7 +144,7 @@ class Driver:
         return self._cores[:1], self._cores[1:2]
 
 
-def _progress(text: str) -> None:
+def show_progress(text: str) -> None:
     """Show the case in progress on one line, on a terminal."""
     if sys.stderr.isatty():
         print(f"\r\033[K{text[:100]}", end="", file=sys.stderr, flush=True)

@@ -6,7 +6,8 @@ page. A viewer without style sheets shows the light variant.
 
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,11 @@ def write_plots(results: Results, folder: Path) -> None:
         "throughput.svg": _throughput,
         "keyspace.svg": _keyspace,
     }
+    save_plots(plots, results, folder)
+
+
+def save_plots(plots: Mapping[str, Callable[[Results], Figure | None]], results: Results, folder: Path) -> None:
+    """Draw each plot for which the run has figures into a file of ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, draw in plots.items():
         with matplotlib.rc_context({"font.family": "DejaVu Sans", "font.size": 9, "svg.hashsalt": "benchmark"}):
@@ -68,7 +74,7 @@ def _latency(results: Results) -> Figure | None:
     shown = [each for each in _LATENCIES if results.median(Case(*each[1:], OURS)) is not None]
     if not shown:
         return None
-    canvas, panels = _canvas(
+    canvas, panels = canvas_of(
         len(shown),
         3.4,
         "Time per call, one caller",
@@ -108,7 +114,7 @@ def _bars(panel: Any, results: Results, work: str, variant: str) -> None:
     panel.set_xticks(ticks, [duration(tick) if tick else "0" for tick in ticks])
     panel.set_yticks(range(len(rows)), [_name(peer) for peer, _ in rows])
     panel.invert_yaxis()
-    _style(panel, "x")
+    style(panel, "x")
     for label, (peer, _) in zip(panel.get_yticklabels(), rows, strict=True):
         label.set(color=INK[0], fontweight=_weight(peer))
 
@@ -117,7 +123,7 @@ def _throughput(results: Results) -> Figure | None:
     shown = [each for each in _THROUGHPUTS if results.median(Case(each[1], "short-1", OURS)) is not None]
     if not shown:
         return None
-    canvas, panels = _canvas(
+    canvas, panels = canvas_of(
         len(shown),
         4.2,
         "Calls per second by number of callers",
@@ -129,12 +135,13 @@ def _throughput(results: Results) -> Figure | None:
             for peer in _LINES
             if work == "l2-hit" or peer == "betterdb" or "l1" in peer_class(peer).levels
         }
-        _lines(panel, lines, _thousands)
+        draw_lines(panel, (line_of(*line) for line in lines.items()), thousands)
         panel.set_title(title, loc="left", color=INK[0], fontsize=10.5, fontweight="bold")
     return canvas
 
 
-def _thousands(value: float) -> str:
+def thousands(value: float) -> str:
+    """Return a number with three digits: ``12.3k``."""
     for unit, factor in (("M", 1e6), ("k", 1e3)):
         if value >= factor:
             return digits(value / factor) + unit
@@ -149,7 +156,7 @@ def _keyspace(results: Results) -> Figure | None:
     shown = [each for each in _GROUPS if results.median(Case(each[0], str(UNRELATED[0]), OURS)) is not None]
     if not shown:
         return None
-    canvas, panels = _canvas(
+    canvas, panels = canvas_of(
         len(shown), 3.2, "Ten entries among more and more unrelated keys", "Unrelated keys in Valkey; logarithmic"
     )
     for panel, (work, title) in zip(panels, shown, strict=False):
@@ -157,56 +164,78 @@ def _keyspace(results: Results) -> Figure | None:
             peer: [(count, median) for count in UNRELATED if (median := results.median(Case(work, str(count), peer)))]
             for peer in (OURS, "betterdb")
         }
-        _lines(panel, lines, duration)
+        draw_lines(panel, (line_of(*line) for line in lines.items()), duration)
         panel.set_title(title, loc="left", color=INK[0], fontsize=10.5, fontweight="bold")
     return canvas
 
 
-def _lines(panel: Any, lines: dict[str, list[tuple[int, float]]], text: Callable[[float], str]) -> None:
-    """Draw one line for each peer on logarithmic axes, with its name at the right end."""
-    lines = {peer: points for peer, points in lines.items() if points}
-    for peer, points in lines.items():
-        style = {"linewidth": 2.4 if peer == OURS else 1.4, "marker": "o", "markersize": 4}
-        dash = "--" if not peer_class(peer).is_cache else "-"
-        colour = _colour(peer) if dash == "-" else MUTED
-        panel.plot(*zip(*points, strict=True), dash, color=colour[0], **style)
-    values = [value for points in lines.values() for _, value in points]
+@dataclass(frozen=True)
+class Line:
+    """A line of a panel: its points, and the name at its right end."""
+
+    name: str
+    points: list[tuple[int, float]]
+    colour: tuple[str, str]
+    is_bold: bool = False
+    is_dashed: bool = False
+
+
+def line_of(peer: str, points: list[tuple[int, float]]) -> Line:
+    """Return the line of a peer; a floor is dashed."""
+    is_cache = peer_class(peer).is_cache
+    return Line(_name(peer), points, _colour(peer) if is_cache else MUTED, peer == OURS, not is_cache)
+
+
+def draw_lines(panel: Any, lines: Iterable[Line], text: Callable[[float], str]) -> None:
+    """Draw the lines that have points on logarithmic axes, with their names at the right end."""
+    shown = [line for line in lines if line.points]
+    for line in shown:
+        panel.plot(
+            *zip(*line.points, strict=True),
+            "--" if line.is_dashed else "-",
+            color=line.colour[0],
+            linewidth=2.4 if line.is_bold else 1.4,
+            marker="o",
+            markersize=4,
+        )
+    values = [value for line in shown for _, value in line.points]
     low, high = min(values) / 1.6, max(values) * 1.6
-    xs = sorted({x for points in lines.values() for x, _ in points})
+    xs = sorted({x for line in shown for x, _ in line.points})
     panel.set(xscale="log", yscale="log", xlim=(xs[0] / 1.3, xs[-1] * (xs[-1] / xs[0]) ** 0.75), ylim=(low, high))
     panel.set_xticks(xs, [f"{x:,}" for x in xs])
     panel.xaxis.set_minor_locator(ticker.NullLocator())
     panel.yaxis.set_minor_locator(ticker.NullLocator())
     panel.yaxis.set_major_formatter(lambda value, _: text(value))
-    _style(panel, "both")
+    style(panel, "both")
     span = math.log10(high / low)
-    ends = sorted((math.log10(points[-1][1] / low) / span, peer) for peer, points in lines.items())
-    for place, peer in _apart(ends):
-        x, value = lines[peer][-1]
-        label = f"{_name(peer)}  {text(value)}"
+    ends = sorted((math.log10(line.points[-1][1] / low) / span, number) for number, line in enumerate(shown))
+    for place, number in _apart(ends):
+        line = shown[number]
+        x, value = line.points[-1]
         panel.annotate(
-            label,
+            f"{line.name}  {text(value)}",
             xy=(x, value),
             xytext=(x * 1.18, low * 10 ** (place * span)),
             va="center",
             color=INK[0],
             fontsize=8.5,
-            fontweight=_weight(peer),
+            fontweight="bold" if line.is_bold else "normal",
             bbox={"facecolor": CARD[0], "edgecolor": "none", "pad": 1.5},
         )
 
 
-def _apart(ends: list[tuple[float, str]]) -> list[tuple[float, str]]:
+def _apart(ends: list[tuple[float, int]]) -> list[tuple[float, int]]:
     """Return the places of the labels, lowest first, far enough apart to be read."""
-    placed: list[tuple[float, str]] = []
-    for place, peer in ends:
+    placed: list[tuple[float, int]] = []
+    for place, number in ends:
         lowest = placed[-1][0] + _MIN_LABEL_DISTANCE if placed else place
-        placed.append((max(place, lowest), peer))
+        placed.append((max(place, lowest), number))
     over = max(0.0, placed[-1][0] - 0.98)
-    return [(place - over, peer) for place, peer in placed] if over else placed
+    return [(place - over, number) for place, number in placed] if over else placed
 
 
-def _canvas(count: int, height: float, title: str, below: str) -> tuple[Figure, Any]:
+def canvas_of(count: int, height: float, title: str, below: str) -> tuple[Figure, Any]:
+    """Return a figure with ``count`` panels, two in a row; ``height`` is that of a row, in inches."""
     rows = math.ceil(count / 2)
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)
     canvas = Figure(figsize=(10, height * rows + 0.9), facecolor=CARD[0], layout=layout)
@@ -218,7 +247,8 @@ def _canvas(count: int, height: float, title: str, below: str) -> tuple[Figure, 
     return canvas, canvas.axes
 
 
-def _style(panel: Any, axis: str) -> None:
+def style(panel: Any, axis: str) -> None:
+    """Set the colours of a panel, and its grid along ``axis``."""
     panel.set_facecolor(CARD[0])
     panel.grid(axis=axis, color=GRID[0], linewidth=0.8)
     panel.set_axisbelow(True)

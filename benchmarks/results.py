@@ -1,7 +1,8 @@
 """The results of a run: values by case and round, ratios between peers, and the file that stores both.
 
 The file is a pyperf suite (``python -m pyperf stats FILE``): one benchmark for each case, one run for each round. A
-second benchmark of each case, ``.../cpu``, has the CPU time of the client. A ratio is the median, over the rounds, of
+second benchmark of each case, ``.../cpu``, has the CPU time of the client, and a third, ``.../server``, has the CPU
+time of the server, where the case measures it. A ratio is the median, over the rounds, of
 the quotient of two medians of the same round, whose values were taken within seconds of each other. The range of a
 ratio is the lowest and the highest of these quotients.
 """
@@ -10,6 +11,7 @@ import json
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from benchmarks.timing import Measured
 from benchmarks.works import WORKS
 
 SUBJECT = "tiercache"
-_CPU = "cpu"
+_CPU_CLOCKS = ("cpu", "server")
 _SAME_KEYS = ("cpu_model_name", "cpu_count", "python_implementation", "python_version", "loop", "pinned", "versions")
 """Facts about the machine that must be equal in all runs that are pooled."""
 _MACHINE_KEYS = ("cpu_model_name", "cpu_count", "platform", "python_version", "python_implementation")
@@ -77,7 +79,7 @@ class Results:
         """Return the median of all values of all rounds, in seconds or bytes, or None if there are none.
 
         Args:
-            clock: "wall", or "cpu" for the CPU time of the client.
+            clock: "wall", "cpu" for the CPU time of the clients, or "server" for that of the server.
         """
         values = [value for each in self.rounds.get(case, ()) for value in getattr(each, clock)]
         return statistics.median(values) if values else None
@@ -111,8 +113,8 @@ class Results:
 
         benchmarks = []
         for case, rounds in self.rounds.items():
-            unit = WORKS[case.work].unit
-            parts = {case.name: ("wall", unit), f"{case.name}/{_CPU}": (_CPU, "second")}
+            unit = WORKS[case.work].unit if case.work in WORKS else "second"
+            parts = {case.name: ("wall", unit)} | {f"{case.name}/{clock}": (clock, "second") for clock in _CPU_CLOCKS}
             for name, (clock, its_unit) in parts.items():
                 if any(getattr(each, clock) for each in rounds):
                     runs = [_run(name, getattr(each, clock), each, its_unit) for each in rounds]
@@ -198,3 +200,15 @@ def machine() -> dict[str, str]:
 
     metadata = pyperf.Run([1.0], collect_metadata=True).get_metadata()
     return {key: str(metadata[key]) for key in _MACHINE_KEYS if key in metadata}
+
+
+def versions(server: str, packages: Iterable[str]) -> str:
+    """Return the version of the server and of each package."""
+    return ", ".join([f"Valkey {server}", *map(_version, packages)])
+
+
+def _version(package: str) -> str:
+    try:
+        return f"{package} {version(package)}"
+    except PackageNotFoundError:
+        return f"no {package}"

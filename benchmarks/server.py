@@ -92,6 +92,11 @@ class Counters:
         stats = cast("dict[str, Any]", self._client.info("commandstats"))
         return sum(stats.get(f"cmdstat_{name}", {}).get("calls", 0) for name in _READS)
 
+    def cpu(self) -> float:
+        """Return the CPU seconds that the server has used so far, in all of its threads."""
+        usage = cast("dict[str, float]", self._client.info("cpu"))
+        return usage["used_cpu_sys"] + usage["used_cpu_user"]
+
     def keys(self) -> int:
         """Return the number of keys in the database."""
         return cast("int", self._client.dbsize())

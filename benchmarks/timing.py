@@ -28,7 +28,7 @@ class Clock:
 
 @dataclass
 class Measured:
-    """The values of one case in one round: seconds per call (or bytes), and CPU seconds of the client per call."""
+    """The values of one case in one round: seconds per call (or bytes), and CPU seconds of the clients per call."""
 
     wall: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
@@ -36,11 +36,15 @@ class Measured:
     notes: dict[str, float] = field(default_factory=dict)
     round: int = -1
     """The number of the round, from 0; `Results.add` sets it."""
+    server: list[float] = field(default_factory=list)
+    """CPU seconds of the server per call, where the benchmark reads them."""
 
-    def add(self, clock: Clock, calls: int) -> None:
-        """Add one value: the time of ``clock`` per call."""
+    def add(self, clock: Clock, calls: int, server: float | None = None) -> None:
+        """Add one value: the time of ``clock`` per call, and the CPU seconds of the ``server`` per call."""
         self.wall.append(max(clock.wall / calls, _LEAST))
         self.cpu.append(max(clock.cpu / calls, _LEAST))
+        if server is not None:
+            self.server.append(max(server / calls, _LEAST))
 
 
 @dataclass(frozen=True)
