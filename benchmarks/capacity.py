@@ -2,6 +2,7 @@
 
     python -m benchmarks.capacity [--caches 1 8 32 96] [--rounds 3] [--short]
 
+``python -m benchmarks fleet`` measures the costs of a load, a store and an invalidation. Here are the other costs.
 Caches of one name, all in this process, follow one private Valkey; the first of them does the work. CPU of the server
 is that of ``INFO cpu``, less the CPU that the same caches cost while they are idle. Each figure is the smallest of the
 rounds. Nothing is pinned: give the command two cores or more.
@@ -12,14 +13,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple, cast
 
 from valkey import Valkey
 
 from benchmarks.server import raise_file_limit, running_valkey
-from tiercache import AgentCache, CoherenceOptions, L1Options, SessionOptions, ToolPolicy
+from tiercache import AgentCache, L1Options, SessionOptions, ToolPolicy
 
 __all__ = ["Capacity", "Lengths", "main", "table"]
 
@@ -32,26 +33,21 @@ _APPENDS = 4
 _DROPS = 200
 
 
-_Step: TypeAlias = Callable[[AgentCache, int], Awaitable[object]]
-
-
 class Lengths(NamedTuple):
     """How much is measured.
 
     Attributes:
-        operations: Loads, and stores, of one figure.
         idle_seconds: Seconds for which idle caches are watched.
         load_seconds: Seconds of the load for which all caches wait.
         entries: The numbers of entries in L1.
     """
 
-    operations: int = 1_000
     idle_seconds: float = 10.0
     load_seconds: float = 3.0
     entries: tuple[int, ...] = _ENTRIES
 
 
-_SHORT = Lengths(operations=50, idle_seconds=0.5, load_seconds=0.3, entries=(100, 1_000))
+_SHORT = Lengths(idle_seconds=0.5, load_seconds=0.3, entries=(100, 1_000))
 
 
 class Capacity:
@@ -71,16 +67,10 @@ class Capacity:
         costs: dict[str, float] = {}
         async with self._caches(count) as caches:
             idle, own = await self._idle()
-            costs["a load that is stored, µs of the server"] = await self._each(caches[0], _load, idle)
-            costs["`set`, µs of the server"] = await self._each(caches[0], _set, idle)
             costs["an idle fleet, ms of the server a second"] = 1_000 * idle
             costs["an idle process, ms of its own CPU a second"] = 1_000 * own / count
             costs["one load for which all processes wait, ms of the server"] = await self._shared_load(caches, idle)
             costs["`set_policy`, ms of the server"] = await self._policy(caches[0], idle)
-        async with self._caches(count, coherence=CoherenceOptions(tracking="off")) as caches:
-            idle, _ = await self._idle()
-            costs['a load with `tracking="off"`, µs of the server'] = await self._each(caches[0], _load, idle)
-            costs['`set` with `tracking="off"`, µs of the server'] = await self._each(caches[0], _set, idle)
         return costs
 
     async def appends(self) -> dict[str, float]:
@@ -121,11 +111,11 @@ class Capacity:
         return costs
 
     @asynccontextmanager
-    async def _caches(self, count: int, **options: Any) -> AsyncIterator[list[AgentCache]]:
+    async def _caches(self, count: int) -> AsyncIterator[list[AgentCache]]:
         self._client.flushall()
         async with AsyncExitStack() as stack:
-            make = AgentCache.from_url
-            yield [await stack.enter_async_context(make(self._url, name="capacity", **options)) for _ in range(count)]
+            caches = [AgentCache.from_url(self._url, name="capacity") for _ in range(count)]
+            yield [await stack.enter_async_context(cache) for cache in caches]
 
     def _server_cpu(self) -> float:
         cpu = cast("dict[str, Any]", self._client.info("cpu"))
@@ -148,16 +138,6 @@ class Capacity:
         await asyncio.sleep(0.2)
         return self._server_cpu() - before - idle * (time.perf_counter() - began)
 
-    async def _each(
-        self, cache: AgentCache, step: Callable[[AgentCache, int], Awaitable[object]], idle: float
-    ) -> float:
-        async def run() -> None:
-            for number in range(self._lengths.operations):
-                await step(cache, number)
-            await cache.flush_writes()
-
-        return 1e6 * await self._spent(run(), idle) / self._lengths.operations
-
     async def _shared_load(self, caches: Sequence[AgentCache], idle: float) -> float:
         async def load() -> str:
             await asyncio.sleep(self._lengths.load_seconds)
@@ -175,14 +155,6 @@ class Capacity:
                 await asyncio.sleep(0.05)
 
         return 1_000 * await self._spent(run(), idle) / 10
-
-
-async def _load(cache: AgentCache, number: int) -> object:
-    return await cache.kv.get_or_load(f"load {number}", lambda: _VALUE, ttl=600)
-
-
-async def _set(cache: AgentCache, number: int) -> object:
-    return await cache.kv.set(f"set {number}", _VALUE, ttl=600)
 
 
 def table(columns: Sequence[dict[str, float]], heads: Sequence[str]) -> str:

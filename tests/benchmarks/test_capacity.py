@@ -12,6 +12,13 @@ def test_capacity_measures_every_figure(capsys: pytest.CaptureFixture[str]) -> N
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "| cost | N = 1 | N = 3 |"
     figures = [line for line in lines if line.startswith("|") and not line.startswith(("| cost", "|---"))]
-    assert len(figures) == 8 + 3 + 4
-    for name in ("a load that is stored", "an idle fleet", "`set_policy`", "10,000 items", "by tag, 1,000 entries"):
+    assert len(figures) == 4 + 3 + 4
+    for name in (
+        "an idle fleet",
+        "an idle process",
+        "one load for which all processes wait",
+        "`set_policy`",
+        "10,000 items",
+        "by tag, 1,000 entries",
+    ):
         assert sum(name in figure for figure in figures) == 1
