@@ -36,8 +36,7 @@ from contextlib import contextmanager
 
 from msgspec import Struct
 
-from ..entries.entry import MATCHING, Group
-from ..entries.key_pattern import matcher
+from ..entries.entry import Group, is_member
 
 __all__ = ["Fence", "Fences"]
 
@@ -156,11 +155,9 @@ class Fences:
 
     def break_group(self, group: Group) -> None:
         """Break every fence whose key belongs to ``group``."""
-        # One look at the kind, and not one for each fence: thousands of loads may be in progress.
-        matches = matcher(group.value) if group.kind == MATCHING else None
         for fences in self._open.values():
             for fence in fences:
-                if matches(fence.key) if matches is not None else group in fence.groups:
+                if is_member(fence.key, fence.groups, group):
                     fence.holds = False
 
     def doubt_all(self) -> None:
