@@ -19,7 +19,8 @@ from typing import Any, NamedTuple, cast
 
 from valkey import Valkey
 
-from benchmarks.server import raise_file_limit, running_valkey
+from benchmarks.peers import Endpoint
+from benchmarks.server import Counters, raise_file_limit, running_valkey
 from tiercache import AgentCache, L1Options, SessionOptions, ToolPolicy
 
 __all__ = ["Capacity", "Lengths", "main", "table"]
@@ -51,16 +52,12 @@ _SHORT = Lengths(idle_seconds=0.5, load_seconds=0.3, entries=(100, 1_000))
 
 
 class Capacity:
-    """The measurements, on the server under a URL."""
+    """The measurements, on one server."""
 
-    def __init__(self, url: str, lengths: Lengths) -> None:
-        self._url = url
+    def __init__(self, endpoint: Endpoint, counters: Counters, lengths: Lengths) -> None:
+        self._url = endpoint.url
+        self._counters = counters
         self._lengths = lengths
-        self._client = Valkey.from_url(url)
-
-    def close(self) -> None:
-        """Close the connection that reads the counters of the server."""
-        self._client.close()
 
     async def fleet(self, count: int) -> dict[str, float]:
         """Return the costs of ``count`` caches that follow one Valkey."""
@@ -76,21 +73,22 @@ class Capacity:
     async def appends(self) -> dict[str, float]:
         """Return microseconds of the server for one ``session.append``, by the number of items in the list."""
         costs = {}
-        async with AgentCache.from_url(self._url, name="capacity", session=SessionOptions(ttl=None)) as cache:
-            for items in _ITEMS:
-                fields = [f"{number}" for number in range(_FIELDS)]
-                for field in fields:
-                    await cache.session.set_json(str(items), field, list(range(items)))
-                    # The first append counts the items.
-                    await cache.session.append(str(items), field, 0)
-                self._client.config_resetstat()
-                for _ in range(_APPENDS):
+        options = SessionOptions(ttl=None)
+        with Valkey.from_url(self._url) as client:
+            async with AgentCache.from_url(self._url, name="capacity", session=options) as cache:
+                for items in _ITEMS:
+                    fields = [f"{number}" for number in range(_FIELDS)]
                     for field in fields:
+                        await cache.session.set_json(str(items), field, list(range(items)))
+                        # The first append counts the items.
                         await cache.session.append(str(items), field, 0)
-                commands = cast("dict[str, Any]", self._client.info("commandstats"))
-                costs[f"`session.append`, {items:,} items, µs of the server"] = commands["cmdstat_eval"][
-                    "usec_per_call"
-                ]
+                    client.config_resetstat()
+                    for _ in range(_APPENDS):
+                        for field in fields:
+                            await cache.session.append(str(items), field, 0)
+                    commands = cast("dict[str, Any]", client.info("commandstats"))
+                    name = f"`session.append`, {items:,} items, µs of the server"
+                    costs[name] = commands["cmdstat_eval"]["usec_per_call"]
         return costs
 
     async def drops(self) -> dict[str, float]:
@@ -112,31 +110,27 @@ class Capacity:
 
     @asynccontextmanager
     async def _caches(self, count: int) -> AsyncIterator[list[AgentCache]]:
-        self._client.flushall()
+        self._counters.reset()
         async with AsyncExitStack() as stack:
             caches = [AgentCache.from_url(self._url, name="capacity") for _ in range(count)]
             yield [await stack.enter_async_context(cache) for cache in caches]
 
-    def _server_cpu(self) -> float:
-        cpu = cast("dict[str, Any]", self._client.info("cpu"))
-        return float(cpu["used_cpu_user"]) + float(cpu["used_cpu_sys"])
-
     async def _idle(self) -> tuple[float, float]:
         """Return the seconds of CPU that the server, and then this process, spend in a second without work."""
         await asyncio.sleep(min(1.0, self._lengths.idle_seconds))
-        began, server, own = time.perf_counter(), self._server_cpu(), time.process_time()
+        began, server, own = time.perf_counter(), self._counters.cpu(), time.process_time()
         await asyncio.sleep(self._lengths.idle_seconds)
         spent_own = time.process_time() - own
         seconds = time.perf_counter() - began
-        return (self._server_cpu() - server) / seconds, spent_own / seconds
+        return (self._counters.cpu() - server) / seconds, spent_own / seconds
 
     async def _spent(self, work: Awaitable[object], idle: float) -> float:
         """Return the seconds of server CPU that ``work`` costs."""
-        began, before = time.perf_counter(), self._server_cpu()
+        began, before = time.perf_counter(), self._counters.cpu()
         await work
         # The messages to the other caches are part of the cost.
         await asyncio.sleep(0.2)
-        return self._server_cpu() - before - idle * (time.perf_counter() - began)
+        return self._counters.cpu() - before - idle * (time.perf_counter() - began)
 
     async def _shared_load(self, caches: Sequence[AgentCache], idle: float) -> float:
         async def load() -> str:
@@ -170,15 +164,11 @@ def _least(rounds: Sequence[dict[str, float]]) -> dict[str, float]:
     return {name: min(costs[name] for costs in rounds) for name in rounds[0]}
 
 
-async def _measure(url: str, counts: Sequence[int], rounds: int, lengths: Lengths) -> None:
-    capacity = Capacity(url, lengths)
-    try:
-        columns = [_least([await capacity.fleet(count) for _ in range(rounds)]) for count in counts]
-        print(table(columns, [f"N = {count}" for count in counts]), end="\n\n")
-        alone = _least([{**await capacity.appends(), **await capacity.drops()} for _ in range(rounds)])
-        print(table([alone], ["N = 1"]))
-    finally:
-        capacity.close()
+async def _measure(capacity: Capacity, counts: Sequence[int], rounds: int) -> None:
+    columns = [_least([await capacity.fleet(count) for _ in range(rounds)]) for count in counts]
+    print(table(columns, [f"N = {count}" for count in counts]), end="\n\n")
+    alone = _least([{**await capacity.appends(), **await capacity.drops()} for _ in range(rounds)])
+    print(table([alone], ["N = 1"]))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -189,8 +179,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--short", action="store_true", help="only see that it runs: the figures mean nothing")
     args = parser.parse_args(arguments)
     raise_file_limit()
-    with running_valkey() as (endpoint, _):
-        asyncio.run(_measure(endpoint.url, args.caches, args.rounds, _SHORT if args.short else Lengths()))
+    with running_valkey() as (endpoint, _), Counters(endpoint) as counters:
+        capacity = Capacity(endpoint, counters, _SHORT if args.short else Lengths())
+        asyncio.run(_measure(capacity, args.caches, args.rounds))
 
 
 if __name__ == "__main__":
