@@ -77,7 +77,7 @@ from tiercache.monitor.statistics import StatsHash
 from tiercache.portal.call import Call
 from tiercache.portal.loop_thread import LoopThread
 from tiercache.pricing import update
-from tiercache.stores.valkey import backplane
+from tiercache.stores.valkey import backplane, tracking
 from tiercache.stores.valkey.commands import WriteCommands
 from tiercache.stores.valkey.multiplexed import MultiplexedConnection
 from tiercache.stores.valkey.pool import PlainConnection
@@ -134,6 +134,7 @@ __all__ = [
     "exchanges_of",
     "fail_commands",
     "fail_next_fill",
+    "fail_reads",
     "fail_results",
     "followed_recordings",
     "follower_count",
@@ -158,6 +159,7 @@ __all__ = [
     "monitor_intervals",
     "peer_remembers_nothing",
     "position_of",
+    "record_distrusts",
     "record_pings",
     "record_reads",
     "record_writes",
@@ -173,6 +175,7 @@ __all__ = [
     "set_intervals",
     "set_lease_polls",
     "set_pin_limits",
+    "set_tracking_room",
     "shared_connection",
     "slow_writes",
     "stored_args",
@@ -819,6 +822,33 @@ def monitor_intervals() -> MonitorIntervals:
     return MonitorIntervals(discovery._HEARTBEAT_SECONDS, service._BEAT_SECONDS)
 
 
+def fail_reads(monkeypatch: pytest.MonkeyPatch, cache: AgentCache) -> None:
+    """Let each read of one key raise ``L2UnavailableError``, before Valkey receives it."""
+
+    async def unavailable(key: str) -> None:
+        raise L2UnavailableError(f"no answer for {key}")
+
+    monkeypatch.setattr(internals(cache).unguarded_level2, "get", unavailable)
+
+
+def record_distrusts(monkeypatch: pytest.MonkeyPatch, cache: AgentCache) -> list[int]:
+    """Return a list that gets, at each PING on the subscription, how often the cache has dropped its L1."""
+    subscription, pings = internals(cache).subscription, list[int]()
+    ping = subscription.ping
+
+    async def noted(stamp: float, number: int) -> None:
+        pings.append(cache.local_stats().distrusted_count)
+        await ping(stamp, number)
+
+    monkeypatch.setattr(subscription, "ping", noted)
+    return pings
+
+
+def set_tracking_room(monkeypatch: pytest.MonkeyPatch, keys: int) -> None:
+    """Set the number of keys for which the server's table of tracked keys must have room."""
+    monkeypatch.setattr(tracking, "_ROOM_KEYS", keys)
+
+
 def set_intervals(
     monkeypatch: pytest.MonkeyPatch,
     *,
@@ -1241,6 +1271,11 @@ class StoreView:
     def writer_connection_id(self) -> Any:
         """The number of the writer's connection, or None."""
         return self._level2._writer._connection_id
+
+    @property
+    def sends_large_write(self) -> bool:
+        """Whether a batch is in flight behind which no read waits."""
+        return self._level2._writer._sent_bytes > 64 * 1024
 
     def command_of(self, write: Write) -> str:
         """Return the name of the command that carries ``write`` out."""

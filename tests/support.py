@@ -122,12 +122,14 @@ class StallingProxy:
 
     Attributes:
         stall_at: Data with this text, and all later data of its connection, passes only after ``release``.
+        splits: Whether the part of the data in front of the text passes at once.
         delay: Seconds by which the proxy delays all other data of clients.
     """
 
     def __init__(self, url: str) -> None:
         self._path = url.removeprefix("unix://")
         self.stall_at: bytes | None = None
+        self.splits = False
         self.delay = 0.0
         self.stalled = asyncio.Event()
         self._released = asyncio.Event()
@@ -173,6 +175,10 @@ class StallingProxy:
     async def _pass_slowly(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(65_536):
             if self.stall_at is not None and self.stall_at in data:
+                if self.splits:
+                    start = data.index(self.stall_at)
+                    writer.write(data[:start])
+                    data = data[start:]
                 self.stalled.set()
                 await self._released.wait()
             await asyncio.sleep(self.delay)

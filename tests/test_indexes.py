@@ -13,7 +13,7 @@ import valkey
 from tests.requests import HELLO, Loader, asking
 from tests.seams import act_after_command, internals, set_intervals
 from tests.support import REGISTER, entry_keys, make_due, until
-from tiercache import AgentCache, DiscoveryOptions
+from tiercache import AgentCache, CoherenceOptions, DiscoveryOptions
 from tiercache.indexes.scripts import members_script
 from tiercache.testing import FakeClock
 
@@ -336,6 +336,19 @@ async def test_software_that_never_registers_is_found_by_the_keys_that_it_change
     assert plain.exists(TRACE)
     write_as_another(plain)
     assert await OPERATIONS[name](a) == 2
+
+
+async def test_software_that_never_registers_is_found_by_interest_when_its_entries_are_read(
+    make_cache: MakeCache, plain: valkey.Valkey
+) -> None:
+    """The server reports no change of a key that no process has read."""
+    writer = make_cache(name="test")
+    reader = make_cache(name="test", coherence=CoherenceOptions(tracking="interest"))
+    key = await writer.tool.store("t", {}, "x")
+    assert plain.zrem(INDEX, key) == 1
+    assert plain.exists(FLAG)
+    assert (await reader.tool.check("t", {})).source == "l2"
+    await until(lambda: not plain.exists(FLAG))
 
 
 async def test_flag_stays_while_only_tiercache_writes(make_cache: MakeCache, plain: valkey.Valkey) -> None:

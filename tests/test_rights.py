@@ -14,7 +14,7 @@ from tests.docs.pages import DOCS
 from tests.every_operation import LOADS, OPERATIONS
 from tests.seams import internals, set_intervals
 from tests.support import until
-from tiercache import AgentCache, L2CommandError, SessionOptions
+from tiercache import AgentCache, CoherenceOptions, L2CommandError, SessionOptions
 from tiercache.embedded import EmbeddedValkey
 
 NAME = "agents"
@@ -31,6 +31,9 @@ def documented_rules() -> list[str]:
 RULES = documented_rules()
 # Rights that only a long list or a fault needs: a broken connection, a missing index, entries of other software.
 SELDOM = {"+client|kill", "+setrange", "+zrandmember", "+hexists", "+zscore", "+sismember"}
+
+# Rights that only tracking by interest needs.
+OF_INTEREST = {"+multi", "+exec", "+config|get"}
 
 
 @pytest.fixture(scope="module")
@@ -75,14 +78,16 @@ async def run_all(cache: AgentCache) -> dict[str, Any]:
     return outcomes
 
 
+@pytest.mark.parametrize("tracking", ["auto", "interest"])
 async def test_rights_of_the_docs_are_enough_for_every_operation(
-    rights_server: EmbeddedValkey, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
+    rights_server: EmbeddedValkey, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch, tracking: Any
 ) -> None:
     set_intervals(monkeypatch, send=0.05)
     # Entries that another library wrote, so that scans and the completion of indexes have work.
     plain.set("agents:session:theirs:f", "x")
     plain.set("agents:llm:theirs", '{"response":"x","model":"m","storedAt":1}')
-    options = {"session": SessionOptions(exact_active=True)}
+    options: dict[str, Any] = {"session": SessionOptions(exact_active=True)}
+    options["coherence"] = CoherenceOptions(tracking=tracking)
     async with AgentCache.from_url(user_without(plain, rights_server), name=NAME, **options) as cache:
         outcomes = await run_all(cache)
         assert not [name for name, outcome in outcomes.items() if isinstance(outcome, Exception)]
@@ -103,7 +108,8 @@ async def test_missing_right_is_noticed_and_raises_no_other_error(
 ) -> None:
     """Each right is used, or the page would ask for too much. Without it an operation fails by a refusal at most."""
     set_intervals(monkeypatch, send=0.05)
-    cache = AgentCache.from_url(user_without(plain, rights_server, right), name=NAME)
+    coherence = CoherenceOptions(tracking="interest" if right in OF_INTEREST else "auto")
+    cache = AgentCache.from_url(user_without(plain, rights_server, right), name=NAME, coherence=coherence)
     try:
         await cache.open()
     except L2CommandError:

@@ -162,4 +162,5 @@ def local_stats(shared: SharedParts) -> LocalStats:
         heard_count=sum(engine.l1.heard_count for engine in engines),
         hook_errors=sum(engine.hooks.error_count for engine in engines),
         hook_events_dropped=sum(engine.hooks.dropped_count for engine in engines),
+        tracking=shared.tracking,
     )

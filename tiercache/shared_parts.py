@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Final, Literal, cast
 
 from .embedded import EmbeddedValkey
 from .engine.engine import Engine
@@ -158,6 +158,12 @@ class SharedParts:
     def is_trusted(self) -> bool:
         """Whether the L1 of every face in use is known to have followed every change."""
         return all(engine.l1.trusted_until > engine.now() for engine in self.engines_in_use)
+
+    @property
+    def tracking(self) -> Literal["interest", "broadcast", "off"]:
+        """How Valkey reports the changes of other clients; the least that a face in use has."""
+        kinds = {engine.tracking for engine in self.engines_in_use} or {"off"}
+        return "off" if "off" in kinds else "broadcast" if "broadcast" in kinds else "interest"
 
     @property
     def is_degraded(self) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from asyncio import get_running_loop
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 from ..clock import SYSTEM_CLOCK, Clock
 from ..identity import KeepsIdentity
@@ -286,6 +287,12 @@ class Engine(KeepsIdentity):
         """Writes that Valkey has not answered yet."""
         runtime = self._life.runtime
         return 0 if runtime is None else runtime.l2.pipe.queued_count
+
+    @property
+    def tracking(self) -> Literal["interest", "broadcast", "off"]:
+        """How Valkey reports the changes of other clients."""
+        runtime = self._life.runtime
+        return "off" if runtime is None else runtime.l2.tracking
 
     @property
     def is_degraded(self) -> bool:

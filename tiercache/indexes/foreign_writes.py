@@ -1,7 +1,8 @@
 """Foreign writes: software that writes entries under a cache's name without having registered.
 
-Where the server tracks keys, it reports the keys that other clients have changed. Every tiercache process adds a key to
-its indexes before it writes the value. So a changed entry that is in no index was written by other software, and the
+Where the server tracks keys by broadcast, it reports the keys that other clients have changed. Where it tracks by
+interest, it reports only known keys, and reads note the entries that they find. Every tiercache process adds a key to
+its indexes before it writes the value. So such an entry that is in no index was written by other software, and the
 indexes may lack more of its entries.
 
 One process of all looks at a sample of the reported keys, once a second: the cost grows neither with the number of
@@ -27,7 +28,7 @@ _TRACE_MS: Final = 90_000
 
 
 class ForeignWrites:
-    """The keys of entries that other clients have changed, as far as one process has received them.
+    """The keys of entries that other clients may have written, as far as one process knows them.
 
     Args:
         name: The cache's name.
@@ -44,7 +45,7 @@ class ForeignWrites:
         self._keys: set[str] = set()
 
     def note(self, key: str) -> None:
-        """Note that another client has changed ``key``. Keys beyond the sample are forgotten."""
+        """Note that another client may have written ``key``. Keys beyond the sample are forgotten."""
         if len(self._keys) < _SAMPLE_COUNT and key.startswith(self._prefixes):
             self._keys.add(key)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from ..engine.entries.counters import OperationCounters, TierCounters
 
@@ -22,6 +23,8 @@ class LocalStats:
         degraded: Whether the breaker takes Valkey for unavailable.
         trusted: Whether this process knows that L1 has followed every change; always true without a Valkey.
         distrusted_count: Times that L1 was dropped because a change may have been missed.
+        tracking: How Valkey reports the changes of other clients: "interest", "broadcast" or "off". Of several faces in
+            use, the one with the least; "off" also without a Valkey, and before the cache is open.
         heard_count: Changes by other processes that L1 has followed.
         hook_errors: Calls of hooks that raised.
         hook_events_dropped: Calls of async hooks that were dropped, because too many waited or the cache was closed.
@@ -39,3 +42,4 @@ class LocalStats:
     heard_count: int
     hook_errors: int
     hook_events_dropped: int
+    tracking: Literal["interest", "broadcast", "off"] = "off"

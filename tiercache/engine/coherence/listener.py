@@ -6,6 +6,10 @@
         ▲                                                                                       │
         └──── wait, then retry ◀──── the connection ends, or 4 PINGs in a row without a message ┘
 
+A PING proves only that the subscription works. Tracking depends on the connection of the writes too. With tracking by
+interest, this process first asks, on that connection and behind all queued writes, whether tracking is still on; only
+then it sends the PING. With tracking by broadcast it asks behind the PING: while it asks, L1 stays in use.
+
 The order matters: this process subscribes first, then asks for the position, and then sends the PING. So the position
 counts a change, or the message of the change is still to arrive. Only the PONG renews the trust in L1: the PONG arrives
 behind the messages that were published before the PING. On a slow network many such messages take a while, so any
@@ -27,7 +31,7 @@ from ...supervision import keep_running
 from ..level2.announcement import Event, Pong
 from ..level2.level2 import Level2, Subscription
 from ..level2.write_pipe import WritePipe
-from ..level2.writes import Track
+from ..level2.writes import Track, TrackingState
 from .coherence import Coherence
 
 __all__ = ["Listener"]
@@ -48,7 +52,11 @@ _REFUSED_RETRY: Final = 30.0
 
 
 class Listener:
-    """Receives the changes of other processes from ``level2`` and passes them to ``coherence``."""
+    """Receives the changes of other processes from ``level2`` and passes them to ``coherence``.
+
+    Attributes:
+        tracking: How the server reports the changes of other clients, or None if it does not.
+    """
 
     def __init__(
         self,
@@ -66,7 +74,7 @@ class Listener:
         self._log = log
         self._interval = min(_PING_SECONDS, options.max_staleness / _PINGS_PER_BOUND)
         self._tracking = options.tracking
-        self._tracking_number: int | None = None
+        self.tracking: TrackingState | None = None
         self._subscription: Subscription | None = None
         self._silent_count = 0
         self._unanswered_count = 0
@@ -75,7 +83,7 @@ class Listener:
     @property
     def is_tracking(self) -> bool:
         """Whether the server reports the changes of other clients, so also of software other than tiercache."""
-        return self._tracking_number is not None
+        return self.tracking is not None
 
     async def open(self) -> None:
         """Subscribe, if Valkey answers. ``run`` continues with this subscription, or tries again.
@@ -129,12 +137,15 @@ class Listener:
             )
 
     async def _subscribe(self) -> Subscription:
-        subscription = await self._level2.subscribe()
+        by_interest = self._tracking == "interest"
+        subscription = await self._level2.subscribe(watches=by_interest)
         try:
-            await self._track(subscription)
+            asked_at = self._now()
+            if not await self._track(subscription) and by_interest:
+                raise L2UnavailableError("Valkey does not track yet")
             self._coherence.subscribed(await self._level2.position())
             # Only the PONG renews the trust in L1: messages published before the PING arrive before the PONG.
-            await self._ping(subscription)
+            await self._ping(subscription, asked_at)
             await self._receive_first_pong(subscription)
         except TimeoutError as error:
             await subscription.aclose()
@@ -175,25 +186,41 @@ class Listener:
         # PINGs are counted, not timed: while the event loop is blocked, no PING is sent, and answers wait to be read.
         while self._silent_count < _MAX_SILENT_COUNT and self._unanswered_count < _MAX_UNANSWERED_COUNT:
             await asyncio.sleep(self._interval)
-            self._silent_count += 1
-            self._unanswered_count += 1
             try:
-                await self._ping(subscription)
+                await self._prove(subscription)
             except L2ReplicaError:
                 self._coherence.end_trust("the server is no primary any more")
                 break
             # Ignored here: ``follow`` notices an ended connection, and the breaker counts failed commands.
             except TierCacheError:
                 pass
-            if self.is_tracking and subscription.id is not None:
-                self._pipe.post(Track(subscription.id), self._tracking_answered)
         await subscription.aclose()
 
-    async def _ping(self, subscription: Subscription) -> None:
-        # The order matters: each change up to ``number`` was published before the PING is sent, so its message arrives
-        # before the PONG, unless the message was lost. Trust therefore counts from ``asked_at``: a change with a later
-        # number belongs to the next PING.
+    async def _prove(self, subscription: Subscription) -> None:
+        """Send a PING whose PONG proves that L1 has followed every change."""
         asked_at = self._now()
+        if self._tracking == "interest":
+            # A PING that is not sent, because no command is answered, says nothing about the subscription. If tracking
+            # is not on, the server may have lost the subscription, and the connection does not show it.
+            is_on = await self._track(subscription)
+            self._note_unanswered()
+            if is_on:
+                await self._ping(subscription, asked_at)
+            return
+        self._note_unanswered()
+        try:
+            await self._ping(subscription, asked_at)
+        except L2ReplicaError:
+            raise  # The subscription is on another server than the next connection of the writes.
+        except TierCacheError as error:
+            self._log.debug("No PING was sent: %s", error)
+        if self.is_tracking and subscription.id is not None:
+            self._pipe.post(Track(subscription.id), self._tracking_answered)
+
+    async def _ping(self, subscription: Subscription, asked_at: float) -> None:
+        # The order matters: each change up to ``number`` was published before the PING is sent, so its message arrives
+        # before the PONG, unless the message was lost. Trust therefore counts from ``asked_at``, before the questions
+        # for tracking and for the number: a change with a later number belongs to the next PING.
         number = await self._level2.last_number()
         if self._level2.role_refusal is not None:
             self._log.warn_once(
@@ -203,37 +230,48 @@ class Listener:
             )
         await subscription.ping(asked_at, number)
 
+    def _note_unanswered(self) -> None:
+        self._silent_count += 1
+        self._unanswered_count += 1
+
     # Tracking
 
-    async def _track(self, subscription: Subscription) -> None:
+    async def _track(self, subscription: Subscription) -> bool:
+        """Turn on tracking, or ask whether it is on; return False if it is not on now."""
         if self._tracking == "off":
-            return
+            return True
         try:
             if subscription.id is None:
                 raise L2CommandError("the server gives no id of the subscription, which tracking needs (CLIENT ID)")
-            self._tracking_answered(await self._pipe.submit(Track(subscription.id)))
+            state = await self._pipe.submit(Track(subscription.id, subscription.watches))
         except L2LoginError:
             raise
         except L2CommandError as error:
             if self._tracking == "on":
                 raise
             self._tracking_answered(error)
+            return True
+        self._tracking_answered(state)
+        return state is not None
 
     def _tracking_answered(self, outcome: Any) -> None:
         if isinstance(outcome, PASSING):
             return
         if isinstance(outcome, L2CommandError):
             self._tracking = "off"
-            self._tracking_number = None
+            self.tracking = None
             self._log.warning(
                 "Tracking (CLIENT TRACKING) is not possible; changes by other software reach L1 after l1_ttl at the "
                 "latest: %s",
                 outcome,
             )
-        elif isinstance(outcome, int) and outcome != self._tracking_number:
-            is_first = self._tracking_number is None
-            self._tracking_number = outcome
-            if is_first:
-                return  # The subscription is new, and L1 is not trusted yet.
-            # A new number: tracking was off for a while.
-            self._coherence.distrust("other software may have changed keys while tracking was off")
+        elif isinstance(outcome, TrackingState):
+            before, self.tracking = self.tracking, outcome
+            if self._tracking == "interest" and outcome.mode != "interest" and outcome.number:
+                self._log.warn_once(
+                    "Tracking by interest is not possible; Valkey reports every change to every process: %s",
+                    outcome.reason or "the server refuses to report the changes of settings to the subscription",
+                )
+            # The first number: the subscription is new, and L1 is not trusted yet.
+            if before is not None and before.number != outcome.number:
+                self._coherence.distrust("other software may have changed keys while tracking was off")

@@ -193,9 +193,9 @@ class GuardedLevel2:
         with self._recorded:
             await self._level2.trim_indexes()
 
-    async def subscribe(self) -> Subscription:
+    async def subscribe(self, *, watches: bool = False) -> Subscription:
         # Not recorded: a subscription uses a connection of its own and tells nothing about commands.
-        return await self._level2.subscribe()
+        return await self._level2.subscribe(watches=watches)
 
     async def position(self) -> Position:
         with self._recorded:

@@ -21,10 +21,12 @@ class Stored(NamedTuple):
     Attributes:
         value: The bytes under the key, or None if the key holds a type other than a string.
         ttl: Remaining lifetime in seconds, or None for no expiry.
+        is_registered: Whether the server reports the next change of the key because of this read: by interest.
     """
 
     value: bytes | None
     ttl: float | None
+    is_registered: bool = False
 
 
 class Position(NamedTuple):
@@ -52,7 +54,10 @@ class Subscription(Protocol):
 
     Attributes:
         id: The server's id of the connection, or None if the server gives no id.
+        watches: Whether the server reports all changes of pins, settings, policies and the heartbeat here.
     """
+
+    watches: bool
 
     @property
     def id(self) -> int | None: ...
@@ -132,8 +137,13 @@ class Level2(Protocol):
         """Remove from the indexes of this cache the keys that no longer exist."""
         ...
 
-    async def subscribe(self) -> Subscription:
-        """Return a new subscription, which receives all announcements from now on."""
+    async def subscribe(self, *, watches: bool = False) -> Subscription:
+        """Return a new subscription, which receives all announcements from now on.
+
+        Args:
+            watches: Whether the server is asked to report all changes of pins, settings, policies and the heartbeat on
+                the subscription. Tracking by interest does not report them: no read fills L1 with them.
+        """
         ...
 
     async def position(self) -> Position:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from msgspec import Struct
 
@@ -17,6 +17,7 @@ __all__ = [
     "Run",
     "TakeLease",
     "Track",
+    "TrackingState",
     "Write",
     "WriteResult",
     "WriteSet",
@@ -141,14 +142,31 @@ class Announce(_KeepsValues, frozen=True, gc=False):
 class Track(_KeepsValues, frozen=True, gc=False):
     """Turn on tracking, if it is off: the server then sends the changes of other clients to a subscription.
 
-    The result is a number, or L2CommandError if the server refuses. A new number means that tracking was off for a
-    while, so that messages may be missing.
+    The result is a ``TrackingState``; None if tracking was not on, so that a PING proves nothing; or L2CommandError if
+    the server refuses.
 
     Attributes:
         subscriber: The ``Subscription.id`` of the subscription.
+        by_interest: Whether to track by interest if the server and the connection allow it, and not by broadcast.
     """
 
     subscriber: int
+    by_interest: bool = False
+
+
+class TrackingState(NamedTuple):
+    """How the server tracks.
+
+    Attributes:
+        number: A new number means that tracking was off for a while, so that messages may be missing.
+        mode: "interest": the server reports the keys that the connection of the writes has read. "broadcast": it
+            reports all keys of the cache. "off": it does not track yet, because it cannot carry out commands now.
+        reason: Why tracking is by broadcast although a ``Track`` asks for interest, or None.
+    """
+
+    number: int
+    mode: Literal["interest", "broadcast", "off"]
+    reason: str | None = None
 
 
 # A command and its arguments, as redis-cli takes them: ("HINCRBY", key, field, 1).

@@ -217,6 +217,14 @@ class L1:
         lru.add(key, entry)
         return True
 
+    def bound(self, entry: Entry) -> None:
+        """Let L1 serve ``entry`` for ``max_staleness`` at most: no message reports the next change of its key."""
+        until = entry.began + self._max_staleness
+        entry.deadline = min(entry.deadline, until)
+        if isinstance(entry, KeptEntry):
+            entry.l1_until = min(entry.l1_until, until)
+            entry.kept_until = min(entry.kept_until, until)
+
     def add_tags(self, key: str, entry: Entry, tags: tuple[Group, ...]) -> None:
         """Note more tags of ``entry``, if L1 still holds that entry under ``key``."""
         if self.peek(key) is not entry:

@@ -54,7 +54,7 @@ class Load:
         takes_parts: Whether the value arrives in parts (``streams.recorded_load``).
     """
 
-    __slots__ = ("_runtime", "call", "flight", "is_joinable", "is_refresh", "lease", "lookup")
+    __slots__ = ("_had_lease", "_runtime", "call", "flight", "is_joinable", "is_refresh", "lease", "lookup")
 
     flight: Flight
     takes_parts: ClassVar[bool] = False
@@ -66,6 +66,8 @@ class Load:
         self.is_joinable = True
         self.lookup = MISS
         self.lease: Lease | None = None
+        # The end of a lease registers the key with the server again.
+        self._had_lease = False
 
     # Callers
 
@@ -197,6 +199,8 @@ class Load:
             runtime.log.warn_once("an error of a loader cannot be copied, and is not remembered: %s", reason)
             return
         if failed is not None:
+            if runtime.l2.is_registering and not self._had_lease:
+                runtime.l1.bound(failed)  # The read of the key may have failed.
             runtime.l1.put(call.key, failed)
 
     # The lease
@@ -227,6 +231,7 @@ class Load:
         self.lease = await search.run()
         self.lookup = search.lookup
         if self.lease is not None:
+            self._had_lease = True
             self.lease.later_indexes = self.flight.added_indexes
         return self.lookup.entry is not None
 
@@ -291,6 +296,9 @@ class Load:
     def _note_kept_in_l1(self, entry: Entry) -> None:
         """Record in ``entry``, which every waiter has, that Valkey does not keep it: L1 may have the only copy."""
         l1 = self._runtime.l1
+        if self._runtime.l2.is_registering:
+            # No write registers the key, and its read may have failed.
+            l1.bound(entry)
         if l1.peek(self.call.key) is not entry:
             entry.expires_at = math.inf
         elif self._runtime.breaker.is_open or self.lookup.degraded:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Awaitable, Callable
-from typing import Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 from ...log import CacheLog
 from ..coherence.coherence import Coherence, PolicyReader
@@ -65,6 +65,7 @@ class L2:
         pending: Invalidations that Valkey has not acknowledged.
         coherence: Applies the changes of other processes.
         listener: Receives the changes of other processes.
+        note_found: Notes the key of an entry in Valkey: unregistered software may have written it.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class L2:
         self.behind = WriteBehind(self.pipe, memory)
         self.leases = Leases(self.pipe, origin=origin, ttl=coherence.lease_ttl)
         self.pending = PendingInvalidations(self.pipe, pause=options.resilience.breaker_pause, log=log)
+        self.note_found = service.key_changed
         self.coherence = Coherence(memory, self.leases, service, coherence, origin=origin, log=log)
         self.listener = Listener(level2, self.pipe, self.coherence, coherence, memory.now, log)
 
@@ -98,6 +100,17 @@ class L2:
     def is_tracking(self) -> bool:
         """Whether the server reports changes that other software makes (CLIENT TRACKING)."""
         return self.listener.is_tracking
+
+    @property
+    def tracking(self) -> Literal["interest", "broadcast", "off"]:
+        """How the server reports the changes of other clients."""
+        state = self.listener.tracking
+        return "off" if state is None else state.mode
+
+    @property
+    def is_registering(self) -> bool:
+        """Whether the server reports changes of those keys only that this process has registered by reading them."""
+        return self.tracking == "interest"
 
     def announce(self, announcement: Announcement) -> None:
         """Publish ``announcement`` to the other processes, without waiting for an acknowledgement."""

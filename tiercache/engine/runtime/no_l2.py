@@ -120,6 +120,8 @@ class NoL2:
 
     level2: Final = None
     is_tracking: Final = False
+    is_registering: Final = False
+    tracking: Final = "off"
 
     def __init__(self) -> None:
         self.pipe = _InstantWrites()

@@ -69,6 +69,10 @@ local function forget_note(hash, field)
     redis.pcall('DEL', note_of(hash, field))
 end
 
+-- Reads a key behind a write. With the write, the server has forgotten that this client has read the key, and would not
+-- report the next change of it (CLIENT TRACKING by interest).
+local function track(key) redis.call('PTTL', key) end
+
 -- Renews the life of a field. Returns the remaining life in ms, -1 for no end, -2 if the field is missing. With
 -- `lazily` the field is renewed only after a quarter of its window has passed. `is_text`: whether the key is known to
 -- hold a string.
@@ -82,7 +86,10 @@ local function slide(hash, key, field, tier, lazily, is_text)
         if tier == 0 or left == -1 or left >= tier then return left end
         window = tier
     elseif window == 0 then
-        if left ~= -1 then redis.call('PERSIST', key) end
+        if left ~= -1 then
+            redis.call('PERSIST', key)
+            track(key)
+        end
         cover(hash, 0)
         return -1
     end
@@ -93,6 +100,7 @@ local function slide(hash, key, field, tier, lazily, is_text)
         -- GETEX fails on a key that is not a string, and leaves it unchanged. It returns the whole string.
         unless_refused(redis.pcall('GETEX', key, 'PX', window))
     end
+    track(key)
     cover(hash, window)
     return window
 end
@@ -105,6 +113,7 @@ local function put(hash, key, field, window, value)
     else
         redis.call('SET', key, value)
     end
+    track(key)
 end
 
 -- Returns the string under a key, or nil if the key is missing or holds another type.

@@ -7,13 +7,14 @@ A subscription has a connection of its own. The server answers its pings in orde
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from valkey.exceptions import ResponseError
 
 from ...engine.level2.announcement import Event, Pong, TrackedChange, Unreadable
+from ...engine.level2.writes import Command
 from ...errors import L2UnavailableError
 from ...text import shown
 from .connection import Connection, open_connection
@@ -40,6 +41,7 @@ class BackplaneNames:
         probe: A key that never has a value.
         indexes: The key of the register of indexes.
         tracked: Prefixes of the keys whose changes by other clients this process must know.
+        watched: Those of ``tracked`` under which there are few keys, which all processes hold and clients seldom write.
     """
 
     channel: str
@@ -47,39 +49,52 @@ class BackplaneNames:
     probe: str
     indexes: str
     tracked: tuple[str, ...]
+    watched: tuple[str, ...]
 
     @classmethod
     def of(cls, name: str, db: int) -> BackplaneNames:
         """Return the names of the cache ``name`` in database ``db``."""
-        prefixes = ("__tc:kv:", "__tc:kvs:", "__tc:pin:", "__tc:settings", "__tool_policies")
-        tracked = ("llm:", "tool:", "session:", *prefixes)
+        entries = ("llm:", "tool:", "session:", "__tc:kv:", "__tc:kvs:")
         # A prefix too, although it is one key: other caches have heartbeats under names that begin with this name.
         heartbeat = f"__betterdb:heartbeat:{name}"
+        watched = (*(f"{name}:{prefix}" for prefix in ("__tc:pin:", "__tc:settings", "__tool_policies")), heartbeat)
         return cls(
             channel=f"{name}:__tc:bus:{db}",
             sequence=f"{name}:__tc:sequence",
             probe=f"{name}:__tc:probe",
             indexes=f"{name}:__tc:indexes",
-            tracked=(*(f"{name}:{prefix}" for prefix in tracked), heartbeat),
+            tracked=(*(f"{name}:{prefix}" for prefix in entries), *watched),
+            watched=watched,
         )
 
 
 class ValkeySubscription:
     """A Subscription on a connection of its own."""
 
-    def __init__(self, connection: Connection, client_id: int | None, origin: str, timeout: float) -> None:
+    def __init__(
+        self, connection: Connection, client_id: int | None, origin: str, timeout: float, *, watches: bool
+    ) -> None:
         self._connection = connection
+        self.watches = watches
         self._read_own = reader_of_own(origin)
         self._timeout = timeout
         self._id = client_id
 
     @classmethod
     async def open(
-        cls, settings: Settings, channel: str, *, origin: str, timeout: float, connect_timeout: float
+        cls,
+        settings: Settings,
+        names: BackplaneNames,
+        *,
+        watches: bool,
+        origin: str,
+        timeout: float,
+        connect_timeout: float,
     ) -> ValkeySubscription:
         """Connect and subscribe.
 
         Args:
+            watches: See ``Level2.subscribe``.
             origin: Signs the announcements of this process.
             timeout: Seconds for one exchange.
             connect_timeout: Seconds to open the connection.
@@ -92,15 +107,18 @@ class ValkeySubscription:
             connection = await open_connection(settings, connect_timeout, listens=True)
             try:
                 (client_id,) = await connection.exchange([("CLIENT", "ID")], timeout)
-                # One command each: a user without permission for the channel of tracking still gets the other one.
-                # The race, "message before answer": the backplane comes last. Its messages may follow at once, and
-                # would arrive in front of the answer to a later SUBSCRIBE. Tracking is turned on later.
-                tracks = await _subscribe(connection, _TRACKING_CHANNEL, timeout, may_be_refused=True)
-                await _subscribe(connection, channel, timeout)
+                # Before the subscriptions: a connection that subscribes sends no other command.
+                watches = (
+                    watches
+                    and isinstance(client_id, int)
+                    and await _watch(connection, client_id, names.watched, timeout)
+                )
+                tracks = await _subscribe(connection, names.channel, timeout)
             except BaseException:
                 await connection.aclose()
                 raise
-        return cls(connection, client_id if isinstance(client_id, int) and tracks else None, origin, timeout)
+        own_id = client_id if isinstance(client_id, int) and tracks else None
+        return cls(connection, own_id, origin, timeout, watches=watches)
 
     @property
     def id(self) -> int | None:
@@ -159,13 +177,25 @@ def _pong(payload: bytes) -> Pong | Unreadable:
     return Unreadable("a PONG that answers no PING of this process")
 
 
-async def _subscribe(connection: Connection, channel: str, timeout: float, *, may_be_refused: bool = False) -> bool:
-    """Subscribe to ``channel``; return whether the server allowed that. Raises if a refusal is not acceptable."""
-    (reply,) = await connection.exchange([("SUBSCRIBE", channel)], timeout)
-    if isinstance(reply, ResponseError):
-        if not may_be_refused:
-            raise map_error(reply, "SUBSCRIBE") or reply
-        return False
-    if not isinstance(reply, list) or reply[0] != b"subscribe":
-        raise L2UnavailableError(f"Valkey answered SUBSCRIBE with {reply!r}")
-    return True
+async def _watch(connection: Connection, client_id: Any, prefixes: Sequence[str], timeout: float) -> bool:
+    """Let the server report all changes under ``prefixes`` on ``connection``; return whether it does.
+
+    The connection is the target of its own reports, so that they end only with the connection.
+    """
+    options = [part for prefix in prefixes for part in ("PREFIX", prefix)]
+    command: Command = ("CLIENT", "TRACKING", "ON", "REDIRECT", client_id, "BCAST", *options)
+    (reply,) = await connection.exchange([command], timeout)
+    return not isinstance(reply, ResponseError)
+
+
+async def _subscribe(connection: Connection, channel: str, timeout: float) -> bool:
+    """Subscribe to the messages of tracking and to ``channel``; return whether the server allowed the former."""
+    # One command each: a user without permission for the channel of tracking still gets the other one. Sent together,
+    # because a message may arrive in front of the answer to a later SUBSCRIBE. Such an answer ends this attempt.
+    tracking, backplane = await connection.exchange([("SUBSCRIBE", _TRACKING_CHANNEL), ("SUBSCRIBE", channel)], timeout)
+    if isinstance(backplane, ResponseError):
+        raise map_error(backplane, "SUBSCRIBE") or backplane
+    for reply in (tracking, backplane):
+        if not isinstance(reply, ResponseError) and (not isinstance(reply, list) or reply[0] != b"subscribe"):
+            raise L2UnavailableError(f"Valkey answered SUBSCRIBE with {reply!r}")
+    return not isinstance(tracking, ResponseError)

@@ -1,13 +1,15 @@
 """Writes as commands, and their replies as results.
 
-Plain commands write values, never a script or MULTI: only the effects of a connection's own plain commands are left
-out of the tracking invalidations for its process (CLIENT TRACKING with NOLOOP). For a server without ``SET ... IFEQ``
-(Valkey 8.1) or ``DELIFEQ`` (9.0) there are scripts that do the same; such a server is not asked to track.
+Plain commands write values, never a script: with tracking by broadcast, only the effects of a connection's own plain
+commands are left out of the tracking invalidations for its process (CLIENT TRACKING with NOLOOP). With tracking by
+interest a read follows each write whose value L1 keeps: the write has ended the registration of the key. For a server
+without ``SET ... IFEQ`` (Valkey 8.1) or ``DELIFEQ`` (9.0) there are scripts that do the same; such a server is not
+asked to track.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from valkey.exceptions import OutOfMemoryError, ResponseError
@@ -44,6 +46,11 @@ _ACTIONS: Final = {
     Announce: "PUBLISH",
     Run: "a script",
 }
+
+_MULTI: Final[Command] = ("MULTI",)
+_EXEC: Final[Command] = ("EXEC",)
+# Replies to MULTI, the two commands, and EXEC.
+_TRANSACTION_COUNT: Final = 4
 
 # Indexes that a process remembers as listed. Beyond the bound it lists an index again at each use.
 _MAX_LISTED_COUNT: Final = 10_000
@@ -89,18 +96,24 @@ class WriteCommands:
 
     Args:
         origin: Signs the announcements of this process.
+        ask_tracking: Returns the commands that ask for the state of tracking.
 
     Attributes:
         has_conditions: Whether the server has SET ... IFEQ and DELIFEQ.
+        registers: Whether a read must follow each write whose value L1 keeps.
+        has_lost_right: Whether the server has refused a write because of the commands that register its key.
         must_probe: Whether the features of the server are unknown, because it could not carry the probes out.
         listed: The indexes that this process has listed in the register of indexes since the last trim, each with
             whether it was listed as an index without an expiry.
     """
 
-    def __init__(self, names: BackplaneNames, origin: str) -> None:
+    def __init__(self, names: BackplaneNames, origin: str, ask_tracking: Callable[[], list[Command]]) -> None:
         self._names = names
         self._origin = origin
+        self._ask_tracking = ask_tracking
         self.has_conditions = True
+        self.registers = False
+        self.has_lost_right = False
         self.must_probe = True
         self._announce = script("announce")
         self.listed: dict[str, bool] = {}
@@ -149,14 +162,19 @@ class WriteCommands:
         """Return the commands that carry out ``write``, without those that add its key to indexes."""
         match write:
             case WriteSet():
-                return [self._set(write)]
+                set_value = self._set(write)
+                # The race "write between": without MULTI, another client's write may come between the two. The server
+                # would report it to no process, and register the key for this process only behind it.
+                return [_MULTI, set_value, ("PTTL", write.key), _EXEC] if self.registers else [set_value]
             case Delete(keys):
                 return [_count_placeholders(keys), ("DEL", *keys), *self._index_removals(write)]
             case TakeLease():
-                return [self._take(write)]
+                # A write between the two has replaced the placeholder: the load cannot store its value then.
+                return [self._take(write), *self._registration(write.key)]
             case Release(key, placeholder):
                 if self.has_conditions:
-                    return [("DELIFEQ", key, placeholder)]
+                    # L1 may keep the error of the load.
+                    return [("DELIFEQ", key, placeholder), *self._registration(key)]
                 return [("EVAL", script("release"), 1, key, placeholder)]
             case Announce(announcement):
                 before, after = encode(announcement, self._origin)
@@ -165,9 +183,12 @@ class WriteCommands:
                     return [("EVAL", self._announce, 1, names.sequence, names.channel, before, after)]
                 return [("PUBLISH", names.channel, before + b"null" + after)]
             case Track():
-                return [("CLIENT", "TRACKINGINFO")]
+                return list(self._ask_tracking())
             case Run(command):
                 return [command]
+
+    def _registration(self, key: str) -> list[Command]:
+        return [("PTTL", key)] if self.registers else []
 
     def _list_indexes(self, members: Mapping[str, _Members]) -> list[Command]:
         """Return the command that lists the indexes which this process has not listed since the last trim."""
@@ -218,6 +239,9 @@ class WriteCommands:
             # A key that is missing from its index would survive the invalidation of its group.
             refusal = _index_refusal(write, refused) if refused else None
             results.append(_result(write, own) if refusal is None else _refusal(write, refusal))
+            if isinstance(write, WriteSet) and len(own) == _TRANSACTION_COUNT:
+                # The server has queued the value and not run the transaction: another command was refused.
+                self.has_lost_right |= own[1] == b"QUEUED" and isinstance(own[3], ResponseError)
         return results
 
 
@@ -228,17 +252,27 @@ def _index_life(write: WriteSet | TakeLease) -> int:
 
 
 def _result(write: Write, replies: Sequence[Any]) -> WriteResult:
-    """Return the result of ``write`` from the replies to its commands. ``Tracking`` interprets the reply of a Track."""
+    """Return the result of ``write`` from the replies to its commands; of a Track, the replies."""
     if isinstance(write, Delete):
         return _deleted_count(*replies[:2])
-    (reply,) = replies
-    if isinstance(reply, ResponseError) and not isinstance(write, Track):
+    if isinstance(write, Track):
+        return replies  # ``Tracking`` interprets them.
+    reply = _executed(replies) if len(replies) == _TRANSACTION_COUNT else replies[0]
+    if isinstance(reply, ResponseError):
         if isinstance(write, TakeLease) and str(reply).startswith("WRONGTYPE"):
             return TakeLease.NO_STRING
         return _refusal(write, reply)
     if isinstance(write, WriteSet):
         return int(reply is not None and reply != 0)
     return reply
+
+
+def _executed(replies: Sequence[Any]) -> Any:
+    """Return the reply to the first command of a transaction, or the error that kept the server from running it."""
+    begun, queued, _, executed = replies
+    if isinstance(begun, ResponseError) or isinstance(queued, ResponseError):
+        return queued  # Without a transaction, because the user has lost the right, ``queued`` is the reply itself.
+    return executed if isinstance(executed, ResponseError) else executed[0]
 
 
 def _index_refusal(write: Write, refused: Mapping[str, ResponseError]) -> ResponseError | None:

@@ -23,6 +23,8 @@ The states of a connection::
 1. idle: ``_pending`` is empty. The turn of an exchange that is sent now begins now.
 2. pending: ``_pending`` has the exchanges in the order in which their commands leave. It is the turn of the oldest one,
    and only this one has a deadline; the turn of the next one begins when the oldest one has its replies.
+   With ``late_deadlines``, a deadline without a byte fails the pending exchanges and keeps the connection: their late
+   replies are dropped, in order. So many deadlines in a row without a byte may pass; the next one closes it.
 3. closed: every pending exchange has received the error, commands that were held back are dropped, and every further
    exchange raises. The server may have carried out any command that was sent.
 
@@ -57,7 +59,7 @@ from .inbox import Inbox
 from .roles import ReplicaError, check_role
 from .unsent import unsent_bytes_of
 
-__all__ = ["MultiplexedConnection", "ReplyFuture", "pack"]
+__all__ = ["LateError", "MultiplexedConnection", "ReplyFuture", "pack"]
 
 _INCOMPLETE: Final = object()
 # Most bytes of one read. The buffer is kept: asyncio's plain protocols allocate 256 KiB for each read, and where the
@@ -79,8 +81,12 @@ class ReplyFuture(Protocol):
         ...
 
     def set_exception(self, error: Exception, /) -> None:
-        """Take the error with which the connection ended. Must not raise."""
+        """Take the error with which the connection ended, or LateError. Must not raise."""
         ...
+
+
+class LateError(TimeoutError):
+    """An exchange has no answer in time, and its connection goes on: the server may still carry the commands out."""
 
 
 class _Exchange:
@@ -137,6 +143,7 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         on_refused: Called if the server asks for credentials, or no longer accepts them.
 
     Attributes:
+        late_deadlines: Deadlines in a row without a byte that the connection outlives.
         is_full: Whether the transport has more unsent bytes than it should have. ``wait_room`` waits for the network to
             take them; a caller that sends without bound must call it first.
     """
@@ -168,6 +175,8 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         self._unsent: list[bytes] = []
         # The deadline of the oldest pending exchange.
         self._deadline = Deadline(lambda: bool(self._pending), self._end_in_silence, unsent_bytes_of(self._transport))
+        self.late_deadlines = 0
+        self._silent_deadlines = 0
         self.is_full = False
         self._room = asyncio.Event()
         self._error: Exception | None = None
@@ -180,6 +189,11 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
     @property
     def is_open(self) -> bool:
         return self._error is None
+
+    @property
+    def is_late(self) -> bool:
+        """Whether a deadline has passed without a byte, and none has arrived since."""
+        return self._silent_deadlines > 0
 
     # Sending
 
@@ -261,6 +275,7 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """Hand each complete reply in the buffer to the oldest pending exchange, or to the inbox."""
         replies, pending = self._replies, self._pending
+        self._silent_deadlines = 0
         first = pending[0] if pending else None
         try:
             replies.feed(self._buffer, 0, nbytes)  # type: ignore[arg-type]  # It takes any buffer.
@@ -336,7 +351,15 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
             self._inbox.end(error)
 
     def _end_in_silence(self) -> None:
-        self._end(TimeoutError("Valkey did not answer in time"))
+        if self._silent_deadlines >= self.late_deadlines:
+            self._end(TimeoutError("Valkey did not answer in time"))
+            return
+        self._silent_deadlines += 1
+        # All of them: an exchange behind the late one has no answer either.
+        for exchange in self._pending:
+            if not exchange.future.done():
+                exchange.future.set_exception(LateError("Valkey did not answer in time"))
+        self._deadline.begin(self._pending[0].timeout)
 
     def leave(self, error: Exception) -> None:
         self._end(error)

@@ -17,6 +17,7 @@ from .backplane import BackplaneNames, ValkeySubscription
 from .errors import checked, map_error, map_errors
 from .pool import open_pool
 from .reads import BatchReader
+from .registering import RegisteringReads
 from .roles import ASK_ROLE, ReplicaError, check_role
 from .scripts import script
 from .settings import Settings
@@ -60,6 +61,7 @@ class ValkeyLevel2:
         self._pool = open_pool(settings, timeout=timeout, connect_timeout=self._connect_timeout)
         self._writer = Writer(settings, self._names, origin, timeout=timeout, connect_timeout=self._connect_timeout)
         self._batch_reader = BatchReader()
+        self._registering_reads = RegisteringReads(self._writer, self._pool, timeout)
         self._role_refusal: L2CommandError | None = None
 
     async def ping(self) -> None:
@@ -68,7 +70,8 @@ class ValkeyLevel2:
 
     async def get(self, key: str) -> Stored | None:
         with _MAPPED_GET:
-            value, ttl = await self._pool.read(key, self._timeout)
+            registered = await self._registering_reads.get(key)
+            value, ttl = registered or await self._pool.read(key, self._timeout)
         if isinstance(value, ResponseError):
             if str(value).startswith("WRONGTYPE"):
                 return Stored(None, None)
@@ -77,13 +80,17 @@ class ValkeyLevel2:
             raise map_error(ttl, "PTTL") or ttl
         if value is None or ttl == -2:
             return None  # -2: the key expired between the two commands.
-        return Stored(value, None if ttl == -1 else ttl / 1000)
+        return Stored(value, None if ttl == -1 else ttl / 1000, registered is not None)
 
     async def get_many(self, keys: Sequence[str]) -> list[Stored | None]:
         with map_errors("a read of many keys"):
-            return await self._batch_reader.read(
+            is_registered = await self._registering_reads.register(keys)
+            found = await self._batch_reader.read(
                 keys, lambda commands: self._pool.exchange(commands, self._timeout, may_repeat=True)
             )
+        if not is_registered:
+            return found
+        return [None if each is None else Stored(each.value, each.ttl, True) for each in found]
 
     async def get_values(self, keys: Sequence[bytes]) -> list[bytes | None]:
         with map_errors("MGET"):
@@ -133,10 +140,11 @@ class ValkeyLevel2:
             if gone:
                 await self.execute([("ZREM", register, *gone)])
 
-    async def subscribe(self) -> ValkeySubscription:
+    async def subscribe(self, *, watches: bool = False) -> ValkeySubscription:
         return await ValkeySubscription.open(
             self._settings,
-            self._names.channel,
+            self._names,
+            watches=watches,
             origin=self._origin,
             timeout=self._timeout,
             connect_timeout=self._connect_timeout,

@@ -19,6 +19,7 @@ from .backplane import BackplaneNames
 from .commands import Batch, WriteCommands
 from .connection import Connection, open_connection
 from .errors import map_error, map_errors
+from .multiplexed import LateError, MultiplexedConnection
 from .roles import ReplicaError
 from .settings import Settings
 from .tracking import Tracking
@@ -26,6 +27,10 @@ from .tracking import Tracking
 __all__ = ["Writer"]
 
 _ACTION: Final = "a batch of writes"
+# Deadlines in a row that a connection outlives on which keys are registered.
+_LATE_DEADLINES: Final = 3
+# Bytes of writes in flight behind which reads do not wait.
+_MAX_AHEAD_BYTES: Final = 64 * 1024
 
 
 class Writer:
@@ -43,10 +48,12 @@ class Writer:
         self._settings = settings
         self._timeout = timeout
         self._connect_timeout = connect_timeout
-        self._commands = WriteCommands(names, origin)
-        self._tracking = Tracking(names.tracked)
+        self._tracking = Tracking(names, may_register=settings.is_multiplexed)
+        self._commands = WriteCommands(names, origin, self._tracking.questions)
         self._connection: Connection | None = None
         self._connection_id: int | None = None
+        # Bytes of the batch in flight.
+        self._sent_bytes = 0
         # Connections on which an exchange was broken off: to be closed here, and to be ended by the server.
         self._broken: list[Connection] = []
         self._broken_ids: list[int] = []
@@ -64,6 +71,19 @@ class Writer:
         if connection is None or not connection.is_open or self._tracking.is_due or self._commands.must_probe:
             return self._prepare_and_write(writes, timeout)
         return self._begin(connection, writes, timeout)
+
+    @property
+    def registering(self) -> MultiplexedConnection | None:
+        """The connection on which a read registers its key with the server; None if no key can be registered now.
+
+        While a large write is in flight, small reads would wait behind it. While an answer is late, further reads use
+        another connection, and the late one fails alone.
+        """
+        connection = self._connection
+        if not self._tracking.registers or not isinstance(connection, MultiplexedConnection):
+            return None
+        is_free = connection.is_open and not connection.is_late and self._sent_bytes <= _MAX_AHEAD_BYTES
+        return connection if is_free else None
 
     async def _prepare_and_write(self, writes: Sequence[Write], timeout: float) -> list[WriteResult]:
         try:
@@ -104,12 +124,19 @@ class Writer:
             self._tracking.refuse("the server has no SET ... IFEQ or no DELIFEQ, which came with Valkey 9.0")
             return
         self._tracking.take_replies(await self._ask(connection, self._tracking.commands()))
+        if self._tracking.is_due:  # Interest is not possible: by broadcast then.
+            self._tracking.take_replies(await self._ask(connection, self._tracking.commands()))
+        if isinstance(connection, MultiplexedConnection):
+            # The end of the connection would cost all of L1. One late answer must not.
+            connection.late_deadlines = _LATE_DEADLINES if self._tracking.registers else 0
 
     def _begin(
         self, connection: Connection, writes: Sequence[Write], timeout: float
     ) -> asyncio.Future[list[WriteResult]]:
+        self._commands.registers = self._tracking.registers
         batch = self._commands.batch(writes)
         replies = _BatchReplies(self, connection, writes, batch)
+        self._sent_bytes = sum([write.size_bytes for write in writes])
         try:
             connection.begin(batch.commands, timeout, replies)
         except ValkeyConnectionError as error:
@@ -121,6 +148,9 @@ class Writer:
         for index, write in enumerate(writes):
             if isinstance(write, Track):
                 results[index] = self._tracking.result(results[index])
+        if self._commands.has_lost_right:
+            self._commands.has_lost_right = False
+            self._tracking.ask_again()
         return results
 
     async def _connect(self) -> Connection:
@@ -129,6 +159,7 @@ class Writer:
             raise L2UnavailableError("the cache was closed")
         await self._close_connections()
         connection = await open_connection(self._settings, self._connect_timeout)
+        self._sent_bytes = 0
         probes = self._commands.probes()
         kills: list[Command] = [("CLIENT", "KILL", "ID", broken) for broken in self._broken_ids]
         is_answered = False
@@ -205,6 +236,7 @@ class _BatchReplies:
         return False
 
     def set_result(self, replies: list[Any]) -> None:
+        self._writer._sent_bytes = 0
         try:
             results = self._writer._results(self._writes, self._batch, replies)
         # A defect of this package: it reaches the caller that waits for the batch, and the connection goes on.
@@ -217,7 +249,8 @@ class _BatchReplies:
                 self.results.set_result(results)
 
     def set_exception(self, error: Exception) -> None:
-        self._writer._break(self._connection)
+        if not isinstance(error, LateError):
+            self._writer._break(self._connection)
         mapped = map_error(error, _ACTION)
         if mapped is not None:
             mapped.__cause__ = error
