@@ -9,8 +9,10 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import get_args
 
 from ...errors import UsageError
+from ...options import TrackingMode
 from .faults import FAULTS, NEEDS_PROCESS
 from .report import stories_of, summary_of, title_of
 from .run import Outcome, RunSettings, run_once
@@ -77,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=1, help="seed of the first run; each further run adds 1")
     parser.add_argument("--replicas", type=int, default=4, help="number of replicas")
     parser.add_argument("--processes", type=int, default=2, help="number of replicas that have their own process")
-    parser.add_argument("--tracking", choices=("auto", "on", "off"), default="auto", help="CoherenceOptions.tracking")
+    parser.add_argument("--tracking", choices=get_args(TrackingMode), default="auto", help="CoherenceOptions.tracking")
     parser.add_argument("--max-staleness", type=float, default=1.0, help="CoherenceOptions.max_staleness")
     parser.add_argument(
         "--writes",
