@@ -107,6 +107,8 @@ _FAULTS: Final[Mapping[str, Row]] = {
         WORKS,
         ((*_CHANGES, "set_policy"), frozenset({DONE, UNAVAILABLE})),
         (("session.get_all", "stats"), frozenset({VALUE, UNAVAILABLE})),
+        # With tracking by interest they take two round trips, the second one perhaps behind a long script.
+        (("get_many", "get_or_load_many"), frozenset({VALUE, DEGRADED})),
     ),
     "OOM (out of memory)": _row(WORKS, ((*_STORES, *_SESSION_WRITES, "set_policy"), REFUSED)),
     "NOREPLICAS (too few replicas)": UNCHANGEABLE,

@@ -16,6 +16,7 @@ from tests.faults.stage import Stage, opened_stage
 from tests.seams import internals
 from tests.support import until
 from tiercache import AgentCache
+from tiercache.options import TrackingMode
 
 __all__ = ["Cell", "run_under", "wrong_cells"]
 
@@ -34,13 +35,13 @@ class Cell(NamedTuple):
     outcome: Outcome | str
 
 
-async def run_under(kind: type[Fault]) -> list[Cell]:
+async def run_under(kind: type[Fault], tracking: TrackingMode = "auto") -> list[Cell]:
     """Run every operation under a fault, and lift it; return the observed calls.
 
     Raises:
         AssertionError: A cache did not recover, or served an old value, or left a task or a connection.
     """
-    async with opened_stage(kind.route, is_silent=kind.is_silent) as stage:
+    async with opened_stage(kind.route, is_silent=kind.is_silent, tracking=tracking) as stage:
         await stage.fill(sorted({entry for operation in OPERATIONS for entry in operation.entries}, key=str))
         async with kind(stage):
             cells = await _observe(stage)

@@ -15,12 +15,14 @@ from tests.faults.relay import Relay
 from tests.faults.server import NAME, FaultServer, running_server
 from tiercache import (
     AgentCache,
+    CoherenceOptions,
     L2CommandError,
     L2UnavailableError,
     ResilienceOptions,
     TelemetryOptions,
     WriteOptions,
 )
+from tiercache.options import TrackingMode
 from tiercache.testing import ChaosProxy
 
 __all__ = ["Stage", "opened_stage"]
@@ -88,18 +90,20 @@ class Stage:
 
 
 @asynccontextmanager
-async def opened_stage(route: str, *, is_silent: bool) -> AsyncIterator[Stage]:
+async def opened_stage(route: str, *, is_silent: bool, tracking: TrackingMode) -> AsyncIterator[Stage]:
     """Return a stage with opened caches, which are closed at the end.
 
     Args:
         route: "direct", "proxy" or "relay": how the caches reach the server.
         is_silent: Whether the fault leaves exchanges without an answer.
+        tracking: The option of every cache.
     """
     timeout = _SILENT_TIMEOUT if is_silent else _TIMEOUT
     resilience = ResilienceOptions(l2_timeout=timeout, breaker_pause=0.2, drain_timeout=2.0)
     options: dict[str, Any] = {
         "name": NAME,
         "default_ttl": 3600,
+        "coherence": CoherenceOptions(tracking=tracking),
         "resilience": resilience,
         "telemetry": TelemetryOptions(metrics=False),
     }

@@ -9,14 +9,18 @@ import pytest
 
 import tiercache
 from tests.faults.expected import ALWAYS, EXPECTED
-from tests.faults.faults import FAULTS, Fault, NoFault
+from tests.faults.faults import FAULTS, Fault, HalfOpen, NoFault, SlowerDrip
 from tests.faults.operations import KINDS, OPERATIONS
 from tests.faults.outcomes import Outcome
 from tests.faults.rights import COMMANDS, RIGHTS
 from tests.faults.run import Cell, run_under, wrong_cells
+from tiercache.options import TrackingMode
 
 # Commands of the administrator, and commands with which valkey-py begins a connection.
 _OTHER_COMMANDS = {"acl", "auth", "client|list", "config|get", "hello", "select"}
+
+# The kinds of tracking use connections differently, and these faults make connections late.
+LATE: tuple[type[Fault], ...] = (HalfOpen, SlowerDrip)
 
 
 def _names(faults: tuple[type[Fault], ...]) -> list[str]:
@@ -26,6 +30,14 @@ def _names(faults: tuple[type[Fault], ...]) -> list[str]:
 @pytest.mark.parametrize("fault", FAULTS, ids=_names(FAULTS))
 async def test_fault_has_expected_outcomes_and_leaves_nothing_behind(fault: type[Fault]) -> None:
     assert not (wrong := wrong_cells(fault, await run_under(fault))), "\n".join(wrong)
+
+
+@pytest.mark.parametrize("tracking", ["interest", "auto"])
+@pytest.mark.parametrize("fault", LATE, ids=_names(LATE))
+async def test_fault_has_the_same_outcomes_with_each_kind_of_tracking(
+    fault: type[Fault], tracking: TrackingMode
+) -> None:
+    assert not (wrong := wrong_cells(fault, await run_under(fault, tracking))), "\n".join(wrong)
 
 
 @pytest.mark.parametrize("reconnects", [False, True], ids=["connected", "reconnecting"])

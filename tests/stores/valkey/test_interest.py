@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -13,7 +16,14 @@ import valkey.asyncio
 from tests.requests import Loader
 from tests.seams import HeldWrites, any_write, fail_reads, in_l1, internals, record_distrusts, set_tracking_room
 from tests.support import UNTRACKED, MakeCache, StallingProxy, distrusted, until
-from tiercache import AgentCache, CoherenceOptions, L2CommandError, ResilienceOptions, TierOptions
+from tiercache import (
+    AgentCache,
+    CoherenceOptions,
+    L2CommandError,
+    L2UnavailableError,
+    ResilienceOptions,
+    TierOptions,
+)
 from tiercache.embedded import EmbeddedValkey
 from tiercache.testing import ChaosProxy
 
@@ -142,24 +152,84 @@ async def test_many_read_keys_are_registered(cache: AgentCache, plain: valkey.Va
     await until(lambda: not any(in_l1(cache, key) for key in keys), seconds=0.5)
 
 
-async def test_late_answer_loses_no_l1_entry(make_cache: MakeCache, plain: valkey.Valkey) -> None:
-    cache = make_cache(name="test", coherence=BY_INTEREST, resilience=ResilienceOptions(l2_timeout=0.1))
-    for number in range(20):
+@pytest.mark.parametrize("late", ["read", "write", "read, write"])
+async def test_late_answer_loses_no_l1_entry(make_cache: MakeCache, plain: valkey.Valkey, late: str) -> None:
+    """The server is silent for longer than a deadline, and then answers everything."""
+    cache = make_cache(name="test", coherence=BY_INTEREST)
+    keys = [f"test:__tc:kv:kv:k{number}" for number in range(50)]
+    for number in range(50):
         await cache.kv.set(f"k{number}", "v")
-    before = distrusted(cache)
-    writer = internals(cache).store.writer_connection_id
-    plain.execute_command("CLIENT", "PAUSE", 250, "ALL")
-    late = await cache.kv.get_or_load("other", Loader())
-    assert late.degraded
-    await until(lambda: plain.ping())
-
-    async def answers() -> bool:
-        return (await cache.kv.get_or_load("another", Loader())).degraded is False
-
-    await until(answers)
-    assert distrusted(cache) == before
+    before, writer = distrusted(cache), internals(cache).store.writer_connection_id
+    process_id = plain.info("server")["process_id"]
+    os.kill(process_id, signal.SIGSTOP)
+    try:
+        if "read" in late:
+            assert (await cache.kv.get_or_load("other", Loader())).degraded
+        if "write" in late:
+            with pytest.raises(L2UnavailableError):
+                await cache.session.set("thread", "field", "v")
+    finally:
+        os.kill(process_id, signal.SIGCONT)
+    await cache.session.set("thread", "field", "w")
+    assert plain.get("test:session:thread:field") == b"w"
     assert internals(cache).store.writer_connection_id == writer
-    assert all(in_l1(cache, f"test:__tc:kv:kv:k{number}") for number in range(20))
+    assert distrusted(cache) == before
+    assert all(in_l1(cache, key) for key in keys)
+    plain.mset(dict.fromkeys(keys, b"snewer"))
+    await until(lambda: not any(in_l1(cache, key) for key in keys), seconds=0.5)
+
+
+@asynccontextmanager
+async def late_cache(url: str, late: str) -> AsyncIterator[tuple[StallingProxy, AgentCache]]:
+    """Yield a proxy and a cache; the connection of the writes alone has no answer since a read or a write."""
+    proxy, resilience = StallingProxy(url), ResilienceOptions(l2_timeout=0.5)
+    async with (
+        proxy as proxied,
+        AgentCache.from_url(proxied, name="test", coherence=BY_INTEREST, resilience=resilience) as cache,
+    ):
+        await cache.kv.set("kept", "v")
+        proxy.stall_at = {"read": b"GETRANGE", "write": b"older"}[late]
+        if late == "read":
+            assert (await cache.kv.get_or_load("other", Loader())).degraded
+        else:
+            with pytest.raises(L2UnavailableError):
+                await cache.session.set("thread", "field", "older")
+        proxy.stall_at = None
+        yield proxy, cache
+
+
+@pytest.mark.parametrize("late", ["read", "write"])
+async def test_write_leaves_a_connection_that_is_dead_without_looking_dead(
+    url: str, plain: valkey.Valkey, late: str
+) -> None:
+    async with late_cache(url, late) as (proxy, cache):
+        dead = internals(cache).store.writer_connection_id
+        await cache.session.set("thread", "field", "newer")
+        assert internals(cache).store.writer_connection_id != dead
+        proxy.release()
+        await until(lambda: dead not in [int(client["id"]) for client in plain.client_list()])
+        assert plain.get("test:session:thread:field") == b"newer"
+
+
+@pytest.mark.parametrize("late", ["read", "write"])
+async def test_late_connection_is_kept_if_it_receives_a_byte_while_a_write_waits(
+    url: str, plain: valkey.Valkey, late: str
+) -> None:
+    async with late_cache(url, late) as (proxy, cache):
+        before, writer = distrusted(cache), internals(cache).store.writer_connection_id
+        store = asyncio.ensure_future(cache.session.set("thread", "field", "newer"))
+
+        def is_asked_elsewhere() -> bool:
+            return any((client["cmd"], client["sub"]) == ("ping", "0") for client in plain.client_list())
+
+        await until(is_asked_elsewhere)
+        proxy.release()
+        await store
+        assert plain.get("test:session:thread:field") == b"newer"
+        assert internals(cache).store.writer_connection_id == writer
+        assert distrusted(cache) == before
+        assert in_l1(cache, "test:__tc:kv:kv:kept")
+        await until(lambda: not is_asked_elsewhere())
 
 
 async def test_reads_behind_a_late_answer_use_another_connection(url: str, plain: valkey.Valkey) -> None:

@@ -23,7 +23,7 @@ from tests.tls import tls_in_front_of
 from tiercache import AgentCache, TierOptions
 from tiercache.embedded import EmbeddedValkey
 from tiercache.stores.valkey.connection import open_connection
-from tiercache.stores.valkey.multiplexed import MultiplexedConnection
+from tiercache.stores.valkey.multiplexed import LateError, MultiplexedConnection
 from tiercache.stores.valkey.settings import Settings, client_from_url
 from tiercache.testing import ChaosProxy
 
@@ -151,6 +151,28 @@ async def test_connection_keeps_a_deadline_shorter_than_that_of_the_last_exchang
             await connection.exchange([("PING",)], 0.05)
     finally:
         os.kill(pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("event", ["byte", "silence", "end"])
+async def test_late_connection_waits_for_a_byte(url: str, event: str) -> None:
+    async with ChaosProxy(url) as proxy:
+        connection = await opened(proxy.url)
+        assert await connection.wait_late_byte(0.0)
+        connection.late_deadlines = 1000
+        proxy.stall()
+        with pytest.raises(LateError):
+            await connection.exchange([("PING",)], 0.02)
+        assert connection.is_late
+        waiting = asyncio.ensure_future(connection.wait_late_byte(0.1 if event == "silence" else 60))
+        await asyncio.sleep(0)
+        if event == "byte":
+            proxy.heal()
+        elif event == "end":
+            proxy.kill()
+        assert await waiting == (event == "byte")
+        assert connection.is_late == (event != "byte")
+        assert connection.is_open == (event != "end")
+        await connection.aclose()
 
 
 @pytest.mark.parametrize("how", ["kill", "cut"])

@@ -11,19 +11,25 @@ import valkey
 from tests.requests import HELLO, Loader, asking
 from tests.seams import remember_no_broken_connections
 from tests.support import StallingProxy
-from tiercache import AgentCache, L2UnavailableError, ResilienceOptions, TierOptions
+from tiercache import AgentCache, CoherenceOptions, L2UnavailableError, ResilienceOptions, TierOptions
 
+TRACKING = ["interest", "auto"]
 PATIENCE = ResilienceOptions(l2_timeout=0.1, breaker_failures=100)
 
 
-async def late_write(url: str, plain: valkey.Valkey, *, lease: bool) -> bytes | None:
+async def late_write(url: str, plain: valkey.Valkey, tracking: Any, *, lease: bool) -> bytes | None:
     """Let a fill time out on its way, store a newer value, let the fill arrive; return the value in Valkey after that.
 
     Args:
+        tracking: The value of ``CoherenceOptions.tracking``.
         lease: Whether the fill has a lease.
     """
     proxy = StallingProxy(url)
-    options: dict[str, Any] = {"resilience": PATIENCE, "llm": TierOptions(lease=lease)}
+    options: dict[str, Any] = {
+        "coherence": CoherenceOptions(tracking=tracking),
+        "resilience": PATIENCE,
+        "llm": TierOptions(lease=lease),
+    }
     async with proxy as through, AgentCache.from_url(through, name="test", **options) as cache:
         await cache.llm.store(asking("warm"), "x")  # Opens the connection of the writer.
         proxy.stall_at = b"OLDER"
@@ -38,21 +44,23 @@ async def late_write(url: str, plain: valkey.Valkey, *, lease: bool) -> bytes | 
         return value
 
 
+@pytest.mark.parametrize("tracking", TRACKING)
 @pytest.mark.parametrize("lease", [True, False])
 async def test_write_that_timed_out_never_lands_behind_a_later_write(
-    url: str, plain: valkey.Valkey, lease: bool
+    url: str, plain: valkey.Valkey, lease: bool, tracking: Any
 ) -> None:
-    value = await late_write(url, plain, lease=lease)
+    value = await late_write(url, plain, tracking, lease=lease)
     assert value is not None
     assert b"newer" in value
 
 
+@pytest.mark.parametrize("tracking", TRACKING)
 async def test_write_that_timed_out_lands_late_without_ending_its_connection(
-    url: str, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
+    url: str, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch, tracking: Any
 ) -> None:
     remember_no_broken_connections(monkeypatch)
     # Without a lease: Valkey would refuse a fill under a lease, for the key no longer holds the placeholder.
-    value = await late_write(url, plain, lease=False)
+    value = await late_write(url, plain, tracking, lease=False)
     assert value is not None
     assert b"OLDER" in value
 

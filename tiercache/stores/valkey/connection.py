@@ -47,6 +47,11 @@ class Connection(Protocol):
         """Whether the connection is open, as far as this process knows."""
         ...
 
+    @property
+    def is_late(self) -> bool:
+        """Whether the connection has outlived a deadline without a byte, and none has arrived since."""
+        ...
+
     def exchange(self, commands: Sequence[Command], timeout: float) -> Awaitable[list[Any]]:
         """Send ``commands`` in one write; return a reply, or a ResponseError as its reply, for each.
 
@@ -141,6 +146,8 @@ class PlainConnection:
         introduction: Commands to send in front of the first exchange. The last one asks for the role.
         on_refused: Called if the server asks for credentials, or no longer accepts them.
     """
+
+    is_late = False
 
     def __init__(
         self,

@@ -23,8 +23,9 @@ The states of a connection::
 1. idle: ``_pending`` is empty. The turn of an exchange that is sent now begins now.
 2. pending: ``_pending`` has the exchanges in the order in which their commands leave. It is the turn of the oldest one,
    and only this one has a deadline; the turn of the next one begins when the oldest one has its replies.
-   With ``late_deadlines``, a deadline without a byte fails the pending exchanges and keeps the connection: their late
-   replies are dropped, in order. So many deadlines in a row without a byte may pass; the next one closes it.
+   With ``late_deadlines``, a deadline without a byte fails the pending exchanges and keeps the connection, which is
+   late until its next byte: the late replies are dropped, in order. So many deadlines in a row without a byte may pass;
+   the next one closes it. The owner of a late connection may find out sooner that it is dead: see ``Writer``.
 3. closed: every pending exchange has received the error, commands that were held back are dropped, and every further
    exchange raises. The server may have carried out any command that was sent.
 
@@ -45,6 +46,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Final, Protocol
 
 from libvalkey import Reader, pack_command
@@ -177,6 +179,7 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         self._deadline = Deadline(lambda: bool(self._pending), self._end_in_silence, unsent_bytes_of(self._transport))
         self.late_deadlines = 0
         self._silent_deadlines = 0
+        self._late_byte = asyncio.Event()
         self.is_full = False
         self._room = asyncio.Event()
         self._error: Exception | None = None
@@ -275,7 +278,9 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """Hand each complete reply in the buffer to the oldest pending exchange, or to the inbox."""
         replies, pending = self._replies, self._pending
-        self._silent_deadlines = 0
+        if self._silent_deadlines:
+            self._silent_deadlines = 0
+            self._late_byte.set()
         first = pending[0] if pending else None
         try:
             replies.feed(self._buffer, 0, nbytes)  # type: ignore[arg-type]  # It takes any buffer.
@@ -305,6 +310,15 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
                 self._deadline.received(nbytes)
             else:
                 self._deadline.begin(pending[0].timeout)
+
+    async def wait_late_byte(self, timeout: float) -> bool:
+        """Wait at most ``timeout`` seconds for a byte on a late connection; return whether it has received one."""
+        if self.is_open and self.is_late:
+            self._late_byte.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    await self._late_byte.wait()
+        return self.is_open and not self.is_late
 
     def _receive_message(self, message: Any) -> None:
         if self._inbox is None:
@@ -342,6 +356,7 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         self._valkey_connection._reader = self._valkey_connection._writer = None
         self._deadline.stop()
         self._room.set()
+        self._late_byte.set()
         while self._pending:
             future = self._pending.popleft().future
             if not future.done():

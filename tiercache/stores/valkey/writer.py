@@ -2,6 +2,14 @@
 
 If an exchange is broken off, its commands may still reach the server later. Therefore the next connection first makes
 the server end the broken one (CLIENT KILL), and only then writes: no write arrives after a later write.
+
+With tracking by interest, the end of the connection costs all of L1, and one late answer must not. A connection that is
+dead without looking dead must not make writes fail for long either. So a late connection stays, and before the next
+batch this process opens another connection, and asks the server there:
+
+1. No answer: the server is silent. The batch fails, and the late connection stays.
+2. An answer, and within another deadline a byte on the late connection: it is used again, and the other one is closed.
+3. An answer, and no such byte: the late connection is broken, and the other one carries the batch.
 """
 
 from __future__ import annotations
@@ -68,7 +76,8 @@ class Writer:
         connection = self._connection
         self._tracking.note_subscriber(writes)
         # A connection that ended between two exchanges is not broken: none of its commands can still arrive.
-        if connection is None or not connection.is_open or self._tracking.is_due or self._commands.must_probe:
+        is_ready = connection is not None and connection.is_open and not connection.is_late
+        if connection is None or not is_ready or self._tracking.is_due or self._commands.must_probe:
             return self._prepare_and_write(writes, timeout)
         return self._begin(connection, writes, timeout)
 
@@ -96,7 +105,7 @@ class Writer:
     async def _prepare(self) -> Connection:
         """Return an open connection, on which tracking is on if it is wanted."""
         connection = self._connection
-        if connection is None or not connection.is_open:
+        if connection is None or not connection.is_open or connection.is_late:
             connection = await self._connect()
         elif self._commands.must_probe:
             self._commands.take_probe_replies(await self._ask(connection, self._commands.probes()))
@@ -154,21 +163,33 @@ class Writer:
         return results
 
     async def _connect(self) -> Connection:
-        """Open a connection, probe the features of the server, and make it end the broken connections."""
+        """Open a connection, probe the features of the server, and make it end the broken connections.
+
+        A late connection is returned if it receives a byte now, and broken if the server answers elsewhere alone.
+        """
         if self._is_closed:
             raise L2UnavailableError("the cache was closed")
-        await self._close_connections()
+        late = self._connection
+        if not isinstance(late, MultiplexedConnection) or not late.is_open or not late.is_late:
+            late = None
+            await self._close_connections()
         connection = await open_connection(self._settings, self._connect_timeout)
-        self._sent_bytes = 0
-        probes = self._commands.probes()
-        kills: list[Command] = [("CLIENT", "KILL", "ID", broken) for broken in self._broken_ids]
-        is_answered = False
+        is_used = False
         try:
+            if late is not None:
+                await connection.exchange([("PING",)], self._timeout)
+                if await late.wait_late_byte(self._timeout):
+                    return late
+                self._break(late)
+                await self._close_connections()
+            probes = self._commands.probes()
+            kills: list[Command] = [("CLIENT", "KILL", "ID", broken) for broken in self._broken_ids]
             own_id, *replies = await connection.exchange([("CLIENT", "ID"), *probes, *kills], self._timeout)
-            is_answered = True
+            is_used = True
         finally:
-            if not is_answered:
+            if not is_used:
                 await connection.aclose()
+        self._sent_bytes = 0
         # A user without permission for CLIENT ID or CLIENT KILL is not refused: the order of that user's writes then
         # holds unless an exchange is broken off.
         self._connection_id = own_id if isinstance(own_id, int) else None
