@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import defaultdict
 from itertools import pairwise
 
+import pytest
 import valkey
 
 from tiercache.testing import ChaosProxy
@@ -68,6 +70,36 @@ async def test_slow_link_limits_each_direction(proxy: ChaosProxy, connect: Conne
     client.send("GET", "k")
     assert await client.bulk() == b"v" * 60 * KB
     assert time.monotonic() - set_at >= 0.3
+
+
+def test_shared_slow_link_lets_connections_take_turns() -> None:
+    link = SlowLink(1000 * KB, 0.0, defaultdict(float))
+    schedules = [Schedule("to_client"), Schedule("to_client")]
+    passed = []
+    for _ in range(50):
+        for schedule in schedules:  # Both wait at the same time.
+            schedule.next_piece(link, 0.0, 10 * KB)
+        for schedule in schedules:
+            piece, at = schedule.next_piece(link, 0.0, 10 * KB)
+            assert schedule.next_piece(link, 0.0, 10 * KB) == (piece, at), "the same question has another answer"
+            schedule.passed(piece, at)
+            passed.append((at, piece))
+    assert passed == sorted(passed)
+    assert abs(passed[-1][0] - sum(piece for _, piece in passed) / (1000 * KB)) < 1e-6
+    # The other direction is free.
+    assert Schedule("to_server").next_piece(link, 0.0, KB)[1] < 0.01
+
+
+@pytest.mark.parametrize("shared", [True, False])
+async def test_slow_link_is_shared_by_connections_if_asked(proxy: ChaosProxy, connect: Connect, shared: bool) -> None:
+    clients = [await connect(proxy, "PING") for _ in range(4)]
+    assert await clients[0].ask("SET", "k", "v" * 60 * KB) == b"+OK"
+    proxy.slow_link(400 * KB, shared=shared)
+    begun = time.monotonic()
+    for client in clients:
+        client.send("GET", "k")
+    assert await asyncio.gather(*(client.bulk() for client in clients)) == [b"v" * 60 * KB] * 4
+    assert time.monotonic() - begun >= (0.59 if shared else 0.14)
 
 
 async def test_slow_link_takes_its_round_trip(proxy: ChaosProxy, connect: Connect) -> None:

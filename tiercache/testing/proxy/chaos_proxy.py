@@ -6,6 +6,7 @@ import asyncio
 import math
 import random
 import socket
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from types import TracebackType
@@ -137,12 +138,15 @@ class ChaosProxy:
             raise UsageError(f"bytes_per_second must be above 0 and finite, not {bytes_per_second!r}")
         self._connections.change(lane, lambda rule: replace(rule, bytes_per_second=bytes_per_second))
 
-    def slow_link(self, bytes_per_second: float, round_trip: float = 0.0, *, lane: str | None = None) -> None:
+    def slow_link(
+        self, bytes_per_second: float, round_trip: float = 0.0, *, shared: bool = False, lane: str | None = None
+    ) -> None:
         """Pass bytes as a link of limited speed does, in each direction of each connection separately.
 
         Args:
             bytes_per_second: Above 0. 100 Mbit/s are 12.5 million bytes a second.
             round_trip: Seconds, at least 0: half of them in each direction.
+            shared: Whether the connections share the speed of each direction, as those of one machine share its line.
             lane: The lane; None means all.
 
         Bytes also wait as TCP lets them wait: a burst begins with ten packets in the first round trip, and each further
@@ -154,7 +158,7 @@ class ChaosProxy:
             raise UsageError(f"bytes_per_second must be above 0 and finite, not {bytes_per_second!r}")
         if not 0 <= round_trip < math.inf:
             raise UsageError(f"round_trip must be a number of seconds, at least 0 and finite, not {round_trip!r}")
-        link = SlowLink(bytes_per_second, round_trip)
+        link = SlowLink(bytes_per_second, round_trip, defaultdict(float) if shared else None)
         self._connections.change(lane, lambda rule: replace(rule, link=link))
 
     def half_open(self, *, lane: str | None = None) -> None:

@@ -3,10 +3,13 @@
 TCP sends the first bytes in rounds: one window of bytes, and the next window when the first acknowledgement of this one
 is back. The first window has ten packets (RFC 6928), and each window is twice as long as the one before (slow start,
 RFC 5681), until the windows fill the link. After a pause the connection starts again with the first window.
+
+Where connections share a link, their pieces take turns, in the order in which the connections ask for the link.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,10 +29,12 @@ class SlowLink:
     Attributes:
         bytes_per_second: The speed in each direction of each connection.
         round_trip: Seconds that a byte and its answer are on their way.
+        free_at: If all connections share the speed: the moment from which the link is free, by direction. Else None.
     """
 
     bytes_per_second: float
     round_trip: float
+    free_at: defaultdict[str, float] | None = None
 
     @property
     def delay(self) -> float:
@@ -43,9 +48,16 @@ class SlowLink:
 
 
 class Schedule:
-    """The schedule of one direction of one connection. Times are those of the event loop."""
+    """The schedule of one direction of one connection. Times are those of the event loop.
 
-    def __init__(self) -> None:
+    Args:
+        direction: The direction, for a link that connections share.
+    """
+
+    def __init__(self, direction: str = "") -> None:
+        self._direction = direction
+        # The piece that has been given its time on a shared link: the link, the bytes, the moment of the last one.
+        self._booked: tuple[SlowLink, int, float] | None = None
         # The moment from which the link is free, and the round in progress: its beginning, its window, its bytes left.
         self._free_at = self._round_began_at = 0.0
         self._window_bytes = 0
@@ -56,6 +68,8 @@ class Schedule:
 
         The caller must call ``passed`` with them, or ask again.
         """
+        if self._booked is not None and self._booked[0] is link:
+            return self._booked[1:]
         # The round may have been begun by an earlier question, for a moment that is still to come.
         start = max(now, self._free_at, self._round_began_at)
         if start > self._free_at + link.round_trip + _PAUSE_SECONDS:
@@ -64,10 +78,16 @@ class Schedule:
             start = self._next_round(link, start)
         most = max(1, int(link.bytes_per_second * _PIECE_SECONDS))
         piece = min(size, self._left_bytes, most)
-        return piece, start + piece / link.bytes_per_second
+        if link.free_at is None:
+            return piece, start + piece / link.bytes_per_second
+        at = max(start, link.free_at[self._direction]) + piece / link.bytes_per_second
+        link.free_at[self._direction] = at
+        self._booked = link, piece, at
+        return piece, at
 
     def passed(self, piece: int, at: float) -> None:
         """Note that ``piece`` bytes have passed, the last of them at ``at``."""
+        self._booked = None
         self._left_bytes -= piece
         self._free_at = at
 

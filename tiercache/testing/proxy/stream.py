@@ -55,7 +55,7 @@ class Stream:
         self._held: deque[tuple[float, bytes]] = deque()
         self.held_bytes = 0
         self._room = asyncio.Event()
-        self._schedule = Schedule()
+        self._schedule = Schedule(direction)
         self._is_broken = False
         # Set when a chunk has arrived and when a rule has changed.
         self._changed = asyncio.Event()
