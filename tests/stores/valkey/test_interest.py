@@ -252,10 +252,15 @@ async def test_reads_behind_a_late_answer_use_another_connection(url: str, plain
 
 
 @pytest.fixture
-def small_table(server: EmbeddedValkey, plain: valkey.Valkey) -> Iterator[None]:
-    plain.config_set("tracking-table-max-keys", 1000)
+def table(server: EmbeddedValkey, plain: valkey.Valkey) -> Iterator[None]:
+    """Restore the limit of the server's table of tracked keys after the test."""
     yield
     plain.config_set("tracking-table-max-keys", 1_000_000)
+
+
+@pytest.fixture
+def small_table(table: None, plain: valkey.Valkey) -> None:
+    plain.config_set("tracking-table-max-keys", 1000)
 
 
 async def read_and_let_change(cache: AgentCache, plain: valkey.Valkey) -> list[str]:
@@ -295,6 +300,19 @@ async def test_full_tracking_table_ends_interest_within_the_bound(
     assert sum("by interest is not possible" in line for line in caplog.messages) == 1
     plain.set(keys[0], b"slatest")
     await until(lambda: not in_l1(cache, keys[0]), seconds=0.5)
+
+
+@pytest.mark.usefixtures("table")
+async def test_table_that_becomes_too_small_ends_interest_within_the_bound(
+    make_cache: MakeCache, plain: valkey.Valkey
+) -> None:
+    """An operator lowers the limit while the cache is open."""
+    cache = make_cache(name="test", coherence=CoherenceOptions(max_staleness=0.6, tracking="interest"))
+    await cache.open()
+    assert cache.local_stats().tracking == "interest"
+    plain.config_set("tracking-table-max-keys", 1000)
+    await read_and_let_change(cache, plain)
+    await until(lambda: cache.local_stats().tracking == "broadcast")
 
 
 async def test_full_tracking_table_lets_no_ping_prove_anything(

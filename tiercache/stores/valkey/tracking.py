@@ -56,7 +56,6 @@ class Tracking:
         self._number = 0
         self._refusal: Exception | None = None
         self._reason: str | None = None
-        self._max_keys = _DEFAULT_MAX_KEYS
 
     def note_subscriber(self, writes: Sequence[Write]) -> None:
         """Remember the subscriber that a ``Track`` among ``writes`` names, if there is one."""
@@ -92,8 +91,7 @@ class Tracking:
         assert self._subscriber is not None
         on: Command = ("CLIENT", "TRACKING", "ON", "REDIRECT", self._subscriber, "NOLOOP")
         if self._mode == "interest":
-            ask: Command = ("CONFIG", "GET", "tracking-table-max-keys")
-            return [("CLIENT", "TRACKING", "OFF"), ask, *self.questions(), *self._probes(), on]
+            return [("CLIENT", "TRACKING", "OFF"), *self.questions(), *self._probes(), on]
         prefixes = [part for prefix in self._names.tracked for part in ("PREFIX", prefix)]
         # OFF first: the server refuses a second ON because the prefixes overlap those of the first.
         return [("CLIENT", "TRACKING", "OFF"), (*on, "BCAST", *prefixes)]
@@ -106,7 +104,9 @@ class Tracking:
     def questions(self) -> list[Command]:
         """Return the commands that ask for the state of tracking."""
         info: Command = ("CLIENT", "TRACKINGINFO")
-        return [info, ("EVAL", script("tracked_keys"), 0)] if self._mode == "interest" else [info]
+        # The limit each time: an operator may lower it while the server runs.
+        limit: Command = ("CONFIG", "GET", "tracking-table-max-keys")
+        return [info, ("EVAL", script("tracked_keys"), 0), limit] if self._mode == "interest" else [info]
 
     def refuse(self, reason: str) -> None:
         """Leave tracking off because of ``reason``, which every ``Track`` has as its result."""
@@ -123,11 +123,9 @@ class Tracking:
             self._refusal = map_error(reply, "CLIENT TRACKING") or L2CommandError(str(reply))
             return
         if self._mode == "interest":
-            _, limit, *answers, _ = replies
+            _, *answers, _ = replies
             if any(is_not_now(answer) for answer in answers):
                 return
-            found = isinstance(limit, list) and len(limit) == 2 and bytes(limit[1]).isdigit()
-            self._max_keys = int(limit[1]) if found else _DEFAULT_MAX_KEYS
             if (missing := self._missing(answers)) is not None:
                 self._leave_interest(missing)
                 return
@@ -140,15 +138,17 @@ class Tracking:
         Args:
             answers: The replies to ``questions``, and further ones of which none may be a refusal.
         """
-        refusal = next((answer for answer in answers if isinstance(answer, ResponseError)), None)
+        info, total, limit, *others = answers
+        refusal = next((answer for answer in (info, total, *others) if isinstance(answer, ResponseError)), None)
         if refusal is not None:
             return f"the server refuses a command: {refusal}"
-        total = answers[1]
         if not isinstance(total, int):
             return "the server does not tell how many keys it tracks"
-        if not self._max_keys or total + _ROOM_KEYS <= self._max_keys:
+        found = isinstance(limit, list) and len(limit) == 2 and bytes(limit[1]).isdigit()
+        max_keys = int(limit[1]) if found else _DEFAULT_MAX_KEYS
+        if not max_keys or total + _ROOM_KEYS <= max_keys:
             return None  # A limit of 0 is none.
-        return f"the server's table of tracked keys has too little room (tracking-table-max-keys {self._max_keys})"
+        return f"the server's table of tracked keys has too little room (tracking-table-max-keys {max_keys})"
 
     def _leave_interest(self, reason: str) -> None:
         """Track by broadcast from the next write on."""
