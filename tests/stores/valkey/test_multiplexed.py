@@ -76,6 +76,19 @@ async def test_connection_writes_a_lone_exchange_at_once_and_later_ones_together
     assert len(wire.written) == 2
 
 
+async def test_connection_writes_a_lone_exchange_behind_a_batch_at_once(
+    connection: MultiplexedConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await connection.exchange([("PING",)], 5)
+    wire = RecordedWire(connection, monkeypatch)
+    batch: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    connection.begin([("PING",)], 1, 5, batch)
+    others = [connection.exchange([("ECHO", str(n))], 5) for n in range(10)]
+    assert len(wire.written) == 2
+    assert await asyncio.gather(batch, *others) == [[b"PONG"], *([str(n).encode()] for n in range(10))]
+    assert len(wire.written) == 3
+
+
 async def test_l2_reads_a_hundred_missing_keys_in_two_round_trips(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async with AgentCache.from_url(url, name="test", llm=TierOptions(lease=False)) as cache:
         await cache.open()
@@ -258,6 +271,26 @@ async def test_connection_closes_when_the_server_is_loading(connection: Multiple
     with pytest.raises(ValkeyConnectionError, match="loading"):
         await asked
     assert not connection.is_open
+
+
+async def test_connection_closes_when_a_reply_within_an_exchange_ends_it(connection: MultiplexedConnection) -> None:
+    await connection.exchange([("PING",)], 5)
+    first = connection.exchange([("PING",)], 5)
+    asked = connection.exchange([("PING",), ("PING",), ("PING",)], 5)
+    receive(connection, b"+PONG\r\n+PONG\r\n-NOAUTH Authentication required.\r\n+PONG\r\n")
+    assert await first == [b"PONG"]
+    with pytest.raises(ValkeyConnectionError, match="Authentication"):
+        await asked
+    assert not connection.is_open
+
+
+async def test_connection_closes_when_a_message_is_a_refusal(url: str) -> None:
+    connection = await opened(url, listens=True)
+    receive(connection, b"-LOADING Valkey is loading the dataset in memory\r\n")
+    with pytest.raises(ValkeyConnectionError, match="loading"):
+        await connection.receive()
+    assert not connection.is_open
+    await connection.aclose()
 
 
 async def test_connection_closes_when_the_server_breaks_the_protocol(connection: MultiplexedConnection) -> None:

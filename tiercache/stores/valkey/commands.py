@@ -34,6 +34,7 @@ from ...ttl import to_milliseconds
 from .backplane import BackplaneNames
 from .errors import is_not_now, map_error
 from .messages import encode
+from .packing import TRANSACTION_COUNT, Sendable, packed_pttl, packed_set, packed_take
 from .scripts import script
 
 __all__ = ["Batch", "WriteCommands"]
@@ -47,10 +48,8 @@ _ACTIONS: Final = {
     Run: "a script",
 }
 
-_MULTI: Final[Command] = ("MULTI",)
-_EXEC: Final[Command] = ("EXEC",)
-# Replies to MULTI, the two commands, and EXEC.
-_TRANSACTION_COUNT: Final = 4
+# The writes that add keys to indexes.
+_INDEXED: Final = (WriteSet, TakeLease)
 
 # Indexes that a process remembers as listed. Beyond the bound it lists an index again at each use.
 _MAX_LISTED_COUNT: Final = 10_000
@@ -61,14 +60,20 @@ class Batch(NamedTuple):
 
     Attributes:
         commands: First the commands that add keys to indexes, one for each of ``indexes``; then the command that lists
-            new indexes, if there are any; then the commands of the writes, in order.
+            new indexes, if there are any; then the commands of the writes, in order. Some are packed, also several in
+            one ``bytes``.
         counts: The number of commands of each write, without those for indexes.
     """
 
-    commands: list[Command]
+    commands: list[Sendable]
     indexes: list[str]
     counts: list[int]
     lists_indexes: bool = False
+
+    @property
+    def reply_count(self) -> int:
+        """The number of replies to the commands."""
+        return len(self.indexes) + self.lists_indexes + sum(self.counts)
 
 
 class _Members:
@@ -97,20 +102,24 @@ class WriteCommands:
     Args:
         origin: Signs the announcements of this process.
         ask_tracking: Returns the commands that ask for the state of tracking.
+        packs: Whether the connection takes packed commands.
 
     Attributes:
         has_conditions: Whether the server has SET ... IFEQ and DELIFEQ.
-        registers: Whether a read must follow each write whose value L1 keeps.
+        registers: Whether a read must follow each write whose value L1 keeps. Only with ``packs`` and conditions.
         has_lost_right: Whether the server has refused a write because of the commands that register its key.
         must_probe: Whether the features of the server are unknown, because it could not carry the probes out.
         listed: The indexes that this process has listed in the register of indexes since the last trim, each with
             whether it was listed as an index without an expiry.
     """
 
-    def __init__(self, names: BackplaneNames, origin: str, ask_tracking: Callable[[], list[Command]]) -> None:
+    def __init__(
+        self, names: BackplaneNames, origin: str, ask_tracking: Callable[[], list[Command]], *, packs: bool
+    ) -> None:
         self._names = names
         self._origin = origin
         self._ask_tracking = ask_tracking
+        self._packs = packs
         self.has_conditions = True
         self.registers = False
         self.has_lost_right = False
@@ -140,32 +149,33 @@ class WriteCommands:
     def batch(self, writes: Sequence[Write]) -> Batch:
         """Return the commands that carry out ``writes``, in order."""
         members: dict[str, _Members] = {}
-        commands: list[Command] = []
+        commands: list[Sendable] = []
         counts: list[int] = []
         for write in writes:
-            if isinstance(write, WriteSet | TakeLease) and write.indexes:
+            if isinstance(write, _INDEXED) and write.indexes:
                 life = _index_life(write)
                 for index in write.indexes:
                     members.setdefault(index, _Members()).add(write.key, life)
+            if type(write) is WriteSet:
+                commands.append(self._set(write))
+                counts.append(TRANSACTION_COUNT if self.registers else 1)
+                continue
             own = self.of(write)
             commands += own
             counts.append(len(own))
         if not members:
             return Batch(commands, [], counts)
-        additions: list[Command] = [
+        additions: list[Sendable] = [
             ("EVAL", members_script("add"), 1, index, each.life, *each.keys) for index, each in members.items()
         ]
         listing = self._list_indexes(members)
         return Batch([*additions, *listing, *commands], list(members), counts, bool(listing))
 
-    def of(self, write: Write) -> list[Command]:
+    def of(self, write: Write) -> list[Sendable]:
         """Return the commands that carry out ``write``, without those that add its key to indexes."""
         match write:
             case WriteSet():
-                set_value = self._set(write)
-                # The race "write between": without MULTI, another client's write may come between the two. The server
-                # would report it to no process, and register the key for this process only behind it.
-                return [_MULTI, set_value, ("PTTL", write.key), _EXEC] if self.registers else [set_value]
+                return [self._set(write)]
             case Delete(keys):
                 return [_count_placeholders(keys), ("DEL", *keys), *self._index_removals(write)]
             case TakeLease():
@@ -187,10 +197,10 @@ class WriteCommands:
             case Run(command):
                 return [command]
 
-    def _registration(self, key: str) -> list[Command]:
-        return [("PTTL", key)] if self.registers else []
+    def _registration(self, key: str) -> list[Sendable]:
+        return [packed_pttl(key)] if self.registers else []
 
-    def _list_indexes(self, members: Mapping[str, _Members]) -> list[Command]:
+    def _list_indexes(self, members: Mapping[str, _Members]) -> list[Sendable]:
         """Return the command that lists the indexes which this process has not listed since the last trim."""
         # An index that loses its end must be listed again: the register must not end before the index.
         listed = self.listed
@@ -204,11 +214,15 @@ class WriteCommands:
         lives = [members[index].life for index in new]
         return [("EVAL", register_script("list"), 1, self._names.indexes, 0 if 0 in lives else max(lives), *new)]
 
-    def _index_removals(self, write: Delete) -> list[Command]:
+    def _index_removals(self, write: Delete) -> list[Sendable]:
         # members_forget.lua leaves young members in the index; a later trim removes them.
         return [] if write.index is None else [("EVAL", members_script("forget"), 1, write.index, *write.keys)]
 
-    def _set(self, write: WriteSet) -> Command:
+    def _set(self, write: WriteSet) -> Sendable:
+        if self._packs and (self.has_conditions or write.replaces is None):
+            # The race "write between": without MULTI, another client's write may come between SET and PTTL. The server
+            # would report it to no process, and register the key for this process only behind it.
+            return packed_set(write, registers=self.registers)
         life: tuple[str | int, ...] = () if write.ttl is None else ("PX", to_milliseconds(write.ttl))
         if write.keeps_expiry:
             life = ("KEEPTTL",)
@@ -218,7 +232,9 @@ class WriteCommands:
             return ("SET", write.key, write.value, "IFEQ", write.replaces, *life)
         return ("EVAL", script("replace"), 1, write.key, write.replaces, write.value, *life)
 
-    def _take(self, write: TakeLease) -> Command:
+    def _take(self, write: TakeLease) -> Sendable:
+        if self._packs and self.has_conditions:
+            return packed_take(write)
         milliseconds = to_milliseconds(write.ttl)
         if self.has_conditions:
             return ("SET", write.key, write.placeholder, "NX", "GET", "PX", milliseconds)
@@ -234,15 +250,31 @@ class WriteCommands:
         }
         results: list[WriteResult] = []
         for write, count in zip(writes, batch.counts, strict=True):
-            own = replies[start : start + count]
-            start += count
+            end = start + count
+            if type(write) is WriteSet:
+                result = self._stored(write, replies, start, end)
+            else:
+                result = _result(write, replies[start:end])
+            start = end
             # A key that is missing from its index would survive the invalidation of its group.
             refusal = _index_refusal(write, refused) if refused else None
-            results.append(_result(write, own) if refusal is None else _refusal(write, refusal))
-            if isinstance(write, WriteSet) and len(own) == _TRANSACTION_COUNT:
-                # The server has queued the value and not run the transaction: another command was refused.
-                self.has_lost_right |= own[1] == b"QUEUED" and isinstance(own[3], ResponseError)
+            results.append(result if refusal is None else _refusal(write, refusal))
         return results
+
+    def _stored(self, write: WriteSet, replies: Sequence[Any], start: int, end: int) -> WriteResult:
+        """Return the result of ``write`` from the replies from ``start`` to ``end``."""
+        reply = replies[end - 1]
+        if type(reply) is list:
+            reply = reply[0]  # The server has run the transaction.
+        elif end - start == TRANSACTION_COUNT:
+            begun, queued, _, executed = replies[start:end]
+            if isinstance(begun, ResponseError) or isinstance(queued, ResponseError):
+                reply = queued  # Without a transaction, because the user has lost the right, it is the reply itself.
+            # The server has queued the value and not run the transaction: another command was refused.
+            self.has_lost_right |= queued == b"QUEUED" and isinstance(executed, ResponseError)
+        if isinstance(reply, ResponseError):
+            return _refusal(write, reply)
+        return int(reply is not None and reply != 0)
 
 
 def _index_life(write: WriteSet | TakeLease) -> int:
@@ -257,27 +289,17 @@ def _result(write: Write, replies: Sequence[Any]) -> WriteResult:
         return _deleted_count(*replies[:2])
     if isinstance(write, Track):
         return replies  # ``Tracking`` interprets them.
-    reply = _executed(replies) if len(replies) == _TRANSACTION_COUNT else replies[0]
+    reply = replies[0]
     if isinstance(reply, ResponseError):
         if isinstance(write, TakeLease) and str(reply).startswith("WRONGTYPE"):
             return TakeLease.NO_STRING
         return _refusal(write, reply)
-    if isinstance(write, WriteSet):
-        return int(reply is not None and reply != 0)
     return reply
-
-
-def _executed(replies: Sequence[Any]) -> Any:
-    """Return the reply to the first command of a transaction, or the error that kept the server from running it."""
-    begun, queued, _, executed = replies
-    if isinstance(begun, ResponseError) or isinstance(queued, ResponseError):
-        return queued  # Without a transaction, because the user has lost the right, ``queued`` is the reply itself.
-    return executed if isinstance(executed, ResponseError) else executed[0]
 
 
 def _index_refusal(write: Write, refused: Mapping[str, ResponseError]) -> ResponseError | None:
     """Return the first error with which an index of ``write`` refused its key, or None if all indexes took the key."""
-    indexes = write.indexes if isinstance(write, WriteSet | TakeLease) else ()
+    indexes = write.indexes if isinstance(write, _INDEXED) else ()
     return next((refused[index] for index in indexes if index in refused), None)
 
 

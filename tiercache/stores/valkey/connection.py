@@ -24,6 +24,7 @@ from ...engine.level2.writes import Command
 from .deadline import LARGE_BYTES, Deadline
 from .errors import OpeningTimeoutError
 from .multiplexed import MultiplexedConnection, ReplyFuture
+from .packing import Sendable
 from .roles import check_role
 from .settings import Settings
 from .unsent import unsent_bytes_of
@@ -61,8 +62,13 @@ class Connection(Protocol):
         """
         ...
 
-    def begin(self, commands: Sequence[Command], timeout: float, future: ReplyFuture) -> None:
-        """Send ``commands`` as ``exchange`` does; ``future`` takes the replies. Raises only if nothing was sent."""
+    def begin(self, commands: Sequence[Sendable], count: int, timeout: float, future: ReplyFuture) -> None:
+        """Send ``commands`` as ``exchange`` does; ``future`` takes the replies. Raises only if nothing was sent.
+
+        Args:
+            commands: Only a multiplexed connection takes packed ones.
+            count: The number of replies.
+        """
         ...
 
     async def post(self, command: Command, timeout: float) -> None:
@@ -178,7 +184,7 @@ class PlainConnection:
         # An exchange in flight ends by itself, and raises; its caller closes a connection that is not open.
         self._left = error
 
-    async def exchange(self, commands: Sequence[Command], timeout: float) -> list[Any]:
+    async def exchange(self, commands: Sequence[Sendable], timeout: float) -> list[Any]:
         async with self._turn:
             self._check_connected()
             try:
@@ -188,7 +194,7 @@ class PlainConnection:
                 await self.aclose()
                 raise
 
-    async def _exchange(self, commands: Sequence[Command], timeout: float) -> list[Any]:
+    async def _exchange(self, commands: Sequence[Sendable], timeout: float) -> list[Any]:
         try:
             async with asyncio.timeout(None) as self._limit:
                 self._deadline.begin(timeout)
@@ -207,7 +213,7 @@ class PlainConnection:
         assert self._limit is not None
         self._limit.reschedule(asyncio.get_running_loop().time())
 
-    def begin(self, commands: Sequence[Command], timeout: float, future: ReplyFuture) -> None:
+    def begin(self, commands: Sequence[Sendable], count: int, timeout: float, future: ReplyFuture) -> None:
         self._check_connected()
         exchanging = asyncio.get_running_loop().create_task(self.exchange(commands, timeout), name="tiercache-exchange")
         exchanging.add_done_callback(partial(_hand_over, future))
@@ -234,7 +240,7 @@ class PlainConnection:
         if not self._connection.is_connected:
             raise ValkeyConnectionError("the connection has ended")
 
-    async def _write(self, commands: Sequence[Command]) -> None:
+    async def _write(self, commands: Sequence[Sendable]) -> None:
         connection = self._connection
         # valkey-py does not notice that the server has reset an idle connection, and from Python 3.12 on writing to its
         # transport raises AttributeError.

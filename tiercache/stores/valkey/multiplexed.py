@@ -49,8 +49,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final, Protocol
 
-from libvalkey import Reader, pack_command
-from valkey._parsers.base import BaseParser
+from libvalkey import pack_command
 from valkey.asyncio.connection import AbstractConnection
 from valkey.exceptions import AuthenticationError, InvalidResponse
 from valkey.exceptions import ConnectionError as ValkeyConnectionError
@@ -58,12 +57,13 @@ from valkey.exceptions import ConnectionError as ValkeyConnectionError
 from ...engine.level2.writes import Command
 from .deadline import LARGE_BYTES, Deadline
 from .inbox import Inbox
+from .packing import Sendable, pack
+from .replies import INCOMPLETE, reply_reader
 from .roles import ReplicaError, check_role
 from .unsent import unsent_bytes_of
 
-__all__ = ["LateError", "MultiplexedConnection", "ReplyFuture", "pack"]
+__all__ = ["LateError", "MultiplexedConnection", "ReplyFuture"]
 
-_INCOMPLETE: Final = object()
 # Most bytes of one read. The buffer is kept: asyncio's plain protocols allocate 256 KiB for each read, and where the
 # allocator gives them back to the system each time, their page faults make a read take up to eight times as long.
 _BUFFER_BYTES: Final = 256 * 1024
@@ -94,13 +94,14 @@ class LateError(TimeoutError):
 class _Exchange:
     """Commands in flight: the replies received so far, their expected count, and their receiver."""
 
-    __slots__ = ("count", "future", "replies", "timeout")
+    __slots__ = ("count", "future", "is_batch", "replies", "timeout")
 
-    def __init__(self, count: int, timeout: float, future: ReplyFuture) -> None:
+    def __init__(self, count: int, timeout: float, future: ReplyFuture, is_batch: bool) -> None:
         self.count = count
         self.timeout = timeout
         self.future = future
         self.replies: list[Any] = []
+        self.is_batch = is_batch
 
 
 class _Introduced:
@@ -168,9 +169,8 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         self._valkey_connection = connection
         self._transport: Any = writer.transport
         self._loop = asyncio.get_running_loop()
-        self._replies = Reader(
-            protocolError=InvalidResponse, replyError=BaseParser.parse_error, notEnoughData=_INCOMPLETE
-        )
+        self._refusals: list[ValkeyConnectionError] = []
+        self._replies = reply_reader(self._refusals)
         # A view: asyncio's TLS transport reads into slices of the buffer, and a slice of a bytearray is a copy.
         self._buffer = memoryview(bytearray(_BUFFER_BYTES))
         self._pending: deque[_Exchange] = deque()
@@ -209,10 +209,10 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         self._send(packed, count, timeout, future)
         return future
 
-    def begin(self, commands: Sequence[Command], timeout: float, future: ReplyFuture) -> None:
-        self._send(pack(commands), len(commands), timeout, future)
+    def begin(self, commands: Sequence[Sendable], count: int, timeout: float, future: ReplyFuture) -> None:
+        self._send(pack(commands), count, timeout, future, is_batch=True)
 
-    def _send(self, packed: bytes, count: int, timeout: float, future: ReplyFuture) -> None:
+    def _send(self, packed: bytes, count: int, timeout: float, future: ReplyFuture, *, is_batch: bool = False) -> None:
         self._check_open()
         if count == 0:
             future.set_result([])
@@ -224,7 +224,7 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
             packed = pack(introduction) + packed
             future = _Introduced(self, len(introduction), future)
             count += len(introduction)
-        self._pending.append(_Exchange(count, timeout, future))
+        self._pending.append(_Exchange(count, timeout, future, is_batch))
         if len(packed) > LARGE_BYTES:
             self._deadline.sending(len(packed))
         self._write(packed)
@@ -234,8 +234,10 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         self._write(pack_command(command))
 
     def _write(self, packed: bytes) -> None:
-        # A lone exchange is written at once. While others are in flight, those of one loop step share one write.
-        if len(self._pending) <= 1 and not self._unsent:
+        # A lone exchange is written at once, also behind a batch of writes. While others are in flight, those of one
+        # loop step share one write.
+        pending = self._pending
+        if not self._unsent and (len(pending) <= 1 or (len(pending) == 2 and pending[0].is_batch)):
             self._transport.write(packed)
             return
         if not self._unsent:
@@ -284,22 +286,26 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         first = pending[0] if pending else None
         try:
             replies.feed(self._buffer, 0, nbytes)  # type: ignore[arg-type]  # It takes any buffer.
-            while (reply := replies.gets()) is not _INCOMPLETE:
-                if isinstance(reply, ValkeyConnectionError):
-                    # A reply such as LOADING or NOAUTH: the server will answer no command on this connection.
-                    if isinstance(reply, AuthenticationError) and self._on_refused is not None:
-                        self._on_refused(reply)
-                    self._end(reply)
-                    return
+            gets = replies.gets
+            while (reply := gets()) is not INCOMPLETE:
                 if not pending:
+                    if self._refusals:
+                        self._refused(self._refusals[0])
+                        return
                     self._receive_message(reply)
                     continue
                 oldest = pending[0]
-                oldest.replies.append(reply)
-                if len(oldest.replies) == oldest.count:
+                received, count = oldest.replies, oldest.count
+                received.append(reply)
+                while len(received) < count and (reply := gets()) is not INCOMPLETE:
+                    received.append(reply)
+                if self._refusals:
+                    self._refused(self._refusals[0])
+                    return
+                if len(received) == count:
                     pending.popleft()
                     if not oldest.future.done():  # Race 1.
-                        oldest.future.set_result(oldest.replies)
+                        oldest.future.set_result(received)
                         if self._error is not None:
                             return  # The replies have ended the connection: the server is no primary.
         except InvalidResponse as error:
@@ -319,6 +325,11 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
                 async with asyncio.timeout(timeout):
                     await self._late_byte.wait()
         return self.is_open and not self.is_late
+
+    def _refused(self, error: ValkeyConnectionError) -> None:
+        if isinstance(error, AuthenticationError) and self._on_refused is not None:
+            self._on_refused(error)
+        self._end(error)
 
     def _receive_message(self, message: Any) -> None:
         if self._inbox is None:
@@ -383,10 +394,3 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         self._end(ValkeyConnectionError("it was closed"))
         # The TLS shutdown may get no answer; the transport is abandoned then.
         await asyncio.wait([self._transport_closed], timeout=_CLOSE_SECONDS)
-
-
-def pack(commands: Sequence[Command]) -> bytes:
-    """Return ``commands`` as they are sent."""
-    if len(commands) == 1:
-        return pack_command(commands[0])
-    return b"".join([pack_command(command) for command in commands])

@@ -20,7 +20,8 @@ from valkey.exceptions import ValkeyError
 from ...engine.level2.writes import Command
 from ...errors import L2UnavailableError
 from .connection import PlainConnection, open_multiplexed, open_plain
-from .multiplexed import MultiplexedConnection, pack
+from .multiplexed import MultiplexedConnection
+from .packing import pack
 from .roles import ReplicaError
 from .settings import Settings
 

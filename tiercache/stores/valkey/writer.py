@@ -19,10 +19,9 @@ from collections.abc import Awaitable, Sequence
 from typing import Any, Final
 
 from valkey.exceptions import ConnectionError as ValkeyConnectionError
-from valkey.exceptions import ReadOnlyError
 
 from ...engine.level2.writes import Command, Track, Write, WriteResult
-from ...errors import L2CommandError, L2UnavailableError
+from ...errors import L2CommandError, L2ReplicaError, L2UnavailableError
 from .backplane import BackplaneNames
 from .commands import Batch, WriteCommands
 from .connection import Connection, open_connection
@@ -57,7 +56,7 @@ class Writer:
         self._timeout = timeout
         self._connect_timeout = connect_timeout
         self._tracking = Tracking(names, may_register=settings.is_multiplexed)
-        self._commands = WriteCommands(names, origin, self._tracking.questions)
+        self._commands = WriteCommands(names, origin, self._tracking.questions, packs=settings.is_multiplexed)
         self._connection: Connection | None = None
         self._connection_id: int | None = None
         # Bytes of the batch in flight.
@@ -147,7 +146,7 @@ class Writer:
         replies = _BatchReplies(self, connection, writes, batch)
         self._sent_bytes = sum([write.size_bytes for write in writes])
         try:
-            connection.begin(batch.commands, timeout, replies)
+            connection.begin(batch.commands, batch.reply_count, timeout, replies)
         except ValkeyConnectionError as error:
             replies.set_exception(error)
         return replies.results
@@ -264,7 +263,7 @@ class _BatchReplies:
         except Exception as error:
             self._fail(error)
         else:
-            if any(isinstance(reply, ReadOnlyError) for reply in replies):
+            if any(isinstance(result, L2ReplicaError) for result in results):
                 self._writer.leave(ReplicaError("the server is no primary: it refused a write"))
             if not self.results.done():
                 self.results.set_result(results)
