@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -14,7 +15,17 @@ import valkey
 import valkey.asyncio
 
 from tests.requests import Loader
-from tests.seams import HeldWrites, any_write, fail_reads, in_l1, internals, record_distrusts, set_tracking_room
+from tests.seams import (
+    HeldWrites,
+    RecordedWire,
+    any_write,
+    fail_reads,
+    in_l1,
+    internals,
+    record_distrusts,
+    set_tracking_room,
+    shared_connection,
+)
 from tests.support import UNTRACKED, MakeCache, StallingProxy, distrusted, until
 from tiercache import (
     AgentCache,
@@ -140,6 +151,30 @@ async def test_large_value_is_registered_before_it_is_read(cache: AgentCache, pl
     assert in_l1(cache, KEY)
     plain.delete(KEY)
     await until(lambda: not in_l1(cache, KEY), seconds=0.5)
+
+
+@pytest.mark.parametrize(("count", "size"), [(1, 60_000), (300, 60_000), (300, 1_000)])
+async def test_many_reads_at_once_leave_the_connection_of_the_writes_free(
+    cache: AgentCache, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch, count: int, size: int
+) -> None:
+    value = "x" * size
+    keys = [f"test:__tc:kv:kv:{number}" for number in range(count)]
+    plain.mset(dict.fromkeys(keys, b"s" + value.encode()))
+    wire = RecordedWire(internals(cache).store.writer_connection, monkeypatch)
+    large = RecordedWire(shared_connection(internals(cache).store.pool), monkeypatch)
+    assert await asyncio.gather(*(cache.kv.get(str(number)) for number in range(count))) == [value] * count
+    asked = [
+        int(last) for last in re.findall(rb"GETRANGE\r\n.*\r\n.*\r\n\$1\r\n0\r\n.*\r\n(\d+)", b"".join(wire.written))
+    ]
+    assert len(asked) == count
+    assert sum(min(size, last + 1) for last in asked) < 2_600_000
+    # Small values, and a few larger ones, need no second round trip.
+    again = b"".join(large.written).count(b"$3\r\nGET\r\n$")
+    assert (again > 0) == (count * size > 2_600_000)
+    assert all(in_l1(cache, key) for key in keys)
+    for key in keys:
+        plain.delete(key)
+    await until(lambda: not any(in_l1(cache, key) for key in keys), seconds=0.5)
 
 
 async def test_many_read_keys_are_registered(cache: AgentCache, plain: valkey.Valkey) -> None:

@@ -24,8 +24,8 @@ The states of a connection::
 2. pending: ``_pending`` has the exchanges in the order in which their commands leave. It is the turn of the oldest one,
    and only this one has a deadline; the turn of the next one begins when the oldest one has its replies.
    With ``late_deadlines``, a deadline without a byte fails the pending exchanges and keeps the connection, which is
-   late until its next byte: the late replies are dropped, in order. So many deadlines in a row without a byte may pass;
-   the next one closes it. The owner of a late connection may find out sooner that it is dead: see ``Writer``.
+   late until its next byte: the late replies are dropped, in order. So many deadlines in a row may pass without a byte,
+   unless the ``Writer`` finds out that the connection is dead.
 3. closed: every pending exchange has received the error, commands that were held back are dropped, and every further
    exchange raises. The server may have carried out any command that was sent.
 
@@ -198,6 +198,11 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         """Whether a deadline has passed without a byte, and none has arrived since."""
         return self._silent_deadlines > 0
 
+    @property
+    def pending_count(self) -> int:
+        """The number of exchanges in flight."""
+        return len(self._pending)
+
     # Sending
 
     def exchange(self, commands: Sequence[Command], timeout: float) -> asyncio.Future[list[Any]]:
@@ -322,8 +327,7 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         if self.is_open and self.is_late:
             self._late_byte.clear()
             with suppress(TimeoutError):
-                async with asyncio.timeout(timeout):
-                    await self._late_byte.wait()
+                await asyncio.wait_for(self._late_byte.wait(), timeout)
         return self.is_open and not self.is_late
 
     def _refused(self, error: ValkeyConnectionError) -> None:
