@@ -3,7 +3,7 @@
 A test imports a named seam from here and does not write ``cache._parts...`` or ``monkeypatch.setattr(...)`` itself.
 When a part of the package moves, this module changes and the tests stay. There are six kinds of seam:
 
-1. **Hold**: ``HeldReads``, ``HeldWrites``, ``HeldReplies``, ``HeldPings``, ``HeldPositions``, ``HeldCommands`` stop a
+1. **Hold**: ``HeldReads``, ``HeldWrites``, ``HeldReplies``, ``HeldPings``, ``HeldNumbers``, ``HeldCommands`` stop a
    request or a reply between the cache and Valkey, so that a test can act at that moment. ``slow_writes`` delays every
    write.
 2. **Record**: ``record_reads`` and ``record_writes`` list the requests that reach Valkey; ``refuse_commands`` lists
@@ -98,8 +98,8 @@ __all__ = [
     "BatchView",
     "CountedCalls",
     "HeldCommands",
+    "HeldNumbers",
     "HeldPings",
-    "HeldPositions",
     "HeldReads",
     "HeldReplies",
     "HeldWrites",
@@ -157,8 +157,8 @@ __all__ = [
     "known_keys",
     "lose_command_replies",
     "monitor_intervals",
+    "number_of",
     "peer_remembers_nothing",
-    "position_of",
     "record_distrusts",
     "record_pings",
     "record_reads",
@@ -324,7 +324,7 @@ class HeldPings:
         monkeypatch.setattr(ValkeyLevel2, "ping", held)
 
 
-class HeldPositions:
+class HeldNumbers:
     """Holds the reply to one cache's request for the number of the last change.
 
     Attributes:
@@ -1169,12 +1169,12 @@ async def caught_up(cache: AgentCache, plain: valkey.Valkey) -> None:
     """Return when ``cache`` has received the announcement of every change made up to now."""
     last = int(plain.get(SEQUENCE) or 0)
     coherence = internals(cache).coherence
-    await until(lambda: position_of(coherence) >= last)
+    await until(lambda: number_of(coherence) >= last)
 
 
-def position_of(coherence: Coherence) -> float:
+def number_of(coherence: Coherence) -> float:
     """Return the number of the last change that ``coherence`` has received, or -inf before the first subscription."""
-    return -math.inf if coherence._position is None else coherence._position.number
+    return -math.inf if coherence._number is None else coherence._number
 
 
 class PipeView:

@@ -264,6 +264,8 @@ class Assembly:
             overrides=self.shared.runtime_settings.overrides(tier),
             owner=self.shared.owners.setdefault(tier, object()),
         )
+        if rules.freshness is not None and rules.freshness.outlives_valkey:
+            self._side(tier).engine.l1.announcements.require()
         self._own_rules.append(rules)
         self.shared.tier_rules.append(rules)
         return rules

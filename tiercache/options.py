@@ -26,7 +26,7 @@ __all__ = [
 # The longest life of a placeholder that other processes believe.
 LONGEST_LEASE_SECONDS: Final = 60.0
 
-TrackingMode: TypeAlias = Literal["auto", "interest", "on", "off"]
+TrackingMode: TypeAlias = Literal["auto", "interest", "broadcast", "off"]
 WriteMode: TypeAlias = Literal["await", "behind"]
 
 _METRIC_NAME: Final = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
@@ -57,11 +57,11 @@ class CoherenceOptions:
         max_staleness: Seconds after the acknowledgement of an invalidation from which no process returns the older
             value from L1, even if the connection that announces changes fails. Without an answer from Valkey, L1 serves
             an entry for this time after the entry was loaded or read.
-        tracking: Whether Valkey reports changes by other software than tiercache (``CLIENT TRACKING``). "auto": every
-            changed key of the cache, if the server allows it. "interest": only the keys that this process has read or
-            written, if the server allows it; if not, as "auto". "on": as "auto", but opening the cache fails with
-            L2CommandError if the server refuses. "off": never. Without tracking, such a change is seen after
-            ``TierOptions.l1_ttl`` at the latest.
+        tracking: Which changes Valkey reports to this process (``CLIENT TRACKING``). "interest": those of the keys that
+            this process has read or written. "broadcast": those of all keys of the cache. Opening the cache fails with
+            L2CommandError if the server does not allow the chosen kind. "auto": by interest, else by broadcast, else
+            none, as the server allows. "off": none. Without reports, a change by other software than tiercache is seen
+            after ``TierOptions.l1_ttl`` at the latest.
         lease_ttl: Seconds, at most 60, that a lease lives unless its holder renews it, which the holder does while it
             loads. Other processes wait for this time at most for a process that has died.
         lease_wait: Most seconds that a load waits for the lease of another process. Then it loads by itself, and its
@@ -88,7 +88,7 @@ class CoherenceOptions:
         check_seconds(self, "lease_wait", optional=True)
         if self.stream_wait != 0:
             check_seconds(self, "stream_wait", optional=True)
-        check_choice(self, "tracking", "auto", "interest", "on", "off")
+        check_choice(self, "tracking", "auto", "interest", "broadcast", "off")
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ class LocalStats:
         distrusted_count: Times that L1 was dropped because a change may have been missed.
         tracking: How Valkey reports the changes of other clients: "interest", "broadcast" or "off". Of several faces in
             use, the one with the least; "off" also without a Valkey, and before the cache is open.
-        heard_count: Changes by other processes that L1 has followed.
+        heard_count: Changes by other clients that L1 has followed: announcements, and reports of keys in L1.
         hook_errors: Calls of hooks that raised.
         hook_events_dropped: Calls of async hooks that were dropped, because too many waited or the cache was closed.
     """

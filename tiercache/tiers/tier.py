@@ -159,9 +159,11 @@ class Tier(KeepsIdentity, Generic[K, R]):
         """Return this tier for the entries of one function, whose ``options`` of freshness win over the tier's."""
         if not options or not self._rules.l1:
             return self
-        own = self._rules.freshness or Freshness()
+        freshness = (self._rules.freshness or Freshness()).but(options)
+        if freshness.outlives_valkey:
+            self._engine.l1.announcements.require()
         made = object.__new__(type(self))
-        made.__dict__.update(self.__dict__, _rules=replace(self._rules, freshness=own.but(options)))
+        made.__dict__.update(self.__dict__, _rules=replace(self._rules, freshness=freshness))
         made._rules_by_stale_for = None if "stale_for" in options else {}
         return made
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.seams import position_of
+from tests.seams import number_of
 from tiercache.engine.coherence.coherence import Coherence
 from tiercache.engine.coherence.leases import Leases
 from tiercache.engine.entries.entry import Entry, Group
@@ -15,7 +15,6 @@ from tiercache.engine.entries.overrides import Switches
 from tiercache.engine.hooks.calls import HookCalls
 from tiercache.engine.hooks.registry import HookRegistry
 from tiercache.engine.level2.announcement import Announcement, Pong, Received, TrackedChange, Unreadable
-from tiercache.engine.level2.level2 import Position
 from tiercache.engine.memory.l1 import L1
 from tiercache.engine.memory.memory import Memory
 from tiercache.engine.memory.pins import PinTable
@@ -47,7 +46,7 @@ class Decided:
         self.coherence = Coherence(
             memory, self.leases, self, CoherenceOptions(max_staleness=3), origin="me", log=CacheLog("test")
         )
-        self.coherence.subscribed(Position("server", 7))
+        self.coherence.subscribed(7)
         self.coherence.apply(Pong(0.0, 7))
         self.put("k", Group("tier", "kv"))
         self.put("l", Group("tier", "llm"))
@@ -121,38 +120,23 @@ def test_coherence_breaks_fences_and_keeps_entries_of_overtaken_group(decided: D
     assert not fence.holds
 
 
-def test_coherence_accepts_announcement_between_subscription_and_position(decided: Decided) -> None:
-    decided.coherence.subscribed(Position("server", 7))
+def test_coherence_accepts_announcement_between_subscription_and_number(decided: Decided) -> None:
+    decided.coherence.subscribed(7)
+    decided.put("k", Group("tier", "kv"))
+    decided.put("l", Group("tier", "llm"))
     for number in (6, 7):
         decided.receive(number, keys=("k",))
     decided.coherence.apply(Pong(1.0, 7))
     decided.receive(8, keys=("x",))
-    assert decided.distrusted == 0
+    assert decided.distrusted == 1  # The subscription.
     assert decided.kept == {"l"}  # The announcement is applied.
 
 
-@pytest.mark.parametrize(
-    ("position", "is_proof"),
-    [
-        (Position("server", 7), True),
-        (Position("server", 8), False),
-        (Position("server", 0), False),
-        (Position("restarted", 7), False),
-        (Position(None, 7), False),
-    ],
-)
-def test_coherence_keeps_l1_after_reconnect_only_with_proof(
-    decided: Decided, position: Position, is_proof: bool
-) -> None:
-    decided.coherence.subscribed(position)
-    assert decided.distrusted == (not is_proof)
-    assert decided.kept == ({"k", "l"} if is_proof else set())
-
-
-def test_coherence_distrusts_l1_after_reconnect_to_unidentified_server(decided: Decided) -> None:
-    decided.coherence.subscribed(Position(None, 7))
-    decided.coherence.subscribed(Position(None, 7))
-    assert decided.distrusted == 2
+def test_coherence_distrusts_l1_after_reconnect(decided: Decided) -> None:
+    """Also with the same number: not every change has one."""
+    decided.coherence.subscribed(7)
+    assert decided.distrusted == 1
+    assert not decided.kept
 
 
 @pytest.mark.parametrize(("number", "is_missed"), [(7, False), (6, False), (0, False), (8, True)])
@@ -197,7 +181,7 @@ def test_coherence_ignores_own_policy_change(decided: Decided) -> None:
 
 async def test_coherence_wakes_lease_waiter_on_change_and_on_release(decided: Decided) -> None:
     for wake in (
-        lambda: decided.receive(int(position_of(decided.coherence)) + 1, keys=("k",)),
+        lambda: decided.receive(int(number_of(decided.coherence)) + 1, keys=("k",)),
         lambda: decided.receive(None, ended_leases=("k",)),
         lambda: decided.coherence.apply(TrackedChange(("k",))),
         lambda: decided.coherence.distrust("no reason"),

@@ -6,7 +6,7 @@ import pytest
 import valkey
 
 from tests.engine.coherence.replicas import CHANNEL
-from tests.seams import CountedCalls, HeldPositions, internals, position_of
+from tests.seams import CountedCalls, HeldNumbers, internals, number_of
 from tests.support import SEQUENCE, UNTRACKED, MakeCache, until
 from tiercache import AgentCache, CoherenceOptions
 from tiercache.testing import ChaosProxy
@@ -28,7 +28,7 @@ async def test_subscription_lasts_while_messages_arrive_slowly(
         proxy.slow_link(SLOW, lane="bus")
         await near.kv.delete_many(KEYS)
         last = int(plain.get(SEQUENCE) or 0)
-        await until(lambda: position_of(internals(far).coherence) >= last, seconds=40)
+        await until(lambda: number_of(internals(far).coherence) >= last, seconds=40)
         assert internals(far).subscription is before
         await until(lambda: far.local_stats().trusted, seconds=40)
 
@@ -41,7 +41,7 @@ async def test_subscription_begins_while_messages_delay_its_first_pong(
         await near.open()
         await far.open()
         subscriptions = CountedCalls(monkeypatch, internals(far).unguarded_level2, "subscribe")
-        position = HeldPositions(monkeypatch, far)
+        position = HeldNumbers(monkeypatch, far)
         proxy.slow_link(SLOW, lane="bus")
         proxy.kill(lane="bus")
         await until(lambda: subscriptions.calls >= 1, seconds=20)
@@ -52,7 +52,7 @@ async def test_subscription_begins_while_messages_delay_its_first_pong(
         position.release.set()
         await until(lambda: internals(far).subscription is not None, seconds=40)
         assert subscriptions.calls == count
-        assert position_of(internals(far).coherence) >= int(plain.get(SEQUENCE) or 0)
+        assert number_of(internals(far).coherence) >= int(plain.get(SEQUENCE) or 0)
 
 
 async def test_subscription_ends_although_messages_arrive_while_no_ping_is_answered(

@@ -12,7 +12,7 @@ import valkey.asyncio
 
 from tests.engine.coherence.replicas import CHANNEL, fill_replicas
 from tests.requests import Loader
-from tests.seams import HeldPositions, L1View, caught_up, in_l1, internals
+from tests.seams import HeldNumbers, L1View, caught_up, in_l1, internals
 from tests.support import SEQUENCE, MakeCache, Pair, distrusted, until
 from tiercache import AgentCache, CoherenceOptions, TierOptions
 from tiercache.embedded import EmbeddedValkey
@@ -275,7 +275,7 @@ async def test_trust_is_not_extended_by_position_read_before_a_change(
         await writer.kv.set("k", "older")
         assert await b.kv.get("k") == "older"
         await until(lambda: b.local_stats().trusted)
-        positions = HeldPositions(monkeypatch, b)
+        positions = HeldNumbers(monkeypatch, b)
         await positions.answered.wait()
         await writer.kv.set("k", "newer")
         acknowledged = time.monotonic()

@@ -146,7 +146,7 @@ async def test_opening_refused_by_another_kind_of_cache_leaves_nothing(url: str,
 async def test_opening_without_the_required_permission_leaves_nothing(url: str, plain: valkey.Valkey) -> None:
     plain.execute_command("ACL", "SETUSER", "some", "on", ">pw", "~*", "&*", "+@all", "-client|tracking")
     try:
-        options = {"name": "test", "coherence": CoherenceOptions(tracking="on")}
+        options = {"name": "test", "coherence": CoherenceOptions(tracking="broadcast")}
         cache = AgentCache.from_url(f"{url}?username=some&password=pw", **options)  # type: ignore[arg-type]
         with pytest.raises(L2CommandError):
             await enter(cache)

@@ -17,8 +17,7 @@ from tests.support import until
 from tiercache import L2CommandError, L2UnavailableError
 from tiercache.embedded import EmbeddedValkey
 from tiercache.engine.entries.entry import Group
-from tiercache.engine.level2.announcement import Announcement, Pong, Received, TrackedChange, Unreadable
-from tiercache.engine.level2.level2 import Position
+from tiercache.engine.level2.announcement import Announcement, KeysDeclined, Pong, Received, TrackedChange, Unreadable
 from tiercache.engine.level2.writes import Announce, Delete, Release, Track, WriteSet
 from tiercache.stores.valkey.backplane import BackplaneNames, ValkeySubscription
 from tiercache.stores.valkey.settings import Settings, client_from_url
@@ -26,7 +25,8 @@ from tiercache.stores.valkey.store import ValkeyLevel2
 
 SEQUENCE = "test:__tc:sequence"
 CHANNEL = "test:__tc:bus:0"
-CHANGE = Announce(Announcement(keys=("k",)))
+CHANGE = Announce(Announcement(groups=(Group("tool", "t"),)))
+KEYS = Announce(Announcement(keys=("k",)))
 
 MakeLevel2 = Callable[..., ValkeyLevel2]
 
@@ -55,6 +55,11 @@ async def subscription(level2: ValkeyLevel2) -> AsyncIterator[ValkeySubscription
     subscription = await level2.subscribe()
     yield subscription
     await subscription.aclose()
+
+
+async def receive_all(subscription: ValkeySubscription, count: int) -> list[type]:
+    """Return the kinds of the next ``count`` events."""
+    return [type(await receive(subscription)) for _ in range(count)]
 
 
 async def receive(subscription: ValkeySubscription) -> Any:
@@ -268,20 +273,17 @@ async def test_tracking_restarts_under_another_number_after_it_ended(
     assert await receive(subscription) == TrackedChange(("test:llm:k",))
 
 
-# Positions
+# Numbers of changes
 
 
-async def test_position_is_the_run_of_the_server_and_the_last_number(
-    level2: ValkeyLevel2, plain: valkey.Valkey
-) -> None:
-    run_id = f"{plain.info('server')['run_id']}:{plain.info('replication')['master_replid']}"
+async def test_numbers_continue_from_the_last_change(level2: ValkeyLevel2) -> None:
     (number,) = await level2.apply([CHANGE])
-    assert await level2.position() == await level2.position() == Position(run_id, number)
+    assert await level2.start_numbers() == await level2.start_numbers() == number
     assert await level2.last_number() == number
 
 
 @pytest.mark.parametrize("junk", [None, b"no number", b"-5", b"1.5", b"\xff", b"", "a hash"])
-async def test_position_starts_a_missing_counter_at_the_clock(
+async def test_numbers_start_at_the_clock_if_the_counter_is_missing(
     level2: ValkeyLevel2, plain: valkey.Valkey, junk: bytes | str | None
 ) -> None:
     """Then the number of the first change after it is known in advance."""
@@ -290,9 +292,9 @@ async def test_position_starts_a_missing_counter_at_the_clock(
     elif junk is not None:
         plain.hset(SEQUENCE, "a", "b")
     before = time.time() * 1e6
-    position = await level2.position()
-    assert before - 1e6 <= position.number <= time.time() * 1e6 + 1e6
-    assert await level2.apply([CHANGE]) == [position.number + 1]
+    number = await level2.start_numbers()
+    assert before - 1e6 <= number <= time.time() * 1e6 + 1e6
+    assert await level2.apply([CHANGE]) == [number + 1]
 
 
 @pytest.mark.parametrize("junk", [None, b"no number", b"-5", b"1.5", b"\xff", b""])
@@ -304,12 +306,70 @@ async def test_last_number_is_zero_without_a_valid_counter(
     assert await level2.last_number() == 0
 
 
-def test_position_proves_nothing_missed_only_if_equal() -> None:
-    position = Position("run", 7)
-    assert position.proves_nothing_missed(Position("run", 7))
-    for other in (None, Position("run", 6), Position("run", 8), Position("another", 7), Position(None, 7)):
-        assert not position.proves_nothing_missed(other)
-    assert not Position(None, 7).proves_nothing_missed(Position(None, 7))
+# Declined announcements of single keys
+
+
+async def test_keys_are_announced_until_every_subscriber_declines(
+    make_level2: MakeLevel2, level2: ValkeyLevel2
+) -> None:
+    declining, other = await make_level2("x").subscribe(), await make_level2("y").subscribe()
+    assert await level2.apply([KEYS]) != [0]
+    await declining.decline_keys(True)
+    assert await receive_all(declining, 2) == [Received, KeysDeclined]
+    assert await level2.apply([KEYS]) != [0]
+    await other.decline_keys(True)
+    assert await receive_all(other, 3) == [Received, Received, KeysDeclined]
+    assert await level2.apply([KEYS]) == [0]
+    await other.decline_keys(False)
+    assert await receive(other) == KeysDeclined(False)
+    assert await level2.apply([KEYS]) != [0]
+    for subscription in (declining, other):
+        await subscription.aclose()
+
+
+async def test_subscriber_that_leaves_counts_no_more(
+    make_level2: MakeLevel2, level2: ValkeyLevel2, subscription: ValkeySubscription
+) -> None:
+    other = await make_level2("x").subscribe()
+    await subscription.decline_keys(True)
+    assert await level2.apply([KEYS]) != [0]
+    await other.aclose()
+
+    async def are_declined() -> bool:
+        return await level2.apply([KEYS]) == [0]
+
+    await until(are_declined)
+
+
+async def test_changes_of_more_than_keys_are_announced_to_every_subscriber(
+    level2: ValkeyLevel2, subscription: ValkeySubscription
+) -> None:
+    await subscription.decline_keys(True)
+    assert await receive(subscription) == KeysDeclined(True)
+    both = Announce(Announcement(keys=("k",), groups=(Group("tool", "t"),)))
+    leases = Announce(Announcement(awaited_leases=("k",)))
+    await level2.apply([CHANGE, both, leases])
+    assert await receive_all(subscription, 3) == [Received, Received, Received]
+
+
+async def test_keys_are_announced_if_the_server_does_not_count_subscribers(
+    make_level2: MakeLevel2, make_user: Callable[..., str], level2: ValkeyLevel2, subscription: ValkeySubscription
+) -> None:
+    await subscription.decline_keys(True)
+    assert await receive(subscription) == KeysDeclined(True)
+    blind = make_level2("blind", at=make_user("-pubsub|numsub", channels=("*",)))
+    assert await blind.apply([KEYS]) != [0]
+    assert isinstance(await receive(subscription), Received)
+
+
+async def test_keys_are_announced_to_a_user_without_the_channel_of_those_that_decline(
+    make_level2: MakeLevel2, make_user: Callable[..., str], level2: ValkeyLevel2
+) -> None:
+    subscription = await make_level2(at=make_user(channels=(CHANNEL,))).subscribe()
+    await subscription.decline_keys(True)
+    assert await receive(subscription) == KeysDeclined(False)
+    assert await level2.apply([KEYS]) != [0]
+    await subscription.aclose()
 
 
 # Users without a permission
@@ -360,12 +420,6 @@ async def test_backplane_receives_announcements_without_client_id(
     await level2.apply([CHANGE])
     assert isinstance(await receive(subscription), Received)
     await subscription.aclose()
-
-
-async def test_position_proves_nothing_without_info(make_level2: MakeLevel2, make_user: Callable[..., str]) -> None:
-    limited = make_level2(at=make_user("-info", channels=("*",)))
-    (number,) = await limited.apply([CHANGE])
-    assert await limited.position() == Position(None, number)
 
 
 async def test_backplane_numbers_changes_without_publish(

@@ -64,13 +64,12 @@ def tracked_keys(plain: valkey.Valkey) -> int:
     return int(plain.info("stats")["tracking_total_keys"])
 
 
-@pytest.mark.parametrize("tracking", ["auto", "interest", "on", "off"])
+@pytest.mark.parametrize("tracking", ["auto", "interest", "broadcast", "off"])
 async def test_tracking_option_decides_the_kind_of_tracking(make_cache: MakeCache, tracking: Any) -> None:
     cache = make_cache(name="test", coherence=CoherenceOptions(tracking=tracking))
     assert cache.local_stats().tracking == "off"
     await cache.open()
-    expected = {"auto": "broadcast", "on": "broadcast"}
-    assert cache.local_stats().tracking == expected.get(tracking, tracking)
+    assert cache.local_stats().tracking == ("interest" if tracking == "auto" else tracking)
 
 
 async def test_tracking_by_interest_reports_a_key_that_this_process_reads(
@@ -315,7 +314,7 @@ async def read_and_let_change(cache: AgentCache, plain: valkey.Valkey) -> list[s
 async def test_table_with_too_little_room_makes_the_server_track_by_broadcast(
     make_cache: MakeCache, plain: valkey.Valkey
 ) -> None:
-    cache = make_cache(name="test", coherence=CoherenceOptions(max_staleness=0.6, tracking="interest"))
+    cache = make_cache(name="test", coherence=CoherenceOptions(max_staleness=0.6))
     await cache.open()
     assert cache.local_stats().tracking == "broadcast"
     await read_and_let_change(cache, plain)
@@ -370,7 +369,7 @@ async def test_missing_right_for_interest_makes_the_server_track_by_broadcast(
     path = plain.connection_pool.connection_kwargs["path"]
     client = valkey.asyncio.Valkey(unix_socket_path=path, username="blind", password="pw")
     try:
-        async with AgentCache(client, name="test", coherence=BY_INTEREST) as cache:
+        async with AgentCache(client, name="test") as cache:
             await cache.kv.set("k", "v")
             assert cache.local_stats().tracking == "broadcast"
             # Another connection of the writes is not a reason to warn again.
@@ -551,7 +550,7 @@ async def test_empty_value_is_read_by_interest(make_cache: MakeCache) -> None:
 # Other processes, and stale copies
 
 
-@pytest.mark.parametrize("joining", [UNTRACKED, CoherenceOptions()], ids=["off", "broadcast"])
+@pytest.mark.parametrize("joining", [UNTRACKED, CoherenceOptions(tracking="broadcast")], ids=["off", "broadcast"])
 async def test_process_that_tracks_otherwise_joins(
     make_cache: MakeCache, plain: valkey.Valkey, joining: CoherenceOptions
 ) -> None:
@@ -573,7 +572,7 @@ async def test_process_that_tracks_otherwise_joins(
     await until(lambda: not in_l1(one, KEY), seconds=0.5)
 
 
-@pytest.mark.parametrize("tracking", ["auto", "interest"])
+@pytest.mark.parametrize("tracking", ["broadcast", "interest"])
 async def test_change_after_the_end_of_the_ttl_reaches_a_stale_copy_with_the_next_refresh(
     make_cache: MakeCache, plain: valkey.Valkey, tracking: Any
 ) -> None:

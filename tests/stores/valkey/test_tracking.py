@@ -257,11 +257,12 @@ async def test_tracking_refusal_is_logged_once_and_the_cache_works(
     assert "CLIENT TRACKING" in warnings[0]
 
 
+@pytest.mark.parametrize("tracking", ["interest", "broadcast"])
 @pytest.mark.parametrize("refusal", REFUSALS)
-async def test_tracking_refusal_fails_opening_if_tracking_is_on(
-    url: str, untrusted: Callable[..., valkey.asyncio.Valkey], refusal: str
+async def test_tracking_refusal_fails_opening_if_the_caller_has_chosen_a_kind(
+    url: str, untrusted: Callable[..., valkey.asyncio.Valkey], refusal: str, tracking: Any
 ) -> None:
-    cache = AgentCache(refused(untrusted, refusal), name="test", coherence=CoherenceOptions(tracking="on"))
+    cache = AgentCache(refused(untrusted, refusal), name="test", coherence=CoherenceOptions(tracking=tracking))
     with pytest.raises(L2CommandError):
         await cache.open()
     await cache.aclose()

@@ -26,7 +26,6 @@ from tiercache.engine.coherence.pending_invalidations import PendingInvalidation
 from tiercache.engine.entries.freshness import KeptEntry
 from tiercache.engine.level2 import write_pipe
 from tiercache.engine.level2.announcement import Announcement, Received, Unreadable
-from tiercache.engine.level2.level2 import Position
 from tiercache.engine.level2.write_behind import WriteBehind
 from tiercache.engine.level2.write_pipe import WritePipe
 from tiercache.engine.level2.writes import Announce
@@ -166,8 +165,8 @@ def _believe_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
 def _trust_after_reconnecting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep L1 after a reconnect, although changes may have been announced before it."""
 
-    def subscribed(coherence: Coherence, position: Position) -> None:
-        coherence._position = position
+    def subscribed(coherence: Coherence, number: int) -> None:
+        coherence._number = number
         coherence._is_catching_up = True
 
     monkeypatch.setattr(Coherence, "subscribed", subscribed)

@@ -26,11 +26,10 @@ generation begins.
 
 A new generation begins in these cases:
 
-1. ``subscribed`` with another position than the last known one, or with a position that names no server: changes may
-   have been published while there was no subscription.
+1. ``subscribed``: there was no subscription for a while, and not every change has a number.
 2. A change whose number is not the next one. The exception is the race "published while subscribing": while this
-   process is catching up, messages may carry numbers up to the position, because they were published between the
-   subscription and the question for the position. This process applies such messages, and treats none of them as a gap.
+   process is catching up, messages may carry numbers up to the known one, because they were published between the
+   subscription and the question for the number. This process applies such messages, and treats none of them as a gap.
 3. A PONG with a higher number than the last received one: a change was numbered, but its message was not received. Its
    process may lack the right to publish, for example.
 4. A message that this version cannot read, or a tracking message without keys.
@@ -45,8 +44,7 @@ from typing import Protocol
 
 from ...log import CacheLog
 from ...options import CoherenceOptions
-from ..level2.announcement import Announcement, Event, Pong, Received, TrackedChange, Unreadable
-from ..level2.level2 import Position
+from ..level2.announcement import Announcement, Event, KeysDeclined, Pong, Received, TrackedChange, Unreadable
 from ..memory.memory import Memory
 from ..memory.pins import PINS
 from .leases import Leases
@@ -106,17 +104,16 @@ class Coherence:
         self._log = log
         self._hooks = memory.hooks
         self._now = memory.now
-        self._position: Position | None = None
+        # The number of the last change that is known here; None before the first subscription.
+        self._number: int | None = None
         self._is_catching_up = False
 
-    def subscribed(self, position: Position) -> None:
-        """Start with a new subscription. This process must have subscribed before it asked for ``position``."""
-        if self._position is not None:
-            # Changes of policies and settings have no number.
+    def subscribed(self, number: int) -> None:
+        """Start with a new subscription. This process must have subscribed before it asked for ``number``."""
+        if self._number is not None:
             self._policies.policies_changed()
-        if not position.proves_nothing_missed(self._position):
-            self.distrust("changes may have been published while there was no subscription")
-        self._position = position
+        self.distrust("changes may have been published while there was no subscription")
+        self._number = number
         self._is_catching_up = True
 
     def apply(self, event: Event) -> None:
@@ -135,19 +132,23 @@ class Coherence:
                         self._policies.watched_changed(key)
                     else:
                         was_in_l1 = self._drop(key, may_be_expiry=True)
+                        self._l1.heard_count += was_in_l1
                         self._policies.key_changed(key)
                         if was_in_l1:
                             self._hooks.invalidate("key", key, 1, "elsewhere")
+            case KeysDeclined(are_declined):
+                if not are_declined:
+                    self._l1.announcements.arrive_since = self._now()
             case Unreadable(reason):
                 self.distrust(reason)
 
     def _receive_pong(self, pong: Pong) -> None:
         self._is_catching_up = False
-        server, last = self._position or Position(None, 0)
+        last = self._number or 0
         if pong.number > last:
             # Numbered before the PING was sent, but its message did not arrive before the PONG.
             self.distrust(f"change {pong.number} was made, but {last} was the last change received")
-            self._position = Position(server, pong.number)
+            self._number = pong.number
         self._l1.trusted_until = max(self._l1.trusted_until, pong.stamp + self._max_staleness)
 
     def _receive(self, received: Received) -> None:
@@ -198,12 +199,12 @@ class Coherence:
         return was_in_l1
 
     def _check_number(self, number: int) -> None:
-        server, last = self._position or Position(None, 0)
+        last = self._number or 0
         if self._is_catching_up and number <= last:
-            return  # Published between the subscription and the question for the position: no gap.
+            return  # Published between the subscription and the question for the number: no gap.
         if number != last + 1:
             self.distrust(f"change {number} came after change {last}")
-        self._position = Position(server, number)
+        self._number = number
 
     def end_trust(self, reason: str) -> None:
         """Drop L1, and trust it no more until the next PONG."""

@@ -2,37 +2,40 @@
 
 ::
 
-    subscribe ──▶ turn on tracking ──▶ position ──▶ PING ──▶ first PONG ──▶ follow: events and PONGs
-        ▲                                                                                       │
+    subscribe ──▶ turn reports on ──▶ decline ──▶ number ──▶ PING ──▶ first PONG ──▶ follow: events and PONGs
+        ▲                                                                                     │
         └──── wait, then retry ◀──── the connection ends, or 4 PINGs in a row without a message ┘
 
-A PING proves only that the subscription works. Tracking depends on the connection of the writes too. With tracking by
-interest, this process first asks, on that connection and behind all queued writes, whether tracking is still on; only
-then it sends the PING. With tracking by broadcast it asks behind the PING: while it asks, L1 stays in use.
+A PING proves only that the subscription works. The reports of the server depend on the connection of the writes too
+(``Reports``). With tracking by interest, this process first asks whether they are still on, and only then sends the
+PING: it declines the announcements of single keys, so that it must not miss a report. With tracking by broadcast it
+asks behind the PING: while it asks, L1 stays in use.
 
-The order matters: this process subscribes first, then asks for the position, and then sends the PING. So the position
-counts a change, or the message of the change is still to arrive. Only the PONG renews the trust in L1: the PONG arrives
-behind the messages that were published before the PING. On a slow network many such messages take a while, so any
-message shows that the connection works, and the PONG has much longer.
+The order matters: this process subscribes first, then asks for the number of the last change, and then sends the PING.
+So the number counts a change, or the message of the change is still to arrive. Only the PONG renews the trust in L1:
+the PONG arrives behind the messages that were published before the PING. On a slow network many such messages take a
+while, so any message shows that the connection works, and the PONG has much longer.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
-from ...errors import PASSING, L2CommandError, L2LoginError, L2ReplicaError, L2UnavailableError, TierCacheError
+from ...errors import PASSING, L2CommandError, L2ReplicaError, L2UnavailableError, TierCacheError
 from ...log import CacheLog
 from ...options import CoherenceOptions
 from ...supervision import keep_running
 from ..level2.announcement import Event, Pong
 from ..level2.level2 import Level2, Subscription
 from ..level2.write_pipe import WritePipe
-from ..level2.writes import Track, TrackingState
+from ..memory.key_announcements import ignore
+from ..memory.memory import Memory
 from .coherence import Coherence
+from .reports import Reports
 
 __all__ = ["Listener"]
 
@@ -55,7 +58,7 @@ class Listener:
     """Receives the changes of other processes from ``level2`` and passes them to ``coherence``.
 
     Attributes:
-        tracking: How the server reports the changes of other clients, or None if it does not.
+        reports: The reports of the server.
     """
 
     def __init__(
@@ -64,45 +67,44 @@ class Listener:
         pipe: WritePipe,
         coherence: Coherence,
         options: CoherenceOptions,
-        now: Callable[[], float],
+        memory: Memory,
         log: CacheLog,
     ) -> None:
         self._level2 = level2
-        self._pipe = pipe
         self._coherence = coherence
-        self._now = now
+        self._now = memory.now
+        self._announcements = memory.l1.announcements
+        # Set when L1 begins to need announcements of single keys.
+        self._needs_announcements = asyncio.Event()
         self._log = log
         self._interval = min(_PING_SECONDS, options.max_staleness / _PINGS_PER_BOUND)
-        self._tracking = options.tracking
-        self.tracking: TrackingState | None = None
+        self.reports = Reports(options.tracking, pipe, coherence, log)
         self._subscription: Subscription | None = None
         self._silent_count = 0
         self._unanswered_count = 0
         self._has_warned = False
 
-    @property
-    def is_tracking(self) -> bool:
-        """Whether the server reports the changes of other clients, so also of software other than tiercache."""
-        return self.tracking is not None
-
     async def open(self) -> None:
         """Subscribe, if Valkey answers. ``run`` continues with this subscription, or tries again.
 
         Raises:
-            L2CommandError: Valkey refused the subscription or tracking, and ``tracking`` is "on".
+            L2CommandError: Valkey does not allow the kind of tracking that the caller has chosen.
         """
         try:
             self._subscription = await self._subscribe()
+            self.reports.check_kind()
         except PASSING as error:
             self._log.debug("No subscription to changes yet: %s", error)
         except L2CommandError as error:
-            if self._tracking == "on":
+            if self.reports.is_required:
                 raise
             self._warn_refused(error)
 
     async def run(self) -> None:
         """Follow the subscription until cancelled; subscribe again whenever it ends."""
         retry = _FIRST_RETRY
+        notice = partial(asyncio.get_running_loop().call_soon_threadsafe, self._needs_announcements.set)
+        self._announcements.on_need = notice
         try:
             while True:
                 try:
@@ -119,6 +121,7 @@ class Listener:
                     retry = _REFUSED_RETRY
                 await self.end_subscription()
         finally:
+            self._announcements.on_need = ignore
             # Also after a defect: the trust in L1 runs out, until the next subscription renews it.
             await self.end_subscription()
 
@@ -137,13 +140,13 @@ class Listener:
             )
 
     async def _subscribe(self) -> Subscription:
-        by_interest = self._tracking == "interest"
-        subscription = await self._level2.subscribe(watches=by_interest)
+        subscription = await self._level2.subscribe(watches=self.reports.may_be_by_interest)
         try:
             asked_at = self._now()
-            if not await self._track(subscription) and by_interest:
+            if not await self.reports.turn_on(subscription) and self.reports.may_be_by_interest:
                 raise L2UnavailableError("Valkey does not track yet")
-            self._coherence.subscribed(await self._level2.position())
+            self._coherence.subscribed(await self._level2.start_numbers())
+            await self._decline(subscription)
             # Only the PONG renews the trust in L1: messages published before the PING arrive before the PONG.
             await self._ping(subscription, asked_at)
             await self._receive_first_pong(subscription)
@@ -185,7 +188,10 @@ class Listener:
     async def _keep_pinging(self, subscription: Subscription) -> None:
         # PINGs are counted, not timed: while the event loop is blocked, no PING is sent, and answers wait to be read.
         while self._silent_count < _MAX_SILENT_COUNT and self._unanswered_count < _MAX_UNANSWERED_COUNT:
-            await asyncio.sleep(self._interval)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._interval):
+                    await self._needs_announcements.wait()
+            self._needs_announcements.clear()
             try:
                 await self._prove(subscription)
             except L2ReplicaError:
@@ -199,12 +205,13 @@ class Listener:
     async def _prove(self, subscription: Subscription) -> None:
         """Send a PING whose PONG proves that L1 has followed every change."""
         asked_at = self._now()
-        if self._tracking == "interest":
-            # A PING that is not sent, because no command is answered, says nothing about the subscription. If tracking
-            # is not on, the server may have lost the subscription, and the connection does not show it.
-            is_on = await self._track(subscription)
+        if self.reports.mode == "interest":
+            # A PING that is not sent, because no command is answered, says nothing about the subscription. If the
+            # reports are not on, the server may have lost the subscription, and the connection does not show it.
+            are_on = await self.reports.turn_on(subscription)
             self._note_unanswered()
-            if is_on:
+            if are_on:
+                await self._decline(subscription)
                 await self._ping(subscription, asked_at)
             return
         self._note_unanswered()
@@ -214,8 +221,19 @@ class Listener:
             raise  # The subscription is on another server than the next connection of the writes.
         except TierCacheError as error:
             self._log.debug("No PING was sent: %s", error)
-        if self.is_tracking and subscription.id is not None:
-            self._pipe.post(Track(subscription.id), self._tracking_answered)
+        self.reports.ask(subscription)
+
+    async def _decline(self, subscription: Subscription) -> None:
+        """Decline the announcements of single keys while the server reports every key that L1 holds."""
+        mode = self.reports.mode
+        declines = mode == "interest" and not self._announcements.are_needed
+        if declines == subscription.declines_keys:
+            return
+        if mode == "off":
+            # Changes since the end of the reports were not announced to this process. The next subscription drops L1.
+            await subscription.aclose()
+        else:
+            await subscription.decline_keys(declines)
 
     async def _ping(self, subscription: Subscription, asked_at: float) -> None:
         # The order matters: each change up to ``number`` was published before the PING is sent, so its message arrives
@@ -233,45 +251,3 @@ class Listener:
     def _note_unanswered(self) -> None:
         self._silent_count += 1
         self._unanswered_count += 1
-
-    # Tracking
-
-    async def _track(self, subscription: Subscription) -> bool:
-        """Turn on tracking, or ask whether it is on; return False if it is not on now."""
-        if self._tracking == "off":
-            return True
-        try:
-            if subscription.id is None:
-                raise L2CommandError("the server gives no id of the subscription, which tracking needs (CLIENT ID)")
-            state = await self._pipe.submit(Track(subscription.id, subscription.watches))
-        except L2LoginError:
-            raise
-        except L2CommandError as error:
-            if self._tracking == "on":
-                raise
-            self._tracking_answered(error)
-            return True
-        self._tracking_answered(state)
-        return state is not None
-
-    def _tracking_answered(self, outcome: Any) -> None:
-        if isinstance(outcome, PASSING):
-            return
-        if isinstance(outcome, L2CommandError):
-            self._tracking = "off"
-            self.tracking = None
-            self._log.warning(
-                "Tracking (CLIENT TRACKING) is not possible; changes by other software reach L1 after l1_ttl at the "
-                "latest: %s",
-                outcome,
-            )
-        elif isinstance(outcome, TrackingState):
-            before, self.tracking = self.tracking, outcome
-            if self._tracking == "interest" and outcome.mode != "interest" and outcome.number:
-                self._log.warn_once(
-                    "Tracking by interest is not possible; Valkey reports every change to every process: %s",
-                    outcome.reason or "the server refuses to report the changes of settings to the subscription",
-                )
-            # The first number: the subscription is new, and L1 is not trusted yet.
-            if before is not None and before.number != outcome.number:
-                self._coherence.distrust("other software may have changed keys while tracking was off")

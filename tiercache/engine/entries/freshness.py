@@ -84,6 +84,11 @@ class Freshness:
         # The duration of the last load: the early refresh of a value that another process has loaded goes by it.
         self._load_seconds = 0.0
 
+    @property
+    def outlives_valkey(self) -> bool:
+        """Whether L1 may keep an entry, or an error, for which Valkey holds no key."""
+        return bool(self.stale_for or self.cache_errors)
+
     def but(self, options: Mapping[str, Any]) -> Freshness:
         """Return this freshness with other ``options``, by the names of the arguments."""
         names = ("stale_for", "retry_pause", "early_refresh", "cache_errors")

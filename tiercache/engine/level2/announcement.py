@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeAlias
 
 from ..entries.entry import Group
 
-__all__ = ["Announcement", "Event", "Pong", "Received", "TrackedChange", "Unreadable"]
+__all__ = ["Announcement", "Event", "KeysDeclined", "Pong", "Received", "TrackedChange", "Unreadable"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,12 @@ class Announcement:
     def is_change(self) -> bool:
         """Whether other processes must not miss the announcement. Changes are numbered, so that a gap shows."""
         return bool(self.keys or self.groups or self.overtaken)
+
+    @property
+    def has_keys_alone(self) -> bool:
+        """Whether the announcement names single keys and nothing else."""
+        others = self.groups or self.overtaken or self.awaited_leases or self.ended_leases or self.policies
+        return bool(self.keys) and not others
 
 
 class Received(NamedTuple):
@@ -67,10 +73,20 @@ class Pong(NamedTuple):
     number: int
 
 
+class KeysDeclined(NamedTuple):
+    """The server has taken note whether this process declines announcements of single keys.
+
+    Attributes:
+        are_declined: False: changes from here on are announced to this process.
+    """
+
+    are_declined: bool
+
+
 class Unreadable(NamedTuple):
     """A message that this version of the library cannot read."""
 
     reason: str
 
 
-Event: TypeAlias = Received | TrackedChange | Pong | Unreadable
+Event: TypeAlias = Received | TrackedChange | Pong | KeysDeclined | Unreadable

@@ -10,7 +10,7 @@ from typing import Any
 from ...errors import L2CommandError, L2LoginError, L2ReplicaError, L2SilentError, L2UnavailableError
 from ...log import CacheLog
 from ...options import ResilienceOptions
-from .level2 import Level2, Position, Stored, Subscription, as_future
+from .level2 import Level2, Stored, Subscription, as_future
 from .writes import Command, Write, WriteResult
 
 __all__ = ["Breaker", "GuardedLevel2"]
@@ -197,9 +197,9 @@ class GuardedLevel2:
         # Not recorded: a subscription uses a connection of its own and tells nothing about commands.
         return await self._level2.subscribe(watches=watches)
 
-    async def position(self) -> Position:
+    async def start_numbers(self) -> int:
         with self._recorded:
-            return await self._level2.position()
+            return await self._level2.start_numbers()
 
     async def last_number(self) -> int:
         with self._recorded:

@@ -10,7 +10,7 @@ from ...errors import L2CommandError
 from .announcement import Event
 from .writes import Command, Write, WriteResult
 
-__all__ = ["Level2", "Position", "Stored", "Subscription", "as_future"]
+__all__ = ["Level2", "Stored", "Subscription", "as_future"]
 
 T = TypeVar("T")
 
@@ -29,23 +29,6 @@ class Stored(NamedTuple):
     is_registered: bool = False
 
 
-class Position(NamedTuple):
-    """A position in the sequence of changes. Equal positions prove that no change was announced in between.
-
-    Attributes:
-        server: The server, and its current life: a restarted server is another one. None if the server does not tell;
-            a position without a server proves nothing.
-        number: The number of the last change.
-    """
-
-    server: str | None
-    number: int
-
-    def proves_nothing_missed(self, since: Position | None) -> bool:
-        """Return whether certainly no change was announced since ``since``."""
-        return self.server is not None and self == since
-
-
 class Subscription(Protocol):
     """A connection on which this process receives announcements, in the order in which they were published.
 
@@ -55,15 +38,23 @@ class Subscription(Protocol):
     Attributes:
         id: The server's id of the connection, or None if the server gives no id.
         watches: Whether the server reports all changes of pins, settings, policies and the heartbeat here.
+        declines_keys: Whether this process declines the announcements of single keys. A new subscription does not.
     """
 
     watches: bool
-
-    @property
-    def id(self) -> int | None: ...
+    declines_keys: bool
+    id: int | None
 
     async def ping(self, stamp: float, number: int) -> None:
         """Send a PING. The server answers on the same connection, in order, with a Pong of the same arguments."""
+        ...
+
+    async def decline_keys(self, declines: bool) -> None:
+        """Decline the announcements of single keys, or accept them again. The server answers with a KeysDeclined.
+
+        Other processes announce single keys until every process declines. A PING that is sent later proves that the
+        server has taken note.
+        """
         ...
 
     async def receive(self) -> Event:
@@ -146,8 +137,12 @@ class Level2(Protocol):
         """
         ...
 
-    async def position(self) -> Position:
-        """Return the current position in the sequence of changes."""
+    async def start_numbers(self) -> int:
+        """Return the number of the last change, and start the counter if it is missing: the next number is known then.
+
+        Returns:
+            0 if the store has no memory for the counter.
+        """
         ...
 
     async def last_number(self) -> int:

@@ -128,7 +128,8 @@ class Release(_OfPlaceholder, frozen=True, gc=False):
 class Announce(_KeepsValues, frozen=True, gc=False):
     """Publish ``announcement`` to the other processes.
 
-    The result is the number of the change or, for an announcement that is no change, the count of subscribers.
+    The result is the number of the change; 0 if every process declines announcements of single keys, and this one names
+    nothing else; or, for an announcement that is no change, the count of subscribers.
     """
 
     announcement: Announcement

@@ -30,6 +30,7 @@ from ..entries.entry import MATCHING, Entry, Group, has_tags, shared_size
 from ..entries.freshness import FailedEntry, KeptEntry
 from ..entries.key_pattern import matcher
 from .group_index import GroupIndex
+from .key_announcements import KeyAnnouncements
 from .tag_table import tuple_size
 
 __all__ = ["L1"]
@@ -92,8 +93,9 @@ class L1:
         distrusted_count: Times that all entries were dropped because a change may have been missed.
         doubted_count: Times that all entries were dropped, and a change may not have arrived here.
         pinned: The keys that have a pin, which ``memory.pins`` serves.
-        heard_count: Changes by other processes that these entries have followed. Both counts begin with the cache, and
-            go on when it starts again on another event loop.
+        announcements: Whether these entries need announcements of single keys.
+        heard_count: Changes by other clients that these entries have followed: announcements, and reports of keys that
+            were here. Both counts begin with the cache, and go on when it starts again on another event loop.
     """
 
     def __init__(self, options: L1Options, *, max_staleness: float = math.inf) -> None:
@@ -105,6 +107,7 @@ class L1:
         self.heard_count = 0
         self.doubted_count = 0
         self.pinned: Container[str] = ()
+        self.announcements = KeyAnnouncements()
         self._lru = _Lru()
         # As it is, and as lookups use it: see ``settle_first``.
         self._entry_of: Callable[[str], Entry | None] = self._lru.order.get
@@ -153,7 +156,7 @@ class L1:
         if not isinstance(entry, KeptEntry) or now < entry.deadline or now >= entry.kept_until:
             return None
         self._used(key)
-        return entry if self.trusts(entry.began, now) else None
+        return entry if self.trusts(entry.began, now) and self.announcements.cover(entry) else None
 
     def drop_deleted(self, key: str, now: float) -> None:
         """Remove the entry of ``key``, which Valkey does not have, if its TTL has not ended: a client deleted it."""
@@ -214,6 +217,8 @@ class L1:
             return False
         if len(lru.order) >= self.max_entries:
             lru.evict()
+        if isinstance(entry, KeptEntry):
+            self.announcements.note_kept(entry)
         lru.add(key, entry)
         return True
 

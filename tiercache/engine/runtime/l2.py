@@ -88,7 +88,7 @@ class L2:
         self.pending = PendingInvalidations(self.pipe, pause=options.resilience.breaker_pause, log=log)
         self.note_found = service.key_changed
         self.coherence = Coherence(memory, self.leases, service, coherence, origin=origin, log=log)
-        self.listener = Listener(level2, self.pipe, self.coherence, coherence, memory.now, log)
+        self.listener = Listener(level2, self.pipe, self.coherence, coherence, memory, log)
 
     @staticmethod
     async def connect(connect: Connect, breaker: Breaker) -> tuple[GuardedLevel2, str]:
@@ -99,13 +99,12 @@ class L2:
     @property
     def is_tracking(self) -> bool:
         """Whether the server reports changes that other software makes (CLIENT TRACKING)."""
-        return self.listener.is_tracking
+        return self.listener.reports.are_on
 
     @property
     def tracking(self) -> Literal["interest", "broadcast", "off"]:
         """How the server reports the changes of other clients."""
-        state = self.listener.tracking
-        return "off" if state is None else state.mode
+        return self.listener.reports.mode
 
     @property
     def is_registering(self) -> bool:

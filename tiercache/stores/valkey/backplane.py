@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from valkey.exceptions import ResponseError
+from valkey.exceptions import NoPermissionError, ResponseError
 
-from ...engine.level2.announcement import Event, Pong, TrackedChange, Unreadable
+from ...engine.level2.announcement import Event, KeysDeclined, Pong, TrackedChange, Unreadable
 from ...engine.level2.writes import Command
 from ...errors import L2UnavailableError
 from ...text import shown
@@ -37,6 +37,8 @@ class BackplaneNames:
 
     Attributes:
         channel: The pub/sub channel. Its name has the database's number, because channels do not belong to a database.
+        declined: The channel of the processes that decline announcements of single keys. It has no messages: its
+            subscribers are counted.
         sequence: The key of the counter of changes.
         probe: A key that never has a value.
         indexes: The key of the register of indexes.
@@ -45,6 +47,7 @@ class BackplaneNames:
     """
 
     channel: str
+    declined: str
     sequence: str
     probe: str
     indexes: str
@@ -58,8 +61,11 @@ class BackplaneNames:
         # A prefix too, although it is one key: other caches have heartbeats under names that begin with this name.
         heartbeat = f"__betterdb:heartbeat:{name}"
         watched = (*(f"{name}:{prefix}" for prefix in ("__tc:pin:", "__tc:settings", "__tool_policies")), heartbeat)
+        channel = f"{name}:__tc:bus:{db}"
         return cls(
-            channel=f"{name}:__tc:bus:{db}",
+            channel=channel,
+            # Its name begins with that of the channel: one rule of an ACL can permit both.
+            declined=f"{channel}:declined",
             sequence=f"{name}:__tc:sequence",
             probe=f"{name}:__tc:probe",
             indexes=f"{name}:__tc:indexes",
@@ -72,13 +78,16 @@ class ValkeySubscription:
     """A Subscription on a connection of its own."""
 
     def __init__(
-        self, connection: Connection, client_id: int | None, origin: str, timeout: float, *, watches: bool
+        self, connection: Connection, names: BackplaneNames, origin: str, timeout: float, *, watches: bool
     ) -> None:
         self._connection = connection
+        self._names = names
         self.watches = watches
+        self.declines_keys = False
         self._read_own = reader_of_own(origin)
         self._timeout = timeout
-        self._id = client_id
+        # The server's id of the connection, or None if the server gives no id or cannot redirect reports here.
+        self.id: int | None = None
 
     @classmethod
     async def open(
@@ -117,17 +126,20 @@ class ValkeySubscription:
             except BaseException:
                 await connection.aclose()
                 raise
-        own_id = client_id if isinstance(client_id, int) and tracks else None
-        return cls(connection, own_id, origin, timeout, watches=watches)
-
-    @property
-    def id(self) -> int | None:
-        """The connection's id, or None if the server gives no id or cannot redirect invalidations here."""
-        return self._id
+        subscription = cls(connection, names, origin, timeout, watches=watches)
+        if isinstance(client_id, int) and tracks:
+            subscription.id = client_id
+        return subscription
 
     async def ping(self, stamp: float, number: int) -> None:
         with map_errors("PING on the subscription"):
             await self._connection.post(("PING", f"{stamp!r} {number}"), self._timeout)
+
+    async def decline_keys(self, declines: bool) -> None:
+        self.declines_keys = declines
+        command: Command = ("SUBSCRIBE" if declines else "UNSUBSCRIBE", self._names.declined)
+        with map_errors("SUBSCRIBE"):
+            await self._connection.post(command, self._timeout)
 
     async def receive(self) -> Event:
         with map_errors("the subscription"):
@@ -144,7 +156,16 @@ class ValkeySubscription:
     def _event(self, message: Any) -> Event:
         # Most messages are this process's own announcements, of which it needs the number alone.
         has_text = type(message) is list and len(message) == 3 and type(message[2]) is bytes
-        return (self._read_own(message[2]) if has_text else None) or _event(message)
+        own = self._read_own(message[2]) if has_text else None
+        return own or self._answer_to_decline(message) or _event(message)
+
+    def _answer_to_decline(self, message: Any) -> KeysDeclined | None:
+        if type(message) is list:
+            channel = self._names.declined.encode()
+            return KeysDeclined(message[0] == b"subscribe") if message[1:2] == [channel] else None
+        # Refused, as only this command is for its channel: announcements go on.
+        is_refused = isinstance(message, NoPermissionError) and "channel" in str(message)
+        return KeysDeclined(False) if is_refused else None
 
 
 def _event(message: Any) -> Event:

@@ -190,7 +190,9 @@ class WriteCommands:
                 before, after = encode(announcement, self._origin)
                 names = self._names
                 if announcement.is_change:
-                    return [("EVAL", self._announce, 1, names.sequence, names.channel, before, after)]
+                    # Single keys are announced only while a process needs that.
+                    declined = (names.declined,) if announcement.has_keys_alone else ()
+                    return [("EVAL", self._announce, 1, names.sequence, names.channel, before, after, *declined)]
                 return [("PUBLISH", names.channel, before + b"null" + after)]
             case Track():
                 return list(self._ask_tracking())

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import Any, Final
 
 from valkey.exceptions import NoPermissionError, ResponseError
 
 from ...engine.entries.key_pattern import escape
-from ...engine.level2.level2 import Position, Stored
+from ...engine.level2.level2 import Stored
 from ...engine.level2.writes import Command, Write, WriteResult
 from ...errors import L2CommandError
 from ...indexes.scripts import members_script, register_script
@@ -150,16 +149,9 @@ class ValkeyLevel2:
             connect_timeout=self._connect_timeout,
         )
 
-    async def position(self) -> Position:
-        server, replication, number = await self.execute(
-            [("INFO", "server"), ("INFO", "replication"), ("EVAL", script("position"), 1, self._names.sequence)]
-        )
-        # Without permission for INFO the server is unknown, and such a position proves nothing. A restart changes the
-        # run id, and the promotion of a replica changes the replication id alone.
-        run = re.search(rb"run_id:(\w+)", server) if isinstance(server, bytes) else None
-        history = re.search(rb"master_replid:(\w+)", replication) if isinstance(replication, bytes) else None
-        life = None if run is None else b":".join([run[1], history[1] if history else b""]).decode()
-        return Position(life, _number(number))
+    async def start_numbers(self) -> int:
+        (number,) = await self.execute([("EVAL", script("start_numbers"), 1, self._names.sequence)])
+        return _number(number)
 
     async def last_number(self) -> int:
         return _number(_mapped(await self._ask_primary(self._read_number, self._timeout)))
