@@ -45,6 +45,7 @@ from tests.support import SEQUENCE, until
 from tiercache import AgentCache, L2UnavailableError, SyncCache, supervision
 from tiercache.assembly import Assembly
 from tiercache.embedded import EmbeddedValkey
+from tiercache.engine.coherence import listener
 from tiercache.engine.coherence.coherence import Coherence
 from tiercache.engine.coherence.leases import Leases
 from tiercache.engine.coherence.listener import Listener
@@ -78,6 +79,7 @@ from tiercache.portal.call import Call
 from tiercache.portal.loop_thread import LoopThread
 from tiercache.pricing import update
 from tiercache.stores.valkey import backplane, tracking
+from tiercache.stores.valkey.backplane import ValkeySubscription
 from tiercache.stores.valkey.commands import WriteCommands
 from tiercache.stores.valkey.multiplexed import MultiplexedConnection
 from tiercache.stores.valkey.pool import PlainConnection
@@ -140,6 +142,7 @@ __all__ = [
     "follower_count",
     "handed_over_count",
     "has_ended",
+    "held_acceptance",
     "hide_compression_library",
     "hide_conditions",
     "hide_connection_end",
@@ -158,6 +161,7 @@ __all__ = [
     "lose_command_replies",
     "monitor_intervals",
     "number_of",
+    "pause_pings",
     "peer_remembers_nothing",
     "record_distrusts",
     "record_pings",
@@ -842,6 +846,26 @@ def record_distrusts(monkeypatch: pytest.MonkeyPatch, cache: AgentCache) -> list
 
     monkeypatch.setattr(subscription, "ping", noted)
     return pings
+
+
+@contextmanager
+def held_acceptance(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Hold, within the context, each request of a process to receive the announcements of single keys again."""
+    decline_keys, release = ValkeySubscription.decline_keys, asyncio.Event()
+
+    async def held(subscription: ValkeySubscription, declines: bool) -> None:
+        if not declines:
+            await release.wait()
+        await decline_keys(subscription, declines)
+
+    monkeypatch.setattr(ValkeySubscription, "decline_keys", held)
+    yield
+    release.set()
+
+
+def pause_pings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each cache that opens now send its PINGs once a minute, or after a third of its ``max_staleness``."""
+    monkeypatch.setattr(listener, "_PING_SECONDS", 60.0)
 
 
 def set_tracking_room(monkeypatch: pytest.MonkeyPatch, keys: int) -> None:
