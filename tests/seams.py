@@ -41,7 +41,7 @@ import valkey
 from opentelemetry import trace
 from valkey.exceptions import ResponseError
 
-from tests.support import SEQUENCE, until
+from tests.support import until
 from tiercache import AgentCache, L2UnavailableError, SyncCache, supervision
 from tiercache.assembly import Assembly
 from tiercache.embedded import EmbeddedValkey
@@ -55,7 +55,7 @@ from tiercache.engine.entries.counters import OperationCounters, TierCounters
 from tiercache.engine.entries.entry import Entry
 from tiercache.engine.entries.overrides import Switches
 from tiercache.engine.hooks import calls as hook_calls
-from tiercache.engine.level2.announcement import Received
+from tiercache.engine.level2.announcement import Announcement, Received
 from tiercache.engine.level2.breaker import Breaker
 from tiercache.engine.level2.probe import Probe
 from tiercache.engine.level2.write_pipe import WritePipe
@@ -78,7 +78,7 @@ from tiercache.monitor.statistics import StatsHash
 from tiercache.portal.call import Call
 from tiercache.portal.loop_thread import LoopThread
 from tiercache.pricing import update
-from tiercache.stores.valkey import backplane, tracking
+from tiercache.stores.valkey import backplane, messages, scripts, tracking
 from tiercache.stores.valkey.backplane import ValkeySubscription
 from tiercache.stores.valkey.commands import WriteCommands
 from tiercache.stores.valkey.multiplexed import MultiplexedConnection
@@ -1190,9 +1190,13 @@ def internals(cache: AgentCache) -> Internals:
 
 
 async def caught_up(cache: AgentCache, plain: valkey.Valkey) -> None:
-    """Return when ``cache`` has received the announcement of every change made up to now."""
-    last = int(plain.get(SEQUENCE) or 0)
-    coherence = internals(cache).coherence
+    """Return when ``cache`` has received every announcement and report up to now.
+
+    They arrive in order, so a further announcement is the last of them. It is one of ``cache`` itself, without effect.
+    """
+    coherence, names = internals(cache).coherence, internals(cache).unguarded_level2._names
+    parts: Any = messages.encode(Announcement(keys=("marker",)), coherence._origin)
+    last: Any = plain.eval(scripts.script("announce"), 1, names.sequence, names.channel, *parts)
     await until(lambda: number_of(coherence) >= last)
 
 

@@ -46,8 +46,9 @@ async def test_counts_of_both_faces_reach_the_hash_once(make_cache: MakeCache, p
 async def test_local_stats_are_those_of_both_faces(make_cache: MakeCache) -> None:
     cache = make_cache(name="test")
     cache.sync.open()
-    await cache.kv.set("k", 1)
+    await cache.kv.clear()
     await until(lambda: cache.local_stats().heard_count >= 1)
+    await cache.kv.set("k", 1)
     await cache.kv.get("k")
     cache.sync.kv.get("k")
     cache.sync.kv.get("k")

@@ -1,34 +1,39 @@
 """Foreign writes: software that writes entries under a cache's name without having registered.
 
-Where the server tracks keys by broadcast, it reports the keys that other clients have changed. Where it tracks by
-interest, it reports only known keys, and reads note the entries that they find. Every tiercache process adds a key to
-its indexes before it writes the value. So such an entry that is in no index was written by other software, and the
-indexes may lack more of its entries.
+Every tiercache process adds a key to its indexes before it writes the value. So an entry that is in no index is from
+other software, and the indexes may lack more of its entries.
 
-One process of all looks at a sample of the reported keys, once a second: the cost grows neither with the number of
-processes nor with the number of writes. Software that goes on writing is found soon; a single write may be missed.
+One process of all looks at a sample of the entries, once a second: the keys that the server has reported as changed by
+other clients, and a page of all keys (SCAN), because the server reports to a process only keys that the process holds.
+So the cost grows neither with the number of processes nor with the number of writes. Software that goes on writing is
+found soon; a single write, when the pages come to its key.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
+from ..engine.entries.key_pattern import escape
 from ..engine.level2.breaker import GuardedLevel2
+from ..errors import TierCacheError
 from ..log import CacheLog
 from .names import IndexNames
 from .reindex import Reindex
 
 __all__ = ["ForeignWrites"]
 
-# Keys in a sample: the values of llm entries among them are read.
+# Most reported keys in a sample, and about as many keys in a page. The values of llm entries among them are read.
 _SAMPLE_COUNT: Final = 20
+_PAGE_COUNT: Final = 5
+# Looks for which this process leaves the turn to others, once another one has had it.
+_LEFT_TURNS: Final = 10
 # Milliseconds for which no other process looks; and for which no index counts as complete after a foreign write.
 _TURN_MS: Final = 900
 _TRACE_MS: Final = 90_000
 
 
 class ForeignWrites:
-    """The keys of entries that other clients may have written, as far as one process knows them.
+    """The search of one process for entries of other software.
 
     Args:
         name: The cache's name.
@@ -38,31 +43,42 @@ class ForeignWrites:
 
     def __init__(self, name: str, reindex: Reindex, log: CacheLog) -> None:
         self._prefixes = tuple(f"{name}:{tier}:" for tier in ("llm", "tool", "session"))
+        self._prefix_bytes = tuple(prefix.encode() for prefix in self._prefixes)
         self._turn = f"{name}:__tc:looked"
         self._names = IndexNames.of(name)
         self._reindex = reindex
         self._log = log
         self._keys: set[str] = set()
+        self._page = ("MATCH", f"{escape(name)}:*", "COUNT", _PAGE_COUNT)
+        self._cursor: bytes | int = 0
+        self._left_turns = 0
 
     def note(self, key: str) -> None:
-        """Note that another client may have written ``key``. Keys beyond the sample are forgotten."""
+        """Note that another client has changed ``key``. Keys beyond the sample are forgotten."""
         if len(self._keys) < _SAMPLE_COUNT and key.startswith(self._prefixes):
             self._keys.add(key)
 
     async def look(self, level2: GuardedLevel2) -> bool:
-        """Look at the noted keys; return whether one of them was in no index. Then the indexes count as incomplete.
+        """Look at a sample; return whether one of its keys was in no index. Then the indexes count as incomplete.
 
         Raises:
             L2UnavailableError, L2CommandError: As for ``Reindex.run``.
         """
-        keys, self._keys = self._keys, set()
-        if not keys:
+        if self._left_turns:
+            self._left_turns -= 1
             return False
         has_flag, is_own_turn = await level2.execute(
             [("EXISTS", self._names.flag), ("SET", self._turn, 1, "NX", "PX", _TURN_MS)]
         )
+        if is_own_turn != b"OK":
+            self._left_turns = _LEFT_TURNS
+            return False
         # Without the flag no index counts as complete, and there is nothing to find out.
-        if has_flag != 1 or is_own_turn != b"OK" or not await self._reindex.add(level2, [key.encode() for key in keys]):
+        if has_flag != 1:
+            return False
+        keys, self._keys = self._keys, set()
+        sample = {key.encode() for key in keys} | await self._next_page(level2)
+        if not sample or not await self._reindex.add(level2, list(sample)):
             return False
         names = self._names
         await level2.execute([("DEL", names.flag, names.claims), ("SET", names.trace, 1, "PX", _TRACE_MS)])
@@ -71,3 +87,11 @@ class ForeignWrites:
             "until every entry is in its index again (reindex)"
         )
         return True
+
+    async def _next_page(self, level2: GuardedLevel2) -> set[bytes]:
+        """Return the entries in the next page of all keys; none if the user may not look at them."""
+        (page,) = await level2.execute([("SCAN", self._cursor, *self._page)])
+        if isinstance(page, TierCacheError):
+            return set()
+        self._cursor, keys = page
+        return {key for key in keys if key.startswith(self._prefix_bytes)}

@@ -119,7 +119,7 @@ class MonitorService:
                 self._woken.set()
 
     def key_changed(self, key: str) -> None:
-        """Note an entry that another client may have written: unregistered software may have."""
+        """Note an entry that another client has changed: unregistered software may have written it."""
         self._foreign_writes.note(key)
 
     async def open(self, level2: GuardedLevel2) -> None:

@@ -70,12 +70,12 @@ async def test_announcement_is_not_published_for_first_fill(cache: AgentCache, p
 
 
 async def test_announcement_carries_next_number_for_each_change(cache: AgentCache, plain: valkey.Valkey) -> None:
-    await cache.kv.set("k", 1)
+    await cache.kv.clear()
     first = int(plain.get(SEQUENCE))
     now = time.time() * 1e6
     assert now - 60e6 < first <= now  # The first number is the clock in microseconds, not 1.
-    await cache.kv.set("k", 2)
-    await cache.kv.delete("k")
+    await cache.kv.clear()
+    await cache.tool.clear()
     assert int(plain.get(SEQUENCE)) == first + 2
 
 

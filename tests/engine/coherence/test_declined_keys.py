@@ -21,7 +21,11 @@ BUS = "test:__tc:bus:0"
 
 def declining_count(plain: valkey.Valkey) -> int:
     """Return how many subscribers decline announcements of single keys."""
-    ((_, count),) = plain.pubsub_numsub(f"{BUS}:declined")
+    return subscriber_count(plain, f"{BUS}:declined")
+
+
+def subscriber_count(plain: valkey.Valkey, channel: str) -> int:
+    ((_, count),) = plain.pubsub_numsub(channel)
     return int(count)
 
 
@@ -102,6 +106,29 @@ async def test_keys_are_announced_once_a_function_keeps_values_without_valkey(
 
     await until(lambda: declining_count(plain) == 1)
     assert await announces_keys(other, plain)
+
+
+async def test_keys_are_announced_to_a_user_who_may_not_unsubscribe(
+    make_cache: MakeCache, plain: valkey.Valkey
+) -> None:
+    """The process ends the subscription that declines, and makes another one."""
+    commands = ["+@all", "-unsubscribe"]
+    plain.acl_setuser("stays", enabled=True, passwords=["+pw"], keys=["*"], channels=["*"], commands=commands)
+    path = plain.connection_pool.connection_kwargs["path"]
+    client = valkey.asyncio.Valkey(unix_socket_path=path, username="stays", password="pw")
+    other = make_cache(name="test")
+    try:
+        async with AgentCache(client, name="test") as cache:
+            assert not await announces_keys(other, plain)
+
+            @cache.memoize(stale_for=600)
+            async def answer(number: int) -> int:
+                return number
+
+            await until(lambda: (subscriber_count(plain, BUS), declining_count(plain)) == (2, 1))
+            assert await announces_keys(other, plain)
+    finally:
+        plain.acl_deluser("stays")
 
 
 async def test_keys_are_announced_once_an_operator_keeps_values_without_valkey(

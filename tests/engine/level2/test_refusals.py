@@ -266,7 +266,7 @@ async def test_lookups_and_loads_degrade_without_a_right_and_log_once(
 
 async def test_refused_lookup_is_counted_and_degraded(user_url: str, user: valkey.Valkey) -> None:
     async with AgentCache.from_url(user_url, name="test", resilience=SHORT) as cache:
-        user.execute_command("ACL", "SETUSER", USER, "-get")
+        user.execute_command("ACL", "SETUSER", USER, "-get", "-getrange")
         result = await cache.llm.get_or_load(HELLO, Loader())
         assert (result.response, result.source, result.degraded) == ("answer", "loader", True)
         checked = await cache.tool.check("t", {})

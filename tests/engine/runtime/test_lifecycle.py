@@ -388,7 +388,7 @@ def test_cache_keeps_its_counts_of_changes_when_it_starts_on_another_loop(server
         async with AgentCache.from_url(server.url, name="test") as other:
             before = cache.local_stats().heard_count
             await cache.open()
-            await other.kv.set("k", "v")
+            await other.kv.clear()
             await until(lambda: cache.local_stats().heard_count > before)
         await drop_subscriptions(server)
         return counts()

@@ -17,6 +17,7 @@ from tests.seams import StoreView, hide_conditions, in_l1
 from tests.support import distrusted, until
 from tiercache import AgentCache, CoherenceOptions, L2CommandError
 from tiercache.embedded import EmbeddedValkey
+from tiercache.engine.entries.entry import Group
 from tiercache.engine.level2.announcement import Announcement
 from tiercache.engine.level2.writes import Announce, Delete, Release, TakeLease, WriteSet
 from tiercache.stores.valkey.settings import Settings, client_from_url
@@ -158,9 +159,9 @@ async def test_delete_does_not_count_placeholders(level2: ValkeyLevel2, plain: v
 async def test_announcement_has_a_number_only_for_a_change(level2: ValkeyLevel2, plain: valkey.Valkey) -> None:
     outcomes = await level2.apply(
         [
-            Announce(Announcement(keys=("k",))),
+            Announce(Announcement(groups=(Group("tool", "t"),))),
             Announce(Announcement(awaited_leases=("k",))),
-            Announce(Announcement(keys=("l",))),
+            Announce(Announcement(overtaken=(Group("tool", "t"),))),
         ]
     )
     assert outcomes[2] == outcomes[0] + 1 == int(plain.get("test:__tc:sequence"))
@@ -176,7 +177,7 @@ async def test_counter_of_changes_starts_at_the_clock_if_it_cannot_count(
     else:
         plain.set("test:__tc:sequence", junk)
     before = time.time() * 1e6
-    number = await apply(level2, Announce(Announcement(keys=("k",))))
+    number = await apply(level2, Announce(Announcement(groups=(Group("tool", "t"),))))
     assert before - 1e6 <= number <= time.time() * 1e6 + 1e6
     assert int(plain.get("test:__tc:sequence")) == number
 

@@ -18,7 +18,7 @@ from valkey.exceptions import ResponseError
 
 from tests.requests import HELLO, Loader, asking
 from tests.seams import RecordedWire, check_deadline, has_ended, inbox_count, internals, shared_connection
-from tests.support import until
+from tests.support import UNTRACKED, until
 from tests.tls import tls_in_front_of
 from tiercache import AgentCache, TierOptions
 from tiercache.embedded import EmbeddedValkey
@@ -90,7 +90,8 @@ async def test_connection_writes_a_lone_exchange_behind_a_batch_at_once(
 
 
 async def test_l2_reads_a_hundred_missing_keys_in_two_round_trips(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with AgentCache.from_url(url, name="test", llm=TierOptions(lease=False)) as cache:
+    options: dict[str, Any] = {"llm": TierOptions(lease=False), "coherence": UNTRACKED}
+    async with AgentCache.from_url(url, name="test", **options) as cache:
         await cache.open()
         wire = RecordedWire(shared_connection(internals(cache).store.pool), monkeypatch)
         await asyncio.gather(*(cache.llm.check(asking(f"question {n}")) for n in range(100)))

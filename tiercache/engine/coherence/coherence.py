@@ -71,7 +71,7 @@ class PolicyReader(Protocol):
         ...
 
     def key_changed(self, key: str) -> None:
-        """Note an entry that another client may have written: the server has reported a change, or a read found it."""
+        """Note that another client has changed ``key``, as the server reports."""
         ...
 
 

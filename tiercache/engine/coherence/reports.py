@@ -20,6 +20,7 @@ from .coherence import Coherence
 __all__ = ["Reports"]
 
 _NO_ID: Final = "the server gives no id of the subscription, which tracking needs (CLIENT ID)"
+_NO_WATCH: Final = "the server refuses to report the changes of settings to the subscription"
 
 
 class Reports:
@@ -39,6 +40,8 @@ class Reports:
         self._log = log
         self._is_refused = False
         self._state: TrackingState | None = None
+        # Why the server tracks by broadcast, and not by interest; None: by the caller's choice.
+        self._reason: str | None = None
         self.may_be_by_interest = kind in ("auto", "interest")
 
     @property
@@ -59,7 +62,8 @@ class Reports:
     def check_kind(self) -> None:
         """Raise L2CommandError if the caller has chosen interest, and the server tracks by broadcast."""
         if self._kind == "interest" and self._state is not None and self._state.mode == "broadcast":
-            raise L2CommandError(f"tracking by interest is not possible: {self._reason}")
+            reason = self._reason or "ConnectionOptions.multiplexed is False"
+            raise L2CommandError(f"tracking by interest is not possible: {reason}")
 
     async def turn_on(self, subscription: Subscription) -> bool:
         """Turn the reports to ``subscription`` on, or ask whether they are; return False if they are not on now.
@@ -70,6 +74,7 @@ class Reports:
         """
         if self._kind == "off" or self._is_refused:
             return True
+        self._reason = _NO_WATCH if self.may_be_by_interest and not subscription.watches else None
         try:
             if subscription.id is None:
                 raise L2CommandError(_NO_ID)
@@ -102,7 +107,8 @@ class Reports:
             )
         elif isinstance(outcome, TrackingState):
             before, self._state = self._state, outcome
-            if self.may_be_by_interest and outcome.mode == "broadcast":
+            self._reason = self._reason or outcome.reason
+            if outcome.mode == "broadcast" and self._reason is not None:
                 self._log.warn_once(
                     "Tracking by interest is not possible; Valkey reports every change to every process: %s",
                     self._reason,
@@ -110,8 +116,3 @@ class Reports:
             # The first number: the subscription is new, and L1 is not trusted yet.
             if before is not None and before.number != outcome.number:
                 self._coherence.distrust("other clients may have changed keys while tracking was off")
-
-    @property
-    def _reason(self) -> str:
-        reason = None if self._state is None else self._state.reason
-        return reason or "the server refuses to report the changes of settings to the subscription"

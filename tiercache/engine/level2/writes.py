@@ -162,7 +162,8 @@ class TrackingState(NamedTuple):
         number: A new number means that tracking was off for a while, so that messages may be missing.
         mode: "interest": the server reports the keys that the connection of the writes has read. "broadcast": it
             reports all keys of the cache. "off": it does not track yet, because it cannot carry out commands now.
-        reason: Why tracking is by broadcast although a ``Track`` asks for interest, or None.
+        reason: Why the server does not track by interest although a ``Track`` asks for that. None if it does, or if the
+            connection cannot carry the reads.
     """
 
     number: int

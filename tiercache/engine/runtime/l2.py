@@ -65,7 +65,6 @@ class L2:
         pending: Invalidations that Valkey has not acknowledged.
         coherence: Applies the changes of other processes.
         listener: Receives the changes of other processes.
-        note_found: Notes the key of an entry in Valkey: unregistered software may have written it.
     """
 
     def __init__(
@@ -86,7 +85,6 @@ class L2:
         self.behind = WriteBehind(self.pipe, memory)
         self.leases = Leases(self.pipe, origin=origin, ttl=coherence.lease_ttl)
         self.pending = PendingInvalidations(self.pipe, pause=options.resilience.breaker_pause, log=log)
-        self.note_found = service.key_changed
         self.coherence = Coherence(memory, self.leases, service, coherence, origin=origin, log=log)
         self.listener = Listener(level2, self.pipe, self.coherence, coherence, memory, log)
 

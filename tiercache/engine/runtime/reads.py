@@ -204,9 +204,6 @@ class Reads:
         except UndecodableError:
             call.counters.undecodable += 1
             return MISS
-        if stored.is_registered and isinstance(self._l2, L2):
-            # By interest the server reports no change of a key that no process knows: see ``indexes.foreign_writes``.
-            self._l2.note_found(call.key)
         groups = tuple([Group("tag", tag) for tag in tags]) if tags else ()
         entry = call.entry(value, stored.ttl, self._clock, since=sent_at, began=sent_at, tags=groups)
         if rules.l1 and fence.keeps_reads and self._memory.fences.allow(fence):

@@ -163,9 +163,12 @@ class ValkeySubscription:
         if type(message) is list:
             channel = self._names.declined.encode()
             return KeysDeclined(message[0] == b"subscribe") if message[1:2] == [channel] else None
-        # Refused, as only this command is for its channel: announcements go on.
-        is_refused = isinstance(message, NoPermissionError) and "channel" in str(message)
-        return KeysDeclined(False) if is_refused else None
+        if not isinstance(message, NoPermissionError):
+            return None
+        if "'unsubscribe'" in str(message):
+            raise L2UnavailableError("the server goes on counting this subscription as one that declines") from message
+        # SUBSCRIBE was refused, as no other command here is for a channel: announcements go on.
+        return KeysDeclined(False) if "channel" in str(message) else None
 
 
 def _event(message: Any) -> Event:

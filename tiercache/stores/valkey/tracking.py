@@ -65,8 +65,8 @@ class Tracking:
                 self._is_on = False
                 self._refusal = self._reason = None
                 self._mode = "interest" if write.by_interest else "broadcast"
-                if write.by_interest and not self._may_register:
-                    self._leave_interest("the connection is not multiplexed")
+                if not self._may_register:
+                    self._mode = "broadcast"
 
     def connection_changed(self) -> None:
         """Note that the writer has a new connection."""
