@@ -142,9 +142,11 @@ def _on(tier: str, *kinds: str) -> tuple[str, ...]:
 
 # The rights that are taken away. Operations that a row does not name work as without a fault.
 _RIGHTS: Final[Mapping[str, Row]] = {
-    "`GET`": _refused(
-        *("check", "get_or_load", "explain", *_SESSION_READS),
-        *("session.append", "session.incr", "session.compare_and_set"),
+    # On the present connections, tracking by interest reads by GETRANGE.
+    "`GET`": _row(
+        _refused("session.get_all", "session.append", "session.incr", "session.compare_and_set"),
+        (("check", "get_or_load"), frozenset({VALUE, DEGRADED})),
+        (("explain", "session.get"), frozenset({VALUE, REFUSED})),
     ),
     "`MGET`": _refused("get_many", "get_or_load_many"),
     "`PTTL`": _refused(*_LOOKUPS, "explain", "store", *_SESSIONS),
@@ -171,6 +173,7 @@ _RIGHTS: Final[Mapping[str, Row]] = {
             *("`ZSCORE`", "`ZCARD`", "`ZRANDMEMBER`", "`ZRANGEBYSCORE`", "`ZREMRANGEBYSCORE`", "`CLIENT ID`"),
             *("`CLIENT KILL`", "`CLIENT TRACKING`", "`CLIENT TRACKINGINFO`", "`CLIENT SETNAME`", "`CLIENT SETINFO`"),
             *("`ROLE`", "`XADD`", "`XREAD`", "`XTRIM`", "`COPY`", "`ZRANGE`", "`HLEN`", "`HRANDFIELD`", "`SETRANGE`"),
+            *("`MULTI`", "`EXEC`", "`CONFIG GET`", "`PUBSUB NUMSUB`", "`UNSUBSCRIBE`"),
         ),
         WORKS,
     ),

@@ -17,7 +17,7 @@ COMMANDS: Final = (
     *("sismember", "zscore", "zcard", "zrandmember", "zrangebyscore", "zremrangebyscore", "client|id"),
     *("xadd", "xread", "xtrim", "copy", "zrange", "hlen", "hrandfield"),
     *("client|kill", "client|tracking", "client|trackinginfo", "client|setname", "client|setinfo", "role"),
-    "setrange",
+    *("setrange", "multi", "exec", "config|get", "pubsub|numsub", "unsubscribe"),
 )
 CATEGORIES: Final = ("@read", "@write", "@scripting", "@pubsub", "@all")
 # Beginnings of keys, after the name of the cache.
