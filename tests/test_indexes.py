@@ -347,7 +347,7 @@ async def test_software_that_never_registers_is_found(
 async def test_software_that_never_registers_is_found_among_all_keys(
     make_cache: MakeCache, plain: valkey.Valkey
 ) -> None:
-    """The server reports to a process only keys that the process holds, and the cursor comes to all others."""
+    """The server reports to a process only keys that the process holds, and the pages reach all others."""
     _, b = await tracked_pair(make_cache)
     plain.mset({f"test:tool:t:{n}:known": "x" for n in range(100)})
     assert await b.reindex() == 100

@@ -6,7 +6,7 @@ other software, and the indexes may lack more of its entries.
 One process of all looks at a sample of the entries, once a second: the keys that the server has reported as changed by
 other clients, and a page of all keys (SCAN), because the server reports to a process only keys that the process holds.
 So the cost grows neither with the number of processes nor with the number of writes. Software that goes on writing is
-found soon; a single write, when the pages come to its key.
+found soon; a single write, when the pages reach its key.
 """
 
 from __future__ import annotations
