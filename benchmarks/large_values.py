@@ -212,7 +212,7 @@ async def _cache(url: str, kind: Any) -> AsyncIterator[AgentCache]:
     async with AgentCache.from_url(
         url,
         name=_NAME,
-        coherence=CoherenceOptions(tracking="auto" if kind == "broadcast" else kind, lease_ttl=_LEASE_SECONDS),
+        coherence=CoherenceOptions(tracking=kind, lease_ttl=_LEASE_SECONDS),
         l1=L1Options(max_bytes=1 << 30),
         resilience=ResilienceOptions(breaker_failures=1_000_000),
         kv=TierOptions(max_value_bytes=1 << 26),

@@ -32,7 +32,7 @@ async def test_fault_has_expected_outcomes_and_leaves_nothing_behind(fault: type
     assert not (wrong := wrong_cells(fault, await run_under(fault))), "\n".join(wrong)
 
 
-@pytest.mark.parametrize("tracking", ["interest", "auto"])
+@pytest.mark.parametrize("tracking", ["interest", "broadcast"])
 @pytest.mark.parametrize("fault", LATE, ids=_names(LATE))
 async def test_fault_has_the_same_outcomes_with_each_kind_of_tracking(
     fault: type[Fault], tracking: TrackingMode

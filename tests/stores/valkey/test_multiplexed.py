@@ -23,7 +23,8 @@ from tests.tls import tls_in_front_of
 from tiercache import AgentCache, TierOptions
 from tiercache.embedded import EmbeddedValkey
 from tiercache.stores.valkey.connection import open_connection
-from tiercache.stores.valkey.multiplexed import LateError, MultiplexedConnection
+from tiercache.stores.valkey.exchanges import LateError
+from tiercache.stores.valkey.multiplexed import MultiplexedConnection
 from tiercache.stores.valkey.settings import Settings, client_from_url
 from tiercache.testing import ChaosProxy
 
@@ -186,6 +187,30 @@ async def test_late_connection_waits_for_a_byte(url: str, event: str) -> None:
         assert await waiting == (event == "byte")
         assert connection.is_late == (event != "byte")
         assert connection.is_open == (event != "end")
+        await connection.aclose()
+
+
+@pytest.mark.parametrize("seconds", [0.04, 60])
+async def test_batch_of_writes_behind_a_late_read_keeps_its_own_time(url: str, seconds: float) -> None:
+    async with ChaosProxy(url) as proxy:
+        connection = await opened(proxy.url)
+        connection.late_deadlines = 1000
+        proxy.stall()
+        read = connection.exchange([("GET", "k")], 0.02)
+        batch: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
+        connection.begin([("SET", "k", "v")], 1, seconds, batch)
+        behind = connection.exchange([("GET", "k")], 60)
+        for late in (read, behind):
+            with pytest.raises(LateError):
+                await late
+        assert connection.is_late
+        if seconds < 1:
+            with pytest.raises(LateError):
+                await batch
+        else:
+            assert not batch.done()
+            proxy.heal()
+            assert await batch == [b"OK"]
         await connection.aclose()
 
 

@@ -13,7 +13,7 @@ from tests.seams import remember_no_broken_connections
 from tests.support import StallingProxy
 from tiercache import AgentCache, CoherenceOptions, L2UnavailableError, ResilienceOptions, TierOptions
 
-TRACKING = ["interest", "auto"]
+TRACKING = ["interest", "broadcast"]
 PATIENCE = ResilienceOptions(l2_timeout=0.1, breaker_failures=100)
 
 

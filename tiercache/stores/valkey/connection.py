@@ -23,7 +23,8 @@ from valkey.exceptions import ConnectionError as ValkeyConnectionError
 from ...engine.level2.writes import Command
 from .deadline import LARGE_BYTES, Deadline
 from .errors import OpeningTimeoutError
-from .multiplexed import MultiplexedConnection, ReplyFuture
+from .exchanges import ReplyFuture
+from .multiplexed import MultiplexedConnection
 from .packing import Sendable
 from .roles import check_role
 from .settings import Settings

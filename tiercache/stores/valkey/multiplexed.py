@@ -23,9 +23,9 @@ The states of a connection::
 1. idle: ``_pending`` is empty. The turn of an exchange that is sent now begins now.
 2. pending: ``_pending`` has the exchanges in the order in which their commands leave. It is the turn of the oldest one,
    and only this one has a deadline; the turn of the next one begins when the oldest one has its replies.
-   With ``late_deadlines``, a deadline without a byte fails the pending exchanges and keeps the connection, which is
-   late until its next byte: the late replies are dropped, in order. So many deadlines in a row may pass without a byte,
-   unless the ``Writer`` finds out that the connection is dead.
+   With ``late_deadlines``, a deadline without a byte fails the pending reads, and a pending batch of writes if its own
+   time has passed, and keeps the connection. It is late until its next byte, and the late replies are dropped, in
+   order. So many deadlines in a row may pass without a byte, unless the ``Writer`` finds out that it is dead.
 3. closed: every pending exchange has received the error, commands that were held back are dropped, and every further
    exchange raises. The server may have carried out any command that was sent.
 
@@ -47,7 +47,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from libvalkey import pack_command
 from valkey.asyncio.connection import AbstractConnection
@@ -56,84 +56,21 @@ from valkey.exceptions import ConnectionError as ValkeyConnectionError
 
 from ...engine.level2.writes import Command
 from .deadline import LARGE_BYTES, Deadline
+from .exchanges import Exchange, Introduced, LateError, ReplyFuture
 from .inbox import Inbox
 from .packing import Sendable, pack
 from .replies import INCOMPLETE, reply_reader
-from .roles import ReplicaError, check_role
 from .unsent import unsent_bytes_of
 
-__all__ = ["LateError", "MultiplexedConnection", "ReplyFuture"]
+__all__ = ["MultiplexedConnection"]
 
 # Most bytes of one read. The buffer is kept: asyncio's plain protocols allocate 256 KiB for each read, and where the
 # allocator gives them back to the system each time, their page faults make a read take up to eight times as long.
 _BUFFER_BYTES: Final = 256 * 1024
 # Seconds that ``aclose`` waits for the transport to report its end. Ending a TLS connection takes a round trip.
 _CLOSE_SECONDS: Final = 1.0
-
-
-class ReplyFuture(Protocol):
-    """The receiver of an exchange's replies: a future, or an object that uses the replies in the step they arrive."""
-
-    def done(self) -> bool:
-        """Return whether the replies are no longer wanted."""
-        ...
-
-    def set_result(self, replies: list[Any], /) -> None:
-        """Take the replies. Must not raise."""
-        ...
-
-    def set_exception(self, error: Exception, /) -> None:
-        """Take the error with which the connection ended, or LateError. Must not raise."""
-        ...
-
-
-class LateError(TimeoutError):
-    """An exchange has no answer in time, and its connection goes on: the server may still carry the commands out."""
-
-
-class _Exchange:
-    """Commands in flight: the replies received so far, their expected count, and their receiver."""
-
-    __slots__ = ("count", "future", "is_batch", "replies", "timeout")
-
-    def __init__(self, count: int, timeout: float, future: ReplyFuture, is_batch: bool) -> None:
-        self.count = count
-        self.timeout = timeout
-        self.future = future
-        self.replies: list[Any] = []
-        self.is_batch = is_batch
-
-
-class _Introduced:
-    """The ReplyFuture of the first exchange: takes the introduction's replies out, and ends a connection to a replica.
-
-    Args:
-        count: The replies of the introduction, in front of those for ``future``.
-    """
-
-    __slots__ = ("_connection", "_count", "_future")
-
-    def __init__(self, connection: MultiplexedConnection, count: int, future: ReplyFuture) -> None:
-        self._connection = connection
-        self._count = count
-        self._future = future
-
-    def done(self) -> bool:
-        return False  # The role counts even if no caller waits any more.
-
-    def set_result(self, replies: list[Any], /) -> None:
-        try:
-            check_role(replies[self._count - 1])
-        except ReplicaError as error:
-            self.set_exception(error)
-            self._connection.leave(error)
-            return
-        if not self._future.done():
-            self._future.set_result(replies[self._count :])
-
-    def set_exception(self, error: Exception, /) -> None:
-        if not self._future.done():
-            self._future.set_exception(error)
+# A batch of writes with less time than this is late.
+_LEAST_SECONDS: Final = 0.001
 
 
 class MultiplexedConnection(asyncio.BufferedProtocol):
@@ -173,7 +110,7 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         self._replies = reply_reader(self._refusals)
         # A view: asyncio's TLS transport reads into slices of the buffer, and a slice of a bytearray is a copy.
         self._buffer = memoryview(bytearray(_BUFFER_BYTES))
-        self._pending: deque[_Exchange] = deque()
+        self._pending: deque[Exchange] = deque()
         self._unsent: list[bytes] = []
         # The deadline of the oldest pending exchange.
         self._deadline = Deadline(lambda: bool(self._pending), self._end_in_silence, unsent_bytes_of(self._transport))
@@ -227,9 +164,10 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         if self._introduction:
             introduction, self._introduction = self._introduction, ()
             packed = pack(introduction) + packed
-            future = _Introduced(self, len(introduction), future)
+            future = Introduced(self.leave, len(introduction), future)
             count += len(introduction)
-        self._pending.append(_Exchange(count, timeout, future, is_batch))
+        ends_at = self._loop.time() + timeout if is_batch else 0.0
+        self._pending.append(Exchange(count, timeout, future, ends_at))
         if len(packed) > LARGE_BYTES:
             self._deadline.sending(len(packed))
         self._write(packed)
@@ -242,7 +180,7 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
         # A lone exchange is written at once, also behind a batch of writes. While others are in flight, those of one
         # loop step share one write.
         pending = self._pending
-        if not self._unsent and (len(pending) <= 1 or (len(pending) == 2 and pending[0].is_batch)):
+        if not self._unsent and (len(pending) <= 1 or (len(pending) == 2 and pending[0].ends_at)):
             self._transport.write(packed)
             return
         if not self._unsent:
@@ -385,11 +323,14 @@ class MultiplexedConnection(asyncio.BufferedProtocol):
             self._end(TimeoutError("Valkey did not answer in time"))
             return
         self._silent_deadlines += 1
-        # All of them: an exchange behind the late one has no answer either.
+        # All of them: an exchange behind the late one has no answer either. But a batch of writes keeps its own time.
+        now, next_timeout = self._loop.time(), self._pending[0].timeout
         for exchange in self._pending:
-            if not exchange.future.done():
+            if (left := exchange.ends_at - now) > _LEAST_SECONDS:
+                next_timeout = min(next_timeout, left)
+            elif not exchange.future.done():
                 exchange.future.set_exception(LateError("Valkey did not answer in time"))
-        self._deadline.begin(self._pending[0].timeout)
+        self._deadline.begin(next_timeout)
 
     def leave(self, error: Exception) -> None:
         self._end(error)

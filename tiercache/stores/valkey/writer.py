@@ -26,7 +26,8 @@ from .backplane import BackplaneNames
 from .commands import Batch, WriteCommands
 from .connection import Connection, open_connection
 from .errors import map_error, map_errors
-from .multiplexed import LateError, MultiplexedConnection
+from .exchanges import LateError
+from .multiplexed import MultiplexedConnection
 from .roles import ReplicaError
 from .settings import Settings
 from .tracking import Tracking
