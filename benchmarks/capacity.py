@@ -15,6 +15,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import pairwise
 from typing import Any, NamedTuple, cast
 
 from valkey import Valkey
@@ -32,6 +33,7 @@ _ITEMS = (10, 1_000, 10_000)
 _FIELDS = 40
 _APPENDS = 4
 _DROPS = 200
+_KEYS_AT_ONCE = 500
 
 
 class Lengths(NamedTuple):
@@ -41,14 +43,16 @@ class Lengths(NamedTuple):
         idle_seconds: Seconds for which idle caches are watched.
         load_seconds: Seconds of the load for which all caches wait.
         entries: The numbers of entries in L1.
+        registered: Keys that are read.
     """
 
     idle_seconds: float = 10.0
     load_seconds: float = 3.0
     entries: tuple[int, ...] = _ENTRIES
+    registered: int = 100_000
 
 
-_SHORT = Lengths(idle_seconds=0.5, load_seconds=0.3, entries=(100, 1_000))
+_SHORT = Lengths(idle_seconds=0.5, load_seconds=0.3, entries=(100, 1_000), registered=2_000)
 
 
 class Capacity:
@@ -90,6 +94,22 @@ class Capacity:
                     name = f"`session.append`, {items:,} items, µs of the server"
                     costs[name] = commands["cmdstat_eval"]["usec_per_call"]
         return costs
+
+    async def registrations(self) -> dict[str, float]:
+        """Return bytes of the server for a key that a process has read, of whose changes the server must report."""
+        count = self._lengths.registered
+        keys = [f"{number}" for number in range(count)]
+        memory = [self._counters.shared_bytes()]
+        async with self._caches(2) as caches:
+            for cache in caches:
+                for first in range(0, count, _KEYS_AT_ONCE):
+                    await cache.kv.get_many(keys[first : first + _KEYS_AT_ONCE])
+                memory.append(self._counters.shared_bytes())
+        first, further = ((after - before) / count for before, after in pairwise(memory))
+        return {
+            "a key that one process has read, bytes of the server": first,
+            "the same for each further process, bytes of the server": further,
+        }
 
     async def drops(self) -> dict[str, float]:
         """Return microseconds of a cache without Valkey for an invalidation of one entry, by the entries in L1."""
@@ -164,10 +184,14 @@ def _least(rounds: Sequence[dict[str, float]]) -> dict[str, float]:
     return {name: min(costs[name] for costs in rounds) for name in rounds[0]}
 
 
+async def _alone(capacity: Capacity) -> dict[str, float]:
+    return {**await capacity.appends(), **await capacity.drops(), **await capacity.registrations()}
+
+
 async def _measure(capacity: Capacity, counts: Sequence[int], rounds: int) -> None:
     columns = [_least([await capacity.fleet(count) for _ in range(rounds)]) for count in counts]
     print(table(columns, [f"N = {count}" for count in counts]), end="\n\n")
-    alone = _least([{**await capacity.appends(), **await capacity.drops()} for _ in range(rounds)])
+    alone = _least([await _alone(capacity) for _ in range(rounds)])
     print(table([alone], ["N = 1"]))
 
 

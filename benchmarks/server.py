@@ -97,6 +97,11 @@ class Counters:
         usage = cast("dict[str, float]", self._client.info("cpu"))
         return usage["used_cpu_sys"] + usage["used_cpu_user"]
 
+    def shared_bytes(self) -> int:
+        """Return the bytes of memory that the server uses, without the buffers of its clients."""
+        memory = cast("dict[str, int]", self._client.info("memory"))
+        return memory["used_memory"] - memory["mem_clients_normal"]
+
     def keys(self) -> int:
         """Return the number of keys in the database."""
         return cast("int", self._client.dbsize())

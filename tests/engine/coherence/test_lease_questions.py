@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
+import valkey
 
+from tests.requests import Loader
+from tests.seams import set_lease_polls
+from tests.support import MakeCache, until
 from tiercache.engine.coherence.leases import Leases
 from tiercache.engine.level2.writes import Announce
 
@@ -60,6 +65,31 @@ async def test_waiter_asks_again_after_messages_may_have_been_missed(leases: Lea
     leases.wake_all()
     leases.ask("k", PAUSE)
     assert pipe.asked == ["k"]
+
+
+async def test_waiter_does_not_ask_if_the_server_reports_the_end(leases: Leases, pipe: Pipe) -> None:
+    leases.ask("k", PAUSE, is_reported=True)
+    assert pipe.asked == []
+
+
+@pytest.mark.parametrize("outcome", ["answer", KeyError("x")], ids=["value", "error"])
+async def test_report_of_the_server_wakes_the_waiter(
+    make_cache: MakeCache, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch, outcome: Any
+) -> None:
+    """The waiter neither asks nor polls."""
+    set_lease_polls(monkeypatch, PAUSE)
+    a, b = make_cache(name="test"), make_cache(name="test")
+    loader = Loader(outcome, held=True)
+    loading = asyncio.ensure_future(a.kv.get_or_load("k", loader))
+    await loader.started.wait()
+    waiting = asyncio.ensure_future(b.kv.get_or_load("k", Loader("own")))
+    await until(lambda: b.local_stats().tiers["kv"].lease_waits == 1)
+    plain.config_resetstat()
+    loader.release()
+    result = await waiting
+    assert (result.value, result.source) == (("answer", "l2") if outcome == "answer" else ("own", "loader"))
+    assert "cmdstat_publish" not in plain.info("commandstats")
+    await asyncio.gather(loading, return_exceptions=True)
 
 
 async def test_waiter_asks_again_in_each_pause(leases: Leases, pipe: Pipe) -> None:

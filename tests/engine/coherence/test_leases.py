@@ -87,8 +87,8 @@ async def test_lease_is_not_renewed_after_its_end(make_cache: MakeCache, plain: 
     assert time.monotonic() > began + 0.2
 
 
-async def test_lease_end_is_announced_only_to_waiters(tracked: Pair, plain: valkey.Valkey) -> None:
-    a, b = tracked
+async def test_lease_end_is_announced_only_to_waiters(replicas: Pair, plain: valkey.Valkey) -> None:
+    a, b = replicas
     with plain.pubsub(ignore_subscribe_messages=True) as bus:
         bus.subscribe(CHANNEL)
         bus.get_message(timeout=1)

@@ -37,7 +37,8 @@ The same key, as a waiter sees it (the loop is in ``operations.load``):
                                                                 │   another placeholder: load without a lease
                                                                 │   ``lease_wait`` over: load without a lease
 
-The wait ends with a message that the lease has ended, with a change of the key, or with a poll. The races:
+The wait ends with a message that the lease has ended, with a change of the key, or with a poll. With tracking by
+interest the waiter does not ask: it has read the key, so the server reports the change. The races:
 
 - "Lost answer": Valkey puts the placeholder there, and the answer is lost. No process would load until ``ttl`` passes.
   A Release is queued at once; if the Release is lost too, the placeholder is an orphan, and a load takes it over.
@@ -325,7 +326,7 @@ class Leases:
 
     # Waiting
 
-    def ask(self, key: str, pause: float) -> None:
+    def ask(self, key: str, pause: float, *, is_reported: bool = False) -> None:
         """Ask the process that holds the lease on ``key`` for a message when the lease ends.
 
         Every process receives the question, and the message reaches all waiters. So a waiter does not ask if another
@@ -333,10 +334,13 @@ class Leases:
 
         Args:
             pause: Seconds until this load asks again.
+            is_reported: Whether the server reports the end of the lease to this process, which needs no message then.
         """
         if (lease := self._held.get(key)) is not None:
             lease.on_awaited()  # Of a load of this process that no caller may join any more.
-        elif asyncio.get_running_loop().time() >= self._asked.get(key, -math.inf) + pause * _ASKED_PART:
+        elif not is_reported and (
+            asyncio.get_running_loop().time() >= self._asked.get(key, -math.inf) + pause * _ASKED_PART
+        ):
             self._note_asked(key)
             self._pipe.post(Announce(Announcement(awaited_leases=(key,))))
 

@@ -191,7 +191,8 @@ class LeaseSearch:
                 holder = leases.load_of(key, placeholder) or elsewhere
                 if holder is not None and (current := CURRENT_FLIGHT.get()) is not None and holder.depends_on(current):
                     break
-                leases.ask(key, poll)
+                # The holder of a live value must know that another process waits.
+                leases.ask(key, poll, is_reported=live is None and self._l2.is_registering)
                 with waiting_for(*(() if holder is None else (holder,))):
                     await leases.wait(key, min(poll * random.uniform(0.75, 1.25), left))
                     poll = min(2 * poll, last_poll)
