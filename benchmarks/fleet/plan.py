@@ -10,7 +10,10 @@ T = TypeVar("T")
 
 PEERS = ("tiercache", "betterdb", "handmade")
 PARTS = ("throughput", "followers")
-TRACKING: tuple[str, ...] = get_args(get_type_hints(CoherenceOptions)["tracking"])
+# "auto" is one of the others.
+TRACKING: tuple[str, ...] = tuple(
+    kind for kind in get_args(get_type_hints(CoherenceOptions)["tracking"]) if kind != "auto"
+)
 """Each value of ``CoherenceOptions(tracking=...)`` that the package offers."""
 
 

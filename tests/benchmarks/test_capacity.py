@@ -12,7 +12,7 @@ def test_capacity_measures_every_figure(capsys: pytest.CaptureFixture[str]) -> N
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "| cost | N = 1 | N = 3 |"
     figures = [line for line in lines if line.startswith("|") and not line.startswith(("| cost", "|---"))]
-    assert len(figures) == 4 + 3 + 4
+    assert len(figures) == 4 + 3 + 4 + 2
     for name in (
         "an idle fleet",
         "an idle process",
@@ -20,5 +20,7 @@ def test_capacity_measures_every_figure(capsys: pytest.CaptureFixture[str]) -> N
         "`set_policy`",
         "10,000 items",
         "by tag, 1,000 entries",
+        "a key that one process has read",
+        "each further process",
     ):
         assert sum(name in figure for figure in figures) == 1
