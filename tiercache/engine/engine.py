@@ -64,6 +64,7 @@ class Engine(KeepsIdentity):
     ) -> None:
         self.log = log
         self.l1 = L1(options.l1, max_staleness=options.coherence.max_staleness)
+        self.l1.serves_untrusted = options.resilience.serve_untrusted > 0
         # No other process can change the entries of a cache of process memory alone.
         self.l1.trusted_until = math.inf if server is None else -math.inf
         self.pins = PinTable(self.l1, log.cache_name, is_shared=server is not None)

@@ -108,9 +108,7 @@ async def test_keys_are_announced_once_a_function_keeps_values_without_valkey(
     assert await announces_keys(other, plain)
 
 
-async def test_keys_are_announced_to_a_user_who_may_not_unsubscribe(
-    make_cache: MakeCache, plain: valkey.Valkey
-) -> None:
+async def test_keys_are_announced_to_a_user_without_unsubscribe(make_cache: MakeCache, plain: valkey.Valkey) -> None:
     """The process ends the subscription that declines, and makes another one."""
     commands = ["+@all", "-unsubscribe"]
     plain.acl_setuser("stays", enabled=True, passwords=["+pw"], keys=["*"], channels=["*"], commands=commands)

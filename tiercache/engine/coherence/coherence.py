@@ -149,7 +149,7 @@ class Coherence:
             # Numbered before the PING was sent, but its message did not arrive before the PONG.
             self.distrust(f"change {pong.number} was made, but {last} was the last change received")
             self._number = pong.number
-        self._l1.trusted_until = max(self._l1.trusted_until, pong.stamp + self._max_staleness)
+        self._l1.trust(pong.stamp + self._max_staleness)
 
     def _receive(self, received: Received) -> None:
         if received.number is not None:

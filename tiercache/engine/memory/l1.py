@@ -90,6 +90,7 @@ class L1:
     Attributes:
         max_entries, max_bytes: The bounds.
         trusted_until: Monotonic second until which every entry is trusted.
+        serves_untrusted: Whether lookups may use entries after that (``ResilienceOptions.serve_untrusted``).
         distrusted_count: Times that all entries were dropped because a change may have been missed.
         doubted_count: Times that all entries were dropped, and a change may not have arrived here.
         pinned: The keys that have a pin, which ``memory.pins`` serves.
@@ -103,6 +104,9 @@ class L1:
         self.max_bytes = options.max_bytes
         self._max_staleness = max_staleness
         self.trusted_until = -math.inf
+        self.serves_untrusted = False
+        # The keys of entries that must go when trust begins again.
+        self._until_trusted: list[str] = []
         self.distrusted_count = 0
         self.heard_count = 0
         self.doubted_count = 0
@@ -185,6 +189,12 @@ class L1:
         entry_trusted_until = max(self.trusted_until, entry.began + self._max_staleness)
         return entry if now < entry.deadline and now < entry_trusted_until + longer else None
 
+    def trust(self, until: float) -> None:
+        """Trust every entry until monotonic second ``until``, or longer if that is known already."""
+        self.trusted_until = max(self.trusted_until, until)
+        while self._until_trusted:
+            self.drop(self._until_trusted.pop())
+
     def trusts(self, began: float, now: float) -> bool:
         """Return whether a value that was current at ``began`` is trusted at ``now``."""
         return now < self.trusted_until or now < began + self._max_staleness
@@ -222,8 +232,15 @@ class L1:
         lru.add(key, entry)
         return True
 
-    def bound(self, entry: Entry) -> None:
-        """Let L1 serve ``entry`` for ``max_staleness`` at most: no message reports the next change of its key."""
+    def bound(self, key: str, entry: Entry, now: float) -> None:
+        """Let L1 serve ``entry`` for ``max_staleness`` at most: no message reports the next change of its key.
+
+        While nothing is trusted, and L1 serves untrusted entries, it may serve ``entry`` as long as others: until trust
+        begins again.
+        """
+        if self.serves_untrusted and now >= self.trusted_until:
+            self._until_trusted.append(key)
+            return
         until = entry.began + self._max_staleness
         entry.deadline = min(entry.deadline, until)
         if isinstance(entry, KeptEntry):

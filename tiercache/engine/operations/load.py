@@ -200,7 +200,7 @@ class Load:
             return
         if failed is not None:
             if runtime.l2.is_registering and not self._had_lease:
-                runtime.l1.bound(failed)  # The read of the key may have failed.
+                runtime.l1.bound(call.key, failed, runtime.now())  # The read of the key may have failed.
             runtime.l1.put(call.key, failed)
 
     # The lease
@@ -298,7 +298,7 @@ class Load:
         l1 = self._runtime.l1
         if self._runtime.l2.is_registering:
             # No write registers the key, and its read may have failed.
-            l1.bound(entry)
+            l1.bound(self.call.key, entry, self._runtime.now())
         if l1.peek(self.call.key) is not entry:
             entry.expires_at = math.inf
         elif self._runtime.breaker.is_open or self.lookup.degraded:

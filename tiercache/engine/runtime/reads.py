@@ -208,7 +208,7 @@ class Reads:
         entry = call.entry(value, stored.ttl, self._clock, since=sent_at, began=sent_at, tags=groups)
         if rules.l1 and fence.keeps_reads and self._memory.fences.allow(fence):
             if not stored.is_registered and self._l2.is_registering:
-                self._memory.l1.bound(entry)
+                self._memory.l1.bound(fence.key, entry, self._now())
             self._memory.l1.put(fence.key, entry)
         return Lookup(entry, "l2")
 
