@@ -31,6 +31,9 @@ _RANGES: Final = [
     (size, b"\r\n$1\r\n0\r\n$%d\r\n%d\r\n" % (len(str(size - 1)), size - 1))
     for size in (LARGEST_BYTES >> step for step in range(7))
 ]
+_WIDEST: Final = _RANGES[0]
+# The replies to GET and PTTL of an absent key.
+_ABSENT: Final = [None, -2]
 
 
 class RegisteringReads:
@@ -55,21 +58,22 @@ class RegisteringReads:
         try:
             if connection.is_full:
                 await connection.wait_room()
-            step = (connection.pending_count >> 3).bit_length()
-            largest, packed_range = _RANGES[step] if step < len(_RANGES) else _RANGES[-1]
+            pending = connection.pending_count
+            largest, packed_range = _WIDEST if pending < 8 else _narrower(pending)
             replies = await connection.send(_packed_read(key, packed_range), 2, self._timeout)
         except ValkeyConnectionError:
             return None  # The server may have ended the connection before; the pool's may be open.
         value, ttl = replies
-        if isinstance(value, NoPermissionError):
-            return None  # The user has lost the right to GETRANGE. GET may still be permitted.
-        if type(value) is bytes and len(value) >= largest:
-            return await self._pool.read(key, self._timeout)
-        if value == b"":
+        if type(value) is bytes:
+            if 0 < len(value) < largest:
+                return replies
             # No value, or an empty one. The race "write between": if another client has set the key since, PTTL shows
             # the newer value, and GETRANGE none.
-            return [None, ttl] if ttl == -2 else await self._pool.read(key, self._timeout)
-        return replies
+            if not value and ttl == -2:
+                return _ABSENT
+            return await self._pool.read(key, self._timeout)
+        # The user may have lost the right to GETRANGE. GET may still be permitted.
+        return None if isinstance(value, NoPermissionError) else replies
 
     async def register(self, keys: Sequence[str]) -> bool:
         """Register ``keys``; return whether that was possible."""
@@ -83,6 +87,12 @@ class RegisteringReads:
         except ValkeyConnectionError:
             return False
         return type(reply) is int
+
+
+def _narrower(pending: int) -> tuple[int, bytes]:
+    """Return how many bytes to ask for while ``pending`` exchanges are in flight, and the end of the GETRANGE."""
+    step = (pending >> 3).bit_length()
+    return _RANGES[step] if step < len(_RANGES) else _RANGES[-1]
 
 
 def _packed_read(key: str, packed_range: bytes) -> bytes:

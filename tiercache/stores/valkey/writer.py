@@ -91,8 +91,8 @@ class Writer:
         connection = self._connection
         if not self._tracking.registers or not isinstance(connection, MultiplexedConnection):
             return None
-        is_free = connection.is_open and not connection.is_late and self._sent_bytes <= _MAX_AHEAD_BYTES
-        return connection if is_free else None
+        # A connection that has ended refuses the read.
+        return None if connection.is_late or self._sent_bytes > _MAX_AHEAD_BYTES else connection
 
     async def _prepare_and_write(self, writes: Sequence[Write], timeout: float) -> list[WriteResult]:
         try:
