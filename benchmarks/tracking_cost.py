@@ -32,7 +32,7 @@ Block = Callable[[AgentCache, int, int], Awaitable[object]]
 
 _VALUE: Final = "x" * 200
 _AT_ONCE: Final = 50
-_KINDS: Final[dict[str, Any]] = {"first": "auto", "interest": "interest", "broadcast": "auto"}
+_KINDS: Final[dict[str, Any]] = {"first": "broadcast", "interest": "interest", "broadcast": "broadcast"}
 _QUIET: Final[dict[str, Any]] = {
     "telemetry": TelemetryOptions(metrics=False, tracing=False),
     "discovery": DiscoveryOptions(enabled=False),
