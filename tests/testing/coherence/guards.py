@@ -38,9 +38,9 @@ from tiercache.engine.operations.store import StoreBehindChange
 from tiercache.engine.operations.tagging import Tagging
 from tiercache.options import L1Options
 from tiercache.stores.valkey import backplane, commands, messages
-from tiercache.testing.coherence import Outcome, RunSettings, replica, run, run_once
+from tiercache.testing.coherence import Outcome, RunSettings, run, run_once, settings
 from tiercache.testing.coherence.checks import KINDS
-from tiercache.testing.coherence.replica import Writes
+from tiercache.testing.coherence.settings import Writes
 
 __all__ = ["GUARDS", "Guard", "Patch", "run_patched"]
 
@@ -122,7 +122,7 @@ def _load_without_lease(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _change_options(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
     """Change the options of every tier of the replicas."""
-    monkeypatch.setattr(replica, "OPTIONS", dataclasses.replace(replica.OPTIONS, **changes))
+    monkeypatch.setattr(settings, "OPTIONS", dataclasses.replace(settings.OPTIONS, **changes))
 
 
 def _drop_keys_once(monkeypatch: pytest.MonkeyPatch) -> None:

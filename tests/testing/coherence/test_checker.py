@@ -18,12 +18,15 @@ import pytest
 from tests.child_processes import PROC, process_table, python_with_default_signals
 from tests.seams import replace_public
 from tiercache import UsageError
+from tiercache.options import TrackingMode
 from tiercache.testing.coherence import FAULTS, RunSettings, run_once
 from tiercache.testing.coherence.__main__ import main
+from tiercache.testing.coherence.history import FOREIGN
 from tiercache.testing.coherence.report import stories_of
+from tiercache.testing.coherence.settings import TRACKINGS
 from tiercache.tiers.kv.tier import KvTier
 
-# Twenty runs: each fault once, and some faults of the network and of the server twice or three times.
+# Each fault once, and some faults of the network and of the server twice or three times.
 RUNS = [(fault, seed) for seed, fault in enumerate(FAULTS, 1)] + [
     ("latency", 101),
     ("bus_kill", 102),
@@ -66,6 +69,28 @@ async def test_checker_finds_no_violation_without_tracking() -> None:
     settings = RunSettings(fault="bus_kill", seed=201, seconds=1.5, replicas=4, processes=1, tracking="off")
     outcome = await run_once(settings)
     assert not outcome.violations, stories_of(outcome, 3)
+
+
+@pytest.mark.parametrize(("fault", "seed"), [("none", 204), ("join", 205), ("writer_kill", 206), ("small_table", 208)])
+async def test_checker_finds_no_violation_among_replicas_that_track_differently(fault: str, seed: int) -> None:
+    settings = RunSettings(fault=fault, seed=seed, seconds=2, replicas=4, processes=1, tracking="mixed")
+    outcome = await run_once(settings)
+    assert not outcome.violations, stories_of(outcome, 3)
+    kinds = {joined.tracking for joined in outcome.history.joined}
+    assert kinds == set(TRACKINGS)
+    assert (len(outcome.history.joined) > 4) == (fault == "join")
+
+
+@pytest.mark.parametrize("tracking", TRACKINGS)
+async def test_checker_lets_other_software_change_keys(tracking: TrackingMode) -> None:
+    outcome = await run_once(RunSettings(seed=210, seconds=1.5, replicas=3, processes=0, tracking=tracking))
+    assert not outcome.violations, stories_of(outcome, 3)
+    changes = [change for changes in outcome.history.changes.values() for change in changes]
+    methods = {change.method for change in changes if change.replica == FOREIGN}
+    assert methods == {"SET", "DEL"}
+    # Of other changes of these keys too, and in every tier.
+    others = {change.key.partition(".")[0] for change in changes if ".foreign." in change.key}
+    assert others == {"tool", "kv", "llm", "session"}
 
 
 def test_checker_prints_the_violations_of_a_broken_cache(

@@ -14,7 +14,18 @@ from tiercache.testing.coherence.checks import (
     check_own,
     check_valkey,
 )
-from tiercache.testing.coherence.history import Change, Event, Failure, History, Load, Read, Restart, Sample
+from tiercache.testing.coherence.history import (
+    FOREIGN,
+    Change,
+    Event,
+    Failure,
+    History,
+    Joined,
+    Load,
+    Read,
+    Restart,
+    Sample,
+)
 
 D = 1.0
 
@@ -140,6 +151,32 @@ def test_checks_ignore_an_unacknowledged_change() -> None:
     assert own(change(None, 5), read(10.0, 4)) == 0
     assert bound(change(None, 5), read(10.0, 4)) == 0
     assert l2(change(None, 5), Sample("k", 10.0, 4)) == 0
+
+
+def by_others(acked: float | None, version: int) -> Change:
+    """A change by software other than tiercache."""
+    return Change(FOREIGN, "k", version, "SET", 0.0, acked, stored=True)
+
+
+def test_bound_check_counts_changes_by_other_software() -> None:
+    assert bound(by_others(10.0, 5), read(11.1, 4)) == 1
+    assert bound(by_others(10.0, 5), read(10.9, 4), read(11.1, 5)) == 0
+    assert bound(by_others(None, 5), read(11.1, 4)) == 0
+    assert own(by_others(10.0, 5), read(11.1, 4)) == 0
+    assert l2(by_others(10.0, 5), Sample("k", 10.1, 4)) == 1
+
+
+def test_bound_check_counts_no_change_by_other_software_for_replicas_that_do_not_track() -> None:
+    joined = Joined("a", 1.0, "off"), Joined("b", 1.0, "interest")
+    assert bound(*joined, by_others(10.0, 5), read(11.1, 4)) == 0
+    assert bound(*joined, by_others(10.0, 5), read(11.1, 4, replica="b")) == 1
+    # Of a replica: any process follows.
+    assert bound(*joined, change(10.0, 5, replica="b"), read(11.1, 4)) == 1
+
+
+def test_bound_check_counts_no_change_by_other_software_for_copies_past_their_ttl() -> None:
+    assert bound(by_others(10.0, 5), read(11.1, 4, source="stale")) == 0
+    assert bound(change(10.0, 5), read(11.1, 4, source="stale")) == 1
 
 
 def test_bound_check_finds_an_older_read_after_the_bound() -> None:

@@ -79,7 +79,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=1, help="seed of the first run; each further run adds 1")
     parser.add_argument("--replicas", type=int, default=4, help="number of replicas")
     parser.add_argument("--processes", type=int, default=2, help="number of replicas that have their own process")
-    parser.add_argument("--tracking", choices=get_args(TrackingMode), default="auto", help="CoherenceOptions.tracking")
+    parser.add_argument(
+        "--tracking",
+        choices=(*get_args(TrackingMode), "mixed"),
+        default="auto",
+        help="CoherenceOptions.tracking; with mixed, the replicas track differently",
+    )
     parser.add_argument("--max-staleness", type=float, default=1.0, help="CoherenceOptions.max_staleness")
     parser.add_argument(
         "--writes",

@@ -4,7 +4,8 @@ own     A read never returns a version older than a change that its own replica 
         write-behind store is complete for its own replica when it returns, and for all others when a flush of the
         writes has returned and the store has reached Valkey.
 bound   A read never returns a version older than a change that any replica had completed more than ``max_staleness``
-        before the read began.
+        before the read began. Changes by other software count only for replicas that Valkey tells of them (tracking),
+        and not for copies past their TTL.
 l2      Valkey never holds a version older than a change that was completed before the read of Valkey began.
 agree   After the load and the fault have ended, every replica returns the version in Valkey. This version is at least
         as new as the last completed change, and as the last invalidation, because an unanswered invalidation is
@@ -25,7 +26,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from .history import Change, History, Read
+from .history import FOREIGN, Change, History, Read
 from .tag_floors import TagFloors
 
 __all__ = [
@@ -68,7 +69,7 @@ class FinalState:
     """The versions in all replicas and in Valkey after the load and the fault have ended.
 
     Attributes:
-        by_replica: By replica, the version of each key, or None if the replica has no entry.
+        by_replica: By replica, the version of each key on which the replica must agree, or None if it has no entry.
         in_valkey: The version of each key in Valkey, or None if Valkey has no entry.
         due: The least version that a key must have, because unacknowledged invalidations are repeated.
     """
@@ -133,12 +134,15 @@ def check_own(history: History) -> list[Violation]:
 def check_bound(history: History, max_staleness: float) -> list[Violation]:
     """Return the reads whose version is older than a change made more than ``max_staleness`` seconds before."""
     floors = _floors(history, lambda change: change.key)
+    # Changes by other software promise less: see the module.
+    announced_floors = _floors(history, lambda change: change.key, foreign=False)
     tag_floors = TagFloors(history)
     found: list[Violation] = []
     for read in history.reads:
         if read.version is None:
             continue
-        floor = floors[read.key].before(read.began - max_staleness)
+        is_told = read.replica not in history.untracked and read.source != "stale"
+        floor = (floors if is_told else announced_floors)[read.key].before(read.began - max_staleness)
         if floor is None or read.version >= floor.version:
             floor = tag_floors.covering(read, read.began - max_staleness)
         if floor is not None:
@@ -198,7 +202,7 @@ def check_agreement(history: History, final: FinalState) -> list[Violation]:
     """
     found: list[Violation] = []
     for key in sorted({key for values in final.by_replica.values() for key in values}):
-        values = {replica: values.get(key) for replica, values in final.by_replica.items()}
+        values = {replica: versions[key] for replica, versions in final.by_replica.items() if key in versions}
         stored = final.in_valkey.get(key)
         if stored is not None:
             values["Valkey"] = stored
@@ -218,10 +222,14 @@ def check_agreement(history: History, final: FinalState) -> list[Violation]:
     return found
 
 
-def _floors(history: History, group_of: Callable[[Change], G], *, own: bool = False) -> defaultdict[G, Floors]:
+def _floors(
+    history: History, group_of: Callable[[Change], G], *, own: bool = False, foreign: bool = True
+) -> defaultdict[G, Floors]:
     groups: defaultdict[G, list[Change]] = defaultdict(list)
     for changes in history.changes.values():
         for change in changes:
+            if not foreign and change.replica == FOREIGN:
+                continue
             groups[group_of(change)].append(change)
     floors: defaultdict[G, Floors] = defaultdict(lambda: Floors(()))
     floors.update((group, Floors(changes, own=own)) for group, changes in groups.items())

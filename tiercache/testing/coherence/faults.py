@@ -5,104 +5,23 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+from typing import Final, Literal
 
 from ...errors import L2CommandError
-from ..proxy.chaos_proxy import ChaosProxy
-from .history import Event, Fault, Restart
-from .members import Member, ProcessMember
-from .server import Server
-from .subjects import SUBJECTS
+from .fault_context import COMMAND_LANES, FaultContext
+from .history import Restart
+from .tracking_faults import TRACKING_FAULTS
 
-__all__ = ["FAULTS", "NEEDS_PROCESS", "FaultContext"]
+__all__ = ["FAULTS", "NEEDS_PROCESS", "choose_latency"]
 
-_QUIET: Final = [subject.name for subject in SUBJECTS if subject.is_quiet]
 # The ranges of the latency, in seconds each way; a run combines one of them with its fault.
 _LATENCIES: Final = ((0.0, 0.0), (0.0, 0.004), (0.002, 0.018))
 
 # Room of a server that evicts: about a hundred of the fillers that push other keys out.
 _ROOM_BYTES: Final = 1536 * 1024
 _FILLER_BYTES: Final = 16 * 1024
-
-
-@dataclass
-class FaultContext:
-    """The parts of a run that a fault can affect.
-
-    Attributes:
-        rng: Decides the moments and the victims of the fault.
-        seconds: The approximate duration of the load.
-        record: Adds an event to the history.
-        tasks: Owns the invalidations that run beside the fault.
-        latency: The range of the proxy's latency in this run, in seconds each way.
-    """
-
-    proxy: ChaosProxy
-    server: Server
-    members: Sequence[Member]
-    rng: random.Random
-    seconds: float
-    max_staleness: float
-    record: Callable[[Event], None]
-    tasks: asyncio.TaskGroup
-    latency: tuple[float, float] = (0.0, 0.0)
-    _next_quiet: int = field(default=0)
-
-    def __post_init__(self) -> None:
-        self.ends_at = time.monotonic() + self.seconds
-
-    @property
-    def processes(self) -> list[ProcessMember]:
-        """The replicas that have their own process."""
-        return [member for member in self.members if isinstance(member, ProcessMember)]
-
-    @property
-    def is_over(self) -> bool:
-        """Whether the time of the load is over, so that no further fault may begin."""
-        return time.monotonic() >= self.ends_at
-
-    async def pause(self, low: float, high: float) -> None:
-        """Wait for a random time between ``low`` and ``high`` seconds."""
-        await asyncio.sleep(self.rng.uniform(low, high))
-
-    def note(self, text: str) -> None:
-        """Add the beginning or the end of a fault to the history."""
-        self.record(Fault(time.monotonic(), text))
-
-    def begin(self, text: str, *, count: int = 3, spared: Member | None = None) -> None:
-        """Note a fault that has just begun, and make replicas invalidate quiet keys during the fault.
-
-        Args:
-            count: The number of keys.
-            spared: A replica that cannot invalidate now.
-        """
-        self.note(text)
-        able = [member for member in self.members if member is not spared]
-        for _ in range(count):
-            self._next_quiet = (self._next_quiet + 1) % len(_QUIET)
-            # The second invalidation overtakes the load that follows the first.
-            chosen = self.rng.sample(able, min(self.rng.choice((1, 2)), len(able)))
-            self.tasks.create_task(self._invalidate_soon(chosen, _QUIET[self._next_quiet]))
-
-    async def _invalidate_soon(self, members: Sequence[Member], name: str) -> None:
-        for member in self.members:
-            member.watch(name)
-        for member in members:
-            await self.pause(0, 0.06)
-            member.invalidate(name)
-
-    def apply_latency(self) -> None:
-        """Give the proxy the latency of this run. A healed proxy has none."""
-        self.proxy.latency(*self.latency)
-
-    def heal(self, text: str) -> None:
-        """End every fault of the proxy except the latency."""
-        self.proxy.heal()
-        self.apply_latency()
-        self.note(text)
 
 
 async def _none(on: FaultContext) -> None:
@@ -147,21 +66,25 @@ async def _bus_half_open(on: FaultContext) -> None:
 async def _command_kill(on: FaultContext) -> None:
     while not on.is_over:
         await on.pause(0.1, 0.4)
-        on.begin(f"commands killed ({on.proxy.kill(lane='commands')} connections)")
+        on.begin(f"commands killed ({on.kill_commands()} connections)")
 
 
 async def _command_cut(on: FaultContext) -> None:
     """Valkey executes commands whose answers are lost."""
     while not on.is_over:
         await on.pause(0.1, 0.3)
-        on.proxy.cut_after(on.rng.randrange(100), lane="commands")
+        byte_count = on.rng.randrange(100)
+        for lane in COMMAND_LANES:
+            on.proxy.cut_after(byte_count, lane=lane)
         on.begin("commands cut")
 
 
 async def _command_stall(on: FaultContext) -> None:
     while not on.is_over:
         await on.pause(0.2, 0.4)
-        on.proxy.stall(on.rng.choice(("to_server", "to_client", "both")), lane="commands")
+        direction: Literal["to_server", "to_client", "both"] = on.rng.choice(("to_server", "to_client", "both"))
+        for lane in COMMAND_LANES:
+            on.proxy.stall(direction, lane=lane)
         on.begin("commands stalled")
         await on.pause(0.1, 0.6)
         on.heal("commands go on")
@@ -184,9 +107,10 @@ async def _slow_link(on: FaultContext) -> None:
     while True:
         await on.pause(0.1, 0.3)
         speed, round_trip = on.rng.choice((5_000, 20_000, 100_000)), on.rng.choice((0.02, 0.08, 0.2))
-        lane = on.rng.choice(("bus", "commands", None))
-        on.proxy.slow_link(speed, round_trip, lane=lane)
-        on.begin(f"{speed:,} bytes a second for {lane or 'every lane'}", count=6)
+        name, lanes = on.rng.choice((("bus", ("bus",)), ("commands", COMMAND_LANES), ("every lane", (None,))))
+        for lane in lanes:
+            on.proxy.slow_link(speed, round_trip, lane=lane)
+        on.begin(f"{speed:,} bytes a second for {name}", count=6)
         await on.pause(0.4, 1.2)
         on.heal("the link is fast again")
         if on.is_over:
@@ -260,9 +184,7 @@ async def _evict(on: FaultContext) -> None:
     on.note("Valkey evicts no more keys")
 
 
-Run: TypeAlias = Callable[[FaultContext], Awaitable[None]]
-
-FAULTS: Final[dict[str, Run]] = {
+FAULTS: Final[dict[str, Callable[[FaultContext], Awaitable[None]]]] = {
     "none": _none,
     "latency": _latency,
     "bus_kill": _bus_kill,
@@ -278,6 +200,7 @@ FAULTS: Final[dict[str, Run]] = {
     "evict": _evict,
     "process_stop": _process_stop,
     "loop_block": _loop_block,
+    **TRACKING_FAULTS,
 }
 
 # Faults that stop a whole process, which must not be the process of the checker.

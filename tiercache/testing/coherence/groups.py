@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, NamedTuple
 
 from ...agent_cache import AgentCache
-from .subjects import MIXED_TAGS, SUBJECTS, Subject, group, kv_tier
+from .subject import Subject
+from .subjects import MIXED_TAGS, SUBJECTS, group, kv_tier
 
 __all__ = ["CLEARS", "GROUP_CHANGES", "MIXED_CHANGES", "GroupChange"]
 
@@ -28,7 +29,7 @@ class GroupChange(NamedTuple):
 
 def _of_tier(tier: str) -> list[Subject]:
     """Return the subjects of a tier that any replica may change."""
-    return [subject for subject in SUBJECTS if subject.tier == tier and subject.role != "written"]
+    return [subject for subject in SUBJECTS if subject.tier == tier and not subject.is_owned]
 
 
 def _with_tag(tag: str) -> list[Subject]:

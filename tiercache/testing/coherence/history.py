@@ -8,11 +8,26 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from msgspec import Struct
 
-__all__ = ["Change", "Event", "Failure", "Fault", "History", "Load", "Read", "Restart", "Sample"]
+__all__ = [
+    "FOREIGN",
+    "Change",
+    "Event",
+    "Failure",
+    "Fault",
+    "History",
+    "Joined",
+    "Load",
+    "Read",
+    "Restart",
+    "Sample",
+]
+
+# The replica of a change that software other than tiercache made.
+FOREIGN: Final = "foreign"
 
 
 class Read(Struct, frozen=True, tag=True):
@@ -42,6 +57,7 @@ class Change(Struct, frozen=True, tag=True):
     """An invalidation of one key, or an explicit store.
 
     Attributes:
+        replica: The replica that made the change, or ``FOREIGN``.
         version: The new version in the database, raised before the call of the cache.
         method: The tier and the method.
         stored: Whether the call stored ``version``. An invalidation only removes older versions.
@@ -65,6 +81,18 @@ class Change(Struct, frozen=True, tag=True):
     def seen_from(self) -> float | None:
         """The moment from which the replica that made the change sees it, or None if the change promises nothing."""
         return self.acked if self.queued is None else self.queued
+
+
+class Joined(Struct, frozen=True, tag=True):
+    """A replica has joined the run.
+
+    Attributes:
+        tracking: Its kind of tracking; with "off", Valkey does not report the changes of other software.
+    """
+
+    replica: str
+    began: float
+    tracking: str
 
 
 class Load(Struct, frozen=True, tag=True):
@@ -114,7 +142,7 @@ class Failure(Struct, frozen=True, tag=True):
     text: str
 
 
-Event: TypeAlias = Read | Change | Load | Sample | Restart | Fault | Failure
+Event: TypeAlias = Read | Change | Load | Sample | Restart | Fault | Failure | Joined
 
 
 class History:
@@ -123,6 +151,7 @@ class History:
     Attributes:
         reads, loads, samples: In the order of ``add``.
         changes: By key, in the order of ``add``.
+        untracked: The replicas to which Valkey does not report the changes of other software.
     """
 
     def __init__(self, events: Iterable[Event] = ()) -> None:
@@ -132,6 +161,8 @@ class History:
         self.restarts: list[Restart] = []
         self.faults: list[Fault] = []
         self.failures: list[Failure] = []
+        self.joined: list[Joined] = []
+        self.untracked: set[str] = set()
         self.changes: defaultdict[str, list[Change]] = defaultdict(list)
         for event in events:
             self.add(event)
@@ -153,6 +184,10 @@ class History:
                 self.faults.append(event)
             case Failure():
                 self.failures.append(event)
+            case Joined():
+                self.joined.append(event)
+                if event.tracking == "off":
+                    self.untracked.add(event.replica)
 
     @property
     def change_count(self) -> int:

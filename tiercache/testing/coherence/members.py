@@ -11,8 +11,10 @@ import msgspec
 
 from ..child_process import ChildEndedError, ChildProcess, child_process
 from .database import Database
+from .foreign import ForeignClient
 from .history import Event
-from .replica import Replica, ReplicaSettings
+from .replica import Replica
+from .settings import ReplicaSettings
 from .worker import (
     Block,
     Finish,
@@ -20,6 +22,7 @@ from .worker import (
     Invalidate,
     Message,
     ReadAll,
+    ReadCrowd,
     Ready,
     Start,
     Stop,
@@ -38,6 +41,8 @@ _DECODER = msgspec.json.Decoder[Message](Message)
 class Member(Protocol):
     """One replica of a run."""
 
+    settings: ReplicaSettings
+
     @property
     def name(self) -> str:
         """The replica's name in the history."""
@@ -53,6 +58,10 @@ class Member(Protocol):
 
     def watch(self, name: str) -> None:
         """Make the replica read a subject more often for a while."""
+        ...
+
+    def read_crowd(self, first: int, count: int) -> None:
+        """Make the replica read ``count`` keys that hold nothing, and do not wait."""
         ...
 
     async def stop(self) -> None:
@@ -71,8 +80,9 @@ class Member(Protocol):
 class LocalMember:
     """A replica in this process."""
 
-    def __init__(self, name: str, replica: Replica, tasks: asyncio.TaskGroup) -> None:
-        self.name = name
+    def __init__(self, settings: ReplicaSettings, replica: Replica, tasks: asyncio.TaskGroup) -> None:
+        self.settings = settings
+        self.name = settings.name
         self._replica = replica
         self._tasks = tasks
         self._stop = asyncio.Event()
@@ -86,6 +96,9 @@ class LocalMember:
 
     def watch(self, name: str) -> None:
         self._replica.watch(name)
+
+    def read_crowd(self, first: int, count: int) -> None:
+        self._users.append(self._tasks.create_task(self._replica.read_crowd(first, count)))
 
     async def stop(self) -> None:
         self._stop.set()
@@ -103,15 +116,19 @@ async def local_member(settings: ReplicaSettings, record: Callable[[Event], None
     """Make a replica in this process."""
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(Database(settings.database_url))
+        foreign = await stack.enter_async_context(ForeignClient(settings.server_url))
         cache = await stack.enter_async_context(settings.cache())
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
-        yield LocalMember(settings.name, Replica(settings, cache, database, record), tasks)
+        yield LocalMember(settings, Replica(settings, cache, database, foreign, record), tasks)
 
 
 class ProcessMember:
     """A replica in its own process."""
 
-    def __init__(self, process: ChildProcess[Message], record: Callable[[Event], None]) -> None:
+    def __init__(
+        self, settings: ReplicaSettings, process: ChildProcess[Message], record: Callable[[Event], None]
+    ) -> None:
+        self.settings = settings
         self.name = process.name
         self._process = process
         self._record = record
@@ -126,6 +143,9 @@ class ProcessMember:
 
     def watch(self, name: str) -> None:
         self._process.send(Watch(name))
+
+    def read_crowd(self, first: int, count: int) -> None:
+        self._process.send(ReadCrowd(first, count))
 
     def block(self, seconds: float) -> None:
         """Make the process block its event loop."""
@@ -158,4 +178,4 @@ class ProcessMember:
 async def process_member(settings: ReplicaSettings, record: Callable[[Event], None]) -> AsyncIterator[ProcessMember]:
     """Make a replica in its own process, and kill the process at the end, in every state."""
     async with child_process(settings.name, f"{__package__}.worker", settings, _DECODER) as process:
-        yield ProcessMember(process, record)
+        yield ProcessMember(settings, process, record)

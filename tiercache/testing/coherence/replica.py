@@ -3,39 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import random
 import time
 import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, Literal, TypeAlias
+from contextlib import suppress
+from typing import Final
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from ...agent_cache import AgentCache
 from ...errors import L2UnavailableError
-from ...options import (
-    CoherenceOptions,
-    DiscoveryOptions,
-    ResilienceOptions,
-    TelemetryOptions,
-    TrackingMode,
-    WriteOptions,
-)
-from ...tier_options import TierOptions
 from .database import Database
+from .foreign import ForeignClient
 from .groups import CLEARS, GROUP_CHANGES, MIXED_CHANGES, GroupChange
-from .history import Change, Event, Failure, Load, Read
-from .subjects import MIXED_TAGS, SUBJECTS, Answer, Subject, by_name, group, read_many
+from .history import FOREIGN, Change, Event, Failure, Load, Read
+from .settings import CROWD, FAILED_LOADS, MissingError, ReplicaSettings
+from .subject import Answer, Subject
+from .subjects import MIXED_TAGS, SUBJECTS, by_name, group, kv_tier, read_many
 from .unflushed_stores import UnflushedStores
 
-__all__ = ["CACHE_NAME", "Replica", "ReplicaSettings", "Writes"]
-
-Writes: TypeAlias = Literal["await", "behind", "both"]
-
-CACHE_NAME: Final = "coherence"
+__all__ = ["Replica"]
 
 # Readers start reads without waiting for them, so that a slow load does not stop them from reading other keys.
 _READER_COUNT: Final = 2
@@ -54,112 +43,44 @@ _RECENT: Final = 0.4
 _LOADS: Final = ((0.001, 0.01, 60), (0.01, 0.04, 35), (0.1, 0.4, 5))
 # The range of a long load, in units of max_staleness: new callers must not join such a flight up to its end.
 _LONG_LOAD: Final = (1.1, 1.6)
-# The fraction of long loads among the loads of quiet keys; nothing else happens to these keys.
+# As above, for foreign keys: a change at the beginning of the load must be noticed before its end.
+_LONG_FOREIGN_LOAD: Final = (1.5, 2.5)
+# The fraction of long loads among the loads of quiet and of foreign keys; little else happens to these keys.
 _LONG_LOADS: Final = 0.3
+# More loads than a replica makes in a run.
+_MOST_LOADS: Final = 200_000
+# Keys in one read of a crowd.
+_CROWD_KEYS: Final = 250
 # The fraction of reads of mixed keys that give a tag.
 _TAGGED: Final = 0.7
 # Clears of whole tiers happen in one run of so many, by seed, and are this fraction of the changes of groups.
 _CLEARS_EVERY: Final = 3
 _CLEARS: Final = 0.04
-# Longest delay of a write-behind store, in seconds: most reads of the author meet the queued store.
-_BEHIND_DELAY: Final = 0.03
-
-
-# Entries do not expire during a run, so that only changes remove them. Abandoned loads go on.
-_LONG: Final = 3600.0
-OPTIONS: Final = TierOptions(ttl=_LONG, l1_ttl=_LONG, on_abandon="finish")
-
-
-class MissingError(Exception):
-    """The error of a load that fails: its argument is the value that the load has found. Caches may remember it."""
-
-
-# Options with which entries expire during a run, are served stale, are refreshed early, and errors are remembered.
-_FRESHNESS: Final = {
-    "ttl": 0.3,
-    "stale_for": _LONG,
-    "retry_pause": 0.02,
-    "early_refresh": 1.0,
-    "cache_errors": {MissingError: _LONG},
-}
-# The fraction of the loads of one key that fail then.
-_FAILED_LOADS: Final = 0.1
-
-
-class ReplicaSettings(Struct, frozen=True):
-    """The settings of a replica, in this process or another.
-
-    Attributes:
-        url: The URL of Valkey through the proxy, for the cache.
-        database_url: The URL of the database.
-        number: The replica's number, 0 to ``count`` - 1.
-        count: The number of replicas.
-        seed: The seed of the run.
-        writes: Whether the stores of the llm and tool tiers await Valkey or are write-behind stores; with "both", about
-            every second replica writes behind.
-        l1_ttl: Seconds after which L1 forgets an entry.
-        freshness: Whether the caches serve stale values and remember errors.
-    """
-
-    url: str
-    database_url: str
-    number: int
-    count: int
-    seed: int
-    max_staleness: float
-    lease_ttl: float
-    tracking: TrackingMode
-    writes: Writes = "both"
-    l1_ttl: float = _LONG
-    freshness: bool = False
-
-    @property
-    def name(self) -> str:
-        """The replica's name in the history."""
-        return f"r{self.number}"
-
-    @property
-    def writes_behind(self) -> bool:
-        """Whether the stores of the llm and tool tiers are write-behind stores."""
-        if self.writes != "both":
-            return self.writes == "behind"
-        return random.Random(f"{self.seed}/{self.number}/writes").random() < 0.5
-
-    def cache(self) -> AgentCache:
-        """Return a new cache on ``url``."""
-        state = dataclasses.replace(OPTIONS, l1_ttl=self.l1_ttl)
-        options = dataclasses.replace(state, **_FRESHNESS) if self.freshness else state  # type: ignore[arg-type]
-        cache = AgentCache.from_url(
-            self.url,
-            name=CACHE_NAME,
-            llm=options,
-            tool=options,
-            session=state,
-            coherence=CoherenceOptions(
-                max_staleness=self.max_staleness, tracking=self.tracking, lease_ttl=self.lease_ttl
-            ),
-            # A short pause: as long as the breaker is open, lookups skip Valkey and can show no violation there.
-            resilience=ResilienceOptions(l2_timeout=0.25, breaker_pause=0.05),
-            telemetry=TelemetryOptions(metrics=False, tracing=False),
-            discovery=DiscoveryOptions(enabled=False),
-            writes=WriteOptions(mode="behind" if self.writes_behind else "await", max_delay=_BEHIND_DELAY),
-        )
-        for role in {subject.role for subject in SUBJECTS if subject.tier == "kv"}:
-            # In this tier abandoned loads are cancelled.
-            cache.tier(role, dataclasses.replace(options, on_abandon="cancel") if role == "hot" else options)
-        return cache
+# The pause after a change of a foreign key that shows its fate, in units of max_staleness, and the fraction of pauses.
+_FOREIGN_PAUSE: Final = (1.1, 1.7)
+_FOREIGN_PAUSES: Final = 0.5
 
 
 class Replica:
-    """The users of one cache. ``record`` receives each of their events when the call has ended."""
+    """The users of one cache. ``record`` receives each of their events when the call has ended.
+
+    Args:
+        foreign: Changes the foreign keys of this replica, beside the cache.
+    """
 
     def __init__(
-        self, settings: ReplicaSettings, cache: AgentCache, database: Database, record: Callable[[Event], None]
+        self,
+        settings: ReplicaSettings,
+        cache: AgentCache,
+        database: Database,
+        foreign: ForeignClient,
+        record: Callable[[Event], None],
     ) -> None:
         self._settings = settings
-        self._load_number = settings.number
+        self._load_number = settings.number + settings.life * _MOST_LOADS * settings.count
         self._cache = cache
         self._database = database
+        self._foreign = foreign
         self._record = record
         self._recent: deque[Subject] = deque(maxlen=4)
         self._load_times = self._random("loads")
@@ -170,7 +91,7 @@ class Replica:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Use the cache until ``stop`` is set; then finish the changes in progress, and cancel the reads."""
-        numbered = enumerate(subject for subject in SUBJECTS if subject.role == "written")
+        numbered = enumerate(subject for subject in SUBJECTS if subject.is_owned)
         turn = self._settings.seed + self._settings.number
         own = [subject for index, subject in numbered if (index + turn) % self._settings.count == 0]
         async with asyncio.TaskGroup() as tasks:
@@ -180,7 +101,8 @@ class Replica:
             ]
             tasks.create_task(self._invalidate(stop, self._random("invalidator")))
             for subject in own:
-                tasks.create_task(self._write(stop, self._random(f"writer {subject.name}"), subject))
+                write = self._write if subject.role == "written" else self._write_foreign
+                tasks.create_task(write(stop, self._random(f"writer {subject.name}"), subject))
             await stop.wait()
             for task in (*readers, *self._reads):
                 task.cancel()
@@ -194,6 +116,12 @@ class Replica:
     def watch(self, name: str) -> None:
         """Read a subject more often for a while."""
         self._recent.append(by_name(name))
+
+    async def read_crowd(self, first: int, count: int) -> None:
+        """Read ``count`` keys that hold nothing, from the number ``first`` on: the server may track each of them."""
+        for number in range(first, first + count, _CROWD_KEYS):
+            with suppress(L2UnavailableError):
+                await kv_tier(self._cache, CROWD).get_many([str(number + each) for each in range(_CROWD_KEYS)])
 
     async def read_all(self) -> dict[str, int | None]:
         """Return the version of each subject in the cache, or from a load. Loads take no time from now on."""
@@ -264,7 +192,7 @@ class Replica:
     async def _get_or_load(self, subject: Subject, *, refresh: bool = False) -> list[Answer]:
         async def load() -> int:
             (version,) = await self._load([subject.name])
-            if may_fail and self._load_times.random() < _FAILED_LOADS:
+            if may_fail and self._load_times.random() < FAILED_LOADS:
                 raise MissingError(version)
             return version
 
@@ -296,9 +224,9 @@ class Replica:
         ]
 
     def _load_time(self, name: str) -> float:
-        rng = self._load_times
-        if by_name(name).is_quiet and rng.random() < _LONG_LOADS:
-            return self._settings.max_staleness * rng.uniform(*_LONG_LOAD)
+        rng, subject = self._load_times, by_name(name)
+        if (subject.is_quiet or subject.role == "foreign") and rng.random() < _LONG_LOADS:
+            return self._settings.max_staleness * rng.uniform(*(_LONG_LOAD if subject.is_quiet else _LONG_FOREIGN_LOAD))
         ((low, high, _),) = rng.choices(_LOADS, [weight for _, _, weight in _LOADS])
         return rng.uniform(low, high)
 
@@ -335,10 +263,43 @@ class Replica:
             # A long pause shows the fate of the last change.
             await asyncio.sleep(rng.uniform(0.005, 0.1) if rng.random() < 0.8 else rng.uniform(0.2, 0.4))
 
-    async def _store(self, subject: Subject) -> None:
+    async def _write_foreign(self, stop: asyncio.Event, rng: random.Random, subject: Subject) -> None:
+        # A store that was not acknowledged may arrive late, behind a change by the other software: until the next one
+        # is acknowledged, the cache alone changes the key.
+        is_settled = True
+        while not stop.is_set():
+            chance = rng.random()
+            if chance < 0.15:
+                await self.invalidate(subject.name)
+            elif chance < 0.35 or not is_settled:
+                lost_count = self._unflushed.lost_count(subject.tier)
+                is_settled = await self._store(subject)
+                await self._unflushed.flush()
+                is_settled = is_settled and self._unflushed.lost_count(subject.tier) == lost_count
+            else:
+                await self._change_beside(subject, rng.random())
+            is_long = rng.random() < _FOREIGN_PAUSES
+            await asyncio.sleep(
+                self._settings.max_staleness * rng.uniform(*_FOREIGN_PAUSE) if is_long else rng.uniform(0.005, 0.1)
+            )
+
+    async def _change_beside(self, subject: Subject, chance: float) -> None:
+        """Let the other software change the key of a subject; ``chance``, 0 to 1, chooses the change."""
+        (version,) = await self._database.raise_versions([subject.name])
+        began = time.monotonic()
+        if chance < 0.3:
+            method, is_acked = "DEL", await self._foreign.delete(subject)
+        else:
+            method, is_acked = "SET", await self._foreign.set(subject, version, keeps_ttl=chance < 0.5)
+        acked = time.monotonic() if is_acked else None
+        self._record(Change(FOREIGN, subject.name, version, method, began, acked, method == "SET"))
+        await self._read_changed([subject])
+
+    async def _store(self, subject: Subject) -> bool:
+        """Store a new version of a subject; return whether the call of the cache returned."""
         is_behind = self._settings.writes_behind and subject.tier in ("llm", "tool")
         lost_count = self._unflushed.lost_count(subject.tier) if is_behind else None
-        await self._change(
+        return await self._change(
             f"{subject.tier}.store",
             [subject],
             lambda version: subject.store(self._cache, version),
@@ -355,8 +316,8 @@ class Replica:
         stored: bool = False,
         tag: str | None = None,
         lost_count: int | None = None,
-    ) -> None:
-        """Raise the versions of ``subjects``, change them in the cache, and read them immediately.
+    ) -> bool:
+        """Raise the versions of ``subjects``, change them in the cache, and read them; return whether ``change`` did.
 
         Args:
             tag: The change covers only entries with this tag; None: it covers every entry.
@@ -380,6 +341,10 @@ class Replica:
                 self._unflushed.add(replace(event, queued=returned), subject.tier, lost_count)
             else:
                 self._record(replace(event, acked=returned))
+        await self._read_changed(subjects)
+        return returned is not None
+
+    async def _read_changed(self, subjects: Sequence[Subject]) -> None:
         self._recent.extend(subjects)
         for subject in subjects:
             await self._read_and_record([subject], lambda subject=subject: self._look_up(subject))  # type: ignore[misc]
@@ -391,4 +356,4 @@ class Replica:
 
     def _random(self, use: str) -> random.Random:
         """Return a random generator for one user, so that its choices do not depend on the timing of other users."""
-        return random.Random(f"{self._settings.seed}/{self._settings.number}/{use}")
+        return random.Random(f"{self._settings.seed}/{self._settings.number}/{self._settings.life}/{use}")

@@ -111,6 +111,11 @@ def _lines(violation: Violation, history: History) -> list[_Line]:
         if began <= restart.ended and restart.began <= ended:
             lines.append(_Line(restart.began, f"** Valkey is gone, until {restart.ended - restart.began:+.4f}"))
     lines += [_Line(event.began, f"** {event.text}") for event in history.faults if began <= event.began <= ended]
+    lines += [
+        _Line(event.began, f"** {event.replica} joins, with tracking {event.tracking}")
+        for event in history.joined
+        if began <= event.began <= ended
+    ]
     lines += [_Line(event.began, _failed(event)) for event in history.failures if began <= event.began <= ended]
     return sorted(lines, key=lambda line: line.moment)
 

@@ -12,17 +12,19 @@ from typing import Final, Literal
 
 from ...embedded import EmbeddedValkey
 from ...errors import UsageError
-from ...options import TrackingMode
 from ..proxy.chaos_proxy import ChaosProxy
 from .checks import FinalState, Violation, check_agreement, check_all
 from .database import Database
-from .faults import FAULTS, NEEDS_PROCESS, FaultContext, choose_latency
+from .fault_context import FaultContext, lane_of
+from .faults import FAULTS, NEEDS_PROCESS, choose_latency
+from .fleet import Fleet
 from .history import History
-from .members import Member, local_member, process_member
-from .replica import ReplicaSettings, Writes
+from .members import Member
 from .sampler import Sampler
 from .server import Server
-from .subjects import SUBJECTS
+from .settings import ReplicaSettings, Tracking, Writes, tracking_of
+from .subject import Subject
+from .subjects import SUBJECTS, by_name
 
 __all__ = ["Outcome", "RunSettings", "run_once"]
 
@@ -43,6 +45,7 @@ class RunSettings:
         seconds: The approximate duration of the load; a fault that has begun ends first.
         replicas: The number of caches, at least 1.
         processes: The number of replicas that have their own process.
+        tracking: The kind of tracking of every replica; "mixed": ``TRACKINGS`` in turn.
         freshness: Whether the caches serve stale values and remember errors; "turns": with odd seeds.
 
     Raises:
@@ -54,7 +57,7 @@ class RunSettings:
     seconds: float = 4.0
     replicas: int = 4
     processes: int = 2
-    tracking: TrackingMode = "auto"
+    tracking: Tracking = "auto"
     max_staleness: float = 1.0
     lease_ttl: float = 2.0
     writes: Writes = "both"
@@ -115,15 +118,19 @@ async def run_once(settings: RunSettings) -> Outcome:
         database = EmbeddedValkey()
         stack.callback(database.stop)
         await asyncio.to_thread(database.start)
-        proxy = await stack.enter_async_context(ChaosProxy(server.url, seed=settings.seed))
-        members = await _members(settings, proxy.url, database.url, history, stack)
+        proxy = await stack.enter_async_context(ChaosProxy(server.url, seed=settings.seed, lane_of=lane_of))
+        first = _replica_settings(settings, proxy.url, server.url, database.url)
+        # Without tracking a replica learns of no eviction. L1 must forget the entry before the replicas have to agree.
+        untracked_l1_ttl = _FORGETTING * settings.max_staleness if settings.fault == "evict" else first.l1_ttl
+        fleet = await stack.enter_async_context(Fleet(first, history.add, untracked_l1_ttl=untracked_l1_ttl))
+        await fleet.start(settings.processes, [tracking_of(settings.tracking, n) for n in range(settings.replicas)])
         sampler = await stack.enter_async_context(Sampler(server.url, history.add))
         began = time.monotonic()
         async with asyncio.TaskGroup() as tasks:
             context = FaultContext(
                 proxy=proxy,
                 server=server,
-                members=members,
+                fleet=fleet,
                 rng=rng,
                 seconds=settings.seconds,
                 max_staleness=settings.max_staleness,
@@ -132,59 +139,41 @@ async def run_once(settings: RunSettings) -> Outcome:
                 latency=choose_latency(settings.fault, rng),
             )
             context.apply_latency()
-            for member in members:
+            for member in fleet.members:
                 member.start()
             await FAULTS[settings.fault](context)
         proxy.heal()
-        await asyncio.gather(*(member.stop() for member in members))
+        await asyncio.gather(*(member.stop() for member in fleet.members))
         context.note("the load has ended")
-        final = await _settle(settings.max_staleness, members, sampler, database.url)
-        await asyncio.gather(*(member.finish() for member in members))
+        final = await _settle(settings.max_staleness, fleet.members, sampler, database.url)
+        await asyncio.gather(*(member.finish() for member in fleet.members))
         latency = context.latency
     # The history is complete only now, because the other processes have sent their events at the end.
     violations = [*check_all(history, settings.max_staleness), *check_agreement(history, final)]
     return Outcome(settings, history, violations, began, latency)
 
 
-async def _members(
-    settings: RunSettings, url: str, database_url: str, history: History, stack: AsyncExitStack
-) -> list[Member]:
-    members: list[Member] = []
-    processes = []
-    # Without tracking a replica learns of no eviction. L1 must forget the entry before the replicas have to agree.
-    forgets = settings.fault == "evict" and settings.tracking == "off"
-    l1_ttl = {"l1_ttl": _FORGETTING * settings.max_staleness} if forgets else {}
-    for number in range(settings.replicas):
-        replica = ReplicaSettings(
-            url=url,
-            database_url=database_url,
-            number=number,
-            count=settings.replicas,
-            seed=settings.seed,
-            max_staleness=settings.max_staleness,
-            lease_ttl=settings.lease_ttl,
-            tracking=settings.tracking,
-            writes=settings.writes,
-            freshness=settings.freshness == "on" or (settings.freshness == "turns" and settings.seed % 2 == 1),
-            **l1_ttl,
-        )
-        if number < settings.replicas - settings.processes:
-            members.append(await stack.enter_async_context(local_member(replica, history.add)))
-        else:
-            process = await stack.enter_async_context(process_member(replica, history.add))
-            processes.append(process)
-            members.append(process)
-    for process in processes:
-        await process.wait_ready()
-    return members
+def _replica_settings(settings: RunSettings, url: str, server_url: str, database_url: str) -> ReplicaSettings:
+    """Return the settings of replica 0, from which those of the others follow."""
+    return ReplicaSettings(
+        url=url,
+        server_url=server_url,
+        database_url=database_url,
+        number=0,
+        count=settings.replicas,
+        seed=settings.seed,
+        max_staleness=settings.max_staleness,
+        lease_ttl=settings.lease_ttl,
+        tracking=tracking_of(settings.tracking, 0),
+        writes=settings.writes,
+        freshness=settings.freshness == "on" or (settings.freshness == "turns" and settings.seed % 2 == 1),
+    )
 
 
 async def _settle(max_staleness: float, members: Sequence[Member], sampler: Sampler, database_url: str) -> FinalState:
     """Read every subject in every replica and in Valkey until all agree; return the versions read last."""
     give_up_at = time.monotonic() + max_staleness + _CALM_SECONDS
-    due_keys = [subject.name for subject in SUBJECTS if subject.role not in ("written", "mixed")]
-    # An invalidation of the tag leaves those entries of mixed keys that do not have it: replicas may rightly disagree.
-    agreeing = {subject.name for subject in SUBJECTS if subject.role != "mixed"}
+    due_keys = [subject.name for subject in SUBJECTS if not subject.is_owned and subject.role != "mixed"]
     async with Database(database_url) as database:
         due = dict(zip(due_keys, await database.versions(due_keys), strict=True))
     # After this wait every version older than a change breaks the bound.
@@ -193,7 +182,7 @@ async def _settle(max_staleness: float, members: Sequence[Member], sampler: Samp
         at = time.monotonic()
         read = await asyncio.gather(*(member.read_all() for member in members))
         by_replica = {
-            member.name: {key: version for key, version in versions.items() if key in agreeing}
+            member.name: {key: version for key, version in versions.items() if _must_agree(member, by_name(key))}
             for member, versions in zip(members, read, strict=True)
         }
         final = FinalState(at, by_replica, await sampler.versions(), due)
@@ -201,3 +190,11 @@ async def _settle(max_staleness: float, members: Sequence[Member], sampler: Samp
         if not check_agreement(History(), final) or time.monotonic() > give_up_at:
             return final
         await asyncio.sleep(_POLL_PAUSE)
+
+
+def _must_agree(member: Member, subject: Subject) -> bool:
+    """Return whether a replica must agree with the other replicas on a subject."""
+    if subject.role == "mixed":
+        # An invalidation of the tag leaves those entries that do not have it: replicas may rightly disagree.
+        return False
+    return subject.role != "foreign" or member.settings.tracking != "off"

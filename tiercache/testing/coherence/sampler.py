@@ -11,7 +11,7 @@ from typing import Self
 from ...errors import TierCacheError
 from .database import connect
 from .history import Event, Sample
-from .replica import CACHE_NAME
+from .settings import CACHE_NAME
 from .subjects import SUBJECTS
 
 __all__ = ["Sampler"]

@@ -11,16 +11,17 @@ quiet_tag    As quiet, but by tag: each of these keys has a tag of its own.
 quiet_group  As quiet, but by tool, by model, or by kv tier.
 written      One replica alone stores and invalidates each of these keys, because no guarantee says which of two
              concurrent stores by different replicas is the last.
+foreign      As written, but each key alone; between its own changes the replica sets and deletes the key as software
+             other than tiercache does. The windows of the session fields slide.
 
 The value of a key is its version; that of a mixed key also has the number of the load that made the entry.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Final, NamedTuple, TypeAlias
+from typing import Any, Final
 
 import msgspec
 
@@ -29,124 +30,15 @@ from ...engine.call import Mode
 from ...tiers.kv.tier import KvTier
 from ...tiers.result import Result
 from ...tiers.values.tags import split_tags
+from .subject import Answer, Loader, Subject
 
-__all__ = [
-    "MIXED_TAGS",
-    "SUBJECTS",
-    "Answer",
-    "Loader",
-    "Subject",
-    "by_name",
-    "group",
-    "kv_tier",
-    "read_many",
-]
-
-Loader: TypeAlias = Callable[[], Awaitable[int]]
+__all__ = ["MIXED_TAGS", "SUBJECTS", "by_name", "group", "kv_tier", "read_many"]
 
 # The tags of mixed keys. There are several, because the index of a tag lists a key for a minute after its last entry.
 MIXED_TAGS: Final = tuple(f"mixed-{number}" for number in range(6))
 
-
-# The value of a mixed key is its version times this number, plus the number of the load that made the entry.
-_MOST_ENTRIES: Final = 1 << 24
-
-
-class Answer(NamedTuple):
-    """The answer of a cache: a value or None, the source that the cache reports, and the tier and method.
-
-    Attributes:
-        tag: The tag that the entry has from now on, because the call gave it and found the entry; else None.
-    """
-
-    value: int | None
-    source: str | None
-    method: str
-    tag: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Subject(ABC):
-    """One key. The methods raise the errors of the cache."""
-
-    tier: ClassVar[str]
-    # The name of the method that ``remove_group`` calls.
-    group_method: ClassVar[str]
-
-    role: str
-    number: int
-
-    @property
-    def name(self) -> str:
-        """The name of the key in the database and in the history."""
-        return f"{self.tier}.{self.role}.{self.number}"
-
-    @property
-    def is_quiet(self) -> bool:
-        """Whether replicas invalidate the key rarely."""
-        return self.role.startswith("quiet")
-
-    @property
-    def tags(self) -> tuple[str, ...]:
-        """The tags of the entry that every call gives; none for mixed keys."""
-        if self.tier == "session":
-            return ()
-        own = {"written": self.name, "quiet_tag": self.name}
-        return (own.get(self.role, self.role),) if self.role in ("tagged", *own) else ()
-
-    def value_of(self, version: int, entry: int) -> int:
-        """Return the value of the entry that the load number ``entry`` makes."""
-        return version * _MOST_ENTRIES + entry if self.role == "mixed" else version
-
-    def split(self, value: int | None) -> tuple[int | None, int]:
-        """Return the version and the number of the entry in a value: 0 for keys whose entries have no number."""
-        return divmod(value, _MOST_ENTRIES) if self.role == "mixed" and value is not None else (value, 0)
-
-    @property
-    def invalidation(self) -> str:
-        """The name of the method that ``invalidate`` calls."""
-        return {"quiet_tag": "invalidate_tag", "quiet_group": self.group_method}.get(
-            self.role, f"{self.tier}.invalidate"
-        )
-
-    async def invalidate(self, cache: AgentCache) -> None:
-        """Remove the key, in the way of its role."""
-        if self.role == "quiet_tag":
-            await cache.invalidate_tag(*self.tags)
-        elif self.role == "quiet_group":
-            await self.remove_group(cache)
-        else:
-            await self.remove(cache)
-
-    @abstractmethod
-    async def look_up(self, cache: AgentCache) -> Answer:
-        """Read the key without a load."""
-
-    @abstractmethod
-    async def get_or_load(
-        self, cache: AgentCache, load: Loader, *, refresh: bool = False, tags: tuple[str, ...] = ()
-    ) -> Answer:
-        """Read the key, with a load if it is missing, and always with a load if ``refresh`` is set."""
-
-    @abstractmethod
-    async def remove(self, cache: AgentCache) -> None:
-        """Remove the key alone."""
-
-    @abstractmethod
-    async def remove_group(self, cache: AgentCache) -> None:
-        """Remove every key of this tier and role."""
-
-    @abstractmethod
-    async def store(self, cache: AgentCache, version: int) -> None:
-        """Store a version under the key, with its tags."""
-
-    @abstractmethod
-    async def valkey_key(self, name: str) -> str:
-        """Return the full key in Valkey for a cache with the name ``name``."""
-
-    @abstractmethod
-    def decode(self, data: bytes) -> int | None:
-        """Return the value in the bytes from Valkey, or None if they are no value but a placeholder."""
+# Seconds of the window of a session field that slides. Reads renew it after a quarter of this time.
+_SLIDING_WINDOW: Final = 3.0
 
 
 class ToolSubject(Subject):
@@ -185,6 +77,9 @@ class ToolSubject(Subject):
 
     def decode(self, data: bytes) -> int | None:
         return _response(data)
+
+    def encode(self, version: int) -> bytes:
+        return _envelope(version, toolName=self.role, args=self._args)
 
     @property
     def _args(self) -> dict[str, int]:
@@ -228,6 +123,9 @@ class LlmSubject(Subject):
     def decode(self, data: bytes) -> int | None:
         return _response(data)
 
+    def encode(self, version: int) -> bytes:
+        return _envelope(version, model=self.role)
+
     @property
     def _params(self) -> dict[str, Any]:
         return {"model": self.role, "messages": [{"role": "user", "content": str(self.number)}]}
@@ -268,6 +166,9 @@ class KvSubject(Subject):
         payload = split_tags(data).data
         return _number(payload[1:]) if payload[:1] == b"j" else None
 
+    def encode(self, version: int) -> bytes:
+        return b"j%d" % version
+
 
 class SessionSubject(Subject):
     """A field of a thread; replicas never load it. The role is the thread id."""
@@ -291,13 +192,17 @@ class SessionSubject(Subject):
         await cache.session.destroy_thread(self.role)
 
     async def store(self, cache: AgentCache, version: int) -> None:
-        await cache.session.set(self.role, str(self.number), str(version))
+        window = _SLIDING_WINDOW if self.role == "foreign" else None
+        await cache.session.set(self.role, str(self.number), str(version), ttl=window)
 
     async def valkey_key(self, name: str) -> str:
         return f"{name}:session:{self.role}:{self.number}"
 
     def decode(self, data: bytes) -> int | None:
         return _number(data)
+
+    def encode(self, version: int) -> bytes:
+        return b"%d" % version
 
 
 SUBJECTS: Final[tuple[Subject, ...]] = (
@@ -313,6 +218,9 @@ SUBJECTS: Final[tuple[Subject, ...]] = (
     KvSubject("written", 0),
     LlmSubject("written", 0),
     SessionSubject("written", 0),
+    *(kind("foreign", 0) for kind in (ToolSubject, KvSubject, LlmSubject, SessionSubject)),
+    KvSubject("foreign", 1),
+    SessionSubject("foreign", 1),
 )
 
 
@@ -356,6 +264,11 @@ def _mode(refresh: bool) -> tuple[Mode, str]:
 
 class _Envelope(msgspec.Struct):
     response: str
+
+
+def _envelope(version: int, **others: Any) -> bytes:
+    """Return an entry as BetterDB software writes it."""
+    return msgspec.json.encode({"response": str(version), **others, "storedAt": int(time.time() * 1000)})
 
 
 def _response(data: bytes) -> int | None:

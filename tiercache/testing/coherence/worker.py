@@ -17,8 +17,10 @@ from msgspec import Struct
 
 from ..child_process import listen
 from .database import Database
+from .foreign import ForeignClient
 from .history import Event
-from .replica import Replica, ReplicaSettings
+from .replica import Replica
+from .settings import ReplicaSettings
 
 __all__ = [
     "Block",
@@ -28,6 +30,7 @@ __all__ = [
     "Invalidate",
     "Message",
     "ReadAll",
+    "ReadCrowd",
     "Ready",
     "Start",
     "Stop",
@@ -53,6 +56,13 @@ class Watch(Struct, frozen=True, tag=True):
     name: str
 
 
+class ReadCrowd(Struct, frozen=True, tag=True):
+    """Read many keys that hold nothing. There is no reply."""
+
+    first: int
+    count: int
+
+
 class Block(Struct, frozen=True, tag=True):
     """Block the event loop. There is no reply."""
 
@@ -71,7 +81,7 @@ class Finish(Struct, frozen=True, tag=True):
     """Close the cache; the reply is all events of the history, and then ``Finished``."""
 
 
-Command: TypeAlias = Start | Invalidate | Watch | Block | Stop | ReadAll | Finish
+Command: TypeAlias = Start | Invalidate | Watch | ReadCrowd | Block | Stop | ReadAll | Finish
 
 
 class Ready(Struct, frozen=True, tag=True):
@@ -111,8 +121,9 @@ async def _work(settings: ReplicaSettings) -> None:
     stop = asyncio.Event()
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(Database(settings.database_url))
+        foreign = await stack.enter_async_context(ForeignClient(settings.server_url))
         cache = await stack.enter_async_context(settings.cache())
-        replica = Replica(settings, cache, database, events.append)
+        replica = Replica(settings, cache, database, foreign, events.append)
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         _send(Ready())
         users: asyncio.Task[None] | None = None
@@ -124,6 +135,8 @@ async def _work(settings: ReplicaSettings) -> None:
                     tasks.create_task(replica.invalidate(name))
                 case Watch(name):
                     replica.watch(name)
+                case ReadCrowd(first, count):
+                    tasks.create_task(replica.read_crowd(first, count))
                 case Block(seconds):
                     time.sleep(seconds)  # noqa: ASYNC251 - the fault is a blocked loop
                 case Stop():
