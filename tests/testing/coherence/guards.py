@@ -40,7 +40,9 @@ from tiercache.options import L1Options
 from tiercache.stores.valkey import backplane, commands, messages
 from tiercache.testing.coherence import Outcome, RunSettings, run, run_once, settings
 from tiercache.testing.coherence.checks import KINDS
-from tiercache.testing.coherence.settings import Writes
+from tiercache.testing.coherence.settings import Tracking, Writes
+
+from . import interest_guards
 
 __all__ = ["GUARDS", "Guard", "Patch", "run_patched"]
 
@@ -58,6 +60,8 @@ class Guard:
         also: A patch that adds a further fault, with the guard and without it.
         writes: Which stores are write-behind stores.
         freshness: Whether the caches serve stale values and remember errors.
+        tracking: The kind of tracking of the caches.
+        seconds: Seconds of the load.
     """
 
     name: str
@@ -67,11 +71,23 @@ class Guard:
     also: Patch | None = None
     writes: Writes = "both"
     freshness: Literal["on", "off"] = "off"
+    tracking: Tracking = "off"
+    seconds: float = 1.5
 
     @property
     def options(self) -> dict[str, Any]:
         """The options of ``RunSettings`` that the guard needs."""
-        return {"writes": self.writes, "freshness": self.freshness}
+        return {
+            "writes": self.writes,
+            "freshness": self.freshness,
+            "tracking": self.tracking,
+            "seconds": self.seconds,
+        }
+
+    @property
+    def circumstances(self) -> tuple[str, Patch | None, Tracking]:
+        """The fault, the further fault, and the kind of tracking under which the violations appear."""
+        return self.fault, self.also, self.tracking
 
     def apply(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Remove the guard and add its further fault."""
@@ -83,8 +99,8 @@ class Guard:
 async def run_patched(patch: Patch | None, fault: str, seed: int, *, patience: float = 3.0, **options: Any) -> Outcome:
     """Do one short run with ``patch``; all replicas live in this process.
 
-    The run has no tracking: through tracking the server announces most changes a second time, which would hide the
-    absence of most guards.
+    Unless ``options`` say otherwise, the run has no tracking: through tracking the server announces most changes a
+    second time, which would hide the absence of most guards.
 
     Args:
         patience: Seconds in which replicas may still disagree at the end of the run.
@@ -311,6 +327,11 @@ def _remember_overtaken_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Load, "_remember", remember)
 
 
+def _of_interest(name: str, remove: Patch, fault: str, *, seconds: float = 1.5) -> Guard:
+    """Return a guard of tracking by interest."""
+    return Guard(name, remove, ("bound",), fault, tracking="interest", seconds=seconds)
+
+
 GUARDS = [
     Guard("detach by a received message", _keep_what_is_overtaken, ("bound",)),
     Guard("lease", _load_without_lease, ("own", "bound", "l2")),
@@ -330,6 +351,12 @@ GUARDS = [
     Guard("drop of stale copies", _keep_stale_copies, ("own", "bound"), freshness="on"),
     Guard("fence of remembered errors", _remember_overtaken_errors, ("own", "bound"), freshness="on"),
     Guard("sweep of a server that evicts", _trust_evicted_indexes, ("own", "bound", "l2"), "evict"),
+    _of_interest("read behind a lease", interest_guards.take_leases_without_a_read, "none", seconds=3.0),
+    _of_interest("read behind a store", interest_guards.store_without_a_read, "none"),
+    _of_interest("read behind a slide", interest_guards.slide_without_a_read, "none"),
+    _of_interest("distrust after lost writes", interest_guards.trust_a_new_connection_of_the_writes, "writer_kill"),
+    _of_interest("Track before PING", interest_guards.ping_without_tracking, "writer_loss"),
+    _of_interest("room in the table", interest_guards.believe_in_a_full_table, "small_table"),
 ]
 
 
@@ -339,8 +366,8 @@ def main(seed_count: int) -> None:
     print(f"{'guard removed':<31} {'fault':<19} {'seeds':>5} {'found':>5} {'reads':>7} {'violations':>10}")
     for guard in GUARDS:
         _print_line(guard, seed_count)
-    for fault, also in dict.fromkeys((guard.fault, guard.also) for guard in GUARDS):
-        _print_line(Guard("none", lambda _: None, KINDS, fault, also), seed_count, patience=3.0)
+    for fault, also, tracking in dict.fromkeys(guard.circumstances for guard in GUARDS):
+        _print_line(Guard("none", lambda _: None, KINDS, fault, also, tracking=tracking), seed_count, patience=3.0)
 
 
 def _print_line(guard: Guard, seed_count: int, *, patience: float = 0.2) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from tests.seams import replace_public
 from tiercache.testing.coherence.report import stories_of
+from tiercache.testing.coherence.settings import Tracking
 from tiercache.tiers.kv.tier import KvTier
 from tiercache.tiers.llm.tier import LlmTier
 from tiercache.tiers.tool.tier import ToolTier
@@ -46,12 +47,17 @@ async def test_guard_is_needed_to_prevent_violations(guard: Guard) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "also"),
-    [pytest.param(*pair, id=pair[0]) for pair in dict.fromkeys((guard.fault, guard.also) for guard in GUARDS)],
+    ("fault", "also", "tracking"),
+    [
+        pytest.param(*circumstances, id=f"{circumstances[0]}-{circumstances[2]}")
+        for circumstances in dict.fromkeys(guard.circumstances for guard in GUARDS)
+    ],
 )
 @pytest.mark.parametrize("seed", [1, 2])
-async def test_checker_finds_no_violation_with_every_guard(fault: str, also: Patch | None, seed: int) -> None:
-    outcome = await run_patched(also, fault, seed, freshness="on" if seed == 2 else "off")
+async def test_checker_finds_no_violation_with_every_guard(
+    fault: str, also: Patch | None, tracking: Tracking, seed: int
+) -> None:
+    outcome = await run_patched(also, fault, seed, freshness="on" if seed == 2 else "off", tracking=tracking)
     assert len(outcome.history.reads) > 100
     assert not outcome.violations, stories_of(outcome, 3)
 

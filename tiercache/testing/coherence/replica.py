@@ -7,9 +7,9 @@ import random
 import time
 import traceback
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
 from msgspec.structs import replace
 
@@ -30,6 +30,10 @@ __all__ = ["Replica"]
 _READER_COUNT: Final = 2
 _READER_PAUSE: Final = 0.006
 _MAX_READS: Final = 60
+# The same for the reader of foreign keys alone: the fate of a change shows only after max_staleness, and to a read in
+# each replica.
+_FOREIGN_READER_PAUSE: Final = 0.03
+_MAX_FOREIGN_READS: Final = 30
 # The fraction of callers that cancel their read, of quiet keys and of others; the range of their patience in seconds.
 _IMPATIENT_OF_QUIET: Final = 0.7
 _IMPATIENT: Final = 0.1
@@ -56,9 +60,10 @@ _TAGGED: Final = 0.7
 # Clears of whole tiers happen in one run of so many, by seed, and are this fraction of the changes of groups.
 _CLEARS_EVERY: Final = 3
 _CLEARS: Final = 0.04
-# The pause after a change of a foreign key that shows its fate, in units of max_staleness, and the fraction of pauses.
+# The pause after a change of a foreign key that shows its fate, in units of max_staleness; the fraction of such pauses
+# after a removal, so that mostly another change overtakes the next load, and after other changes.
 _FOREIGN_PAUSE: Final = (1.1, 1.7)
-_FOREIGN_PAUSES: Final = 0.5
+_FOREIGN_PAUSES: Final = (0.2, 0.7)
 
 
 class Replica:
@@ -88,6 +93,7 @@ class Replica:
         self._tagged = self._random("tags")
         self._unflushed = UnflushedStores(cache, record)
         self._reads: set[asyncio.Task[None]] = set()
+        self._foreign_reads: set[asyncio.Task[None]] = set()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Use the cache until ``stop`` is set; then finish the changes in progress, and cancel the reads."""
@@ -99,12 +105,13 @@ class Replica:
                 tasks.create_task(self._read(tasks, self._random(f"reader {number}")))
                 for number in range(_READER_COUNT)
             ]
+            readers.append(tasks.create_task(self._read_foreign(tasks, self._random("reader of foreign keys"))))
             tasks.create_task(self._invalidate(stop, self._random("invalidator")))
             for subject in own:
                 write = self._write if subject.role == "written" else self._write_foreign
                 tasks.create_task(write(stop, self._random(f"writer {subject.name}"), subject))
             await stop.wait()
-            for task in (*readers, *self._reads):
+            for task in (*readers, *self._reads, *self._foreign_reads):
                 task.cancel()
         await self._unflushed.flush()
 
@@ -140,14 +147,28 @@ class Replica:
                 subject = rng.choice(self._recent if self._recent and rng.random() < _RECENT else SUBJECTS)
                 is_impatient = rng.random() < (_IMPATIENT_OF_QUIET if subject.is_quiet else _IMPATIENT)
                 patience = rng.uniform(*_PATIENCE) if is_impatient else None
-                task = tasks.create_task(self._read_by_chance(subject, rng.random(), patience))
-                self._reads.add(task)
-                task.add_done_callback(self._reads.discard)
+                self._start(tasks, self._read_by_chance(subject, rng.random(), patience), self._reads)
             await asyncio.sleep(rng.uniform(0, _READER_PAUSE))
+
+    async def _read_foreign(self, tasks: asyncio.TaskGroup, rng: random.Random) -> None:
+        subjects = [subject for subject in SUBJECTS if subject.role == "foreign"]
+        while True:
+            if len(self._foreign_reads) < _MAX_FOREIGN_READS:
+                subject = rng.choice(subjects)
+                self._start(tasks, self._read_by_chance(subject, rng.random()), self._foreign_reads)
+            await asyncio.sleep(rng.uniform(0, _FOREIGN_READER_PAUSE))
+
+    def _start(self, tasks: asyncio.TaskGroup, read: Coroutine[Any, Any, None], reads: set[asyncio.Task[None]]) -> None:
+        """Start a read, which is among ``reads`` until it ends."""
+        task = tasks.create_task(read)
+        reads.add(task)
+        task.add_done_callback(reads.discard)
 
     async def _read_by_chance(self, subject: Subject, chance: float, patience: float | None = None) -> None:
         """Read a subject by a method; ``chance``, 0 to 1, chooses the method."""
-        if subject.tier == "kv" and chance < 0.1:
+        if subject.is_loaded_alone:
+            await self._read_and_record([subject], lambda: self._get_or_load(subject), patience)
+        elif subject.tier == "kv" and chance < 0.1:
             subjects = group("kv", subject.role)
             load = None if chance < 0.03 else self._load_many(subject.role)
             await self._read_and_record(subjects, lambda: read_many(self._cache, subjects, load), patience)
@@ -269,28 +290,29 @@ class Replica:
         is_settled = True
         while not stop.is_set():
             chance = rng.random()
-            if chance < 0.15:
+            is_removal = chance < 0.3
+            if chance < 0.1:
                 await self.invalidate(subject.name)
-            elif chance < 0.35 or not is_settled:
+            elif is_settled and chance < 0.75:
+                await self._change_beside(subject, removes=is_removal, keeps_ttl=chance < 0.4)
+            else:
                 lost_count = self._unflushed.lost_count(subject.tier)
                 is_settled = await self._store(subject)
                 await self._unflushed.flush()
                 is_settled = is_settled and self._unflushed.lost_count(subject.tier) == lost_count
-            else:
-                await self._change_beside(subject, rng.random())
-            is_long = rng.random() < _FOREIGN_PAUSES
+            is_long = rng.random() < _FOREIGN_PAUSES[not is_removal]
             await asyncio.sleep(
                 self._settings.max_staleness * rng.uniform(*_FOREIGN_PAUSE) if is_long else rng.uniform(0.005, 0.1)
             )
 
-    async def _change_beside(self, subject: Subject, chance: float) -> None:
-        """Let the other software change the key of a subject; ``chance``, 0 to 1, chooses the change."""
+    async def _change_beside(self, subject: Subject, *, removes: bool, keeps_ttl: bool) -> None:
+        """Let the other software change the key of a subject."""
         (version,) = await self._database.raise_versions([subject.name])
         began = time.monotonic()
-        if chance < 0.3:
+        if removes:
             method, is_acked = "DEL", await self._foreign.delete(subject)
         else:
-            method, is_acked = "SET", await self._foreign.set(subject, version, keeps_ttl=chance < 0.5)
+            method, is_acked = "SET", await self._foreign.set(subject, version, keeps_ttl=keeps_ttl)
         acked = time.monotonic() if is_acked else None
         self._record(Change(FOREIGN, subject.name, version, method, began, acked, method == "SET"))
         await self._read_changed([subject])

@@ -57,6 +57,11 @@ class Subject(ABC):
         return self.role in ("written", "foreign")
 
     @property
+    def is_loaded_alone(self) -> bool:
+        """Whether replicas read the key only by ``get_or_load``. A lookup would read Valkey during a load."""
+        return self.role == "foreign" and self.tier in ("tool", "llm")
+
+    @property
     def tags(self) -> tuple[str, ...]:
         """The tags of the entry that every call gives; none for mixed keys."""
         if self.tier == "session":

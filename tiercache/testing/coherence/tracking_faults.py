@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -28,15 +29,18 @@ async def _writer_kill(on: FaultContext) -> None:
             on.begin(f"commands killed ({on.kill_commands()} connections)")
 
 
-async def _writer_half_open(on: FaultContext) -> None:
-    """The connections of the writes are gone for the server, and look open to the replicas."""
+async def _writer_loss(on: FaultContext) -> None:
+    """The connections of the writes end, and no new one gets as far as tracking. All other connections work."""
     while True:
         await on.pause(0.2, 0.5)
-        on.proxy.half_open(lane="writer")
-        for writer in await _writers(on):
-            await on.server.execute(("CLIENT", "KILL", "ID", writer))
-        on.begin("connections of writes half open", count=8)
-        await on.pause(on.max_staleness, on.max_staleness * 1.5)
+        on.proxy.stall("to_server", lane="writer")
+        on.begin("no connection of writes works", count=8)
+        goes_on_at = time.monotonic() + on.max_staleness * on.rng.uniform(1.2, 2.0)
+        while time.monotonic() < goes_on_at:
+            # At once, so that the replicas do not wait for answers that do not come.
+            on.proxy.kill(lane="writer")
+            await asyncio.sleep(0.01)
+        on.heal("connections of writes work")
         if on.is_over:
             return
 
@@ -76,7 +80,7 @@ async def _join(on: FaultContext) -> None:
 
 TRACKING_FAULTS: Final[dict[str, Callable[[FaultContext], Awaitable[None]]]] = {
     "writer_kill": _writer_kill,
-    "writer_half_open": _writer_half_open,
+    "writer_loss": _writer_loss,
     "small_table": _small_table,
     "join": _join,
 }
