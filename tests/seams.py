@@ -827,12 +827,13 @@ def monitor_intervals() -> MonitorIntervals:
 
 
 def fail_reads(monkeypatch: pytest.MonkeyPatch, cache: AgentCache) -> None:
-    """Let each read of one key raise ``L2UnavailableError``, before Valkey receives it."""
+    """Let each read raise ``L2UnavailableError``, before Valkey receives it."""
 
-    async def unavailable(key: str) -> None:
-        raise L2UnavailableError(f"no answer for {key}")
+    async def unavailable(keys: str | Sequence[str]) -> None:
+        raise L2UnavailableError(f"no answer for {keys}")
 
-    monkeypatch.setattr(internals(cache).unguarded_level2, "get", unavailable)
+    for name in ("get", "get_many"):
+        monkeypatch.setattr(internals(cache).unguarded_level2, name, unavailable)
 
 
 def record_distrusts(monkeypatch: pytest.MonkeyPatch, cache: AgentCache) -> list[int]:

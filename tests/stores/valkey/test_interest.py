@@ -486,6 +486,37 @@ async def test_load_behind_a_failed_read_lives_within_the_bound(
     assert await cache.kv.get("k") == "newer"
 
 
+@pytest.mark.parametrize("many", [False, True], ids=["one", "many"])
+async def test_load_in_progress_behind_a_failed_read_is_joined_within_the_bound(
+    make_cache: MakeCache, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch, many: bool
+) -> None:
+    """The server does not know the key of the load, and reports no change of it, while L1 is trusted."""
+    cache = make_cache(name="test", coherence=CoherenceOptions(max_staleness=0.6, tracking="interest"))
+    await cache.open()
+    release, begun = asyncio.Event(), asyncio.Event()
+
+    async def load(keys: Any) -> Any:
+        begun.set()
+        await release.wait()
+        return dict.fromkeys(keys, "older") if many else "older"
+
+    with monkeypatch.context() as patched:
+        fail_reads(patched, cache)
+        call = cache.kv.get_or_load_many(["k"], load) if many else cache.kv.get_or_load("k", load)
+        waiter: asyncio.Future[Any] = asyncio.ensure_future(call)
+        await begun.wait()
+    plain.set(KEY, b"snewer")
+    await asyncio.sleep(0.6)
+    await until(lambda: cache.local_stats().trusted)
+    try:
+        async with asyncio.timeout(1):
+            assert (await cache.kv.get_or_load("k", Loader())).value == "newer"
+    finally:
+        release.set()
+    found = await waiter
+    assert (found["k"] if many else found.value) == "older"
+
+
 async def test_error_of_a_load_behind_a_failed_read_is_remembered_within_the_bound(
     make_cache: MakeCache, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:

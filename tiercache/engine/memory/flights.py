@@ -13,7 +13,8 @@ waiting. The states of a flight:
      └────────────────4──────────────────────┘
 
 1. A change breaks the fence, a gap puts the fence in doubt, or this process no longer trusts the second at which the
-   fence was opened. Later callers start a new flight. The waiters of the older flight still get its value.
+   fence was opened; if the load is unreported, that is max_staleness later. Later callers start a new flight. The
+   waiters of the older flight still get its value.
 2. The fence is renewed, because the load has not called its loader yet; or trust returns with a later PONG.
 3. The last waiter leaves, and the tier does not finish abandoned loads. The fences break in the same step, so that no
    caller joins a load that is about to end, and the task is cancelled.
@@ -159,12 +160,13 @@ class Flight(WaitNode):
         added_indexes: Keys of the indexes of the tags that ``add_tags`` has added.
         ongoing: The value in which ``show`` has given each waiter a place, or None.
         is_recorded: Whether the value arrives in parts, so that only callers that take parts may join.
+        is_unreported: Whether the server reports no change of the key, because this process has not registered it.
         task: The task that loads. The runtime sets it, on the leader only, when it starts the load.
     """
 
     __slots__ = (
         *("_done", "_followers", "_leader", "_waiters", "added_indexes", "fence", "finishes", "is_recorded"),
-        *("ongoing", "task"),
+        *("is_unreported", "ongoing", "task"),
     )
 
     def __init__(self, fence: Fence, *, finishes: bool, leader: Flight | None = None) -> None:
@@ -173,7 +175,7 @@ class Flight(WaitNode):
         self.finishes = finishes
         self.added_indexes: tuple[str, ...] = ()
         self.ongoing: OngoingValue | None = None
-        self.is_recorded = False
+        self.is_recorded = self.is_unreported = False
         self.task: asyncio.Task[None] | None = None
         self._done = False
         # Each waiter with its place in the ongoing value, if it has one.
@@ -359,10 +361,11 @@ class Flights:
     """The flights that callers may join, by key.
 
     Args:
-        trusts: Returns whether a value that was current at a monotonic second is trusted now (``L1.trusts``).
+        trusts: Returns whether a value that was current at a monotonic second is trusted now (``L1.trusts``). The
+            second argument is whether the server reports changes of its key.
     """
 
-    def __init__(self, trusts: Callable[[float], bool]) -> None:
+    def __init__(self, trusts: Callable[[float, bool], bool]) -> None:
         self._trusts = trusts
         self._by_key: dict[str, Flight] = {}
 
@@ -377,7 +380,7 @@ class Flights:
             return None
         if flight.is_recorded and not (takes_parts and (flight.ongoing is None or flight.ongoing.is_whole)):
             return None
-        return flight if self._trusts(flight.fence.began) else None
+        return flight if self._trusts(flight.fence.began, not flight.is_unreported) else None
 
     def add(self, flight: Flight) -> None:
         """Let callers join ``flight``. An earlier flight on the key loses its place here, and ends on its own."""

@@ -195,9 +195,13 @@ class L1:
         while self._until_trusted:
             self.drop(self._until_trusted.pop())
 
-    def trusts(self, began: float, now: float) -> bool:
-        """Return whether a value that was current at ``began`` is trusted at ``now``."""
-        return now < self.trusted_until or now < began + self._max_staleness
+    def trusts(self, began: float, now: float, *, is_reported: bool = True) -> bool:
+        """Return whether a value that was current at ``began`` is trusted at ``now``.
+
+        Args:
+            is_reported: Whether a message would report the next change of the value's key.
+        """
+        return (is_reported and now < self.trusted_until) or now < began + self._max_staleness
 
     def trust_ends(self, began: float) -> float:
         """Return the monotonic second until which a value that was current at ``began`` is trusted, as known now."""

@@ -41,6 +41,6 @@ class Memory:
         self.hooks = hooks
         self.now = now
         self.fences = Fences(now)
-        self.flights = Flights(lambda began: l1.trusts(began, now()))
+        self.flights = Flights(lambda began, is_reported: l1.trusts(began, now(), is_reported=is_reported))
         self.load_limits = LoadLimits(options)
         self.tag_locks = KeyLocks()

@@ -167,6 +167,7 @@ class Load:
         call = self.call
         if self.may_lease() and await self._obtain_lease():
             return
+        self.note_unreported()
         try:
             loaded = await self._call(function)
             entry = self.fill(loaded)
@@ -234,6 +235,10 @@ class Load:
             self._had_lease = True
             self.lease.later_indexes = self.flight.added_indexes
         return self.lookup.entry is not None
+
+    def note_unreported(self) -> None:
+        """Let callers join for ``max_staleness`` at most if no lease registered the key: its read may have failed."""
+        self.flight.is_unreported = self.lease is None and self._runtime.l2.is_registering
 
     def give_up(self) -> None:
         """Remove the placeholder, so that another process can load."""

@@ -118,6 +118,8 @@ class LoadMany:
 
     async def _load(self, missing: Sequence[Load], function: LoadManyFunction) -> None:
         await self._take_leases(missing)
+        for load in missing:
+            load.note_unreported()
         try:
             keys = [load.call.key for load in missing]
             run = partial(self._runtime.load_limits.call, lambda: function(keys), missing[0].call.counters)
