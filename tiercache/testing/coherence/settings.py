@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from typing import Final, Literal, TypeAlias, get_args
+from typing import Final, Literal, TypeAlias
 
 from msgspec import Struct
 
@@ -37,11 +37,7 @@ Writes: TypeAlias = Literal["await", "behind", "both"]
 Tracking: TypeAlias = TrackingMode | Literal["mixed"]
 
 # The kinds of tracking of one run, in turn, if they are mixed.
-TRACKINGS: Final[tuple[TrackingMode, ...]] = (
-    "interest",
-    "broadcast" if "broadcast" in get_args(TrackingMode) else "auto",  # type: ignore[assignment]
-    "off",
-)
+TRACKINGS: Final[tuple[TrackingMode, ...]] = ("interest", "broadcast", "off")
 
 CACHE_NAME: Final = "coherence"
 # The kv tier of the keys that only fill the server's table of tracked keys.
