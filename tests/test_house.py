@@ -26,7 +26,7 @@ MAX_ENGINE_FIRST: Final = 4
 
 # The modules of the tests that may reach private parts of the package: the seams, and the guards that only the
 # coherence checker can see removed.
-SEAMS: Final = ("seams.py", "testing/coherence/guards.py")
+SEAMS: Final = ("seams.py", "testing/coherence/guards.py", "testing/coherence/interest_guards.py")
 
 AnyFunction: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
 

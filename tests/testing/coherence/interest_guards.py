@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tiercache.engine.coherence.coherence import Coherence
-from tiercache.engine.coherence.listener import Listener
+from tiercache.engine.coherence.reports import Reports
 from tiercache.engine.level2.writes import TakeLease, WriteSet
 from tiercache.errors import TierCacheError
 from tiercache.stores.valkey import commands, packing, tracking
@@ -65,26 +65,26 @@ def slide_without_a_read(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def trust_a_new_connection_of_the_writes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep L1 although the server has forgotten which keys it holds."""
-    answered = Listener._tracking_answered
+    answered = Reports._answered
 
-    def answered_in_trust(listener: Listener, outcome: Any) -> None:
+    def answered_in_trust(reports: Reports, outcome: Any) -> None:
         with pytest.MonkeyPatch.context() as meanwhile:
             meanwhile.setattr(Coherence, "distrust", lambda coherence, reason: None)
-            answered(listener, outcome)
+            answered(reports, outcome)
 
-    monkeypatch.setattr(Listener, "_tracking_answered", answered_in_trust)
+    monkeypatch.setattr(Reports, "_answered", answered_in_trust)
 
 
 def ping_without_tracking(monkeypatch: pytest.MonkeyPatch) -> None:
     """Send each PING, whether or not the server still tracks."""
-    track = Listener._track
+    turn_on = Reports.turn_on
 
-    async def claim(listener: Listener, subscription: Any) -> bool:
+    async def claim(reports: Reports, subscription: Any) -> bool:
         with suppress(TierCacheError):
-            await track(listener, subscription)
+            await turn_on(reports, subscription)
         return True
 
-    monkeypatch.setattr(Listener, "_track", claim)
+    monkeypatch.setattr(Reports, "turn_on", claim)
 
 
 def believe_in_a_full_table(monkeypatch: pytest.MonkeyPatch) -> None:

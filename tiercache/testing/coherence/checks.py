@@ -4,7 +4,7 @@ own     A read never returns a version older than a change that its own replica 
         write-behind store is complete for its own replica when it returns, and for all others when a flush of the
         writes has returned and the store has reached Valkey.
 bound   A read never returns a version older than a change that any replica had completed more than ``max_staleness``
-        before the read began. Changes by other software count only for replicas that Valkey tells of them (tracking),
+        before the read began. Changes by other software count only for replicas to which Valkey reports them,
         and not for copies past their TTL.
 l2      Valkey never holds a version older than a change that was completed before the read of Valkey began.
 agree   After the load and the fault have ended, every replica returns the version in Valkey. This version is at least
