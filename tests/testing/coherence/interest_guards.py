@@ -1,6 +1,6 @@
 """The guards of tracking by interest: for each a patch that removes the guard.
 
-Without its guard, a process does not hear of a change that other software makes, because the server no longer tracks a
+Without its guard, a process does not notice a change that other software makes, because the server no longer tracks a
 key that L1 holds, and the process does not know that.
 """
 
