@@ -1061,9 +1061,11 @@ class Internals:
         self._engine._server.service.key_changed(key)
 
     async def look_for_foreign_writes(self) -> bool:
-        """Look for entries of other software now, as the background worker does each second."""
+        """Look for entries of other software now, at the reported keys and at the next page of all keys."""
         assert self._engine._server is not None
-        return await self._engine._server.service._foreign_writes.look(self._l2.level2)  # type: ignore[no-any-return]
+        search = self._engine._server.service._foreign_writes
+        search._page_at = -math.inf
+        return await search.look(self._l2.level2)  # type: ignore[no-any-return]
 
     async def write_marker(self) -> None:
         """Write the marker of the cache, and nothing else that a registration writes."""

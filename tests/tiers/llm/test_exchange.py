@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.requests import HELLO
-from tests.seams import compression_library, hide_compression_library
+from tests.seams import compression_library, hide_compression_library, internals
 from tests.support import MakeCache, entry_keys, until
 from tests.tiers.llm.exchanges import HEADERS, LONG, SHORT, chat_body, codec, exchange_of, stream_body
 from tiercache import AgentCache, LlmOptions, TierOptions, UsageError
@@ -437,7 +437,13 @@ async def test_foreign_write_of_a_compressed_exchange_is_found(cache: AgentCache
     assert plain.exists("test:__tc:indexed")
     key = f"test:llm:{5:064}"
     write(plain, key, "compressed", model="theirs")
-    await until(lambda: plain.zscore("test:__tc:idx:model:theirs", key) is not None)
+
+    async def is_found() -> bool:
+        plain.delete("test:__tc:looked")
+        await internals(cache).look_for_foreign_writes()
+        return plain.zscore("test:__tc:idx:model:theirs", key) is not None
+
+    await until(is_found)
 
 
 async def test_exchange_compressed_is_a_miss_without_the_library_and_logged_once(
