@@ -107,7 +107,7 @@ class L2:
     @property
     def is_registering(self) -> bool:
         """Whether the server reports changes of those keys only that this process has registered by reading them."""
-        return self.tracking == "interest"
+        return self.listener.reports.mode == "interest"
 
     def announce(self, announcement: Announcement) -> None:
         """Publish ``announcement`` to the other processes, without waiting for an acknowledgement."""

@@ -19,6 +19,7 @@ from typing import Any, Final
 from valkey.exceptions import ConnectionError as ValkeyConnectionError
 from valkey.exceptions import NoPermissionError
 
+from .multiplexed import MultiplexedConnection
 from .pool import ConnectionPool
 from .writer import Writer
 
@@ -50,11 +51,12 @@ class RegisteringReads:
         self._pool = pool
         self._timeout = timeout
 
-    async def get(self, key: str) -> list[Any] | None:
-        """Return the replies to GET and PTTL of ``key``; None if the key could not be registered."""
-        connection = self._writer.registering
-        if connection is None:
-            return None
+    async def get(self, connection: MultiplexedConnection, key: str) -> list[Any] | None:
+        """Return the replies to GET and PTTL of ``key``; None if the key could not be registered.
+
+        Args:
+            connection: ``Writer.registering``.
+        """
         try:
             if connection.is_full:
                 await connection.wait_room()

@@ -69,7 +69,8 @@ class ValkeyLevel2:
 
     async def get(self, key: str) -> Stored | None:
         with _MAPPED_GET:
-            registered = await self._registering_reads.get(key)
+            connection = self._writer.registering
+            registered = None if connection is None else await self._registering_reads.get(connection, key)
             value, ttl = registered or await self._pool.read(key, self._timeout)
         if isinstance(value, ResponseError):
             if str(value).startswith("WRONGTYPE"):
