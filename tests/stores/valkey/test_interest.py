@@ -437,11 +437,12 @@ async def test_read_behind_a_large_store_lives_within_the_bound(url: str, plain:
         assert distrusted(cache) == before
 
 
+@pytest.mark.parametrize("tracking", ["interest", "broadcast"])
 async def test_lost_connection_of_the_writes_ends_trust_within_the_bound(
-    make_cache: MakeCache, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
+    make_cache: MakeCache, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch, tracking: Any
 ) -> None:
     """The server has lost the connection and its keys, and this process does not know: no PING may prove anything."""
-    cache = make_cache(name="test", coherence=CoherenceOptions(max_staleness=0.6, tracking="interest"))
+    cache = make_cache(name="test", coherence=CoherenceOptions(max_staleness=0.6, tracking=tracking))
     plain.set(KEY, b"sv")
     await cache.open()
     assert await cache.kv.get("k") == "v"

@@ -7,9 +7,9 @@
         └──── wait, then retry ◀──── the connection ends, or 4 PINGs in a row without a message ┘
 
 A PING proves only that the subscription works. The reports of the server depend on the connection of the writes too
-(``Reports``). With tracking by interest, this process first asks whether they are still on, and only then sends the
-PING: it declines the announcements of single keys, so that it must not miss a report. With tracking by broadcast it
-asks behind the PING: while it asks, L1 stays in use.
+(``Reports``). This process first asks whether they are still on, and only then sends the PING. While they are off, other
+software may change keys; with tracking by interest other processes may, too, because this process declines their
+announcements of single keys.
 
 The order matters: this process subscribes first, then asks for the number of the last change, and then sends the PING.
 So the number counts a change, or the message of the change is still to arrive. Only the PONG renews the trust in L1:
@@ -205,23 +205,13 @@ class Listener:
     async def _prove(self, subscription: Subscription) -> None:
         """Send a PING whose PONG proves that L1 has followed every change."""
         asked_at = self._now()
-        if self.reports.mode == "interest":
-            # A PING that is not sent, because no command is answered, says nothing about the subscription. If the
-            # reports are not on, the server may have lost the subscription, and the connection does not show it.
-            are_on = await self.reports.turn_on(subscription)
-            self._note_unanswered()
-            if are_on:
-                await self._decline(subscription)
-                await self._ping(subscription, asked_at)
-            return
+        # A PING that is not sent, because no command is answered, says nothing about the subscription. If the reports
+        # are not on, the server may have lost the subscription, and the connection does not show it.
+        are_on = await self.reports.turn_on(subscription)
         self._note_unanswered()
-        try:
+        if are_on:
+            await self._decline(subscription)
             await self._ping(subscription, asked_at)
-        except L2ReplicaError:
-            raise  # The subscription is on another server than the next connection of the writes.
-        except TierCacheError as error:
-            self._log.debug("No PING was sent: %s", error)
-        self.reports.ask(subscription)
 
     async def _decline(self, subscription: Subscription) -> None:
         """Decline the announcements of single keys while the server reports every key that L1 holds."""

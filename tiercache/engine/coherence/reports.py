@@ -89,11 +89,6 @@ class Reports:
         self._answered(state)
         return state is not None
 
-    def ask(self, subscription: Subscription) -> None:
-        """Ask as ``turn_on`` does, without waiting for the answer."""
-        if self.are_on and subscription.id is not None:
-            self._pipe.post(Track(subscription.id, subscription.watches), self._answered)
-
     def _answered(self, outcome: Any) -> None:
         if isinstance(outcome, PASSING):
             return
