@@ -7,8 +7,8 @@
         └──── wait, then retry ◀──── the connection ends, or 4 PINGs in a row without a message ┘
 
 A PING proves only that the subscription works. The reports of the server depend on the connection of the writes too
-(``Reports``). This process first asks whether they are still on, and only then sends the PING. While they are off, other
-software may change keys; with tracking by interest other processes may, too, because this process declines their
+(``Reports``). This process first asks whether they are still on, and only then sends the PING. While they are off,
+other software may change keys. With tracking by interest other processes may, too, because this process declines their
 announcements of single keys.
 
 The order matters: this process subscribes first, then asks for the number of the last change, and then sends the PING.
