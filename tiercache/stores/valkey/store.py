@@ -28,8 +28,6 @@ _SCAN_COUNT: Final = 1000
 # Indexes trimmed in one exchange, and the most exchanges of one trim.
 _TRIMMED_COUNT: Final = 50
 _MAX_TRIMS: Final = 100
-# A batch of writes has more time than an empty exchange: a slow network must still be able to carry a large batch.
-_BYTES_PER_SECOND: Final = 16 * 1024 * 1024
 # Opening a connection has this many times the deadline of an exchange: the process resolves names, negotiates TLS and
 # authenticates.
 _CONNECT_DEADLINES: Final = 4
@@ -98,8 +96,7 @@ class ValkeyLevel2:
         return list(checked(values, "MGET"))
 
     def apply(self, writes: Sequence[Write]) -> Awaitable[list[WriteResult]]:
-        size_bytes = sum([write.size_bytes for write in writes])
-        return self._writer.write(writes, self._timeout + size_bytes / _BYTES_PER_SECOND)
+        return self._writer.write(writes)
 
     async def scan(self, *prefixes: str, match: str | None = None) -> AsyncIterator[list[bytes]]:
         pattern = escape(_common_start(prefixes)) + "*" if match is None else match

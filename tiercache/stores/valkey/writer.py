@@ -35,6 +35,8 @@ from .tracking import Tracking
 __all__ = ["Writer"]
 
 _ACTION: Final = "a batch of writes"
+# A batch of writes has more time than an empty exchange: a slow network must still be able to carry a large batch.
+_BYTES_PER_SECOND: Final = 16 * 1024 * 1024
 # Deadlines in a row that a connection outlives on which keys are registered.
 _LATE_DEADLINES: Final = 3
 # Bytes of writes in flight behind which reads do not wait.
@@ -46,7 +48,7 @@ class Writer:
 
     Args:
         origin: Signs the announcements of this process.
-        timeout: Seconds for one exchange.
+        timeout: Seconds for one exchange; a large batch has more.
         connect_timeout: Seconds to open a connection.
     """
 
@@ -71,15 +73,15 @@ class Writer:
         """List every index again at its next use: another process may have removed it from the register."""
         self._commands.listed.clear()
 
-    def write(self, writes: Sequence[Write], timeout: float) -> Awaitable[list[WriteResult]]:
+    def write(self, writes: Sequence[Write]) -> Awaitable[list[WriteResult]]:
         """Carry out ``writes`` in order, in one exchange; see ``Level2.apply``."""
         connection = self._connection
         self._tracking.note_subscriber(writes)
         # A connection that ended between two exchanges is not broken: none of its commands can still arrive.
         is_ready = connection is not None and connection.is_open and not connection.is_late
         if connection is None or not is_ready or self._tracking.is_due or self._commands.must_probe:
-            return self._prepare_and_write(writes, timeout)
-        return self._begin(connection, writes, timeout)
+            return self._prepare_and_write(writes)
+        return self._begin(connection, writes)
 
     @property
     def registering(self) -> MultiplexedConnection | None:
@@ -94,13 +96,13 @@ class Writer:
         # A connection that has ended refuses the read.
         return None if connection.is_late or self._sent_bytes > _MAX_AHEAD_BYTES else connection
 
-    async def _prepare_and_write(self, writes: Sequence[Write], timeout: float) -> list[WriteResult]:
+    async def _prepare_and_write(self, writes: Sequence[Write]) -> list[WriteResult]:
         try:
             with map_errors(_ACTION):
                 connection = await self._prepare()
         except L2CommandError as error:
             return _refused(writes, error)
-        return await self._begin(connection, writes, timeout)
+        return await self._begin(connection, writes)
 
     async def _prepare(self) -> Connection:
         """Return an open connection, on which tracking is on if it is wanted."""
@@ -139,13 +141,12 @@ class Writer:
             # The end of the connection would cost all of L1. One late answer must not.
             connection.late_deadlines = _LATE_DEADLINES if self._tracking.registers else 0
 
-    def _begin(
-        self, connection: Connection, writes: Sequence[Write], timeout: float
-    ) -> asyncio.Future[list[WriteResult]]:
+    def _begin(self, connection: Connection, writes: Sequence[Write]) -> asyncio.Future[list[WriteResult]]:
         self._commands.registers = self._tracking.registers
         batch = self._commands.batch(writes)
         replies = _BatchReplies(self, connection, writes, batch)
-        self._sent_bytes = sum([write.size_bytes for write in writes])
+        self._sent_bytes = size_bytes = sum([write.size_bytes for write in writes])
+        timeout = self._timeout + size_bytes / _BYTES_PER_SECOND
         try:
             connection.begin(batch.commands, batch.reply_count, timeout, replies)
         except ValkeyConnectionError as error:
@@ -154,9 +155,10 @@ class Writer:
 
     def _results(self, writes: Sequence[Write], batch: Batch, replies: list[Any]) -> list[WriteResult]:
         results = self._commands.results(writes, batch, replies)
-        for index, write in enumerate(writes):
-            if isinstance(write, Track):
-                results[index] = self._tracking.result(results[index])
+        if Track in map(type, writes):
+            for index, write in enumerate(writes):
+                if isinstance(write, Track):
+                    results[index] = self._tracking.result(results[index])
         if self._commands.has_lost_right:
             self._commands.has_lost_right = False
             self._tracking.ask_again()
@@ -264,7 +266,7 @@ class _BatchReplies:
         except Exception as error:
             self._fail(error)
         else:
-            if any(isinstance(result, L2ReplicaError) for result in results):
+            if L2ReplicaError in map(type, results):
                 self._writer.leave(ReplicaError("the server is no primary: it refused a write"))
             if not self.results.done():
                 self.results.set_result(results)
