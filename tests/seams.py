@@ -55,7 +55,7 @@ from tiercache.engine.entries.counters import OperationCounters, TierCounters
 from tiercache.engine.entries.entry import Entry
 from tiercache.engine.entries.overrides import Switches
 from tiercache.engine.hooks import calls as hook_calls
-from tiercache.engine.level2.announcement import Announcement, Received
+from tiercache.engine.level2.announcement import Announcement, Received, TrackedChange
 from tiercache.engine.level2.breaker import Breaker
 from tiercache.engine.level2.probe import Probe
 from tiercache.engine.level2.write_pipe import WritePipe
@@ -166,6 +166,7 @@ __all__ = [
     "record_distrusts",
     "record_pings",
     "record_reads",
+    "record_reports",
     "record_writes",
     "redirect_prices",
     "refuse_commands",
@@ -834,6 +835,21 @@ def fail_reads(monkeypatch: pytest.MonkeyPatch, cache: AgentCache) -> None:
 
     for name in ("get", "get_many"):
         monkeypatch.setattr(internals(cache).unguarded_level2, name, unavailable)
+
+
+def record_reports(monkeypatch: pytest.MonkeyPatch, *caches: AgentCache) -> list[tuple[AgentCache, str]]:
+    """Return a list that gets each key that the server reports, with the cache to which it reports the key."""
+    reports: list[tuple[AgentCache, str]] = []
+    owners = {id(internals(cache).coherence): cache for cache in caches}
+    apply = Coherence.apply
+
+    def noted(coherence: Coherence, event: Any) -> None:
+        if isinstance(event, TrackedChange) and id(coherence) in owners:
+            reports.extend((owners[id(coherence)], key) for key in event.keys or ())
+        apply(coherence, event)
+
+    monkeypatch.setattr(Coherence, "apply", noted)
+    return reports
 
 
 def record_distrusts(monkeypatch: pytest.MonkeyPatch, cache: AgentCache) -> list[int]:

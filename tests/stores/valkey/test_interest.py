@@ -19,10 +19,12 @@ from tests.seams import (
     HeldWrites,
     RecordedWire,
     any_write,
+    caught_up,
     fail_reads,
     in_l1,
     internals,
     record_distrusts,
+    record_reports,
     set_tracking_room,
     shared_connection,
 )
@@ -84,6 +86,26 @@ async def test_tracking_by_interest_reports_a_key_that_this_process_reads(
     assert tracked_keys(plain) == before + 1
     plain.set(KEY, b"snewer")
     await until(lambda: not in_l1(reader, KEY), seconds=0.5)
+
+
+@pytest.mark.parametrize("change", ["SET", "DEL"])
+async def test_foreign_change_is_reported_to_the_processes_that_hold_the_key(
+    make_cache: MakeCache, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """Exactly to them: one has stored the value, one has read it, and two hold other keys or none."""
+    caches = [make_cache(name="test", coherence=BY_INTEREST) for _ in range(4)]
+    for cache in caches:
+        await cache.open()
+    await caches[0].kv.set("k", "v")
+    assert await caches[1].kv.get("k") == "v"
+    await caches[2].kv.set("other", "v")
+    reports = record_reports(monkeypatch, *caches)
+    plain.execute_command(change, KEY, *([b"snewer"] if change == "SET" else []))
+    for cache in caches:
+        await caught_up(cache, plain)
+    assert sorted(reports, key=lambda report: caches.index(report[0])) == [(caches[0], KEY), (caches[1], KEY)]
+    assert not in_l1(caches[0], KEY)
+    assert not in_l1(caches[1], KEY)
 
 
 async def test_value_of_a_store_is_registered(cache: AgentCache, plain: valkey.Valkey) -> None:
