@@ -106,7 +106,7 @@ class L1:
         self.trusted_until = -math.inf
         self.serves_untrusted = False
         # The keys of entries that must go when trust begins again.
-        self._until_trusted: list[str] = []
+        self._until_trusted: set[str] = set()
         self.distrusted_count = 0
         self.heard_count = 0
         self.doubted_count = 0
@@ -242,8 +242,8 @@ class L1:
         While nothing is trusted, and L1 serves untrusted entries, it may serve ``entry`` as long as others: until trust
         begins again.
         """
-        if self.serves_untrusted and now >= self.trusted_until:
-            self._until_trusted.append(key)
+        if self.serves_untrusted and now >= self.trusted_until and len(self._until_trusted) < self.max_entries:
+            self._until_trusted.add(key)
             return
         until = entry.began + self._max_staleness
         entry.deadline = min(entry.deadline, until)
