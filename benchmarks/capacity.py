@@ -99,8 +99,8 @@ class Capacity:
         """Return bytes of the server for a key that a process has read, of whose changes the server must report."""
         count = self._lengths.registered
         keys = [f"{number}" for number in range(count)]
-        memory = [self._counters.shared_bytes()]
         async with self._caches(2) as caches:
+            memory = [self._counters.shared_bytes()]
             for cache in caches:
                 for first in range(0, count, _KEYS_AT_ONCE):
                     await cache.kv.get_many(keys[first : first + _KEYS_AT_ONCE])

@@ -19,6 +19,7 @@ this process tracks by broadcast.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Final, Literal
 
@@ -28,7 +29,6 @@ from ...engine.level2.writes import Command, Track, TrackingState, Write, WriteR
 from ...errors import L2CommandError
 from .backplane import BackplaneNames
 from .errors import is_not_now, map_error
-from .scripts import script
 
 __all__ = ["Tracking"]
 
@@ -36,6 +36,7 @@ __all__ = ["Tracking"]
 _DEFAULT_MAX_KEYS: Final = 1_000_000
 # Room that the table must have at each question: all clients together fill less than this until the next one.
 _ROOM_KEYS: Final = 100_000
+_TOTAL_KEYS: Final = re.compile(rb"\btracking_total_keys:(\d{1,18})\b")
 
 
 class Tracking:
@@ -106,7 +107,7 @@ class Tracking:
         info: Command = ("CLIENT", "TRACKINGINFO")
         # The limit each time: an operator may lower it while the server runs.
         limit: Command = ("CONFIG", "GET", "tracking-table-max-keys")
-        return [info, ("EVAL", script("tracked_keys"), 0), limit] if self._mode == "interest" else [info]
+        return [info, ("INFO", "stats"), limit] if self._mode == "interest" else [info]
 
     def refuse(self, reason: str) -> None:
         """Leave tracking off because of ``reason``, which every ``Track`` has as its result."""
@@ -138,12 +139,14 @@ class Tracking:
         Args:
             answers: The replies to ``questions``, and further ones of which none may be a refusal.
         """
-        info, total, limit, *others = answers
-        refusal = next((answer for answer in (info, total, *others) if isinstance(answer, ResponseError)), None)
+        info, statistics, limit, *others = answers
+        refusal = next((answer for answer in (info, statistics, *others) if isinstance(answer, ResponseError)), None)
         if refusal is not None:
             return f"the server refuses a command: {refusal}"
-        if not isinstance(total, int):
+        found_total = _TOTAL_KEYS.search(statistics) if isinstance(statistics, bytes) else None
+        if found_total is None:
             return "the server does not tell how many keys it tracks"
+        total = int(found_total[1])
         found = isinstance(limit, list) and len(limit) == 2 and bytes(limit[1]).isdigit()
         max_keys = int(limit[1]) if found else _DEFAULT_MAX_KEYS
         if not max_keys or total + _ROOM_KEYS <= max_keys:
