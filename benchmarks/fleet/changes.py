@@ -77,7 +77,8 @@ class Fleet:
             self.writer.ask_first("store", first=0, count=count, kind=change)
             self.followers.ask_first("read", kind=change, first=0, count=count, holders=self.holders)
         elif change == "bare":
-            self.writer.ask_first("open_bare", endpoint=asdict(self.endpoint), count=count)
+            for members, do in ((self.followers, "subscribe_bare"), (self.writer, "open_bare")):
+                members.ask_first(do, endpoint=asdict(self.endpoint), count=count)
 
     def check(self, change: str, count: int) -> None:
         """Let the followers look at the removed keys, or at the last new keys.
@@ -87,7 +88,9 @@ class Fleet:
         """
         if change == "invalidate":
             self.followers.ask_first("expect_gone", kind=change, first=0, count=count, holders=self.holders)
-        elif change != "bare":  # The floor has compared every message.
+        elif change == "bare":
+            self.followers.ask_first("finish_bare")
+        else:
             seen = min(count, _CHECKED_KEYS)
             self.followers.ask("read", kind=change, first=count - seen, count=seen, holders=self.holders)
 

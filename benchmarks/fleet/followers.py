@@ -7,7 +7,7 @@ import asyncio
 from time import perf_counter
 from typing import Any
 
-from benchmarks.fleet.bare import Bare
+from benchmarks.fleet.bare import BareSubscribers, BareWriter
 from benchmarks.fleet.member import Member, run
 from benchmarks.peers import Endpoint
 from benchmarks.works.work import WrongAnswerError
@@ -29,7 +29,8 @@ class Followers(Member):
 
     def __init__(self) -> None:
         self.caches: list[AgentCache] = []
-        self._bare: Bare | None = None
+        self._bare: BareWriter | None = None
+        self._subscribers: BareSubscribers | None = None
 
     async def open(self, endpoint: dict[str, Any], count: int, tracking: Any) -> None:
         """Open the caches."""
@@ -101,9 +102,23 @@ class Followers(Member):
                 await asyncio.sleep(_PAUSE_SECONDS)
 
     async def open_bare(self, endpoint: dict[str, Any], count: int) -> None:
-        """Connect the floor, and store ``count`` keys for it."""
-        self._bare = Bare()
+        """Connect the writer of the floor, and store ``count`` keys for it."""
+        self._bare = BareWriter()
         await self._bare.open(Endpoint(**endpoint), count)
+
+    async def subscribe_bare(self, endpoint: dict[str, Any], count: int) -> None:
+        """Connect the subscribers of the floor."""
+        self._subscribers = BareSubscribers()
+        await self._subscribers.open(Endpoint(**endpoint), count)
+
+    async def finish_bare(self) -> None:
+        """Return when the subscribers of the floor have each message.
+
+        Raises:
+            WrongAnswerError: A message was wrong.
+        """
+        assert self._subscribers is not None
+        await self._subscribers.finish()
 
     async def bare(self, first: int, count: int) -> float:
         """Remove keys of the floor one after the other; return the seconds."""
@@ -113,8 +128,9 @@ class Followers(Member):
         return perf_counter() - start
 
     async def close(self) -> None:
-        if self._bare is not None:
-            self._bare.close()
+        for floor in (self._bare, self._subscribers):
+            if floor is not None:
+                floor.close()
         await asyncio.gather(*(cache.aclose() for cache in self.caches))
 
 
