@@ -115,6 +115,7 @@ __all__ = [
     "StoreView",
     "TelemetryView",
     "act_after_command",
+    "act_after_values",
     "act_before_sync_face",
     "act_before_thread",
     "act_before_tier",
@@ -786,6 +787,18 @@ def act_after_command(
 
     monkeypatch.setattr(ValkeyLevel2, "execute", acting)
     return acted
+
+
+def act_after_values(monkeypatch: pytest.MonkeyPatch, act: Callable[[], Awaitable[object]]) -> None:
+    """Call ``act`` each time that an operation on a group has read values, before it goes on."""
+    get_values = ValkeyLevel2.get_values
+
+    async def acting(level2: ValkeyLevel2, keys: Any) -> list[bytes | None]:
+        values = await get_values(level2, keys)
+        await act()
+        return values
+
+    monkeypatch.setattr(ValkeyLevel2, "get_values", acting)
 
 
 def act_during_snapshot(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:

@@ -14,10 +14,11 @@ import pytest
 import valkey
 import valkey.asyncio
 
-from tests.requests import Loader
+from tests.requests import HELLO, Loader
 from tests.seams import (
     HeldWrites,
     RecordedWire,
+    act_after_values,
     any_write,
     caught_up,
     fail_reads,
@@ -428,6 +429,30 @@ async def test_right_for_interest_may_be_lost(plain: valkey.Valkey, right: str) 
             await until(lambda: not in_l1(cache, KEY), seconds=3.5)
     finally:
         plain.acl_deluser("loser")
+
+
+# Own changes of keys
+
+
+async def test_value_that_an_own_sweep_deletes_with_its_placeholder_leaves_l1(
+    cache: AgentCache, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sweep takes every placeholder: its load may bring a value of the model. Here it brings another one."""
+    loader = Loader("answer", held=True)
+    loading = asyncio.ensure_future(cache.llm.get_or_load(HELLO, loader))
+    await loader.started.wait()
+    key = cache.llm.key(HELLO).key
+
+    async def store_the_value() -> None:
+        loader.release()
+        await loading
+        await cache.flush_writes()
+        assert in_l1(cache, key)
+
+    act_after_values(monkeypatch, store_the_value)
+    assert await cache.llm.invalidate_by_model("another model", sweep=True) == 1
+    assert not plain.exists(key)
+    assert not in_l1(cache, key)
 
 
 # What is not registered

@@ -158,7 +158,7 @@ class _GroupRemoval:
         self._l2 = l2
         self._entries = entries
         self._starts = tuple([prefix.encode() for prefix in entries.prefixes])
-        self._deletes = _Deletes(l2.pipe)
+        self._deletes = _Deletes(runtime, l2.pipe)
 
     async def run(self, announcement: Announcement, *, sweep: bool) -> int:
         """Delete the entries in Valkey and announce it; return how many values were deleted.
@@ -222,7 +222,8 @@ def is_text(key: bytes) -> bool:
 class _Deletes:
     """Deletes in pages. The last delete waits for the announcement, so that both leave in one batch."""
 
-    def __init__(self, pipe: WritePipe) -> None:
+    def __init__(self, runtime: Runtime, pipe: WritePipe) -> None:
+        self._runtime = runtime
         self._pipe = pipe
         self._last: tuple[Delete, Sequence[KeyChange]] | None = None
         self._count = 0
@@ -231,7 +232,7 @@ class _Deletes:
         """Send ``delete`` now or with a later call; ``changes`` begin when the delete is queued."""
         last, self._last = self._last, (delete, changes)
         if last is not None:
-            (count,) = await self._pipe.write_all([_begun(*last)])
+            (count,) = await self._pipe.write_all([self._begun(*last)])
             self._count += count
 
     async def finish(self, announcement: Announcement) -> int:
@@ -240,21 +241,25 @@ class _Deletes:
         if self._last is None:
             await self._pipe.write_all([announce])
         else:
-            count, _ = await self._pipe.write_all([_begun(*self._last), announce])
+            count, _ = await self._pipe.write_all([self._begun(*self._last), announce])
             self._count += count
         return self._count
 
-
-def _begun(delete: Delete, changes: Sequence[KeyChange]) -> tuple[Any, OnDone]:
-    """Begin ``changes``; return the delete, and the function that ends them."""
-    for change in changes:
-        change.begin()
-
-    def done(outcome: object) -> None:
+    def _begun(self, delete: Delete, changes: Sequence[KeyChange]) -> tuple[Any, OnDone]:
+        """Begin ``changes``; return the delete, and the function that ends them."""
         for change in changes:
-            change.done(outcome)
+            change.begin()
 
-    return delete, done
+        def done(outcome: object) -> None:
+            for change in changes:
+                change.done(outcome)
+            # The race "value for a placeholder": a load has put its value under one of the keys since they were read,
+            # and the value may not belong to the group. The server reports this delete to other processes alone.
+            for key in delete.keys:
+                if isinstance(key, bytes) and is_text(key):
+                    self._runtime.l1.drop(key.decode())
+
+        return delete, done
 
 
 class Members:
