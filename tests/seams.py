@@ -68,7 +68,7 @@ from tiercache.engine.operations.change import KeyChange
 from tiercache.engine.runtime import pin_reads
 from tiercache.engine.runtime.face import Face
 from tiercache.engine.runtime.pin_reads import PinReads
-from tiercache.indexes import reindex
+from tiercache.indexes import foreign_writes, reindex
 from tiercache.indexes.reindex import Reindex
 from tiercache.log import CacheLog
 from tiercache.monitor import discovery, service
@@ -910,6 +910,7 @@ def set_intervals(
     beat: float | None = None,
     scan: float | None = None,
     pause: float | None = None,
+    page: float | None = None,
 ) -> None:
     """Set seconds of the background worker.
 
@@ -919,12 +920,14 @@ def set_intervals(
         scan: How long the opening cache may scan for entries without an index; a negative number leaves the scan to
             the background.
         pause: Between a defect in a background job and its next run.
+        page: On average between two looks at a page of all keys, for entries of other software.
     """
     for module, name, seconds in (
         (service, "_SEND_SECONDS", send),
         (service, "_BEAT_SECONDS", beat),
         (reindex, "_LOOK_SECONDS", scan),
         (supervision, "_PAUSE_SECONDS", pause),
+        (foreign_writes, "_PAGE_SECONDS", page),
     ):
         if seconds is not None:
             monkeypatch.setattr(module, name, seconds)

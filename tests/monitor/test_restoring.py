@@ -135,7 +135,7 @@ async def test_heartbeat_of_a_cache_with_a_longer_name_is_left_alone(
 async def test_restoring_causes_no_endless_exchange_between_processes(
     make_cache: MakeCache, plain: valkey.Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    set_intervals(monkeypatch, send=0.01)
+    set_intervals(monkeypatch, send=0.01, page=600)
     await opened(make_cache, 3)
     plain.delete(HEARTBEAT)
     await until(lambda: plain.exists(HEARTBEAT), SECONDS)

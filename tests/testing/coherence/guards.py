@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, Literal, TypeAlias
 
 import msgspec
@@ -157,15 +158,19 @@ def _drop_keys_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _drop_groups_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drop a group before its invalidation and not after the invalidation."""
-    done = GroupChange.done
+    """Drop a group before its invalidation, and neither the group nor the deleted keys after it."""
+    done, init = GroupChange.done, invalidate._Deletes.__init__
 
     def done_without_drop(change: GroupChange, outcome: object) -> None:
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(GroupChange, "_drop", lambda change: 0)
             done(change, outcome)
 
+    def init_without_l1(deletes: Any, runtime: Any, pipe: Any) -> None:
+        init(deletes, SimpleNamespace(l1=SimpleNamespace(drop=lambda key: False)), pipe)  # type: ignore[arg-type]
+
     monkeypatch.setattr(GroupChange, "done", done_without_drop)
+    monkeypatch.setattr(invalidate._Deletes, "__init__", init_without_l1)
 
 
 def _believe_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
